@@ -1,0 +1,242 @@
+"""What the gateway and the ensemble agree on: tensors, error codes, Redis keys and codecs. Stdlib and numpy only.
+
+Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of the filters, T stages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+MODEL_NAME = "recommend"
+PAD_ID = -1
+NO_CONTEXT = -(2**63)
+"""A context value that the caller did not tell; encoded as null."""
+NO_DEADLINE = 2**63 - 1
+MAX_N = 100
+"""N, the widest slate; a request's `n` is at most this."""
+EXCLUDE_WIDTHS = (16, 128, 1024)
+"""The few widths E, so that requests have equal shapes and batch together."""
+FILTER_WIDTHS = (256, 2048)
+"""The few widths F."""
+CONTEXT_PREFIX = "context_"
+
+
+class Source(StrEnum):
+    """Who made the slate."""
+
+    ENSEMBLE = "ensemble"
+    BATCH = "batch"
+    POPULAR = "popular"
+
+
+class Stage(StrEnum):
+    """The stages in the order of the chain; the value is the metric label, span and log key."""
+
+    LOOKUP_USER_FEATURES = "lookup_user_features"
+    ENCODE_USER = "encode_user"
+    RETRIEVE_CANDIDATES = "retrieve_candidates"
+    FILTER_CANDIDATES = "filter_candidates"
+    LOOKUP_ITEM_FEATURES = "lookup_item_features"
+    SCORE_CANDIDATES = "score_candidates"
+    ORDER_CANDIDATES = "order_candidates"
+
+
+class Rule(StrEnum):
+    """Why a retrieved item is not a candidate. `removed_by` holds 1 + the position here; 0 means kept."""
+
+    SEEN = "seen"
+    UNAVAILABLE = "unavailable"
+    EXCLUDED = "excluded"
+    BEYOND_K = "beyond_k"
+
+
+class Degradation(StrEnum):
+    """What an answer lacks. Bit i of `degraded` is the i-th of these."""
+
+    UNKNOWN_USER = "unknown_user"
+    SHORT = "short"
+    FILTER_CANDIDATES = "filter_candidates"
+    DISPLAY = "display"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor; `width` is the second axis, -1 where one of a few."""
+
+    name: str
+    dtype: type[np.generic]
+    width: int
+
+
+REQUEST_TENSORS = (
+    Tensor("user_id", np.int64, 1),
+    Tensor("n", np.int64, 1),
+    Tensor("exclude_item_ids", np.int64, -1),
+    Tensor("filters", np.uint8, -1),
+    Tensor("seed", np.int64, 1),
+    Tensor("deadline_us", np.int64, 1),
+)
+"""What every request sends, beside one int64 (B,1) tensor per context column of the manifest."""
+
+SLATE_TENSORS = ("item_ids", "item_scores")
+ALWAYS_TENSORS = ("degraded", "stage_us")
+"""`degraded` int64 (B,1) bit mask of `Degradation`; `stage_us` int64 (B,T) microseconds per stage."""
+EXPLAIN_TENSORS = (
+    "retrieved_ids",
+    "retrieved_scores",
+    "removed_by",
+    "candidate_ids",
+    "retrieval_scores",
+    "ranking_scores",
+    "propensities",
+)
+OUTPUT_TENSORS = (
+    Tensor("item_ids", np.int64, MAX_N),
+    Tensor("item_scores", np.float32, MAX_N),
+    Tensor("degraded", np.int64, 1),
+    Tensor("stage_us", np.int64, len(Stage)),
+    Tensor("retrieved_ids", np.int64, -1),
+    Tensor("retrieved_scores", np.float32, -1),
+    Tensor("removed_by", np.int8, -1),
+    Tensor("candidate_ids", np.int64, -1),
+    Tensor("retrieval_scores", np.float32, -1),
+    Tensor("ranking_scores", np.float32, -1),
+    Tensor("propensities", np.float32, MAX_N),
+)
+
+
+class ErrorCode(StrEnum):
+    """Who is responsible for a failure."""
+
+    BAD_REQUEST = "bad_request"  # the caller: 4xx, outside the service level
+    CONTRACT = "contract"  # our bug: 500, never hidden by the fallback
+    DEPENDENCY = "dependency"  # Redis, Triton, a model: fallback, else 503
+
+
+class StageError(Exception):
+    """A stage's failure; prints `code|stage|message`, which survives Triton as text."""
+
+    def __init__(self, code: ErrorCode, stage: str, message: str) -> None:
+        super().__init__(f"{code}|{stage}|{message}")
+        self.code, self.stage, self.message = code, stage, message
+
+    @classmethod
+    def parse(cls, text: str) -> StageError | None:
+        """Finds `code|stage|message` in a Triton error text; None where there is none."""
+        for code in ErrorCode:
+            _, found, rest = text.partition(f"{code}|")
+            stage, bar, message = rest.partition("|")
+            if found and bar:
+                return cls(code, stage, message)
+        return None
+
+
+def index_name(bundle: str) -> str:
+    """Names the vector index of a bundle."""
+    return f"item_vectors:{bundle}"
+
+
+def item_vector_prefix(bundle: str) -> str:
+    """The prefix of the keys that the bundle's index covers: `item_vector:{bundle}:{item_id}`."""
+    return f"item_vector:{bundle}:"
+
+
+def item_card_key(bundle: str, item_id: int) -> str:
+    """The key of an item's display fields."""
+    return f"item_card:{bundle}:{item_id}"
+
+
+def seen_key(user_id: int) -> str:
+    """The key of the items that a user has seen: the only definition of seen."""
+    return f"seen:{user_id}"
+
+
+def encode_seen(item_ids: npt.ArrayLike) -> bytes:
+    """Packs item ids, newest first, as little-endian int64."""
+    return np.asarray(item_ids, dtype="<i8").tobytes()
+
+
+def decode_seen(value: bytes | None) -> npt.NDArray[np.int64]:
+    """Unpacks `encode_seen`; no key means nothing seen.
+
+    Raises:
+        ValueError: the length is no multiple of 8 bytes.
+    """
+    return np.frombuffer(value or b"", dtype="<i8").astype(np.int64, copy=False)
+
+
+def encode_card(fields: Mapping[str, str | None]) -> bytes:
+    """Packs an item's display fields as compact JSON."""
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_card(value: bytes) -> dict[str, str | None]:
+    """Unpacks `encode_card`."""
+    card: dict[str, str | None] = json.loads(value)
+    return card
+
+
+Filters = dict[str, list[int | str]]
+
+
+def fit_width(length: int, widths: Sequence[int], field: str) -> int:
+    """Takes a length, gives the narrowest of the widths that holds it.
+
+    Raises:
+        StageError: `bad_request`, where none does.
+    """
+    for width in widths:
+        if length <= width:
+            return width
+    message = f"{field} is too long: {length}, at most {widths[-1]}"
+    raise StageError(ErrorCode.BAD_REQUEST, "request", message)
+
+
+def encode_filters(filters: Mapping[str, Sequence[int | str]]) -> npt.NDArray[np.uint8]:
+    """Packs filters, column -> allowed values, as JSON bytes padded with zeros; uint8 (1,F)."""
+    data = json.dumps(dict(filters), separators=(",", ":")).encode() if filters else b""
+    row = np.zeros((1, fit_width(len(data), FILTER_WIDTHS, "filters")), dtype=np.uint8)
+    row[0, : len(data)] = np.frombuffer(data, dtype=np.uint8)
+    return row
+
+
+def decode_filters(row: npt.NDArray[np.uint8]) -> Filters:
+    """Unpacks one row (F,) of `encode_filters`.
+
+    Raises:
+        StageError: `bad_request`, where it is not a mapping of lists.
+    """
+    data = row.tobytes().rstrip(b"\0")
+    if not data:
+        return {}
+    try:
+        filters: Filters = json.loads(data)
+        if isinstance(filters, dict) and all(isinstance(v, list) for v in filters.values()):
+            return filters
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        pass
+    raise StageError(ErrorCode.BAD_REQUEST, "request", "filters must map a column to a list of values")
+
+
+def encode_excluded(item_ids: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Pads the excluded ids with `PAD_ID` to one of the fixed widths; int64 (1,E)."""
+    row = np.full((1, fit_width(len(item_ids), EXCLUDE_WIDTHS, "exclude_item_ids")), PAD_ID, dtype=np.int64)
+    row[0, : len(item_ids)] = item_ids
+    return row
+
+
+def degradations(mask: int) -> list[Degradation]:
+    """Lists what the bit mask `degraded` says."""
+    return [flag for bit, flag in enumerate(Degradation) if mask >> bit & 1]
+
+
+def degradation_mask(flags: Iterable[Degradation]) -> int:
+    """Packs flags into the bit mask `degraded`."""
+    order = list(Degradation)
+    return sum(1 << order.index(flag) for flag in set(flags))

@@ -1,0 +1,116 @@
+"""The manifest of a bundle, and how a bundle is opened and verified. Imported by the ensemble: no Merlin, no TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from feature_repo.dataset import DATASET_FILE, Dataset
+
+MANIFEST_FILE = "manifest.json"
+USER_TOWER_FILE = "user_tower.onnx"
+ITEM_TOWER_FILE = "item_tower.onnx"
+RANKER_FILE = "ranker.onnx"
+ENCODERS_FILE = "encoders.npz"
+ITEM_IDS_FILE = "item_ids.npy"
+ITEM_VECTORS_FILE = "item_vectors.npy"
+ITEM_TABLE_FILE = "items.parquet"
+POPULAR_FILE = "popular.json"
+METRICS_FILE = "metrics.json"
+CARD_FILE = "dataset_card.md"
+
+
+class BundleError(ValueError):
+    """Says which file of a bundle is missing, changed or unreadable, and what to do."""
+
+
+class ModelSpec(BaseModel):
+    """The inputs of one ONNX model, in the order of their columns.
+
+    The model takes `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)) and one int64
+    (rows, length) per list, all encoded; an input with no columns is left out. It gives one output, named `output`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    categorical: tuple[str, ...]
+    numeric: tuple[str, ...]
+    lists: dict[str, int]
+    output: str
+
+
+class IndexSpec(BaseModel):
+    """How the vector index of this bundle is built. Scores are inner products."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["FLAT", "HNSW"]
+    m: int = 16
+    ef_construction: int = 200
+    ef_runtime: int = 200
+
+
+class Manifest(BaseModel):
+    """What a bundle holds and how it was made. Never changed after it is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    bundle: str = Field(pattern=r"^[a-z0-9_-]+$")
+    dataset: str
+    created_at: str
+    git_commit: str
+    seed: int
+    versions: dict[str, str]
+    checksums: dict[str, str] = Field(description="sha256 of every other file of the bundle, by name.")
+    items: int
+    vector_width: int = Field(description="D, the prior coordinate included.")
+    score_range: tuple[float, float] = Field(description="Bounds of the inner product of any user with any item.")
+    index: IndexSpec
+    user_tower: ModelSpec
+    item_tower: ModelSpec
+    ranker: ModelSpec
+    context: tuple[str, ...]
+    display: tuple[str, ...]
+    display_name: str | None
+    filters: dict[str, str] = Field(description="Filterable item columns and their element dtype.")
+    sample_user_ids: tuple[int, ...]
+
+
+def sha256(path: Path) -> str:
+    """Takes a file, gives its sha256 as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
+    """Reads a bundle's manifest and compares every file with its checksum before anything of it is loaded.
+
+    Raises:
+        BundleError: a file is missing, changed or unreadable.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: not found; run `make train`, or point to another bundle") from None
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise BundleError(f"{path}: not a bundle manifest of format 1: {error}") from None
+    if verify:
+        for name, expected in manifest.checksums.items():
+            file = folder / name
+            if not file.is_file():
+                raise BundleError(f"{file}: missing; the bundle is incomplete, restore it or train again")
+            if sha256(file) != expected:
+                raise BundleError(f"{file}: its checksum differs from the manifest; restore the bundle or train again")
+    return manifest
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Reads the `dataset.yaml` that a bundle was trained with."""
+    return Dataset.load(folder / DATASET_FILE)
