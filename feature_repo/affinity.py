@@ -1,0 +1,69 @@
+"""User-item features: how a candidate relates to the user's recent items, in training and in serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo import names
+from feature_repo.dataset import Dataset
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
+
+LISTS = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
+_KINDS = {names.USER_RECENT_ITEM_IDS: "recent", names.USER_RECENT_POSITIVE_ITEM_IDS: "positive"}
+
+
+def feature_name(column: str, recent: str) -> str:
+    """Names the matches of an item column with one of the user's lists, such as `user_item_tag_recent`."""
+    return f"user_{column}_{_KINDS[recent]}" if column != names.ITEM_ID else f"user_item_{_KINDS[recent]}"
+
+
+def affinity_columns(dataset: Dataset) -> tuple[str, ...]:
+    """Lists the item columns that are compared: the item itself, and those marked `is_affinity`."""
+    return (names.ITEM_ID, *dataset.affinity)
+
+
+def user_item_feature_names(dataset: Dataset) -> tuple[str, ...]:
+    """Lists the user-item features in their order."""
+    return tuple(feature_name(column, recent) for column in affinity_columns(dataset) for recent in LISTS)
+
+
+def user_item_features(
+    dataset: Dataset,
+    recents: Mapping[str, Mapping[str, Array]],
+    candidates: Mapping[str, Array],
+) -> dict[str, Floats]:
+    """Counts, per candidate, the user's recent items that share a value with it; float32 (B,K) per feature.
+
+    `recents` maps each of `LISTS` to the columns of those items, raw: (B,S), or (B,S,L) where the column is
+    a list; `candidates` holds the same columns as (B,K) or (B,K,L). Both include `item_id`. Null and padding
+    are `NULL_INT` in int64 columns and None in strings, and match nothing. A recent item counts once, however
+    many of its elements match.
+    """
+    return {
+        feature_name(column, recent): _matches(recents[recent][column], candidates[column])
+        for column in affinity_columns(dataset)
+        for recent in LISTS
+    }
+
+
+def _matches(recent: Array, candidate: Array) -> Floats:
+    """Counts the entries of `recent` (B,S[,L]) that share a value with each of `candidate` (B,K[,L])."""
+    left = recent.reshape(*recent.shape[:2], -1)
+    right = candidate.reshape(*candidate.shape[:2], -1)
+    shared = np.zeros((len(left), right.shape[1], left.shape[1]), dtype=np.bool_)
+    for i in range(left.shape[2]):
+        known = ~_is_null(left[:, None, :, i])
+        for j in range(right.shape[2]):
+            shared |= (left[:, None, :, i] == right[:, :, None, j]) & known
+    counts: Floats = shared.sum(axis=2, dtype=np.float32)
+    return counts
+
+
+def _is_null(values: Array) -> npt.NDArray[np.bool_]:
+    missing: npt.NDArray[np.bool_] = values == (names.NULL_INT if values.dtype.kind == "i" else None)
+    return missing
