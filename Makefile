@@ -1,0 +1,129 @@
+# Every command of the project. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The interpreter of every environment: Debian's, whose libpython Triton's Python backend finds.
+PYTHON ?= /usr/bin/python3.11
+
+TRAINING := .venv/training/bin/python
+TRITON := .venv/triton/bin/python
+GATEWAY := .venv/gateway/bin/python
+DEV := .venv/dev/bin/python
+ENVIRONMENTS := deploy/local/environments.py
+STACK := $(DEV) -m deploy.local.stack
+
+# What may be passed on: DATA=, QUALITY=, KEEP=, RATE=, DURATION=, USERS=.
+DATA ?=
+QUALITY ?=
+KEEP ?=
+RATE ?=
+DURATION ?=
+USERS ?=
+
+# Every role reads the address; the local Redis is told its port.
+SHORTLIST_REDIS_PORT ?= 6379
+SHORTLIST_REDIS_ADDRESS ?= 127.0.0.1:$(SHORTLIST_REDIS_PORT)
+export SHORTLIST_REDIS_PORT SHORTLIST_REDIS_ADDRESS
+export PYTHONDONTWRITEBYTECODE ?=
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## build every role's environment from its lock; costs seconds where nothing changed
+	@$(call with_python,)
+
+.PHONY: environments
+environments:
+	@$(call with_python,--quiet-if-current)
+
+.PHONY: demo
+demo: environments ## train, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving]
+	@$(DEV) -m deploy.local.demo $(if $(DATA),--data '$(DATA)') $(if $(KEEP),--keep)
+
+.PHONY: up
+up: environments ## start Redis, Triton and the gateway in the background and wait until they answer
+	@$(STACK) up
+
+.PHONY: down
+down: environments ## stop them
+	@$(STACK) down
+
+.PHONY: status
+status: environments ## say which of them run
+	@$(STACK) status
+
+.PHONY: data
+data: environments ## prepare a data set: check it and write its three tables  [DATA=]
+	@$(TRAINING) -m training prepare $(data_option)
+
+.PHONY: train
+train: environments ## train a bundle and evaluate it  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
+	@$(TRAINING) -m training train $(data_option) $(if $(QUALITY),--quality '$(QUALITY)')
+
+.PHONY: materialize
+materialize: environments ## bring the features to Redis with Feast  [DATA=]
+	@$(STACK) up redis
+	@$(TRAINING) -m training materialize $(data_option)
+
+.PHONY: export
+export: environments ## build the bundle's vector index and Triton's model repository
+	@$(STACK) up redis
+	@$(TRITON) -m ensemble.export
+
+.PHONY: test
+test: environments ## run every role's tests in its own environment, the integration tests last
+	@$(call role_tests,training,$(TRAINING))
+	@$(call role_tests,triton,$(TRITON))
+	@$(call role_tests,gateway,$(GATEWAY))
+	@$(call role_tests,stack,$(DEV))
+	@echo "==> tests/integration"
+	@$(DEV) -m pytest tests/integration
+
+.PHONY: check
+check: environments ## look for faults without changing a file: ruff, formatting, mypy, imports
+	.venv/dev/bin/ruff check .
+	.venv/dev/bin/ruff format --check .
+	.venv/dev/bin/mypy $(SOURCES)
+	.venv/dev/bin/lint-imports
+
+.PHONY: fix
+fix: environments ## repair what ruff can repair
+	.venv/dev/bin/ruff check --fix .
+	.venv/dev/bin/ruff format .
+
+.PHONY: bench
+bench: environments ## measure each stage, materialisation and the whole path
+	@$(DEV) tests/benchmarks/run.py
+
+.PHONY: load
+load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
+	@$(DEV) -m tests.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
+		$(if $(USERS),--users '$(USERS)')
+
+.PHONY: lock
+lock: ## compile requirements/*.txt anew from requirements/*.in
+	@$(call with_python,--lock)
+
+SOURCES := service ensemble training feature_repo deploy tests
+data_option = $(if $(DATA),--data '$(DATA)')
+
+# Debian's python3.11-venv brings the interpreter itself, so this is said before there is one.
+define with_python
+command -v $(PYTHON) >/dev/null || { \
+	echo "setup    $(PYTHON) is missing; install it, or set PYTHON= to a Python 3.11:"; \
+	echo "    sudo apt-get install --yes python3.11-venv libpython3.11 libgomp1"; exit 1; } >&2; \
+$(PYTHON) $(ENVIRONMENTS) --python $(PYTHON) $(1)
+endef
+
+# A folder that is missing or holds no test fails the run: pytest ends with 4 or 5.
+define role_tests
+echo "==> $(1)"; for layer in unit property contract; do \
+	if [ -d tests/$$layer/$(1) ]; then found="$${found:-} tests/$$layer/$(1)"; fi; done; \
+[ -n "$${found:-}" ] || { echo "no test folder for the role $(1)" >&2; exit 1; }; \
+$(2) -m pytest $$found
+endef
