@@ -51,6 +51,9 @@ class Column(BaseModel):
         None, description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all."
     )
     max_length: PositiveInt = Field(8, description="Elements kept of a list, from its start.")
+    is_log: bool = Field(
+        False, description="Numeric columns: take log(1+x) before normalising; for counts and durations."
+    )
     is_affinity: bool = Field(
         False, description="Item columns: count its matches between the user's recent items and a candidate."
     )
@@ -117,6 +120,21 @@ class Activity(BaseModel):
     )
 
 
+class Checks(BaseModel):
+    """What a data set must hold before anything is made of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_users: PositiveInt = Field(10, description="Fewest rows of the users table.")
+    min_items: PositiveInt = Field(10, description="Fewest rows of the items table.")
+    min_interactions: PositiveInt = Field(100, description="Fewest rows of the interactions table.")
+    max_unknown_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Largest share of interactions whose user, or whose item, has no row in its table. "
+        "A few are normal (a row that came late); many are a wrong join. Raise it where ids without a row are expected.",
+    )
+
+
 class Dataset(BaseModel):
     """A data set's name, clock, columns and roles, as `dataset.yaml` states them."""
 
@@ -140,6 +158,7 @@ class Dataset(BaseModel):
         default_factory=dict, description="Seconds after which a view's row reads as missing, by view. Default: never."
     )
     activity: Activity = Activity()
+    checks: Checks = Checks()
     users: Columns
     items: Columns
     interactions: Columns
@@ -278,14 +297,14 @@ class Dataset(BaseModel):
         derived = {
             names.USER_RECENT_ITEM_IDS: recent,
             names.USER_RECENT_POSITIVE_ITEM_IDS: recent,
-            names.USER_EVENT_COUNT: Column(role=Role.NUMERIC),
+            names.USER_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True),
         }
         return derived | {names.rate_of(names.USER, label): Column(role=Role.NUMERIC) for label in self.labels}
 
     @property
     def item_activity(self) -> Columns:
         """Features of an item derived from interactions, as of the last snapshot."""
-        derived = {names.ITEM_EVENT_COUNT: Column(role=Role.NUMERIC)}
+        derived = {names.ITEM_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True)}
         return derived | {names.rate_of(names.ITEM, label): Column(role=Role.NUMERIC) for label in self.labels}
 
     def ttl(self, view: str) -> timedelta | None:

@@ -1,0 +1,128 @@
+"""Finds the data set that `DATA` names and prepares it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from feature_repo.dataset import Dataset, DatasetError
+from training import prepared
+from training.datasets import kuairand, movielens, own, synthetic
+from training.datasets.raw import Raw
+from training.prepared import Prepared, fingerprint, load_prepared, read_stamp
+from training.validate import as_table, validate
+
+DEFAULT = "default"
+"""KuaiRand where its files are found, else the synthetic world."""
+ADAPTER_VERSION = "1"
+"""Raised when an adapter reads the same files differently; what was prepared before is then prepared again."""
+NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
+_DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: its adapter, and the folder of its files (None for the synthetic world)."""
+
+    name: str
+    folder: Path | None
+    files: tuple[Path, ...]
+
+
+def find(source: str, data_dir: Path, say: Say) -> Source:
+    """Takes `DATA`, a name or a folder, and says where its files are.
+
+    Raises:
+        DatasetError: it is neither a name nor a folder, or the files are not in `data_dir`.
+    """
+    if source in ("", DEFAULT):
+        try:
+            return find(kuairand.NAME, data_dir, say)
+        except DatasetError as missing:
+            say(f"{missing}. Until then, the synthetic world.")
+            return find(synthetic.NAME, data_dir, say)
+    if source == synthetic.NAME:
+        return Source(source, None, ())
+    for adapter in _DOWNLOADED:
+        if source == adapter.NAME:
+            for folder in (data_dir / name for name in adapter.FOLDERS):
+                files = adapter.files(folder) if folder.is_dir() else []
+                if files:
+                    return Source(source, folder, tuple(files))
+            raise DatasetError(
+                f"{source}: no files in {data_dir}/{{{','.join(adapter.FOLDERS)}}}; {adapter.HOW_TO_GET} in {data_dir} "
+                "(or set SHORTLIST_DATA_DIR)"
+            )
+    folder = Path(source)
+    if folder.is_dir():
+        return Source(own.NAME, folder, tuple(own.files(folder)))
+    raise DatasetError(
+        f"DATA={source}: neither one of {', '.join(NAMES)} nor a folder; see docs/your-data.md"
+    )
+
+
+def prepare(
+    source: str, data_dir: Path, var_dir: Path, *, size: synthetic.Size | None = None, say: Say = print
+) -> Prepared:
+    """Takes `DATA`, gives the data set prepared in `var_dir/data/<name>`; what is unchanged there is reused.
+
+    Raises:
+        DatasetError: files are missing or do not pass validation; nothing is written then.
+    """
+    found = find(source, data_dir, say)
+    size = size or synthetic.Size()
+    stamp = {
+        "source": str(found.folder or found.name),
+        "fingerprint": fingerprint(list(found.files), ADAPTER_VERSION, found.name, _recipe(found.name, size)),
+    }
+    folder = _folder_of(found, var_dir)
+    if folder is not None and read_stamp(folder) == stamp:
+        say(f"{folder}: unchanged, reused")
+        return load_prepared(folder)
+    dataset, tables = _read(found, size)
+    frames, warnings = validate(dataset, tables, prepared.now())
+    for warning in warnings:
+        say(warning)
+    folder = var_dir / "data" / dataset.name
+    prepared.write_prepared(folder, dataset, prepared.in_order(frames, dataset), stamp)
+    ready = load_prepared(folder)
+    counts = ", ".join(f"{len(frame):,} {table}" for table, frame in frames.items())
+    say(f"{folder}: {counts}")
+    return ready
+
+
+def _recipe(name: str, size: synthetic.Size) -> str:
+    """What, beside the files, decides the tables."""
+    if name == synthetic.NAME:
+        return repr(size)
+    declaration = Path(__file__).with_name(f"{name}.yaml")
+    return declaration.read_text() if declaration.is_file() else ""
+
+
+def _folder_of(found: Source, var_dir: Path) -> Path | None:
+    """Where the data set is prepared, if its name is known before it is read."""
+    name = Dataset.load(found.folder).name if found.name == own.NAME and found.folder else found.name
+    return var_dir / "data" / name
+
+
+def _read(found: Source, size: synthetic.Size) -> tuple[Dataset, dict[str, pa.Table]]:
+    if found.name == own.NAME:
+        assert found.folder is not None
+        return own.read(found.folder)
+    raw: Raw
+    if found.folder is None:
+        raw = synthetic.read(size)
+    else:
+        raw = next(a for a in _DOWNLOADED if found.name == a.NAME).read(found.folder)
+    try:
+        dataset = Dataset.model_validate(raw.declaration)
+    except ValidationError as error:
+        raise DatasetError(f"{found.name}.yaml: {error}") from None
+    return dataset, {table: as_table(frame) for table, frame in raw.frames.items()}

@@ -1,0 +1,222 @@
+"""Checks a data set before anything is written: every problem names the file, the column, the row count and a remedy.
+
+Plain pandas and pyarrow: pandera needs pandas 2, NVTabular needs pandas 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import pandas as pd
+import pyarrow as pa
+
+from feature_repo import names
+from feature_repo.dataset import Column, Columns, Dataset, DatasetError, Role
+from training.prepared import FILES, arrow_type, tables_of, to_frame
+
+
+class ProblemsError(DatasetError):
+    """All that is wrong with a data set, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def validate(
+    dataset: Dataset, tables: Mapping[str, pa.Table], now: datetime
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Takes the three tables as they were read, gives them with their declared types, and warnings.
+
+    Raises:
+        ProblemsError: with every problem found.
+    """
+    problems: list[str] = []
+    frames: dict[str, pd.DataFrame] = {}
+    for table, columns in tables_of(dataset).items():
+        typed, found = with_declared_types(tables[table], columns, FILES[table])
+        problems += found
+        if typed is not None:
+            frames[table] = to_frame(typed, columns)
+    for table, frame in frames.items():
+        problems += _rows(frame, dataset, table)
+        problems += _null_columns(frame, tables_of(dataset)[table], FILES[table])
+    for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
+        if table in frames:
+            problems += _duplicates(frames[table], key, FILES[table])
+    warnings: list[str] = []
+    if "interactions" in frames:
+        problems += _labels(frames["interactions"], dataset)
+        problems += _timestamps(frames["interactions"], dataset, now)
+        for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
+            if table in frames:
+                wrong, normal = _unknown(frames["interactions"], frames[table], key, dataset)
+                problems += wrong
+                warnings += normal
+    if problems:
+        raise ProblemsError(problems)
+    return frames, warnings
+
+
+def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[pa.Table | None, list[str]]:
+    """Takes a table, gives its declared columns cast without loss; None where one is missing or of another type."""
+    problems: list[str] = []
+    arrays: dict[str, pa.ChunkedArray] = {}
+    for name, column in columns.items():
+        if name not in table.column_names:
+            problems.append(
+                f"{file}: column {name} is missing ({table.num_rows} rows); write it, or take its line out of dataset.yaml"
+            )
+            continue
+        try:
+            arrays[name] = _cast(table[name], arrow_type(column))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            reason = str(error).splitlines()[0]
+            problems.append(
+                f"{file}: column {name} is {table[name].type}, not {_said(column)} ({table.num_rows} rows: {reason}); "
+                "convert it, or change its dtype in dataset.yaml"
+            )
+            continue
+        if column.role is Role.ID:
+            problems += _ids(arrays[name], name, file)
+    return (None if problems else pa.table(arrays)), problems
+
+
+def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    """Casts where nothing is lost: whole floats to int64, numbers to float32, never text to numbers or back."""
+    given = values.type
+    if pa.types.is_dictionary(given):
+        values, given = values.cast(given.value_type), given.value_type
+    if pa.types.is_null(given):
+        return pa.chunked_array([pa.nulls(len(values), wanted)])
+    if _kind(given) != _kind(wanted) and not (_kind(given) == "bool" and _kind(wanted) == "number"):
+        raise pa.ArrowTypeError(f"{given} is another kind of value")
+    if pa.types.is_timestamp(wanted) and given.tz is None:
+        values = values.cast(pa.timestamp(given.unit)).cast(pa.timestamp(given.unit, tz="UTC"))
+    # float64 to float32 and nanoseconds to microseconds round; an int64 must keep its value.
+    return values.cast(wanted, safe=_kind(wanted) != "timestamp" and not _is_float(wanted))
+
+
+def _kind(given: pa.DataType) -> str:
+    if pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given):
+        return f"list of {_kind(given.value_type)}"
+    if pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given):
+        return "number"
+    if pa.types.is_string(given) or pa.types.is_large_string(given):
+        return "string"
+    if pa.types.is_boolean(given):
+        return "bool"
+    return "timestamp" if pa.types.is_timestamp(given) else str(given)
+
+
+def _is_float(given: pa.DataType) -> bool:
+    return pa.types.is_floating(given.value_type if pa.types.is_list(given) else given)
+
+
+def _said(column: Column) -> str:
+    return f"a list of {column.dtype}" if column.role is Role.LIST else str(column.dtype)
+
+
+def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
+    if values.null_count:
+        yield f"{file}: column {name} is null in {values.null_count} rows; drop them, or give them an id"
+    negative = int((values.drop_null().to_numpy() < 0).sum())
+    if negative:
+        yield f"{file}: column {name} is negative in {negative} rows; ids are int64 from 0"
+
+
+def _rows(frame: pd.DataFrame, dataset: Dataset, table: str) -> Iterator[str]:
+    least = getattr(dataset.checks, f"min_{table}")
+    if len(frame) < least:
+        yield (
+            f"{FILES[table]}: column {frame.columns[0]}: {len(frame)} rows, at least {least} are needed; "
+            f"bring more, or lower checks.min_{table} in dataset.yaml"
+        )
+
+
+def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
+    for name, column in columns.items():
+        is_null = frame[name].isna()
+        if column.role is Role.LIST:
+            is_null |= frame[name].str.len() == 0
+        if len(frame) and is_null.all() and column.role is not Role.ID:
+            yield (
+                f"{file}: column {name} is null in all {len(frame)} rows; fill it, or take its line out of dataset.yaml"
+            )
+
+
+def _duplicates(frame: pd.DataFrame, key: str, file: str) -> Iterator[str]:
+    repeated = frame[key].duplicated()
+    if repeated.any():
+        example = int(frame.loc[repeated, key].iloc[0])
+        yield f"{file}: column {key} repeats an id in {int(repeated.sum())} rows (such as {example}); keep one row per id"
+
+
+def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+    file = FILES["interactions"]
+    for label in dataset.labels:
+        wrong = int((~frame[label].dropna().isin((0, 1))).sum())
+        if wrong:
+            yield f"{file}: column {label} is neither 0, 1 nor null in {wrong} rows; a label is one of these"
+    if len(frame) and not (frame[dataset.target] == 1).any():
+        yield (
+            f"{file}: column {dataset.target} is 1 in none of {len(frame)} rows, so there is nothing to learn; "
+            "check how it is made, or name another label in dataset.yaml"
+        )
+
+
+def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str]:
+    file, name = FILES["interactions"], dataset.timestamp
+    at = frame[name]
+    untimed = at.isna()
+    if untimed.any() and dataset.history_until is None:
+        yield (
+            f"{file}: column {name} is null in {int(untimed.sum())} rows; fill it, or set history_until in dataset.yaml "
+            "to the instant before which they happened"
+        )
+    if dataset.history_until is not None:
+        early = int(
+            (at < dataset.history_until)[frame[names.USER_ID].isin(frame.loc[untimed, names.USER_ID])].sum()
+        )
+        if early:
+            yield (
+                f"{file}: column {name} is before history_until ({dataset.history_until}) in {early} rows of users who "
+                "have rows without a timestamp; set history_until to the earliest timestamp"
+            )
+    late = int((at > now).sum())
+    if late:
+        yield (
+            f"{file}: column {name} is in the future in {late} rows (up to {at.max()}); check its unit and its time zone"
+        )
+    before = at.groupby(frame[names.USER_ID]).shift()
+    out_of_order = int((at < before).sum())
+    if out_of_order:
+        yield (
+            f"{file}: column {name} is out of order in {out_of_order} rows, each earlier than its user's row above; "
+            f"sort the file by {name}"
+        )
+
+
+def _unknown(
+    interactions: pd.DataFrame, table: pd.DataFrame, key: str, dataset: Dataset
+) -> tuple[list[str], list[str]]:
+    """Users and items without a row are normal while they are few; many of them are a wrong join."""
+    missing = ~interactions[key].isin(table[key])
+    count, kind = int(missing.sum()), "users" if key == names.USER_ID else "items"
+    if not count:
+        return [], []
+    example = int(interactions.loc[missing, key].iloc[0])
+    line = (
+        f"{FILES['interactions']}: column {key} names {kind} without a row in {FILES[kind]} in {count} rows "
+        f"({count / len(interactions):.1%}, such as {example})"
+    )
+    if count <= dataset.checks.max_unknown_share * len(interactions):
+        return [], [f"{line}; their features are null"]
+    remedy = "add the rows, drop the interactions, or raise checks.max_unknown_share in dataset.yaml"
+    return [f"{line}; {remedy}"], []
+
+
+def as_table(frame: pd.DataFrame) -> pa.Table:
+    """Takes an adapter's frame, gives the table that `validate` takes; a NaN in an object column is a null."""
+    return pa.Table.from_pandas(frame, preserve_index=False)
