@@ -1,0 +1,70 @@
+"""The popular slate: what is answered when the ensemble does not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ensemble import contract
+from service.bundle import PopularItem
+from service.schemas import RecommendRequest
+from service.tensors import Retrieved, Slate
+
+FILTERS = "filters"
+"""What an answer lacks where the popular list could not be checked against every filter."""
+
+
+class PopularSlates:
+    """Answers from the popular list alone: no server is asked, nothing can fail."""
+
+    def __init__(self, items: Sequence[PopularItem]) -> None:
+        self._items = tuple(items)
+
+    def slate(self, request: RecommendRequest, seen: Collection[int]) -> Slate:
+        """Takes the best `n` popular items that are not seen, not excluded, and known to pass the filters.
+
+        An item whose value in a filtered column is not known is left out: breaking a caller's rule is
+        worse than a short answer, which says so.
+        """
+        seen, excluded = set(seen), set(request.exclude_item_ids)
+        kept: list[PopularItem] = []
+        retrieved: list[Retrieved] = []
+        is_unchecked = False
+        for rank, item in enumerate(self._items, 1):
+            passes = _passes(item, request.filters)
+            is_unchecked |= passes is None
+            removed_by = (
+                str(contract.Rule.SEEN)
+                if item.item_id in seen
+                else str(contract.Rule.EXCLUDED)
+                if item.item_id in excluded
+                else None
+                if passes
+                else FILTERS
+            )
+            slate_rank = None
+            if removed_by is None and len(kept) < request.n:
+                kept.append(item)
+                slate_rank = len(kept)
+            retrieved.append(Retrieved(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
+        degraded = [FILTERS] if is_unchecked else []
+        if len(kept) < request.n:
+            degraded.append(str(contract.Degradation.SHORT))
+        return Slate(
+            source=contract.Source.POPULAR,
+            item_ids=[item.item_id for item in kept],
+            scores=[item.score for item in kept],
+            degraded=degraded,
+            retrieved=retrieved if request.explain else None,
+        )
+
+
+def _passes(item: PopularItem, filters: Mapping[str, Sequence[int | str]]) -> bool | None:
+    """Whether the item has one of the allowed values in every column; None where a column is not told."""
+    for column, allowed in filters.items():
+        if column not in item.fields:
+            return None
+        value = item.fields[column]
+        values = value if isinstance(value, list) else [value]
+        if not {str(one) for one in values} & {str(one) for one in allowed}:
+            return False
+    return True

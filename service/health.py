@@ -1,0 +1,62 @@
+"""Whether the gateway is alive, whether it is ready, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from ensemble.contract import StageError
+from service.deadline import Deadline
+from service.errors import DependencyUnavailable
+from service.routes import AnswersDep
+from service.schemas import Dependency, Health, Readiness
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process is alive and answers, if need be from the popular list: route traffic by this."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(answers: AnswersDep, response: Response) -> Readiness:
+    """Every dependency by name; 503 unless each one works, so that an answer has nothing missing.
+
+    Wait for this after a start, and alert on it. A gateway that is not ready still answers, marked as
+    degraded.
+    """
+    seconds = answers.settings.check_timeout_ms / 1000
+    triton, redis = await asyncio.gather(
+        _checked(answers.recommender.check(Deadline.after(seconds))), _checked(answers.store.check(seconds))
+    )
+    manifest = answers.bundle.manifest
+    bundle = Dependency(is_ready=True, detail=f"{manifest.bundle}, {manifest.items} items", check_ms=0)
+    dependencies = {"triton": triton, "redis": redis, "bundle": bundle}
+    is_ready = all(dependency.is_ready for dependency in dependencies.values())
+    response.status_code = 200 if is_ready else 503
+    return Readiness(is_ready=is_ready, dependencies=dependencies)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(answers: AnswersDep) -> Response:
+    """Counts and times, in Prometheus' text format."""
+    return Response(answers.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _checked(check: Awaitable[str]) -> Dependency:
+    started = time.monotonic()
+    try:
+        is_ready, detail = True, await check
+    except DependencyUnavailable as error:
+        is_ready, detail = False, error.reason
+    except StageError as error:
+        is_ready, detail = False, f"{error.stage}: {error.message}"
+    return Dependency(
+        is_ready=is_ready, detail=detail, check_ms=round((time.monotonic() - started) * 1000, 3)
+    )

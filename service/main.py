@@ -1,0 +1,159 @@
+"""Builds the app and serves it: `python -m service.main`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NoReturn
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from service import health, pages, routes
+from service.answer import Answers
+from service.bundle import Bundle, BundleUnreadable, read_bundle
+from service.deadline import Deadline
+from service.errors import PROBLEM_TYPE, install_handlers
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.middleware import RequestLayer
+from service.recommender import Recommender, TritonRecommender
+from service.settings import Settings, WrongSettings, load_settings
+from service.store import RedisStore, Store
+
+log = structlog.get_logger()
+
+VERSION = "1"
+"""Of the API; part of its paths."""
+
+
+def build_app(
+    settings: Settings, bundle: Bundle, recommender: Recommender | None = None, store: Store | None = None
+) -> FastAPI:
+    """Builds the gateway.
+
+    Triton and Redis are reached when it starts, unless a recommender or a store is given.
+    """
+    manifest = bundle.manifest
+    metrics = Metrics(manifest.bundle, manifest.dataset)
+    sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
+    recommender = recommender or TritonRecommender(
+        settings.triton.address, settings.triton.model, manifest.context, sample
+    )
+    store = store or RedisStore(settings.redis_address, manifest.bundle)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for server in (recommender, store):
+                if isinstance(server, TritonRecommender | RedisStore):
+                    await server.open()
+                    stack.push_async_callback(server.close)
+            # Connects and warms up beside the first requests; a server that is down does not stop the start.
+            warm_up = asyncio.create_task(_warm_up(settings, recommender, store))
+            yield
+            warm_up.cancel()
+
+    app = FastAPI(
+        title="Shortlist",
+        summary="Recommendations within a latency budget.",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.answers = Answers(settings, bundle, recommender, store, metrics)
+    for part in (routes, health, pages):
+        app.include_router(part.router)
+    install_handlers(app)
+    app.add_middleware(RequestLayer, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    _document_problems(app)
+    return app
+
+
+async def _warm_up(settings: Settings, recommender: Recommender, store: Store) -> None:
+    seconds = settings.check_timeout_ms / 1000
+    checks = {"triton": recommender.check(Deadline.after(seconds)), "redis": store.check(seconds)}
+    found = await asyncio.gather(*checks.values(), return_exceptions=True)
+    for name, result in zip(checks, found, strict=True):
+        if isinstance(result, BaseException):
+            log.warning("dependency_not_ready", dependency=name, reason=str(result))
+        else:
+            log.info("dependency_ready", dependency=name, detail=result)
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Gives problem documents their own media type in the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        for path in document["paths"].values():
+            for operation in path.values():
+                for response in operation["responses"].values():
+                    content = response.get("content", {})
+                    if "Problem" in str(content.get("application/json", "")):
+                        content[PROBLEM_TYPE] = content.pop("application/json")
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Binds the port before anything else starts.
+
+    Raises:
+        WrongSettings: it is taken, or the host is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise WrongSettings(
+            f"SHORTLIST_PORT: cannot listen on {host}:{port} ({error.strerror}); "
+            "stop what uses it, or set another port"
+        ) from None
+    return listener
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stderr.write(f"gateway: {message}\n")
+    sys.exit(2)
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT; requests in flight finish first."""
+    try:
+        settings = load_settings()
+        bundle = read_bundle(settings.bundle_dir)
+        listener = listen(settings.host, settings.port)
+    except (WrongSettings, BundleUnreadable) as error:
+        _stop(str(error))
+    configure_logs(settings.log_level)
+    config = uvicorn.Config(
+        build_app(settings, bundle),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, lambda *_: None
+        )  # uvicorn raises it once more when all is done: then exit with 0
+    host, port = listener.getsockname()[:2]
+    log.info("listening", url=f"http://{host}:{port}", bundle=bundle.name)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

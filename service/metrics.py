@@ -1,0 +1,72 @@
+"""What the gateway counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5),
+)
+
+
+class Metrics:
+    """One registry per app, so that two apps in a process do not share counts."""
+
+    def __init__(self, bundle: str, dataset: str) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "shortlist_requests",
+            "Recommendation requests, by who made the slate (none: no slate) and HTTP status.",
+            ["source", "status"],
+            registry=self.registry,
+        )
+        self._http_seconds = Histogram(
+            "shortlist_request_seconds",
+            "Seconds from the first byte in to the last byte out, by route.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "shortlist_stage_seconds",
+            "Seconds per stage: those inside the ensemble, then ensemble (the whole call), popular, display.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._degraded = Counter(
+            "shortlist_degraded", "Answers that lack something, by what.", ["reason"], registry=self.registry
+        )
+        self.in_flight = Gauge(
+            "shortlist_in_flight", "Requests that wait for the ensemble now.", registry=self.registry
+        )
+        info = Gauge(
+            "shortlist_bundle_info",
+            "The bundle served; always 1.",
+            ["bundle", "dataset"],
+            registry=self.registry,
+        )
+        info.labels(bundle, dataset).set(1)
+
+    def answered(self, degraded: Sequence[str], timings_ms: Mapping[str, float]) -> None:
+        """Counts one slate: what it lacks, and its stages' times."""
+        for reason in degraded:
+            self._degraded.labels(reason).inc()
+        for stage, ms in timings_ms.items():
+            if stage != "total":
+                self._stage_seconds.labels(stage).observe(ms / 1000)
+
+    def responded(self, route: str, seconds: float) -> None:
+        """Counts one response on any route."""
+        self._http_seconds.labels(route).observe(seconds)
+
+    def recommended(self, source: str, status: int) -> None:
+        """Counts one response of the recommendations route."""
+        self._requests.labels(source, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)

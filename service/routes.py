@@ -1,0 +1,72 @@
+"""The API: /v1."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from structlog.contextvars import bind_contextvars
+
+from service.answer import DISPLAY, Answers
+from service.bundle import Manifest
+from service.deadline import Deadline
+from service.errors import request_id_of
+from service.schemas import INT64_MAX, Problem, RecommendRequest, RecommendResponse, SeenResponse
+
+router = APIRouter(prefix="/v1", tags=["recommendations"])
+
+
+async def _answers(request: Request) -> Answers:
+    answers: Answers = request.app.state.answers
+    return answers
+
+
+AnswersDep = Annotated[Answers, Depends(_answers)]
+UserId = Annotated[int, Path(ge=0, le=INT64_MAX, description="The user.")]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documents these statuses as problem documents."""
+    return {status: {"model": Problem} for status in statuses}
+
+
+@router.post("/recommendations", response_model=RecommendResponse, responses=problems(400, 413, 422, 500))
+async def recommend(body: RecommendRequest, request: Request, answers: AnswersDep) -> Response:
+    """The best `n` items for this user now.
+
+    A late or unreachable ensemble is answered from the popular list, with `source: "popular"`.
+    """
+    answer = await answers.answer(body, request_id_of(request))
+    request.state.source = str(answer.source)
+    bind_contextvars(
+        user_id=body.user_id, n=len(answer.items), source=str(answer.source), degraded=answer.degraded
+    )
+    return Response(
+        answer.model_dump_json(exclude=None if body.explain else {"explain"}),
+        media_type="application/json",
+        headers={"server-timing": ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.items())},
+    )
+
+
+@router.get("/users/{user_id}/seen", responses=problems(422, 503))
+async def seen(
+    user_id: UserId,
+    answers: AnswersDep,
+    limit: Annotated[int, Query(ge=1, le=200, description="Items wanted.")] = 20,
+) -> SeenResponse:
+    """What this user has seen, newest first. An unknown user has seen nothing."""
+    deadline = Deadline.after(answers.settings.latency_budget_ms / 1000)
+    item_ids = await answers.store.seen(user_id, deadline.left_s())
+    cards, is_complete = await answers.cards(item_ids[:limit], deadline)
+    return SeenResponse(
+        user_id=user_id,
+        total=len(item_ids),
+        items=[{"item_id": item_id, **cards.get(item_id, {})} for item_id in item_ids[:limit]],
+        degraded=[] if is_complete else [DISPLAY],
+    )
+
+
+@router.get("/bundle")
+async def bundle(answers: AnswersDep) -> Manifest:
+    """What is served: the bundle, its context names, filters and display fields."""
+    return answers.bundle.manifest

@@ -1,0 +1,166 @@
+"""What callers send and get. The descriptions are the API's documentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+from ensemble import contract
+
+INT64_MAX = 2**63 - 1
+Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
+ContextValue = Annotated[StrictInt, Field(gt=contract.NO_CONTEXT, le=INT64_MAX)]
+
+
+class RecommendRequest(BaseModel):
+    """Whom to recommend to, and what to leave out."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"user_id": 7, "n": 5, "exclude_item_ids": [12, 90], "explain": True}]
+        },
+    )
+
+    user_id: Id = Field(
+        description="The user. One that the models do not know gets an answer too, and is told so."
+    )
+    n: Annotated[StrictInt, Field(ge=1, le=contract.MAX_N)] = Field(10, description="Items wanted.")
+    context: dict[StrictStr, ContextValue] = Field(
+        default_factory=dict,
+        description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
+        "`context`.",
+    )
+    exclude_item_ids: Annotated[list[Id], Field(max_length=contract.EXCLUDE_WIDTHS[-1])] = Field(
+        default_factory=list, description="Items that must not be in the answer."
+    )
+    filters: dict[StrictStr, Annotated[list[StrictInt | StrictStr], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Column to allowed values: an item must have one of the values in every column named. "
+        "/v1/bundle lists the columns under `filters`.",
+    )
+    explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")
+    latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None,
+        description="Milliseconds this request may take, where that is less than the gateway's own budget. "
+        "The popular slate is answered when the ensemble is later than that.",
+    )
+
+
+class Item(BaseModel):
+    """One item of a slate. Display fields, such as its name, stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | None]
+
+    item_id: int
+    score: float = Field(
+        description="From the ensemble the probability of the target, 0 to 1; from the popular list its "
+        "popularity."
+    )
+
+
+class ExplainedItem(BaseModel):
+    """What happened to one retrieved item. Display fields stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | None]
+
+    item_id: int
+    retrieval_rank: int = Field(description="1 is the nearest to the user, or the most popular.")
+    retrieval_score: float = Field(description="Inner product of user and item vector, or popularity.")
+    removed_by: str | None = Field(
+        description="The rule that removed it: seen, unavailable, excluded, beyond_k."
+    )
+    ranking_score: float | None = Field(description="The ranker's probability; null where it was not ranked.")
+    ranking_rank: int | None = Field(description="1 is the best ranked; null where it was not ranked.")
+    slate_rank: int | None = Field(description="Its place in the answer, from 1; null where it is not in it.")
+    propensity: float | None = Field(description="Probability of its place under exploration; null without.")
+
+
+class Explanation(BaseModel):
+    """Every item that was retrieved, nearest first."""
+
+    items: list[ExplainedItem]
+    removed: dict[str, int] = Field(description="Rule to the number of items it removed.")
+
+
+class RecommendResponse(BaseModel):
+    """The slate, who made it, and how long each stage took."""
+
+    request_id: str = Field(description="Also in the header x-request-id, and in the log.")
+    user_id: int
+    items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
+    source: contract.Source = Field(description="`ensemble`, or `popular` where the ensemble did not answer.")
+    degraded: list[str] = Field(
+        description="What this answer lacks; empty when nothing. unknown_user: no features, so a general "
+        "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
+        "failed open. display: some display fields are missing. ensemble_late, "
+        "ensemble_unavailable, ensemble_busy: why the slate is the popular one. seen: seen "
+        "items could not be removed. filters: the popular list could not be checked against "
+        "every filter, and items that could not be checked are left out."
+    )
+    bundle: str = Field(description="The bundle that answered.")
+    timings_ms: dict[str, float] = Field(
+        description="Milliseconds: each stage inside the ensemble; `ensemble`, the call as the gateway saw "
+        "it; `popular`; `display`; `total`."
+    )
+    explain: Explanation | None = Field(None, description="Only where the request asked.")
+
+
+class SeenResponse(BaseModel):
+    """A user's seen items, newest first; these are never recommended to them."""
+
+    user_id: int
+    total: int = Field(description="How many are kept for this user.")
+    items: list[dict[str, Any]] = Field(
+        description="item_id and display fields, newest first, at most `limit`."
+    )
+    degraded: list[str] = Field(description="`display` where display fields are missing.")
+
+
+class Dependency(BaseModel):
+    """Whether one dependency works."""
+
+    is_ready: bool
+    detail: str
+    check_ms: float
+
+
+class Readiness(BaseModel):
+    """Whether the gateway can give full answers.
+
+    While it is not ready it still answers, from the popular list.
+    """
+
+    is_ready: bool
+    dependencies: dict[str, Dependency]
+
+
+class Health(BaseModel):
+    """The process is alive."""
+
+    status: str = "ok"
+
+
+class FieldProblem(BaseModel):
+    """One wrong field."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """A problem document of RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong and what to do.")
+    instance: str | None = Field(None, description="urn:request: and the request id.")
+    errors: list[FieldProblem] | None = Field(None, description="The wrong fields, where fields are wrong.")
+    code: str | None = Field(None, description="bad_request, contract or dependency, where a stage failed.")
+    stage: str | None = Field(None, description="The stage that failed.")
+    dependency: str | None = Field(None, description="The server that did not answer.")

@@ -1,0 +1,137 @@
+"""What an operator may set. One class, frozen, read from the environment and checked at start."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from ensemble import contract
+
+PREFIX = "SHORTLIST_"
+
+
+class WrongSettings(ValueError):
+    """Names each wrong setting in one line, with what it must be."""
+
+
+def _host_and_port(value: str) -> str:
+    if not re.fullmatch(r"[^\s:/]+:\d{1,5}", value) or not 0 < int(value.rpartition(":")[2]) < 65536:
+        raise ValueError("must be host:port, such as 127.0.0.1:6379")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_host_and_port)]
+
+
+class TritonSettings(BaseModel):
+    """How the ensemble is reached."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: Address = Field("127.0.0.1:8001", description="Triton's gRPC port, as host:port.")
+    model: str = Field(contract.MODEL_NAME, min_length=1, description="Triton's name for the ensemble.")
+    max_in_flight: PositiveInt = Field(
+        64,
+        description="Requests that may wait for the ensemble at once; one more gets the popular slate at "
+        "once, no queue. Raise it when Triton still has cores to spare; lower it when the "
+        "ensemble's own time grows under load.",
+    )
+
+
+class Settings(BaseSettings):
+    """Settings of the gateway. Environment names begin with SHORTLIST_; nested ones use two underscores."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for every interface."
+    )
+    port: int = Field(
+        8080, ge=0, le=65535, description="TCP port to listen on; 0 takes any free one and logs it."
+    )
+    bundle_dir: Path = Field(
+        Path("var/bundles/current"),
+        description="Folder of the bundle; its manifest.json and popular.json are read once, at start.",
+    )
+    triton: TritonSettings = TritonSettings()
+    redis_address: Address = Field("127.0.0.1:6379", description="Redis, as host:port.")
+    redis_timeout_ms: PositiveInt = Field(
+        20,
+        description="Milliseconds that one Redis call may take, never past the request's own budget. Raise "
+        "it when answers lack display fields on a busy machine; lower it to answer sooner "
+        "without them.",
+    )
+    latency_budget_ms: PositiveInt = Field(
+        80,
+        description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer popular "
+        "slates, lower it for faster ones; a request may ask for less.",
+    )
+    reserve_ms: PositiveInt = Field(
+        10,
+        description="Milliseconds of the budget kept for the gateway itself: display fields, or the popular "
+        "slate. Raise it and the fallback answers sooner; lower it and the ensemble has "
+        "longer.",
+    )
+    check_timeout_ms: PositiveInt = Field(
+        1000,
+        description="Milliseconds that /readyz waits for each dependency. Raise it on slow networks; keep "
+        "it below the timeout of whatever asks.",
+    )
+    shutdown_grace_s: PositiveInt = Field(
+        10,
+        description="Seconds that requests in flight get to finish after SIGTERM. Raise it above the slowest "
+        "caller's timeout; lower it to restart sooner.",
+    )
+    max_body_bytes: PositiveInt = Field(
+        65536,
+        description="Longest request body. The longest valid one (1,024 excluded ids) is below 32,000 bytes.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="Least severe log line written. `info` writes one line a request; `warning` only "
+        "trouble.",
+    )
+
+    @model_validator(mode="after")
+    def _reserve_fits_in_the_budget(self) -> Self:
+        if self.reserve_ms >= self.latency_budget_ms:
+            raise ValueError(
+                f"SHORTLIST_RESERVE_MS: {self.reserve_ms} must be below SHORTLIST_LATENCY_BUDGET_MS, "
+                f"{self.latency_budget_ms}: nothing would be left for the ensemble"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Reads the settings from the environment.
+
+    Raises:
+        WrongSettings: a value is wrong; one line names the variable, the value and the remedy.
+    """
+    try:
+        return Settings()
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + (field[1].upper() if field else "*")
+        raise WrongSettings(f"{name}: not readable; set its parts, such as {name}__ADDRESS") from None
+    except ValidationError as error:
+        lines = []
+        for wrong in error.errors():
+            name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
+            message = wrong["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {message}, not {wrong['input']!r}" if wrong["loc"] else message)
+        raise WrongSettings("; ".join(lines)) from None
