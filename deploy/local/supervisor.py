@@ -1,0 +1,175 @@
+"""Writes supervisord's configuration, starts it, and talks to it over its unix socket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from deploy.local.programs import Program
+from deploy.local.settings import ROOT, LocalSettings, python_of
+
+LONGEST_SOCKET_PATH = 96
+"""Bytes. A unix socket's path is at most 107, and supervisord first binds it with its process id appended."""
+START_TIMEOUT_S = 10.0
+SHUTTING_DOWN = 6
+
+
+def socket_path(settings: LocalSettings) -> Path:
+    """The supervisor's socket: in `var/run`, or where that path is too long, in the temporary folder."""
+    path = settings.var / "run" / "supervisor.sock"
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    told = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"shortlist-{os.getuid()}-{told}.sock"
+
+
+def config_path(settings: LocalSettings) -> Path:
+    """Where supervisord's configuration is written."""
+    return settings.var / "run" / "supervisord.conf"
+
+
+def _quoted(variables: Mapping[str, str]) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in sorted(variables.items()))
+
+
+def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
+    """Renders the configuration: each program restarted by itself when it ends, its output in `var/log`."""
+    run, log, socket = settings.var / "run", settings.var / "log", socket_path(settings)
+    listener = shlex.join([str(python_of("dev")), "-m", "deploy.local.watch"])
+    sections: list[tuple[str, dict[str, str]]] = [
+        ("unix_http_server", {"file": str(socket), "chmod": "0700"}),
+        (
+            "supervisord",
+            {
+                "logfile": str(log / "supervisord.log"),
+                "logfile_maxbytes": "5MB",
+                "logfile_backups": "1",
+                "pidfile": str(run / "supervisord.pid"),
+                "directory": str(ROOT),
+                "childlogdir": str(log),
+            },
+        ),
+        (
+            "rpcinterface:supervisor",
+            {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
+        ),
+        ("supervisorctl", {"serverurl": f"unix://{socket}"}),
+        (
+            "eventlistener:watch",
+            {
+                "command": listener,
+                "events": "TICK_5",
+                "stdout_logfile": "NONE",
+                "stderr_logfile": str(log / "watch.log"),
+                "autorestart": "true",
+            },
+        ),
+    ]
+    for program in programs:
+        fields = {
+            "command": shlex.join(program.command),
+            "environment": _quoted(program.environment),
+            "directory": str(ROOT),
+            "autostart": "false",
+            "autorestart": "true",
+            "startsecs": "1",
+            "startretries": "10",
+            "stopwaitsecs": f"{settings.stop_timeout_s:.0f}",
+            "killasgroup": "true",
+            "redirect_stderr": "true",
+            "stdout_logfile": str(log / f"{program.name}.log"),
+            "stdout_logfile_maxbytes": "10MB",
+            "stdout_logfile_backups": "2",
+        }
+        sections.append((f"program:{program.name}", fields))
+    lines = ["; Written by deploy/local/supervisor.py at every start; do not edit."]
+    for title, fields in sections:
+        lines += ["", f"[{title}]", *(f"{key} = {value.replace('%', '%%')}" for key, value in fields.items())]
+    return "\n".join(lines) + "\n"
+
+
+def write_config(settings: LocalSettings, programs: Iterable[Program]) -> Path:
+    """Writes the configuration under a temporary name, then renames it; makes the folders it names."""
+    for folder in ("run", "log", "redis"):
+        (settings.var / folder).mkdir(parents=True, exist_ok=True)
+    path = config_path(settings)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(render(settings, programs))
+    fresh.rename(path)
+    return path
+
+
+class Supervisor:
+    """A running supervisord. Any method may raise `OSError` where it is gone."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        transport = SupervisorTransport(None, None, f"unix://{socket}")
+        self._call: Any = ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+    def is_up(self) -> bool:
+        """Says whether supervisord answers."""
+        try:
+            return bool(self._call.getState()["statename"] == "RUNNING")
+        except (OSError, HTTPException, Fault):
+            return False
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """Gives name -> `statename`, `pid`, `start` and more, the watch left out."""
+        return {info["name"]: info for info in self._call.getAllProcessInfo() if info["name"] != "watch"}
+
+    def start(self, name: str) -> None:
+        """Asks for a program without waiting for it."""
+        self._call.startProcess(name, False)
+
+    def stop(self, name: str) -> None:
+        """Stops a program and waits until it has ended."""
+        self._call.stopProcess(name, True)
+
+    def reload(self) -> set[str]:
+        """Takes the configuration anew; stops and replaces the programs that changed and names them."""
+        try:
+            ((added, changed, removed),) = self._call.reloadConfig()
+        except Fault as fault:
+            if fault.faultCode == SHUTTING_DOWN:
+                return set()
+            raise
+        for name in (*changed, *removed):
+            self._call.stopProcessGroup(name, True)
+            self._call.removeProcessGroup(name)
+        for name in (*added, *changed):
+            self._call.addProcessGroup(name)
+        return set(changed)
+
+    def shut_down(self) -> None:
+        """Stops every program, then supervisord itself; returns at once."""
+        self._call.shutdown()
+
+
+def start_supervisor(settings: LocalSettings, config: Path) -> Supervisor:
+    """Starts supervisord in the background and waits until it answers.
+
+    Raises:
+        RuntimeError: it ended or did not answer; the message holds what it said.
+    """
+    command = [str(python_of("dev")), "-m", "supervisor.supervisord", "--configuration", str(config)]
+    started = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if started.returncode:
+        raise RuntimeError(f"supervisord did not start: {(started.stdout + started.stderr).strip()}")
+    supervisor, until = Supervisor(socket_path(settings)), time.monotonic() + START_TIMEOUT_S
+    while not supervisor.is_up():
+        if time.monotonic() > until:
+            raise RuntimeError(f"supervisord does not answer; see {settings.var}/log/supervisord.log")
+        time.sleep(0.05)
+    return supervisor
