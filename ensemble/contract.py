@@ -152,6 +152,16 @@ def item_card_key(bundle: str, item_id: int) -> str:
     return f"item_card:{bundle}:{item_id}"
 
 
+def item_card_prefix(bundle: str) -> str:
+    """The prefix of the keys of a bundle's cards."""
+    return f"item_card:{bundle}:"
+
+
+def bundles_key(dataset: str) -> str:
+    """The key of the bundles of a data set that are indexed: a sorted set, by the time they were."""
+    return f"bundles:{dataset}"
+
+
 def seen_key(user_id: int) -> str:
     """The key of the items that a user has seen: the only definition of seen."""
     return f"seen:{user_id}"
