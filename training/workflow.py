@@ -174,7 +174,7 @@ def workflow_rows(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
         elif column.dtype == "string":
             rows[name] = values.astype(object).where(values.notna(), None)
         else:
-            rows[name] = values.astype("Int64")
+            rows[name] = (values.fillna(False) if column.dtype == "bool" else values).astype("Int64")
     return pd.DataFrame(rows).reset_index(drop=True)
 
 
