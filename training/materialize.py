@@ -1,0 +1,166 @@
+"""Brings features into Redis: writes Feast's sources, applies the definitions, and runs `feast materialize`.
+
+The first time that is `feast materialize <first event> <as-of>`, afterwards `feast materialize-incremental <as-of>`: Feast's
+first incremental run would start at now minus ttl, and load nothing of an old data set. Incremental is right only while
+nothing that was loaded has changed; where it has, or Redis was emptied, everything is loaded again.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+from feast.protos.feast.core.Registry_pb2 import Registry
+from redis import Redis
+from redis.exceptions import RedisError
+
+import feature_repo
+from feature_repo import names
+from feature_repo.dataset import DatasetError
+from training.features import digest, feature_tables, first_event, write_features
+from training.online import Loaded, OnlineStore
+from training.prepared import Prepared
+
+REPOSITORY = Path(feature_repo.__file__).parent
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What Redis holds after a materialisation, counted there."""
+
+    rows: dict[str, int]
+    seen_users: int
+    as_of: datetime
+    command: str
+
+
+class Feast:
+    """Runs Feast's own commands on `feature_repo/` for one data set."""
+
+    def __init__(self, prepared: Prepared, redis_address: str, *, is_quiet: bool = False) -> None:
+        var_dir = prepared.folder.resolve().parents[1]
+        self.folder = var_dir / "feast" / prepared.dataset.name
+        self.is_quiet = is_quiet
+        self.variables = {
+            "SHORTLIST_DATASET": prepared.dataset.name,
+            "SHORTLIST_VAR_DIR": str(var_dir),
+            "SHORTLIST_REDIS_ADDRESS": redis_address,
+        }
+
+    @property
+    def registry(self) -> Path:
+        """The file in which Feast keeps its definitions, and what it loaded."""
+        return self.folder / "registry.db"
+
+    def environment(self) -> dict[str, str]:
+        """The variables of a Feast process; protobuf's slow implementation, which Merlin asks for, is not passed on."""
+        slow = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
+        inherited = {name: value for name, value in os.environ.items() if name != slow}
+        calm = {"DASK_DATAFRAME__QUERY_PLANNING_WARNING": "False", "PYTHONWARNINGS": "ignore"}
+        return inherited | calm | self.variables
+
+    def by_hand(self, *arguments: str) -> str:
+        """Writes a command as a person would type it."""
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
+        return f"{settings} feast --chdir {shlex.quote(str(REPOSITORY))} {shlex.join(arguments)}"
+
+    def run(self, *arguments: str) -> None:
+        """Runs one command.
+
+        Raises:
+            DatasetError: it failed; the message ends with its last lines.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        feast = Path(sys.executable).with_name("feast")
+        finished = subprocess.run(
+            [str(feast), "--chdir", str(REPOSITORY), *arguments],
+            env=self.environment(),
+            stdout=subprocess.PIPE if self.is_quiet else None,
+            stderr=subprocess.STDOUT if self.is_quiet else None,
+            text=True,
+            check=False,
+        )
+        if finished.returncode:
+            last = "\n".join((finished.stdout or "").splitlines()[-15:])
+            raise DatasetError(f"feast {arguments[0]} failed with exit status {finished.returncode}\n{last}".rstrip())
+
+    def materialized_until(self) -> datetime | None:
+        """Up to when every view was loaded, as the registry has it; None where one never was."""
+        if not self.registry.is_file():
+            return None
+        registry = Registry.FromString(self.registry.read_bytes())
+        ends = []
+        for view in registry.feature_views:
+            if not view.meta.materialization_intervals:
+                return None
+            ends.append(max(i.end_time.ToDatetime(tzinfo=UTC) for i in view.meta.materialization_intervals))
+        return min(ends, default=None)
+
+
+def materialize(
+    prepared: Prepared, redis_address: str, *, max_seen: int = 1024, say: Say = print, is_quiet: bool = False
+) -> Arrived:
+    """Brings a data set's features and seen items into Redis as of its clock, and counts what is there then.
+
+    Raises:
+        DatasetError: Redis does not answer, or Feast failed.
+    """
+    host, _, port = redis_address.partition(":")
+    online = OnlineStore(Redis(host=host, port=int(port)))
+    try:
+        online.redis.ping()
+    except RedisError as error:
+        raise DatasetError(
+            f"Redis does not answer at {redis_address}: {error}; start it (`make up`) or set SHORTLIST_REDIS_ADDRESS"
+        ) from None
+    project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC)
+    say(f"features of {project} as of {as_of:%Y-%m-%d %H:%M:%S} UTC")
+    tables = feature_tables(prepared, as_of)
+    write_features(prepared.folder, tables)
+    feast = Feast(prepared, redis_address, is_quiet=is_quiet)
+
+    for other in online.projects():
+        if other != project:
+            say(f"forgot {online.forget(other):,} rows of {other}")
+    unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
+    if not unchanged:
+        online.forget(project)
+        feast.registry.unlink(missing_ok=True)
+    feast.run("apply")
+    end = as_of.strftime("%Y-%m-%dT%H:%M:%S")
+    arguments = (
+        ("materialize-incremental", end)
+        if unchanged
+        else ("materialize", first_event(prepared).strftime("%Y-%m-%dT%H:%M:%S"), end)
+    )
+    say(feast.by_hand(*arguments))
+    feast.run(*arguments)
+
+    until = datetime.fromisoformat(end).replace(tzinfo=UTC)
+    online.note(project, Loaded(end, {view: digest(table, until) for view, table in tables.items()}))
+    seen = online.write_seen(prepared, as_of, max_seen)
+    arrived = Arrived(online.rows(project), seen, as_of, arguments[0])
+    for view in names.VIEWS:
+        say(f"{view}: {arrived.rows[view]:,} rows in Redis")
+    say(f"seen: {seen:,} users in Redis")
+    return arrived
+
+
+def _is_unchanged(
+    tables: Mapping[str, pa.Table], loaded: Loaded | None, registered: datetime | None, as_of: datetime
+) -> bool:
+    """Whether Redis and Feast's registry agree on what was loaded, and the sources still hold just that."""
+    if loaded is None or registered is None:
+        return False
+    until = datetime.fromisoformat(loaded.until).replace(tzinfo=UTC)
+    if not until <= registered <= as_of:
+        return False
+    return all(digest(table, until) == loaded.digests.get(view) for view, table in tables.items())
