@@ -73,9 +73,9 @@ async def run(
     timeout_s: float = 30.0,
     warm_up: int = 10,
 ) -> Result:
-    """Sends `rate` requests per second for `duration_s`, users drawn with `seed`, and waits for the last answer.
+    """Sends `rate` requests per second for `duration_s` and waits for the last answer.
 
-    `warm_up` requests go first, one by one, and count for nothing: they open connections and fill caches.
+    `seed` draws the instants and the users. `warm_up` requests go first, one by one, and count for nothing: they open connections and fill caches.
     """
     result, draw = Result(), random.Random(seed)
     limits = httpx.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)

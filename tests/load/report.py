@@ -57,9 +57,7 @@ def recorded(latency: HdrHistogram) -> list[tuple[float, int]]:
 
 def _buckets(latency: HdrHistogram) -> list[tuple[float, float, int]]:
     """Splits the range into geometric buckets: from ms, to ms, count."""
-    values = [
-        (item.value_iterated_to / 1000.0, item.count_added_in_this_iter_step) for item in _recorded(latency)
-    ]
+    values = recorded(latency)
     if not values:
         return []
     low, high = values[0][0], values[-1][0]
