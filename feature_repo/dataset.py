@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from feature_repo import names
 
@@ -48,7 +56,8 @@ class Column(BaseModel):
     role: Role
     dtype: Literal["int64", "float32", "string", "bool", "timestamp"] | None = None
     vocabulary: PositiveInt | None = Field(
-        None, description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all."
+        None,
+        description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all.",
     )
     max_length: PositiveInt = Field(8, description="Elements kept of a list, from its start.")
     is_log: bool = Field(
@@ -93,7 +102,7 @@ _PREFIX = {"users": "user_", "items": "item_"}
 
 
 class Split(BaseModel):
-    """Instants that end each part, exclusive. Train < `train_until` <= validation < `validate_until` <= test < `test_until`."""
+    """Instants that end each part, exclusive: train, then validation, then test."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,7 +123,9 @@ class Activity(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recent_items: PositiveInt = Field(50, description="S, the length of the recent-item lists.")
-    snapshot_hours: PositiveInt = Field(24, description="Hours between two snapshots; features are as of the last one.")
+    snapshot_hours: PositiveInt = Field(
+        24, description="Hours between two snapshots; features are as of the last one."
+    )
     snapshot_offset_hours: Annotated[int, Field(ge=0, lt=24)] = Field(
         0, description="Hour of the day, UTC, at which a snapshot is taken."
     )
@@ -131,7 +142,7 @@ class Checks(BaseModel):
     max_unknown_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01,
         description="Largest share of interactions whose user, or whose item, has no row in its table. "
-        "A few are normal (a row that came late); many are a wrong join. Raise it where ids without a row are expected.",
+        "A few are normal (a row that came late); many are a wrong join. Raise it where they are expected.",
     )
 
 
@@ -146,16 +157,23 @@ class Dataset(BaseModel):
     licence: str = ""
     as_of: datetime | None = Field(None, description="The features' clock; None means now.")
     history_until: datetime | None = Field(
-        None, description="Interactions without a timestamp of their own happened before this, in file order per user."
+        None,
+        description="Interactions without a timestamp happened before this, in file order per user.",
     )
     label: str = Field("", description="The label to predict; default: the first label column.")
     retrieval_positives: str = Field(
-        "any", description="What retrieval learns to find: `any` interaction, or a label column that must be 1."
+        "any",
+        description="What retrieval learns to find: `any` interaction, or a label column that must be 1.",
     )
-    seen_labels: str = Field("any", description="What counts as seen: `any` interaction, or a label column that is 1.")
-    split: Split | None = Field(None, description="Default: 80 % / 10 % / 10 % of the timed interactions, by time.")
+    seen_labels: str = Field(
+        "any", description="What counts as seen: `any` interaction, or a label column that is 1."
+    )
+    split: Split | None = Field(
+        None, description="Default: 80 % / 10 % / 10 % of the timed interactions, by time."
+    )
     ttl_s: dict[str, PositiveInt] = Field(
-        default_factory=dict, description="Seconds after which a view's row reads as missing, by view. Default: never."
+        default_factory=dict,
+        description="Seconds after which a view's row reads as missing, by view. Default: never.",
     )
     activity: Activity = Activity()
     checks: Checks = Checks()
@@ -172,19 +190,31 @@ class Dataset(BaseModel):
 
     @model_validator(mode="after")
     def _roles_fit_their_tables(self) -> Self:
-        for table, columns in (("users", self.users), ("items", self.items), ("interactions", self.interactions)):
+        for table, columns in (
+            ("users", self.users),
+            ("items", self.items),
+            ("interactions", self.interactions),
+        ):
             for name, column in columns.items():
                 where = f"{table}.{name}"
                 if column.role not in _ALLOWED_ROLES[table]:
                     allowed = ", ".join(sorted(_ALLOWED_ROLES[table]))
-                    raise ValueError(f"{where}: role {column.role} does not belong here; use one of {allowed}")
+                    raise ValueError(
+                        f"{where}: role {column.role} does not belong here; use one of {allowed}"
+                    )
                 prefix = _PREFIX.get(table)
                 if prefix and not name.startswith(prefix):
-                    raise ValueError(f"{where}: rename it to {prefix}{name}; columns of {table} begin with {prefix}")
+                    raise ValueError(
+                        f"{where}: rename it to {prefix}{name}; columns of {table} begin with {prefix}"
+                    )
                 if column.role is Role.CONTEXT and not name.startswith("context_"):
-                    raise ValueError(f"{where}: rename it to context_{name}; context columns begin with context_")
+                    raise ValueError(
+                        f"{where}: rename it to context_{name}; context columns begin with context_"
+                    )
                 if column.role is Role.CONTEXT and column.dtype != "int64":
-                    raise ValueError(f"{where}: dtype {column.dtype} is not supported; code the context as int64")
+                    raise ValueError(
+                        f"{where}: dtype {column.dtype} is not supported; code the context as int64"
+                    )
                 if column.role is Role.LABEL and column.dtype != "int64":
                     raise ValueError(f"{where}: a label is int64, 0 or 1 (null where unknown)")
         for table, columns, ids in (
@@ -194,7 +224,9 @@ class Dataset(BaseModel):
         ):
             found = {name for name, column in columns.items() if column.role is Role.ID}
             if found != ids:
-                raise ValueError(f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}")
+                raise ValueError(
+                    f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}"
+                )
         if not self.labels:
             raise ValueError("interactions: no column has role label; name the one to predict")
         if len([c for c in self.interactions.values() if c.role is Role.TIMESTAMP]) != 1:
@@ -209,7 +241,9 @@ class Dataset(BaseModel):
         derived = set(self.user_activity) | set(self.item_activity)
         clash = derived & (set(self.users) | set(self.items))
         if clash:
-            raise ValueError(f"{sorted(clash)}: these names are derived from interactions; rename your columns")
+            raise ValueError(
+                f"{sorted(clash)}: these names are derived from interactions; rename your columns"
+            )
         return self
 
     @classmethod
@@ -217,13 +251,15 @@ class Dataset(BaseModel):
         """Reads `dataset.yaml`, or the one in the folder `path`.
 
         Raises:
-            DatasetError: the file is missing, is not YAML, or a field of it is wrong; the message names the field.
+            DatasetError: the file is missing, not YAML, or a field is wrong; the message names the field.
         """
         file = path / DATASET_FILE if path.is_dir() else path
         try:
             raw = yaml.safe_load(file.read_text())
         except FileNotFoundError:
-            raise DatasetError(f"{file}: not found; write it beside {USERS_FILE} (see docs/your-data.md)") from None
+            raise DatasetError(
+                f"{file}: not found; write it beside {USERS_FILE} (see docs/your-data.md)"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{file}: not valid YAML: {error}") from None
         if not isinstance(raw, dict):
@@ -299,13 +335,17 @@ class Dataset(BaseModel):
             names.USER_RECENT_POSITIVE_ITEM_IDS: recent,
             names.USER_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True),
         }
-        return derived | {names.rate_of(names.USER, label): Column(role=Role.NUMERIC) for label in self.labels}
+        return derived | {
+            names.rate_of(names.USER, label): Column(role=Role.NUMERIC) for label in self.labels
+        }
 
     @property
     def item_activity(self) -> Columns:
         """Features of an item derived from interactions, as of the last snapshot."""
         derived = {names.ITEM_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True)}
-        return derived | {names.rate_of(names.ITEM, label): Column(role=Role.NUMERIC) for label in self.labels}
+        return derived | {
+            names.rate_of(names.ITEM, label): Column(role=Role.NUMERIC) for label in self.labels
+        }
 
     def ttl(self, view: str) -> timedelta | None:
         """Takes a view's name; None where its rows never expire."""

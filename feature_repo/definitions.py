@@ -72,14 +72,15 @@ item_features = FeatureService(
 
 
 def bundle_service(bundle: Path) -> FeatureService | None:
-    """Builds the service of one bundle: what its models read. None where it is another data set's, or reads what is gone."""
+    """Names what a bundle reads. None where it is another data set's, or its features are gone."""
     trained_on = Dataset.load(bundle)
     reads = {name: list(trained_on.view_columns(name)) for name in views}
     stored = {name: set(dataset.view_columns(name)) for name in views}
     if trained_on.name != dataset.name or any(not set(reads[name]) <= stored[name] for name in views):
         return None
     return FeatureService(
-        name=f"bundle_{bundle.name}", features=[views[name][columns] for name, columns in reads.items() if columns]
+        name=f"bundle_{bundle.name}",
+        features=[views[name][columns] for name, columns in reads.items() if columns],
     )
 
 

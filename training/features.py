@@ -1,4 +1,6 @@
-"""Writes the four parquet files that are Feast's sources: one row per user or item and instant at which it changed."""
+"""Writes the four parquet files that are Feast's sources: one row per user or item and instant at which it
+changed.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ from training.prepared import Prepared, arrow_schema, replace_folder
 
 FOLDER = "features"
 JUST_BEFORE = pd.Timedelta(microseconds=1)
-"""A snapshot at T holds what happened before T, so its row is as of just before T: Feast loads [start, end), and a load up
-to T must hold it."""
+"""A snapshot at T holds what happened before T, so its row is as of just before T: Feast loads [start, end),
+and a load up to T must hold it.
+"""
 
 
 def first_event(prepared: Prepared) -> datetime:

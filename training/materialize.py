@@ -1,8 +1,9 @@
 """Brings features into Redis: writes Feast's sources, applies the definitions, and runs `feast materialize`.
 
-The first time that is `feast materialize <first event> <as-of>`, afterwards `feast materialize-incremental <as-of>`: Feast's
-first incremental run would start at now minus ttl, and load nothing of an old data set. Incremental is right only while
-nothing that was loaded has changed; where it has, or Redis was emptied, everything is loaded again.
+The first time that is `feast materialize <first event> <as-of>`, afterwards `feast materialize-incremental
+<as-of>`: Feast's first incremental run would start at now minus ttl, and load nothing of an old data set.
+Incremental is right only while nothing that was loaded has changed; where it has, or Redis was emptied,
+everything is loaded again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 import feature_repo
-from feature_repo import names
 from feature_repo.dataset import DatasetError
 from training.features import digest, feature_tables, first_event, write_features
 from training.online import Loaded, OnlineStore
@@ -61,7 +61,9 @@ class Feast:
         return self.folder / "registry.db"
 
     def environment(self) -> dict[str, str]:
-        """The variables of a Feast process; protobuf's slow implementation, which Merlin asks for, is not passed on."""
+        """The variables of a Feast process; protobuf's slow implementation, which Merlin asks for, is not
+        passed on.
+        """
         slow = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
         inherited = {name: value for name, value in os.environ.items() if name != slow}
         calm = {"DASK_DATAFRAME__QUERY_PLANNING_WARNING": "False", "PYTHONWARNINGS": "ignore"}
@@ -90,7 +92,9 @@ class Feast:
         )
         if finished.returncode:
             last = "\n".join((finished.stdout or "").splitlines()[-15:])
-            raise DatasetError(f"feast {arguments[0]} failed with exit status {finished.returncode}\n{last}".rstrip())
+            raise DatasetError(
+                f"feast {arguments[0]} failed with exit status {finished.returncode}\n{last}".rstrip()
+            )
 
     def materialized_until(self) -> datetime | None:
         """Up to when every view was loaded, as the registry has it; None where one never was."""
@@ -113,45 +117,59 @@ def materialize(
     Raises:
         DatasetError: Redis does not answer, or Feast failed.
     """
-    host, _, port = redis_address.partition(":")
-    online = OnlineStore(Redis(host=host, port=int(port)))
-    try:
-        online.redis.ping()
-    except RedisError as error:
-        raise DatasetError(
-            f"Redis does not answer at {redis_address}: {error}; start it (`make up`) or set SHORTLIST_REDIS_ADDRESS"
-        ) from None
-    project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC)
+    online = connect(redis_address)
+    project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
     say(f"features of {project} as of {as_of:%Y-%m-%d %H:%M:%S} UTC")
     tables = feature_tables(prepared, as_of)
     write_features(prepared.folder, tables)
-    feast = Feast(prepared, redis_address, is_quiet=is_quiet)
 
     for other in online.projects():
         if other != project:
             say(f"forgot {online.forget(other):,} rows of {other}")
-    unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
-    if not unchanged:
+    feast = Feast(prepared, redis_address, is_quiet=is_quiet)
+    is_unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
+    if not is_unchanged:
         online.forget(project)
         feast.registry.unlink(missing_ok=True)
     feast.run("apply")
-    end = as_of.strftime("%Y-%m-%dT%H:%M:%S")
-    arguments = (
-        ("materialize-incremental", end)
-        if unchanged
-        else ("materialize", first_event(prepared).strftime("%Y-%m-%dT%H:%M:%S"), end)
+    command = (
+        ("materialize-incremental", _feast_time(as_of))
+        if is_unchanged
+        else ("materialize", _feast_time(first_event(prepared)), _feast_time(as_of))
     )
-    say(feast.by_hand(*arguments))
-    feast.run(*arguments)
+    say(feast.by_hand(*command))
+    feast.run(*command)
 
-    until = datetime.fromisoformat(end).replace(tzinfo=UTC)
-    online.note(project, Loaded(end, {view: digest(table, until) for view, table in tables.items()}))
+    digests = {view: digest(table, as_of) for view, table in tables.items()}
+    online.note(project, Loaded(as_of.isoformat(), digests))
     seen = online.write_seen(prepared, as_of, max_seen)
-    arrived = Arrived(online.rows(project), seen, as_of, arguments[0])
-    for view in names.VIEWS:
-        say(f"{view}: {arrived.rows[view]:,} rows in Redis")
+    arrived = Arrived(online.rows(project), seen, as_of, command[0])
+    for view, count in arrived.rows.items():
+        say(f"{view}: {count:,} rows in Redis")
     say(f"seen: {seen:,} users in Redis")
     return arrived
+
+
+def connect(redis_address: str) -> OnlineStore:
+    """Opens the Redis at `host:port`.
+
+    Raises:
+        DatasetError: it does not answer.
+    """
+    host, _, port = redis_address.partition(":")
+    try:
+        redis = Redis(host=host, port=int(port))
+        redis.ping()
+    except (RedisError, ValueError) as error:
+        raise DatasetError(
+            f"Redis does not answer at {redis_address}: {error}; "
+            "start it (`make up`), or set SHORTLIST_REDIS_ADDRESS to its host:port"
+        ) from None
+    return OnlineStore(redis)
+
+
+def _feast_time(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _is_unchanged(
@@ -160,7 +178,7 @@ def _is_unchanged(
     """Whether Redis and Feast's registry agree on what was loaded, and the sources still hold just that."""
     if loaded is None or registered is None:
         return False
-    until = datetime.fromisoformat(loaded.until).replace(tzinfo=UTC)
+    until = datetime.fromisoformat(loaded.until)
     if not until <= registered <= as_of:
         return False
     return all(digest(table, until) == loaded.digests.get(view) for view, table in tables.items())

@@ -1,4 +1,6 @@
-"""What Redis holds of a data set: Feast's rows, and `seen:{user_id}`. Counts them, writes the latter, forgets both."""
+"""What Redis holds of a data set: Feast's rows, and `seen:{user_id}`. Counts them, writes the latter, forgets
+both.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _STATE = "materialized:"
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded of a data set: up to when, and a hash of every view's rows until then. Kept in Redis itself."""
+    """What was loaded of a data set: up to when, and a hash of every view's rows until then. Kept in Redis
+    itself.
+    """
 
     until: str
     digests: dict[str, str] = field(default_factory=dict)
@@ -50,7 +54,9 @@ class OnlineStore:
         return sorted(key.decode().removeprefix(_STATE) for key in self.redis.scan_iter(f"{_STATE}*"))
 
     def forget(self, project: str) -> int:
-        """Deletes every row of a data set, gives their number. Feast's own deletion would also hit `other_<project>`."""
+        """Deletes every row of a data set, gives their number. Feast's own deletion would also hit
+        `other_<project>`.
+        """
         self.redis.delete(_STATE + project)
         keys = [key for join_key in (names.USER_ID, names.ITEM_ID) for key in self.keys(project, join_key)]
         for start in range(0, len(keys), _BATCH):
@@ -82,7 +88,9 @@ class OnlineStore:
         return counts
 
     def write_seen(self, prepared: Prepared, until: datetime, most: int) -> int:
-        """Writes what every user has seen before an instant, deletes the keys of all others, gives the users' number."""
+        """Writes what every user has seen before an instant, deletes the keys of all others, gives the users'
+        number.
+        """
         lists = seen_items(prepared, until, most)
         entries = list(lists.items())
         for start in range(0, len(entries), _BATCH):

@@ -1,7 +1,8 @@
 """The prepared form of a data set: three tables and `dataset.yaml` in one folder, whatever they came from.
 
-In memory a table is a pandas frame: ids are int64, other int64 columns `Int64` (nullable), floats float32 (null is NaN),
-strings objects (null is None), lists arrays or None, timestamps UTC (null is NaT, for a row of a history).
+In memory a table is a pandas frame: ids are int64, other int64 columns `Int64` (nullable), floats float32
+(null is NaN), strings objects (null is None), lists arrays or None, timestamps UTC (null is NaT, for a row of
+a history).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ ARROW_TYPES = {
 class Prepared:
     """A validated data set in memory.
 
-    Interactions are ordered: the rows of histories (no timestamp) first, per user and oldest first, then the timed
-    rows by time. Users and items are in ascending order of their id, each id once.
+    Interactions are ordered: the rows of histories (no timestamp) first, per user and oldest first, then the
+    timed rows by time. Users and items are in ascending order of their id, each id once.
     """
 
     folder: Path
@@ -62,12 +63,12 @@ class Prepared:
 
     @property
     def split(self) -> Split:
-        """The instants that end train, validation and test: the data set's own, else 80 / 10 / 10 % by time."""
+        """What ends train, validation and test: the data set's own instants, else 80 / 10 / 10 % by time."""
         return self.dataset.split or default_split(self.interactions[self.dataset.timestamp])
 
 
 def default_split(timestamps: pd.Series) -> Split:
-    """Splits at the 80th and 90th percentile of the timed rows; the test part ends just after the last one."""
+    """Splits at the 80th and 90th percentile of the timed rows; test ends just after the last one."""
     known = timestamps.dropna()
     train, validate = (known.quantile(q, interpolation="lower") for q in (0.8, 0.9))
     return Split(
@@ -103,15 +104,16 @@ def to_frame(table: pa.Table, columns: Columns) -> pd.DataFrame:
 def to_numpy(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
     """Takes a column of a frame, gives it as the models and the serving chain see it.
 
-    Scalars are (rows,): int64 with `NULL_INT`, float32 with NaN, strings as objects with None, booleans as bool (null is
-    False). Lists are (rows, max_length): their first elements, padded with the null of the dtype.
+    Scalars are (rows,): int64 with `NULL_INT`, float32 with NaN, strings as objects with None, booleans as
+    bool (null is False). Lists are (rows, max_length): their first elements, padded with the null of the
+    dtype.
     """
     if column.role is Role.LIST:
         return _pad(values, column)
     if column.dtype == "int64":
         return np.asarray(values.astype("Int64").fillna(names.NULL_INT), dtype=np.int64)
     if column.dtype == "float32":
-        return values.to_numpy(dtype=np.float32, na_value=np.nan)
+        return np.asarray(values.to_numpy(dtype=np.float32, na_value=np.nan))
     if column.dtype == "bool":
         return np.asarray(values.fillna(False), dtype=np.bool_)
     return np.asarray(values.astype(object).where(values.notna(), None), dtype=object)
@@ -170,7 +172,9 @@ def in_order(frames: Mapping[str, pd.DataFrame], dataset: Dataset) -> dict[str, 
 def write_prepared(
     folder: Path, dataset: Dataset, frames: Mapping[str, pd.DataFrame], stamp: Mapping[str, str]
 ) -> None:
-    """Writes the three tables, `dataset.yaml` and the stamp of what they were made from: the folder whole or not at all."""
+    """Writes the three tables, `dataset.yaml` and the stamp of what they were made from: the folder whole or
+    not at all.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

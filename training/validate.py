@@ -1,4 +1,5 @@
-"""Checks a data set before anything is written: every problem names the file, the column, the row count and a remedy.
+"""Checks a data set before anything is written: every problem names the file, the column, the row count and a
+remedy.
 
 Plain pandas and pyarrow: pandera needs pandas 2, NVTabular needs pandas 1.
 """
@@ -14,6 +15,10 @@ import pyarrow as pa
 from feature_repo import names
 from feature_repo.dataset import Column, Columns, Dataset, DatasetError, Role
 from training.prepared import FILES, arrow_type, tables_of, to_frame
+
+_TAKE_OUT = "take its line out of dataset.yaml"
+_EXACT = 2**53
+"""Beyond this a float64 no longer holds every integer."""
 
 
 class ProblemsError(DatasetError):
@@ -42,6 +47,7 @@ def validate(
     for table, frame in frames.items():
         problems += _rows(frame, dataset, table)
         problems += _null_columns(frame, tables_of(dataset)[table], FILES[table])
+        problems += _inexact(frame, tables_of(dataset)[table], FILES[table])
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
         if table in frames:
             problems += _duplicates(frames[table], key, FILES[table])
@@ -60,13 +66,15 @@ def validate(
 
 
 def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[pa.Table | None, list[str]]:
-    """Takes a table, gives its declared columns cast without loss; None where one is missing or of another type."""
+    """Takes a table, gives its declared columns cast without loss; None where one is missing or of another
+    type.
+    """
     problems: list[str] = []
     arrays: dict[str, pa.ChunkedArray] = {}
     for name, column in columns.items():
         if name not in table.column_names:
             problems.append(
-                f"{file}: column {name} is missing ({table.num_rows} rows); write it, or take its line out of dataset.yaml"
+                f"{file}: column {name} is missing ({table.num_rows} rows); write it, or {_TAKE_OUT}"
             )
             continue
         try:
@@ -74,8 +82,8 @@ def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[p
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             reason = str(error).splitlines()[0]
             problems.append(
-                f"{file}: column {name} is {table[name].type}, not {_said(column)} ({table.num_rows} rows: {reason}); "
-                "convert it, or change its dtype in dataset.yaml"
+                f"{file}: column {name} is {table[name].type}, not {_said(column)} ({table.num_rows} rows: "
+                f"{reason}); convert it, or change its dtype in dataset.yaml"
             )
             continue
         if column.role is Role.ID:
@@ -84,7 +92,7 @@ def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[p
 
 
 def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    """Casts where nothing is lost: whole floats to int64, numbers to float32, never text to numbers or back."""
+    """Casts whole floats to int64, numbers to float32 and booleans to 0 or 1; never text to numbers."""
     given = values.type
     if pa.types.is_dictionary(given):
         values, given = values.cast(given.value_type), given.value_type
@@ -111,7 +119,7 @@ def _kind(given: pa.DataType) -> str:
 
 
 def _is_float(given: pa.DataType) -> bool:
-    return pa.types.is_floating(given.value_type if pa.types.is_list(given) else given)
+    return bool(pa.types.is_floating(given.value_type if pa.types.is_list(given) else given))
 
 
 def _said(column: Column) -> str:
@@ -141,8 +149,19 @@ def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[
         if column.role is Role.LIST:
             is_null |= frame[name].str.len() == 0
         if len(frame) and is_null.all() and column.role is not Role.ID:
+            yield f"{file}: column {name} is null in all {len(frame)} rows; fill it, or {_TAKE_OUT}"
+
+
+def _inexact(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
+    """Feast reads an integer column that has nulls as float64."""
+    for name, column in columns.items():
+        if column.dtype != "int64" or column.role is Role.LIST or not frame[name].isna().any():
+            continue
+        large = int((frame[name].dropna().abs() > _EXACT).sum())
+        if large:
             yield (
-                f"{file}: column {name} is null in all {len(frame)} rows; fill it, or take its line out of dataset.yaml"
+                f"{file}: column {name} has nulls, and in {large} rows integers beyond 2^53, which would be "
+                "rounded; write them as strings and set dtype: string in dataset.yaml, or renumber them"
             )
 
 
@@ -150,7 +169,8 @@ def _duplicates(frame: pd.DataFrame, key: str, file: str) -> Iterator[str]:
     repeated = frame[key].duplicated()
     if repeated.any():
         example = int(frame.loc[repeated, key].iloc[0])
-        yield f"{file}: column {key} repeats an id in {int(repeated.sum())} rows (such as {example}); keep one row per id"
+        count = int(repeated.sum())
+        yield f"{file}: column {key} repeats an id in {count} rows (such as {example}); keep one row per id"
 
 
 def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
@@ -161,7 +181,7 @@ def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
             yield f"{file}: column {label} is neither 0, 1 nor null in {wrong} rows; a label is one of these"
     if len(frame) and not (frame[dataset.target] == 1).any():
         yield (
-            f"{file}: column {dataset.target} is 1 in none of {len(frame)} rows, so there is nothing to learn; "
+            f"{file}: column {dataset.target} is 1 in none of {len(frame)} rows: nothing to learn; "
             "check how it is made, or name another label in dataset.yaml"
         )
 
@@ -172,8 +192,8 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
     untimed = at.isna()
     if untimed.any() and dataset.history_until is None:
         yield (
-            f"{file}: column {name} is null in {int(untimed.sum())} rows; fill it, or set history_until in dataset.yaml "
-            "to the instant before which they happened"
+            f"{file}: column {name} is null in {int(untimed.sum())} rows; fill it, or set history_until in "
+            "dataset.yaml to the instant before which they happened"
         )
     if dataset.history_until is not None:
         early = int(
@@ -181,20 +201,21 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
         )
         if early:
             yield (
-                f"{file}: column {name} is before history_until ({dataset.history_until}) in {early} rows of users who "
-                "have rows without a timestamp; set history_until to the earliest timestamp"
+                f"{file}: column {name} is before history_until ({dataset.history_until}) in {early} rows of "
+                "users who have rows without a timestamp; set history_until to the earliest timestamp"
             )
     late = int((at > now).sum())
     if late:
         yield (
-            f"{file}: column {name} is in the future in {late} rows (up to {at.max()}); check its unit and its time zone"
+            f"{file}: column {name} is in the future in {late} rows (up to {at.max()}); "
+            "check its unit and its time zone"
         )
     before = at.groupby(frame[names.USER_ID]).shift()
     out_of_order = int((at < before).sum())
     if out_of_order:
         yield (
-            f"{file}: column {name} is out of order in {out_of_order} rows, each earlier than its user's row above; "
-            f"sort the file by {name}"
+            f"{file}: column {name} is out of order in {out_of_order} rows, each earlier than its user's row "
+            f"above; sort the file by {name}"
         )
 
 
@@ -218,5 +239,5 @@ def _unknown(
 
 
 def as_table(frame: pd.DataFrame) -> pa.Table:
-    """Takes an adapter's frame, gives the table that `validate` takes; a NaN in an object column is a null."""
+    """Takes an adapter's frame, gives the table that `validate` takes."""
     return pa.Table.from_pandas(frame, preserve_index=False)

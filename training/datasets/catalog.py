@@ -20,7 +20,7 @@ from training.validate import as_table, validate
 DEFAULT = "default"
 """KuaiRand where its files are found, else the synthetic world."""
 ADAPTER_VERSION = "1"
-"""Raised when an adapter reads the same files differently; what was prepared before is then prepared again."""
+"""Raised when an adapter reads the same files differently, so that nothing older is reused."""
 NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
 _DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: its adapter, and the folder of its files (None for the synthetic world)."""
+    """Where a data set comes from: its adapter and its files. The synthetic world has none."""
 
     name: str
     folder: Path | None
@@ -57,8 +57,8 @@ def find(source: str, data_dir: Path, say: Say) -> Source:
                 if files:
                     return Source(source, folder, tuple(files))
             raise DatasetError(
-                f"{source}: no files in {data_dir}/{{{','.join(adapter.FOLDERS)}}}; {adapter.HOW_TO_GET} in {data_dir} "
-                "(or set SHORTLIST_DATA_DIR)"
+                f"{source}: no files in {data_dir} (looked for {', '.join(adapter.FOLDERS)}); "
+                f"{adapter.HOW_TO_GET} there, or set SHORTLIST_DATA_DIR"
             )
     folder = Path(source)
     if folder.is_dir():

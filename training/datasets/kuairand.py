@@ -1,7 +1,7 @@
 """Reads KuaiRand-Pure: its official CSV files, or the parquet files of its last fortnight with histories.
 
-Histories (`user_sequences_*`) hold, per user, the last 50 exposures before the log begins, the last 50 likes and the
-last 50 long views, oldest first and without times. They become interactions without a timestamp.
+Histories (`user_sequences_*`) hold, per user, the last 50 exposures before the log begins, the last 50 likes
+and the last 50 long views, oldest first and without times. They become interactions without a timestamp.
 """
 
 from __future__ import annotations
@@ -109,11 +109,12 @@ def _interactions(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def _history(sequences: pd.DataFrame) -> pd.DataFrame:
-    """Takes the sequences, gives one row per past interaction: first what is older than the last 50 exposures.
+    """Takes the sequences, gives one row per interaction: first what is older than the last 50 exposures.
 
-    A repeat right after itself is one exposure, as in the log, where nearly all such repeats are exact duplicates.
-    Whether an exposure was a long view or a like is known, because the last 50 exposures hold at most 50 of either. Of an
-    older item it is known only where the other sequence is whole. A long view was a click; the rest is not known.
+    A repeat right after itself is one exposure, as in the log, where nearly all such repeats are exact
+    duplicates. Whether an exposure was a long view or a like is known, because the last 50 exposures hold at
+    most 50 of either. Of an older item it is known only where the other sequence is whole. A long view was a
+    click; the rest is not known.
     """
     watched = _explode(sequences, "watch_seq")
     again = (watched["item_id"] == watched["item_id"].shift()) & (

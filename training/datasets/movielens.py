@@ -1,4 +1,4 @@
-"""Reads MovieLens in its official layouts: `ratings.csv` (or parquet), 1M's `ratings.dat`, 100K's `u.data`."""
+"""Reads MovieLens in its official layouts: `ratings.csv` or parquet, 1M's `ratings.dat`, 100K's `u.data`."""
 
 from __future__ import annotations
 

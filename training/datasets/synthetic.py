@@ -1,8 +1,8 @@
 """Makes a world in which a good model is measurably better than a bad one, from one seed.
 
-Users and items have tastes in one latent space, around the centres of categories. A user is shown items that are popular
-on that day or near their taste, and clicks by taste, quality and surface. Tastes drift from one category to another, and
-an item's popularity rises and fades.
+Users and items have tastes in one latent space, around the centres of categories. A user is shown items that
+are popular on that day or near their taste, and clicks by taste, quality and surface. Tastes drift from one
+category to another, and an item's popularity rises and fades.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Size:
 
 @dataclass(frozen=True)
 class World:
-    """What the models cannot see: tastes (rows, latent), popularity by day, quality, and each user's activity."""
+    """What the models cannot see: tastes (rows, latent), popularity by day, quality, and each user's
+    activity.
+    """
 
     size: Size
     user_taste: Floats
