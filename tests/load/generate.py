@@ -75,7 +75,8 @@ async def run(
 ) -> Result:
     """Sends `rate` requests per second for `duration_s` and waits for the last answer.
 
-    `seed` draws the instants and the users. `warm_up` requests go first, one by one, and count for nothing: they open connections and fill caches.
+    `seed` draws the instants and the users. `warm_up` requests go first, one by one, and count for nothing:
+    they open connections and fill caches.
     """
     result, draw = Result(), random.Random(seed)
     limits = httpx.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS)

@@ -21,6 +21,8 @@ class Stalling(BaseHTTPRequestHandler):
     """Answers at once, but while the server is stalled only after the stall's end."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
+    disable_nagle_algorithm = True
     status = 200
     stalled_until = 0.0
 
