@@ -1,0 +1,161 @@
+"""Opens a bundle for serving: verified, then its manifest, data set, encoders and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from ensemble.contract import ErrorCode, StageError
+from ensemble.settings import Provider
+from feature_repo.affinity import user_item_feature_names
+from feature_repo.dataset import Dataset
+from feature_repo.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
+from training import manifest as bundle_files
+from training.encoders import Encoders
+from training.manifest import BundleError, Manifest, ModelSpec, read_dataset, read_manifest
+
+_PROVIDERS = {
+    Provider.CPU: "CPUExecutionProvider",
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+}
+
+
+class OnnxModel:
+    """One ONNX model: `open` loads it, a call runs it on encoded columns."""
+
+    def __init__(self, path: Path, spec: ModelSpec, provider: Provider, threads: int) -> None:
+        self.path, self.spec, self.provider, self.threads = path, spec, provider, threads
+        self._session: ort.InferenceSession | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns that it takes."""
+        return (*self.spec.categorical, *self.spec.numeric, *self.spec.lists)
+
+    def open(self) -> None:
+        """Loads the model on the chosen execution provider, once.
+
+        Raises:
+            BundleError: ONNX Runtime has no such provider here, or cannot read the model.
+        """
+        if self._session is not None:
+            return
+        wanted, available = _PROVIDERS[self.provider], ort.get_available_providers()
+        if wanted not in available:
+            found = ", ".join(available)
+            raise BundleError(
+                f"SHORTLIST_PROVIDER={self.provider}: {wanted} is not available here, only {found}; "
+                "install an onnxruntime built with it, or set SHORTLIST_PROVIDER=cpu"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(str(self.path), options, providers=[wanted])
+        except Exception as error:
+            raise BundleError(f"{self.path}: ONNX Runtime cannot load it: {error}") from error
+        if wanted not in session.get_providers():
+            raise BundleError(
+                f"SHORTLIST_PROVIDER={self.provider}: ONNX Runtime could not start {wanted}; "
+                "check the driver and its libraries, or set SHORTLIST_PROVIDER=cpu"
+            )
+        self._session = session
+
+    def __call__(self, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Takes encoded columns, (rows,) or for lists (rows, S), gives the model's output, float32.
+
+        Raises:
+            StageError: `contract`, an input is not what the model was exported with; `dependency`, the run
+            failed.
+        """
+        if self._session is None:
+            self.open()
+        assert self._session is not None
+        feeds: dict[str, npt.NDArray[Any]] = {name: columns[name] for name in self.spec.lists}
+        if self.spec.categorical:
+            feeds["categorical"] = np.stack([columns[name] for name in self.spec.categorical], axis=1)
+        if self.spec.numeric:
+            feeds["numeric"] = np.stack([columns[name] for name in self.spec.numeric], axis=1)
+        try:
+            (output,) = self._session.run([self.spec.output], feeds)
+        except Exception as error:
+            is_ours = type(error).__name__ in ("InvalidArgument", "ValueError")
+            code = ErrorCode.CONTRACT if is_ours else ErrorCode.DEPENDENCY
+            raise StageError(code, self.path.stem, str(error).splitlines()[0]) from error
+        result: npt.NDArray[np.float32] = output
+        return result
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Its models are loaded by the stages that run them."""
+
+    folder: Path
+    manifest: Manifest
+    dataset: Dataset
+    encoders: Encoders
+    user_tower: OnnxModel
+    ranker: OnnxModel
+
+    @classmethod
+    def open(
+        cls, folder: Path, provider: Provider = Provider.CPU, threads: int = 1, verify: bool = True
+    ) -> Bundle:
+        """Verifies a bundle's checksums, then reads it.
+
+        Raises:
+            BundleError: a file is missing, changed or unreadable, or a model wants a column that nobody
+            defines.
+        """
+        manifest = read_manifest(folder, verify=verify)
+        bundle = cls(
+            folder=folder,
+            manifest=manifest,
+            dataset=read_dataset(folder),
+            encoders=Encoders.load(folder / bundle_files.ENCODERS_FILE),
+            user_tower=OnnxModel(folder / manifest.user_tower.file, manifest.user_tower, provider, threads),
+            ranker=OnnxModel(folder / manifest.ranker.file, manifest.ranker, provider, threads),
+        )
+        known = {*bundle.user_features, *bundle.item_features, *user_item_feature_names(bundle.dataset)}
+        for model in (bundle.user_tower, bundle.ranker):
+            for name in model.features:
+                if name not in known or name not in bundle.encoders.fields:
+                    raise BundleError(
+                        f"{model.path}: wants {name}, which dataset.yaml or the encoders do not define"
+                    )
+        return bundle
+
+    @cached_property
+    def user_features(self) -> tuple[str, ...]:
+        """Everything known per request: the user id, the user views' columns, the context."""
+        columns = [name for view in USER_VIEWS for name in self.dataset.view_columns(view)]
+        return (USER_ID, *columns, *self.manifest.context)
+
+    @cached_property
+    def item_features(self) -> tuple[str, ...]:
+        """Everything known per item: the item id and the item views' columns."""
+        return (ITEM_ID, *(name for view in ITEM_VIEWS for name in self.dataset.view_columns(view)))
+
+    @cached_property
+    def item_ids(self) -> npt.NDArray[np.int64]:
+        """The catalogue's ids, ascending, int64 (I,)."""
+        ids: npt.NDArray[np.int64] = np.load(self.folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+        return ids
+
+    @cached_property
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """The catalogue's vectors, float32 (I,D), aligned with `item_ids`."""
+        vectors: npt.NDArray[np.float32] = np.load(
+            self.folder / bundle_files.ITEM_VECTORS_FILE, allow_pickle=False
+        )
+        return vectors

@@ -1,0 +1,54 @@
+"""The ensemble reads like its diagram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from merlin.dag import Node
+from merlin.schema import Schema
+
+from ensemble.bundle import Bundle
+from ensemble.contract import REQUEST_TENSORS
+from ensemble.settings import EnsembleSettings
+from ensemble.stage import tensor
+from ensemble.stages.encode import EncodeUser
+from ensemble.stages.filter import FilterCandidates
+from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
+from ensemble.stages.order import OrderCandidates
+from ensemble.stages.retrieve import RetrieveCandidates
+from ensemble.stages.score import ScoreCandidates
+from ensemble.stores.features import FeatureStore
+from ensemble.stores.items import ItemTable
+from ensemble.stores.vectors import VectorIndex
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the chain reads from."""
+
+    features: FeatureStore
+    vectors: VectorIndex
+    items: ItemTable
+
+
+def request_schema(bundle: Bundle) -> Schema:
+    """Describes what every request sends: the contract's tensors, and one int64 (B,1) per context column."""
+    fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in REQUEST_TENSORS]
+    return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
+
+
+def recommend_graph(bundle: Bundle, stores: Stores, settings: EnsembleSettings) -> Node:
+    """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
+    models = (*bundle.user_tower.features, *bundle.ranker.features)
+    known = tuple(name for name in bundle.user_features if name in models)
+    k, r, dataset = settings.k, settings.retrieved, bundle.dataset
+    return (
+        request_schema(bundle).column_names
+        >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
+        >> EncodeUser(bundle.user_tower, bundle.encoders, known, bundle.manifest.vector_width)
+        >> RetrieveCandidates(stores.vectors, k, r)
+        >> FilterCandidates(stores.items, k, r)
+        >> LookupItemFeatures(stores.items, dataset, bundle.ranker.features, k)
+        >> ScoreCandidates(bundle.ranker, bundle.encoders, dataset, k)
+        >> OrderCandidates(settings.exploration_temperature)
+    )

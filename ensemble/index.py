@@ -1,0 +1,215 @@
+"""`python -m ensemble.index`: puts a bundle's item vectors and cards into Redis, beside those that are
+serving."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from ensemble import contract
+from ensemble.settings import load_settings
+from ensemble.stores.client import connect
+from ensemble.stores.vectors import SEPARATOR, VECTOR_FIELD, alias, tags
+from training import manifest as bundle_files
+from training.manifest import BundleError, Manifest, read_manifest
+
+CHUNK = 1000
+POLL_S = 0.05
+TIMEOUT_MS = 60_000
+
+
+class IndexBuildError(RuntimeError):
+    """Says why the index was not built, and what to do."""
+
+
+def build_index(redis: Redis, folder: Path, keep: int, patience_s: float = 3600.0) -> bool:
+    """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
+    `keep`.
+
+    The bundle counts as built, and older ones go, only once every item is indexed. False where it was built
+    before.
+
+    Raises:
+        IndexBuildError: Redis lacks the search module or did not index every item; what was serving still
+        serves.
+    """
+    manifest = read_manifest(folder)
+    if is_built(redis, manifest):
+        return False
+    drop_bundle(redis, manifest.bundle)
+    try:
+        _write_items(redis, folder, manifest)
+        _command(redis, *create_command(manifest))
+        _wait(redis, manifest, patience_s)
+    except ResponseError as error:
+        drop_bundle(redis, manifest.bundle)
+        hint = "; start Redis with its search module" if "unknown command" in str(error).lower() else ""
+        raise IndexBuildError(f"Redis refused the index of {manifest.bundle}: {error}{hint}") from error
+    except IndexBuildError:
+        drop_bundle(redis, manifest.bundle)
+        raise
+    built = contract.bundles_key(manifest.dataset)
+    redis.zadd(built, {manifest.bundle: time.time()})
+    for old in _command(redis, "ZRANGE", built, 0, -keep - 1):
+        drop_bundle(redis, old.decode())
+        redis.zrem(built, old)
+    return True
+
+
+def is_built(redis: Redis, manifest: Manifest) -> bool:
+    """Tells whether the bundle was built before and every item is still there."""
+    if redis.zscore(contract.bundles_key(manifest.dataset), manifest.bundle) is None:
+        return False
+    try:
+        return indexed_items(redis, manifest.bundle) == manifest.items
+    except ResponseError:
+        return False
+
+
+def indexed_items(redis: Redis, bundle: str) -> int:
+    """Gives how many items the bundle's index holds; -1 while it is still indexing.
+
+    Raises:
+        ResponseError: there is no such index.
+    """
+    info = _info(redis, bundle)
+    return -1 if float(info["indexing"]) else int(info["num_docs"])
+
+
+def create_command(manifest: Manifest) -> tuple[str | int, ...]:
+    """Writes FT.CREATE: exact search (FLAT) or a graph (HNSW) over inner products, and the filterable
+    columns."""
+    spec = manifest.index
+    vector: list[str | int] = ["TYPE", "FLOAT32", "DIM", manifest.vector_width, "DISTANCE_METRIC", "IP"]
+    if spec.kind == "FLAT":
+        vector += ["INITIAL_CAP", max(1, manifest.items)]
+    else:
+        vector += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction, "EF_RUNTIME", spec.ef_runtime]
+    fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
+    for column, dtype in manifest.filters.items():
+        fields += [column, "AS", alias(manifest.filters, column)]
+        fields += ["NUMERIC"] if dtype == "float32" else ["TAG", "SEPARATOR", SEPARATOR]
+    prefix = contract.item_vector_prefix(manifest.bundle)
+    create = ("FT.CREATE", contract.index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
+    return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
+
+
+def drop_bundle(redis: Redis, bundle: str) -> None:
+    """Deletes a bundle's index, vectors and cards; nothing where there are none."""
+    with contextlib.suppress(ResponseError):  # there was none
+        _command(redis, "FT.DROPINDEX", contract.index_name(bundle))
+    for prefix in (contract.item_vector_prefix(bundle), contract.item_card_prefix(bundle)):
+        keys = redis.scan_iter(match=f"{prefix}*", count=CHUNK)
+        for chunk in _chunks(keys):
+            redis.unlink(*chunk)
+
+
+def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
+    ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False).tolist()
+    vectors = np.load(folder / bundle_files.ITEM_VECTORS_FILE, allow_pickle=False).astype("<f4")
+    wanted = ["item_id", *dict.fromkeys((*manifest.filters, *manifest.display))]
+    table = pq.read_table(folder / bundle_files.ITEM_TABLE_FILE, columns=wanted)
+    rows = {row["item_id"]: row for row in table.to_pylist()}
+    prefix = contract.item_vector_prefix(manifest.bundle)
+    for start in range(0, len(ids), CHUNK):
+        pipe = redis.pipeline(transaction=False)
+        for position in range(start, min(start + CHUNK, len(ids))):
+            item_id = ids[position]
+            row = rows.get(item_id, {})
+            fields: dict[Any, Any] = _attributes(row, manifest.filters)
+            fields[VECTOR_FIELD] = vectors[position].tobytes()
+            pipe.hset(f"{prefix}{item_id}", mapping=fields)
+            card = {name: _text(row.get(name)) for name in manifest.display}
+            pipe.set(contract.item_card_key(manifest.bundle, item_id), contract.encode_card(card))
+        pipe.execute()
+
+
+def _attributes(row: Mapping[str, Any], filters: Mapping[str, str]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for column, dtype in filters.items():
+        value = row.get(column)
+        values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+        if values:
+            found[column] = float(np.float32(values[0])) if dtype == "float32" else tags(values)
+    return found
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    return None if value is None else str(value)
+
+
+def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while (found := indexed_items(redis, manifest.bundle)) < manifest.items:
+        failures = int(_info(redis, manifest.bundle).get("hash_indexing_failures", 0))
+        if failures or (found >= 0 and time.monotonic() > deadline):
+            raise IndexBuildError(
+                f"{contract.index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, "
+                f"{failures} "
+                "failed; compare vector_width in the manifest with item_vectors.npy, and train again"
+            )
+        time.sleep(POLL_S)
+
+
+def _command(redis: Redis, *arguments: str | int) -> Any:
+    run: Any = redis.execute_command
+    return run(*arguments)
+
+
+def _info(redis: Redis, bundle: str) -> dict[str, Any]:
+    reply = _command(redis, "FT.INFO", contract.index_name(bundle))
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in pairs}
+
+
+def _chunks(keys: Any) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    for key in keys:
+        chunk.append(key)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Indexes one bundle; 0, or 1 with one line that says what is wrong."""
+    settings = load_settings()
+    parser = argparse.ArgumentParser(prog="python -m ensemble.index", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=settings.bundle, help="the bundle's folder")
+    parser.add_argument(
+        "--keep", type=int, default=settings.keep_bundles, help="bundles that stay, this one included"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.keep < 1:
+        parser.error("--keep must be at least 1")
+    started = time.monotonic()
+    try:
+        built = build_index(connect(settings.redis_address, TIMEOUT_MS), chosen.bundle, chosen.keep)
+    except (BundleError, IndexBuildError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except RedisError as error:
+        address = settings.redis_address
+        sys.stderr.write(f"Redis at {address}: {error}; start it, or set SHORTLIST_REDIS_ADDRESS\n")
+        return 1
+    done = f"indexed in {time.monotonic() - started:.1f} s" if built else "was indexed already"
+    sys.stdout.write(f"{chosen.bundle.resolve().name} {done}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,123 @@
+"""Settings of the model process and of the commands that prepare it; read from `SHORTLIST_*`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Provider(StrEnum):
+    """What runs the models: an execution provider of ONNX Runtime."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
+
+class EnsembleSettings(BaseSettings):
+    """Every number of the chain that may be turned, with its unit and which way to turn it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    var_dir: Path = Field(Path("var"), description="Where bundles, models and logs are kept.")
+    bundle_dir: Path | None = Field(
+        None, description="The bundle to index and export. Default: bundles/current."
+    )
+    redis_address: Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")] = Field(
+        "127.0.0.1:6379", description="host:port of the Redis that holds features, vectors and seen items."
+    )
+    redis_timeout_ms: PositiveInt = Field(
+        200, description="Milliseconds a round trip to Redis may take. Lower: a stalled Redis fails sooner."
+    )
+    k: PositiveInt = Field(
+        100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."
+    )
+    max_overfetch: NonNegativeInt = Field(
+        400,
+        description="Most items retrieved beyond K, to make up for seen and excluded ones. Higher: "
+        "fewer short slates for users who have seen much, slower retrieval for them.",
+    )
+    max_seen: PositiveInt = Field(
+        1024,
+        description="S, most seen items read per user, newest first. Lower: older ones may be answered "
+        "again.",
+    )
+    provider: Provider = Field(Provider.CPU, description="What runs the models: cpu, cuda or tensorrt.")
+    ort_threads: PositiveInt = Field(
+        1,
+        description="Threads of one model run. Higher: faster large batches, but cores taken from "
+        "neighbours.",
+    )
+    refresh_s: PositiveFloat = Field(
+        60,
+        description="Seconds between two readings of the item features. Lower: fresher, more load on Redis.",
+    )
+    exploration_temperature: NonNegativeFloat = Field(
+        0.0, description="Gumbel top-k temperature. 0: off, the best first. Higher: more random slates."
+    )
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32,
+        description="Most requests that run together. Higher: more throughput under load, longer single "
+        "runs.",
+    )
+    queue_delay_us: NonNegativeInt = Field(
+        0,
+        description="Microseconds a request may wait for others to join it. Higher: fuller batches, later "
+        "answers.",
+    )
+    keep_bundles: PositiveInt = Field(
+        2,
+        description="Bundles per data set whose vectors stay in Redis. Higher: older roll-backs, more "
+        "memory.",
+    )
+
+    @model_validator(mode="after")
+    def _overfetch_is_worth_reading(self) -> Self:
+        if self.max_seen < self.max_overfetch:
+            raise ValueError(
+                "max_seen must be at least max_overfetch: what is not read cannot be made up for"
+            )
+        return self
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle_dir or self.var_dir / "bundles" / "current"
+
+    @property
+    def retrieved(self) -> int:
+        """R, the width of `retrieved_ids`."""
+        return self.k + self.max_overfetch
+
+
+def load_settings() -> EnsembleSettings:
+    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
+    try:
+        return EnsembleSettings()
+    except ValidationError as error:
+        sys.stderr.write(describe(error) + "\n")
+        raise SystemExit(2) from None
+
+
+def describe(error: ValidationError) -> str:
+    """Names each wrong setting, its value and what is expected, in one line."""
+    parts = []
+    for e in error.errors():
+        name = "__".join(str(p) for p in e["loc"]).upper()
+        parts.append(f"SHORTLIST_{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
+    return "settings: " + "; ".join(parts)

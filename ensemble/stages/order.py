@@ -1,0 +1,136 @@
+"""Orders the candidates into the slate: the best first, or with a little exploration."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from merlin.schema import Schema
+
+from ensemble.contract import MAX_N, PAD_ID, Degradation, degradation_mask
+from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stages.filter import IS_FILTER_DEGRADED
+from ensemble.stages.lookup import IS_UNKNOWN_USER
+
+
+def top_n(
+    ids: Int[np.ndarray, "B K"], scores: Float[np.ndarray, "B K"], mask: Bool[np.ndarray, "B K"], n: int
+) -> tuple[Int[np.ndarray, "B N"], Float[np.ndarray, "B N"]]:
+    """Takes the `n` highest-scoring live candidates, best first; ties keep retrieval order.
+
+    Live means mask True and score finite. With fewer than `n`, the tail is PAD_ID, score -inf.
+    """
+    sunk = np.where(mask & np.isfinite(scores), scores, -np.inf).astype(np.float32)
+    best = np.argsort(-sunk, axis=1, kind="stable")[:, :n]
+    top_scores = np.take_along_axis(sunk, best, axis=1)
+    top_ids = np.where(np.isneginf(top_scores), PAD_ID, np.take_along_axis(ids, best, axis=1))
+    missing = ((0, 0), (0, max(0, n - ids.shape[1])))
+    return np.pad(top_ids, missing, constant_values=PAD_ID), np.pad(
+        top_scores, missing, constant_values=-np.inf
+    )
+
+
+def gumbel_keys(
+    scores: Float[np.ndarray, "B K"], seeds: Int[np.ndarray, "B 1"], temperature: float
+) -> tuple[Float[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+    """Gives log-weights log(p)/temperature, and those plus Gumbel noise: sorting the latter samples without
+    replacement in proportion to the weights.
+
+    Each row draws from a generator of its own seed, so that it never depends on its neighbours.
+    Source: Kool, van Hoof, Welling 2019, Stochastic Beams and Where to Find Them, section 2.
+    """
+    weights = np.log(np.maximum(scores.astype(np.float64), 1e-12)) / temperature
+    noise = [np.random.default_rng(abs(int(seed))).gumbel(size=scores.shape[1]) for seed in seeds[:, 0]]
+    return weights, weights + np.stack(noise)
+
+
+def propensities_of(
+    weights: Float[np.ndarray, "B K"], mask: Bool[np.ndarray, "B K"], order: Int[np.ndarray, "B N"]
+) -> Float[np.ndarray, "B N"]:
+    """Gives the probability that each place of the slate got its item, given the places before it.
+
+    Source: Plackett-Luce, P(item | before) = exp(w) / sum of exp(w) over the candidates not placed yet.
+    """
+    sunk = np.where(mask, weights, -np.inf)
+    top = np.max(sunk, axis=1, keepdims=True, initial=-1e300)
+    mass = np.exp(sunk - top)
+    placed = np.take_along_axis(mass, order, axis=1)
+    left = mass.sum(axis=1, keepdims=True) - np.cumsum(placed, axis=1) + placed
+    return np.divide(placed, left, out=np.zeros_like(placed), where=left > 0).clip(0, 1).astype(np.float32)
+
+
+class OrderCandidates(Stage):
+    """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
+
+    With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the
+    answer; without, every propensity is 1. `item_scores` are always P(click). It sums up what `degraded`
+    says.
+    """
+
+    reads = (
+        "candidate_ids",
+        "ranking_scores",
+        "candidate_mask",
+        "n",
+        "seed",
+        IS_UNKNOWN_USER,
+        IS_FILTER_DEGRADED,
+    )
+
+    def __init__(self, temperature: float = 0.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    @property
+    def writes(self) -> Schema:
+        """The slate (B,N), its propensities, and `degraded`, a bit mask of `Degradation`."""
+        return Schema(
+            [
+                tensor("item_ids", np.int64, MAX_N),
+                tensor("item_scores", np.float32, MAX_N),
+                tensor("propensities", np.float32, MAX_N),
+                tensor("degraded", np.int64, 1),
+            ]
+        )
+
+    def run(  # type: ignore[override]
+        self,
+        candidate_ids: Array,
+        ranking_scores: Array,
+        candidate_mask: Array,
+        n: Array,
+        seed: Array,
+        is_unknown_user: Array,
+        is_filter_degraded: Array,
+    ) -> Tensors:
+        """Orders each row, and cuts it to its own `n`."""
+        if self.temperature:
+            item_ids, item_scores, chances = self._explore(
+                candidate_ids, ranking_scores, candidate_mask, seed
+            )
+        else:
+            item_ids, item_scores = top_n(candidate_ids, ranking_scores, candidate_mask, MAX_N)
+            chances = np.ones(item_ids.shape, dtype=np.float32)
+        is_served = (np.arange(MAX_N) < n) & (item_ids != PAD_ID)
+        flags = {
+            Degradation.UNKNOWN_USER: is_unknown_user[:, 0],
+            Degradation.SHORT: is_served.sum(axis=1) < n[:, 0],
+            Degradation.FILTER_CANDIDATES: is_filter_degraded[:, 0],
+        }
+        degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
+        return {
+            "item_ids": np.where(is_served, item_ids, PAD_ID),
+            "item_scores": np.where(is_served, item_scores, np.float32(-np.inf)),
+            "propensities": np.where(is_served, chances, np.float32(0)),
+            "degraded": np.asarray(degraded, dtype=np.int64)[:, None],
+        }
+
+    def _explore(self, ids: Array, scores: Array, mask: Array, seeds: Array) -> tuple[Array, Array, Array]:
+        weights, keys = gumbel_keys(scores, seeds, self.temperature)
+        places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        order, _ = top_n(places, keys, mask, MAX_N)
+        taken = np.where(order == PAD_ID, 0, order)
+        item_ids = np.where(order == PAD_ID, PAD_ID, np.take_along_axis(ids, taken, axis=1))
+        item_scores = np.where(
+            order == PAD_ID, np.float32(-np.inf), np.take_along_axis(scores, taken, axis=1)
+        )
+        return item_ids, item_scores, propensities_of(weights, mask, taken)

@@ -1,0 +1,245 @@
+"""Reads features as Feast wrote them: a protocol, its memory twin, and Redis in one pipelined round trip."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+import mmh3
+import numpy as np
+import numpy.typing as npt
+from feast.protos.feast.types.Value_pb2 import Value, ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis import Redis
+
+from ensemble import contract
+from feature_repo import names
+from feature_repo.dataset import Column, Columns, Dataset, Role
+
+Ids = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Raw features of some keys. `is_found` bool (rows,): at least one view has a live row of the key.
+
+    A column is int64 with `NULL_INT`, float32 with NaN, or object with None: (rows,), or (rows, S) for a
+    list.
+    """
+
+    columns: dict[str, Array]
+    is_found: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class UserRows(Rows):
+    """Features of users, and `seen_item_ids` int64 (rows, S), newest first, padded with `PAD_ID`."""
+
+    seen_item_ids: Ids
+
+
+@runtime_checkable
+class FeatureStore(Protocol):
+    """Gives the live features of known keys. A key without a row reads as null, never as an error."""
+
+    def read_users(self, user_ids: Ids) -> UserRows:
+        """Reads the features and the seen items of users (B,) in one round trip."""
+        ...
+
+    def read_items(self, item_ids: Ids) -> Rows:
+        """Reads the features of items (rows,) in one round trip."""
+        ...
+
+
+def columns_of(dataset: Dataset, views: Iterable[str]) -> Columns:
+    """Lists the columns of some views, in order."""
+    return {name: column for view in views for name, column in dataset.view_columns(view).items()}
+
+
+class MemoryFeatureStore:
+    """Features in a dict: the twin for tests and for a laptop."""
+
+    def __init__(self, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
+        self.dataset, self.clock, self.max_seen = dataset, clock, max_seen
+        self.rows: dict[tuple[str, int], tuple[datetime, dict[str, Any]]] = {}
+        self.seen: dict[int, Sequence[int]] = {}
+
+    def put(self, view: str, key: int, values: Mapping[str, Any], event_timestamp: datetime) -> None:
+        """Stores a row of a view; None is null."""
+        self.rows[view, key] = (event_timestamp, dict(values))
+
+    def read_users(self, user_ids: Ids) -> UserRows:
+        """Reads the features and the seen items of users."""
+        rows = self._read(names.USER_VIEWS, user_ids)
+        seen = [np.asarray(self.seen.get(int(u), ()), dtype=np.int64) for u in user_ids]
+        return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
+
+    def read_items(self, item_ids: Ids) -> Rows:
+        """Reads the features of items."""
+        return self._read(names.ITEM_VIEWS, item_ids)
+
+    def _read(self, views: Sequence[str], keys: Ids) -> Rows:
+        found = np.zeros(len(keys), dtype=np.bool_)
+        values: list[list[Any]] = [[] for _ in keys]
+        for view in views:
+            for row, key in enumerate(keys.tolist()):
+                timestamp, stored = self.rows.get((view, key), (None, {}))
+                is_live = timestamp is not None and _is_live(
+                    self.dataset, view, timestamp.timestamp(), self.clock
+                )
+                found[row] |= is_live
+                values[row] += [stored.get(n) if is_live else None for n in self.dataset.view_columns(view)]
+        return Rows(to_columns(columns_of(self.dataset, views), values), found)
+
+
+class RedisFeatureStore:
+    """Reads Feast 0.48's Redis layout without its SDK: one HMGET per key, all in one pipeline.
+
+    Feast keeps all views of an entity in one hash per key and project, a view's event time under
+    `_ts:{view}`. A view's row older than its ttl, against the serving clock, reads as missing; Feast itself
+    does not check.
+    """
+
+    def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
+        self.redis, self.max_seen = redis, max_seen
+        self._users = _EntityReader(dataset, names.USER_ID, names.USER_VIEWS, clock)
+        self._items = _EntityReader(dataset, names.ITEM_ID, names.ITEM_VIEWS, clock)
+
+    def read_users(self, user_ids: Ids) -> UserRows:
+        """Reads the features and the seen items of users."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for user_id in user_ids.tolist():
+            pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
+            pipe.execute_command("GETRANGE", contract.seen_key(user_id), 0, 8 * self.max_seen - 1)
+        replies = pipe.execute()
+        rows = self._users.decode(replies[::2])
+        seen = [contract.decode_seen(value) for value in replies[1::2]]
+        return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
+
+    def read_items(self, item_ids: Ids) -> Rows:
+        """Reads the features of items."""
+        return self.decode_items(self.fetch_items(item_ids))
+
+    @property
+    def item_fields(self) -> int:
+        """How many values one item's reply has."""
+        return len(self._items.fields)
+
+    @property
+    def items_expire(self) -> bool:
+        """Whether an unchanged row may read differently later, because its view has a ttl."""
+        return any(self._items.dataset.ttl(view) is not None for view in names.ITEM_VIEWS)
+
+    def fetch_items(self, item_ids: Ids) -> list[list[bytes | None]]:
+        """Reads items as they are stored, so that a refresh can tell which of them changed."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for item_id in item_ids.tolist():
+            pipe.execute_command("HMGET", self._items.key(item_id), *self._items.fields)
+        replies: list[list[bytes | None]] = pipe.execute()
+        return replies
+
+    def decode_items(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
+        """Decodes what `fetch_items` gave."""
+        return self._items.decode(replies)
+
+
+class _EntityReader:
+    """Knows the keys and hash fields of one entity, and decodes its replies."""
+
+    def __init__(self, dataset: Dataset, join_key: str, views: Sequence[str], clock: Clock) -> None:
+        self.dataset, self.clock = dataset, clock
+        self.columns = columns_of(dataset, views)
+        self.fields: list[bytes | str] = []
+        self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
+        for view in views:
+            start = len(self.fields)
+            self.fields += [_field(view, name) for name in dataset.view_columns(view)]
+            self.slices.append((view, start, len(self.fields)))
+            self.fields.append(f"_ts:{view}")
+        name = join_key.encode()
+        # Feast's entity key of version 3, whose value comes last: number of keys, type, length, name, type,
+        # length.
+        self.prefix = struct.pack("<III", 1, ValueType.STRING, len(name)) + name
+        self.prefix += struct.pack("<II", ValueType.INT64, 8)
+        self.suffix = dataset.name.encode()
+
+    def key(self, value: int) -> bytes:
+        return self.prefix + struct.pack("<q", value) + self.suffix
+
+    def decode(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
+        found = np.zeros(len(replies), dtype=np.bool_)
+        values: list[list[Any]] = []
+        for row, reply in enumerate(replies):
+            decoded: list[Any] = []
+            for view, start, end in self.slices:
+                stamp = reply[end]
+                is_live = bool(stamp) and _is_live(
+                    self.dataset, view, Timestamp.FromString(stamp).seconds, self.clock
+                )
+                found[row] |= is_live
+                decoded += [_value(v) for v in reply[start:end]] if is_live else [None] * (end - start)
+            values.append(decoded)
+        return Rows(to_columns(self.columns, values), found)
+
+
+def to_columns(columns: Columns, values: Sequence[Sequence[Any]]) -> dict[str, Array]:
+    """Takes rows of Python values in the columns' order, None for null, gives one array per column."""
+    return {
+        name: _to_array(column, [row[position] for row in values])
+        for position, (name, column) in enumerate(columns.items())
+    }
+
+
+def _to_array(column: Column, values: Sequence[Any]) -> Array:
+    dtype, null = _storage(column)
+    if column.role is not Role.LIST:
+        array: Array = np.empty(len(values), dtype=dtype)
+        array[:] = [null if v is None else v for v in values]
+        return array
+    array = np.full((len(values), column.max_length), null, dtype=dtype)
+    for row, elements in enumerate(values):
+        if elements:
+            kept = elements[: column.max_length]
+            array[row, : len(kept)] = kept
+    return array
+
+
+def _storage(column: Column) -> tuple[type, Any]:
+    if column.dtype == "string":
+        return object, None
+    if column.dtype == "float32":
+        return np.float32, np.nan
+    return np.int64, names.NULL_INT
+
+
+def _is_live(dataset: Dataset, view: str, stamp_s: float, clock: Clock) -> bool:
+    ttl = dataset.ttl(view)
+    return ttl is None or clock().timestamp() - stamp_s <= ttl.total_seconds()
+
+
+def _field(view: str, feature: str) -> bytes:
+    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
+
+
+def _value(data: bytes | None) -> Any:
+    if not data:
+        return None
+    value = Value.FromString(data)
+    kind = value.WhichOneof("val")
+    if kind is None:
+        return None
+    found = getattr(value, kind)
+    return list(found.val) if kind.endswith("_list_val") else found
+
+
+def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:
+    padded = np.full((len(seen), width), contract.PAD_ID, dtype=np.int64)
+    for row, item_ids in enumerate(seen):
+        kept = item_ids[:width]
+        padded[row, : len(kept)] = kept
+    return padded

@@ -1,0 +1,158 @@
+"""Finds the items nearest to a user vector: a protocol, its exact memory twin, and Redis search in one
+round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from ensemble.contract import PAD_ID, ErrorCode, Filters, Stage, StageError, index_name
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+VECTOR_FIELD = "vector"
+SEPARATOR = ","
+
+
+@runtime_checkable
+class VectorIndex(Protocol):
+    """Gives the items with the greatest inner product with a vector, among those that pass a filter."""
+
+    def search(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> tuple[Ids, Floats]:
+        """Takes vectors (B,D) and per user how many items and which filters; gives ids and scores (B,width).
+
+        Best first, equal scores by ascending item id; the tail is `PAD_ID`, score -inf. An item passes a
+        filter where its column holds one of the values. A catalogue of fewer items than asked for gives
+        what it has.
+        """
+        ...
+
+
+def check_filters(filters: Filters, kinds: Mapping[str, str]) -> None:
+    """Compares a request's filters with the columns that the bundle lets it filter on, and their dtypes.
+
+    Raises:
+        StageError: `bad_request`, naming the column and what would be right.
+    """
+    for column, values in filters.items():
+        if column not in kinds:
+            known = ", ".join(sorted(kinds)) or "none"
+            _reject(f"filters.{column}: this bundle cannot filter on it; it can on: {known}")
+        if not values:
+            _reject(f"filters.{column}: the list is empty; name at least one value, or leave the filter out")
+        expected: tuple[type, ...] = {"string": (str,), "float32": (int, float)}.get(kinds[column], (int,))
+        for value in values:
+            if not isinstance(value, expected) or isinstance(value, bool):
+                _reject(f"filters.{column}: {value!r} is not of type {kinds[column]}")
+
+
+def _reject(message: str) -> None:
+    raise StageError(ErrorCode.BAD_REQUEST, Stage.RETRIEVE_CANDIDATES, message)
+
+
+class MemoryVectorIndex:
+    """Exact search over arrays: the twin for tests and for a laptop."""
+
+    def __init__(self, item_ids: Ids, vectors: Floats, attributes: Mapping[str, Array] | None = None) -> None:
+        """Takes ids (I,), vectors (I,D), and filterable columns, raw, (I,) or (I,L) where a list."""
+        self.item_ids, self.vectors, self.attributes = item_ids, vectors, dict(attributes or {})
+
+    def search(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> tuple[Ids, Floats]:
+        """Finds the nearest items by computing every score."""
+        ids, scores = _blank(len(vectors), width)
+        for row, vector in enumerate(vectors):
+            kept = np.ones(len(self.item_ids), dtype=np.bool_)
+            for column, values in filters[row].items():
+                held = self.attributes[column].reshape(len(self.item_ids), -1)
+                kept &= np.isin(held, np.asarray(values, dtype=held.dtype)).any(axis=1)
+            products = self.vectors[kept] @ vector
+            _fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
+        return ids, scores
+
+
+class RedisVectorIndex:
+    """RediSearch's KNN with inner products, filters applied before the search; all users in one pipeline."""
+
+    def __init__(self, redis: Redis, bundle: str, kinds: Mapping[str, str]) -> None:
+        """Takes the bundle whose index is searched, and its filterable columns in order, with their
+        dtypes."""
+        self.redis, self.index, self.kinds = redis, index_name(bundle), dict(kinds)
+
+    def search(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> tuple[Ids, Floats]:
+        """Finds the nearest items with one FT.SEARCH per user."""
+        pipe: Any = self.redis.pipeline(transaction=False)
+        for vector, count, wanted in zip(vectors, counts, filters, strict=True):
+            pipe.execute_command(*self._command(vector, min(count, width), wanted))
+        ids, scores = _blank(len(vectors), width)
+        try:
+            replies = pipe.execute()
+        except ResponseError as error:
+            if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
+                message = f"Redis has no index {self.index}; run python -m ensemble.index"
+                raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
+            raise
+        for row, reply in enumerate(replies):
+            # A reply is the number of items, then per item its key and ["distance", value].
+            found = np.array([key.rpartition(b":")[2] for key in reply[1::2]], dtype=np.int64)
+            # RediSearch's inner-product distance is 1 minus the inner product.
+            products = 1.0 - np.array([pair[1] for pair in reply[2::2]], dtype=np.float64)
+            _fill(ids, scores, row, found, products.astype(np.float32), len(found))
+        return ids, scores
+
+    def _command(self, vector: Floats, count: int, filters: Filters) -> tuple[Any, ...]:
+        query = f"{filter_query(filters, self.kinds)}=>[KNN {count} @{VECTOR_FIELD} $vector AS distance]"
+        blob = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+        command = ("FT.SEARCH", self.index, query, "RETURN", 1, "distance", "SORTBY", "distance", "ASC")
+        return (*command, "LIMIT", 0, count, "PARAMS", 2, "vector", blob, "DIALECT", 2)
+
+
+def alias(kinds: Mapping[str, str], column: str) -> str:
+    """Names a filterable column inside a query, where a user's own column name might not be a word."""
+    return f"f{list(kinds).index(column)}"
+
+
+def tag(value: object) -> str:
+    """Writes a value as a tag: hex, so that no value needs escaping, whatever it holds."""
+    return str(value).encode().hex()
+
+
+def tags(values: Sequence[object]) -> str:
+    """Writes the values that an item holds."""
+    return SEPARATOR.join(tag(v) for v in values)
+
+
+def filter_query(filters: Filters, kinds: Mapping[str, str]) -> str:
+    """Writes a request's filters as the part of a RediSearch query before the KNN; `*` where there are
+    none."""
+    terms = []
+    for column, values in filters.items():
+        field = f"@{alias(kinds, column)}"
+        if kinds[column] == "float32":
+            ranges = "|".join(f"{field}:[{np.float32(v)} {np.float32(v)}]" for v in values)
+            terms.append(f"({ranges})")
+        else:
+            terms.append(f"{field}:{{{'|'.join(tag(v) for v in values)}}}")
+    return f"({' '.join(terms)})" if terms else "*"
+
+
+def _blank(rows: int, width: int) -> tuple[Ids, Floats]:
+    return np.full((rows, width), PAD_ID, dtype=np.int64), np.full((rows, width), -np.inf, dtype=np.float32)
+
+
+def _fill(ids: Ids, scores: Floats, row: int, found: Ids, products: Floats, count: int) -> None:
+    best = np.lexsort((found, -products))[:count]
+    ids[row, : len(best)] = found[best]
+    scores[row, : len(best)] = products[best]
