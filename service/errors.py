@@ -59,7 +59,7 @@ def problem(status: int, detail: str, *, request_id: str = "", **more: Any) -> R
     document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if request_id:
         document["instance"] = f"urn:request:{request_id}"
-    return Response(json.dumps(document | more).encode(), status, media_type=PROBLEM_TYPE)
+    return Response(json.dumps(document | more).encode(), int(status), media_type=PROBLEM_TYPE)
 
 
 def request_id_of(request: Request) -> str:
@@ -72,38 +72,38 @@ _REMEDIES = {
     "extra_forbidden": "is not a field of this request: remove it, or see /docs for the fields",
     "json_invalid": "is not valid JSON",
     "int_type": "must be an integer, without quotes or decimals",
+    "string_type": "must be a string",
     "int_from_float": "must be an integer, without decimals",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "model_attributes_type": "must be a JSON object sent with content-type: application/json",
 }
+_NOT_THE_CALLERS = ("int", "str", "[key]")
+"""Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
 
 
-def _field_error(error: dict[str, Any]) -> dict[str, str]:
+def _field_error(error: dict[str, Any]) -> tuple[str, str]:
     """Takes one error of pydantic's, gives the field as the caller wrote it and what it must be."""
     kind, location = error["type"], list(error["loc"])
     where = location[0] if location else "body"
     path = [str(part) for part in location[1:]]
     if kind == "json_invalid":  # its location is a byte offset
-        return {"field": "body", "message": f"is not valid JSON near byte {path[0] if path else 0}"}
-    if path and path[-1] in (
-        "int",
-        "str",
-        "[key]",
-    ):  # a union's branch or a mapping's key: no name of the caller's
+        return "body", f"is not valid JSON near byte {path[0] if path else 0}"
+    if path and path[-1] in _NOT_THE_CALLERS:
         path.pop()
     message = _REMEDIES.get(kind) or error["msg"].replace("Input should", "must").replace("Value error, ", "")
-    return {"field": ".".join(path) or str(where), "message": message}
+    return ".".join(path) or str(where), message
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    wrong = []
+    messages: dict[str, list[str]] = {}
     for one in error.errors():
-        field = _field_error(one)
-        if field not in wrong:
-            wrong.append(field)
+        field, message = _field_error(one)
+        if message not in messages.setdefault(field, []):  # one per branch, where several types are allowed
+            messages[field].append(message)
+    wrong = [{"field": field, "message": " or ".join(several)} for field, several in messages.items()]
     is_json = not any(one["type"] == "json_invalid" for one in error.errors())
     detail = "; ".join(f"{one['field']} {one['message']}" for one in wrong)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if is_json else HTTPStatus.BAD_REQUEST

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
+import structlog
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -14,6 +15,8 @@ from service.deadline import Deadline
 from service.errors import DependencyUnavailable
 from service.routes import AnswersDep
 from service.schemas import Dependency, Health, Readiness
+
+log = structlog.get_logger()
 
 router = APIRouter(tags=["operations"])
 
@@ -57,6 +60,9 @@ async def _checked(check: Awaitable[str]) -> Dependency:
         is_ready, detail = False, error.reason
     except StageError as error:
         is_ready, detail = False, f"{error.stage}: {error.message}"
+    except Exception:
+        log.exception("bug")
+        is_ready, detail = False, "the check itself failed; the log says how"
     return Dependency(
         is_ready=is_ready, detail=detail, check_ms=round((time.monotonic() - started) * 1000, 3)
     )

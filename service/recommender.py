@@ -87,7 +87,7 @@ class TritonRecommender:
         try:
             result = await self._client.infer(
                 self._model,
-                [_input(name, tensor) for name, tensor in tensors.items()],
+                [triton_input(name, tensor) for name, tensor in tensors.items()],
                 outputs=self._explained if request.explain else self._outputs,
                 client_timeout=left_s,
             )
@@ -126,7 +126,8 @@ def triton_error(status: str, message: str) -> Exception:
     return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}")
 
 
-def _input(name: str, tensor: Array) -> triton.InferInput:
+def triton_input(name: str, tensor: Array) -> triton.InferInput:
+    """Packs one tensor for the request."""
     holder = triton.InferInput(name, tensor.shape, _DTYPES[tensor.dtype])
     holder.set_data_from_numpy(tensor)
     return holder

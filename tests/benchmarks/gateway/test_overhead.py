@@ -1,0 +1,91 @@
+"""What the gateway itself adds to a request: everything but the ensemble, Redis and the network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+import structlog
+
+from ensemble import contract
+from service.recommender import triton_input
+from service.schemas import RecommendRequest
+from service.tensors import Slate, decode_slate, encode_request
+from tests.builders.gateway import make_app, make_outputs
+
+
+class Prepared:
+    """Answers at once with what the ensemble said before, so that only the gateway's work is timed."""
+
+    def __init__(self, request: RecommendRequest) -> None:
+        self.slate = decode_slate(make_outputs(n=request.n, k=100), request.n, request.explain)
+
+    async def recommend(self, *_: Any) -> Slate:
+        """Gives the same slate again."""
+        return self.slate
+
+    async def check(self, *_: Any) -> str:
+        """Is always there."""
+        return "prepared"
+
+
+@pytest.mark.benchmark(group="gateway")
+@pytest.mark.parametrize("is_explained", [False, True], ids=["slate", "explain"])
+def test_request(benchmark: Any, tmp_path: Any, is_explained: bool) -> None:
+    """One POST of 10 items through every layer, from the parsed HTTP request to the bytes of the answer."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.ReturnLoggerFactory(),
+    )
+    body = {"user_id": 7, "n": 10, "exclude_item_ids": [1, 2], "explain": is_explained}
+    app = make_app(tmp_path, Prepared(RecommendRequest(**body)))
+    data = json.dumps(body).encode()
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/recommendations",
+        "raw_path": b"/v1/recommendations",
+        "query_string": b"",
+        "headers": [(b"host", b"gateway"), (b"content-type", b"application/json")],
+    }
+
+    async def once() -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": data, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(dict(scope), receive, send)
+        return sent
+
+    with asyncio.Runner() as runner:
+        sent = benchmark(lambda: runner.run(once()))
+    answer = json.loads(sent[1]["body"])
+    assert sent[0]["status"] == 200
+    assert len(answer["items"]) == 10
+    assert ("explain" in answer) == is_explained
+
+
+@pytest.mark.benchmark(group="gateway")
+def test_tensors(benchmark: Any) -> None:
+    """The request's tensors as Triton's client holds them, and the slate out of the answer's."""
+    request = RecommendRequest(user_id=7, n=10, exclude_item_ids=[1, 2])
+    outputs = make_outputs(k=100)
+
+    def both() -> Slate:
+        for name, tensor in encode_request(request, ("context_tab",), 0, 0).items():
+            triton_input(name, tensor)
+        return decode_slate(outputs, request.n, False)
+
+    slate = benchmark(both)
+    assert len(slate.item_ids) == 10
+    assert contract.PAD_ID not in slate.item_ids

@@ -1,0 +1,200 @@
+"""A small bundle, fakes and a client, for the gateway's tests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from ensemble import contract
+from service.bundle import Bundle, Card, read_bundle
+from service.deadline import Deadline
+from service.errors import DependencyUnavailable
+from service.main import build_app
+from service.schemas import RecommendRequest
+from service.settings import Settings
+from service.store import MemoryStore, Store
+from service.tensors import Array, Slate, decode_slate
+
+BUNDLE = "synthetic-1"
+CATALOGUE = 400
+CONTEXT = ("context_hour", "context_tab")
+SEEN = {7: [3, 1, 205], 8: [0, 1, 2, 3, 4]}
+"""User 7 has seen two of the popular items and one more; anyone else, but user 8, nothing."""
+
+
+def card_of(item_id: int) -> Card:
+    """The display fields of any item of the small bundle."""
+    return {"item_title": f"Item {item_id}", "item_genre": ("comedy", "drama", "crime")[item_id % 3]}
+
+
+def write_bundle(folder: Path, **changes: Any) -> Path:
+    """Writes the two files that the gateway reads; `changes` replace fields of the manifest."""
+    items = [{"item_id": i, "score": 1 - i / 200, **card_of(i), "item_genre_id": i % 3} for i in range(200)]
+    popular = json.dumps({"bundle": BUNDLE, "items": items}).encode()
+    manifest = {
+        "format": 1,
+        "bundle": BUNDLE,
+        "dataset": "synthetic",
+        "created_at": "2026-01-01T00:00:00Z",
+        "git_commit": "0" * 40,
+        "seed": 0,
+        "versions": {"nvtabular": "23.8.0"},
+        "checksums": {"popular.json": hashlib.sha256(popular).hexdigest()},
+        "items": CATALOGUE,
+        "vector_width": 65,
+        "score_range": [-1.0, 2.0],
+        "context": CONTEXT,
+        "display": ["item_title", "item_genre"],
+        "display_name": "item_title",
+        "filters": {"item_genre": "string", "item_genre_id": "int64", "item_year": "int64"},
+        "sample_user_ids": [7, 8, 9],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "popular.json").write_bytes(popular)
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    return folder
+
+
+def make_bundle(folder: Path) -> Bundle:
+    """The small bundle, read back."""
+    return read_bundle(write_bundle(folder))
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings of the tests: whatever the machine's environment says, and with time to spare."""
+    return Settings(**({"latency_budget_ms": 2000, "reserve_ms": 500, "redis_timeout_ms": 500} | values))
+
+
+def make_outputs(
+    user_id: int = 7, n: int = 10, excluded: Sequence[int] = (), seen: Sequence[int] = (), k: int = 20
+) -> dict[str, Array]:
+    """The ensemble's output tensors, as the contract describes them, for a world without models.
+
+    The user's retrieved items are 200 + user_id, 201 + user_id, ...; the ranker likes even ids better.
+    """
+    retrieved = (200 + user_id % CATALOGUE + np.arange(k + 5)) % CATALOGUE
+    rules = list(contract.Rule)
+    removed = np.zeros(len(retrieved), dtype=np.int8)
+    removed[np.isin(retrieved, np.array(excluded, dtype=np.int64))] = 1 + rules.index(contract.Rule.EXCLUDED)
+    removed[np.isin(retrieved, np.array(seen, dtype=np.int64))] = 1 + rules.index(contract.Rule.SEEN)
+    alive = np.flatnonzero(removed == 0)
+    removed[alive[k:]] = 1 + rules.index(contract.Rule.BEYOND_K)
+    candidates = np.full(k, contract.PAD_ID)
+    candidates[: len(alive[:k])] = retrieved[alive[:k]]
+    ranking = np.where(candidates % 2 == 0, 0.5, 0.25) - np.arange(k) / 1000
+    best = np.argsort(-ranking, kind="stable")[: min(n, len(alive))]
+    item_ids = np.full(contract.MAX_N, contract.PAD_ID)
+    item_scores = np.full(contract.MAX_N, -np.inf)
+    item_ids[: len(best)], item_scores[: len(best)] = candidates[best], ranking[best]
+    flags = [contract.Degradation.UNKNOWN_USER] if user_id >= 1000 else []
+    flags += [contract.Degradation.SHORT] if len(best) < n else []
+    stage_us = [900, 200, 1400, 100, 50, 1100, 40]
+    values: dict[str, Any] = {
+        "item_ids": item_ids,
+        "item_scores": item_scores,
+        "degraded": [contract.degradation_mask(flags)],
+        "stage_us": stage_us,
+        "retrieved_ids": retrieved,
+        "retrieved_scores": 1 - np.arange(len(retrieved)) / 100,
+        "removed_by": removed,
+        "candidate_ids": candidates,
+        "retrieval_scores": 1 - np.arange(k) / 100,
+        "ranking_scores": ranking,
+        "propensities": np.full(contract.MAX_N, np.nan),
+    }
+    return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in contract.OUTPUT_TENSORS}
+
+
+class FakeRecommender:
+    """An ensemble in memory. `fail` makes it raise; `wait_s` makes it slow."""
+
+    def __init__(self, fail: Exception | None = None, wait_s: float = 0) -> None:
+        self.fail, self.wait_s = fail, wait_s
+        self.requests: list[RecommendRequest] = []
+        self.seeds: list[int] = []
+        self.deadlines: list[float] = []
+
+    async def recommend(self, request: RecommendRequest, deadline: Deadline, seed: int) -> Slate:
+        """Answers after `wait_s`, as a well-behaved ensemble would."""
+        self.requests.append(request)
+        self.seeds.append(seed)
+        self.deadlines.append(deadline.left_s())
+        if self.wait_s:
+            await asyncio.sleep(self.wait_s)
+        if self.fail is not None:
+            raise self.fail
+        seen = SEEN.get(request.user_id, [])
+        outputs = make_outputs(request.user_id, request.n, request.exclude_item_ids, seen)
+        return decode_slate(outputs, request.n, request.explain)
+
+    async def check(self, deadline: Deadline) -> str:
+        """Makes one slate."""
+        await self.recommend(RecommendRequest(user_id=7, n=1), deadline, 0)
+        return "fake"
+
+
+class BrokenStore:
+    """A Redis that is down. Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def seen(self, user_id: int, timeout_s: float) -> list[int]:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def cards(self, item_ids: Sequence[int], timeout_s: float) -> dict[int, Card]:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def check(self, timeout_s: float) -> str:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    def _down(self) -> DependencyUnavailable:
+        self.calls += 1
+        return DependencyUnavailable("redis", "connection refused")
+
+
+def make_store(seen: Mapping[int, Sequence[int]] | None = None) -> MemoryStore:
+    """Every item's card, and what the users have seen."""
+    return MemoryStore(SEEN if seen is None else seen, {i: card_of(i) for i in range(CATALOGUE)})
+
+
+AppBuilder = Callable[..., FastAPI]
+
+
+def make_app(folder: Path, recommender: Any = None, store: Store | None = None, **settings: Any) -> FastAPI:
+    """The gateway over fakes."""
+    return build_app(
+        make_settings(**settings),
+        make_bundle(folder),
+        recommender or FakeRecommender(),
+        store or make_store(),
+    )
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a started app, in process. Errors that escape the app are raised here."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
+    ):
+        yield client
+
+
+async def ask(app: FastAPI, path: str = "/v1/recommendations", **body: Any) -> httpx.Response:
+    """One POST to a freshly started app."""
+    async with client_of(app) as client:
+        return await client.post(path, json=body)

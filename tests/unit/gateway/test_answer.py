@@ -1,0 +1,213 @@
+"""An answer: the ensemble's slate, or the popular one, and what it says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ensemble import contract
+from ensemble.contract import ErrorCode, StageError
+from service.answer import seed_of
+from service.errors import DependencyUnavailable
+from service.store import MemoryStore
+from tests.builders.gateway import (
+    BUNDLE,
+    SEEN,
+    BrokenStore,
+    FakeRecommender,
+    ask,
+    card_of,
+    client_of,
+    make_app,
+)
+
+pytestmark = pytest.mark.anyio
+
+DOWN = DependencyUnavailable("triton", "connection refused")
+
+
+def ids(response: httpx.Response) -> list[int]:
+    return [item["item_id"] for item in response.json()["items"]]
+
+
+async def test_the_ensembles_slate_comes_with_display_fields_and_stage_times(tmp_path: Path) -> None:
+    response = await ask(make_app(tmp_path), user_id=7, n=3)
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["source"] == "ensemble"
+    assert answer["degraded"] == []
+    assert answer["bundle"] == BUNDLE
+    assert ids(response) == [208, 210, 212]
+    assert answer["items"][0]["item_title"] == card_of(208)["item_title"]
+    assert set(answer["timings_ms"]) == {*map(str, contract.Stage), "ensemble", "display", "total"}
+    assert "explain" not in answer
+
+
+async def test_n_is_ten_unless_told(tmp_path: Path) -> None:
+    assert len(ids(await ask(make_app(tmp_path), user_id=7))) == 10
+
+
+async def test_a_slate_shorter_than_n_says_short(tmp_path: Path) -> None:
+    response = await ask(make_app(tmp_path), user_id=7, n=100)
+    assert response.json()["degraded"] == ["short"]
+    assert 0 < len(ids(response)) < 100
+
+
+async def test_an_unknown_user_is_answered_and_told(tmp_path: Path) -> None:
+    response = await ask(make_app(tmp_path), user_id=2**62, n=3)
+    assert response.status_code == 200
+    assert response.json()["degraded"] == ["unknown_user"]
+
+
+async def test_an_explanation_says_rank_scores_and_the_rule_that_removed(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    answer = (await ask(app, user_id=7, n=3, exclude_item_ids=[210], explain=True)).json()
+    explained = {one["item_id"]: one for one in answer["explain"]["items"]}
+    assert explained[210]["removed_by"] == "excluded"
+    assert explained[210]["ranking_score"] is None
+    first = explained[answer["items"][0]["item_id"]]
+    assert (first["slate_rank"], first["ranking_rank"], first["retrieval_rank"]) == (1, 1, 2)
+    assert first["ranking_score"] == answer["items"][0]["score"]
+    assert first["item_title"] == answer["items"][0]["item_title"]
+    assert answer["explain"]["removed"] == {"excluded": 1, "beyond_k": 4}
+
+
+async def test_a_late_ensemble_is_answered_from_the_popular_list_within_the_budget(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeRecommender(wait_s=30), latency_budget_ms=150, reserve_ms=100)
+    answer = (await ask(app, user_id=9, n=4)).json()
+    assert answer["source"] == "popular"
+    assert answer["degraded"] == ["ensemble_late"]
+    assert [item["item_id"] for item in answer["items"]] == [0, 1, 2, 3]
+    assert {"ensemble", "popular", "total"} <= set(answer["timings_ms"])
+
+
+async def test_a_request_may_ask_for_less_time_than_the_settings_give(tmp_path: Path) -> None:
+    recommender = FakeRecommender()
+    app = make_app(tmp_path, recommender, latency_budget_ms=1000, reserve_ms=100)
+    async with client_of(app) as client:
+        for budget in (None, 300):
+            body = {"user_id": 9, "latency_budget_ms": budget}
+            assert (await client.post("/v1/recommendations", json=body)).status_code == 200
+    whole, less = recommender.deadlines[-2:]
+    assert 0.2 < less <= 0.2 + 0.001 or less <= 0.2
+    assert 0.2 < whole <= 0.9
+
+
+async def test_an_unreachable_ensemble_is_answered_without_seen_and_excluded_items(tmp_path: Path) -> None:
+    response = await ask(make_app(tmp_path, FakeRecommender(DOWN)), user_id=7, n=4, exclude_item_ids=[0, 4])
+    assert response.json()["degraded"] == ["ensemble_unavailable"]
+    assert SEEN[7][:2] == [3, 1]
+    assert ids(response) == [2, 5, 6, 7]
+    assert response.json()["items"][0]["item_title"] == "Item 2"
+
+
+async def test_the_popular_slate_explains_itself_too(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeRecommender(DOWN))
+    answer = (await ask(app, user_id=7, n=2, exclude_item_ids=[0], explain=True)).json()
+    assert answer["explain"]["removed"] == {"seen": 2, "excluded": 1}
+    assert [one["slate_rank"] for one in answer["explain"]["items"][:5]] == [None, None, 1, None, 2]
+
+
+async def test_with_redis_down_too_the_popular_slate_says_that_seen_items_may_be_in_it(
+    tmp_path: Path,
+) -> None:
+    response = await ask(make_app(tmp_path, FakeRecommender(DOWN), BrokenStore()), user_id=7, n=4)
+    assert response.status_code == 200
+    assert response.json()["degraded"] == ["ensemble_unavailable", "seen"]
+    assert ids(response) == [0, 1, 2, 3]
+    assert response.json()["items"][0]["item_title"] == "Item 0"  # the popular list holds its own
+
+
+async def test_without_redis_display_fields_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    answer = (await ask(make_app(tmp_path, store=BrokenStore()), user_id=7, n=3)).json()
+    assert answer["source"] == "ensemble"
+    assert answer["degraded"] == ["display"]
+    assert set(answer["items"][0]) == {"item_id", "score"}
+
+
+async def test_an_item_without_a_card_is_served_bare_and_that_is_said(tmp_path: Path) -> None:
+    cards = {208: card_of(208)}
+    answer = (await ask(make_app(tmp_path, store=MemoryStore({}, cards)), user_id=7, n=2)).json()
+    assert answer["degraded"] == ["display"]
+    assert [item.get("item_title") for item in answer["items"]] == ["Item 208", None]
+
+
+async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
+    store = BrokenStore()
+    app = make_app(tmp_path, FakeRecommender(), store)
+    async with client_of(app) as client:
+        before = store.calls
+        found, is_complete = await app.state.answers.cards([0, 1], _far())
+        assert (len(found), is_complete, store.calls) == (2, True, before)
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_more_requests_than_may_wait_get_the_popular_slate_at_once(tmp_path: Path) -> None:
+    recommender = FakeRecommender(wait_s=0.3)
+    app = make_app(tmp_path, recommender, triton={"max_in_flight": 2})
+    async with client_of(app) as client:
+        await asyncio.sleep(0.4)  # the warm-up's own request
+        posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 2}) for _ in range(5)]
+        answers = [response.json() for response in await asyncio.gather(*posts)]
+        again = (await client.post("/v1/recommendations", json={"user_id": 9, "n": 2})).json()
+    assert sorted(answer["source"] for answer in answers) == ["ensemble"] * 2 + ["popular"] * 3
+    busy = [answer for answer in answers if answer["source"] == "popular"]
+    assert all(answer["degraded"] == ["ensemble_busy"] for answer in busy)
+    assert again["source"] == "ensemble"  # those that were answered make room
+
+
+async def test_a_stages_contract_error_is_a_500_and_not_hidden_by_the_fallback(tmp_path: Path) -> None:
+    error = StageError(
+        ErrorCode.CONTRACT, "score_candidates", "shape (1, 3), promised (1, 100): secret detail"
+    )
+    response = await ask(make_app(tmp_path, FakeRecommender(error)), user_id=7)
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.json()["code"], response.json()["stage"]) == ("contract", "score_candidates")
+    assert "secret" not in response.text
+
+
+async def test_what_a_stage_calls_a_bad_request_is_the_callers_to_mend(tmp_path: Path) -> None:
+    error = StageError(ErrorCode.BAD_REQUEST, "retrieve_candidates", "filters.item_year: 3000 is no year")
+    response = await ask(make_app(tmp_path, FakeRecommender(error)), user_id=7)
+    assert response.status_code == 400
+    assert response.json()["detail"] == "filters.item_year: 3000 is no year"
+
+
+async def test_the_same_request_id_explores_with_the_same_seed(tmp_path: Path) -> None:
+    recommender = FakeRecommender()
+    async with client_of(make_app(tmp_path, recommender)) as client:
+        for request_id in ("a", "a", "b"):
+            await client.post(
+                "/v1/recommendations", json={"user_id": 7}, headers={"x-request-id": request_id}
+            )
+    first, second, third = recommender.seeds[-3:]
+    assert first == second == seed_of("a") != third
+    assert 0 <= first < 2**63
+
+
+@pytest.mark.parametrize(
+    ("filters", "first", "degraded"),
+    [
+        ({"item_genre": ["drama"]}, [1, 4, 7], []),
+        ({"item_genre_id": [2, 1]}, [1, 2, 4], []),
+        ({"item_genre": ["drama"], "item_genre_id": [2]}, [], ["short"]),
+        ({"item_year": [1999]}, [], ["filters", "short"]),  # no popular item tells its year
+    ],
+)
+async def test_the_popular_slate_never_breaks_a_filter(
+    tmp_path: Path, filters: dict[str, list[Any]], first: list[int], degraded: list[str]
+) -> None:
+    response = await ask(make_app(tmp_path, FakeRecommender(DOWN)), user_id=9, n=3, filters=filters)
+    assert ids(response) == first
+    assert response.json()["degraded"] == ["ensemble_unavailable", *degraded]
+
+
+def _far() -> Any:
+    from service.deadline import Deadline
+
+    return Deadline.after(5)
