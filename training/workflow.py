@@ -15,7 +15,7 @@ import nvtabular as nvt
 import pandas as pd
 from merlin.core.dispatch import is_list_dtype, list_val_dtype
 from merlin.dag.executors import LocalExecutor
-from merlin.schema import ColumnSchema
+from merlin.schema import ColumnSchema, Schema
 from nvtabular import ops
 
 from feature_repo import names
@@ -49,7 +49,7 @@ class Categorify(ops.Categorify):
         return pd.DataFrame(coded).set_index(df.index)
 
     def _codes(self, column: pd.Series) -> pd.Series:
-        is_list = column.map(np.ndim).gt(0).any()
+        is_list = column.dtype == object and any(np.ndim(value) for value in column)
         if is_list:
             column = column.map(lambda value: value if np.ndim(value) else [])
             is_known = column.map(len).gt(0)
@@ -75,20 +75,31 @@ class Executor(LocalExecutor):
         return super()._build_schema_from_data(output_data, col_name, output_col_schema)
 
 
-class PadList(ops.ListSlice):
-    """NVTabular's ListSlice with padding, which 23.8 computes and drops for arrays."""
+class PadLists(ops.Operator):
+    """Cuts or pads lists of codes at their end; NVTabular's ListSlice drops the padding in 23.8."""
 
-    def __init__(self, length: int) -> None:
-        super().__init__(length, pad=True, pad_value=PAD_CODE)
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.lengths = dict(lengths)
 
     def transform(self, col_selector: nvt.ColumnSelector, df: pd.DataFrame) -> pd.DataFrame:
-        """Cuts or pads every list at its end."""
-        padded = {name: [self._fit(value) for value in df[name]] for name in col_selector.names}
-        return pd.DataFrame(padded, index=df.index)
+        """Gives the selected columns; those without a length pass."""
+        return df[col_selector.names].assign(
+            **{n: list(_dense(df[n], self.lengths[n])) for n in col_selector.names if n in self.lengths}
+        )
 
-    def _fit(self, value: Array) -> Array:
-        codes = np.asarray(value, dtype=np.int64)[: self.max_elements]
-        return np.pad(codes, (0, self.max_elements - len(codes)), constant_values=PAD_CODE)
+    def _compute_shape(self, col_schema: ColumnSchema, input_schema: Schema) -> ColumnSchema:
+        length = self.lengths.get(col_schema.name)
+        shaped = super()._compute_shape(col_schema, input_schema)
+        return shaped if length is None else shaped.with_shape((None, length))
+
+
+def _dense(lists: pd.Series, length: int) -> Array:
+    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+    dense = np.full((len(lists), max(length, int(sizes.max(initial=0)))), PAD_CODE, dtype=np.int64)
+    if sizes.any():
+        dense[np.arange(dense.shape[1]) < sizes[:, None]] = np.concatenate(lists.to_list())
+    return dense[:, :length]
 
 
 def known(column: pd.Series) -> pd.Series:
@@ -193,18 +204,19 @@ def fit_workflow(dataset: Dataset, rows: nvt.Dataset | pd.DataFrame, folder: Pat
     categorify = Categorify(out_path=str(folder), max_size=limits, cat_cache="host")
     normalize = ops.Normalize(out_dtype=np.float32)
 
-    codes = [*coded, tuple(joint)] >> categorify
-    lists = [name for name, column in columns.items() if column.role is Role.LIST]
+    # A straight chain, here too: Merlin runs a shared ancestor once for every child.
+    lengths = {name: column.max_length for name, column in columns.items() if column.role is Role.LIST}
+    codes = [*coded, tuple(joint)] >> categorify >> PadLists(lengths)
     numerics = [name for name, column in columns.items() if column.role is Role.NUMERIC]
-    logged = [name for name in numerics if columns[name].is_log]
-    graph = codes[[name for name in (*coded, names.ITEM_ID) if name not in lists]]
-    for name in lists:
-        graph += codes[name] >> PadList(columns[name].max_length)
-    plain = [name for name in numerics if name not in logged] >> ops.LambdaOp(known, dtype=np.float32)
-    scaled = logged >> ops.LambdaOp(known, dtype=np.float32) >> ops.LambdaOp(log1p, dtype=np.float32)
-    graph += plain + scaled >> normalize >> ops.FillMissing(0)
+    plain = [n for n in numerics if not columns[n].is_log] >> ops.LambdaOp(known, dtype=np.float32)
+    logged = (
+        [n for n in numerics if columns[n].is_log]
+        >> ops.LambdaOp(known, dtype=np.float32)
+        >> ops.LambdaOp(log1p, dtype=np.float32)
+    )
+    scaled = plain + logged >> normalize >> ops.FillMissing(0)
 
-    workflow = nvt.Workflow(graph)
+    workflow = nvt.Workflow(codes + scaled)
     executor = Executor()
     executor.target_format = workflow.executor._executor.target_format
     workflow.executor._executor = executor
