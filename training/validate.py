@@ -98,6 +98,8 @@ def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
         values, given = values.cast(given.value_type), given.value_type
     if pa.types.is_null(given):
         return pa.chunked_array([pa.nulls(len(values), wanted)])
+    if _kind(given) == "list of null" and pa.types.is_list(wanted):
+        return values.cast(wanted)
     if _kind(given) != _kind(wanted) and not (_kind(given) == "bool" and _kind(wanted) == "number"):
         raise pa.ArrowTypeError(f"{given} is another kind of value")
     if pa.types.is_timestamp(wanted) and given.tz is None:
