@@ -1,0 +1,89 @@
+"""Settings of the training commands, from `SHORTLIST_*`; each says its unit and which way to move it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Quality(StrEnum):
+    """How much time training may take."""
+
+    TINY = "tiny"
+    DEFAULT = "default"
+    FULL = "full"
+
+
+class SyntheticSettings(BaseModel):
+    """The synthetic world's size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    users: PositiveInt = Field(3_000, description="Users. More: slower, steadier metrics.")
+    items: PositiveInt = Field(1_500, description="Items in the catalogue. More: retrieval is harder.")
+    days: Annotated[int, Field(ge=10)] = Field(
+        30, description="Days of interactions. More: tastes and fashions drift further."
+    )
+    interactions: PositiveInt = Field(150_000, description="Interactions. More: better models, slower.")
+    seed: NonNegativeInt = Field(0, description="The world itself; another number is another world.")
+
+
+class TrainingSettings(BaseSettings):
+    """Everything of the training commands that may be turned."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    data: str = Field(
+        "default",
+        description="The data set: kuairand, movielens, synthetic, or the folder of your own. "
+        "Default: kuairand where its files are found, else synthetic.",
+    )
+    data_dir: Path = Field(
+        Path("data"), description="Where the files of kuairand and movielens are looked for."
+    )
+    var_dir: Path = Field(Path("var"), description="Where prepared data, bundles and logs are kept.")
+    redis_address: Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")] = Field(
+        "127.0.0.1:6379", description="host:port of the Redis that features are materialised to."
+    )
+    max_seen: PositiveInt = Field(
+        1024, description="Seen items kept per user, newest first. Lower: older ones may be answered again."
+    )
+    quality: Quality = Field(
+        Quality.DEFAULT,
+        description="tiny: seconds, for tests. default: minutes. full: default, with every baseline, "
+        "several seeds and bootstrap intervals.",
+    )
+    seed: NonNegativeInt = Field(0, description="Initial weights and the order of examples.")
+    seeds: PositiveInt = Field(
+        3, description="Trainings of QUALITY=full, from `seed` on. More: slower, surer."
+    )
+    threads: PositiveInt = Field(
+        2, description="Threads of TensorFlow. Metrics are reproduced with the same number only."
+    )
+    k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
+    synthetic: SyntheticSettings = SyntheticSettings()
+
+
+def load_settings() -> TrainingSettings:
+    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
+    try:
+        return TrainingSettings()
+    except ValidationError as error:
+        sys.stderr.write(describe(error) + "\n")
+        raise SystemExit(2) from None
+
+
+def describe(error: ValidationError) -> str:
+    """Names each wrong setting, its value and what is expected, in one line."""
+    parts = []
+    for e in error.errors():
+        name = "__".join(str(part) for part in e["loc"]).upper()
+        parts.append(f"SHORTLIST_{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
+    return "settings: " + "; ".join(parts)
