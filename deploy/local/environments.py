@@ -181,6 +181,8 @@ def compile_locks(uv: Path) -> None:
     for role in ("gateway", "triton", "training"):
         say(f"lock     requirements/{role}-test.txt")
         run([*command, "--constraint", f"{role}.txt", "-o", f"{role}-test.txt", "test.in"], LOCKS)
+    say("lock     requirements/triton-gpu.txt")
+    run([*command, "--constraint", "triton.txt", "-o", "triton-gpu.txt", "triton-gpu.in"], LOCKS)
 
 
 def main() -> int:

@@ -1,0 +1,105 @@
+"""The deployment files fit together: what compose says, what the images hold, what the dashboard reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+PROFILES = ("cpu", "gpu", "train")
+
+
+def compose(*arguments: str) -> str:
+    command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    given = [part for profile in PROFILES for part in ("--profile", profile)]
+    resolved: dict[str, Any] = yaml.safe_load(compose(*given, "config"))["services"]
+    return resolved
+
+
+def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, Any]) -> None:
+    assert set(services) == {
+        *("redis", "training", "export", "triton", "triton-gpu", "gateway", "prometheus", "grafana")
+    }
+
+
+@pytest.mark.parametrize(("profile", "triton"), [("cpu", "triton"), ("gpu", "triton-gpu")])
+def test_each_profile_starts_exactly_one_triton(services: dict[str, Any], profile: str, triton: str) -> None:
+    started = {name for name, service in services.items() if profile in service.get("profiles", [profile])}
+    assert started == {"redis", "gateway", "prometheus", "grafana", triton}
+    assert triton == "triton" or services[triton]["networks"]["default"]["aliases"] == ["triton"]
+
+
+def test_the_redis_health_check_demands_the_search_module(services: dict[str, Any]) -> None:
+    redis = services["redis"]
+    assert redis["image"].startswith("redis:8")
+    assert "MODULE LIST" in " ".join(redis["healthcheck"]["test"])
+    assert "search" in " ".join(redis["healthcheck"]["test"])
+
+
+def test_every_image_is_pinned_and_every_port_is_on_loopback(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        if "build" not in service:
+            tag = service["image"].partition(":")[2]
+            assert re.search(r"\d+\.\d+", tag), f"{name}: {service['image']} may change under us"
+        for port in service.get("ports", []):
+            assert str(port).startswith("127.0.0.1:"), f"{name}: {port}"
+
+
+def test_every_build_has_its_dockerfile_and_runs_as_a_user(services: dict[str, Any]) -> None:
+    built = {name: service["build"] for name, service in services.items() if "build" in service}
+    assert len({build["dockerfile"] for build in built.values()}) == 3
+    for build in built.values():
+        lines = (ROOT / build["dockerfile"]).read_text().splitlines()
+        words = [line.split()[0] for line in lines if line and not line.startswith((" ", "#"))]
+        assert "HEALTHCHECK" in words
+        assert [line for line in lines if line.startswith("USER ")] == ["USER shortlist"]
+
+
+def test_every_copied_path_exists_and_reaches_the_build() -> None:
+    allowed = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE))
+    for dockerfile in (ROOT / "deploy" / "docker").glob("*.Dockerfile"):
+        for line in dockerfile.read_text().splitlines():
+            if line.startswith("COPY ") and "--from" not in line:
+                for source in line.split()[1:-1]:
+                    assert (ROOT / source).exists(), f"{dockerfile.name}: {source}"
+                    assert source.split("/")[0] in allowed, f"{dockerfile.name}: {source} is ignored"
+
+
+def test_the_triton_image_holds_every_module_that_the_ensemble_imports() -> None:
+    copied = (ROOT / "deploy" / "docker" / "triton.Dockerfile").read_text()
+    for module in sorted((ROOT / "ensemble").rglob("*.py")):
+        for name in re.findall(r"^from training\.(\w+) import", module.read_text(), flags=re.MULTILINE):
+            assert f"training/{name}.py" in copied, f"{module.name} imports training.{name}"
+
+
+def test_the_dashboard_and_the_alerts_read_only_metrics_that_exist() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "shortlist.json").read_text())
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    read = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    read += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    made = set(re.findall(r'"(shortlist_\w+)"', (ROOT / "service" / "metrics.py").read_text()))
+    used = set(re.findall(r"shortlist_\w+", " ".join(read)))
+    assert len(used) > 4
+    assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used} <= made
+    assert dashboard["uid"] == "shortlist"
+
+
+def test_no_lock_names_an_index() -> None:
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        text = lock.read_text()
+        assert "://" not in text, f"{lock.name} names an address"
+        assert "--index-url" not in text, lock.name
+        assert "--hash=sha256:" in text, lock.name

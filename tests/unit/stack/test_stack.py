@@ -1,0 +1,136 @@
+"""The local servers' parts that need no server: settings, ports, the supervisor's configuration."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local import programs, supervisor, triton_server, watch
+from deploy.local.ports import PortTaken, check_free, free_port, is_free
+from deploy.local.settings import LocalSettings
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalSettings:
+    for name in list(os.environ):
+        if name.startswith("SHORTLIST_"):
+            monkeypatch.delenv(name)
+    return LocalSettings(var_dir=tmp_path / "100% of var")
+
+
+def test_a_taken_port_is_named_with_its_setting_and_its_holder() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert not is_free(port)
+        with pytest.raises(PortTaken, match=f"port {port} is taken by .*{os.getpid()}.*SHORTLIST_PORT"):
+            check_free({"SHORTLIST_PORT": port})
+    check_free({"SHORTLIST_PORT": port})
+
+
+def test_one_port_for_two_servers_is_refused() -> None:
+    port = free_port()
+    with pytest.raises(PortTaken, match=f"{port} is given to both SHORTLIST_PORT and SHORTLIST_REDIS_PORT"):
+        check_free({"SHORTLIST_PORT": port, "SHORTLIST_REDIS_PORT": port})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SHORTLIST_PORT", "http", "valid integer"),
+        ("SHORTLIST_REDIS_PORT", "70000", "less than or equal to 65535"),
+        ("SHORTLIST_READY_TIMEOUT_S", "0", "greater than 0"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, told: str) -> None:
+    command = [sys.executable, "-m", "deploy.local.stack", "status"]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {name: value})
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"{name}={value}: ")
+    assert told in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_every_setting_has_a_description() -> None:
+    for name, field in LocalSettings.model_fields.items():
+        assert field.description, name
+
+
+def test_a_redis_of_the_users_own_is_not_started(settings: LocalSettings) -> None:
+    own = settings.model_copy(update={"redis_address": "cache.example:6379"})
+    assert "redis" in programs.programs(settings)
+    assert "redis" not in programs.programs(own)
+    assert own.environment()["SHORTLIST_REDIS_ADDRESS"] == "cache.example:6379"
+
+
+def test_the_configuration_keeps_commands_and_variables_whole(settings: LocalSettings) -> None:
+    known = programs.programs(settings)
+    parsed = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    parsed.read_string(supervisor.render(settings, known.values()))
+    for name, program in known.items():
+        section = parsed[f"program:{name}"]
+        assert tuple(shlex.split(section["command"].replace("%%", "%"))) == program.command
+        assert f'SHORTLIST_VAR_DIR="{settings.var}"' in section["environment"].replace("%%", "%")
+        assert section["autorestart"] == "true"
+
+
+def test_every_server_listens_on_loopback_alone(settings: LocalSettings) -> None:
+    triton = triton_server.command(settings, Path("backends"))
+    assert [part for part in triton if "address=" in part] == [
+        *("--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1")
+    ]
+    redis = programs.redis_program(settings).command
+    assert redis[redis.index("--bind") + 1] == "127.0.0.1"
+    assert programs.gateway_program(settings).environment["SHORTLIST_HOST"] == "127.0.0.1"
+
+
+def test_the_socket_fits_however_deep_the_checkout_is(settings: LocalSettings) -> None:
+    deep = settings.model_copy(update={"var_dir": Path("/" + "deep/" * 40)})
+    for one in (settings, deep):
+        # supervisord binds the path with a dot and its process id appended first.
+        assert len(os.fsencode(supervisor.socket_path(one))) + len(".4194304") <= 107
+    deeper = settings.model_copy(update={"var_dir": Path("/" + "deep/" * 41)})
+    assert supervisor.socket_path(deep) != supervisor.socket_path(deeper)
+
+
+def test_tritons_python_is_found_first() -> None:
+    variables = triton_server.environment({"PATH": "/usr/bin"})
+    first = Path(variables["PATH"].split(os.pathsep)[0])
+    assert first.parts[-2:] == ("triton", "bin")
+    assert "nvidia_pytriton.libs" in variables["LD_LIBRARY_PATH"]
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert triton_server.environment({"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_server_is_replaced_when_its_python_dies_and_not_while_it_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive = {1: False}
+    monkeypatch.setattr(watch, "has_python", lambda pid: alive[pid])
+    looks = watch.Watch()
+    assert not looks.must_replace(1), "it is loading"
+    alive[1] = True
+    assert not looks.must_replace(1), "it serves"
+    alive[1] = False
+    assert looks.must_replace(1), "its Python process died"
+    alive[2] = False
+    assert not looks.must_replace(2), "its successor is loading"
+
+
+def test_leftover_shared_memory_of_this_server_alone_is_removed(
+    settings: LocalSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_server, "SHARED_MEMORY", tmp_path)
+    prefix = triton_server.shared_memory_prefix(settings)
+    (tmp_path / f"{prefix}a").touch()
+    (tmp_path / "another").touch()
+    triton_server.clear_shared_memory(prefix)
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]
