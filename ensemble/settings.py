@@ -31,7 +31,7 @@ class EnsembleSettings(BaseSettings):
     """Every number of the chain that may be turned, with its unit and which way to turn it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
     var_dir: Path = Field(Path("var"), description="Where bundles, models and logs are kept.")

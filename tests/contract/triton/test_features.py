@@ -1,0 +1,231 @@
+"""The contract of a feature store: the same tests for every implementation, and Redis beside Feast itself."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from redis import Redis
+
+from ensemble import contract
+from ensemble.contract import PAD_ID
+from ensemble.stores.features import FeatureStore, MemoryFeatureStore, RedisFeatureStore
+from feature_repo import names
+from feature_repo.dataset import DATASET_FILE, Dataset, Role
+from tests.builders.triton import DATASET, NOW, World, make_world
+
+TTL = timedelta(days=30)
+REPOSITORY = Path(names.__file__).parent
+
+
+class FeatureStoreSuite:
+    """What every feature store must do. A subclass gives `store`, and `write`, which puts a row where it
+    reads."""
+
+    @pytest.fixture
+    def dataset(self, tmp_path: Path) -> Dataset:
+        (tmp_path / DATASET_FILE).write_text(
+            DATASET.format(name="tiny", ttl_s=f"{{user_activity: {int(TTL.total_seconds())}}}")
+        )
+        return Dataset.load(tmp_path)
+
+    def write(self, store: Any, view: str, key: int, values: Mapping[str, Any], at: datetime) -> None:
+        raise NotImplementedError
+
+    def write_seen(self, store: Any, user_id: int, item_ids: list[int]) -> None:
+        raise NotImplementedError
+
+    def test_is_a_feature_store(self, store: FeatureStore) -> None:
+        assert isinstance(store, FeatureStore)
+
+    def test_gives_what_was_written_in_the_order_of_the_keys(self, store: FeatureStore) -> None:
+        self.write(
+            store, names.USER_PROFILE, 7, {"user_age": 3, "user_region": "Å", "user_tags": [5, 6]}, NOW
+        )
+        self.write(store, names.USER_PROFILE, 8, {"user_age": -4, "user_region": "", "user_tags": [9]}, NOW)
+        rows = store.read_users(np.array([8, 7]))
+        assert rows.columns["user_age"].tolist() == [-4, 3]
+        assert rows.columns["user_region"].tolist() == ["", "Å"]
+        null = names.NULL_INT
+        assert rows.columns["user_tags"].tolist() == [[9, null, null], [5, 6, null]]
+        assert rows.is_found.tolist() == [True, True]
+
+    def test_a_key_without_a_row_is_null_everywhere(self, store: FeatureStore, dataset: Dataset) -> None:
+        rows = store.read_users(np.array([404]))
+        assert not rows.is_found.any()
+        assert (rows.columns["user_age"] == names.NULL_INT).all()
+        assert rows.columns["user_region"].tolist() == [None]
+        assert np.isnan(rows.columns[names.USER_EVENT_COUNT]).all()
+        assert rows.columns[names.USER_RECENT_ITEM_IDS].shape == (1, dataset.activity.recent_items)
+        assert (rows.seen_item_ids == PAD_ID).all()
+
+    def test_a_null_in_a_live_row_is_null(self, store: FeatureStore) -> None:
+        values = {"item_category": None, "item_brand": None, "item_tags": None, "item_price": None}
+        self.write(store, names.ITEM_CATALOG, 5, {**values, names.IS_AVAILABLE: True}, NOW)
+        rows = store.read_items(np.array([5]))
+        assert rows.is_found.all()
+        assert rows.columns["item_category"].tolist() == [names.NULL_INT]
+        assert rows.columns["item_brand"].tolist() == [None]
+        assert (rows.columns["item_tags"] == names.NULL_INT).all()
+        assert np.isnan(rows.columns["item_price"]).all()
+        assert rows.columns[names.IS_AVAILABLE].tolist() == [1]
+
+    def test_a_list_longer_than_its_column_is_cut(self, store: FeatureStore) -> None:
+        self.write(store, names.USER_PROFILE, 7, {"user_tags": [1, 2, 3, 4, 5]}, NOW)
+        assert store.read_users(np.array([7])).columns["user_tags"].tolist() == [[1, 2, 3]]
+
+    @pytest.mark.parametrize(("age", "is_live"), [(TTL, True), (TTL + timedelta(seconds=1), False)], ids=str)
+    def test_a_row_older_than_its_ttl_reads_as_missing(
+        self, store: FeatureStore, age: timedelta, is_live: bool
+    ) -> None:
+        self.write(store, names.USER_ACTIVITY, 7, {names.USER_EVENT_COUNT: 2.0}, NOW - age)
+        rows = store.read_users(np.array([7]))
+        assert rows.is_found.tolist() == [is_live]
+        assert np.isnan(rows.columns[names.USER_EVENT_COUNT][0]) != is_live
+
+    def test_a_view_without_ttl_never_expires(self, store: FeatureStore) -> None:
+        self.write(store, names.USER_PROFILE, 7, {"user_age": 3}, NOW - 100 * TTL)
+        self.write(store, names.USER_ACTIVITY, 7, {names.USER_EVENT_COUNT: 2.0}, NOW - 100 * TTL)
+        rows = store.read_users(np.array([7]))
+        assert rows.columns["user_age"].tolist() == [3]
+        assert np.isnan(rows.columns[names.USER_EVENT_COUNT]).all()
+        assert rows.is_found.all()
+
+    def test_seen_items_come_newest_first_and_bounded(self, store: FeatureStore) -> None:
+        self.write_seen(store, 7, list(range(50, 0, -1)))
+        self.write_seen(store, 9, [3])
+        seen = store.read_users(np.array([7, 8, 9])).seen_item_ids
+        assert seen[0].tolist() == list(range(50, 18, -1))
+        assert seen[1].tolist() == [PAD_ID] * 32
+        assert seen[2].tolist() == [3] + [PAD_ID] * 31
+
+
+class TestMemory(FeatureStoreSuite):
+    @pytest.fixture
+    def store(self, dataset: Dataset) -> MemoryFeatureStore:
+        return MemoryFeatureStore(dataset, lambda: NOW, max_seen=32)
+
+    def write(self, store: Any, view: str, key: int, values: Mapping[str, Any], at: datetime) -> None:
+        store.put(view, key, values, at)
+
+    def write_seen(self, store: Any, user_id: int, item_ids: list[int]) -> None:
+        store.seen[user_id] = item_ids
+
+
+class TestRedis(FeatureStoreSuite):
+    """Rows are written by the Feast SDK, from the project's own definitions."""
+
+    @pytest.fixture
+    def feast(
+        self,
+        tmp_path: Path,
+        dataset: Dataset,
+        redis: Redis,
+        redis_address: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Any]:
+        del redis  # emptied
+        yield from feast_repository(tmp_path, dataset, redis_address, monkeypatch)
+
+    @pytest.fixture
+    def store(self, feast: Any, redis: Redis, dataset: Dataset) -> RedisFeatureStore:
+        self.feast = feast
+        return RedisFeatureStore(redis, dataset, lambda: NOW, max_seen=32)
+
+    def write(self, store: Any, view: str, key: int, values: Mapping[str, Any], at: datetime) -> None:
+        write_rows(self.feast, store._users.dataset, view, {key: dict(values)}, at)
+
+    def write_seen(self, store: Any, user_id: int, item_ids: list[int]) -> None:
+        store.redis.set(contract.seen_key(user_id), contract.encode_seen(item_ids))
+
+    def test_equals_get_online_features_on_every_live_and_missing_row(
+        self, tmp_path: Path, store: RedisFeatureStore, dataset: Dataset
+    ) -> None:
+        world = make_world(tmp_path / "bundle", items=40, users=30, seed=3)
+        write_world(self.feast, dataset, world)
+        users = np.array([*world.user_ids, 9_999])
+        items = np.array([*world.item_ids, 9_999])
+        for keys, key, service, rows in (
+            (users, names.USER_ID, names.USER_SERVICE, store.read_users(users)),
+            (items, names.ITEM_ID, names.ITEM_SERVICE, store.read_items(items)),
+        ):
+            answer = self.feast.get_online_features(
+                features=self.feast.get_feature_service(service),
+                entity_rows=[{key: k} for k in keys.tolist()],
+            ).to_dict()
+            assert set(rows.columns) == set(answer) - {key}
+            for name, column in rows.columns.items():
+                found = [_as_python(row) for row in column]
+                # Feast's own SDK gives an empty list for a null one.
+                expected = [v or None if isinstance(v, list) else v for v in answer[name]]
+                assert found == expected, name
+        assert store.read_users(users).is_found.tolist() == [False, *[True] * 29, False]
+
+    def test_reads_a_batch_in_one_round_trip(self, store: RedisFeatureStore, redis: Redis) -> None:
+        before = redis.info("stats")["total_reads_processed"]
+        store.read_users(np.arange(16))
+        after = redis.info("stats")["total_reads_processed"]
+        assert after - before <= 2, "sixteen users and the INFO itself"
+
+
+def feast_repository(
+    folder: Path, dataset: Dataset, redis_address: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """Applies the project's own definitions for a data set, gives Feast's store."""
+    from feast import FeatureStore as Feast
+
+    data = folder / "data" / dataset.name
+    (data / "features").mkdir(parents=True)
+    (folder / "feast" / dataset.name).mkdir(parents=True)
+    (data / DATASET_FILE).write_text((folder / DATASET_FILE).read_text())
+    for view in names.VIEWS:  # Feast looks at a source's columns when it is applied
+        empty = {name: pd.Series(dtype="object") for name in dataset.view_columns(view)}
+        key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
+        keys = {key: pd.Series(dtype="int64"), names.EVENT_TIMESTAMP: pd.Series(dtype="datetime64[ns, UTC]")}
+        pd.DataFrame(keys | empty).to_parquet(data / "features" / f"{view}.parquet")
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(folder))
+    monkeypatch.setenv("SHORTLIST_DATASET", dataset.name)
+    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
+    sys.modules.pop("feature_repo.definitions", None)
+    definitions = importlib.import_module("feature_repo.definitions")
+    store = Feast(repo_path=str(REPOSITORY))
+    services = [definitions.user_features, definitions.item_features]
+    store.apply([definitions.user, definitions.item, *definitions.views.values(), *services])
+    yield store
+    sys.modules.pop("feature_repo.definitions", None)
+
+
+def write_rows(
+    feast: Any, dataset: Dataset, view: str, rows: Mapping[int, dict[str, Any]], at: datetime
+) -> None:
+    """Writes rows of a view through the Feast SDK."""
+    key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
+    frame = pd.DataFrame({key: list(rows), names.EVENT_TIMESTAMP: pd.to_datetime([at] * len(rows), utc=True)})
+    for name, column in dataset.view_columns(view).items():
+        values = [row.get(name) for row in rows.values()]
+        dtype = {"int64": "Int64", "float32": "float32"}.get(str(column.dtype), "object")
+        frame[name] = pd.Series(values, dtype="object" if column.role is Role.LIST else dtype)
+    feast.write_to_online_store(view, df=frame)
+
+
+def write_world(feast: Any, dataset: Dataset, world: World) -> None:
+    """Writes every row of a world through the Feast SDK."""
+    for view in names.VIEWS:
+        rows = {key: values for (v, key), values in world.rows.items() if v == view}
+        write_rows(feast, dataset, view, rows, world.event_timestamp)
+
+
+def _as_python(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        elements = [e for e in value.tolist() if e not in (names.NULL_INT, None)]
+        return elements or None
+    if value is None or value == names.NULL_INT or value != value:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
