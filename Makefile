@@ -14,13 +14,13 @@ DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
 STACK := $(DEV) -m deploy.local.stack
 
-# What may be passed on: DATA=, QUALITY=, KEEP=, RATE=, DURATION=, USERS=.
-DATA ?=
-QUALITY ?=
-KEEP ?=
-RATE ?=
-DURATION ?=
-USERS ?=
+# Given on the command line, DATA and QUALITY become settings of every command.
+ifdef DATA
+export SHORTLIST_DATA := $(DATA)
+endif
+ifdef QUALITY
+export SHORTLIST_QUALITY := $(QUALITY)
+endif
 
 # Every role reads the address; the local Redis is told its port.
 SHORTLIST_REDIS_PORT ?= 6379
@@ -42,7 +42,7 @@ environments:
 
 .PHONY: demo
 demo: environments ## train, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving]
-	@$(DEV) -m deploy.local.demo $(if $(DATA),--data '$(DATA)') $(if $(KEEP),--keep)
+	@$(DEV) -m deploy.local.demo $(if $(KEEP),--keep)
 
 .PHONY: up
 up: environments ## start Redis, Triton and the gateway in the background and wait until they answer
@@ -58,20 +58,21 @@ status: environments ## say which of them run
 
 .PHONY: data
 data: environments ## prepare a data set: check it and write its three tables  [DATA=]
-	@$(TRAINING) -m training prepare $(data_option)
+	@$(TRAINING) -m training prepare
 
 .PHONY: train
 train: environments ## train a bundle and evaluate it  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
-	@$(TRAINING) -m training train $(data_option) $(if $(QUALITY),--quality '$(QUALITY)')
+	@$(TRAINING) -m training train
 
 .PHONY: materialize
 materialize: environments ## bring the features to Redis with Feast  [DATA=]
 	@$(STACK) up redis
-	@$(TRAINING) -m training materialize $(data_option)
+	@$(TRAINING) -m training materialize
 
 .PHONY: export
 export: environments ## build the bundle's vector index and Triton's model repository
 	@$(STACK) up redis
+	@$(TRITON) -m ensemble.index
 	@$(TRITON) -m ensemble.export
 
 .PHONY: test
@@ -109,7 +110,6 @@ lock: ## compile requirements/*.txt anew from requirements/*.in
 	@$(call with_python,--lock)
 
 SOURCES := service ensemble training feature_repo deploy tests
-data_option = $(if $(DATA),--data '$(DATA)')
 
 # Debian's python3.11-venv brings the interpreter itself, so this is said before there is one.
 define with_python
