@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ SMOOTHING = 10.0
 """Rows that the overall rate counts for in a user's or an item's own rate."""
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
@@ -49,23 +51,8 @@ def user_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFram
     Columns are `user_id`, `event_timestamp` (the snapshot) and those of `dataset.user_activity`. A snapshot
     counts the interactions strictly before it. Lists are newest first and not padded.
     """
-    dataset = prepared.dataset
-    log = _Log.of(prepared, names.USER_ID)
-    items = log.rows[names.ITEM_ID].to_numpy(np.int64)
-    positive = log.label(dataset.target) == 1
-    positives = np.concatenate([[0], np.cumsum(positive)])
-    positive_items = items[positive]
-    size = dataset.activity.recent_items
-    parts = []
-    for instant in instants:
-        changed = log.changed(instant, instants)
-        part = _counts_and_rates(log, changed, instant, dataset, names.USER)
-        part[names.USER_RECENT_ITEM_IDS] = _newest(items, changed.start, changed.stop, size)
-        part[names.USER_RECENT_POSITIVE_ITEM_IDS] = _newest(
-            positive_items, positives[changed.start], positives[changed.stop], size
-        )
-        parts.append(part)
-    return _in_order(parts, names.USER_ID, dataset.user_activity)
+    log = EntityLog.of(prepared, names.USER)
+    return _in_order(log, (log.user_columns(log.changed(t, instants), t) for t in instants))
 
 
 def item_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFrame:
@@ -73,96 +60,141 @@ def item_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFram
 
     Columns are `item_id`, `event_timestamp` (the snapshot) and those of `dataset.item_activity`.
     """
-    log = _Log.of(prepared, names.ITEM_ID)
-    parts = [
-        _counts_and_rates(log, log.changed(instant, instants), instant, prepared.dataset, names.ITEM)
-        for instant in instants
-    ]
-    return _in_order(parts, names.ITEM_ID, prepared.dataset.item_activity)
+    log = EntityLog.of(prepared, names.ITEM)
+    return _in_order(log, (log.item_columns(log.changed(t, instants), t) for t in instants))
 
 
-@dataclass(frozen=True)
-class _Spans:
-    """Entities with something new at a snapshot, and the span of their rows until then: [start, stop)."""
+def countable_labels(prepared: Prepared) -> dict[str, Floats]:
+    """Gives every label, per interaction, as 0, 1, or NaN where a rate must not count it.
+
+    That is where it is null, and in a history where it says nothing: a history may reach further back for
+    its positives than for the rest, so only its last `recent_items` rows count, and none where no 0 is
+    among them.
+    """
+    dataset, interactions = prepared.dataset, prepared.interactions
+    is_timed = interactions[dataset.timestamp].notna().to_numpy()
+    from_end = interactions.groupby([names.USER_ID, is_timed]).cumcount(ascending=False).to_numpy()
+    is_late = ~is_timed & (from_end < dataset.activity.recent_items)
+    labels = {}
+    for name in dataset.labels:
+        values: Floats = interactions[name].to_numpy(np.float64, na_value=np.nan)
+        tells = bool((values[is_late] == 0).any())
+        labels[name] = np.where(is_timed | (is_late & tells), values, np.nan)
+    return labels
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Entities, and the span of their rows in an `EntityLog` that is known: [start, stop). All (E,)."""
 
     ids: Ints
     start: Ints
     stop: Ints
 
 
-@dataclass(frozen=True)
-class _Log:
+@dataclass(frozen=True, eq=False)
+class EntityLog:
     """Interactions sorted by entity, then by time; ties keep file order."""
 
-    rows: pd.DataFrame
+    dataset: Dataset
+    entity: str
+    order: Ints
+    """The place of each row among the prepared interactions."""
+    items: Ints
     times: Ints
+    is_positive: Bools
+    labels: dict[str, Floats]
     ids: Ints
     starts: Ints
     group: Ints
 
     @classmethod
-    def of(cls, prepared: Prepared, entity_id: str) -> _Log:
-        interactions = prepared.interactions
-        times = event_times(prepared.dataset, interactions).astype("int64").to_numpy()
-        order = np.lexsort((times, interactions[entity_id].to_numpy(np.int64)))
-        rows = interactions.iloc[order]
-        ids, starts, group = np.unique(
-            rows[entity_id].to_numpy(np.int64), return_index=True, return_inverse=True
+    def of(cls, prepared: Prepared, entity: str) -> EntityLog:
+        """Sorts the interactions by `entity`, user or item."""
+        rows = prepared.interactions
+        times = event_times(prepared.dataset, rows).astype("int64").to_numpy()
+        entities = rows[id_of(entity)].to_numpy(np.int64)
+        order = np.lexsort((times, entities))
+        ids, starts, group = np.unique(entities[order], return_index=True, return_inverse=True)
+        target = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan)
+        return cls(
+            dataset=prepared.dataset,
+            entity=entity,
+            order=order.astype(np.int64),
+            items=rows[names.ITEM_ID].to_numpy(np.int64)[order],
+            times=times[order],
+            is_positive=(target == 1)[order],
+            labels={name: values[order] for name, values in countable_labels(prepared).items()},
+            ids=ids,
+            starts=starts.astype(np.int64),
+            group=group.astype(np.int64),
         )
-        return cls(rows, times[order], ids, starts.astype(np.int64), group.astype(np.int64))
 
-    def label(self, name: str) -> Floats:
-        """A label as 0, 1 or NaN."""
-        column: Floats = self.rows[name].to_numpy(np.float64, na_value=np.nan)
-        return column
+    def changed(self, instant: pd.Timestamp, instants: pd.DatetimeIndex) -> Spans:
+        """Finds the entities with rows since the snapshot of `instants` before this one."""
+        now = self._counts_before(instant)
+        earlier = instants[instants < instant]
+        before = self._counts_before(earlier[-1]) if len(earlier) else np.zeros_like(now)
+        kept = now > before
+        return Spans(self.ids[kept], self.starts[kept], self.starts[kept] + now[kept])
 
-    def counts_before(self, instant: pd.Timestamp) -> Ints:
-        """Counts the rows of every entity strictly before an instant."""
+    def _counts_before(self, instant: pd.Timestamp) -> Ints:
         return np.bincount(self.group[self.times < instant.value], minlength=len(self.ids)).astype(np.int64)
 
-    def changed(self, instant: pd.Timestamp, instants: pd.DatetimeIndex) -> _Spans:
-        """Finds the entities with rows since the previous snapshot of `instants`."""
-        now = self.counts_before(instant)
-        earlier = instants[instants < instant]
-        before = self.counts_before(earlier[-1]) if len(earlier) else np.zeros_like(now)
-        kept = now > before
-        return _Spans(self.ids[kept], self.starts[kept], self.starts[kept] + now[kept])
+    def item_columns(self, spans: Spans, instant: pd.Timestamp) -> dict[str, object]:
+        """Counts each entity's rows and smooths its rate of every label towards the overall rate then."""
+        columns: dict[str, object] = {
+            id_of(self.entity): spans.ids,
+            names.EVENT_TIMESTAMP: np.full(len(spans.ids), instant.tz_convert(None).to_datetime64()),
+            f"{self.entity}_event_count": (spans.stop - spans.start).astype(np.float32),
+        }
+        is_before = self.times < instant.value
+        for label, values in self.labels.items():
+            seen = is_before & ~np.isnan(values)
+            overall = float(values[seen].mean()) if seen.any() else np.nan
+            ones, counts = _within(values == 1, spans), _within(~np.isnan(values), spans)
+            rate = (ones + SMOOTHING * overall) / (counts + SMOOTHING)
+            columns[names.rate_of(self.entity, label)] = rate.astype(np.float32)
+        return columns
+
+    def user_columns(self, spans: Spans, instant: pd.Timestamp) -> dict[str, object]:
+        """As `item_columns`, and the newest items of each user, all and the positive ones."""
+        size = self.dataset.activity.recent_items
+        before = _before(self.is_positive)
+        positives = self.items[self.is_positive]
+        return {
+            **self.item_columns(spans, instant),
+            names.USER_RECENT_ITEM_IDS: _newest(self.items, spans.start, spans.stop, size),
+            names.USER_RECENT_POSITIVE_ITEM_IDS: _newest(
+                positives, before[spans.start], before[spans.stop], size
+            ),
+        }
 
 
-def _counts_and_rates(
-    log: _Log, spans: _Spans, instant: pd.Timestamp, dataset: Dataset, entity: str
-) -> dict[str, object]:
-    """Counts each entity's rows and smooths its rate of every label towards the overall rate at that instant.
-
-    A history's labels may be known for its positives alone, so rates count timed rows only.
-    """
-    part: dict[str, object] = {
-        names.USER_ID if entity == names.USER else names.ITEM_ID: spans.ids,
-        names.EVENT_TIMESTAMP: np.full(len(spans.ids), instant.tz_convert(None).to_datetime64()),
-        names.USER_EVENT_COUNT if entity == names.USER else names.ITEM_EVENT_COUNT: spans.stop - spans.start,
-    }
-    is_timed = log.rows[dataset.timestamp].notna().to_numpy()
-    is_before = log.times < instant.value
-    for label in dataset.labels:
-        values = np.where(is_timed, log.label(label), np.nan)
-        known = ~np.isnan(values)
-        ones = np.concatenate([[0], np.cumsum(values == 1)])
-        counts = np.concatenate([[0], np.cumsum(known)])
-        seen = known & is_before
-        overall = float(values[seen].mean()) if seen.any() else np.nan
-        own_ones, own_counts = ones[spans.stop] - ones[spans.start], counts[spans.stop] - counts[spans.start]
-        part[names.rate_of(entity, label)] = (own_ones + SMOOTHING * overall) / (own_counts + SMOOTHING)
-    return part
+def id_of(entity: str) -> str:
+    """Names the id column of an entity."""
+    return {names.USER: names.USER_ID, names.ITEM: names.ITEM_ID}[entity]
 
 
-def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> list[Ints]:
+def _before(is_counted: Bools) -> Ints:
+    """How many are counted before each place; one longer than its input."""
+    return np.concatenate([[0], np.cumsum(is_counted)]).astype(np.int64)
+
+
+def _within(is_counted: Bools, spans: Spans) -> Ints:
+    before = _before(is_counted)
+    return before[spans.stop] - before[spans.start]
+
+
+def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> pd.Series:
     """Takes the last `size` values of each span [start, stop), newest first."""
-    return [values[max(a, b - size) : b][::-1] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+    lists = [values[max(a, b - size) : b][::-1] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+    return pd.Series(lists, dtype=object)
 
 
-def _in_order(parts: list[dict[str, object]], entity_id: str, columns: dict[str, object]) -> pd.DataFrame:
+def _in_order(log: EntityLog, parts: Iterable[dict[str, object]]) -> pd.DataFrame:
+    user, item = log.dataset.user_activity, log.dataset.item_activity
+    columns = user if log.entity == names.USER else item
     frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
     frame[names.EVENT_TIMESTAMP] = pd.to_datetime(frame[names.EVENT_TIMESTAMP], utc=True)
-    numeric = [name for name in columns if "recent" not in name]
-    frame[numeric] = frame[numeric].astype(np.float32)
-    return frame[[entity_id, names.EVENT_TIMESTAMP, *columns]]
+    return frame[[id_of(log.entity), names.EVENT_TIMESTAMP, *columns]]
