@@ -10,6 +10,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from training.two_tower_config import TwoTowerConfig
+
 
 class Quality(StrEnum):
     """How much time training may take."""
@@ -69,6 +71,7 @@ class TrainingSettings(BaseSettings):
     )
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     synthetic: SyntheticSettings = SyntheticSettings()
+    two_tower: TwoTowerConfig = TwoTowerConfig()
 
 
 def load_settings() -> TrainingSettings:

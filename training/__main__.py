@@ -1,0 +1,117 @@
+"""`python -m training prepare|train|evaluate|materialize`: the commands that learn offline."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from feature_repo.dataset import DatasetError
+from training.config import Quality, TrainingSettings, load_settings
+from training.datasets.catalog import prepare
+from training.datasets.synthetic import Size
+from training.manifest import METRICS_FILE, BundleError, read_manifest
+from training.prepared import Prepared
+from training.progress import Steps
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0, or 1 with one line per thing that is wrong."""
+    settings = load_settings()
+    chosen = _parser(settings).parse_args(arguments)
+    changes = {name: value for name in ("data", "quality") if (value := getattr(chosen, name, None))}
+    settings = settings.model_copy(update=changes)
+    try:
+        chosen.run(settings, chosen, Steps())
+    except (DatasetError, BundleError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+    """Prepares the data set, or finds it prepared."""
+    _prepared(settings, steps)
+
+
+def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+    """Prepares, trains, evaluates and publishes a bundle; what is unchanged is kept."""
+    prepared = _prepared(settings, steps)
+    _quieten()
+    with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+        from training.pipeline import train_bundle
+    folder = train_bundle(prepared, settings, steps, again=chosen.again)
+    steps.say(f"{folder}: published as {folder.parent / 'current'}")
+    steps.console.print(_table(folder), markup=False, soft_wrap=True)
+
+
+def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+    """Shows the metrics of a bundle, as they were measured when it was trained."""
+    table = _table(chosen.bundle or settings.var_dir / "bundles" / "current")
+    if chosen.write:
+        from training.tables import replace_block
+
+        replace_block(chosen.write, table)
+        steps.say(f"{chosen.write}: written")
+    else:
+        steps.console.print(table, markup=False, soft_wrap=True)
+
+
+def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+    """Brings features and seen items into Redis with Feast."""
+    from training.materialize import materialize
+
+    prepared = _prepared(settings, steps)
+    with steps.step("Materialise features"):
+        materialize(prepared, settings.redis_address, max_seen=settings.max_seen, say=steps.say)
+
+
+def _prepared(settings: TrainingSettings, steps: Steps) -> Prepared:
+    with steps.step("Prepare the data"):
+        size = Size(**settings.synthetic.model_dump())
+        return prepare(settings.data, settings.data_dir, settings.var_dir, size=size, say=steps.say)
+
+
+def _table(folder: Path) -> str:
+    from training.tables import markdown
+
+    read_manifest(folder)
+    return markdown((folder / METRICS_FILE).read_text())
+
+
+def _quieten() -> None:
+    """Keeps TensorFlow's start-up notes, and the GPU it would take whole, out of the way."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, run: object, help_: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_)
+        added.set_defaults(run=run)
+        return added
+
+    with_data = [
+        command("prepare", run_prepare, "check a data set and write its three tables"),
+        train := command("train", run_train, "train a bundle, evaluate it, publish it"),
+        command("materialize", run_materialize, "bring features to Redis with Feast"),
+    ]
+    for added in with_data:
+        added.add_argument("--data", help=f"a name or a folder (default: {settings.data})")
+    train.add_argument(
+        "--quality", type=Quality, choices=list(Quality), help=f"default: {settings.quality.value}"
+    )
+    train.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    evaluate = command("evaluate", run_evaluate, "show the quality of a bundle")
+    evaluate.add_argument("--bundle", type=Path, help="the bundle's folder (default: the current one)")
+    evaluate.add_argument("--write", type=Path, help="put the table into this Markdown file")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
