@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import sys
@@ -116,10 +117,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise WrongSettings(
-            f"SHORTLIST_PORT: cannot listen on {host}:{port} ({error.strerror}); "
-            "stop what uses it, or set another port"
-        ) from None
+        wrong = f"cannot listen on {host}:{port} ({error.strerror or error})"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise WrongSettings(f"SHORTLIST_PORT: {wrong}; stop what uses it, or set another port") from None
+        raise WrongSettings(f"SHORTLIST_HOST: {wrong}; set an address of this machine") from None
     return listener
 
 

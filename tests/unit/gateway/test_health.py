@@ -93,7 +93,10 @@ async def test_seen_items_come_newest_first_with_their_names(tmp_path: Path) -> 
         answer = (await client.get("/v1/users/7/seen", params={"limit": 2})).json()
         nobody = (await client.get("/v1/users/99/seen")).json()
     assert answer["total"] == 3
-    assert [(item["item_id"], item["item_title"]) for item in answer["items"]] == [(3, "Item 3"), (1, "Item 1")]
+    assert [(item["item_id"], item["item_title"]) for item in answer["items"]] == [
+        (3, "Item 3"),
+        (1, "Item 1"),
+    ]
     assert (nobody["total"], nobody["items"]) == (0, [])
 
 

@@ -1,0 +1,83 @@
+"""A Triton of a few lines: the real wire, a made-up model. For the gateway's tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+
+from ensemble import contract
+from service.tensors import Array
+from tests.builders.gateway import make_outputs
+
+Inputs = dict[str, Array]
+
+
+def read_inputs(request: Any) -> Inputs:
+    """The request's tensors, as the ensemble would get them."""
+    return {
+        one.name: np.frombuffer(data, triton_to_np_dtype(one.datatype)).reshape(tuple(one.shape))
+        for one, data in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+
+
+def answer(inputs: Inputs) -> dict[str, Array]:
+    """The small world's output tensors for the request's."""
+    excluded = [i for i in inputs["exclude_item_ids"][0].tolist() if i != contract.PAD_ID]
+    return make_outputs(int(inputs["user_id"][0, 0]), int(inputs["n"][0, 0]), excluded)
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers ModelReady and ModelInfer; `fail` and `wait_s` make it misbehave, `requests` is what it got."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.is_ready = True
+        self.fail: tuple[grpc.StatusCode, str] | None = None
+        self.wait_s = 0.0
+        self.left_out: set[str] = set()
+        self.requests: list[Any] = []
+        self.started = asyncio.Event()
+
+    async def ModelReady(self, _request: Any, _context: Any) -> Any:
+        """Says what `is_ready` says."""
+        return service_pb2.ModelReadyResponse(ready=self.is_ready)
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """Answers with the outputs that the request asks for."""
+        self.requests.append(request)
+        self.started.set()
+        await asyncio.sleep(self.wait_s)
+        if self.fail is not None:
+            await context.abort(*self.fail)
+        outputs = answer(read_inputs(request))
+        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        for wanted in request.outputs:
+            if wanted.name in self.left_out:
+                continue
+            tensor = outputs[wanted.name]
+            response.outputs.add(
+                name=wanted.name, datatype=np_to_triton_dtype(tensor.dtype), shape=list(tensor.shape)
+            )
+            response.raw_output_contents.append(tensor.tobytes())
+        return response
+
+
+@asynccontextmanager
+async def fake_triton(port: int = 0) -> AsyncIterator[FakeTriton]:
+    """Serves a fake Triton on a free port of this machine, or on the one given."""
+    triton = FakeTriton()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
+    triton.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield triton
+    finally:
+        await server.stop(grace=None)

@@ -1,0 +1,192 @@
+"""What the gateway says to Triton, and what it makes of the answers: over the real wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+
+from ensemble import contract
+from ensemble.contract import ErrorCode, StageError
+from service.deadline import Deadline
+from service.errors import DependencyUnavailable
+from service.recommender import Recommender, TritonRecommender, triton_error
+from service.schemas import RecommendRequest
+from tests.builders.gateway import CONTEXT, FakeRecommender
+from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def connected(triton: FakeTriton) -> AsyncIterator[TritonRecommender]:
+    async with reaching(f"127.0.0.1:{triton.port}") as recommender:
+        yield recommender
+
+
+@asynccontextmanager
+async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
+    recommender = TritonRecommender(address, contract.MODEL_NAME, CONTEXT, sample_user_id=7)
+    await recommender.open()
+    try:
+        yield recommender
+    finally:
+        await recommender.close()
+
+
+def test_both_recommenders_keep_the_protocol() -> None:
+    assert isinstance(FakeRecommender(), Recommender)
+    assert isinstance(TritonRecommender("x:1", "m", (), 0), Recommender)
+
+
+async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width() -> None:
+    asked = RecommendRequest(
+        user_id=2**62,
+        n=3,
+        context={"context_tab": 4},
+        exclude_item_ids=list(range(17)),
+        filters={"item_genre": ["dräma"]},
+    )
+    async with fake_triton() as triton, connected(triton) as recommender:
+        before = time.time()
+        await recommender.recommend(asked, Deadline.after(0.5), seed=11)
+        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(0.5), seed=2**63 - 1)
+    promised = {tensor.name: tensor for tensor in contract.REQUEST_TENSORS}
+    for request in triton.requests:
+        assert request.model_name == contract.MODEL_NAME
+        tensors = read_inputs(request)
+        assert set(tensors) == set(promised) | set(CONTEXT)
+        for name, tensor in tensors.items():
+            width = promised[name].width if name in promised else 1
+            assert tensor.dtype == (promised[name].dtype if name in promised else np.int64), name
+            assert tensor.shape[0] == 1, name
+            assert width in (-1, tensor.shape[1]), name
+    first, second = map(read_inputs, triton.requests)
+    assert first["user_id"][0, 0] == 2**62
+    assert first["exclude_item_ids"].shape == (1, 128)
+    assert second["exclude_item_ids"].shape == (1, 16)
+    assert first["context_tab"][0, 0] == 4
+    assert first["context_hour"][0, 0] == contract.NO_CONTEXT
+    assert contract.decode_filters(first["filters"][0]) == {"item_genre": ["dräma"]}
+    assert (first["seed"][0, 0], second["seed"][0, 0]) == (11, 2**63 - 1)
+    assert 0.4 < first["deadline_us"][0, 0] / 1e6 - before < 0.7
+
+
+async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        plain = await recommender.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(2), 0)
+        told = await recommender.recommend(
+            RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(2), 0
+        )
+    few, many = ([output.name for output in request.outputs] for request in triton.requests)
+    assert set(few) == {*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS}
+    assert set(many) == {tensor.name for tensor in contract.OUTPUT_TENSORS}
+    assert plain.item_ids == told.item_ids
+    assert plain.retrieved is None
+    assert told.retrieved
+
+
+async def test_the_deadline_bounds_the_call() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        await recommender.check(Deadline.after(2))
+        triton.wait_s = 5
+        started = time.monotonic()
+        with pytest.raises(DependencyUnavailable) as error:
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(0.1), 0)
+        assert time.monotonic() - started < 2
+        assert error.value.is_late
+
+
+async def test_no_time_left_asks_nobody() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        with pytest.raises(DependencyUnavailable, match="no time left"):
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(0), 0)
+    assert triton.requests == []
+
+
+async def test_nothing_listening_is_told_and_does_not_wait_for_the_deadline(unused_port: int) -> None:
+    async with reaching(f"127.0.0.1:{unused_port}") as recommender:
+        started = time.monotonic()
+        with pytest.raises(DependencyUnavailable, match="unavailable") as error:
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(30), 0)
+        assert time.monotonic() - started < 15
+        assert not error.value.is_late
+
+
+async def test_the_same_channel_reaches_a_triton_that_comes_back(unused_port: int) -> None:
+    request = RecommendRequest(user_id=7, n=3)
+    async with reaching(f"127.0.0.1:{unused_port}") as recommender:
+        with pytest.raises(DependencyUnavailable):
+            await recommender.recommend(request, Deadline.after(1), 0)
+        async with fake_triton(unused_port):
+            slate = None
+            patience = Deadline.after(20)
+            while slate is None and patience.left_s():
+                try:
+                    slate = await recommender.recommend(request, Deadline.after(1), 0)
+                except DependencyUnavailable:
+                    continue
+    assert slate is not None
+    assert len(slate.item_ids) == 3
+
+
+async def test_a_missing_output_is_our_bug() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        triton.left_out = {"stage_us"}
+        with pytest.raises(StageError, match=r"contract.*stage_us"):
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(2), 0)
+
+
+async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_check() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        assert "recommend answers" in await recommender.check(Deadline.after(2))
+        triton.fail = (grpc.StatusCode.INTERNAL, "Stub process 'recommend_0_0' is not healthy.")
+        with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
+            await recommender.check(Deadline.after(2))
+        triton.is_ready = False
+        with pytest.raises(DependencyUnavailable, match="not ready"):
+            await recommender.check(Deadline.after(2))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("INTERNAL", "in execute: contract|score_candidates|shape", (StageError, ErrorCode.CONTRACT)),
+        ("INTERNAL", "bad_request|retrieve_candidates|no such column", (StageError, ErrorCode.BAD_REQUEST)),
+        ("INTERNAL", "dependency|lookup_user_features|Redis is down", (DependencyUnavailable, False)),
+        ("INVALID_ARGUMENT", "unexpected inference input 'x'", (StageError, ErrorCode.CONTRACT)),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", (DependencyUnavailable, True)),
+        ("UNAVAILABLE", "failed to connect to all addresses", (DependencyUnavailable, False)),
+        ("NOT_FOUND", "Request for unknown model: 'recommend'", (DependencyUnavailable, False)),
+        ("INTERNAL", "Stub process is not healthy.", (DependencyUnavailable, False)),
+    ],
+)
+async def test_each_failure_has_one_meaning(
+    status: str, message: str, kind: tuple[type[Exception], object]
+) -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        triton.fail = (grpc.StatusCode[status], message)
+        with pytest.raises(kind[0]) as error:
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(5), 0)
+    if isinstance(error.value, StageError):
+        assert error.value.code is kind[1]
+    else:
+        assert isinstance(error.value, DependencyUnavailable)
+        assert error.value.is_late is kind[1]
+
+
+def test_an_error_without_words_is_still_a_failing_dependency() -> None:
+    assert isinstance(triton_error("", ""), DependencyUnavailable)
+
+
+def test_the_contracts_dtypes_all_cross_the_wire() -> None:
+    names = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8, "UINT8": np.uint8}
+    for tensor in (*contract.REQUEST_TENSORS, *contract.OUTPUT_TENSORS):
+        assert np_to_triton_dtype(tensor.dtype) in names, tensor.name
+    for name, dtype in names.items():
+        assert triton_to_np_dtype(name) == dtype

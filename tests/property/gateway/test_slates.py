@@ -1,0 +1,133 @@
+"""Invariants of the popular slate, of the tensors, and of what callers may send."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import event, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ensemble import contract
+from ensemble.contract import ErrorCode, StageError
+from service.answer import seed_of
+from service.bundle import PopularItem
+from service.errors import DependencyUnavailable
+from service.fallback import FILTERS, PopularSlates
+from service.recommender import triton_error
+from service.schemas import RecommendRequest
+from service.tensors import decode_slate, encode_request
+from tests.builders.gateway import make_outputs
+
+ids = st.integers(0, 2**63 - 1)
+few_ids = st.lists(st.integers(0, 30), max_size=20)
+genres = st.sampled_from(["a", "b", "c"])
+items = st.lists(
+    st.builds(
+        lambda item_id, fields: PopularItem(item_id=item_id, score=1.0, **fields),
+        st.integers(0, 30),
+        st.fixed_dictionaries({}, optional={"item_genre": genres, "item_tags": st.lists(genres, max_size=2)}),
+    ),
+    unique_by=lambda item: item.item_id,
+    max_size=30,
+)
+filters = st.dictionaries(
+    st.sampled_from(["item_genre", "item_tags"]), st.lists(genres, min_size=1, max_size=2)
+)
+requests = st.builds(
+    RecommendRequest,
+    user_id=ids,
+    n=st.integers(1, contract.MAX_N),
+    context=st.dictionaries(
+        st.sampled_from(["context_a", "context_b"]), st.integers(-(2**63) + 1, 2**63 - 1)
+    ),
+    exclude_item_ids=st.lists(ids, max_size=200),
+    filters=st.dictionaries(
+        st.text(max_size=20), st.lists(st.integers() | st.text(), min_size=1, max_size=3)
+    ),
+)
+
+
+@given(items, few_ids, few_ids, filters, st.integers(1, 40))
+def test_the_popular_slate_is_what_a_plain_loop_would_keep(
+    items: list[PopularItem], seen: list[int], excluded: list[int], wanted: dict[str, list[str]], n: int
+) -> None:
+    request = RecommendRequest(user_id=1, n=n, exclude_item_ids=excluded, filters=wanted, explain=True)
+    slate = PopularSlates(items).slate(request, seen)
+
+    def passes(item: PopularItem) -> bool:
+        for column, allowed in wanted.items():
+            value = item.fields.get(column, [])
+            if not set(value if isinstance(value, list) else [value]) & set(allowed):
+                return False
+        return True
+
+    kept = [i.item_id for i in items if i.item_id not in {*seen, *excluded} and passes(i)]
+    assert slate.item_ids == kept[:n]
+    assert ("short" in slate.degraded) == (len(kept) < n)
+    assert (FILTERS in slate.degraded) == any(column not in i.fields for i in items for column in wanted)
+    assert slate.retrieved is not None
+    assert len(slate.retrieved) == len(items)
+    assert sum(slate.removed().values()) == len(items) - len(kept)
+
+
+@given(requests, ids, st.integers(0, 2**63 - 1))
+def test_a_requests_tensors_say_what_the_request_says(
+    request: RecommendRequest, deadline_us: int, seed: int
+) -> None:
+    context = ("context_a", "context_b")
+    try:
+        tensors = encode_request(request, context, deadline_us, seed)
+    except StageError as refusal:
+        event(f"refused as {refusal.code}")
+        is_long = len(json.dumps(request.filters)) > contract.FILTER_WIDTHS[-1]
+        if is_long and refusal.code is ErrorCode.BAD_REQUEST:
+            return
+        raise
+    assert all(tensor.ndim == 2 and tensor.shape[0] == 1 for tensor in tensors.values())
+    assert tensors["exclude_item_ids"].shape[1] in contract.EXCLUDE_WIDTHS
+    assert tensors["filters"].shape[1] in contract.FILTER_WIDTHS
+    excluded = tensors["exclude_item_ids"][0].tolist()
+    assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
+    assert set(excluded[len(request.exclude_item_ids) :]) <= {contract.PAD_ID}
+    assert contract.decode_filters(np.asarray(tensors["filters"][0], np.uint8)) == request.filters
+    for name in context:
+        assert tensors[name][0, 0] == request.context.get(name, contract.NO_CONTEXT)
+    scalars = {"user_id": request.user_id, "n": request.n, "deadline_us": deadline_us, "seed": seed}
+    assert {name: int(tensors[name][0, 0]) for name in scalars} == scalars
+
+
+@given(st.integers(0, 2000), st.integers(1, 100), few_ids, st.integers(1, 60), st.booleans())
+def test_a_decoded_slate_is_unpadded_descending_and_consistent_with_its_explanation(
+    user_id: int, n: int, excluded: list[int], k: int, is_explained: bool
+) -> None:
+    slate = decode_slate(make_outputs(user_id, n, [200 + i for i in excluded], k=k), n, is_explained)
+    assert contract.PAD_ID not in slate.item_ids
+    assert len(slate.item_ids) == len(slate.scores) <= n
+    assert slate.scores == sorted(slate.scores, reverse=True)
+    assert (slate.retrieved is not None) == is_explained
+    by_place = sorted((one.slate_rank, one.item_id) for one in slate.retrieved or [] if one.slate_rank)
+    assert not is_explained or [item_id for _, item_id in by_place] == slate.item_ids
+    for one in slate.retrieved or []:
+        assert (one.removed_by is None) == (one.ranking_score is not None)
+        assert one.slate_rank is None or one.slate_rank == one.ranking_rank
+
+
+@given(st.text(), st.text())
+def test_any_failure_of_triton_has_a_meaning(status: str, message: str) -> None:
+    assert isinstance(triton_error(status, message), StageError | DependencyUnavailable)
+
+
+@given(st.dictionaries(st.text(max_size=20), st.none() | st.integers() | st.text() | st.lists(st.integers())))
+def test_any_json_object_is_a_request_or_is_refused(body: dict[str, object]) -> None:
+    try:
+        request = RecommendRequest.model_validate_json(json.dumps(body))
+    except ValidationError:
+        return  # any other exception would fail the test
+    assert 1 <= request.n <= contract.MAX_N
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_a_seed_fits_its_tensor(request_id: str) -> None:
+    assert 0 <= seed_of(request_id) < 2**63
