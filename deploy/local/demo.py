@@ -1,0 +1,90 @@
+"""The whole path with one command: prepare, train, materialise, serve, ask, measure, stop.
+
+`python -m deploy.local.demo [--keep]`; what is unchanged since the last run is reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import httpx
+from rich.console import Console
+from rich.rule import Rule
+
+from deploy.local import answers, stack
+from deploy.local.ports import PortTaken
+from deploy.local.settings import LocalSettings, load_settings
+from deploy.local.steps import Step, StepFailed, Steps
+
+LOAD_S = 10
+PATH = (
+    Step("prepare", "training", ("-m", "training", "prepare")),
+    Step("train", "training", ("-m", "training", "train")),
+    Step("materialize", "training", ("-m", "training", "materialize")),
+    Step("index", "triton", ("-m", "ensemble.index")),
+    Step("export", "triton", ("-m", "ensemble.export")),
+)
+"""The commands from raw files to what Triton serves, in order."""
+QUALITY = Step("evaluate", "training", ("-m", "training", "evaluate"))
+LOAD = Step("load", "dev", ("-m", "tests.load.load", "--duration", str(LOAD_S)))
+
+
+def run_demo(console: Console, settings: LocalSettings) -> None:
+    """Runs the path and shows what came out; leaves the servers running."""
+    steps = Steps(settings, dict(os.environ) | settings.environment())
+    for step in PATH:
+        console.print(Rule(step.name, align="left"))
+        if step.name == "materialize":
+            stack.up(settings, ["redis"])
+        console.print(f"    done after {steps.run(step):.1f} s")
+    console.print(Rule("serve", align="left"))
+    stack.up(settings)
+    console.print(Rule("ask", align="left"))
+    answers.show_answers(console, settings.gateway_url, settings.bundle)
+    console.print(Rule("quality on the test days", align="left"))
+    steps.run(QUALITY)
+    console.print(Rule(f"load, {LOAD_S} seconds", align="left"))
+    steps.run(LOAD)
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Turns a request to end into the same clean stop as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Runs the demo and stops everything, whatever happens; 0, or 1 with what failed and its log's end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the servers running")
+    keep = parser.parse_args().keep
+    settings, console, started = load_settings(), Console(highlight=False), time.monotonic()
+    signal.signal(signal.SIGTERM, interrupt)
+    code = 1
+    try:
+        run_demo(console, settings)
+        code = 0
+    except StepFailed as error:
+        print(f"\n{error}; the end of {error.log}:\n{stack.log_tail(error.log, 30)}", file=sys.stderr)
+    except (stack.StackError, PortTaken, RuntimeError, httpx.HTTPError) as error:
+        print(f"\n{error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\ninterrupted; stopping everything", file=sys.stderr)
+        code = 130
+    finally:
+        if code or not keep:
+            console.print(Rule("stop", align="left"))
+            stack.down(settings)
+    if code == 0:
+        console.print(f"\nThe whole path took {time.monotonic() - started:.0f} s.")
+        if keep:
+            console.print(f"Serving at {settings.gateway_url} until `make down`.")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
