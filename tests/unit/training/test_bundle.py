@@ -1,0 +1,101 @@
+"""A bundle is written whole or not at all, and never changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.bundle import bundle_id, find_bundle, publish, seal, staged
+from training.manifest import BundleError, read_manifest
+
+SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
+
+
+def facts(name: str) -> dict[str, Any]:
+    return {
+        "bundle": name,
+        "dataset": "toy",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "git_commit": "unknown",
+        "seed": 0,
+        "versions": {},
+        "items": 1,
+        "vector_width": 2,
+        "score_range": (-1.0, 1.0),
+        "index": {"kind": "FLAT"},
+        "user_tower": SPEC,
+        "item_tower": SPEC,
+        "ranker": SPEC,
+        "context": (),
+        "display": (),
+        "display_name": None,
+        "filters": {},
+        "sample_user_ids": (1,),
+    }
+
+
+def write(bundles: Path, name: str, text: str = "model") -> Path:
+    with staged(bundles, name) as folder:
+        (folder / "x.onnx").write_text(text)
+        seal(folder, facts(name))
+    return bundles / name
+
+
+def test_a_sealed_bundle_lists_the_checksum_of_every_other_file(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, "toy-1"))
+    assert list(manifest.checksums) == ["x.onnx"]
+
+
+def test_nothing_remains_of_a_bundle_that_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        with staged(tmp_path, "toy-1") as folder:
+            (folder / "x.onnx").write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_manifest_does_not_become_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not sealed"), staged(tmp_path, "toy-1") as folder:
+        (folder / "x.onnx").write_text("model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_never_written_over(tmp_path: Path) -> None:
+    write(tmp_path, "toy-1")
+    with pytest.raises(BundleError, match="never changed"):
+        write(tmp_path, "toy-1", "other")
+    assert (tmp_path / "toy-1" / "x.onnx").read_text() == "model"
+
+
+def test_current_points_to_the_newest_and_moves_in_one_step(tmp_path: Path) -> None:
+    for name in ("toy-1", "toy-2"):
+        write(tmp_path, name)
+        publish(tmp_path, name)
+        assert (tmp_path / "current").resolve() == (tmp_path / name).resolve()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "toy-1", "toy-2"]
+
+
+def test_a_changed_bundle_is_not_published(tmp_path: Path) -> None:
+    publish(tmp_path, write(tmp_path, "toy-1").name)
+    (write(tmp_path, "toy-2") / "x.onnx").write_text("changed")
+    with pytest.raises(BundleError, match="checksum differs"):
+        publish(tmp_path, "toy-2")
+    assert (tmp_path / "current").resolve() == (tmp_path / "toy-1").resolve()
+
+
+def test_only_a_whole_bundle_of_the_same_fingerprint_is_found(tmp_path: Path) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    name = bundle_id("toy", "abcdef0123456789", at)
+    assert name == "toy-20260102-030405-abcdef01"
+    assert find_bundle(tmp_path, "toy", "abcdef0123456789") is None
+    folder = write(tmp_path, name)
+    assert find_bundle(tmp_path, "toy", "abcdef0123456789") == name
+    assert find_bundle(tmp_path, "toy", "0000000023456789") is None
+    (folder / "x.onnx").unlink()
+    assert find_bundle(tmp_path, "toy", "abcdef0123456789") is None
