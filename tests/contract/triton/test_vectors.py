@@ -112,7 +112,7 @@ class TestRedis(VectorIndexSuite):
     def test_says_which_index_is_missing(self, redis: Redis, bundle: Bundle) -> None:
         index = RedisVectorIndex(redis, "nowhere", bundle.manifest.filters)
         with pytest.raises(
-            StageError, match="no index item_vectors:nowhere; run python -m ensemble.index"
+            StageError, match=r"no index item_vectors:nowhere; run python -m ensemble.index"
         ) as caught:
             index.search(np.ones((1, WIDTH), dtype=np.float32), [5], [{}], 9)
         assert caught.value.code is ErrorCode.DEPENDENCY

@@ -1,0 +1,290 @@
+"""The whole chain on memory stores: what it answers, and what it does when something is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ensemble import contract
+from ensemble.bundle import Bundle
+from ensemble.contract import PAD_ID, Degradation, ErrorCode, Rule, StageError
+from ensemble.recommender import Recommender
+from ensemble.stores.vectors import MemoryVectorIndex
+from feature_repo import names
+from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
+
+KNOWN = 101
+
+
+def flags(answer: Any) -> list[Degradation]:
+    return contract.degradations(int(answer["degraded"][0, 0]))
+
+
+def test_the_chain_is_the_contracts_stages_in_their_order(recommender: Recommender) -> None:
+    assert recommender.stages == tuple(contract.Stage)
+
+
+def test_the_graph_writes_every_output_of_the_contract(recommender: Recommender) -> None:
+    (answer,) = recommender.answer([make_request(KNOWN)])
+    assert not isinstance(answer, StageError)
+    for tensor in contract.OUTPUT_TENSORS:
+        array = answer[tensor.name]
+        assert array.dtype == tensor.dtype, tensor.name
+        assert array.shape[0] == 1
+        assert tensor.width in (array.shape[1], -1), tensor.name
+
+
+def test_a_known_user_gets_the_best_unseen_available_items(recommender: Recommender, world: World) -> None:
+    (answer,) = recommender.answer([make_request(KNOWN)])
+    items = slate(answer)
+    assert len(items) == 5
+    assert not set(items) & set(world.seen[KNOWN])
+    unavailable = {
+        key
+        for (view, key), row in world.rows.items()
+        if view == names.ITEM_CATALOG and row[names.IS_AVAILABLE] is False
+    }
+    assert not set(items) & unavailable
+    assert flags(answer) == []
+    scores = answer["item_scores"][0][:5]
+    assert (np.diff(scores) <= 0).all()
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize("user_id", [9_999, 100], ids=["nobody", "no feature row"])
+def test_an_unknown_user_gets_a_full_slate_that_says_so(recommender: Recommender, user_id: int) -> None:
+    (answer,) = recommender.answer([make_request(user_id)])
+    assert len(slate(answer)) == 5
+    assert flags(answer) == [Degradation.UNKNOWN_USER]
+
+
+def test_all_unknown_users_get_the_same_slate(recommender: Recommender) -> None:
+    one, two = recommender.answer([make_request(8_888), make_request(9_999)])
+    assert slate(one) == slate(two)
+
+
+def test_excluded_items_are_not_answered_and_the_rest_moves_up(recommender: Recommender) -> None:
+    (before,) = recommender.answer([make_request(KNOWN, n=6)])
+    first, *rest = slate(before)
+    (after,) = recommender.answer([make_request(KNOWN, n=5, excluded=[first, 424242])])
+    assert slate(after) == rest
+
+
+def test_removed_by_names_the_rule(recommender: Recommender, world: World) -> None:
+    (plain,) = recommender.answer([make_request(KNOWN)])
+    excluded = slate(plain)[0]
+    (answer,) = recommender.answer([make_request(KNOWN, excluded=[excluded])])
+    assert not isinstance(answer, StageError)
+    rules = list(Rule)
+    reason = {
+        i: rules[r - 1] if r else None
+        for i, r in zip(answer["retrieved_ids"][0].tolist(), answer["removed_by"][0].tolist(), strict=True)
+        if i != PAD_ID
+    }
+    assert reason[excluded] is Rule.EXCLUDED
+    kept = [i for i, rule in reason.items() if rule is None]
+    assert kept == [i for i in answer["candidate_ids"][0].tolist() if i != PAD_ID]
+    assert len(kept) == 10
+    for item_id, rule in reason.items():
+        if rule is Rule.SEEN:
+            assert item_id in world.seen[KNOWN]
+        if rule is Rule.UNAVAILABLE:
+            assert world.rows[names.ITEM_CATALOG, item_id][names.IS_AVAILABLE] is False
+    assert {Rule.SEEN, Rule.UNAVAILABLE, Rule.BEYOND_K} & set(reason.values())
+
+
+def test_filters_narrow_the_slate(recommender: Recommender, world: World) -> None:
+    (answer,) = recommender.answer([make_request(KNOWN, n=10, filters={"item_category": [2]})])
+    items = slate(answer)
+    assert items
+    assert all(world.rows[names.ITEM_CATALOG, i]["item_category"] == 2 for i in items)
+
+
+def test_fewer_survivors_than_n_say_short(recommender: Recommender) -> None:
+    (answer,) = recommender.answer([make_request(KNOWN, n=100)])
+    assert len(slate(answer)) == 10
+    assert flags(answer) == [Degradation.SHORT]
+
+
+def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None:
+    recommender = make_recommender(world, k=500)
+    (answer,) = recommender.answer([make_request(9_999, n=100)])
+    available = sum(
+        world.rows.get((names.ITEM_CATALOG, i), {}).get(names.IS_AVAILABLE) is not False
+        for i in world.item_ids
+    )
+    assert len(slate(answer)) == available
+    assert flags(answer) == [Degradation.UNKNOWN_USER, Degradation.SHORT]
+
+
+def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
+    empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
+    retrieve = recommender.graph.output_node
+    while retrieve.op.name != contract.Stage.RETRIEVE_CANDIDATES:
+        retrieve = retrieve.parents[0]
+    retrieve.op.index = empty
+    (answer,) = recommender.answer([make_request(KNOWN)])
+    assert slate(answer) == []
+    assert flags(answer) == [Degradation.SHORT]
+
+
+def test_an_item_missing_in_the_store_is_scored_with_null_features(
+    recommender: Recommender, world: World
+) -> None:
+    missing = world.item_ids[0]
+    (answer,) = recommender.answer([make_request(9_999, n=10)])
+    table = recommender.stores.items.snapshot
+    row = table.rows_of(np.array([missing]))[0]
+    assert table.columns["item_category"][row] == names.NULL_INT
+    assert np.isnan(table.columns[names.ITEM_EVENT_COUNT][row])
+    assert table.is_available[row]
+    assert not isinstance(answer, StageError)
+    deep = make_recommender(world, k=60)
+    (all_of_them,) = deep.answer([make_request(9_999, n=100)])
+    assert missing in slate(all_of_them)
+
+
+def test_context_changes_the_scores(recommender: Recommender) -> None:
+    told, untold = recommender.answer([make_request(KNOWN, surface=1), make_request(KNOWN)])
+    assert not isinstance(told, StageError)
+    assert not isinstance(untold, StageError)
+    assert (told["candidate_ids"] == untold["candidate_ids"]).all()
+    assert (told["ranking_scores"] != untold["ranking_scores"]).any()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (make_request(KNOWN, n=0), "n must be from 1 to 100"),
+        (make_request(KNOWN, n=101), "n must be from 1 to 100"),
+        (make_request(-1), "user_id must be 0 or more"),
+        (
+            make_request(KNOWN, filters={"item_colour": [1]}),
+            "filters.item_colour: this bundle cannot filter on it",
+        ),
+        (make_request(KNOWN, filters={"item_category": []}), "filters.item_category: the list is empty"),
+        (make_request(KNOWN, filters={"item_category": ["a"]}), "'a' is not of type int64"),
+        (make_request(KNOWN, filters={"item_brand": [3]}), "3 is not of type string"),
+    ],
+    ids=["n 0", "n 101", "user", "column", "no values", "text", "number"],
+)
+def test_a_wrong_request_fails_alone_and_names_the_field(
+    recommender: Recommender, request_: dict[str, Any], message: str
+) -> None:
+    before, wrong, after = recommender.answer([make_request(102), request_, make_request(103)])
+    assert isinstance(wrong, StageError)
+    assert wrong.code is ErrorCode.BAD_REQUEST
+    assert message in wrong.message
+    assert slate(before) == slate(recommender.answer([make_request(102)])[0])
+    assert slate(after) == slate(recommender.answer([make_request(103)])[0])
+
+
+def test_garbled_filters_fail_alone(recommender: Recommender) -> None:
+    garbled = make_request(KNOWN)
+    garbled["filters"] = np.full((1, 256), 255, dtype=np.uint8)
+    wrong, good = recommender.answer([garbled, make_request(KNOWN)])
+    assert isinstance(wrong, StageError)
+    assert wrong.code is ErrorCode.BAD_REQUEST
+    assert slate(good)
+
+
+def test_a_request_whose_deadline_passed_is_not_run(recommender: Recommender) -> None:
+    late = make_request(KNOWN, deadline_us=int(NOW.timestamp() * 1e6) - 1)
+    error, answer = recommender.answer([late, make_request(KNOWN)])
+    assert isinstance(error, StageError)
+    assert error.code is ErrorCode.DEPENDENCY
+    assert slate(answer)
+
+
+def test_a_failing_store_fails_every_request_of_the_batch(recommender: Recommender) -> None:
+    calls = []
+
+    def fail(user_ids: Any) -> Any:
+        calls.append(user_ids)
+        raise RedisConnectionError("Connection refused")
+
+    recommender.stores.features.read_users = fail  # type: ignore[method-assign]
+    answers = recommender.answer([make_request(KNOWN), make_request(102)])
+    assert [str(a) for a in answers] == [
+        "dependency|lookup_user_features|ConnectionError: Connection refused"
+    ] * 2
+    assert len(calls) == 1, "an unreachable store is not asked again for each request"
+
+
+def test_our_own_failure_on_one_user_spares_the_others(recommender: Recommender) -> None:
+    read = recommender.stores.features.read_users
+
+    def fail_on_one(user_ids: Any) -> Any:
+        if KNOWN in user_ids:
+            raise ValueError("a row that cannot be read")
+        return read(user_ids)
+
+    recommender.stores.features.read_users = fail_on_one  # type: ignore[method-assign]
+    wrong, good = recommender.answer([make_request(KNOWN), make_request(102)])
+    assert isinstance(wrong, StageError)
+    assert wrong.code is ErrorCode.CONTRACT
+    assert slate(good)
+
+
+def test_the_filter_fails_open_and_says_so(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no availability")
+
+    (healthy,) = recommender.answer([make_request(KNOWN)])
+    monkeypatch.setattr("ensemble.stages.filter.is_among", broken)
+    (answer,) = recommender.answer([make_request(KNOWN, n=10)])
+    assert not isinstance(answer, StageError)
+    assert not isinstance(healthy, StageError)
+    assert flags(answer) == [Degradation.FILTER_CANDIDATES]
+    assert (answer["candidate_ids"] == healthy["retrieved_ids"][:, :10]).all()
+
+
+def test_users_are_read_once_per_batch(recommender: Recommender) -> None:
+    calls = []
+    read = recommender.stores.features.read_users
+
+    def counting(user_ids: Any) -> Any:
+        calls.append(len(user_ids))
+        return read(user_ids)
+
+    recommender.stores.features.read_users = counting  # type: ignore[method-assign]
+    recommender.answer([make_request(101), make_request(102), make_request(103)])
+    assert calls == [3]
+
+
+def test_requests_of_different_widths_run_together(recommender: Recommender) -> None:
+    wide = make_request(102, excluded=list(range(100_000, 100_100)))
+    narrow = make_request(KNOWN)
+    assert wide["exclude_item_ids"].shape != narrow["exclude_item_ids"].shape
+    answers = recommender.answer([wide, narrow])
+    assert [slate(a) for a in answers] == [slate(recommender.answer([r])[0]) for r in (wide, narrow)]
+
+
+def test_a_ranker_that_gives_logits_is_our_bug(recommender: Recommender) -> None:
+    score = recommender.graph.output_node.parents[0].op
+    score.ranker = _Logits(score.ranker)
+    (answer,) = recommender.answer([make_request(KNOWN)])
+    assert isinstance(answer, StageError)
+    assert answer.code is ErrorCode.CONTRACT
+    assert "outside [0,1]" in answer.message
+
+
+class _Logits:
+    def __init__(self, ranker: Any) -> None:
+        self.features, self.ranker = ranker.features, ranker
+
+    def __call__(self, columns: Any) -> Any:
+        return self.ranker(columns) * 20 - 10
+
+
+def test_a_bundle_that_was_changed_is_refused(world: World, tmp_path: Any) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(world.folder, copy)
+    (copy / "ranker.onnx").write_bytes(b"else")
+    with pytest.raises(ValueError, match=r"ranker.onnx: its checksum differs"):
+        Bundle.open(copy)

@@ -1,0 +1,107 @@
+"""The item table: stays fresh, survives a store that fails, and knows what it does not hold."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ensemble.bundle import Bundle
+from ensemble.contract import ErrorCode, StageError
+from ensemble.recommender import item_table
+from ensemble.stores import items as module
+from ensemble.stores.items import ItemTable
+from feature_repo import names
+from tests.builders.triton import World, make_settings
+
+WAIT_S = 10.0
+
+
+def make_table(world: World, refresh_s: float = 60.0) -> ItemTable:
+    return item_table(Bundle.open(world.folder), world.memory_store(), make_settings(refresh_s=refresh_s))
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "not within its bound"
+        time.sleep(0.01)
+
+
+def test_every_id_has_its_row_and_others_the_null_row(world: World) -> None:
+    table = make_table(world)
+    table.load()
+    snapshot = table.snapshot
+    ids = np.array([[world.item_ids[3], -1, world.item_ids[0], 11]])
+    rows = snapshot.rows_of(ids)
+    assert snapshot.columns[names.ITEM_ID][rows].tolist() == [
+        [world.item_ids[3], names.NULL_INT, world.item_ids[0], names.NULL_INT]
+    ]
+    assert snapshot.is_available[rows].tolist()[0][1::2] == [False, False]
+    assert snapshot.encoded["item_category"][rows[0, 1]] == 1, "null's code"
+
+
+def test_a_new_materialisation_is_seen_without_a_restart(world: World) -> None:
+    table = make_table(world, refresh_s=0.02)
+    item_id = world.item_ids[5]
+    table.start()
+    try:
+        row = table.snapshot.rows_of(np.array([item_id]))[0]
+        table.store.put(names.ITEM_ACTIVITY, item_id, {names.ITEM_EVENT_COUNT: 777.0}, world.event_timestamp)  # type: ignore[attr-defined]
+        wait_until(lambda: table.snapshot.columns[names.ITEM_EVENT_COUNT][row] == 777.0)
+    finally:
+        table.stop()
+
+
+def test_before_the_first_reading_requests_fail_as_a_dependency_then_recover(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    table = make_table(world)
+    read, is_up = table.store.read_items, False
+
+    def flaky(item_ids: Any) -> Any:
+        if not is_up:
+            raise RedisConnectionError("refused")
+        return read(item_ids)
+
+    table.store.read_items = flaky  # type: ignore[method-assign]
+    table.start()
+    try:
+        with pytest.raises(StageError, match="not loaded yet") as caught:
+            _ = table.snapshot
+        assert caught.value.code is ErrorCode.DEPENDENCY
+        is_up = True
+        wait_until(lambda: table._snapshot is not None)
+    finally:
+        table.stop()
+
+
+def test_a_failed_refresh_keeps_the_last_reading(world: World) -> None:
+    table = make_table(world, refresh_s=0.02)
+    failures: list[int] = []
+
+    def fail(_: Any) -> Any:
+        failures.append(1)
+        raise RedisConnectionError("refused")
+
+    table.start()
+    try:
+        table.store.read_items = fail  # type: ignore[method-assign]
+        wait_until(lambda: len(failures) > 2)
+        assert len(table.snapshot.item_ids) == len(world.item_ids)
+    finally:
+        table.stop()
+
+
+def test_comparable_strings_are_numbers_that_agree_where_the_strings_do(world: World) -> None:
+    table = make_table(world)
+    table.load()
+    brands, numbers = table.snapshot.columns["item_brand"], table.snapshot.comparable["item_brand"]
+    assert numbers.dtype == np.int64
+    pairs = {(b, int(n)) for b, n in zip(brands, numbers, strict=True)}
+    assert len(pairs) == len({b for b, _ in pairs}) == len({n for _, n in pairs})
+    assert (None, names.NULL_INT) in pairs

@@ -1,0 +1,32 @@
+"""Settings: documented, checked, and wrong in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from ensemble.settings import EnsembleSettings, load_settings
+
+
+def test_every_field_is_described() -> None:
+    assert [n for n, field in EnsembleSettings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SHORTLIST_K", "none", "SHORTLIST_K=none"),
+        ("SHORTLIST_PROVIDER", "gpu", "SHORTLIST_PROVIDER=gpu"),
+        ("SHORTLIST_REDIS_ADDRESS", "localhost", "SHORTLIST_REDIS_ADDRESS=localhost"),
+        ("SHORTLIST_MAX_OVERFETCH", "5000", "max_seen must be at least max_overfetch"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_exit_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        load_settings()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
