@@ -36,9 +36,10 @@ def card_of(item_id: int) -> Card:
     return {"item_title": f"Item {item_id}", "item_genre": ("comedy", "drama", "crime")[item_id % 3]}
 
 
-def write_bundle(folder: Path, **changes: Any) -> Path:
+def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> Path:
     """Writes the two files that the gateway reads; `changes` replace fields of the manifest."""
     items = [{"item_id": i, "score": 1 - i / 200, **card_of(i), "item_genre_id": i % 3} for i in range(200)]
+    items[0]["item_title"] = first_title
     popular = json.dumps({"bundle": BUNDLE, "items": items}).encode()
     manifest = {
         "format": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_changed_popular_list_is_refused(tmp_path: Path) -> None:
     [({"format": 2}, "format"), ({"bundle": "Other!"}, "bundle"), ({"items": None}, "items")],
 )
 def test_a_manifest_of_another_shape_is_refused_by_field(
-    tmp_path: Path, changes: dict[str, object], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BundleUnreadable, match=f"not a bundle of format 1: {message}"):
         read_bundle(write_bundle(tmp_path, **changes))
