@@ -1,0 +1,109 @@
+"""Builds the stock ensemble's Triton repository from a bundle and the SavedModels of its training run.
+
+Runs in the training environment: `python -m tests.benchmarks.stock.build --help`. Encoders, item vectors and
+features are the bundle's, so that both ensembles answer from the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from merlin.systems.dag.ops.faiss import setup_faiss
+
+from feature_repo import affinity, names
+from tests.benchmarks.stock.feature_store import (
+    ITEM_VIEW,
+    USER_VIEW,
+    fill_feature_store,
+    stock_columns,
+    stock_tables,
+)
+from tests.benchmarks.stock.graph import Parts, stock_ensemble
+from tests.benchmarks.stock.operators import items_by_code
+from tests.benchmarks.stock.workflow import notebook_workflow
+from training.encoders import Encoders
+from training.manifest import (
+    ENCODERS_FILE,
+    ITEM_IDS_FILE,
+    ITEM_TABLE_FILE,
+    ITEM_VECTORS_FILE,
+    read_dataset,
+    read_manifest,
+)
+
+USERS_FILE = "users.json"
+CODES_FILE = "item_ids_by_code.npy"
+
+
+def build(given: argparse.Namespace) -> None:
+    """Writes the target folder: Feast project, FAISS index, `models/`, and what the asker must know.
+
+    That is `users.json`, the users that this Feast project holds, and the item ids by the answered codes.
+    """
+    bundle, target = given.bundle, given.target
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    manifest, dataset = read_manifest(bundle), read_dataset(bundle)
+    encoders = Encoders.load(bundle / ENCODERS_FILE)
+    columns = stock_columns(dataset)
+    tables = stock_tables(given.features, columns, encoders, given.users)
+    fill_feature_store(target / "feast", given.redis, tables, columns)
+    (target / USERS_FILE).write_text(json.dumps(tables[USER_VIEW][names.USER_ID].tolist()))
+
+    vectors = list(np.load(bundle / ITEM_VECTORS_FILE))
+    index = pd.DataFrame({names.ITEM_ID: np.load(bundle / ITEM_IDS_FILE), "embedding": vectors})
+    setup_faiss(index, str(target / "index.faiss"))
+    np.save(
+        target / CODES_FILE,
+        items_by_code(dataset, encoders, pd.read_parquet(bundle / ITEM_TABLE_FILE), target),
+    )
+
+    user_columns = {names.USER_ID: dataset.users[names.USER_ID], **columns[USER_VIEW]}
+    item_columns = {names.ITEM_ID: dataset.items[names.ITEM_ID], **columns[ITEM_VIEW]}
+    parts = Parts(
+        feast_repo=target / "feast",
+        user_workflow=notebook_workflow(tables[USER_VIEW], user_columns, encoders),
+        item_workflow=notebook_workflow(tables[ITEM_VIEW], item_columns, encoders),
+        user_tower=given.saved_models / "user_tower",
+        ranker=given.saved_models / "ranker",
+        faiss_index=target / "index.faiss",
+        items=target,
+        user_item_scales={n: encoders.scales[n] for n in affinity.user_item_feature_names(dataset)},
+        context=manifest.context,
+        score=manifest.ranker.output,
+    )
+    stock_ensemble(parts, given.k, given.n).export(str(target / "models"))
+    for folder in (target / "models").glob("*_predicttensorflowtriton"):
+        run_in_python(folder)
+
+
+def run_in_python(folder: Path) -> None:
+    """Replaces Triton's TensorFlow backend, no longer shipped, by a Python model that runs the SavedModel."""
+    config = folder / "config.pbtxt"
+    text = re.sub(r"^platform: .*\n", "", config.read_text(), flags=re.MULTILINE)
+    config.write_text(text.replace('backend: "tensorflow"', 'backend: "python"'))
+    shutil.copyfile(Path(__file__).with_name("saved_model.py"), folder / "1" / "model.py")
+
+
+def main() -> None:
+    """Reads the arguments and builds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
+    parser.add_argument("--saved-models", type=Path, required=True, help="those of the same training run")
+    parser.add_argument("--features", type=Path, required=True, help="folder of our Feast project's sources")
+    parser.add_argument("--target", type=Path, required=True, help="written anew")
+    parser.add_argument("--redis", required=True, help="host:port")
+    parser.add_argument("--users", type=int, default=300, help="users to load")
+    parser.add_argument("--k", type=int, default=100, help="candidates")
+    parser.add_argument("--n", type=int, default=10, help="items answered")
+    build(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

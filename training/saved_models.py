@@ -1,0 +1,38 @@
+"""Keeps trained models as SavedModels beside the bundles, for the benchmark against stock Merlin Systems."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from training.export import Model
+from training.manifest import ModelSpec
+
+FOLDER = "saved_models"
+"""Below `var`: one folder per bundle, in it one per model."""
+
+
+def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
+    """Writes a SavedModel whose `serving_default` takes every column by name: (rows,), lists (rows, S).
+
+    `model` is as for `export.export_model`; the output has the name and shape that the ONNX model's has.
+    """
+    signature = {name: tf.TensorSpec((None, length), tf.int64, name) for name, length in spec.lists.items()}
+    signature |= {name: tf.TensorSpec((None,), tf.int64, name) for name in spec.categorical}
+    signature |= {name: tf.TensorSpec((None,), tf.float32, name) for name in spec.numeric}
+
+    def named(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        shaped = {name: value if name in spec.lists else value[:, None] for name, value in columns.items()}
+        output = tf.cast(model(shaped), tf.float32)
+        return {spec.output: tf.reshape(output, (-1,)) if output.shape[-1] in (1, None) else output}
+
+    function = tf.function(named, input_signature=[signature], autograph=False)
+    module = tf.Module()
+    # A callable's variables are not found by themselves; what is not tracked is not saved.
+    module.kept = list(function.get_concrete_function().variables)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    tf.saved_model.save(module, str(temporary), signatures={"serving_default": function})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
