@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BundleError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"exported {chosen.bundle.resolve().name} to {target}\n")
+    sys.stdout.write(f"exported {chosen.bundle} to {target}\n")
     return 0
 
 

@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--keep must be at least 1")
     started = time.monotonic()
     try:
+        manifest = read_manifest(chosen.bundle, verify=False)
         built = build_index(connect(settings.redis_address, TIMEOUT_MS), chosen.bundle, chosen.keep)
     except (BundleError, IndexBuildError) as error:
         sys.stderr.write(f"{error}\n")
@@ -206,8 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address = settings.redis_address
         sys.stderr.write(f"Redis at {address}: {error}; start it, or set SHORTLIST_REDIS_ADDRESS\n")
         return 1
-    done = f"indexed in {time.monotonic() - started:.1f} s" if built else "was indexed already"
-    sys.stdout.write(f"{chosen.bundle.resolve().name} {done}\n")
+    seconds = time.monotonic() - started
+    done = f"{manifest.items} items indexed in {seconds:.1f} s" if built else "indexed already"
+    sys.stdout.write(f"{manifest.bundle}: {done}\n")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import (
     Field,
@@ -87,7 +87,7 @@ class EnsembleSettings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _overfetch_is_worth_reading(self) -> Self:
+    def _overfetch_is_worth_reading(self) -> EnsembleSettings:
         if self.max_seen < self.max_overfetch:
             raise ValueError(
                 "max_seen must be at least max_overfetch: what is not read cannot be made up for"

@@ -25,7 +25,7 @@ from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
 from feature_repo import names
 from feature_repo.affinity import user_item_feature_names
-from feature_repo.dataset import Dataset
+from feature_repo.dataset import DATASET_FILE, Dataset
 from training import manifest as files
 from training.encoders import Encoders, Scale, Vocabulary
 from training.fields import Field
@@ -95,7 +95,7 @@ def make_world(
     row."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    (folder / files.DATASET_FILE).write_text(DATASET.format(name="tiny", ttl_s=ttl_s))
+    (folder / DATASET_FILE).write_text(DATASET.format(name="tiny", ttl_s=ttl_s))
     dataset = Dataset.load(folder)
     world = World(folder, dataset, tuple(range(100, 100 + users)), tuple(range(10, 10 + 3 * items, 3)))
     _draw_features(world, rng)
@@ -253,6 +253,7 @@ def memory_index(world: World, bundle: Bundle) -> MemoryVectorIndex:
         column = world.dataset.items[name]
         null = {"string": "", "float32": np.nan}.get(dtype, names.NULL_INT)
         kind = {"string": object, "float32": np.float32}.get(dtype, np.int64)
+        padded: list[Any]
         if column.role == "list":
             padded = [(list(v or []) + [null] * column.max_length)[: column.max_length] for v in table[name]]
         else:
@@ -287,7 +288,7 @@ def make_request(
 def slate(answer: Any) -> list[int]:
     """Lists the item ids of an answer's first row, without the tail."""
     assert not isinstance(answer, contract.StageError), answer
-    return [i for i in answer["item_ids"][0].tolist() if i != contract.PAD_ID]
+    return [int(i) for i in answer["item_ids"][0] if i != contract.PAD_ID]
 
 
 def _draw_features(world: World, rng: np.random.Generator) -> None:

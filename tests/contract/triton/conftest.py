@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from ensemble.stores.client import connect
-from tests.builders.redis_server import running_redis
+from tests.builders.search_redis import running_redis
 
 
 @pytest.fixture(scope="session")

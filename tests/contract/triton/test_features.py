@@ -123,7 +123,7 @@ class TestRedis(FeatureStoreSuite):
     """Rows are written by the Feast SDK, from the project's own definitions."""
 
     @pytest.fixture
-    def feast(
+    def repository(
         self,
         tmp_path: Path,
         dataset: Dataset,
@@ -135,8 +135,8 @@ class TestRedis(FeatureStoreSuite):
         yield from feast_repository(tmp_path, dataset, redis_address, monkeypatch)
 
     @pytest.fixture
-    def store(self, feast: Any, redis: Redis, dataset: Dataset) -> RedisFeatureStore:
-        self.feast = feast
+    def store(self, repository: Any, redis: Redis, dataset: Dataset) -> RedisFeatureStore:
+        self.feast: Any = repository
         return RedisFeatureStore(redis, dataset, lambda: NOW, max_seen=32)
 
     def write(self, store: Any, view: str, key: int, values: Mapping[str, Any], at: datetime) -> None:

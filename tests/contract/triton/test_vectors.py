@@ -45,7 +45,8 @@ class VectorIndexSuite:
         np.testing.assert_allclose(scores[:, :7], np.take_along_axis(products, best, axis=1), atol=1e-6)
         assert (ids[:, 7:] == PAD_ID).all()
         assert np.isneginf(scores[:, 7:]).all()
-        assert (ids.dtype, scores.dtype) == (np.int64, np.float32)
+        assert ids.dtype == np.int64
+        assert scores.dtype == np.float32
 
     def test_gives_each_user_as_many_as_asked_for(self, index: VectorIndex) -> None:
         vectors = np.ones((3, WIDTH), dtype=np.float32)

@@ -72,9 +72,8 @@ def assert_equal_answers(one: Any, other: Any) -> None:
     differs = one["item_ids"] != other["item_ids"]
     if differs.any():
         score = dict(zip(other["candidate_ids"][0], other["ranking_scores"][0], strict=True))
-        gaps = [
-            abs(score[a] - score[b]) for a, b in zip(one["item_ids"][differs], other["item_ids"][differs])
-        ]
+        swapped = zip(one["item_ids"][differs], other["item_ids"][differs], strict=True)
+        gaps = [abs(score[a] - score[b]) for a, b in swapped]
         assert max(gaps) < 1e-6
     for name in ("degraded", "removed_by", "candidate_ids"):
         np.testing.assert_array_equal(one[name], other[name])

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import tritonclient.grpc.model_config_pb2 as triton
 from google.protobuf import text_format
 
-from ensemble import bundle as bundle_module
 from ensemble.bundle import Bundle
 from ensemble.contract import OUTPUT_TENSORS, REQUEST_TENSORS
 from ensemble.export import export, main
@@ -75,7 +75,7 @@ def test_a_broken_bundle_leaves_the_old_export_as_it_was(models: Path, world: Wo
 def test_a_provider_that_is_not_there_stops_it_with_one_line(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(
         BundleError, match="SHORTLIST_PROVIDER=cuda: CUDAExecutionProvider is not available here"
     ):

@@ -90,7 +90,7 @@ def test_a_failed_refresh_keeps_the_last_reading(world: World) -> None:
 
     table.start()
     try:
-        table.store.read_items = fail  # type: ignore[method-assign]
+        table.store.read_items = fail  # type: ignore[method-assign, assignment]
         wait_until(lambda: len(failures) > 2)
         assert len(table.snapshot.item_ids) == len(world.item_ids)
     finally:

