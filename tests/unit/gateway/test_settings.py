@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -13,8 +15,6 @@ from service.settings import Settings, WrongSettings, load_settings
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in list(os.environ):
         if name.startswith("SHORTLIST_"):
             monkeypatch.delenv(name)
@@ -83,3 +83,16 @@ def _fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
             yield from _fields(field.annotation)
         else:
             yield name, field
+
+
+def test_the_api_page_lists_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    rows = {
+        cells[1].strip(): cells[2].strip(" `")
+        for line in page.splitlines()
+        if len(cells := line.split("|")) > 3
+    }
+    told = {name.strip("`"): default for name, default in rows.items() if name.startswith("`SHORTLIST_")}
+    defaults = {f"SHORTLIST_{name.upper()}": value for name, value in load_settings() if name != "triton"}
+    defaults |= {f"SHORTLIST_TRITON__{name.upper()}": value for name, value in load_settings().triton}
+    assert told == {name: str(value) for name, value in defaults.items()}
