@@ -104,6 +104,8 @@ class EntityLog:
     times: Ints
     is_positive: Bools
     labels: dict[str, Floats]
+    before: dict[str, tuple[Ints, Ints]]
+    """Of each label, how many 1 and how many known values lie before each row; one longer than the rows."""
     ids: Ints
     starts: Ints
     group: Ints
@@ -116,6 +118,7 @@ class EntityLog:
         entities = rows[id_of(entity)].to_numpy(np.int64)
         order = np.lexsort((times, entities))
         ids, starts, group = np.unique(entities[order], return_index=True, return_inverse=True)
+        labels = {name: values[order] for name, values in countable_labels(prepared).items()}
         target = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan)
         return cls(
             dataset=prepared.dataset,
@@ -124,7 +127,8 @@ class EntityLog:
             items=rows[names.ITEM_ID].to_numpy(np.int64)[order],
             times=times[order],
             is_positive=(target == 1)[order],
-            labels={name: values[order] for name, values in countable_labels(prepared).items()},
+            labels=labels,
+            before={name: (_before(v == 1), _before(~np.isnan(v))) for name, v in labels.items()},
             ids=ids,
             starts=starts.astype(np.int64),
             group=group.astype(np.int64),
@@ -152,7 +156,7 @@ class EntityLog:
         for label, values in self.labels.items():
             seen = is_before & ~np.isnan(values)
             overall = float(values[seen].mean()) if seen.any() else np.nan
-            ones, counts = _within(values == 1, spans), _within(~np.isnan(values), spans)
+            ones, counts = (_within(before, spans) for before in self.before[label])
             rate = (ones + SMOOTHING * overall) / (counts + SMOOTHING)
             columns[names.rate_of(self.entity, label)] = rate.astype(np.float32)
         return columns
@@ -181,9 +185,9 @@ def _before(is_counted: Bools) -> Ints:
     return np.concatenate([[0], np.cumsum(is_counted)]).astype(np.int64)
 
 
-def _within(is_counted: Bools, spans: Spans) -> Ints:
-    before = _before(is_counted)
-    return before[spans.stop] - before[spans.start]
+def _within(before: Ints, spans: Spans) -> Ints:
+    counts: Ints = before[spans.stop] - before[spans.start]
+    return counts
 
 
 def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> pd.Series:
