@@ -33,7 +33,7 @@ class Ease:
     """Scores an item by the weights of the history's items, plus a small multiple of its log popularity."""
 
     def __init__(self, weights: Floats, popularity: Floats | None = None, prior: float = 0.0) -> None:
-        """Takes the weights (I,I) of `ease_weights`, counts of positives (I,), the factor of their logarithm."""
+        """Takes the weights (I,I) of `ease_weights`, counts (I,) of positives, the factor of their log."""
         self.weights = weights
         self.prior = np.zeros(len(weights), np.float32)
         if popularity is not None:

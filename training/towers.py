@@ -1,0 +1,199 @@
+"""The two towers: user and item columns to vectors of unit length and one coordinate of popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from merlin.schema import Schema
+
+from feature_repo import names
+from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.two_tower_config import TwoTowerConfig
+
+Tensors = Mapping[str, tf.Tensor]
+
+POOLS = (
+    (names.USER_RECENT_ITEM_IDS, 0.02, 1.0),
+    (names.USER_RECENT_ITEM_IDS, 0.25, 0.5),
+    (names.USER_RECENT_POSITIVE_ITEM_IDS, 0.02, 0.5),
+)
+"""Lists of items that the user tower pools: column, decay per position at the start, weight at the start."""
+
+PRIOR_SPEED = 5.0
+"""How much faster than the tables the prior learns: one number needs larger steps than a vector."""
+
+
+def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+    """Averages embeddings (B,S,D), newest first, where `mask` (B,S) is 1; (B,D).
+
+    Position s weighs exp(-decay * s). One is added to the sum of weights: the shorter the list, the nearer to
+    zero. Padding counts for nothing.
+    """
+    weights = mask * tf.exp(-decay * tf.range(tf.shape(mask)[1], dtype=tf.float32))
+    total = tf.reduce_sum(weights, axis=1, keepdims=True)
+    return tf.reduce_sum(embeddings * weights[:, :, None], axis=1) / (total + 1.0)
+
+
+def is_present(codes: tf.Tensor) -> tf.Tensor:
+    """Takes codes (B,S), gives 1.0 where there is no padding."""
+    return tf.cast(tf.not_equal(codes, PAD_CODE), tf.float32)
+
+
+def _withhold(values: tf.Tensor, rows: tf.Tensor, instead: int) -> tf.Tensor:
+    return tf.where(rows, tf.cast(instead, values.dtype), values)
+
+
+class _Tower(tf.keras.layers.Layer):
+    """Sums one vector per side column; these start at zero, so that at first the item tables alone decide."""
+
+    def __init__(self, fields: Sequence[Field], schema: Schema, width: int, name: str) -> None:
+        super().__init__(name=name)
+        self.schema = schema
+        self.fields = tuple(fields)
+        self.width = width
+        self.tables: dict[str, tf.Variable] = {}
+
+    def _add_table(self, name: str, start: npt.NDArray[np.float32]) -> None:
+        self.tables[name] = self.add_weight(
+            name=f"{name}_table", shape=start.shape, initializer=tf.constant_initializer(start)
+        )
+
+    def _add_side_tables(self, names_: Sequence[str]) -> None:
+        for field in self.fields:
+            if field.name in names_:
+                rows = 1 if field.kind == "numeric" else field.cardinality
+                self._add_table(field.name, np.zeros((rows, self.width), np.float32))
+
+    def _side(self, inputs: Tensors, names_: Sequence[str]) -> list[tf.Tensor]:
+        return [self._one(field, inputs[field.name]) for field in self.fields if field.name in names_]
+
+    def _one(self, field: Field, values: tf.Tensor) -> tf.Tensor:
+        table = self.tables[field.name]
+        if field.kind == "numeric":
+            return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
+        if field.kind == "categorical":
+            return tf.gather(table, tf.reshape(values, (-1,)))
+        return pool(tf.gather(table, values), is_present(values), tf.constant(0.0))
+
+    def compute_output_shape(self, _: object) -> tf.TensorShape:
+        """Says (B, D + 1), whatever the inputs."""
+        return tf.TensorShape((None, self.width + 1))
+
+
+class UserTower(_Tower):
+    """Encodes users: their recent items, their id and profile; (B, D + 1).
+
+    The last coordinate, between 0 and 2, is how much popularity counts for a user with so much history. An
+    unknown user has `OOV_CODE` as id, padding as lists and null as profile; training withholds users, so that
+    this has a vector.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        schema: Schema,
+        item_start: npt.NDArray[np.float32],
+        config: TwoTowerConfig,
+        seed: int,
+    ) -> None:
+        super().__init__(fields, schema, config.width, "user_tower")
+        rng = np.random.default_rng(seed)
+        self.config = config
+        self.side = tuple(f.name for f in fields if f.vocabulary != names.ITEM_ID)
+        self._add_table(names.ITEM_ID, item_start)
+        self._add_side_tables(self.side)
+        self.pools = tuple(p for p in POOLS if p[0] in {f.name for f in fields})
+        self.decays = [self._scalar(f"decay_{i}", decay) for i, (_, decay, _) in enumerate(self.pools)]
+        self.mixes = [
+            self.add_weight(
+                name=f"mix_{i}",
+                shape=(self.width, self.width),
+                initializer=tf.constant_initializer(weight * np.eye(self.width, dtype=np.float32)),
+            )
+            for i, (_, _, weight) in enumerate(self.pools)
+        ]
+        base = rng.normal(0, 0.1, self.width).astype(np.float32)
+        self.base = self.add_weight(name="base", shape=base.shape, initializer=tf.constant_initializer(base))
+        self.gate = self.add_weight(name="gate", shape=(1 + len(self.pools),), initializer="zeros")
+
+    def _scalar(self, name: str, value: float) -> tf.Variable:
+        return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
+
+    def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
+        if training:
+            inputs = self._withheld(inputs)
+        embedded = {
+            name: tf.gather(self.tables[names.ITEM_ID], inputs[name]) for name in {p[0] for p in self.pools}
+        }
+        total = self.base[None] + tf.add_n(self._side(inputs, self.side))
+        gate = tf.fill(tf.shape(total[:, :1]), self.gate[0])
+        for i, (name, _, _) in enumerate(self.pools):
+            mask = is_present(inputs[name])
+            total += tf.matmul(pool(embedded[name], mask, self.decays[i]), self.mixes[i])
+            gate += self.gate[i + 1] * tf.math.log(1.0 + tf.reduce_sum(mask, axis=1, keepdims=True)) / 4.0
+        return tf.concat([tf.math.l2_normalize(total, axis=1), 2.0 * tf.sigmoid(gate)], axis=1)
+
+    def _withheld(self, inputs: Tensors) -> dict[str, tf.Tensor]:
+        rows = tf.shape(inputs[names.USER_ID])[0]
+        draw = tf.random.uniform((rows, 1))
+        whole = draw < self.config.unknown_user_share
+        shown = {}
+        for field in self.fields:
+            values = inputs[field.name]
+            if field.name == names.USER_ID:
+                id_only = draw < self.config.unknown_user_share + self.config.user_dropout
+                shown[field.name] = _withhold(values, id_only, OOV_CODE)
+            else:
+                instead = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}[field.kind]
+                shown[field.name] = _withhold(values, whole, instead)
+        return shown
+
+
+class ItemTower(_Tower):
+    """Encodes items: their id and catalogue; (B, D + 1).
+
+    The last coordinate is the popularity prior: a factor of the log count in training, plus what is learned
+    per item. An unknown item has `OOV_CODE` as id and the least popularity; training withholds ids, so that
+    this has a vector.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        schema: Schema,
+        item_start: npt.NDArray[np.float32],
+        popularity: npt.NDArray[np.float32],
+        config: TwoTowerConfig,
+    ) -> None:
+        super().__init__(fields, schema, config.width, "item_tower")
+        self.config = config
+        self.side = tuple(f.name for f in fields if f.name != names.ITEM_ID)
+        self._add_table(names.ITEM_ID, item_start)
+        self._add_side_tables(self.side)
+        self.popularity = self.add_weight(
+            name="popularity",
+            shape=popularity.shape,
+            initializer=tf.constant_initializer(popularity),
+            trainable=False,
+        )
+        self.factor = self.add_weight(name="popularity_factor", shape=(), initializer="zeros")
+        self.bias = self.add_weight(name="item_bias", shape=popularity.shape, initializer="zeros")
+
+    def prior(self) -> tf.Tensor:
+        """Gives every item code's popularity prior, in logits; (cardinality,)."""
+        return PRIOR_SPEED * (self.factor * self.popularity + self.bias)
+
+    def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Takes encoded columns, (B,1) or for lists (B,L), gives vectors (B, D + 1)."""
+        codes = tf.reshape(inputs[names.ITEM_ID], (-1,))
+        prior = tf.gather(self.prior(), codes)
+        if training:
+            codes = _withhold(codes, tf.random.uniform(tf.shape(codes)) < self.config.item_dropout, OOV_CODE)
+        total = tf.add_n([tf.gather(self.tables[names.ITEM_ID], codes), *self._side(inputs, self.side)])
+        # The logits are divided by the temperature; the prior, in logits, must come out as it went in.
+        coordinate = self.config.temperature * prior[:, None]
+        return tf.concat([tf.math.l2_normalize(total, axis=1), coordinate], axis=1)

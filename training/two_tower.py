@@ -1,0 +1,270 @@
+"""Retrieval's model: Merlin's TwoTowerModelV2, trained by bias-corrected in-batch sampled softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import merlin.models.tf as mm
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from merlin.models.tf.outputs.base import DotProduct
+from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
+from merlin.schema import ColumnSchema, Schema, Tags
+
+from feature_repo import names
+from training.fields import Field
+from training.item_factors import item_factors
+from training.retrieval import RetrievalExamples
+from training.towers import ItemTower, UserTower
+from training.two_tower_config import TwoTowerConfig
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Validate = Callable[["TwoTower"], float]
+"""Takes the model as it stands, gives what training should maximise."""
+
+
+@dataclass(frozen=True, eq=False)
+class TwoTower:
+    """The trained towers. Calls take dicts of named tensors, (B,1) or for lists (B,S)."""
+
+    user_features: tuple[str, ...]
+    item_features: tuple[str, ...]
+    user_tower: UserTower
+    item_tower: ItemTower
+    history: tuple[dict[str, float], ...] = ()
+    """What every evaluation measured: `step`, `loss`, `validation`."""
+
+    def encode_users(self, arrays: Mapping[str, Array], rows: int = 4096) -> Floats:
+        """Takes encoded columns, (U,) or for lists (U,S), gives vectors (U, D + 1)."""
+        return _encode(self.user_tower, self.user_features, arrays, rows)
+
+    def encode_items(self, arrays: Mapping[str, Array], rows: int = 4096) -> Floats:
+        """Takes encoded columns, (I,) or for lists (I,L), gives vectors (I, D + 1)."""
+        return _encode(self.item_tower, self.item_features, arrays, rows)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Bounds of the inner product of any user with any item: a cosine, plus the prior times at most 2."""
+        prior = self.item_tower.config.temperature * self.item_tower.prior().numpy()
+        return -1.0 + 2.0 * min(float(prior.min()), 0.0), 1.0 + 2.0 * max(float(prior.max()), 0.0)
+
+
+def _encode(
+    tower: Callable[..., tf.Tensor], features: tuple[str, ...], arrays: Mapping[str, Array], rows: int
+) -> Floats:
+    total = len(arrays[features[0]])
+    parts = [
+        tower(_tensors({name: arrays[name][at : at + rows] for name in features})).numpy()
+        for at in range(0, total, rows)
+    ]
+    vectors: Floats = np.concatenate(parts)
+    return vectors
+
+
+def _tensors(arrays: Mapping[str, Array]) -> dict[str, tf.Tensor]:
+    return {n: tf.constant(a[:, None] if a.ndim == 1 else a) for n, a in arrays.items()}
+
+
+def fit_two_tower(
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    config: TwoTowerConfig,
+    seed: int,
+    validate: Validate | None = None,
+) -> TwoTower:
+    """Trains the towers on positives, all other items of a batch being the negatives.
+
+    `catalogue` holds the encoded columns of all items (I,), `item_id` included, in the order of their table.
+    With `validate` the weights are those of the best evaluation, and training stops after `patience` evaluations
+    without a gain.
+
+    Source: Yi et al. 2019, equations 3 to 5; an item's sampling probability is its chance to be drawn.
+    """
+    tf.keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    batch_size = max(2, min(config.batch_size, len(examples) // 8))
+    steps = max(1, min(config.steps, config.epochs * len(examples) // batch_size))
+    user_columns = list(examples.batch(np.arange(1)))
+    towers = _towers(fields, user_columns, examples, catalogue, config, seed)
+    chances = drawing_chances(examples, config.timed_weight)
+    model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, chances), config)
+    per_epoch = max(1, steps // config.evaluations)
+    schedule = _WarmUpThenDown(config.learning_rate, per_epoch * config.evaluations)
+    model.compile(optimizer=tf.keras.optimizers.Adam(schedule), metrics=[], run_eagerly=False)
+    trained = TwoTower(tuple(user_columns), tuple(catalogue), *towers)
+    keeper = _BestWeights(trained, validate, per_epoch, config.patience)
+    model.fit(
+        _batches(examples, catalogue, chances, batch_size, seed),
+        epochs=config.evaluations,
+        steps_per_epoch=per_epoch,
+        callbacks=[keeper],
+        verbose=0,
+    )
+    return TwoTower(tuple(user_columns), tuple(catalogue), *towers, tuple(keeper.history))
+
+
+def two_tower_model(
+    user_tower: UserTower, item_tower: ItemTower, probabilities: Floats, config: TwoTowerConfig
+) -> mm.RetrievalModelV2:
+    """Joins the towers to Merlin's model, whose loss is the corrected in-batch sampled softmax.
+
+    Merlin corrects the logits before it divides them by the temperature, so the correction's factor is the
+    temperature: what remains is cosine / temperature + prior - log q.
+    """
+    item_id = item_tower.schema.select_by_tag(Tags.ITEM_ID)
+    correction = PopularityLogitsCorrection(
+        probabilities, is_prob_distribution=True, reg_factor=config.temperature, schema=item_id
+    )
+    output = mm.ContrastiveOutput(
+        to_call=DotProduct(),
+        negative_samplers="in-batch",
+        schema=item_id,
+        logits_temperature=config.temperature,
+        post=correction,
+        store_negative_ids=True,
+    )
+    return mm.TwoTowerModelV2(
+        mm.Encoder(user_tower, prep_features=False),
+        mm.Encoder(item_tower, prep_features=False),
+        outputs=output,
+        schema=user_tower.schema + item_tower.schema,
+    )
+
+
+def drawing_chances(examples: RetrievalExamples, timed_weight: float) -> npt.NDArray[np.float64]:
+    """Gives every example's chance to be drawn, (rows,): timed ones `timed_weight` times a history's."""
+    weights = np.where(examples.is_timed, timed_weight, 1.0)
+    chances: npt.NDArray[np.float64] = weights / weights.sum()
+    return chances
+
+
+def sampling_probabilities(
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    chances: npt.NDArray[np.float64],
+) -> Floats:
+    """Gives every item code the chance to be drawn as a negative, (cardinality,)."""
+    codes = catalogue[names.ITEM_ID][examples.items]
+    return np.bincount(codes, chances, fields[names.ITEM_ID].cardinality).astype(np.float32)
+
+
+def merlin_schema(fields: Mapping[str, Field], columns: list[str]) -> Schema:
+    """Describes encoded columns to Merlin: tags, and for codes the range."""
+    ids = {names.USER_ID: [Tags.USER_ID, Tags.USER], names.ITEM_ID: [Tags.ITEM_ID, Tags.ITEM]}
+    schemas = []
+    for name in columns:
+        field = fields[name]
+        is_numeric = field.kind == "numeric"
+        schemas.append(
+            ColumnSchema(
+                name,
+                tags=[*ids.get(name, []), Tags.CONTINUOUS if is_numeric else Tags.CATEGORICAL],
+                dtype=np.float32 if is_numeric else np.int64,
+                properties={}
+                if is_numeric
+                else {"domain": {"min": 0, "max": field.cardinality - 1, "name": name}},
+                is_list=field.kind == "list",
+                is_ragged=False if field.kind == "list" else None,
+            )
+        )
+    return Schema(schemas)
+
+
+def _towers(
+    fields: Mapping[str, Field],
+    user_columns: list[str],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    config: TwoTowerConfig,
+    seed: int,
+) -> tuple[UserTower, ItemTower]:
+    codes, cardinality = catalogue[names.ITEM_ID], fields[names.ITEM_ID].cardinality
+    tables = []
+    factors = item_factors(examples.matrix(), config.width, config.ridge, config.start_items, seed)
+    rng = np.random.default_rng(seed)
+    for rows in factors:
+        table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
+        table[codes] = rows
+        tables.append(table)
+    counts = np.bincount(codes[examples.items[examples.is_timed & examples.is_target]], minlength=cardinality)
+    popularity = np.log1p(counts).astype(np.float32)
+    mean, spread = popularity[codes].mean(), popularity[codes].std()
+    popularity = (popularity - mean) / (spread if spread > 0 else 1.0)
+    chosen = [[fields[name] for name in columns] for columns in (user_columns, list(catalogue))]
+    schemas = [merlin_schema(fields, columns) for columns in (user_columns, list(catalogue))]
+    return (
+        UserTower(chosen[0], schemas[0], tables[0], config, seed),
+        ItemTower(chosen[1], schemas[1], tables[1], popularity, config),
+    )
+
+
+def _batches(
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    chances: npt.NDArray[np.float64],
+    batch_size: int,
+    seed: int,
+) -> tf.data.Dataset:
+    """Draws batches without end, every example by its chance; columns (B,1), lists (B,S)."""
+    ends = np.cumsum(chances)
+
+    def draw() -> Iterator[dict[str, Array]]:
+        rng = np.random.default_rng(seed)
+        while True:
+            drawn = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
+            rows = np.minimum(drawn, len(examples) - 1)
+            items = examples.items[rows]
+            columns = examples.batch(rows) | {name: values[items] for name, values in catalogue.items()}
+            yield {name: v[:, None] if v.ndim == 1 else v for name, v in columns.items()}
+
+    first = next(draw())
+    signature = {name: tf.TensorSpec((batch_size, *v.shape[1:]), v.dtype) for name, v in first.items()}
+    return tf.data.Dataset.from_generator(draw, output_signature=signature).prefetch(2)
+
+
+class _WarmUpThenDown(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first twentieth of the steps, then falls linearly to zero."""
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self.peak, self.steps, self.warm_up = peak, float(steps), max(1.0, steps / 20)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        done = tf.cast(step, tf.float32)
+        return self.peak * tf.minimum((done + 1) / self.warm_up, tf.maximum(1 - done / self.steps, 0.0))
+
+    def get_config(self) -> dict[str, float]:
+        return {"peak": self.peak, "steps": self.steps}
+
+
+class _BestWeights(tf.keras.callbacks.Callback):
+    """Measures validation after every epoch, and ends with the weights of the best."""
+
+    def __init__(self, trained: TwoTower, validate: Validate | None, steps: int, patience: int) -> None:
+        super().__init__()
+        self.trained, self.validate, self.steps, self.patience = trained, validate, steps, patience
+        self.history: list[dict[str, float]] = []
+        self.best: list[Array] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {"step": (epoch + 1) * self.steps, "loss": float((logs or {}).get("loss", np.nan))}
+        if self.validate is None:
+            self.history.append(row)
+            return
+        value = self.validate(self.trained)
+        earlier = [past["validation"] for past in self.history]
+        self.history.append(row | {"validation": value})
+        if value > max(earlier, default=-np.inf):
+            self.best = self.model.get_weights()
+        elif len(earlier) - int(np.argmax(earlier)) >= self.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        del logs
+        if self.best is not None:
+            self.model.set_weights(self.best)

@@ -1,0 +1,46 @@
+"""Settings of the two-tower model; no TensorFlow, so that the settings load at once."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+class TwoTowerConfig(BaseModel):
+    """Chosen on validation; `docs/quality-log.md` records what each one was tried against."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt = Field(
+        128, description="D, without the prior coordinate. Raise it: finer, slower, larger index."
+    )
+    temperature: PositiveFloat = Field(
+        0.1, description="Divides the cosines. Lower it: the closest items count more."
+    )
+    batch_size: PositiveInt = Field(1024, description="Examples per step, and so negatives per positive.")
+    steps: PositiveInt = Field(1000, description="Steps at most. Raise it: slower, and in time overfitted.")
+    epochs: PositiveInt = Field(10, description="Passes over the examples at most: the limit on few data.")
+    evaluations: PositiveInt = Field(4, description="How often validation is measured over all steps.")
+    patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
+    learning_rate: PositiveFloat = Field(0.001, description="Adam's, at its peak.")
+    timed_weight: PositiveFloat = Field(
+        10.0,
+        description="How much oftener than a history's row a timed example is drawn. Raise it: more recent.",
+    )
+    user_dropout: NonNegativeFloat = Field(
+        0.1, lt=1, description="Share of examples whose user_id is withheld. Raise it: less by heart."
+    )
+    unknown_user_share: NonNegativeFloat = Field(
+        0.03,
+        lt=1,
+        description="Share of examples whose user is withheld whole. Raise it for better unknown users.",
+    )
+    item_dropout: NonNegativeFloat = Field(
+        0.02, lt=1, description="Share of items whose item_id is withheld. Raise it for better new items."
+    )
+    ridge: PositiveFloat = Field(
+        500.0, description="L2 penalty, in users, of the linear model that the item tables start from."
+    )
+    start_items: PositiveInt = Field(
+        8000,
+        description="Items, the most frequent, that start from the linear model; others start at random.",
+    )
