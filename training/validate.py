@@ -38,37 +38,32 @@ def validate(
         ProblemsError: with every problem found.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     frames: dict[str, pd.DataFrame] = {}
     for table, columns in tables_of(dataset).items():
         typed, found = with_declared_types(tables[table], columns, FILES[table])
+        frame = to_frame(typed, {name: columns[name] for name in typed.column_names})
+        frames[table] = frame
         problems += found
-        if typed is not None:
-            frames[table] = to_frame(typed, columns)
-    for table, frame in frames.items():
-        problems += _rows(frame, dataset, table)
-        problems += _null_columns(frame, tables_of(dataset)[table], FILES[table])
-        problems += _inexact(frame, tables_of(dataset)[table], FILES[table])
+        problems += _rows(tables[table].num_rows, dataset, table)
+        problems += _null_columns(frame, columns, FILES[table])
+        problems += _inexact(frame, columns, FILES[table])
+    interactions = frames["interactions"]
+    problems += _labels(interactions, dataset)
+    problems += _timestamps(interactions, dataset, now)
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
-        if table in frames:
+        if key in frames[table]:
             problems += _duplicates(frames[table], key, FILES[table])
-    warnings: list[str] = []
-    if "interactions" in frames:
-        problems += _labels(frames["interactions"], dataset)
-        problems += _timestamps(frames["interactions"], dataset, now)
-        for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
-            if table in frames:
-                wrong, normal = _unknown(frames["interactions"], frames[table], key, dataset)
-                problems += wrong
-                warnings += normal
+            wrong, normal = _unknown(interactions, frames[table], key, dataset)
+            problems += wrong
+            warnings += normal
     if problems:
         raise ProblemsError(problems)
     return frames, warnings
 
 
-def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[pa.Table | None, list[str]]:
-    """Takes a table, gives its declared columns cast without loss; None where one is missing or of another
-    type.
-    """
+def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[pa.Table, list[str]]:
+    """Takes a table, gives those of its declared columns that can be cast without loss, and what is wrong."""
     problems: list[str] = []
     arrays: dict[str, pa.ChunkedArray] = {}
     for name, column in columns.items():
@@ -78,7 +73,7 @@ def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[p
             )
             continue
         try:
-            arrays[name] = _cast(table[name], arrow_type(column))
+            values = _cast(table[name], arrow_type(column))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             reason = str(error).splitlines()[0]
             problems.append(
@@ -86,9 +81,11 @@ def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[p
                 f"{reason}); convert it, or change its dtype in dataset.yaml"
             )
             continue
-        if column.role is Role.ID:
-            problems += _ids(arrays[name], name, file)
-    return (None if problems else pa.table(arrays)), problems
+        wrong = list(_ids(values, name, file)) if column.role is Role.ID else []
+        problems += wrong
+        if not wrong:
+            arrays[name] = values
+    return pa.table(arrays), problems
 
 
 def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
@@ -136,18 +133,19 @@ def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
         yield f"{file}: column {name} is negative in {negative} rows; ids are int64 from 0"
 
 
-def _rows(frame: pd.DataFrame, dataset: Dataset, table: str) -> Iterator[str]:
+def _rows(rows: int, dataset: Dataset, table: str) -> Iterator[str]:
     least = getattr(dataset.checks, f"min_{table}")
-    if len(frame) < least:
+    if rows < least:
+        key = names.ITEM_ID if table == "items" else names.USER_ID
         yield (
-            f"{FILES[table]}: column {frame.columns[0]}: {len(frame)} rows, at least {least} are needed; "
+            f"{FILES[table]}: column {key}: {rows} rows, at least {least} are needed; "
             f"bring more, or lower checks.min_{table} in dataset.yaml"
         )
 
 
 def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
-    for name, column in columns.items():
-        is_null = frame[name].isna()
+    for name in frame:
+        column, is_null = columns[name], frame[name].isna()
         if column.role is Role.LIST:
             is_null |= frame[name].str.len() == 0
         if len(frame) and is_null.all() and column.role is not Role.ID:
@@ -156,7 +154,8 @@ def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[
 
 def _inexact(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
     """Feast reads an integer column that has nulls as float64."""
-    for name, column in columns.items():
+    for name in frame:
+        column = columns[name]
         if column.dtype != "int64" or column.role is Role.LIST or not frame[name].isna().any():
             continue
         large = int((frame[name].dropna().abs() > _EXACT).sum())
@@ -177,11 +176,11 @@ def _duplicates(frame: pd.DataFrame, key: str, file: str) -> Iterator[str]:
 
 def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
     file = FILES["interactions"]
-    for label in dataset.labels:
+    for label in frame.columns.intersection(dataset.labels):
         wrong = int((~frame[label].dropna().isin((0, 1))).sum())
         if wrong:
             yield f"{file}: column {label} is neither 0, 1 nor null in {wrong} rows; a label is one of these"
-    if len(frame) and not (frame[dataset.target] == 1).any():
+    if dataset.target in frame and len(frame) and not (frame[dataset.target] == 1).any():
         yield (
             f"{file}: column {dataset.target} is 1 in none of {len(frame)} rows: nothing to learn; "
             "check how it is made, or name another label in dataset.yaml"
@@ -190,6 +189,8 @@ def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
 
 def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str]:
     file, name = FILES["interactions"], dataset.timestamp
+    if name not in frame or names.USER_ID not in frame:
+        return
     at = frame[name]
     untimed = at.isna()
     if untimed.any() and dataset.history_until is None:
@@ -225,6 +226,8 @@ def _unknown(
     interactions: pd.DataFrame, table: pd.DataFrame, key: str, dataset: Dataset
 ) -> tuple[list[str], list[str]]:
     """Users and items without a row are normal while they are few; many of them are a wrong join."""
+    if key not in interactions:
+        return [], []
     missing = ~interactions[key].isin(table[key])
     count, kind = int(missing.sum()), "users" if key == names.USER_ID else "items"
     if not count:

@@ -45,7 +45,7 @@ DECLARATION: dict[str, Any] = {
 
 
 def own_tables(rows: int = 240) -> dict[str, pd.DataFrame]:
-    """Makes three small tables that pass validation: 20 users, 15 items, `rows` interactions in order of time."""
+    """Makes three tables that pass validation: 20 users, 15 items, and interactions in order of time."""
     order = range(rows)
     return {
         "users": pd.DataFrame(
@@ -64,7 +64,7 @@ def own_tables(rows: int = 240) -> dict[str, pd.DataFrame]:
             {
                 "user_id": [i % 20 for i in order],
                 "item_id": [100 + (i * 7 + i // 20) % 15 for i in order],
-                "timestamp": [pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(hours=i) for i in order],
+                "timestamp": pd.date_range("2025-03-01", periods=rows, freq="H", tz="UTC"),
                 "is_bought": [int(i % 4 == 0) for i in order],
                 "context_shop": [None if i % 10 == 0 else i % 3 for i in order],
             }

@@ -10,7 +10,7 @@ from types import ModuleType
 import pyarrow as pa
 from pydantic import ValidationError
 
-from feature_repo.dataset import Dataset, DatasetError
+from feature_repo.dataset import DATASET_FILE, Dataset, DatasetError
 from training import prepared
 from training.datasets import kuairand, movielens, own, synthetic
 from training.datasets.raw import Raw
@@ -19,8 +19,8 @@ from training.validate import as_table, validate
 
 DEFAULT = "default"
 """KuaiRand where its files are found, else the synthetic world."""
-ADAPTER_VERSION = "1"
-"""Raised when an adapter reads the same files differently, so that nothing older is reused."""
+FORM = "1"
+"""Raised when the prepared form changes, so that nothing older is reused. Adapters are hashed themselves."""
 NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
 _DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
 
@@ -80,17 +80,16 @@ def prepare(
     size = size or synthetic.Size()
     stamp = {
         "source": str(found.folder or found.name),
-        "fingerprint": fingerprint(list(found.files), ADAPTER_VERSION, found.name, _recipe(found.name, size)),
+        "fingerprint": fingerprint(list(found.files), FORM, found.name, _recipe(found.name, size)),
     }
     folder = _folder_of(found, var_dir)
-    if folder is not None and read_stamp(folder) == stamp:
+    if read_stamp(folder) == stamp:
         say(f"{folder}: unchanged, reused")
         return load_prepared(folder)
     dataset, tables = _read(found, size)
     frames, warnings = validate(dataset, tables, prepared.now())
     for warning in warnings:
         say(warning)
-    folder = var_dir / "data" / dataset.name
     prepared.write_prepared(folder, dataset, prepared.in_order(frames, dataset), stamp)
     ready = load_prepared(folder)
     counts = ", ".join(f"{len(frame):,} {table}" for table, frame in frames.items())
@@ -100,15 +99,18 @@ def prepare(
 
 def _recipe(name: str, size: synthetic.Size) -> str:
     """What, beside the files, decides the tables."""
-    if name == synthetic.NAME:
-        return repr(size)
-    declaration = Path(__file__).with_name(f"{name}.yaml")
-    return declaration.read_text() if declaration.is_file() else ""
+    adapter = [Path(__file__).with_name(f"{name}{suffix}") for suffix in (".py", ".yaml")]
+    texts = [file.read_text() for file in adapter if file.is_file()]
+    return "\n".join([*texts, repr(size) if name == synthetic.NAME else ""])
 
 
-def _folder_of(found: Source, var_dir: Path) -> Path | None:
-    """Where the data set is prepared, if its name is known before it is read."""
-    name = Dataset.load(found.folder).name if found.name == own.NAME and found.folder else found.name
+def _folder_of(found: Source, var_dir: Path) -> Path:
+    """Where the data set is prepared."""
+    if found.name != own.NAME or found.folder is None:
+        return var_dir / "data" / found.name
+    name = Dataset.load(found.folder).name
+    if name in NAMES:
+        raise DatasetError(f"{found.folder / DATASET_FILE}: name: {name} is taken; choose another")
     return var_dir / "data" / name
 
 

@@ -55,7 +55,7 @@ def load(prepared: Prepared, address: str) -> Arrived:
 
 @pytest.fixture(scope="module")
 def arrived(world: Prepared, address: str) -> Arrived:
-    """The world, loaded into a new Redis. The tests below that load something else come last, in the order of a story."""
+    """The world, loaded into a new Redis. Tests that load something else come last, one after another."""
     return load(world, address)
 
 
@@ -226,7 +226,9 @@ def test_another_data_set_leaves_no_stale_keys(
     assert sorted(left) == sorted(seen_key(user).encode() for user in range(20))
     newest_first = own.interactions.iloc[::-1]
     mine = newest_first.loc[newest_first[names.USER_ID] == 3, names.ITEM_ID].drop_duplicates()
-    assert decode_seen(redis.get(seen_key(3))).tolist() == mine.tolist()
+    stored = redis.get(seen_key(3))
+    assert isinstance(stored, bytes)
+    assert decode_seen(stored).tolist() == mine.tolist()
     with pytest.MonkeyPatch.context() as patch:
         store = store_of(own, address, patch)
         assert store.get_feature_view(names.USER_ACTIVITY).ttl == timedelta(days=1)

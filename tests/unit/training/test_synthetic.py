@@ -37,13 +37,13 @@ def test_tastes_drift_and_popularity_fades(world: World) -> None:
         np.argmax(world.affinity(everyone[:, None], np.arange(SIZE.items)[None], day[:, None]), axis=1)
         for day in (first, last)
     ]
-    assert 0.2 < (favourite[0] != favourite[1]).mean()
+    assert (favourite[0] != favourite[1]).mean() > 0.2
     top = [set(np.argsort(-world.item_popularity[day])[:20]) for day in (0, SIZE.days - 1)]
     assert len(top[0] & top[1]) < 15
 
 
 def recall_at_20(scores: npt.NDArray[np.float64], train: pd.DataFrame, test: pd.DataFrame) -> float:
-    """Share of each user's clicked, unseen items in their top 20, the mean over users; scores are (users, items)."""
+    """The share of a user's clicked, unseen items in their top 20, mean over users; scores (users, items)."""
     scores = scores.copy()
     scores[train["user_id"] - 1, train["item_id"] - 1] = -np.inf
     top = np.argsort(-scores, axis=1)[:, :20]

@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
         ("users.parquet", "user_id", "negative in 1 rows", "int64 from 0"),
     ),
     "null ids": (
-        _set("items", "item_id", lambda t: pd.array([None, *range(101, 115)], dtype="Int64")),
+        _set("items", "item_id", lambda t: pd.array([None, *t["item_id"][1:]], dtype="Int64")),
         ("items.parquet", "item_id", "null in 1 rows", "drop them"),
     ),
     "duplicate ids": (
@@ -151,7 +151,9 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
         ("interactions.parquet", "user_id", "30 rows, at least 100", "checks.min_interactions"),
     ),
     "large integers with nulls": (
-        _set("interactions", "context_shop", lambda t: pd.array([None, *[2**60] * 239], dtype="Int64")),
+        _set(
+            "interactions", "context_shop", lambda t: pd.array([None, *[2**60] * (len(t) - 1)], dtype="Int64")
+        ),
         ("interactions.parquet", "context_shop", "in 239 rows integers beyond 2^53", "as strings"),
     ),
 }
@@ -192,11 +194,12 @@ def test_a_folder_without_dataset_yaml_says_what_to_write(tmp_path: Path) -> Non
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     tables = own_tables()
-    for change in (_twice("users"), _without("items", "item_title")):
+    for change in (_twice("users"), _without("users", "user_city"), _without("items", "item_title")):
         change(tables)
     tables["interactions"]["is_bought"] = 0
     told = "\n".join(problems_of(tmp_path, tables))
     assert "repeats an id" in told
+    assert "user_city is missing" in told
     assert "item_title is missing" in told
     assert "in none of 240 rows" in told
 
