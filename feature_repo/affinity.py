@@ -53,8 +53,8 @@ def user_item_features(
 
 def _matches(recent: Array, candidate: Array) -> Floats:
     """Counts the entries of `recent` (B,S[,L]) that share a value with each of `candidate` (B,K[,L])."""
-    left = recent.reshape(*recent.shape[:2], -1)
-    right = candidate.reshape(*candidate.shape[:2], -1)
+    left = recent if recent.ndim == 3 else recent[:, :, None]
+    right = candidate if candidate.ndim == 3 else candidate[:, :, None]
     shared = np.zeros((len(left), right.shape[1], left.shape[1]), dtype=np.bool_)
     for i in range(left.shape[2]):
         known = ~_is_null(left[:, None, :, i])
