@@ -92,7 +92,7 @@ def _latest(features: Path, view: str, columns: Columns, encoders: Encoders) -> 
 
 
 def _storable(values: pd.Series, column: Column, vocabulary: Vocabulary | None) -> pd.Series:
-    """Avoids what raises in QueryFeast: null integers become unknown ones, null lists empty, strings codes."""
+    """Avoids what raises in QueryFeast: null integers become unknown, null lists empty, strings codes."""
     if column.role is Role.LIST:
         return values.map(lambda value: list(value)[: column.max_length] if np.ndim(value) else [])
     if vocabulary is None:

@@ -32,7 +32,7 @@ def notebook_workflow(rows: pd.DataFrame, columns: Columns, encoders: Encoders) 
     """Builds a workflow over `columns`, whose codes and scales are the encoders'.
 
     It is made of the bundle alone; codes and scales equal the fitted workflow's on every row. Scalars share
-    one Categorify, each list has its own: this executor remembers nothing, and would run a shared one per list.
+    one Categorify, each list has its own: this executor, without a memory, would run a shared one per list.
     `rows` are raw, without null; they give the dtypes.
     """
     lists = [name for name, column in columns.items() if column.role is Role.LIST]
