@@ -94,7 +94,7 @@ def test_missing_packages_are_one_line_to_install(
 ) -> None:
     missing = {"libpython3.11", "chromium"}
     monkeypatch.setattr(environments, "is_installed", lambda name: name not in missing)
-    with pytest.raises(environments.SetupError, match="apt-get install --yes libpython3.11 chromium"):
+    with pytest.raises(environments.SetupError, match=r"apt-get install --yes libpython3\.11 chromium"):
         environments.check_debian_packages("/usr/bin/python3.11")
     # Of another interpreter the library is its own matter, and the browser is only for the tests.
     environments.check_debian_packages("/opt/python3.11")
