@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load_settings()
     chosen = _parser(settings).parse_args(arguments)
     changes = {name: value for name in ("data", "quality") if (value := getattr(chosen, name, None))}
-    settings = settings.model_copy(update=changes)
+    settings = settings.model_copy(update=changes).at_quality()
     try:
         chosen.run(settings, chosen, Steps())
     except (DatasetError, BundleError) as error:

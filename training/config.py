@@ -73,6 +73,13 @@ class TrainingSettings(BaseSettings):
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
 
+    def at_quality(self) -> TrainingSettings:
+        """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""
+        if self.quality is not Quality.TINY:
+            return self
+        towers = {"width": 16, "steps": 60, "evaluations": 2, "batch_size": 256}
+        return self.model_copy(update={"two_tower": self.two_tower.model_copy(update=towers)})
+
 
 def load_settings() -> TrainingSettings:
     """Reads the environment; a wrong value ends the process with one line and exit status 2."""

@@ -5,7 +5,7 @@ Features are as of the start of the test part and not updated in it; users witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,28 @@ class Report:
                     row[f"{name}_interval"] = list(bootstrap(value))
             else:
                 row[name] = float(value)
+
+
+def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Averages the reports of several seeds; `_seeds` is the standard deviation between them."""
+    first = reports[0].sections
+    merged: dict[str, dict[str, dict[str, Any]]] = {}
+    for section, models in first.items():
+        merged[section] = {}
+        for model, row in models.items():
+            rows = [
+                report.sections[section][model] for report in reports if model in report.sections[section]
+            ]
+            merged[section][model] = dict(row)
+            for name in row:
+                values = np.array([other[name] for other in rows], dtype=np.float64)
+                if name.endswith("_interval"):
+                    merged[section][model][name] = values.mean(axis=0).tolist()
+                    continue
+                merged[section][model][name] = float(values.mean())
+                if len(rows) > 1 and values.std() > 0:
+                    merged[section][model][f"{name}_seeds"] = float(values.std(ddof=1))
+    return merged
 
 
 def vector_scorer(users: Vectors, items: Vectors) -> Any:

@@ -16,6 +16,7 @@ from feature_repo.affinity import LISTS, affinity_columns, user_item_features
 from feature_repo.dataset import Dataset
 from training.activity import item_activity, snapshot_instants, user_activity
 from training.encoders import Encoders
+from training.heldout import all_user_ids
 from training.prepared import Prepared
 from training.raw import Array, all_columns, raw_arrays
 
@@ -23,9 +24,11 @@ Ints = npt.NDArray[np.int64]
 
 
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
-    """Gives the raw columns of every row of the users table: profile, and activity of the last snapshot."""
+    """Gives the raw columns of `all_user_ids`: profile where there is a row, and activity of the last snapshot."""
     at = snapshot_instants(prepared.dataset, instant, instant)
-    frame = prepared.users.merge(user_activity(prepared, at), on=names.USER_ID, how="left")
+    frame = pd.DataFrame({names.USER_ID: all_user_ids(prepared)})
+    frame = frame.merge(prepared.users, on=names.USER_ID, how="left")
+    frame = frame.merge(user_activity(prepared, at), on=names.USER_ID, how="left")
     return raw_arrays(frame, all_columns(prepared.dataset))
 
 

@@ -1,0 +1,139 @@
+"""Trains the two models of a bundle: rows, workflow, two-tower, ranker."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import nvtabular as nvt
+import pandas as pd
+
+from feature_repo import names
+from feature_repo.affinity import LISTS
+from feature_repo.dataset import Columns
+from training.config import TrainingSettings
+from training.dlrm import Dlrm, fit_dlrm
+from training.encoders import Encoders
+from training.evaluate import evaluate_vectors
+from training.heldout import HeldOut, held_out
+from training.prepared import Prepared
+from training.ranking import RankingRows, RankingTable
+from training.raw import Array, all_columns, raw_arrays
+from training.retrieval import UserHistories, retrieval_examples
+from training.two_tower import TwoTower, fit_two_tower
+from training.workflow import fit_workflow, workflow_rows
+
+VALIDATION_USERS = 4000
+"""Most users on whom early stopping of retrieval looks."""
+WORKFLOW_PARTITION = 20_000
+"""Rows that NVTabular takes at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Everything that the models learn from, made once for all seeds."""
+
+    train: RankingRows
+    histories: RankingRows
+    validation: RankingRows
+    test: RankingRows
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What one training run made."""
+
+    encoders: Encoders
+    histories: UserHistories
+    catalogue: Mapping[str, Array]
+    two_tower: TwoTower
+    dlrm: Dlrm
+    ranked: Mapping[str, Array]
+    """Some encoded rows of the ranker."""
+
+
+def make_rows(prepared: Prepared) -> Rows:
+    """Makes the ranker's rows of each part. The test's features are as of its start."""
+    split = prepared.split
+    table = RankingTable.of(prepared, split.validate_until)
+    return Rows(
+        train=table.exposures(None, split.train_until),
+        histories=table.histories(),
+        validation=table.exposures(split.train_until, split.validate_until),
+        test=table.exposures(split.validate_until, split.test_until, as_of=split.validate_until),
+    )
+
+
+def fitting_rows(prepared: Prepared, train: RankingRows) -> pd.DataFrame:
+    """Makes the rows that the workflow is fitted on: the ranker's of the train part, and every history.
+
+    The lists of recent items are left out: each of their items is an earlier interaction, with its own row.
+    """
+    wanted = [name for name in all_columns(prepared.dataset) if name not in LISTS]
+    histories = prepared.interactions[prepared.interactions[prepared.dataset.timestamp].isna()]
+    for entity_id, table in ((names.USER_ID, prepared.users), (names.ITEM_ID, prepared.items)):
+        histories = histories.merge(table, on=entity_id, how="left")
+    parts = [part.reindex(columns=wanted) for part in (train.frame, histories)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def fit_encoders(prepared: Prepared, train: RankingRows) -> Encoders:
+    """Fits the workflow on the train part and reads it out as lookups."""
+    columns = all_columns(prepared.dataset)
+    rows = workflow_rows(fitting_rows(prepared, train), columns)
+    partitions = max(1, len(rows) // WORKFLOW_PARTITION)
+    with tempfile.TemporaryDirectory(prefix="shortlist-") as folder:
+        fitted = fit_workflow(
+            prepared.dataset, nvt.Dataset(rows, npartitions=partitions, cpu=True), Path(folder)
+        )
+        return fitted.encoders()
+
+
+def fit_retrieval(
+    prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int
+) -> tuple[TwoTower, UserHistories, dict[str, Array]]:
+    """Trains the towers; early stopping looks at NDCG@100 on the validation part."""
+    histories = UserHistories.of(prepared, encoders)
+    examples = retrieval_examples(prepared, histories, prepared.split.train_until)
+    catalogue = encoders.encode_all(raw_arrays(prepared.items, _item_columns(prepared)))
+    held = first_users(held_out(prepared, prepared.split.train_until, prepared.split.validate_until))
+    users = histories.as_of(held.user_rows, prepared.split.train_until)
+
+    def validate(model: TwoTower) -> float:
+        metrics = evaluate_vectors(held, model.encode_users(users), model.encode_items(catalogue))
+        return float(np.nanmean(metrics["ndcg@100"]))
+
+    model = fit_two_tower(encoders.fields, examples, catalogue, settings.two_tower, seed, validate)
+    return model, histories, catalogue
+
+
+def fit_ranker(
+    prepared: Prepared, encoders: Encoders, rows: Rows, settings: TrainingSettings, seed: int
+) -> Dlrm:
+    """Trains the ranker."""
+    dataset = prepared.dataset
+    target = dataset.labels.index(dataset.target)
+    train, validation = (part.encoded(encoders, dataset) for part in (rows.train, rows.validation))
+    return fit_dlrm(
+        encoders.fields,
+        train,
+        rows.train.labels[:, target],
+        validation,
+        rows.validation.labels[:, target],
+        None,
+        seed,
+    )
+
+
+def first_users(held: HeldOut, most: int = VALIDATION_USERS) -> HeldOut:
+    """Keeps the first users of a held-out part; ids say nothing about taste."""
+    parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
+    return replace(held, **parts)
+
+
+def _item_columns(prepared: Prepared) -> Columns:
+    dataset = prepared.dataset
+    return {names.ITEM_ID: dataset.items[names.ITEM_ID], **dataset.item_catalog}
