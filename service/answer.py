@@ -61,6 +61,7 @@ class Answers:
                     request, deadline.earlier(self.settings.reserve_ms / 1000), request_id
                 )
             degraded = list(slate.degraded)
+            _log_exploration(slate)
         except DependencyUnavailable as error:
             bind_contextvars(fallback=str(error))
             with _timed(timings, "popular"):
@@ -97,6 +98,9 @@ class Answers:
                 return await self.recommender.recommend(request, deadline, seed_of(request_id))
         except TimeoutError:
             raise DependencyUnavailable(TRITON, "no answer in time", is_late=True) from None
+        except DependencyUnavailable as error:
+            error.is_late |= deadline.left_s() <= 0  # the ensemble's own word for it is a failed stage
+            raise
         finally:
             self._in_flight -= 1
             self.metrics.in_flight.dec()
@@ -109,7 +113,7 @@ class Answers:
         seen: list[int] = []
         lacks: list[str] = []
         try:
-            seen = await self.store.seen(request.user_id, self._redis_s(deadline))
+            seen = await self.store.seen(request.user_id, self._store_s(deadline))
         except DependencyUnavailable:
             lacks.append(SEEN)
         slate = self._popular.slate(request, seen)
@@ -133,13 +137,13 @@ class Answers:
         if not others:
             return found, True
         try:
-            read = await self.store.cards(others, self._redis_s(deadline))
+            read = await self.store.cards(others, self._store_s(deadline))
         except DependencyUnavailable:
             return found, False
         return found | read, len(read) == len(others)
 
-    def _redis_s(self, deadline: Deadline) -> float:
-        return min(deadline.left_s(), self.settings.redis_timeout_ms / 1000)
+    def _store_s(self, deadline: Deadline) -> float:
+        return min(deadline.left_s(), self.settings.store_timeout_ms / 1000)
 
 
 def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings) -> None:
@@ -183,6 +187,12 @@ def _reason(error: DependencyUnavailable) -> str:
     if isinstance(error, EnsembleBusy):
         return ENSEMBLE_BUSY
     return ENSEMBLE_LATE if error.is_late else ENSEMBLE_UNAVAILABLE
+
+
+def _log_exploration(slate: Slate) -> None:
+    """An explored slate is logged with the chances of its places: what learning from it must divide by."""
+    if any(chance < 1 for chance in slate.propensities):
+        bind_contextvars(item_ids=slate.item_ids, propensities=[round(one, 6) for one in slate.propensities])
 
 
 def _shown(slate: Slate) -> list[int]:

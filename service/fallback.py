@@ -31,7 +31,6 @@ class PopularSlates:
         is_unchecked = False
         for rank, item in enumerate(self._items, 1):
             passes = _passes(item, request.filters)
-            is_unchecked |= passes is None
             removed_by = (
                 str(contract.Rule.SEEN)
                 if item.item_id in seen
@@ -41,6 +40,7 @@ class PopularSlates:
                 if passes
                 else FILTERS
             )
+            is_unchecked |= removed_by == FILTERS and passes is None
             slate_rank = None
             if removed_by is None and len(kept) < request.n:
                 kept.append(item)
@@ -59,12 +59,14 @@ class PopularSlates:
 
 
 def _passes(item: PopularItem, filters: Mapping[str, Sequence[int | str]]) -> bool | None:
-    """Whether the item has one of the allowed values in every column; None where a column is not told."""
+    """Whether the item has one of the allowed values in every column; None where that cannot be told."""
+    is_told = True
     for column, allowed in filters.items():
         if column not in item.fields:
-            return None
+            is_told = False
+            continue
         value = item.fields[column]
         values = value if isinstance(value, list) else [value]
         if not {str(one) for one in values} & {str(one) for one in allowed}:
             return False
-    return True
+    return True if is_told else None

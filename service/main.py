@@ -44,7 +44,7 @@ def build_app(
     metrics = Metrics(manifest.bundle, manifest.dataset)
     sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
     recommender = recommender or TritonRecommender(
-        settings.triton.address, settings.triton.model, manifest.context, sample
+        settings.triton.address, settings.triton.model, manifest.bundle, manifest.context, sample
     )
     store = store or RedisStore(settings.redis_address, manifest.bundle)
 
@@ -133,7 +133,7 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; requests in flight finish first."""
     try:
         settings = load_settings()
-        bundle = read_bundle(settings.bundle_dir)
+        bundle = read_bundle(settings.bundle)
         listener = listen(settings.host, settings.port)
     except (WrongSettings, BundleUnreadable) as error:
         _stop(str(error))

@@ -18,7 +18,7 @@ from service.schemas import RecommendRequest
 from service.tensors import Array, Slate, decode_slate, encode_request
 
 TRITON = "triton"
-_SLATE_OUTPUTS = contract.SLATE_TENSORS + contract.ALWAYS_TENSORS
+_SLATE_OUTPUTS = (*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities")
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
 _CHANNEL = [
     (
@@ -59,14 +59,15 @@ class Recommender(Protocol):
 class TritonRecommender:
     """Calls the ensemble inside Triton, over one gRPC channel that all requests share."""
 
-    def __init__(self, address: str, model: str, context: Sequence[str], sample_user_id: int) -> None:
-        self._address, self._model, self._context = address, model, tuple(context)
+    def __init__(
+        self, address: str, model: str, bundle: str, context: Sequence[str], sample_user_id: int
+    ) -> None:
+        self._address, self._model, self._bundle, self._context = address, model, bundle, tuple(context)
         self._sample = RecommendRequest(user_id=sample_user_id, n=1)
         self._client: triton.InferenceServerClient | None = None
         self._outputs = [triton.InferRequestedOutput(name) for name in _SLATE_OUTPUTS]
-        self._explained = self._outputs + [
-            triton.InferRequestedOutput(name) for name in contract.EXPLAIN_TENSORS
-        ]
+        more = (name for name in contract.EXPLAIN_TENSORS if name not in _SLATE_OUTPUTS)
+        self._explained = self._outputs + [triton.InferRequestedOutput(name) for name in more]
 
     async def open(self) -> None:
         """Makes the channel; it connects at the first call, and again whenever Triton comes back."""
@@ -96,15 +97,23 @@ class TritonRecommender:
         return decode_slate(_arrays(result), request.n, request.explain)
 
     async def check(self, deadline: Deadline) -> str:
-        """Makes a real slate: Triton goes on calling a model ready whose process has died."""
+        """Makes a real slate: Triton goes on calling a model ready whose process has died.
+
+        Also compares the bundles: a slate of another bundle would be shown with this one's name.
+        """
         assert self._client is not None, "open() comes first"
         try:
             ready = await self._client.is_model_ready(self._model, client_timeout=deadline.left_s())
+            if not ready:
+                raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
+            described = await self._client.get_model_config(self._model, client_timeout=deadline.left_s())
         except InferenceServerException as error:
             raise triton_error(error.status() or "", error.message() or "") from None
-        if not ready:
-            raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
         await self.recommend(self._sample, deadline, seed=0)
+        served = described.config.parameters["bundle"].string_value
+        if served not in ("", self._bundle):
+            reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
+            raise DependencyUnavailable(TRITON, reason)
         return f"model {self._model} answers at {self._address}"
 
 

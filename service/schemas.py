@@ -77,7 +77,9 @@ class ExplainedItem(BaseModel):
     ranking_score: float | None = Field(description="The ranker's probability; null where it was not ranked.")
     ranking_rank: int | None = Field(description="1 is the best ranked; null where it was not ranked.")
     slate_rank: int | None = Field(description="Its place in the answer, from 1; null where it is not in it.")
-    propensity: float | None = Field(description="Probability of its place under exploration; null without.")
+    propensity: float | None = Field(
+        description="Probability of its place, given the places before it; 1 without exploration."
+    )
 
 
 class Explanation(BaseModel):

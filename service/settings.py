@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     """Settings of the gateway. Environment names begin with SHORTLIST_; nested ones use two underscores."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, frozen=True, extra="ignore"
     )
 
     host: str = Field(
@@ -63,17 +63,19 @@ class Settings(BaseSettings):
     port: int = Field(
         8080, ge=0, le=65535, description="TCP port to listen on; 0 takes any free one and logs it."
     )
-    bundle_dir: Path = Field(
-        Path("var/bundles/current"),
-        description="Folder of the bundle; its manifest.json and popular.json are read once, at start.",
+    var_dir: Path = Field(Path("var"), description="Where bundles and logs are kept.")
+    bundle_dir: Path | None = Field(
+        None,
+        description="Folder of the bundle; its manifest.json and popular.json are read once, at start. "
+        "Default: bundles/current under SHORTLIST_VAR_DIR.",
     )
     triton: TritonSettings = TritonSettings()
     redis_address: Address = Field("127.0.0.1:6379", description="Redis, as host:port.")
-    redis_timeout_ms: PositiveInt = Field(
+    store_timeout_ms: PositiveInt = Field(
         20,
-        description="Milliseconds that one Redis call may take, never past the request's own budget. Raise "
-        "it when answers lack display fields on a busy machine; lower it to answer sooner "
-        "without them.",
+        description="Milliseconds that one Redis call of the gateway may take, never past the request's own "
+        "budget. Raise it when answers lack display fields on a busy machine; lower it to "
+        "answer sooner without them.",
     )
     latency_budget_ms: PositiveInt = Field(
         80,
@@ -105,6 +107,11 @@ class Settings(BaseSettings):
         description="Least severe log line written. `info` writes one line a request; `warning` only "
         "trouble.",
     )
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle_dir or self.var_dir / "bundles" / "current"
 
     @model_validator(mode="after")
     def _reserve_fits_in_the_budget(self) -> Self:

@@ -40,6 +40,7 @@ class Slate:
     scores: list[float]
     degraded: list[str] = field(default_factory=list)
     stage_ms: dict[str, float] = field(default_factory=dict)
+    propensities: list[float] = field(default_factory=list)
     retrieved: list[Retrieved] | None = None
 
     def removed(self) -> dict[str, int]:
@@ -83,6 +84,7 @@ def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool) -> Sl
             scores=outputs["item_scores"][0, :live].tolist(),
             degraded=[str(flag) for flag in contract.degradations(int(outputs["degraded"][0, 0]))],
             stage_ms={str(stage): us / 1000 for stage, us in zip(contract.Stage, stage_us, strict=True)},
+            propensities=outputs["propensities"][0, :live].tolist(),
             retrieved=_decode_retrieved(outputs, item_ids[:live]) if is_explained else None,
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -117,7 +119,7 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list
             ranking_score=_finite(ranking_scores.get(item_id)),
             ranking_rank=ranking_ranks.get(item_id),
             slate_rank=slate_ranks.get(item_id),
-            propensity=_finite(propensities.get(item_id)),
+            propensity=propensities.get(item_id),
         )
         for rank, (item_id, score, rule) in enumerate(rows, 1)
         if item_id != contract.PAD_ID

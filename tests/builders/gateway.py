@@ -72,7 +72,7 @@ def make_bundle(folder: Path) -> Bundle:
 
 def make_settings(**values: Any) -> Settings:
     """Settings of the tests: whatever the machine's environment says, and with time to spare."""
-    return Settings(**({"latency_budget_ms": 2000, "reserve_ms": 500, "redis_timeout_ms": 500} | values))
+    return Settings(**({"latency_budget_ms": 2000, "reserve_ms": 500, "store_timeout_ms": 500} | values))
 
 
 def make_outputs(
@@ -110,7 +110,7 @@ def make_outputs(
         "candidate_ids": candidates,
         "retrieval_scores": 1 - np.arange(k) / 100,
         "ranking_scores": ranking,
-        "propensities": np.full(contract.MAX_N, np.nan),
+        "propensities": np.arange(contract.MAX_N) < len(best),
     }
     return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in contract.OUTPUT_TENSORS}
 

@@ -14,7 +14,7 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from ensemble import contract
 from service.tensors import Array
-from tests.builders.gateway import make_outputs
+from tests.builders.gateway import BUNDLE, make_outputs
 
 Inputs = dict[str, Array]
 
@@ -34,11 +34,12 @@ def answer(inputs: Inputs) -> dict[str, Array]:
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers ModelReady and ModelInfer; `fail` and `wait_s` make it misbehave, `requests` is what it got."""
+    """Answers what the gateway asks; `fail` and `wait_s` make it misbehave, `requests` is what it got."""
 
     def __init__(self) -> None:
         self.port = 0
         self.is_ready = True
+        self.bundle = BUNDLE
         self.fail: tuple[grpc.StatusCode, str] | None = None
         self.wait_s = 0.0
         self.left_out: set[str] = set()
@@ -48,6 +49,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def ModelReady(self, _request: Any, _context: Any) -> Any:
         """Says what `is_ready` says."""
         return service_pb2.ModelReadyResponse(ready=self.is_ready)
+
+    async def ModelConfig(self, _request: Any, _context: Any) -> Any:
+        """Says whose bundle this is."""
+        response = service_pb2.ModelConfigResponse()
+        response.config.parameters["bundle"].string_value = self.bundle
+        return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answers with the outputs that the request asks for."""

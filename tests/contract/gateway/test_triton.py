@@ -17,7 +17,7 @@ from service.deadline import Deadline
 from service.errors import DependencyUnavailable
 from service.recommender import Recommender, TritonRecommender, triton_error
 from service.schemas import RecommendRequest
-from tests.builders.gateway import CONTEXT, FakeRecommender
+from tests.builders.gateway import BUNDLE, CONTEXT, FakeRecommender
 from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def connected(triton: FakeTriton) -> AsyncIterator[TritonRecommender]:
 
 @asynccontextmanager
 async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
-    recommender = TritonRecommender(address, contract.MODEL_NAME, CONTEXT, sample_user_id=7)
+    recommender = TritonRecommender(address, contract.MODEL_NAME, BUNDLE, CONTEXT, sample_user_id=7)
     await recommender.open()
     try:
         yield recommender
@@ -41,7 +41,7 @@ async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
 
 def test_both_recommenders_keep_the_protocol() -> None:
     assert isinstance(FakeRecommender(), Recommender)
-    assert isinstance(TritonRecommender("x:1", "m", (), 0), Recommender)
+    assert isinstance(TritonRecommender("x:1", "m", "b", (), 0), Recommender)
 
 
 async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width() -> None:
@@ -84,8 +84,8 @@ async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> No
             RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(2), 0
         )
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
-    assert set(few) == {*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS}
-    assert set(many) == {tensor.name for tensor in contract.OUTPUT_TENSORS}
+    assert set(few) == {*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities"}
+    assert sorted(many) == sorted(tensor.name for tensor in contract.OUTPUT_TENSORS)
     assert plain.item_ids == told.item_ids
     assert plain.retrieved is None
     assert told.retrieved
@@ -145,6 +145,10 @@ async def test_a_missing_output_is_our_bug() -> None:
 async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_check() -> None:
     async with fake_triton() as triton, connected(triton) as recommender:
         assert "recommend answers" in await recommender.check(Deadline.after(2))
+        triton.bundle = "newer-2"
+        with pytest.raises(DependencyUnavailable, match="serves bundle newer-2, the gateway synthetic-1"):
+            await recommender.check(Deadline.after(2))
+        triton.bundle = BUNDLE
         triton.fail = (grpc.StatusCode.INTERNAL, "Stub process 'recommend_0_0' is not healthy.")
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
             await recommender.check(Deadline.after(2))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
@@ -188,6 +191,32 @@ async def test_the_same_request_id_explores_with_the_same_seed(tmp_path: Path) -
     first, second, third = recommender.seeds[-3:]
     assert first == second == seed_of("a") != third
     assert 0 <= first < 2**63
+
+
+async def test_a_stage_that_found_the_deadline_passed_is_late_rather_than_unavailable(tmp_path: Path) -> None:
+    class Queued(FakeRecommender):
+        async def recommend(self, request: Any, deadline: Any, seed: int) -> Any:
+            time.sleep(deadline.left_s())  # blocks, so that the gateway's own timer has no chance to be first
+            return await super().recommend(request, deadline, seed)
+
+    recommender = Queued(DependencyUnavailable("triton", "request: the deadline passed before it was run"))
+    app = make_app(tmp_path, recommender, latency_budget_ms=120, reserve_ms=100)
+    assert (await ask(app, user_id=9)).json()["degraded"] == ["ensemble_late"]
+
+
+async def test_an_explored_slate_is_logged_with_its_propensities(tmp_path: Path) -> None:
+    class Exploring(FakeRecommender):
+        async def recommend(self, request: Any, deadline: Any, seed: int) -> Any:
+            slate = await super().recommend(request, deadline, seed)
+            return replace(slate, propensities=[0.5] * len(slate.item_ids))
+
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        explored = await ask(make_app(tmp_path, Exploring()), user_id=7, n=2)
+        await ask(make_app(tmp_path), user_id=7, n=2)
+    first, second = (line for line in lines if line["event"] == "request")
+    assert first["propensities"] == [0.5, 0.5]
+    assert first["item_ids"] == ids(explored)
+    assert "propensities" not in second
 
 
 @pytest.mark.parametrize(
