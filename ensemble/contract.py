@@ -1,4 +1,6 @@
-"""What the gateway and the ensemble agree on: tensors, error codes, Redis keys and codecs. Stdlib and numpy only.
+"""What the gateway and the ensemble agree on: tensors, error codes, Redis keys and codecs.
+
+Standard library and numpy only.
 
 Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of the filters, T stages.
 """

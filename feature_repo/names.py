@@ -29,5 +29,9 @@ def rate_of(entity: str, label: str) -> str:
     """Names the smoothed rate of a label per user or item, such as `item_is_click_rate`."""
     return f"{entity}_{label}_rate"
 
+
 NULL_INT = -(2**63)
-"""Null in an int64 column, and padding in an int64 list, once read into numpy. Null floats are NaN, null strings None."""
+"""Null in an int64 column, and padding in an int64 list, once read into numpy.
+
+Null floats are NaN, null strings None.
+"""

@@ -15,8 +15,8 @@ class Field:
     """An encoded column.
 
     A categorical is int64 (rows,), codes below `cardinality`; a numeric is float32 (rows,); a list is int64
-    (rows, length), padded with `PAD_CODE` after its last element. `vocabulary` names the column whose codes, and so
-    whose embedding table, it shares: `user_recent_item_ids` has that of `item_id`.
+    (rows, length), padded with `PAD_CODE` after its last element. `vocabulary` names the column whose
+    codes, and so whose embedding table, it shares: `user_recent_item_ids` has that of `item_id`.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""The manifest of a bundle, and how a bundle is opened and verified. Imported by the ensemble: no Merlin, no TensorFlow."""
+"""The manifest of a bundle, and how a bundle is opened and verified.
+
+Imported by the ensemble: no Merlin, no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,9 @@ class BundleError(ValueError):
 class ModelSpec(BaseModel):
     """The inputs of one ONNX model, in the order of their columns.
 
-    The model takes `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)) and one int64
-    (rows, length) per list, all encoded; an input with no columns is left out. It gives one output, named `output`.
+    The model takes `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)) and
+    one int64 (rows, length) per list, all encoded; an input with no columns is left out. It gives one
+    output, named `output`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,7 +74,9 @@ class Manifest(BaseModel):
     checksums: dict[str, str] = Field(description="sha256 of every other file of the bundle, by name.")
     items: int
     vector_width: int = Field(description="D, the prior coordinate included.")
-    score_range: tuple[float, float] = Field(description="Bounds of the inner product of any user with any item.")
+    score_range: tuple[float, float] = Field(
+        description="Bounds of the inner product of any user with any item."
+    )
     index: IndexSpec
     user_tower: ModelSpec
     item_tower: ModelSpec
@@ -107,7 +113,9 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
             if not file.is_file():
                 raise BundleError(f"{file}: missing; the bundle is incomplete, restore it or train again")
             if sha256(file) != expected:
-                raise BundleError(f"{file}: its checksum differs from the manifest; restore the bundle or train again")
+                raise BundleError(
+                    f"{file}: its checksum differs from the manifest; restore the bundle or train again"
+                )
     return manifest
 
 
