@@ -20,7 +20,7 @@ from redis import Redis
 
 from ensemble.contract import decode_seen
 from feature_repo import names
-from feature_repo.dataset import Role
+from feature_repo.dataset import Column, Role
 from feature_repo.seen import seen_key
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.redis_server import redis_server
@@ -29,7 +29,7 @@ from training.datasets import catalog
 from training.features import first_event
 from training.materialize import Arrived, Feast, materialize
 from training.online import OnlineStore
-from training.prepared import Prepared
+from training.prepared import Prepared, dataset_yaml
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,16 @@ def redis(address: str) -> Redis:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return small_world(tmp_path_factory.mktemp("var"))
+    """A world, and two bundles: one that reads a column less, and one that reads a column that is gone."""
+    var_dir = tmp_path_factory.mktemp("var")
+    world = small_world(var_dir)
+    less = {name: column for name, column in world.dataset.items.items() if name != "item_brand"}
+    gone = world.dataset.users | {"user_shoe_size": Column(role=Role.NUMERIC)}
+    for bundle, change in (("fewer", {"items": less}), ("gone", {"users": gone})):
+        folder = var_dir / "bundles" / bundle
+        folder.mkdir(parents=True)
+        (folder / "dataset.yaml").write_text(dataset_yaml(world.dataset.model_copy(update=change)))
+    return world
 
 
 def load(prepared: Prepared, address: str) -> Arrived:
@@ -111,6 +120,25 @@ def test_feast_reads_online_what_the_files_hold(
             for name in world.dataset.view_columns(view):
                 for found, value in zip(answer[name], expected[name], strict=True):
                     assert_same(found, value, name)
+
+
+def test_a_bundle_has_a_service_of_what_it_reads(
+    arrived: Arrived, world: Prepared, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert arrived.rows
+    store = store_of(world, address, monkeypatch)
+    assert {s.name for s in store.list_feature_services()} == {
+        "user_features",
+        "item_features",
+        "bundle_fewer",
+    }
+    reads = {
+        feature.name
+        for projection in store.get_feature_service("bundle_fewer").feature_view_projections
+        for feature in projection.features
+    }
+    stored = {name for view in names.VIEWS for name in world.dataset.view_columns(view)}
+    assert reads == stored - {"item_brand"}
 
 
 def test_training_values_are_those_of_a_point_in_time_join(
