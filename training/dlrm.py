@@ -1,0 +1,254 @@
+"""The ranker: Merlin's DLRM on everything known of user, item, context and of the two together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import merlin.models.tf as mm
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from merlin.models.tf.blocks.dlrm import DLRMBlock
+from merlin.schema import ColumnSchema, Schema, Tags
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field as Setting
+
+from feature_repo import names
+from training.fields import OOV_CODE, Field
+from training.ranking_metrics import log_loss
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Batch = dict[str, tf.Tensor]
+IDS = (names.USER_ID, names.ITEM_ID)
+
+
+class DlrmConfig(BaseModel):
+    """The ranker's size and how it is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt = Setting(16, description="Of every embedding. Wider: slower, overfits sooner.")
+    bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
+    top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")
+    dropout: NonNegativeFloat = Setting(0.2, description="Share of hidden units dropped in training.")
+    id_dropout: NonNegativeFloat = Setting(
+        0.1, description="Share of ids withheld in training, so that unknown ones are scored sensibly."
+    )
+    l2: NonNegativeFloat = Setting(0.01, description="Penalty of an embedding per use. More: less overfit.")
+    learning_rate: PositiveFloat = Setting(0.003, description="Of Adam at the start; falls to 0 linearly.")
+    batch_size: PositiveInt = Setting(2048, description="Rows per step.")
+    epochs: PositiveInt = Setting(1, description="Passes over the rows; ids overfit from the second on.")
+    evaluations: PositiveInt = Setting(4, description="Looks at validation, evenly spread; the best is kept.")
+    auxiliary_weight: NonNegativeFloat = Setting(
+        0.3, description="Of a row whose target is unknown, trained on its other labels; a target's is 1."
+    )
+    members: PositiveInt = Setting(1, description="DLRMs whose logits are averaged. More: better, slower.")
+
+
+@tf.keras.utils.register_keras_serializable(package="shortlist")
+class MaskedMean(tf.keras.layers.Layer):
+    """Averages the embeddings of a padded list (B,S,D) into (B,D); padding counts for nothing."""
+
+    def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+        """Takes embeddings, and the mask that a table with `mask_zero` leaves on them."""
+        if mask is None:
+            raise ValueError("MaskedMean needs the mask of an embedding table made with mask_zero=True")
+        weights = tf.cast(mask, inputs.dtype)[..., tf.newaxis]
+        return tf.reduce_sum(inputs * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
+
+    def compute_mask(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> None:
+        """The mean has no mask."""
+        del inputs, mask
+
+    def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        """(B,S,D) becomes (B,D)."""
+        return tf.TensorShape([input_shape[0], input_shape[-1]])
+
+
+@dataclass(frozen=True, eq=False)
+class Dlrm:
+    """The trained ranker. `model` takes a dict of named tensors, (B,1) or for lists (B,S), gives P, (B,1)."""
+
+    features: tuple[str, ...]
+    members: tuple[mm.Model, ...]
+    target: str
+    history: tuple[dict[str, float], ...]
+    """What every evaluation measured: `step`, `log_loss` on validation."""
+
+    def model(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Gives the probability of the target, (B,1)."""
+        logits = [member(dict(inputs), training=False)[self.target] for member in self.members]
+        return tf.sigmoid(tf.add_n(logits) / len(logits))
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return tf.function(self.model, reduce_retracing=True, autograph=False)
+
+    def predict(self, arrays: Mapping[str, Array], rows: int = 8192) -> Floats:
+        """Takes encoded columns, (rows,) or for lists (rows, S), gives P of each, (rows,)."""
+        total = len(arrays[self.features[0]])
+        parts = [
+            self._compiled(_tensors(self.features, arrays, slice(at, at + rows))).numpy()[:, 0]
+            for at in range(0, total, rows)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
+def fit_dlrm(
+    fields: Mapping[str, Field],
+    train: Mapping[str, Array],
+    labels: Floats,
+    validation: Mapping[str, Array],
+    validation_labels: Floats,
+    config: DlrmConfig | None = None,
+    seed: int = 0,
+) -> Dlrm:
+    """Trains the ranker on encoded rows: columns (rows,), lists (rows, S).
+
+    `labels` (rows,) or (rows, T) hold the target first, then auxiliary labels; NaN where unknown. A row whose
+    target is unknown, such as one of a history, trains heads of its own for the labels that it has: the
+    embeddings learn from it, the target's calibration does not suffer. `validation_labels` (rows,) are the
+    target's. The weights kept are those of the lowest log loss on validation.
+
+    Source: Naumov et al. 2019, section 2; Merlin's DLRMBlock.
+    """
+    config = config or DlrmConfig()
+    labels = labels.reshape(len(labels), -1)
+    features = tuple(name for name in fields if name in train)
+    trained = [
+        _fit_member(fields, features, train, labels, validation, validation_labels, config, seed + member)
+        for member in range(config.members)
+    ]
+    history = tuple(row for _, rows in trained for row in rows)
+    return Dlrm(features, tuple(model for model, _ in trained), _head(0), history)
+
+
+def build_dlrm(
+    fields: Mapping[str, Field], features: Sequence[str], heads: int, config: DlrmConfig
+) -> mm.Model:
+    """Builds Merlin's DLRM: an embedding per categorical, a masked mean per list, an MLP over the numerics,
+    the dot products of all pairs, an MLP over these, and a linear head per label that gives its logit.
+    """
+    schema = _schema([fields[name] for name in features])
+    lists = [name for name in features if fields[name].kind == "list"]
+    embeddings = mm.Embeddings(
+        schema.select_by_tag(Tags.CATEGORICAL),
+        dim=config.width,
+        sequence_combiner={name: MaskedMean() for name in lists},
+        embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.02),
+        mask_zero={name: True for name in lists},
+        l2_batch_regularization_factor=config.l2 / config.batch_size,
+    )
+    body = DLRMBlock(
+        schema,
+        embeddings=embeddings,
+        bottom_block=mm.MLPBlock([*config.bottom, config.width], no_activation_last_layer=True),
+        top_block=mm.MLPBlock(list(config.top), dropout=config.dropout),
+    )
+    outputs = {
+        _head(i): mm.BinaryOutput(target=_head(i), to_call=tf.keras.layers.Dense(1), name=_head(i))
+        for i in range(heads)
+    }
+    return mm.Model(body, mm.ParallelBlock(outputs))
+
+
+def _head(i: int) -> str:
+    return "target" if i == 0 else f"auxiliary_{i}"
+
+
+def _schema(fields: Sequence[Field]) -> Schema:
+    """Describes encoded columns to Merlin; every column has an embedding table of its own."""
+    columns = []
+    for field in fields:
+        if field.kind == "numeric":
+            columns.append(ColumnSchema(field.name, tags=[Tags.CONTINUOUS], dtype=np.float32))
+            continue
+        domain = {"min": 0, "max": field.cardinality - 1, "name": field.name}
+        columns.append(
+            ColumnSchema(
+                field.name,
+                tags=[Tags.CATEGORICAL],
+                dtype=np.int64,
+                properties={"domain": domain},
+                is_list=field.kind == "list",
+                is_ragged=False if field.kind == "list" else None,
+            )
+        )
+    return Schema(columns)
+
+
+def _tensors(features: Sequence[str], arrays: Mapping[str, Array], rows: Array | slice) -> Batch:
+    chosen = {name: arrays[name][rows] for name in features}
+    return {name: tf.constant(a[:, None] if a.ndim == 1 else a) for name, a in chosen.items()}
+
+
+def _fit_member(
+    fields: Mapping[str, Field],
+    features: tuple[str, ...],
+    train: Mapping[str, Array],
+    labels: Floats,
+    validation: Mapping[str, Array],
+    validation_labels: Floats,
+    config: DlrmConfig,
+    seed: int,
+) -> tuple[mm.Model, list[dict[str, float]]]:
+    tf.keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = build_dlrm(fields, features, labels.shape[1], config)
+    batch_size = min(config.batch_size, max(16, len(labels) // 16))
+    steps = max(1, config.epochs * len(labels) // batch_size)
+    schedule = tf.keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, 1e-5)
+    step = _train_step(model, tf.keras.optimizers.Adam(schedule), config)
+    weights = _weights(labels, config)
+    known = np.nan_to_num(labels)
+    candidate = Dlrm(features, (model,), _head(0), ())
+    history: list[dict[str, float]] = []
+    best: list[Array] | None = None
+    looks = {round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    order = np.concatenate([rng.permutation(len(labels)) for _ in range(config.epochs)])
+    for done in range(1, steps + 1):
+        rows = order[(done - 1) * batch_size : done * batch_size]
+        step(_tensors(features, train, rows), tf.constant(known[rows]), tf.constant(weights[rows]))
+        if done in looks and len(validation_labels):
+            loss = log_loss(validation_labels, candidate.predict(validation))
+            if loss < min((row["log_loss"] for row in history), default=np.inf):
+                best = model.get_weights()
+            history.append({"seed": seed, "step": done, "log_loss": loss})
+    if best is not None:
+        model.set_weights(best)
+    return model, history
+
+
+def _weights(labels: Floats, config: DlrmConfig) -> Floats:
+    """Weighs every label of every row, (rows, T): the target where known, else what else is known."""
+    is_known = ~np.isnan(labels)
+    weights = is_known * np.float32(config.auxiliary_weight)
+    weights[is_known[:, 0]] = 0
+    weights[is_known[:, 0], 0] = 1
+    return weights.astype(np.float32)
+
+
+def _train_step(model: mm.Model, optimizer: tf.keras.optimizers.Optimizer, config: DlrmConfig) -> Any:
+    def step(inputs: Batch, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        withheld = {name: _withhold(inputs[name], config.id_dropout) for name in IDS if name in inputs}
+        with tf.GradientTape() as tape:
+            heads = model({**inputs, **withheld}, training=True)
+            logits = tf.concat([heads[_head(i)] for i in range(len(heads))], axis=1)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits) * weights
+            loss = tf.reduce_mean(tf.reduce_sum(losses, axis=1)) + tf.add_n(model.losses)
+        variables = model.trainable_variables
+        # Dense gradients: with sparse ones Adam would skip the decay of moments of rows not in the batch.
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return tf.function(step, reduce_retracing=True, autograph=False)
+
+
+def _withhold(codes: tf.Tensor, share: float) -> tf.Tensor:
+    drawn = tf.random.uniform(tf.shape(codes)) < share
+    return tf.where(drawn, tf.cast(OOV_CODE, codes.dtype), codes)
