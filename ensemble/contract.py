@@ -194,7 +194,7 @@ def decode_card(value: bytes) -> dict[str, str | None]:
     return card
 
 
-Filters = dict[str, list[int | str]]
+Filters = dict[str, list[int | float | str]]
 
 
 def fit_width(length: int, widths: Sequence[int], field: str) -> int:
@@ -210,7 +210,7 @@ def fit_width(length: int, widths: Sequence[int], field: str) -> int:
     raise StageError(ErrorCode.BAD_REQUEST, "request", message)
 
 
-def encode_filters(filters: Mapping[str, Sequence[int | str]]) -> npt.NDArray[np.uint8]:
+def encode_filters(filters: Mapping[str, Sequence[int | float | str]]) -> npt.NDArray[np.uint8]:
     """Packs filters, column -> allowed values, as JSON bytes padded with zeros; uint8 (1,F)."""
     data = json.dumps(dict(filters), separators=(",", ":")).encode() if filters else b""
     row = np.zeros((1, fit_width(len(data), FILTER_WIDTHS, "filters")), dtype=np.uint8)
