@@ -126,6 +126,8 @@ class RetrievalExamples:
     """Whether the example has a timestamp of its own; a row of a history has none."""
     is_target: npt.NDArray[np.bool_]
     """Whether its target is 1."""
+    age_days: npt.NDArray[np.float64]
+    """Days from the interaction to the end of the examples."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -166,14 +168,16 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
     if label not in ("", ANY):
         is_kept &= (rows[label] == 1).to_numpy(np.bool_, na_value=False)[order]
     is_target = (rows[dataset.target] == 1).to_numpy(np.bool_, na_value=False)[order]
+    age_days = (pd.Timestamp(until).value - histories.times) / pd.Timedelta(days=1).value
     return RetrievalExamples(
-        histories,
-        users[is_kept],
-        ends[is_kept],
-        items[is_kept],
-        len(prepared.items),
-        is_timed[is_kept],
-        is_target[is_kept],
+        histories=histories,
+        users=users[is_kept],
+        ends=ends[is_kept],
+        items=items[is_kept],
+        item_count=len(item_ids),
+        is_timed=is_timed[is_kept],
+        is_target=is_target[is_kept],
+        age_days=age_days[is_kept],
     )
 
 

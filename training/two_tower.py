@@ -80,7 +80,7 @@ def fit_two_tower(
     """Trains the towers on positives, all other items of a batch being the negatives.
 
     `catalogue` holds the encoded columns of all items (I,), `item_id` included, in the order of their table.
-    With `validate` the weights are those of the best evaluation, and training stops after `patience` evaluations
+    With `validate` the weights are those of the best evaluation; training stops after `patience` evaluations
     without a gain.
 
     Source: Yi et al. 2019, equations 3 to 5; an item's sampling probability is its chance to be drawn.
@@ -91,7 +91,7 @@ def fit_two_tower(
     steps = max(1, min(config.steps, config.epochs * len(examples) // batch_size))
     user_columns = list(examples.batch(np.arange(1)))
     towers = _towers(fields, user_columns, examples, catalogue, config, seed)
-    chances = drawing_chances(examples, config.timed_weight)
+    chances = drawing_chances(examples, config)
     model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, chances), config)
     per_epoch = max(1, steps // config.evaluations)
     schedule = _WarmUpThenDown(config.learning_rate, per_epoch * config.evaluations)
@@ -136,9 +136,15 @@ def two_tower_model(
     )
 
 
-def drawing_chances(examples: RetrievalExamples, timed_weight: float) -> npt.NDArray[np.float64]:
-    """Gives every example's chance to be drawn, (rows,): timed ones `timed_weight` times a history's."""
-    weights = np.where(examples.is_timed, timed_weight, 1.0)
+def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.NDArray[np.float64]:
+    """Gives every example's chance to be drawn, (rows,).
+
+    A timed one weighs `timed_weight` times a history's, half of that every `half_life_days` earlier; one
+    whose target is 1 weighs `target_weight` times another.
+    """
+    recency = config.timed_weight * 0.5 ** (examples.age_days / config.half_life_days)
+    weights = np.where(examples.is_timed, recency, 1.0)
+    weights *= np.where(examples.is_target, config.target_weight, 1.0)
     chances: npt.NDArray[np.float64] = weights / weights.sum()
     return chances
 

@@ -26,6 +26,13 @@ class TwoTowerConfig(BaseModel):
         10.0,
         description="How much oftener than a history's row a timed example is drawn. Raise it: more recent.",
     )
+    half_life_days: PositiveFloat = Field(
+        1000.0, description="Days after which a timed example is drawn half as often. Lower it: more recent."
+    )
+    target_weight: PositiveFloat = Field(
+        1.0,
+        description="How much oftener an example whose target is 1 is drawn. Raise it: more like the target.",
+    )
     user_dropout: NonNegativeFloat = Field(
         0.1, lt=1, description="Share of examples whose user_id is withheld. Raise it: less by heart."
     )

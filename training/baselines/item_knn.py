@@ -14,12 +14,13 @@ class ItemKNN:
     """
 
     def __init__(self, interactions: csr_matrix, neighbours: int = 500, shrinkage: float = 10.0) -> None:
-        """Takes binary interactions (U,I); keeps the `neighbours` most similar items of each.
+        """Takes interactions (U,I), any value not 0 counting once; keeps each item's nearest `neighbours`.
 
         `shrinkage` is added to the cosine's denominator, in users: raise it and rare items count less.
         """
-        counts = np.asarray(interactions.sum(axis=0), dtype=np.float32).ravel()
-        shared = np.asarray((interactions.T @ interactions).todense(), dtype=np.float32)
+        users = binary(interactions)
+        counts = np.asarray(users.sum(axis=0), dtype=np.float32).ravel()
+        shared = np.asarray((users.T @ users).todense(), dtype=np.float32)
         norms = np.sqrt(counts)
         similar = shared / (np.outer(norms, norms) + np.float32(shrinkage))
         np.fill_diagonal(similar, 0)

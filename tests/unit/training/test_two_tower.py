@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from feature_repo import names
+from tests.builders.datasets import small_world
+from tests.builders.encoded import encoders_of
+from training.export import export_model, model_spec, run_model
+from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.heldout import held_out
+from training.prepared import Prepared
+from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
+from training.towers import ItemTower, UserTower, pool
+from training.two_tower import (
+    TwoTower,
+    drawing_chances,
+    fit_two_tower,
+    merlin_schema,
+    sampling_probabilities,
+    two_tower_model,
+)
+from training.two_tower_config import TwoTowerConfig
+
+ITEMS = 12
+FIELDS = {
+    names.USER_ID: Field(names.USER_ID, "categorical", names.USER_ID, 9),
+    "user_city": Field("user_city", "categorical", "user_city", 6),
+    "user_age": Field("user_age", "numeric"),
+    "user_topics": Field("user_topics", "list", "user_topics", 7, 3),
+    names.USER_RECENT_ITEM_IDS: Field(names.USER_RECENT_ITEM_IDS, "list", names.ITEM_ID, ITEMS, 5),
+    names.USER_RECENT_POSITIVE_ITEM_IDS: Field(
+        names.USER_RECENT_POSITIVE_ITEM_IDS, "list", names.ITEM_ID, ITEMS, 5
+    ),
+    names.ITEM_ID: Field(names.ITEM_ID, "categorical", names.ITEM_ID, ITEMS),
+    "item_price": Field("item_price", "numeric"),
+}
+USER_COLUMNS = [name for name in FIELDS if name.startswith("user_")]
+ITEM_COLUMNS = [name for name in FIELDS if name.startswith("item_")]
+PLAIN = TwoTowerConfig(
+    width=4, temperature=0.2, user_dropout=0, unknown_user_share=0, item_dropout=0, steps=40, epochs=2
+)
+
+
+def towers(config: TwoTowerConfig = PLAIN) -> tuple[UserTower, ItemTower]:
+    """Towers with every weight drawn at random, so that no column is left out by a zero."""
+    rng = np.random.default_rng(3)
+    tables = rng.normal(size=(2, ITEMS, config.width)).astype(np.float32)
+    popularity = rng.normal(size=ITEMS).astype(np.float32)
+    user = UserTower(
+        [FIELDS[n] for n in USER_COLUMNS], merlin_schema(FIELDS, USER_COLUMNS), tables[0], config, seed=0
+    )
+    item = ItemTower(
+        [FIELDS[n] for n in ITEM_COLUMNS], merlin_schema(FIELDS, ITEM_COLUMNS), tables[1], popularity, config
+    )
+    for tower in (user, item):
+        for weight in tower.trainable_weights:
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+    return user, item
+
+
+def batch(rows: int = 8, length: int = 5) -> dict[str, npt.NDArray[Any]]:
+    """Encoded rows; every list has at least one element and some padding."""
+    rng = np.random.default_rng(4)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, field in FIELDS.items():
+        if field.kind == "numeric":
+            columns[name] = rng.normal(size=(rows, 1)).astype(np.float32)
+        elif field.kind == "categorical":
+            columns[name] = rng.integers(1, field.cardinality, (rows, 1))
+        else:
+            width = min(length, field.length)
+            filled = np.arange(width) < rng.integers(1, width, (rows, 1))
+            columns[name] = np.where(filled, rng.integers(1, field.cardinality, (rows, width)), PAD_CODE)
+    return columns
+
+
+def tensors(columns: dict[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in columns.items()}
+
+
+def test_the_loss_is_the_corrected_in_batch_softmax_of_plain_numpy() -> None:
+    user, item = towers()
+    rows = batch(rows=16)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(ITEMS)).astype(np.float32)
+    model = two_tower_model(user, item, probabilities, PLAIN)
+    model.compile(optimizer=tf.keras.optimizers.SGD(0.0), metrics=[])
+    loss = model.train_on_batch(tensors(rows), return_dict=True)["loss"]
+
+    users, items = user(tensors(rows)).numpy(), item(tensors(rows)).numpy()
+    codes = rows[names.ITEM_ID][:, 0]
+    logits = users @ items.T / PLAIN.temperature - np.log(probabilities[codes])[None]
+    expected = []
+    for row in range(16):
+        rivals = [c for c in range(16) if c == row or codes[c] != codes[row]]
+        expected.append(np.log(np.exp(logits[row, rivals]).sum()) - logits[row, row])
+    assert len(set(codes)) < 16  # some rows share an item, which is then no negative
+    assert loss == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_prior_counts_in_logits_whatever_the_temperature() -> None:
+    config = PLAIN.model_copy(update={"temperature": 0.05})
+    user, item = towers(config)
+    vectors = item(tensors(batch())).numpy()
+    codes = batch()[names.ITEM_ID][:, 0]
+    np.testing.assert_allclose(vectors[:, -1] / 0.05, item.prior().numpy()[codes], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors[:, :-1], axis=1), 1, rtol=1e-5)
+    known = user(tensors(batch())).numpy()
+    np.testing.assert_allclose(np.linalg.norm(known[:, :-1], axis=1), 1, rtol=1e-5)
+    assert ((known[:, -1] > 0) & (known[:, -1] < 2)).all()
+
+
+def test_longer_padding_changes_no_vector() -> None:
+    user, _ = towers()
+    rows = batch()
+    longer = dict(rows)
+    for name, field in FIELDS.items():
+        if field.kind == "list":
+            longer[name] = np.pad(rows[name], ((0, 0), (0, 7)), constant_values=PAD_CODE)
+    np.testing.assert_allclose(user(tensors(longer)), user(tensors(rows)), atol=1e-6)
+
+
+def test_pooling_is_a_weighted_mean_of_what_is_there() -> None:
+    embeddings = np.random.default_rng(0).normal(size=(1, 3, 2)).astype(np.float32)
+    pooled = pool(tf.constant(embeddings), tf.constant([[1.0, 1.0, 0.0]]), tf.constant(0.5)).numpy()
+    later = np.exp(-0.5)
+    expected = (embeddings[0, 0] + later * embeddings[0, 1]) / (1 + later + 1)
+    np.testing.assert_allclose(pooled[0], expected, rtol=1e-5)
+    nothing = pool(tf.constant(embeddings), tf.zeros((1, 3)), tf.constant(0.5)).numpy()
+    assert nothing.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("column", USER_COLUMNS)
+def test_every_user_column_moves_the_vector(column: str) -> None:
+    user, _ = towers()
+    rows = batch()
+    other = dict(rows)
+    other[column] = 1 - rows[column] if FIELDS[column].kind == "numeric" else np.full_like(rows[column], 3)
+    assert (np.abs(user(tensors(other)) - user(tensors(rows))).max(axis=1) > 1e-4).any()
+
+
+def test_a_withheld_user_trains_the_vector_of_the_unknown_one() -> None:
+    user, _ = towers(PLAIN.model_copy(update={"unknown_user_share": 0.999999}))
+    rows = batch()
+    unknown = {
+        name: np.full_like(
+            values,
+            OOV_CODE
+            if name == names.USER_ID
+            else {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}[FIELDS[name].kind],
+        )
+        for name, values in rows.items()
+    }
+    np.testing.assert_allclose(user(tensors(rows), training=True), user(tensors(unknown)), atol=1e-6)
+    assert np.abs(user(tensors(rows)) - user(tensors(unknown))).max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return small_world(tmp_path_factory.mktemp("var"))
+
+
+def test_timed_recent_and_clicked_examples_are_drawn_more_often(world: Prepared) -> None:
+    encoders = encoders_of(world)
+    examples = retrieval_examples(world, UserHistories.of(world, encoders), world.split.train_until)
+    config = TwoTowerConfig(timed_weight=4, half_life_days=2, target_weight=3)
+    chances = drawing_chances(examples, config)
+    assert chances.sum() == pytest.approx(1)
+    expected = 0.5 ** (examples.age_days / 2) * np.where(examples.is_target, 3, 1)
+    np.testing.assert_allclose(chances / chances[0], expected / expected[0])
+    catalogue = item_columns(world, encoders)
+    probabilities = sampling_probabilities(encoders.fields, examples, catalogue, chances)
+    code = catalogue[names.ITEM_ID][examples.items[0]]
+    same = catalogue[names.ITEM_ID][examples.items] == code
+    assert probabilities[code] == pytest.approx(chances[same].sum(), rel=1e-5)
+
+
+SMALL = TwoTowerConfig(width=16, batch_size=64, steps=120, evaluations=3, ridge=5.0, learning_rate=0.01)
+
+
+def fitted(world: Prepared, config: TwoTowerConfig = SMALL) -> tuple[TwoTower, UserHistories, Any, Any]:
+    encoders = encoders_of(world)
+    histories = UserHistories.of(world, encoders)
+    examples: RetrievalExamples = retrieval_examples(world, histories, world.split.train_until)
+    catalogue = item_columns(world, encoders)
+    model = fit_two_tower(encoders.fields, examples, catalogue, config, seed=7)
+    part = held_out(world, world.split.validate_until, world.split.test_until)
+    return model, histories, catalogue, histories.as_of(part.user_rows, world.split.validate_until)
+
+
+def test_training_survives_export_repeats_and_keeps_its_range(world: Prepared, tmp_path: Path) -> None:
+    model, histories, catalogue, users = fitted(world)
+    fields = encoders_of(world).fields
+    user_vectors, item_vectors = model.encode_users(users), model.encode_items(catalogue)
+    losses = [row["loss"] for row in model.history]
+    assert losses[-1] < losses[0]
+    scores = user_vectors @ item_vectors.T
+    low, high = model.score_range
+    assert low <= scores.min() <= scores.max() <= high
+
+    for tower, features, arrays, vectors in (
+        (model.user_tower, model.user_features, users, user_vectors),
+        (model.item_tower, model.item_features, catalogue, item_vectors),
+    ):
+        spec = model_spec(features, fields, f"{tower.name}.onnx", "vector")
+        export_model(tower, spec, arrays, tmp_path)
+        np.testing.assert_allclose(run_model(tmp_path / spec.file, spec, arrays), vectors, atol=1e-5)
+
+    again = fitted(world)[0]
+    np.testing.assert_array_equal(again.encode_users(users), user_vectors)
+    np.testing.assert_array_equal(again.encode_items(catalogue), item_vectors)
+    assert histories.lengths[names.USER_RECENT_ITEM_IDS] == users[names.USER_RECENT_ITEM_IDS].shape[1]
+
+
+def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Prepared) -> None:
+    encoders = encoders_of(world)
+    histories = UserHistories.of(world, encoders)
+    examples = retrieval_examples(world, histories, world.split.train_until)
+    catalogue = item_columns(world, encoders)
+    kept: list[npt.NDArray[np.float32]] = []
+
+    def worse_every_time(model: TwoTower) -> float:
+        kept.append(model.encode_items(catalogue))
+        return -float(len(kept))
+
+    config = SMALL.model_copy(update={"evaluations": 6, "steps": 12, "patience": 2})
+    model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, worse_every_time)
+    assert len(kept) == 3
+    np.testing.assert_array_equal(model.encode_items(catalogue), kept[0])
