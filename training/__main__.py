@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,7 @@ def _quieten() -> None:
     """Keeps TensorFlow's start-up notes, and the GPU it would take whole, out of the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:

@@ -32,6 +32,8 @@ from training.manifest import ModelSpec
 from training.prepared import Prepared, dataset_yaml, read_stamp
 from training.progress import Steps
 from training.ranking import RankingRows, take
+from training.saved_models import FOLDER as SAVED_MODELS
+from training.saved_models import keep_models
 from training.serving_files import dataset_card, popular_slate, sample_users, write_item_table
 
 SAMPLE_ROWS = 512
@@ -54,6 +56,7 @@ def train_bundle(
         learned, metrics = learn(prepared, settings, steps)
         with steps.step("Export"), staged(bundles, name) as folder:
             write_bundle(folder, name, prepared, settings, learned, metrics)
+        keep_models(settings.var_dir / SAVED_MODELS / name, learned)
     publish(bundles, name)
     return bundles / name
 

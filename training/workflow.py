@@ -241,7 +241,9 @@ def _vocabulary(values: Array, column: Column, coded: pd.Series) -> Vocabulary:
     """Reads the codes that the workflow gave the rows of `_probe`."""
     is_list = column.role is Role.LIST
     codes = np.array([code[0] for code in coded] if is_list else coded, dtype=np.int64)
-    if codes[:2].tolist() != [PAD_CODE if is_list else NULL_CODE, OOV_CODE]:
+    # A bool that is null reads as False, wherever it is read.
+    null_code = codes[0] if column.dtype == "bool" else PAD_CODE if is_list else NULL_CODE
+    if codes[:2].tolist() != [null_code, OOV_CODE]:
         raise RuntimeError(
             f"{coded.name}: null and unknown got the codes {codes[:2]}; check NVTabular's version"
         )
