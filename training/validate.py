@@ -1,7 +1,7 @@
 """Checks a data set before anything is written: every problem names the file, the column, the row count and a
 remedy.
 
-Plain pandas and pyarrow: pandera needs pandas 2, NVTabular needs pandas 1.
+Plain pandas and pyarrow: current pandera needs pandas 2, NVTabular needs pandas 1.
 """
 
 from __future__ import annotations
