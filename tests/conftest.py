@@ -1,10 +1,15 @@
-"""What the tests of every role share. Loaded in each of their environments: needs pytest alone."""
+"""What the tests of every role share. Loaded in each of their environments: needs pytest and hypothesis alone."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Timings are recorded, never asserted: on a busy machine an example may take long.
+settings.register_profile("shortlist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shortlist")
 
 KEPT = (
     "SHORTLIST_DATA_DIR",
