@@ -27,6 +27,7 @@ ENSEMBLE_UNAVAILABLE = "ensemble_unavailable"
 ENSEMBLE_BUSY = "ensemble_busy"
 SEEN = "seen"
 DISPLAY = str(contract.Degradation.DISPLAY)
+_FILTER_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "float32": (int, float)}
 
 
 class Answers:
@@ -163,8 +164,7 @@ def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings)
             raise WrongField(
                 f"filters.{column}", f"is not known to this bundle: {_one_of(list(manifest.filters))}"
             )
-        wanted: type = str if dtype == "string" else int
-        if not all(isinstance(value, wanted) for value in values):
+        if not all(isinstance(value, _FILTER_TYPES.get(dtype, int)) for value in values):
             raise WrongField(f"filters.{column}", f"must list {dtype} values")
     budget = request.latency_budget_ms
     if budget is not None and not settings.reserve_ms < budget <= settings.latency_budget_ms:

@@ -79,7 +79,7 @@ _REMEDIES = {
     "dict_type": "must be an object",
     "model_attributes_type": "must be a JSON object sent with content-type: application/json",
 }
-_NOT_THE_CALLERS = ("int", "str", "[key]")
+_NOT_THE_CALLERS = ("int", "float", "str", "[key]")
 """Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
 
 
@@ -124,6 +124,7 @@ async def _on_wrong_field(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
+        HTTPStatus.BAD_REQUEST: "The body cannot be read: send one JSON object",
         HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist here: see /docs for the routes",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not allowed here: see /docs for the methods",
     }.get(HTTPStatus(error.status_code), str(error.detail))

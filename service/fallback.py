@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from ensemble import contract
 from service.bundle import PopularItem
@@ -58,7 +58,7 @@ class PopularSlates:
         )
 
 
-def _passes(item: PopularItem, filters: Mapping[str, Sequence[int | str]]) -> bool | None:
+def _passes(item: PopularItem, filters: contract.Filters) -> bool | None:
     """Whether the item has one of the allowed values in every column; None where that cannot be told."""
     is_told = True
     for column, allowed in filters.items():
@@ -67,6 +67,11 @@ def _passes(item: PopularItem, filters: Mapping[str, Sequence[int | str]]) -> bo
             continue
         value = item.fields[column]
         values = value if isinstance(value, list) else [value]
-        if not {str(one) for one in values} & {str(one) for one in allowed}:
+        if not _spellings(values) & _spellings(allowed):
             return False
     return True if is_told else None
+
+
+def _spellings(values: Sequence[object]) -> set[object]:
+    """Each value, and as text: a display field is text whatever its column is."""
+    return {*values, *map(str, values)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from ensemble import contract
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
 ContextValue = Annotated[StrictInt, Field(gt=contract.NO_CONTEXT, le=INT64_MAX)]
+
+
+FilterValue = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
 
 
 class RecommendRequest(BaseModel):
@@ -36,7 +39,7 @@ class RecommendRequest(BaseModel):
     exclude_item_ids: Annotated[list[Id], Field(max_length=contract.EXCLUDE_WIDTHS[-1])] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
-    filters: dict[StrictStr, Annotated[list[StrictInt | StrictStr], Field(min_length=1)]] = Field(
+    filters: dict[StrictStr, Annotated[list[FilterValue], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="Column to allowed values: an item must have one of the values in every column named. "
         "/v1/bundle lists the columns under `filters`.",

@@ -56,7 +56,12 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
         "context": CONTEXT,
         "display": ["item_title", "item_genre"],
         "display_name": "item_title",
-        "filters": {"item_genre": "string", "item_genre_id": "int64", "item_year": "int64"},
+        "filters": {
+            "item_genre": "string",
+            "item_genre_id": "int64",
+            "item_year": "int64",
+            "item_price": "float32",
+        },
         "sample_user_ids": [7, 8, 9],
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,8 @@ INT64 = 2**63
         ({"user_id": 7, "filters": {"item_year": ["1999"]}}, "filters.item_year", "must list int64 values"),
         ({"user_id": 7, "filters": {"item_genre": [3]}}, "filters.item_genre", "must list string values"),
         ({"user_id": 7, "filters": {"item_year": []}}, "filters.item_year", "at least 1"),
-        ({"user_id": 7, "filters": {"item_year": [1.5]}}, "filters.item_year.0", "must be an integer"),
+        ({"user_id": 7, "filters": {"item_year": [1.5]}}, "filters.item_year", "must list int64 values"),
+        ({"user_id": 7, "filters": {"item_year": [None]}}, "filters.item_year.0", "must be a"),
         ({"user_id": 7, "latency_budget_ms": 500}, "latency_budget_ms", "above 500"),
         ({"user_id": 7, "latency_budget_ms": 2001}, "latency_budget_ms", "at most 2000"),
     ],
@@ -67,6 +68,7 @@ async def test_a_wrong_field_is_named_with_the_remedy(
         {"user_id": 7, "context": {"context_tab": 1, "context_hour": 23}},
         {"user_id": 7, "filters": {"item_genre": ["drama", "crime"], "item_year": [1999]}},
         {"user_id": 7, "latency_budget_ms": 2000},
+        {"user_id": 7, "filters": {"item_price": [1, 2.5]}},
     ],
 )
 async def test_the_edges_of_what_is_allowed_are_answered(tmp_path: Path, body: dict[str, Any]) -> None:
@@ -92,6 +94,9 @@ async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(
     [
         (b'{"user_id": 7', "application/json", 400, "not valid JSON near byte"),
         (b"\xff\xfe", "application/json", 400, ""),
+        (b'{"user_id": 1' + b"0" * 5000 + b"}", "application/json", 400, "send one JSON object"),
+        (b"[" * 60000, "application/json", 400, ""),
+        (b'{"user_id": 7, "filters": {"item_price": [NaN]}}', "application/json", 422, "finite"),
         (b"[7]", "application/json", 422, "must be a JSON object"),
         (b'{"user_id": 7}', "text/plain", 422, "content-type: application/json"),
         (b"", "application/json", 422, "body"),
