@@ -1,0 +1,131 @@
+"""Records what was measured: JSON under `var/bench`, and the tables of `docs/performance.md`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.local.settings import ROOT
+
+COMMAND = "make bench"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PAGE = ROOT / "docs" / "performance.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: of a group, named, with its figures and what must be known to read them."""
+
+    group: str
+    name: str
+    figures: dict[str, float]
+    note: str = ""
+
+
+@dataclass
+class Record:
+    """One run: on which machine, of which commit and bundle, by which command, when."""
+
+    bundle: str
+    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    commit: str = field(default_factory=lambda: commit())
+    command: str = COMMAND
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, group: str, name: str, figures: dict[str, float], note: str = "") -> None:
+        """Keeps a row and prints it."""
+        self.rows.append(Row(group, name, figures, note))
+        told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        say(f"{name}: {told}{f' ({note})' if note else ''}")
+
+    def write(self, folder: Path) -> Path:
+        """Writes the JSON, each row with what it was measured on; to a temporary name first."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {key: value for key, value in asdict(self).items() if key != "rows"}
+        path = folder / f"{self.at.replace(':', '-')}.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps([asdict(row) | facts for row in self.rows], indent=1) + "\n")
+        temporary.rename(path)
+        return path
+
+    def publish(self, page: Path = PAGE) -> None:
+        """Puts the tables between the page's two marks.
+
+        Raises:
+            ValueError: the marks are not there.
+        """
+        text = page.read_text()
+        head, begin, rest = text.partition(BEGIN)
+        _, end, tail = rest.partition(END)
+        if not (begin and end):
+            raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
+        temporary = page.with_suffix(".tmp")
+        temporary.write_text(f"{head}{BEGIN}\n{self.markdown()}\n{END}{tail}")
+        temporary.rename(page)
+
+    def markdown(self) -> str:
+        """The run's facts, then one table per group in the order of their first rows."""
+        machine = self.machine
+        lines = [
+            f"`{self.command}` on {self.at[:10]}, commit `{self.commit[:10]}`, bundle `{self.bundle}`, on "
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
+            f"load average before the run {machine['load']}.",
+        ]
+        for group in dict.fromkeys(row.group for row in self.rows):
+            lines += ["", f"### {group}", "", *_table([row for row in self.rows if row.group == group])]
+        return "\n".join(lines)
+
+
+def say(line: str) -> None:
+    """Prints one line of progress at once."""
+    print(f"bench    {line}", flush=True)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    keys = list(dict.fromkeys(key for row in rows for key in row.figures))
+    has_notes = any(row.note for row in rows)
+    heads = ["", *(key.replace("_", " ") for key in keys), *(["note"] if has_notes else [])]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        cells = [_number(row.figures[key]) if key in row.figures else "" for key in keys]
+        lines.append("| " + " | ".join([row.name, *cells, *([row.note] if has_notes else [])]) + " |")
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores, memory and how busy they are."""
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
+    cpu = models[0].partition(":")[2].strip() if models else platform.processor()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory),
+        "system": f"{platform.system()}, Python {platform.python_version()}",
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def commit() -> str:
+    """The commit that was measured, `+changes` where tracked files differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return (git("rev-parse", "HEAD") or "unknown") + ("+changes" if changed else "")
