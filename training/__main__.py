@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,9 +84,11 @@ def _table(folder: Path) -> str:
 
 
 def _quieten() -> None:
-    """Keeps TensorFlow's start-up notes, and the GPU it would take whole, out of the way."""
+    """Keeps the libraries' notes, and the GPU that TensorFlow would take whole, out of the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    for module in ("merlin", "nvtabular", "tensorflow", "keras", "dask"):
+        warnings.filterwarnings("ignore", module=rf"{module}\b.*")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 

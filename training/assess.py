@@ -66,7 +66,7 @@ def assess_ranking(report: Report, prepared: Prepared, rows: Rows, learned: Lear
     users = rows.test.frame["user_id"].to_numpy(np.int64)
     labels = rows.test.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
     is_known = ~np.isnan(labels)
-    report.add("ranking", "DLRM", ranking_metrics(labels[is_known], scores[is_known], users[is_known]))
+    report.add("ranking", "DLRM", ranking_metrics(users[is_known], labels[is_known], scores[is_known]))
 
 
 def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:

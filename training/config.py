@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -72,6 +72,7 @@ class TrainingSettings(BaseSettings):
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
+    dlrm: dict[str, Any] = Field({}, description="What to change of the ranker's settings.")
 
     def at_quality(self) -> TrainingSettings:
         """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""

@@ -37,7 +37,7 @@ class Report:
                 row[name] = float(np.nanmean(value))
                 if self.is_full:
                     row[f"{name}_interval"] = list(bootstrap(value))
-            else:
+            elif np.isfinite(value):
                 row[name] = float(value)
 
 

@@ -15,12 +15,12 @@ from feature_repo import names
 from feature_repo.affinity import LISTS
 from feature_repo.dataset import Columns
 from training.config import TrainingSettings
-from training.dlrm import Dlrm, fit_dlrm
+from training.dlrm import Dlrm, DlrmConfig, fit_dlrm
 from training.encoders import Encoders
 from training.evaluate import evaluate_vectors
 from training.heldout import HeldOut, held_out
 from training.prepared import Prepared
-from training.ranking import RankingRows, RankingTable
+from training.ranking import RankingRows, RankingTable, concatenate
 from training.raw import Array, all_columns, raw_arrays
 from training.retrieval import UserHistories, retrieval_examples
 from training.two_tower import TwoTower, fit_two_tower
@@ -113,17 +113,18 @@ def fit_retrieval(
 def fit_ranker(
     prepared: Prepared, encoders: Encoders, rows: Rows, settings: TrainingSettings, seed: int
 ) -> Dlrm:
-    """Trains the ranker."""
+    """Trains the ranker on the train part's exposures and on histories."""
     dataset = prepared.dataset
-    target = dataset.labels.index(dataset.target)
-    train, validation = (part.encoded(encoders, dataset) for part in (rows.train, rows.validation))
+    train = concatenate([rows.train, rows.histories]) if len(rows.histories) else rows.train
+    first = dataset.labels.index(dataset.target)
+    order = [first, *(at for at in range(len(dataset.labels)) if at != first)]
     return fit_dlrm(
         encoders.fields,
-        train,
-        rows.train.labels[:, target],
-        validation,
-        rows.validation.labels[:, target],
-        None,
+        train.encoded(encoders, dataset),
+        train.labels[:, order],
+        rows.validation.encoded(encoders, dataset),
+        rows.validation.labels[:, first],
+        DlrmConfig(**settings.dlrm),
         seed,
     )
 

@@ -26,12 +26,13 @@ from training.bundle import (
 )
 from training.config import Quality, TrainingSettings
 from training.evaluate import over_seeds
-from training.export import export_model, index_spec, model_spec, run_model
+from training.export import Model, export_model, index_spec, model_spec, run_model
 from training.learn import Learned, fit_encoders, fit_ranker, fit_retrieval, make_rows
 from training.manifest import ModelSpec
 from training.prepared import Prepared, dataset_yaml, read_stamp
 from training.progress import Steps
 from training.ranking import RankingRows, take
+from training.raw import Array
 from training.saved_models import FOLDER as SAVED_MODELS
 from training.saved_models import keep_models
 from training.serving_files import dataset_card, popular_slate, sample_users, write_item_table
@@ -153,7 +154,7 @@ def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelS
     items = rng.integers(0, len(next(iter(learned.catalogue.values()))), SAMPLE_ROWS)
     ends = histories.recent.starts[users + 1]
     towers, dlrm, fields = learned.two_tower, learned.dlrm, learned.encoders.fields
-    jobs = {
+    jobs: dict[str, tuple[Model, tuple[str, ...], str, str, Mapping[str, Array]]] = {
         "user_tower": (
             towers.user_tower,
             towers.user_features,

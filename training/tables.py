@@ -21,7 +21,7 @@ _COLUMNS = {
     "auc": "AUC",
     "gauc": "GAUC",
     "log_loss": "log loss",
-    "calibration": "calibration",
+    "calibration_error": "calibration error",
     "recall@10": "Recall@10",
     "recall@100": "Recall@100",
     "ndcg@10": "NDCG@10",
