@@ -25,6 +25,12 @@ POOLS = (
 PRIOR_SPEED = 5.0
 """How much faster than the tables the prior learns: one number needs larger steps than a vector."""
 
+PRIOR_START = 0.8
+"""The prior's factor at the start, in logits per standard deviation of the log count."""
+
+GATE_START = (2.0, -1.0)
+"""At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
+
 
 def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
     """Averages embeddings (B,S,D), newest first, where `mask` (B,S) is 1; (B,D).
@@ -96,11 +102,11 @@ class UserTower(_Tower):
         fields: Sequence[Field],
         schema: Schema,
         item_start: npt.NDArray[np.float32],
+        base: npt.NDArray[np.float32],
         config: TwoTowerConfig,
-        seed: int,
     ) -> None:
+        """Takes the item table (cardinality, D) and the vector (D,) that users without history start at."""
         super().__init__(fields, schema, config.width, "user_tower")
-        rng = np.random.default_rng(seed)
         self.config = config
         self.side = tuple(f.name for f in fields if f.vocabulary != names.ITEM_ID)
         self._add_table(names.ITEM_ID, item_start)
@@ -115,9 +121,9 @@ class UserTower(_Tower):
             )
             for i, (_, _, weight) in enumerate(self.pools)
         ]
-        base = rng.normal(0, 0.1, self.width).astype(np.float32)
         self.base = self.add_weight(name="base", shape=base.shape, initializer=tf.constant_initializer(base))
-        self.gate = self.add_weight(name="gate", shape=(1 + len(self.pools),), initializer="zeros")
+        gate = np.array([GATE_START[0], *[GATE_START[1]] * len(self.pools)], dtype=np.float32)
+        self.gate = self.add_weight(name="gate", shape=gate.shape, initializer=tf.constant_initializer(gate))
 
     def _scalar(self, name: str, value: float) -> tf.Variable:
         return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
@@ -180,7 +186,8 @@ class ItemTower(_Tower):
             initializer=tf.constant_initializer(popularity),
             trainable=False,
         )
-        self.factor = self.add_weight(name="popularity_factor", shape=(), initializer="zeros")
+        start = tf.constant_initializer(PRIOR_START / PRIOR_SPEED)
+        self.factor = self.add_weight(name="popularity_factor", shape=(), initializer=start)
         self.bias = self.add_weight(name="item_bias", shape=popularity.shape, initializer="zeros")
 
     def prior(self) -> tf.Tensor:

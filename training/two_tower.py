@@ -205,9 +205,23 @@ def _towers(
     chosen = [[fields[name] for name in columns] for columns in (user_columns, list(catalogue))]
     schemas = [merlin_schema(fields, columns) for columns in (user_columns, list(catalogue))]
     return (
-        UserTower(chosen[0], schemas[0], tables[0], config, seed),
+        UserTower(
+            chosen[0], schemas[0], tables[0], popular_direction(tables[1][codes], popularity[codes]), config
+        ),
         ItemTower(chosen[1], schemas[1], tables[1], popularity, config),
     )
+
+
+def popular_direction(vectors: Floats, popularity: Floats) -> Floats:
+    """Takes items' vectors (I,D) and popularity (I,), gives the unit vector (D,) whose products follow it.
+
+    Ridge regression; a user without a history starts there.
+    """
+    gram = vectors.T @ vectors
+    gram[np.diag_indices_from(gram)] += max(1e-6, 0.01 * float(np.trace(gram)))
+    direction = np.linalg.solve(gram, vectors.T @ popularity)
+    unit: Floats = (direction / max(float(np.linalg.norm(direction)), 1e-6)).astype(np.float32)
+    return unit
 
 
 def _batches(

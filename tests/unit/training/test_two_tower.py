@@ -22,6 +22,7 @@ from training.two_tower import (
     drawing_chances,
     fit_two_tower,
     merlin_schema,
+    popular_direction,
     sampling_probabilities,
     two_tower_model,
 )
@@ -53,7 +54,11 @@ def towers(config: TwoTowerConfig = PLAIN) -> tuple[UserTower, ItemTower]:
     tables = rng.normal(size=(2, ITEMS, config.width)).astype(np.float32)
     popularity = rng.normal(size=ITEMS).astype(np.float32)
     user = UserTower(
-        [FIELDS[n] for n in USER_COLUMNS], merlin_schema(FIELDS, USER_COLUMNS), tables[0], config, seed=0
+        [FIELDS[n] for n in USER_COLUMNS],
+        merlin_schema(FIELDS, USER_COLUMNS),
+        tables[0],
+        tables[0][0],
+        config,
     )
     item = ItemTower(
         [FIELDS[n] for n in ITEM_COLUMNS], merlin_schema(FIELDS, ITEM_COLUMNS), tables[1], popularity, config
@@ -158,6 +163,15 @@ def test_a_withheld_user_trains_the_vector_of_the_unknown_one() -> None:
     }
     np.testing.assert_allclose(user(tensors(rows), training=True), user(tensors(unknown)), atol=1e-6)
     assert np.abs(user(tensors(rows)) - user(tensors(unknown))).max() > 1e-2
+
+
+def test_a_user_without_history_starts_towards_what_is_popular() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 4)).astype(np.float32)
+    popularity = (vectors @ np.array([1, -2, 0, 0.5]) + rng.normal(0, 0.1, 200)).astype(np.float32)
+    start = popular_direction(vectors, popularity)
+    assert np.linalg.norm(start) == pytest.approx(1, rel=1e-5)
+    assert np.corrcoef(vectors @ start, popularity)[0, 1] > 0.99
 
 
 @pytest.fixture(scope="module")
