@@ -154,11 +154,13 @@ def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while (found := indexed_items(redis, manifest.bundle)) < manifest.items:
         failures = int(_info(redis, manifest.bundle).get("hash_indexing_failures", 0))
-        if failures or (found >= 0 and time.monotonic() > deadline):
+        is_over = found >= 0 and failures > 0
+        if is_over or time.monotonic() > deadline:
             raise IndexBuildError(
-                f"{contract.index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, "
-                f"{failures} "
-                "failed; compare vector_width in the manifest with item_vectors.npy, and train again"
+                f"{contract.index_name(manifest.bundle)}: {max(found, 0)} of {manifest.items} items were "
+                f"indexed, "
+                f"{failures} failed; compare vector_width in the manifest with item_vectors.npy, and train "
+                f"again"
             )
         time.sleep(POLL_S)
 

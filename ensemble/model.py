@@ -5,6 +5,7 @@ Triton copies of this file live in the model repository; everything it needs com
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -40,6 +41,8 @@ class TritonPythonModel:
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()
+        gc.collect()
+        gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
         LOG.info(
             "bundle %s, %s items, provider %s",

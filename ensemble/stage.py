@@ -7,6 +7,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import merlin.dtypes as md
@@ -57,7 +58,7 @@ class Stage(BaseOperator):
         """Gives what to go on with when `run` failed; None, the default, fails the request."""
         return None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The class name in snake case: metric label, span and log key."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
@@ -87,10 +88,11 @@ class Stage(BaseOperator):
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         """Runs on Merlin's table: numpy arrays out of its columns, the new ones into columns beside them."""
         del col_selector
-        columns = dict(transformable.items())
-        added = self.add({name: columns[name].values for name in self.reads})
-        columns.update((name, NumpyColumn(array, _unsafe=True)) for name, array in added.items())
-        return TensorTable(columns, _unsafe=True)
+        table = TensorTable()
+        table.update(transformable)
+        for name, array in self.add({name: table[name].values for name in self.reads}).items():
+            table[name] = NumpyColumn(array, _unsafe=True)
+        return table
 
     def add(self, tensors: Mapping[str, Array]) -> Tensors:
         """Runs on named arrays and times itself; gives what it writes, its duration included.

@@ -23,10 +23,10 @@ def top_n(
     best = np.argsort(-sunk, axis=1, kind="stable")[:, :n]
     top_scores = np.take_along_axis(sunk, best, axis=1)
     top_ids = np.where(np.isneginf(top_scores), PAD_ID, np.take_along_axis(ids, best, axis=1))
-    missing = ((0, 0), (0, max(0, n - ids.shape[1])))
-    return np.pad(top_ids, missing, constant_values=PAD_ID), np.pad(
-        top_scores, missing, constant_values=-np.inf
-    )
+    if (missing := n - ids.shape[1]) > 0:
+        top_ids = np.pad(top_ids, ((0, 0), (0, missing)), constant_values=PAD_ID)
+        top_scores = np.pad(top_scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+    return top_ids, top_scores
 
 
 def gumbel_keys(

@@ -18,7 +18,7 @@ from feature_repo import names
 from training.encoders import Encoders
 
 LOG = logging.getLogger(__name__)
-CHUNK = 256
+CHUNK = 64
 """Items read in one round trip: small, so that requests hardly notice a refresh."""
 BREATH_S = 0.002
 """Seconds between two chunks of a refresh, in which requests run."""

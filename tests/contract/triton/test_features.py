@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from redis import Redis
 
@@ -18,11 +15,11 @@ from ensemble import contract
 from ensemble.contract import PAD_ID
 from ensemble.stores.features import FeatureStore, MemoryFeatureStore, RedisFeatureStore
 from feature_repo import names
-from feature_repo.dataset import DATASET_FILE, Dataset, Role
-from tests.builders.triton import DATASET, NOW, World, make_world
+from feature_repo.dataset import DATASET_FILE, Dataset
+from tests.builders.feast_store import feast_repository, write_rows, write_world
+from tests.builders.triton import DATASET, NOW, make_world
 
 TTL = timedelta(days=30)
-REPOSITORY = Path(names.__file__).parent
 
 
 class FeatureStoreSuite:
@@ -173,53 +170,6 @@ class TestRedis(FeatureStoreSuite):
         store.read_users(np.arange(16))
         after = redis.info("stats")["total_reads_processed"]
         assert after - before <= 2, "sixteen users and the INFO itself"
-
-
-def feast_repository(
-    folder: Path, dataset: Dataset, redis_address: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    """Applies the project's own definitions for a data set, gives Feast's store."""
-    from feast import FeatureStore as Feast
-
-    data = folder / "data" / dataset.name
-    (data / "features").mkdir(parents=True)
-    (folder / "feast" / dataset.name).mkdir(parents=True)
-    (data / DATASET_FILE).write_text((folder / DATASET_FILE).read_text())
-    for view in names.VIEWS:  # Feast looks at a source's columns when it is applied
-        empty = {name: pd.Series(dtype="object") for name in dataset.view_columns(view)}
-        key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
-        keys = {key: pd.Series(dtype="int64"), names.EVENT_TIMESTAMP: pd.Series(dtype="datetime64[ns, UTC]")}
-        pd.DataFrame(keys | empty).to_parquet(data / "features" / f"{view}.parquet")
-    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(folder))
-    monkeypatch.setenv("SHORTLIST_DATASET", dataset.name)
-    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
-    sys.modules.pop("feature_repo.definitions", None)
-    definitions = importlib.import_module("feature_repo.definitions")
-    store = Feast(repo_path=str(REPOSITORY))
-    services = [definitions.user_features, definitions.item_features]
-    store.apply([definitions.user, definitions.item, *definitions.views.values(), *services])
-    yield store
-    sys.modules.pop("feature_repo.definitions", None)
-
-
-def write_rows(
-    feast: Any, dataset: Dataset, view: str, rows: Mapping[int, dict[str, Any]], at: datetime
-) -> None:
-    """Writes rows of a view through the Feast SDK."""
-    key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
-    frame = pd.DataFrame({key: list(rows), names.EVENT_TIMESTAMP: pd.to_datetime([at] * len(rows), utc=True)})
-    for name, column in dataset.view_columns(view).items():
-        values = [row.get(name) for row in rows.values()]
-        dtype = {"int64": "Int64", "float32": "float32"}.get(str(column.dtype), "object")
-        frame[name] = pd.Series(values, dtype="object" if column.role is Role.LIST else dtype)
-    feast.write_to_online_store(view, df=frame)
-
-
-def write_world(feast: Any, dataset: Dataset, world: World) -> None:
-    """Writes every row of a world through the Feast SDK."""
-    for view in names.VIEWS:
-        rows = {key: values for (v, key), values in world.rows.items() if v == view}
-        write_rows(feast, dataset, view, rows, world.event_timestamp)
 
 
 def _as_python(value: Any) -> Any:
