@@ -7,11 +7,23 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from training.export import Model
+from training.export import Model, model_spec
+from training.learn import Learned
 from training.manifest import ModelSpec
 
 FOLDER = "saved_models"
 """Below `var`: one folder per bundle, in it one per model."""
+
+
+def keep_models(folder: Path, learned: Learned) -> None:
+    """Writes the user tower and the ranker of one training run; its item vectors are in the bundle."""
+    towers, dlrm, fields = learned.two_tower, learned.dlrm, learned.encoders.fields
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model, features, output in (
+        ("user_tower", towers.user_tower, towers.user_features, "user_vector"),
+        ("ranker", dlrm.model, dlrm.features, "ranking_scores"),
+    ):
+        save_model(model, model_spec(features, fields, name, output), folder / name)
 
 
 def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
