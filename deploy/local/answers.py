@@ -30,14 +30,13 @@ def known_users(bundle: Path, count: int) -> list[int]:
     return [int(user) for user in manifest["sample_user_ids"][:count]]
 
 
-def answer_table(answer: Mapping[str, Any], title: str) -> Table:
-    """Lays out one slate: rank, item, its display fields, score; below, who made it and the stages' times."""
+def show(console: Console, answer: Mapping[str, Any], title: str) -> None:
+    """Prints one slate: rank, item, its display fields, score; below, who made it and the stages' times."""
     fields = [name for item in answer["items"] for name in item if name not in ("item_id", "score")]
     columns = list(dict.fromkeys(fields))
     degraded = ", ".join(answer["degraded"])
-    caption = f"source {answer['source']}" + (f", degraded: {degraded}" if degraded else "")
     times = [f"{stage} {ms:.1f}" for stage, ms in answer["timings_ms"].items()]
-    table = Table(title=title, caption=f"{caption}\nms: {', '.join(times)}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("", justify="right")
     table.add_column("item_id", justify="right")
     for name in columns:
@@ -46,7 +45,9 @@ def answer_table(answer: Mapping[str, Any], title: str) -> Table:
     for rank, item in enumerate(answer["items"], start=1):
         shown = [str(item.get(name) or "") for name in columns]
         table.add_row(str(rank), str(item["item_id"]), *shown, f"{item['score']:.4f}")
-    return table
+    console.print(table)
+    console.print(f"source {answer['source']}" + (f", degraded: {degraded}" if degraded else ""))
+    console.print(f"milliseconds: {', '.join(times)}\n")
 
 
 def show_answers(console: Console, url: str, bundle: Path) -> None:
@@ -56,5 +57,5 @@ def show_answers(console: Console, url: str, bundle: Path) -> None:
         for turn in range(WARM_UP):
             ask(client, users[turn % len(users)])
         for user in users:
-            console.print(answer_table(ask(client, user), f"user {user}"))
-        console.print(answer_table(ask(client, UNKNOWN_USER), f"user {UNKNOWN_USER}, whom nobody has seen"))
+            show(console, ask(client, user), f"user {user}")
+        show(console, ask(client, UNKNOWN_USER), f"user {UNKNOWN_USER}, whom nobody has seen")
