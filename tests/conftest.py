@@ -1,4 +1,4 @@
-"""What the tests of every role share. Loaded in each of their environments: needs pytest and hypothesis alone."""
+"""What the tests of every role share. Loaded in each of their environments."""
 
 from __future__ import annotations
 
