@@ -28,13 +28,9 @@ COMMAND = [sys.executable, "-m", "service.main"]
 
 def environment(bundle: Path, **settings: str) -> dict[str, str]:
     """What the gateway sees: none of the machine's own settings."""
+    told = {"BUNDLE_DIR": str(bundle), "PORT": "0", "LATENCY_BUDGET_MS": "8000"}
+    told |= {"REDIS_ADDRESS": "127.0.0.1:1", "TRITON__ADDRESS": "127.0.0.1:1"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
-    told = {
-        "BUNDLE_DIR": str(bundle),
-        "PORT": "0",
-        "REDIS_ADDRESS": "127.0.0.1:1",
-        "TRITON__ADDRESS": "127.0.0.1:1",
-    }
     return inherited | {f"SHORTLIST_{name}": value for name, value in (told | settings).items()}
 
 
@@ -143,7 +139,7 @@ async def test_with_redis_and_triton_down_it_starts_and_answers_from_the_popular
 
 async def test_a_triton_that_starts_later_is_used_without_a_restart(tmp_path: Path, unused_port: int) -> None:
     address = f"127.0.0.1:{unused_port}"
-    settings = {"TRITON__ADDRESS": address, "LATENCY_BUDGET_MS": "2000"}
+    settings = {"TRITON__ADDRESS": address}
     async with (
         running(write_bundle(tmp_path), **settings) as gateway,
         httpx.AsyncClient(base_url=gateway.url) as client,
@@ -162,7 +158,7 @@ async def test_a_triton_that_starts_later_is_used_without_a_restart(tmp_path: Pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_requests_in_flight_finish_before_it_stops(tmp_path: Path, number: signal.Signals) -> None:
     async with fake_triton() as triton:
-        settings = {"TRITON__ADDRESS": f"127.0.0.1:{triton.port}", "LATENCY_BUDGET_MS": "8000"}
+        settings = {"TRITON__ADDRESS": f"127.0.0.1:{triton.port}"}
         async with (
             running(write_bundle(tmp_path), **settings) as gateway,
             httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,

@@ -54,8 +54,8 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
     )
     async with fake_triton() as triton, connected(triton) as recommender:
         before = time.time()
-        await recommender.recommend(asked, Deadline.after(0.5), seed=11)
-        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(0.5), seed=2**63 - 1)
+        await recommender.recommend(asked, Deadline.after(5), seed=11)
+        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=2**63 - 1)
     promised = {tensor.name: tensor for tensor in contract.REQUEST_TENSORS}
     for request in triton.requests:
         assert request.model_name == contract.MODEL_NAME
@@ -74,14 +74,14 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
     assert first["context_hour"][0, 0] == contract.NO_CONTEXT
     assert contract.decode_filters(first["filters"][0]) == {"item_genre": ["dräma"]}
     assert (first["seed"][0, 0], second["seed"][0, 0]) == (11, 2**63 - 1)
-    assert 0.4 < first["deadline_us"][0, 0] / 1e6 - before < 0.7
+    assert 4.9 < first["deadline_us"][0, 0] / 1e6 - before < 8
 
 
 async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> None:
     async with fake_triton() as triton, connected(triton) as recommender:
-        plain = await recommender.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(2), 0)
+        plain = await recommender.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(10), 0)
         told = await recommender.recommend(
-            RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(2), 0
+            RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0
         )
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
     assert set(few) == {*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities"}
@@ -93,7 +93,7 @@ async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> No
 
 async def test_the_deadline_bounds_the_call() -> None:
     async with fake_triton() as triton, connected(triton) as recommender:
-        await recommender.check(Deadline.after(2))
+        await recommender.check(Deadline.after(10))
         triton.wait_s = 5
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable) as error:
@@ -139,22 +139,22 @@ async def test_a_missing_output_is_our_bug() -> None:
     async with fake_triton() as triton, connected(triton) as recommender:
         triton.left_out = {"stage_us"}
         with pytest.raises(StageError, match=r"contract.*stage_us"):
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(2), 0)
+            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(10), 0)
 
 
 async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_check() -> None:
     async with fake_triton() as triton, connected(triton) as recommender:
-        assert "recommend answers" in await recommender.check(Deadline.after(2))
+        assert "recommend answers" in await recommender.check(Deadline.after(10))
         triton.bundle = "newer-2"
         with pytest.raises(DependencyUnavailable, match="serves bundle newer-2, the gateway synthetic-1"):
-            await recommender.check(Deadline.after(2))
+            await recommender.check(Deadline.after(10))
         triton.bundle = BUNDLE
         triton.fail = (grpc.StatusCode.INTERNAL, "Stub process 'recommend_0_0' is not healthy.")
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
-            await recommender.check(Deadline.after(2))
+            await recommender.check(Deadline.after(10))
         triton.is_ready = False
         with pytest.raises(DependencyUnavailable, match="not ready"):
-            await recommender.check(Deadline.after(2))
+            await recommender.check(Deadline.after(10))
 
 
 @pytest.mark.parametrize(

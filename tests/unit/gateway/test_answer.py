@@ -90,14 +90,13 @@ async def test_a_late_ensemble_is_answered_from_the_popular_list_within_the_budg
 
 async def test_a_request_may_ask_for_less_time_than_the_settings_give(tmp_path: Path) -> None:
     recommender = FakeRecommender()
-    app = make_app(tmp_path, recommender, latency_budget_ms=1000, reserve_ms=100)
+    app = make_app(tmp_path, recommender, latency_budget_ms=9000, reserve_ms=1000)
     async with client_of(app) as client:
-        for budget in (None, 300):
+        for budget in (None, 4000):
             body = {"user_id": 9, "latency_budget_ms": budget}
             assert (await client.post("/v1/recommendations", json=body)).status_code == 200
     whole, less = recommender.deadlines[-2:]
-    assert 0.2 < less <= 0.2 + 0.001 or less <= 0.2
-    assert 0.2 < whole <= 0.9
+    assert 0 < less <= 3 < whole <= 8
 
 
 async def test_an_unreachable_ensemble_is_answered_without_seen_and_excluded_items(tmp_path: Path) -> None:
@@ -150,10 +149,9 @@ async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
 
 
 async def test_more_requests_than_may_wait_get_the_popular_slate_at_once(tmp_path: Path) -> None:
-    recommender = FakeRecommender(wait_s=0.3)
+    recommender = FakeRecommender(wait_s=1)
     app = make_app(tmp_path, recommender, triton={"max_in_flight": 2})
     async with client_of(app) as client:
-        await asyncio.sleep(0.4)  # the warm-up's own request
         posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 2}) for _ in range(5)]
         answers = [response.json() for response in await asyncio.gather(*posts)]
         again = (await client.post("/v1/recommendations", json={"user_id": 9, "n": 2})).json()
