@@ -51,11 +51,11 @@ def test_encode_user(benchmark: Measure, world: World) -> None:
 @pytest.mark.benchmark(group="filter_candidates")
 @by_k
 def test_filter_candidates(benchmark: Measure, world: World, k: int) -> None:
-    """One user, all rules, over 2K retrieved items."""
+    """One user, all rules, over what was retrieved for K."""
     call, tensors = stage(world, k, "filter_candidates")
     kept = benchmark(call)["candidate_ids"]
     seen = tensors["seen_item_ids"]
-    assert (kept != PAD_ID).all()
+    assert (kept != PAD_ID).mean() > 0.8  # what is unavailable is not made up for
     assert not np.isin(kept, seen[seen != PAD_ID]).any()
 
 
@@ -71,18 +71,19 @@ def test_lookup_item_features(benchmark: Measure, world: World, k: int) -> None:
 @by_k
 def test_score_candidates(benchmark: Measure, world: World, k: int) -> None:
     """User-item features, encoding and a small ranker: the stage without the weight of a real model."""
-    call, _ = stage(world, k, "score_candidates")
-    assert (benchmark(call)["ranking_scores"] > 0).all()
+    call, tensors = stage(world, k, "score_candidates")
+    assert (benchmark(call)["ranking_scores"] > 0).sum() == tensors["candidate_mask"].sum()
 
 
 @pytest.mark.benchmark(group="order_candidates")
 @by_k
 def test_order_candidates(benchmark: Measure, world: World, k: int) -> None:
     """K candidates to a slate of 100."""
-    call, _ = stage(world, k, "order_candidates")
+    call, tensors = stage(world, k, "order_candidates")
     slate = benchmark(call)
-    assert (slate["item_ids"] != PAD_ID).sum() == MAX_N
-    assert (np.diff(slate["item_scores"]) <= 0).all()
+    served = slate["item_ids"] != PAD_ID
+    assert served.sum() == min(MAX_N, tensors["candidate_mask"].sum())
+    assert (np.diff(slate["item_scores"][served]) <= 0).all()
 
 
 @pytest.mark.benchmark(group="user_item_features")
