@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.protos.feast.core.Registry_pb2 import Registry
 from redis import Redis
 from redis.exceptions import RedisError
@@ -96,6 +97,11 @@ class Feast:
                 f"feast {arguments[0]} failed with exit status {finished.returncode}\n{last}".rstrip()
             )
 
+    def stores(self, view: str) -> bool:
+        """Whether a view was defined; one without features is not."""
+        registry = Registry.FromString(self.registry.read_bytes())
+        return view in {stored.spec.name for stored in registry.feature_views}
+
     def materialized_until(self) -> datetime | None:
         """Up to when every view was loaded, as the registry has it; None where one never was."""
         if not self.registry.is_file():
@@ -147,7 +153,24 @@ def materialize(
     for view, count in arrived.rows.items():
         say(f"{view}: {count:,} rows in Redis")
     say(f"seen: {seen:,} users in Redis")
+    _all_arrived(arrived.rows, tables, feast)
     return arrived
+
+
+def _all_arrived(rows: Mapping[str, int], tables: Mapping[str, pa.Table], feast: Feast) -> None:
+    """Compares the rows in Redis with the keys of the sources.
+
+    Raises:
+        DatasetError: some did not arrive.
+    """
+    for view, table in tables.items():
+        expected = len(pc.unique(table[table.column_names[0]])) if feast.stores(view) else 0
+        if rows[view] < expected:
+            feast.registry.unlink(missing_ok=True)  # the next run loads everything again
+            raise DatasetError(
+                f"{view}: {rows[view]} of {expected} rows arrived in Redis; look for evictions (maxmemory), "
+                "then run `make materialize` again"
+            )
 
 
 def connect(redis_address: str) -> OnlineStore:

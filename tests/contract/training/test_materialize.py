@@ -24,12 +24,12 @@ from feature_repo.dataset import Column, Role
 from feature_repo.seen import seen_key
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.redis_server import redis_server
-from training.activity import item_activity, snapshot_instants, user_activity
 from training.datasets import catalog
 from training.features import first_event
 from training.materialize import Arrived, Feast, materialize
 from training.online import OnlineStore
 from training.prepared import Prepared, dataset_yaml
+from training.ranking import RankingTable
 
 
 @pytest.fixture(scope="module")
@@ -145,35 +145,24 @@ def test_a_bundle_has_a_service_of_what_it_reads(
 def test_training_values_are_those_of_a_point_in_time_join(
     arrived: Arrived, world: Prepared, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, rows = world.dataset, world.interactions
-    rows = rows[rows[dataset.timestamp] < arrived.as_of].drop_duplicates([names.USER_ID, dataset.timestamp])
-    asked = rows.sample(1_500, random_state=0)[[names.USER_ID, names.ITEM_ID, dataset.timestamp]]
-    asked = asked.rename(columns={dataset.timestamp: names.EVENT_TIMESTAMP}).sort_values(
-        names.EVENT_TIMESTAMP
-    )
+    dataset = world.dataset
+    rows = RankingTable.of(world, arrived.as_of).exposures(None, arrived.as_of)
+    trained = rows.frame.assign(event_timestamp=pd.to_datetime(rows.times, utc=True))
+    trained = trained.drop_duplicates([names.USER_ID, names.EVENT_TIMESTAMP]).sample(1_500, random_state=0)
+    order = [names.USER_ID, names.ITEM_ID, names.EVENT_TIMESTAMP]
     store = store_of(world, address, monkeypatch)
     services = [store.get_feature_service(name) for name in (names.USER_SERVICE, names.ITEM_SERVICE)]
     features = [
         f"{p.name}:{f.name}" for s in services for p in s.feature_view_projections for f in p.features
     ]
+    asked = trained[order].sort_values(names.EVENT_TIMESTAMP)
     joined = store.get_historical_features(entity_df=asked, features=features).to_df()
 
-    instants = snapshot_instants(dataset, first_event(world), arrived.as_of)
-    expected = asked
-    for frame, key in (
-        (user_activity(world, instants), names.USER_ID),
-        (item_activity(world, instants), names.ITEM_ID),
-    ):
-        frame = frame.sort_values(names.EVENT_TIMESTAMP)
-        expected = pd.merge_asof(expected, frame, on=names.EVENT_TIMESTAMP, by=key)
-    expected = expected.merge(world.users, how="left").merge(world.items, how="left")
-
     # Feast's file store leaves out a row whose user or item has no value yet; ours is null there.
-    order = [names.USER_ID, names.ITEM_ID, names.EVENT_TIMESTAMP]
-    is_told = pd.MultiIndex.from_frame(expected[order]).isin(pd.MultiIndex.from_frame(joined[order]))
-    has_none_yet = expected[[names.USER_EVENT_COUNT, names.ITEM_EVENT_COUNT]].isna().any(axis=1)
+    is_told = pd.MultiIndex.from_frame(trained[order]).isin(pd.MultiIndex.from_frame(joined[order]))
+    has_none_yet = trained[[names.USER_EVENT_COUNT, names.ITEM_EVENT_COUNT]].isna().any(axis=1)
     assert has_none_yet[~is_told].all()
-    joined, expected = joined.sort_values(order), expected[is_told].sort_values(order)
+    joined, expected = joined.sort_values(order), trained[is_told].sort_values(order)
     assert len(joined) == len(expected) >= 1_000
     columns = dataset.user_profile | dataset.user_activity | dataset.item_catalog | dataset.item_activity
     for name, column in columns.items():
