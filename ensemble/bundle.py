@@ -22,10 +22,11 @@ from training.encoders import Encoders
 from training.manifest import BundleError, Manifest, ModelSpec, read_dataset, read_manifest
 
 _PROVIDERS = {
-    Provider.CPU: "CPUExecutionProvider",
-    Provider.CUDA: "CUDAExecutionProvider",
-    Provider.TENSORRT: "TensorrtExecutionProvider",
+    Provider.CPU: ["CPUExecutionProvider"],
+    Provider.CUDA: ["CUDAExecutionProvider"],
+    Provider.TENSORRT: ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
 }
+"""The wanted provider first; what it has no kernel for goes to the next, at last to the CPU."""
 
 
 class OnnxModel:
@@ -48,7 +49,8 @@ class OnnxModel:
         """
         if self._session is not None:
             return
-        wanted, available = _PROVIDERS[self.provider], ort.get_available_providers()
+        providers, available = _PROVIDERS[self.provider], ort.get_available_providers()
+        wanted = providers[0]
         if wanted not in available:
             found = ", ".join(available)
             raise BundleError(
@@ -61,7 +63,7 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            session = ort.InferenceSession(str(self.path), options, providers=[wanted])
+            session = ort.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:
             raise BundleError(f"{self.path}: ONNX Runtime cannot load it: {error}") from error
         if wanted not in session.get_providers():

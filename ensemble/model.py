@@ -41,6 +41,7 @@ class TritonPythonModel:
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()
+        self.recommender.warm_up()
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]

@@ -9,7 +9,16 @@ import numpy as np
 from merlin.dag import Graph
 
 from ensemble.bundle import Bundle
-from ensemble.contract import MAX_N, PAD_ID, ErrorCode, StageError, decode_filters
+from ensemble.contract import (
+    MAX_N,
+    NO_DEADLINE,
+    PAD_ID,
+    ErrorCode,
+    StageError,
+    decode_filters,
+    encode_excluded,
+    encode_filters,
+)
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.runtime import ShortlistRuntime, line, to_table
 from ensemble.settings import EnsembleSettings
@@ -66,6 +75,13 @@ class Recommender:
         answer: Tensors = {name: column.values for name, column in table.items()}
         answer["stage_us"] = np.concatenate([answer[us_name(stage)] for stage in self.stages], axis=1)
         return answer
+
+    def warm_up(self) -> None:
+        """Runs a request of nobody, so that the first real one finds everything in place; a failure is left
+        to it."""
+        request = {name: np.ones((1, 1), dtype=np.int64) for name in self.inputs}
+        request["deadline_us"] = np.array([[NO_DEADLINE]])
+        self.answer([request | {"exclude_item_ids": encode_excluded(()), "filters": encode_filters({})}])
 
     def answer(self, requests: Sequence[Mapping[str, Array]]) -> list[Tensors | StageError]:
         """Answers requests of one or more users each, in one run; a wrong one fails alone."""

@@ -14,10 +14,12 @@ from redis import Redis
 from ensemble import contract
 from ensemble.contract import PAD_ID
 from ensemble.stores.features import FeatureStore, MemoryFeatureStore, RedisFeatureStore
+from ensemble.stores.items import ItemTable
 from feature_repo import names
 from feature_repo.dataset import DATASET_FILE, Dataset
 from tests.builders.feast_store import feast_repository, write_rows, write_world
 from tests.builders.triton import DATASET, NOW, make_world
+from training.encoders import Encoders
 
 TTL = timedelta(days=30)
 
@@ -164,6 +166,19 @@ class TestRedis(FeatureStoreSuite):
                 expected = [v or None if isinstance(v, list) else v for v in answer[name]]
                 assert found == expected, name
         assert store.read_users(users).is_found.tolist() == [False, *[True] * 29, False]
+
+    def test_an_item_table_decodes_again_only_what_changed(self, store: RedisFeatureStore) -> None:
+        ids = np.arange(100, 300)
+        table = ItemTable(store, ids, Encoders({}, {}, {}), (), refresh_s=60)
+        self.write(store, names.ITEM_ACTIVITY, 123, {names.ITEM_EVENT_COUNT: 1.0}, NOW - TTL)
+        assert table.load()
+        before = table.snapshot
+        assert not table.load()
+        assert table.snapshot is before
+        self.write(store, names.ITEM_ACTIVITY, 123, {names.ITEM_EVENT_COUNT: 2.0}, NOW)
+        assert table.load()
+        row = table.snapshot.rows_of(np.array([123]))
+        assert table.snapshot.columns[names.ITEM_EVENT_COUNT][row].tolist() == [2.0]
 
     def test_reads_a_batch_in_one_round_trip(self, store: RedisFeatureStore, redis: Redis) -> None:
         before = redis.info("stats")["total_reads_processed"]

@@ -215,6 +215,19 @@ def test_a_failing_store_fails_every_request_of_the_batch(recommender: Recommend
     assert len(calls) == 1, "an unreachable store is not asked again for each request"
 
 
+def test_warming_up_leaves_a_failure_to_the_first_request(recommender: Recommender) -> None:
+    calls = []
+
+    def fail(user_ids: Any) -> Any:
+        calls.append(user_ids)
+        raise RedisConnectionError("Connection refused")
+
+    recommender.warm_up()
+    recommender.stores.features.read_users = fail  # type: ignore[method-assign]
+    recommender.warm_up()
+    assert len(calls) == 1
+
+
 def test_our_own_failure_on_one_user_spares_the_others(recommender: Recommender) -> None:
     read = recommender.stores.features.read_users
 
