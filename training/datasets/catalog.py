@@ -62,6 +62,9 @@ def find(source: str, data_dir: Path, say: Say) -> Source:
             )
     folder = Path(source)
     if folder.is_dir():
+        for adapter in _DOWNLOADED:  # such as DATA=downloads/ml-1m
+            if not (folder / DATASET_FILE).is_file() and adapter.files(folder):
+                return Source(adapter.NAME, folder, tuple(adapter.files(folder)))
         return Source(own.NAME, folder, tuple(own.files(folder)))
     raise DatasetError(
         f"DATA={source}: neither one of {', '.join(NAMES)} nor a folder; see docs/your-data.md"

@@ -88,6 +88,14 @@ def test_user_columns_are_those_of_the_layout(tmp_path: Path) -> None:
     assert million.users["user_zip_area"].unique().tolist() == ["9"]
 
 
+def test_the_folder_of_a_download_may_be_named(tmp_path: Path) -> None:
+    for name in ("ml-latest-small", "ml-1m"):
+        LAYOUTS[name](tmp_path / name)
+    assert catalog.find("movielens", tmp_path, quiet).folder == tmp_path / "ml-latest-small"
+    found = catalog.find(str(tmp_path / "ml-1m"), tmp_path, quiet)
+    assert (found.name, found.folder) == ("movielens", tmp_path / "ml-1m")
+
+
 def test_half_a_layout_is_not_one(tmp_path: Path) -> None:
     folder = write_million(tmp_path / "ml-1m")
     (folder / "users.dat").unlink()
