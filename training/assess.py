@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo import names
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN, binary
+from training.baselines.lightgbm import fit_lightgbm
+from training.baselines.logistic_regression import fit_logistic_regression
 from training.baselines.top_pop import TopPop
 from training.config import Quality, TrainingSettings
+from training.encoders import Encoders
 from training.evaluate import Report, evaluate_lists, evaluate_scores, evaluate_vectors, reorder, retrieve
 from training.heldout import HeldOut, held_out, interaction_matrix, is_before
-from training.learn import Learned, Rows
+from training.learn import Learned, Rows, fit_ranker
 from training.prepared import Prepared
-from training.ranking_metrics import ranking_metrics
+from training.ranking import RankingRows
+from training.ranking_metrics import auc, bootstrap_users, log_loss, ranking_metrics
+from training.raw import Array
 from training.snapshot import Candidates, items_as_of, unknown_user, users_as_of
 
+RANKERS: dict[str, Callable[..., Any]] = {
+    "LightGBM": fit_lightgbm,
+    "logistic regression": fit_logistic_regression,
+}
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
 USERS_AT_A_TIME = 256
@@ -26,13 +38,13 @@ Vectors = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned) -> Report:
+def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
     """Measures a run on the test part."""
     report = Report(is_full=settings.quality is Quality.FULL)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
     users, items = vectors(prepared, learned, held)
-    assess_ranking(report, prepared, rows, learned)
+    assess_ranking(report, prepared, settings, rows, learned, seed)
     report.add("retrieval", "two-tower", evaluate_vectors(held, users, items))
     assess_retrieval_baselines(report, prepared, held)
     assess_unknown_users(report, prepared, learned, held, items)
@@ -59,14 +71,80 @@ def vectors(prepared: Prepared, learned: Learned, held: HeldOut) -> tuple[Vector
     return learned.two_tower.encode_users(columns), learned.two_tower.encode_items(learned.catalogue)
 
 
-def assess_ranking(report: Report, prepared: Prepared, rows: Rows, learned: Learned) -> None:
-    """Adds the ranker's metrics on the test's exposures, with their context."""
-    encoded = rows.test.encoded(learned.encoders, prepared.dataset)
-    scores = learned.dlrm.predict(encoded)
-    users = rows.test.frame["user_id"].to_numpy(np.int64)
-    labels = rows.test.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
-    is_known = ~np.isnan(labels)
-    report.add("ranking", "DLRM", ranking_metrics(users[is_known], labels[is_known], scores[is_known]))
+def assess_ranking(
+    report: Report, prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int
+) -> None:
+    """Adds the ranker's metrics on the test's exposures in context, and where asked for the baselines'."""
+    fields, test = learned.encoders.fields, rows.test.encoded(learned.encoders, prepared.dataset)
+    add_ranker(report, "ranking", "DLRM", prepared, rows, learned.dlrm.predict(test))
+    if settings.quality is Quality.DEFAULT:
+        return
+    parts = RankerParts.of(prepared, rows, learned.encoders)
+    for name, fit in RANKERS.items():
+        ranker = fit(fields, *parts.without_unknown(), seed)
+        add_ranker(report, "ranking", name, prepared, rows, ranker.predict(test))
+    if not prepared.dataset.context or settings.quality is not Quality.FULL:
+        return
+    bare = {name: field for name, field in fields.items() if name not in prepared.dataset.context}
+    dlrm = fit_ranker(prepared, learned.encoders, rows, settings, seed, bare)
+    add_ranker(report, "ranking_without_context", "DLRM", prepared, rows, dlrm.predict(test))
+    for name, fit in RANKERS.items():
+        ranker = fit(bare, *parts.without_unknown(), seed)
+        add_ranker(report, "ranking_without_context", name, prepared, rows, ranker.predict(test))
+
+
+@dataclass(frozen=True, eq=False)
+class RankerParts:
+    """Encoded rows and target labels of train and validation, for rankers that know one label."""
+
+    train: dict[str, Array]
+    labels: Vectors
+    validation: dict[str, Array]
+    validation_labels: Vectors
+
+    @classmethod
+    def of(cls, prepared: Prepared, rows: Rows, encoders: Encoders) -> RankerParts:
+        """Encodes the exposures of both parts."""
+        dataset = prepared.dataset
+        return cls(
+            rows.train.encoded(encoders, dataset),
+            target_labels(prepared, rows.train),
+            rows.validation.encoded(encoders, dataset),
+            target_labels(prepared, rows.validation),
+        )
+
+    def without_unknown(self) -> tuple[dict[str, Array], Vectors, dict[str, Array], Vectors]:
+        """Leaves out the rows whose target is unknown."""
+        train, validation = ~np.isnan(self.labels), ~np.isnan(self.validation_labels)
+        return (
+            {name: values[train] for name, values in self.train.items()},
+            self.labels[train],
+            {name: values[validation] for name, values in self.validation.items()},
+            self.validation_labels[validation],
+        )
+
+
+def target_labels(prepared: Prepared, rows: RankingRows) -> Vectors:
+    """Gives the target of every row: 0, 1 or NaN."""
+    return rows.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
+
+
+def add_ranker(
+    report: Report, section: str, model: str, prepared: Prepared, rows: Rows, scores: Vectors
+) -> None:
+    """Adds the metrics of predicted probabilities of the test's exposures."""
+    labels = target_labels(prepared, rows.test)
+    known = ~np.isnan(labels)
+    users, labels, scores = (
+        rows.test.frame[names.USER_ID].to_numpy(np.int64)[known],
+        labels[known],
+        scores[known],
+    )
+    report.add(section, model, ranking_metrics(users, labels, scores))
+    if report.is_full:
+        row = report.sections[section][model]
+        row["auc_interval"] = list(bootstrap_users(lambda at: auc(labels[at], scores[at]), users))
+        row["log_loss_interval"] = list(bootstrap_users(lambda at: log_loss(labels[at], scores[at]), users))
 
 
 def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:
@@ -80,8 +158,10 @@ def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut
     if train.shape[1] > DENSE_ITEMS:
         return
     report.add("retrieval", "ItemKNN", evaluate_scores(held, ItemKNN(binary(train)), history))
-    ease = Ease(ease_weights(train, ridge=500.0))
-    report.add("retrieval", "EASE", evaluate_scores(held, ease, history))
+    weights = ease_weights(train, ridge=500.0)
+    report.add("retrieval", "EASE", evaluate_scores(held, Ease(weights), history))
+    with_prior = Ease(weights, popular.counts, prior=0.01)
+    report.add("retrieval", "EASE with popularity", evaluate_scores(held, with_prior, history))
 
 
 def assess_unknown_users(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from training.dlrm_config import DlrmConfig
 from training.two_tower_config import TwoTowerConfig
 
 
@@ -72,7 +73,7 @@ class TrainingSettings(BaseSettings):
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
-    dlrm: dict[str, Any] = Field({}, description="What to change of the ranker's settings.")
+    dlrm: DlrmConfig = DlrmConfig()
 
     def at_quality(self) -> TrainingSettings:
         """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""

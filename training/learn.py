@@ -15,9 +15,10 @@ from feature_repo import names
 from feature_repo.affinity import LISTS
 from feature_repo.dataset import Columns
 from training.config import TrainingSettings
-from training.dlrm import Dlrm, DlrmConfig, fit_dlrm
+from training.dlrm import Dlrm, fit_dlrm
 from training.encoders import Encoders
 from training.evaluate import evaluate_vectors
+from training.fields import Field
 from training.heldout import HeldOut, held_out
 from training.prepared import Prepared
 from training.ranking import RankingRows, RankingTable, concatenate
@@ -111,20 +112,25 @@ def fit_retrieval(
 
 
 def fit_ranker(
-    prepared: Prepared, encoders: Encoders, rows: Rows, settings: TrainingSettings, seed: int
+    prepared: Prepared,
+    encoders: Encoders,
+    rows: Rows,
+    settings: TrainingSettings,
+    seed: int,
+    fields: Mapping[str, Field] | None = None,
 ) -> Dlrm:
-    """Trains the ranker on the train part's exposures and on histories."""
+    """Trains the ranker on the train part's exposures and on histories; it reads `fields`, by default all."""
     dataset = prepared.dataset
     train = concatenate([rows.train, rows.histories]) if len(rows.histories) else rows.train
     first = dataset.labels.index(dataset.target)
     order = [first, *(at for at in range(len(dataset.labels)) if at != first)]
     return fit_dlrm(
-        encoders.fields,
+        encoders.fields if fields is None else fields,
         train.encoded(encoders, dataset),
         train.labels[:, order],
         rows.validation.encoded(encoders, dataset),
         rows.validation.labels[:, first],
-        DlrmConfig(**settings.dlrm),
+        settings.dlrm,
         seed,
     )
 

@@ -83,7 +83,7 @@ def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple
         learned = Learned(encoders, histories, catalogue, two_tower, dlrm, ranked)
         first = first or learned
         with steps.step(f"Evaluate, seed {seed}"):
-            reports.append(assess(prepared, settings, rows, learned))
+            reports.append(assess(prepared, settings, rows, learned, seed))
     assert first is not None
     return first, {
         "dataset": prepared.dataset.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from feature_repo import names
 from feature_repo.affinity import LISTS, affinity_columns, user_item_features
 from feature_repo.dataset import Dataset
-from training.activity import item_activity, snapshot_instants, user_activity
+from training.activity import event_times, item_activity, snapshot_instants, user_activity
 from training.encoders import Encoders
 from training.heldout import all_user_ids
 from training.prepared import Prepared
@@ -24,19 +24,27 @@ Ints = npt.NDArray[np.int64]
 
 
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
-    """Gives the raw columns of `all_user_ids`: profile where there is a row, and activity of the last snapshot."""
-    at = snapshot_instants(prepared.dataset, instant, instant)
+    """Gives the raw columns of `all_user_ids`: profile where there is one, activity of the last snapshot."""
     frame = pd.DataFrame({names.USER_ID: all_user_ids(prepared)})
     frame = frame.merge(prepared.users, on=names.USER_ID, how="left")
-    frame = frame.merge(user_activity(prepared, at), on=names.USER_ID, how="left")
+    frame = frame.merge(_latest(user_activity, prepared, instant), on=names.USER_ID, how="left")
     return raw_arrays(frame, all_columns(prepared.dataset))
 
 
 def items_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
     """Gives the raw columns of every row of the items table: catalogue, and activity of the last snapshot."""
-    at = snapshot_instants(prepared.dataset, instant, instant)
-    frame = prepared.items.merge(item_activity(prepared, at), on=names.ITEM_ID, how="left")
+    frame = prepared.items.merge(_latest(item_activity, prepared, instant), on=names.ITEM_ID, how="left")
     return raw_arrays(frame, all_columns(prepared.dataset))
+
+
+def _latest(
+    make: Callable[[Prepared, pd.DatetimeIndex], pd.DataFrame], prepared: Prepared, instant: datetime
+) -> pd.DataFrame:
+    """Gives each entity's row of the last snapshot at which it had something new, as the store keeps it."""
+    first = event_times(prepared.dataset, prepared.interactions).min()
+    rows = make(prepared, snapshot_instants(prepared.dataset, min(first, pd.Timestamp(instant)), instant))
+    rows = rows.sort_values(names.EVENT_TIMESTAMP, kind="stable")
+    return rows.drop_duplicates(rows.columns[0], keep="last").drop(columns=names.EVENT_TIMESTAMP)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,29 @@
+"""Settings of the ranker; no TensorFlow, so that the settings load at once."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field as Setting
+
+
+class DlrmConfig(BaseModel):
+    """The ranker's size and how it is trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt = Setting(16, description="Of every embedding. Wider: slower, overfits sooner.")
+    bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
+    top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")
+    dropout: NonNegativeFloat = Setting(0.2, description="Share of hidden units dropped in training.")
+    id_dropout: NonNegativeFloat = Setting(
+        0.1, description="Share of ids withheld in training, so that unknown ones are scored sensibly."
+    )
+    l2: NonNegativeFloat = Setting(0.01, description="Penalty of an embedding per use. More: less overfit.")
+    learning_rate: PositiveFloat = Setting(0.003, description="Of Adam at the start; falls to 0 linearly.")
+    batch_size: PositiveInt = Setting(2048, description="Rows per step.")
+    epochs: PositiveInt = Setting(1, description="Passes over the rows; ids overfit from the second on.")
+    evaluations: PositiveInt = Setting(4, description="Looks at validation, evenly spread; the best is kept.")
+    auxiliary_weight: NonNegativeFloat = Setting(
+        0.3, description="Of a row whose target is unknown, trained on its other labels; a target's is 1."
+    )
+    members: PositiveInt = Setting(1, description="DLRMs whose logits are averaged. More: better, slower.")
