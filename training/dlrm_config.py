@@ -19,11 +19,11 @@ class DlrmConfig(BaseModel):
         0.1, description="Share of ids withheld in training, so that unknown ones are scored sensibly."
     )
     l2: NonNegativeFloat = Setting(0.01, description="Penalty of an embedding per use. More: less overfit.")
-    learning_rate: PositiveFloat = Setting(0.003, description="Of Adam at the start; falls to 0 linearly.")
+    learning_rate: PositiveFloat = Setting(0.005, description="Of Adam at the start; falls to 0 linearly.")
     batch_size: PositiveInt = Setting(2048, description="Rows per step.")
     epochs: PositiveInt = Setting(1, description="Passes over the rows; ids overfit from the second on.")
     evaluations: PositiveInt = Setting(4, description="Looks at validation, evenly spread; the best is kept.")
     auxiliary_weight: NonNegativeFloat = Setting(
         0.3, description="Of a row whose target is unknown, trained on its other labels; a target's is 1."
     )
-    members: PositiveInt = Setting(1, description="DLRMs whose logits are averaged. More: better, slower.")
+    members: PositiveInt = Setting(2, description="DLRMs whose logits are averaged. More: better, slower.")

@@ -1,0 +1,49 @@
+"""Logistic regression on the ranker's rates, counts, matches and small categoricals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+
+from training.baselines.design import Columns, one_hot
+from training.fields import Field
+from training.ranking_metrics import log_loss
+
+PENALTIES = (0.001, 0.01, 0.1)
+"""Inverse strengths tried of the L2 penalty; validation chooses."""
+
+
+class LogisticRanker:
+    """A fitted logistic regression."""
+
+    def __init__(self, fields: Mapping[str, Field], model: LogisticRegression) -> None:
+        self.fields, self.model = fields, model
+
+    def predict(self, arrays: Columns) -> npt.NDArray[np.float32]:
+        """Takes encoded columns (rows,), gives P of each, (rows,)."""
+        probabilities: npt.NDArray[np.float64] = self.model.predict_proba(one_hot(self.fields, arrays))[:, 1]
+        return probabilities.astype(np.float32)
+
+
+def fit_logistic_regression(
+    fields: Mapping[str, Field],
+    train: Columns,
+    labels: npt.NDArray[np.float32],
+    validation: Columns,
+    validation_labels: npt.NDArray[np.float32],
+    seed: int = 0,
+) -> LogisticRanker:
+    """Fits one model per penalty on encoded rows and labels (rows,); gives the best on validation."""
+    design = one_hot(fields, train)
+    fitted = [
+        LogisticRanker(
+            fields, LogisticRegression(C=c, solver="newton-cholesky", random_state=seed).fit(design, labels)
+        )
+        for c in PENALTIES
+    ]
+    if not len(validation_labels):
+        return fitted[-1]
+    return min(fitted, key=lambda ranker: log_loss(validation_labels, ranker.predict(validation)))
