@@ -15,13 +15,14 @@ from pathlib import Path
 import psutil
 
 from deploy.local.ports import PortTaken, check_free
-from deploy.local.programs import Program, programs, redis_fault
+from deploy.local.programs import Program, http_fault, programs, redis_fault
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 
 PAUSE_S = 0.1
 REPORT_EVERY_S = 2.0
 LOG_LINES = 20
+CONNECT_S = 10.0
 DEAD = ("FATAL", "EXITED", "UNKNOWN")
 ALIVE = ("STARTING", "RUNNING", "BACKOFF")
 
@@ -118,6 +119,17 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
             say(program.name, f"starting on {where}")
             supervisor.start(program.name)
         wait_until_ready(settings, supervisor, program)
+    if not names:
+        tell_readiness(settings)
+
+
+def tell_readiness(settings: LocalSettings) -> None:
+    """Says what the gateway, which answers whatever happens, still lacks."""
+    until = time.monotonic() + CONNECT_S
+    while (fault := http_fault(f"{settings.gateway_url}/readyz")) and time.monotonic() < until:
+        time.sleep(PAUSE_S)
+    if fault:
+        say("gateway", f"answers with popular slates, as something is not ready: {fault}")
 
 
 def orphans(settings: LocalSettings) -> list[psutil.Process]:
