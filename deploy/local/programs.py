@@ -52,7 +52,8 @@ def http_fault(url: str) -> str:
     except urllib.error.HTTPError as error:
         return f"{url}: {error.code} {error.read(300).decode(errors='replace').strip()}"
     except OSError as error:
-        return f"{url}: {error}"
+        reason = getattr(error, "reason", error)
+        return "it does not listen yet" if isinstance(reason, ConnectionRefusedError) else f"{url}: {reason}"
 
 
 def redis_program(settings: LocalSettings) -> Program:

@@ -20,7 +20,8 @@ from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 
 PAUSE_S = 0.1
-REPORT_EVERY_S = 2.0
+REPORT_AFTER_S = 2.0
+REPORT_EVERY_S = 5.0
 LOG_LINES = 20
 CONNECT_S = 10.0
 DEAD = ("FATAL", "EXITED", "UNKNOWN")
@@ -44,26 +45,27 @@ def log_tail(path: Path, lines: int = LOG_LINES) -> str:
 
 
 def wait_until_ready(settings: LocalSettings, supervisor: Supervisor, program: Program) -> None:
-    """Waits for a program's readiness and reports every two seconds what it waits for.
+    """Waits for a program's readiness, and reports what it waits for.
 
     Raises:
         StackError: it ended, or was not ready in time.
     """
-    started = reported = time.monotonic()
+    started = time.monotonic()
+    report_at = started + REPORT_AFTER_S
     while fault := program.fault():
         now = time.monotonic()
         state = supervisor.states()[program.name]
         # Two failed starts in a row are no slow start.
-        is_failing = state["statename"] == "BACKOFF" and now - started > REPORT_EVERY_S
+        is_failing = state["statename"] == "BACKOFF" and now - started > REPORT_AFTER_S
         gave_up = state["statename"] in DEAD or is_failing
         if gave_up or now - started > settings.ready_timeout_s:
             log = settings.var / "log" / f"{program.name}.log"
             late = f"not ready after {settings.ready_timeout_s:.0f} s"
             why = state["spawnerr"] or ("it ended" if gave_up else late)
             raise StackError(f"{program.name} did not start ({why}); the end of {log}:\n{log_tail(log)}")
-        if now - reported > REPORT_EVERY_S:
+        if now > report_at:
             say(program.name, f"not ready yet, {now - started:.0f} s: {fault[:120]}")
-            reported = now
+            report_at = now + REPORT_EVERY_S
         time.sleep(PAUSE_S)
     say(program.name, f"ready after {time.monotonic() - started:.1f} s")
 
