@@ -158,11 +158,11 @@ def materialize(
     for view, count in arrived.rows.items():
         say(f"{view}: {count:,} rows in Redis")
     say(f"seen: {seen:,} users in Redis")
-    _all_arrived(arrived.rows, tables, feast)
+    check_arrival(arrived.rows, tables, feast)
     return arrived
 
 
-def _all_arrived(rows: Mapping[str, int], tables: Mapping[str, pa.Table], feast: Feast) -> None:
+def check_arrival(rows: Mapping[str, int], tables: Mapping[str, pa.Table], feast: Feast) -> None:
     """Compares the rows in Redis with the keys of the sources.
 
     Raises:

@@ -20,13 +20,13 @@ from redis import Redis
 
 from ensemble.contract import decode_seen
 from feature_repo import names
-from feature_repo.dataset import Column, Role
+from feature_repo.dataset import Column, DatasetError, Role
 from feature_repo.seen import seen_key
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.redis_server import redis_server
 from training.datasets import catalog
-from training.features import first_event
-from training.materialize import Arrived, Feast, materialize
+from training.features import feature_tables, first_event
+from training.materialize import Arrived, Feast, check_arrival, materialize
 from training.online import OnlineStore
 from training.prepared import Prepared, dataset_yaml
 from training.ranking import RankingTable
@@ -251,3 +251,25 @@ def test_another_data_set_leaves_no_stale_keys(
         store = store_of(own, address, patch)
         assert store.get_feature_view(names.USER_ACTIVITY).ttl == timedelta(days=1)
         assert not store.get_feature_view(names.ITEM_CATALOG).ttl
+
+
+def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(world: Prepared, address: str) -> None:
+    feast = Feast(world, address)
+    load(world, address)
+    tables = feature_tables(world, world.dataset.clock())
+    complete = {view: table.column(0).value_counts() for view, table in tables.items()}
+    rows = {view: len(counts) for view, counts in complete.items()}
+    check_arrival(rows, tables, feast)
+    assert feast.materialized_until() is not None
+    with pytest.raises(
+        DatasetError, match=r"item_catalog: 118 of 119 rows arrived in Redis; look for evictions"
+    ):
+        check_arrival(rows | {names.ITEM_CATALOG: 118}, tables, feast)
+    assert feast.materialized_until() is None
+
+
+def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:
+    with pytest.raises(
+        DatasetError, match=r"Redis does not answer at 127.0.0.1:1: .*SHORTLIST_REDIS_ADDRESS"
+    ):
+        load(world, "127.0.0.1:1")
