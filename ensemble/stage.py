@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from abc import abstractmethod
@@ -20,6 +21,7 @@ from redis.exceptions import RedisError
 
 from ensemble.contract import ErrorCode, StageError
 
+LOG = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 
@@ -55,7 +57,10 @@ class Stage(BaseOperator):
         """Takes the tensors that it reads, gives those that it writes."""
 
     def fallback(self, **tensors: Array) -> Tensors | None:  # noqa: ARG002
-        """Gives what to go on with when `run` failed; None, the default, fails the request."""
+        """Gives what to go on with when the outside world failed `run`; None, the default, fails the request.
+
+        Our own bugs never fail open.
+        """
         return None
 
     @cached_property
@@ -106,9 +111,11 @@ class Stage(BaseOperator):
             added = self.run(**read)
             self._check(added)
         except Exception as error:
-            answer = self.fallback(**read)
+            failure = self._as_stage_error(error)
+            answer = self.fallback(**read) if failure.code is ErrorCode.DEPENDENCY else None
             if answer is None:
-                raise self._as_stage_error(error) from error
+                raise failure from error
+            LOG.warning("went on without: %s", failure)
             added = answer
         rows = len(next(iter(read.values())))
         duration_us = (time.perf_counter_ns() - started) // 1000

@@ -245,7 +245,7 @@ def test_our_own_failure_on_one_user_spares_the_others(recommender: Recommender)
 
 def test_the_filter_fails_open_and_says_so(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
-        raise RuntimeError("no availability")
+        raise OSError("no availability")
 
     (healthy,) = recommender.answer([make_request(KNOWN)])
     monkeypatch.setattr("ensemble.stages.filter.is_among", broken)

@@ -92,6 +92,12 @@ def test_a_failure_says_who_is_responsible_and_where(error: Exception, code: Err
     assert (parsed.code, parsed.stage) == (code, "double_it")
 
 
+def test_our_own_bug_never_fails_open() -> None:
+    with pytest.raises(StageError) as caught:
+        run(KeepGoing(error=ZeroDivisionError("ours")))
+    assert caught.value.code is ErrorCode.CONTRACT
+
+
 def test_a_stage_with_a_fallback_goes_on() -> None:
     assert run(KeepGoing(error=RedisConnectionError("gone")))["y"].values.tolist() == [[0], [0]]
 
