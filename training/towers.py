@@ -10,7 +10,7 @@ import tensorflow as tf
 from merlin.schema import Schema
 
 from feature_repo import names
-from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.fields import OOV_CODE, PAD_CODE, Field
 from training.two_tower_config import TwoTowerConfig
 
 Tensors = Mapping[str, tf.Tensor]
@@ -93,8 +93,8 @@ class UserTower(_Tower):
     """Encodes users: their recent items, their id and profile; (B, D + 1).
 
     The last coordinate, between 0 and 2, is how much popularity counts for a user with so much history. An
-    unknown user has `OOV_CODE` as id, padding as lists and null as profile; training withholds users, so that
-    this has a vector.
+    unknown user has `OOV_CODE` as id, padding as lists and null as profile; training withholds ids, and shows
+    it unknown users.
     """
 
     def __init__(
@@ -131,7 +131,9 @@ class UserTower(_Tower):
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
         if training:
-            inputs = self._withheld(inputs)
+            ids = inputs[names.USER_ID]
+            dropped = tf.random.uniform(tf.shape(ids)) < self.config.user_dropout
+            inputs = {**inputs, names.USER_ID: _withhold(ids, dropped, OOV_CODE)}
         embedded = {
             name: tf.gather(self.tables[names.ITEM_ID], inputs[name]) for name in {p[0] for p in self.pools}
         }
@@ -142,21 +144,6 @@ class UserTower(_Tower):
             total += tf.matmul(pool(embedded[name], mask, self.decays[i]), self.mixes[i])
             gate += self.gate[i + 1] * tf.math.log(1.0 + tf.reduce_sum(mask, axis=1, keepdims=True)) / 4.0
         return tf.concat([tf.math.l2_normalize(total, axis=1), 2.0 * tf.sigmoid(gate)], axis=1)
-
-    def _withheld(self, inputs: Tensors) -> dict[str, tf.Tensor]:
-        rows = tf.shape(inputs[names.USER_ID])[0]
-        draw = tf.random.uniform((rows, 1))
-        whole = draw < self.config.unknown_user_share
-        shown = {}
-        for field in self.fields:
-            values = inputs[field.name]
-            if field.name == names.USER_ID:
-                id_only = draw < self.config.unknown_user_share + self.config.user_dropout
-                shown[field.name] = _withhold(values, id_only, OOV_CODE)
-            else:
-                instead = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}[field.kind]
-                shown[field.name] = _withhold(values, whole, instead)
-        return shown
 
 
 class ItemTower(_Tower):

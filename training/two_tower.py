@@ -15,7 +15,7 @@ from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from feature_repo import names
-from training.fields import Field
+from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
 from training.item_factors import item_factors
 from training.retrieval import RetrievalExamples
 from training.towers import ItemTower, UserTower
@@ -92,14 +92,19 @@ def fit_two_tower(
     user_columns = list(examples.batch(np.arange(1)))
     towers = _towers(fields, user_columns, examples, catalogue, config, seed)
     chances = drawing_chances(examples, config)
-    model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, chances), config)
+    newcomers = newcomer_chances(examples, chances)
+    blanks = round(config.unknown_user_share * batch_size)
+    mixed = chances + (newcomers - chances) * blanks / batch_size
+    model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, mixed), config)
     per_epoch = max(1, steps // config.evaluations)
     schedule = _WarmUpThenDown(config.learning_rate, per_epoch * config.evaluations)
     model.compile(optimizer=tf.keras.optimizers.Adam(schedule), metrics=[], run_eagerly=False)
     trained = TwoTower(tuple(user_columns), tuple(catalogue), *towers)
     keeper = _BestWeights(trained, validate, per_epoch, config.patience)
     model.fit(
-        _batches(examples, catalogue, chances, batch_size, seed),
+        _dataset(
+            batches(fields, examples, catalogue, (chances, newcomers), (batch_size - blanks, blanks), seed)
+        ),
         epochs=config.evaluations,
         steps_per_epoch=per_epoch,
         callbacks=[keeper],
@@ -139,10 +144,12 @@ def two_tower_model(
 def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.NDArray[np.float64]:
     """Gives every example's chance to be drawn, (rows,).
 
-    A timed one weighs `timed_weight` times a history's, half of that every `half_life_days` earlier; one
-    whose target is 1 weighs `target_weight` times another.
+    A timed one weighs `timed_weight` times a history's, half of that every `half_life` of the timed span
+    earlier; one whose target is 1 weighs `target_weight` times another.
     """
-    recency = config.timed_weight * 0.5 ** (examples.age_days / config.half_life_days)
+    ages = examples.age_days
+    span = float(ages[examples.is_timed].max(initial=0.0)) or 1.0
+    recency = config.timed_weight * 0.5 ** (ages / span / config.half_life)
     weights = np.where(examples.is_timed, recency, 1.0)
     weights *= np.where(examples.is_target, config.target_weight, 1.0)
     chances: npt.NDArray[np.float64] = weights / weights.sum()
@@ -192,7 +199,9 @@ def _towers(
 ) -> tuple[UserTower, ItemTower]:
     codes, cardinality = catalogue[names.ITEM_ID], fields[names.ITEM_ID].cardinality
     tables = []
-    factors = item_factors(examples.matrix(), config.width, config.ridge, config.start_items, seed)
+    matrix = examples.matrix()
+    ridge = min(config.ridge, matrix.shape[0] / 10)
+    factors = item_factors(matrix, config.width, ridge, config.start_items, seed)
     rng = np.random.default_rng(seed)
     for rows in factors:
         table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
@@ -224,28 +233,58 @@ def popular_direction(vectors: Floats, popularity: Floats) -> Floats:
     return unit
 
 
-def _batches(
+def newcomer_chances(
+    examples: RetrievalExamples, chances: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Gives every example's chance to stand for an unknown user's: timed, with the target 1.
+
+    An unknown user comes now; what histories hold was shown in another time, and often not chosen.
+    """
+    kept = np.where(examples.is_timed & examples.is_target, chances, 0.0)
+    total = kept.sum()
+    return kept / total if total > 0 else chances
+
+
+def unknown_columns(fields: Mapping[str, Field], columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Takes user columns, gives those of as many users of whom nothing is known."""
+    nothing = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}
+    blank = {name: np.full_like(values, nothing[fields[name].kind]) for name, values in columns.items()}
+    blank[names.USER_ID][:] = OOV_CODE
+    return blank
+
+
+def batches(
+    fields: Mapping[str, Field],
     examples: RetrievalExamples,
     catalogue: Mapping[str, Array],
-    chances: npt.NDArray[np.float64],
-    batch_size: int,
+    chances: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    sizes: tuple[int, int],
     seed: int,
-) -> tf.data.Dataset:
-    """Draws batches without end, every example by its chance; columns (B,1), lists (B,S)."""
-    ends = np.cumsum(chances)
+) -> Iterator[dict[str, Array]]:
+    """Draws batches without end: columns (B,1), lists (B,S).
 
-    def draw() -> Iterator[dict[str, Array]]:
-        rng = np.random.default_rng(seed)
-        while True:
-            drawn = np.searchsorted(ends, rng.random(batch_size) * ends[-1], side="right")
-            rows = np.minimum(drawn, len(examples) - 1)
-            items = examples.items[rows]
-            columns = examples.batch(rows) | {name: values[items] for name, values in catalogue.items()}
-            yield {name: v[:, None] if v.ndim == 1 else v for name, v in columns.items()}
+    The first `sizes[0]` rows are known users', drawn by `chances[0]`; the others, by `chances[1]`, have their
+    user withheld.
+    """
+    rng = np.random.default_rng(seed)
+    ends = [np.cumsum(part) for part in chances]
+    while True:
+        drawn = [
+            np.searchsorted(end, rng.random(size) * end[-1], side="right")
+            for end, size in zip(ends, sizes, strict=True)
+        ]
+        known, withheld = (examples.batch(np.minimum(rows, len(examples) - 1)) for rows in drawn)
+        unknown = unknown_columns(fields, withheld)
+        items = examples.items[np.minimum(np.concatenate(drawn), len(examples) - 1)]
+        columns = {name: np.concatenate([known[name], unknown[name]]) for name in known}
+        columns |= {name: values[items] for name, values in catalogue.items()}
+        yield {name: v[:, None] if v.ndim == 1 else v for name, v in columns.items()}
 
-    first = next(draw())
-    signature = {name: tf.TensorSpec((batch_size, *v.shape[1:]), v.dtype) for name, v in first.items()}
-    return tf.data.Dataset.from_generator(draw, output_signature=signature).prefetch(2)
+
+def _dataset(drawn: Iterator[dict[str, Array]]) -> tf.data.Dataset:
+    first = next(drawn)
+    signature = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in first.items()}
+    return tf.data.Dataset.from_generator(lambda: drawn, output_signature=signature).prefetch(2)
 
 
 class _WarmUpThenDown(tf.keras.optimizers.schedules.LearningRateSchedule):

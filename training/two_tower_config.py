@@ -17,35 +17,39 @@ class TwoTowerConfig(BaseModel):
         0.1, description="Divides the cosines. Lower it: the closest items count more."
     )
     batch_size: PositiveInt = Field(1024, description="Examples per step, and so negatives per positive.")
-    steps: PositiveInt = Field(1000, description="Steps at most. Raise it: slower, and in time overfitted.")
+    steps: PositiveInt = Field(400, description="Steps at most. Raise it: slower, and in time overfitted.")
     epochs: PositiveInt = Field(10, description="Passes over the examples at most: the limit on few data.")
     evaluations: PositiveInt = Field(4, description="How often validation is measured over all steps.")
     patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
     learning_rate: PositiveFloat = Field(0.001, description="Adam's, at its peak.")
     timed_weight: PositiveFloat = Field(
-        10.0,
+        20.0,
         description="How much oftener than a history's row a timed example is drawn. Raise it: more recent.",
     )
-    half_life_days: PositiveFloat = Field(
-        1000.0, description="Days after which a timed example is drawn half as often. Lower it: more recent."
+    half_life: PositiveFloat = Field(
+        0.7,
+        description="Age at which a timed example is drawn half as often, as a share of the time that "
+        "train's timed rows span. Lower it: more recent.",
     )
     target_weight: PositiveFloat = Field(
-        1.0,
+        8.0,
         description="How much oftener an example whose target is 1 is drawn. Raise it: more like the target.",
     )
     user_dropout: NonNegativeFloat = Field(
         0.1, lt=1, description="Share of examples whose user_id is withheld. Raise it: less by heart."
     )
     unknown_user_share: NonNegativeFloat = Field(
-        0.03,
+        0.1,
         lt=1,
-        description="Share of examples whose user is withheld whole. Raise it for better unknown users.",
+        description="Share of each batch that trains the unknown user. Raise it for better unknown users.",
     )
     item_dropout: NonNegativeFloat = Field(
         0.02, lt=1, description="Share of items whose item_id is withheld. Raise it for better new items."
     )
     ridge: PositiveFloat = Field(
-        500.0, description="L2 penalty, in users, of the linear model that the item tables start from."
+        500.0,
+        description="L2 penalty, in users and at most a tenth of them, of the linear model that the item "
+        "tables start from. Raise it: rare items start smaller.",
     )
     start_items: PositiveInt = Field(
         8000,

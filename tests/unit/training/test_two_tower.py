@@ -12,16 +12,19 @@ from feature_repo import names
 from tests.builders.datasets import small_world
 from tests.builders.encoded import encoders_of
 from training.export import export_model, model_spec, run_model
-from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.fields import OOV_CODE, PAD_CODE, Field
 from training.heldout import held_out
 from training.prepared import Prepared
 from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
+from training.snapshot import unknown_user
 from training.towers import ItemTower, UserTower, pool
 from training.two_tower import (
     TwoTower,
+    batches,
     drawing_chances,
     fit_two_tower,
     merlin_schema,
+    newcomer_chances,
     popular_direction,
     sampling_probabilities,
     two_tower_model,
@@ -149,22 +152,6 @@ def test_every_user_column_moves_the_vector(column: str) -> None:
     assert (np.abs(user(tensors(other)) - user(tensors(rows))).max(axis=1) > 1e-4).any()
 
 
-def test_a_withheld_user_trains_the_vector_of_the_unknown_one() -> None:
-    user, _ = towers(PLAIN.model_copy(update={"unknown_user_share": 0.999999}))
-    rows = batch()
-    unknown = {
-        name: np.full_like(
-            values,
-            OOV_CODE
-            if name == names.USER_ID
-            else {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}[FIELDS[name].kind],
-        )
-        for name, values in rows.items()
-    }
-    np.testing.assert_allclose(user(tensors(rows), training=True), user(tensors(unknown)), atol=1e-6)
-    assert np.abs(user(tensors(rows)) - user(tensors(unknown))).max() > 1e-2
-
-
 def test_a_user_without_history_starts_towards_what_is_popular() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(200, 4)).astype(np.float32)
@@ -182,16 +169,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_timed_recent_and_clicked_examples_are_drawn_more_often(world: Prepared) -> None:
     encoders = encoders_of(world)
     examples = retrieval_examples(world, UserHistories.of(world, encoders), world.split.train_until)
-    config = TwoTowerConfig(timed_weight=4, half_life_days=2, target_weight=3)
+    config = TwoTowerConfig(timed_weight=4, half_life=0.25, target_weight=3)
     chances = drawing_chances(examples, config)
     assert chances.sum() == pytest.approx(1)
-    expected = 0.5 ** (examples.age_days / 2) * np.where(examples.is_target, 3, 1)
+    ages = examples.age_days / examples.age_days.max()
+    expected = 0.5 ** (ages / 0.25) * np.where(examples.is_target, 3, 1)
     np.testing.assert_allclose(chances / chances[0], expected / expected[0])
     catalogue = item_columns(world, encoders)
     probabilities = sampling_probabilities(encoders.fields, examples, catalogue, chances)
     code = catalogue[names.ITEM_ID][examples.items[0]]
     same = catalogue[names.ITEM_ID][examples.items] == code
     assert probabilities[code] == pytest.approx(chances[same].sum(), rel=1e-5)
+
+
+def test_unknown_users_are_trained_on_what_was_chosen_of_late(world: Prepared) -> None:
+    encoders = encoders_of(world)
+    fields, catalogue = encoders.fields, item_columns(world, encoders)
+    histories = UserHistories.of(world, encoders)
+    examples = retrieval_examples(world, histories, world.split.train_until)
+    uniform = np.full(len(examples), 1 / len(examples))
+    newcomers = newcomer_chances(examples, uniform)
+    assert newcomers.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(newcomers > 0, examples.is_timed & examples.is_target)
+
+    drawn = next(batches(fields, examples, catalogue, (uniform, newcomers), (6, 4), seed=0))
+    assert all(len(values) == 10 for values in drawn.values())
+    raw = unknown_user(world.dataset)
+    for name in histories.columns(np.zeros(1, np.int64), np.zeros(1, np.int64)):
+        served = encoders.encode(name, raw[name])
+        np.testing.assert_array_equal(drawn[name][6:].reshape(4, -1), np.repeat(served.reshape(1, -1), 4, 0))
+    assert (drawn[names.USER_ID][:6] != OOV_CODE).all()
 
 
 SMALL = TwoTowerConfig(width=16, batch_size=64, steps=120, evaluations=3, ridge=5.0, learning_rate=0.01)
