@@ -42,6 +42,7 @@ def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
 
     function = tf.function(named, input_signature=[signature], autograph=False)
     module = tf.Module()
+    module.serve = function  # who loads this and saves it again finds the signature here
     # A callable's variables are not found by themselves; what is not tracked is not saved.
     module.kept = list(function.get_concrete_function().variables)
     temporary = folder.with_name(f".{folder.name}.tmp")
