@@ -68,10 +68,10 @@ class Gateway:
         answer = json.loads(data)
         if response.status != 200:
             raise BenchError(f"user {user}: {response.status} {data[:300]!r}")
-        check_slate([item["item_id"] for item in answer["items"]], self.n, user, self.seen[user])
         if answer["source"] != contract.Source.ENSEMBLE:
             timed.popular += 1
             return
+        check_slate([item["item_id"] for item in answer["items"]], self.n, user, self.seen[user])
         if answer["degraded"]:
             raise BenchError(f"user {user}: the answer lacks something: {answer['degraded']}")
         for stage, ms in {"caller": timed.ms[-1], **answer["timings_ms"]}.items():
