@@ -15,13 +15,14 @@ from feature_repo.names import ITEM_ID
 from training.encoders import Encoders
 
 
-def to_rows(column: Array, b: int, k: int) -> Array:
-    """Gives a column of (B,K[,L]), (B,1) or (B,S) as B x K rows: (B*K,) or, for a list, (B*K, length)."""
-    if column.shape[:2] == (b, k):
-        return column.reshape(b * k, *column.shape[2:])
-    if column.shape[1] == 1:
-        return np.repeat(column[:, 0], k)
-    return np.repeat(column, k, axis=0)
+def candidate_rows(column: Array) -> Array:
+    """Gives a column of candidates (B,K[,L]) as B x K rows: (B*K,) or, for a list, (B*K, L)."""
+    return column.reshape(-1, *column.shape[2:])
+
+
+def user_rows(column: Array, k: int, *, is_list: bool) -> Array:
+    """Gives a column of users (B,1) or, for a list, (B,S) as B x K rows: (B*K,) or (B*K, S)."""
+    return np.repeat(column if is_list else column[:, 0], k, axis=0)
 
 
 class ScoreCandidates(Stage):
@@ -36,6 +37,7 @@ class ScoreCandidates(Stage):
         self.user_item = user_item_feature_names(dataset)
         self.compared = tuple(c for c in affinity_columns(dataset) if c != ITEM_ID)
         self.given = tuple(encoded(n) for n in ranker.features if n not in self.user_item)
+        self.of_items = {ITEM_ID, *dataset.item_catalog, *dataset.item_activity}
         compared = tuple(n for c in self.compared for n in (comparable(c), *(recent(u, c) for u in LISTS)))
         self.reads = ("candidate_ids", "candidate_mask", *LISTS, *compared, *self.given)
 
@@ -57,14 +59,16 @@ class ScoreCandidates(Stage):
         }
         candidates = {ITEM_ID: candidate_ids} | {c: tensors[comparable(c)] for c in self.compared}
         user_item = user_item_features(self.dataset, recents, candidates)
-        columns = {
-            name: to_rows(
-                self.encoders.encode(name, user_item[name]) if name in user_item else tensors[encoded(name)],
-                b,
-                k,
-            )
-            for name in self.ranker.features
-        }
+        columns = {}
+        for name in self.ranker.features:
+            if name in user_item:
+                columns[name] = candidate_rows(self.encoders.encode(name, user_item[name]))
+            elif name in self.of_items:
+                columns[name] = candidate_rows(tensors[encoded(name)])
+            else:
+                columns[name] = user_rows(
+                    tensors[encoded(name)], k, is_list=self.encoders.fields[name].kind == "list"
+                )
         scores = self.ranker(columns).reshape(b, k)
         live = scores[candidate_mask]
         if not ((live >= 0) & (live <= 1)).all():

@@ -302,3 +302,15 @@ def test_a_bundle_that_was_changed_is_refused(world: World, tmp_path: Any) -> No
     (copy / "ranker.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"ranker.onnx: its checksum differs"):
         Bundle.open(copy)
+
+
+def test_a_user_list_as_long_as_k_is_still_the_users(world: World) -> None:
+    recents = world.dataset.activity.recent_items
+    wide, narrow = (make_recommender(world, k=k) for k in (recents + 1, recents))
+    request = make_request(KNOWN, n=1)
+    by_k = [
+        {"ids": a["candidate_ids"][0], "scores": a["ranking_scores"][0]}
+        for (a,) in (wide.answer([request]), narrow.answer([request]))
+    ]
+    np.testing.assert_array_equal(by_k[0]["ids"][:recents], by_k[1]["ids"])
+    np.testing.assert_allclose(by_k[0]["scores"][:recents], by_k[1]["scores"], atol=1e-6)
