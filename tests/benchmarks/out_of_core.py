@@ -23,7 +23,7 @@ from feature_repo.dataset import Dataset
 from training.raw import all_columns, raw_arrays
 from training.workflow import fit_workflow, parquet_rows, workflow_rows
 
-BLOCK = 100_000
+BLOCK = 50_000
 MIB = 2**20
 DATASET = Dataset.model_validate(
     {
@@ -45,6 +45,7 @@ DATASET = Dataset.model_validate(
             "is_click": {"role": "label"},
             "context_tab": {"role": "context"},
         },
+        "activity": {"recent_items": 5},
     }
 )
 
@@ -60,7 +61,7 @@ def blocks(rows: int) -> Iterator[pd.DataFrame]:
         tab = pd.Series(rng.integers(0, 8, n), dtype="Int64").mask(rng.random(n) < 0.5)
         yield pd.DataFrame(
             {
-                "user_id": 2**60 + (rng.pareto(1.2, n) * 2_000).astype(np.int64) % 200_000,
+                "user_id": 2**60 + (rng.pareto(1.2, n) * 2_000).astype(int) % 200_000,
                 "user_city": cities[rng.integers(0, 500, n)],
                 "user_income": np.where(rng.random(n) < 0.1, np.nan, rng.normal(3_000, 800, n)),
                 "item_id": (rng.pareto(1.2, n) * 1_000).astype(np.int64) % 100_000,
@@ -72,7 +73,7 @@ def blocks(rows: int) -> Iterator[pd.DataFrame]:
 
 
 def write(path: Path, rows: int) -> int:
-    """Writes the rows as parquet, one row group per block; gives their size as pandas holds them, in bytes."""
+    """Writes the rows as parquet, a row group per block; gives their size as pandas holds them, in bytes."""
     columns, size, writer = all_columns(DATASET), 0, None
     for block in blocks(rows):
         frame = workflow_rows(block, columns)

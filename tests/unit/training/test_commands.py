@@ -1,0 +1,107 @@
+"""The training commands: wrong values stop with one line, nothing is half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+from training.bundle import write_json
+from training.config import Quality, TrainingSettings
+from training.manifest import BundleError
+from training.tables import BEGIN, END, markdown, replace_block
+
+METRICS = {
+    "bundle": "toy-1",
+    "dataset": "toy",
+    "quality": "full",
+    "seeds": [0, 1],
+    "test": {"rows": 1234, "users": 10, "relevant": 20},
+    "sections": {
+        "retrieval": {
+            "two-tower": {"recall@100": 0.5, "recall@100_interval": [0.4, 0.6], "recall@100_seeds": 0.01},
+            "TopPop": {"recall@100": 0.25, "ndcg@10": 0.125},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SHORTLIST_SEED", "many", "SHORTLIST_SEED=many: "),
+        ("SHORTLIST_QUALITY", "best", "SHORTLIST_QUALITY=best: "),
+        ("SHORTLIST_TWO_TOWER__WIDTH", "0", "SHORTLIST_TWO_TOWER__WIDTH=0: "),
+        ("SHORTLIST_DLRM__DROPOUT", "-1", "SHORTLIST_DLRM__DROPOUT=-1: "),
+        ("SHORTLIST_REDIS_ADDRESS", "here", "SHORTLIST_REDIS_ADDRESS=here: "),
+    ],
+)
+def test_a_wrong_setting_stops_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        main(["prepare"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_data_set_that_does_not_exist_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path / "var"))
+    assert main(["prepare", "--data", str(tmp_path / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    assert "nowhere" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "var").exists()
+
+
+def test_evaluate_without_a_bundle_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    assert main(["evaluate"]) == 1
+    assert "make train" in capsys.readouterr().err
+
+
+def test_every_setting_says_what_it_is() -> None:
+    def descriptions(model: type) -> list[str | None]:
+        return [field.description for field in model.model_fields.values()]  # type: ignore[attr-defined]
+
+    settings = TrainingSettings()
+    nested = ("synthetic", "two_tower", "dlrm")
+    own = [f.description for name, f in TrainingSettings.model_fields.items() if name not in nested]
+    for part in nested:
+        own += descriptions(type(getattr(settings, part)))
+    assert all(own)
+
+
+def test_tiny_quality_shrinks_the_models_and_nothing_else() -> None:
+    plain = TrainingSettings(quality=Quality.DEFAULT)
+    assert plain.at_quality() == plain
+    tiny = plain.model_copy(update={"quality": Quality.TINY}).at_quality()
+    assert tiny.two_tower.width < plain.two_tower.width
+    assert tiny.model_copy(update={"two_tower": plain.two_tower, "quality": plain.quality}) == plain
+
+
+def test_a_table_shows_means_seeds_and_intervals(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, METRICS)
+    lines = markdown(path.read_text()).splitlines()
+    assert "Test: 1,234 rows, 10 users with 20 items to find." in lines[0]
+    assert "| two-tower | 0.5000 ± 0.0100 [0.4000, 0.6000] |  |" in lines
+    assert "| TopPop | 0.2500 | 0.1250 |" in lines
+
+
+def test_a_table_is_written_between_the_marks(tmp_path: Path) -> None:
+    page = tmp_path / "quality.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    replace_block(page, "new\n")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    page.write_text("no marks\n")
+    with pytest.raises(BundleError, match="has no lines"):
+        replace_block(page, "new\n")
