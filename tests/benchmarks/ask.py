@@ -120,14 +120,22 @@ class StockTriton:
         self.client, self.item_ids, self.n = grpc.InferenceServerClient(address), item_ids, n
 
     def ask(self, user: int, timed: Timed) -> dict[int, float]:
-        """Asks for one user; gives the answered items' scores. It filters nothing: seen items are fine."""
+        """Asks for one user; gives the answered items' scores, of items that have a code of their own.
+
+        It filters nothing, so seen items are fine.
+
+        Raises:
+            BenchError: the slate is short, or repeats an item.
+        """
         inputs = [_input("user_id", np.array([user], np.int64))]
         started = time.perf_counter()
         answer = self.client.infer(STOCK_MODEL, inputs)
         timed.ms.append((time.perf_counter() - started) * 1e3)
-        ids = self.item_ids[answer.as_numpy("ordered_ids").ravel()].tolist()
-        check_slate(ids, self.n, user, set())
-        return dict(zip(ids, answer.as_numpy("ordered_scores").ravel().tolist(), strict=True))
+        codes, scores = answer.as_numpy("ordered_ids").ravel(), answer.as_numpy("ordered_scores").ravel()
+        named = {i: s for i, s in zip(self.item_ids[codes].tolist(), scores.tolist(), strict=True) if i >= 0}
+        if len(codes) != self.n or len(named) != (self.item_ids[codes] >= 0).sum():
+            raise BenchError(f"user {user}: a wrong slate of the stock ensemble: {codes}")
+        return named
 
 
 def check_slate(ids: Sequence[int], n: int, user: int, seen: set[int]) -> None:

@@ -16,7 +16,7 @@ from merlin.schema import ColumnSchema, Schema
 from feature_repo import affinity, names
 from feature_repo.dataset import DATASET_FILE, Dataset
 from training.encoders import Encoders, Scale
-from training.fields import NULL_CODE
+from training.fields import NULL_CODE, OOV_CODE
 from training.prepared import dataset_yaml, to_numpy
 
 ITEMS_FILE = "items_by_code.npz"
@@ -82,7 +82,8 @@ def items_by_code(
 ) -> npt.NDArray[np.int64]:
     """Writes the operator's two files: the item columns that are compared, one row per Categorify code.
 
-    Strings become numbers, as only equality counts. Gives the item ids by code, null where a code is no item.
+    Strings become numbers, as only equality counts. Gives the item ids by code, null where a code is no item:
+    all items that training did not see have one code, so the stock ensemble cannot tell which they are.
     """
     field = encoders.fields[names.ITEM_ID]
     codes = encoders.encode(names.ITEM_ID, items[names.ITEM_ID].to_numpy(np.int64))
@@ -94,6 +95,7 @@ def items_by_code(
             values = np.where(numbers < 0, names.NULL_INT, numbers)
         tables[name] = np.full((field.cardinality, *values.shape[1:]), names.NULL_INT, dtype=np.int64)
         tables[name][codes] = values
+        tables[name][: OOV_CODE + 1] = names.NULL_INT
     np.savez(folder / ITEMS_FILE, **tables)
     (folder / DATASET_FILE).write_text(dataset_yaml(dataset))
     item_ids: npt.NDArray[np.int64] = tables[names.ITEM_ID]
