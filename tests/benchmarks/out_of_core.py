@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.dataset import Dataset
+from feature_repo.dataset import Column, Dataset, Role
 from training.raw import all_columns, raw_arrays
 from training.workflow import fit_workflow, parquet_rows, workflow_rows
 
@@ -87,6 +87,12 @@ def write(path: Path, rows: int) -> int:
     return size
 
 
+def _stored(column: Column) -> pa.DataType:
+    if column.role is Role.LIST:
+        return pa.list_(pa.int64())
+    return pa.float32() if column.role is Role.NUMERIC else pa.int64()
+
+
 def peak_mib() -> float:
     """The most memory that this process held so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -115,9 +121,15 @@ def main() -> int:
         fitted = fit_workflow(DATASET, rows, Path(folder) / "vocabulary")
         fit_s = time.perf_counter() - started
         encoded = fitted.transform(rows).to_ddf()
-        encoded.to_parquet(Path(folder) / "encoded", compute_kwargs={"scheduler": "synchronous"})
+        # Stated: a partition whose lists are all empty would have another schema.
+        encoded.to_parquet(
+            Path(folder) / "encoded",
+            schema=pa.schema([(name, _stored(column)) for name, column in fitted.columns.items()]),
+            write_index=False,
+            compute_kwargs={"scheduler": "synchronous"},
+        )
         transform_s = time.perf_counter() - started - fit_s
-        sample = next(blocks(1_000))
+        sample = next(blocks(chosen.rows)).head(1_000)
         coded = fitted.encoders().encode_all(raw_arrays(sample, fitted.columns))
         stored = pd.read_parquet(Path(folder) / "encoded" / "part.0.parquet")
         same = all(
