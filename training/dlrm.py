@@ -115,7 +115,7 @@ def build_dlrm(
         schema.select_by_tag(Tags.CATEGORICAL),
         dim=config.width,
         sequence_combiner={name: MaskedMean() for name in lists},
-        embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.02),
+        embeddings_initializer={n: tf.keras.initializers.RandomNormal(stddev=0.02) for n in features},
         mask_zero={name: True for name in lists},
         l2_batch_regularization_factor=config.l2 / config.batch_size,
     )
