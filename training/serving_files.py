@@ -60,13 +60,18 @@ def popular_items(prepared: Prepared) -> pd.DataFrame:
 
 
 def popular_slate(prepared: Prepared, bundle: str) -> dict[str, Any]:
-    """The contents of `popular.json`: the popular items with their display fields, best first."""
+    """The contents of `popular.json`: the popular items, best first, each with its display fields as text and
+    the columns that a request may filter on as they are, so that the gateway keeps the filters without Redis.
+    """
     ranked = popular_items(prepared)
-    shown = list(prepared.dataset.display)
-    cards = prepared.items.set_index(names.ITEM_ID)[shown].reindex(ranked[names.ITEM_ID])
+    shown, filtered = list(prepared.dataset.display), list(prepared.dataset.item_filters)
+    columns = list(dict.fromkeys([*shown, *filtered]))
+    rows = prepared.items.set_index(names.ITEM_ID)[columns].reindex(ranked[names.ITEM_ID])
     items = [
-        {names.ITEM_ID: int(item), "score": float(score)} | {name: _text(card[name]) for name in shown}
-        for (item, score), (_, card) in zip(ranked.itertuples(index=False), cards.iterrows(), strict=True)
+        {names.ITEM_ID: int(item), "score": float(score)}
+        | {name: _text(row[name]) for name in shown}
+        | {name: _plain(row[name]) for name in filtered}
+        for (item, score), (_, row) in zip(ranked.itertuples(index=False), rows.iterrows(), strict=True)
     ]
     return {"bundle": bundle, "items": items}
 
@@ -124,6 +129,15 @@ def _tables(dataset: Dataset, prepared: Prepared) -> tuple[tuple[str, Columns, p
         ("items", dataset.items, prepared.items),
         ("interactions", dataset.interactions, prepared.interactions),
     )
+
+
+def _plain(value: Any) -> Any:
+    """Gives a cell as JSON holds it: a number, a text, a list of them, or None."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(element) for element in value]
+    if _text(value) is None:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _text(value: object) -> str | None:

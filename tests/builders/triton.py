@@ -296,7 +296,7 @@ def _draw_features(world: World, rng: np.random.Generator) -> None:
         return None if rng.random() < 0.1 else value
 
     def some_items(most: int) -> list[int]:
-        return rng.permutation(world.item_ids)[: rng.integers(0, most + 1)].tolist()
+        return [int(i) for i in rng.permutation(world.item_ids)[: rng.integers(0, most + 1)]]
 
     for user_id in world.user_ids[1:]:
         world.rows[names.USER_PROFILE, user_id] = {

@@ -93,6 +93,10 @@ def test_the_popular_slate_is_available_ranked_and_shown(small_bundle: Bundle, m
     assert chosen[names.IS_AVAILABLE].all()
     assert not table[names.IS_AVAILABLE].all()
     assert [item["item_name"] for item in popular["items"]] == chosen["item_name"].tolist()
+    for name in manifest.filters:
+        told = [set(np.atleast_1d(item[name])) for item in popular["items"]]
+        assert told == [set(np.atleast_1d(value)) for value in chosen[name]]
+    assert manifest.filters
     assert len(popular["items"]) == min(200, int(table[names.IS_AVAILABLE].sum()))
 
 
