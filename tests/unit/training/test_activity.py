@@ -47,7 +47,8 @@ def prepared(rows: list[tuple[int, int, float | None, int | None]], **declaratio
     tables = [
         pd.DataFrame({name: sorted(set(ids))}) for name, ids in (("user_id", users), ("item_id", items))
     ]
-    return Prepared(Path(), dataset, *tables, interactions)
+    users_table, items_table = tables
+    return Prepared(Path(), dataset, users_table, items_table, interactions)
 
 
 def days(*numbers: int) -> pd.DatetimeIndex:
