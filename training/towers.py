@@ -124,12 +124,33 @@ class UserTower(_Tower):
         self.base = self.add_weight(name="base", shape=base.shape, initializer=tf.constant_initializer(base))
         gate = np.array([GATE_START[0], *[GATE_START[1]] * len(self.pools)], dtype=np.float32)
         self.gate = self.add_weight(name="gate", shape=gate.shape, initializer=tf.constant_initializer(gate))
+        # Added where there is no history; fitted after training, not by its steps.
+        self.newcomer = self.add_weight(
+            name="newcomer", shape=(self.width + 1,), initializer="zeros", trainable=False
+        )
+
+    def place_newcomer(
+        self, direction: npt.NDArray[np.float32], gate: float, sums: npt.NDArray[np.float32]
+    ) -> None:
+        """Moves all users without history by what leads the unknown one, now at `sums` (D + 1,), to a place.
+
+        Its length is kept, so that a profile turns it as much as before.
+        """
+        length = float(np.linalg.norm(sums[:-1]))
+        target = np.append(direction / np.linalg.norm(direction) * length, gate)
+        self.newcomer.assign_add(target - sums)
 
     def _scalar(self, name: str, value: float) -> tf.Variable:
         return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
 
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
+        sums = self.sums(inputs, training)
+        direction, gate = sums[:, :-1], sums[:, -1:]
+        return tf.concat([tf.math.l2_normalize(direction, axis=1), 2.0 * tf.sigmoid(gate)], axis=1)
+
+    def sums(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Gives what vectors are made of: the direction at any length and the gate's logit; (B, D + 1)."""
         if training:
             ids = inputs[names.USER_ID]
             dropped = tf.random.uniform(tf.shape(ids)) < self.config.user_dropout
@@ -143,7 +164,9 @@ class UserTower(_Tower):
             mask = is_present(inputs[name])
             total += tf.matmul(pool(embedded[name], mask, self.decays[i]), self.mixes[i])
             gate += self.gate[i + 1] * tf.math.log(1.0 + tf.reduce_sum(mask, axis=1, keepdims=True)) / 4.0
-        return tf.concat([tf.math.l2_normalize(total, axis=1), 2.0 * tf.sigmoid(gate)], axis=1)
+        counts = [tf.reduce_sum(is_present(inputs[p[0]]), axis=1, keepdims=True) for p in self.pools]
+        is_new = tf.cast(tf.equal(tf.add_n(counts), 0.0), tf.float32)
+        return tf.concat([total, gate], axis=1) + is_new * self.newcomer[None]
 
 
 class ItemTower(_Tower):

@@ -17,6 +17,7 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from feature_repo import names
 from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
 from training.item_factors import item_factors
+from training.newcomer import newcomer
 from training.retrieval import RetrievalExamples
 from training.towers import ItemTower, UserTower
 from training.two_tower_config import TwoTowerConfig
@@ -110,7 +111,25 @@ def fit_two_tower(
         callbacks=[keeper],
         verbose=0,
     )
+    items = trained.encode_items(catalogue)
+    shares = np.bincount(examples.items, newcomers, len(items)).astype(np.float64)
+    place_newcomer(trained, fields, examples, items, shares, config)
     return TwoTower(tuple(user_columns), tuple(catalogue), *towers, tuple(keeper.history))
+
+
+def place_newcomer(
+    model: TwoTower,
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    items: Floats,
+    shares: npt.NDArray[np.float64],
+    config: TwoTowerConfig,
+) -> None:
+    """Puts the unknown user where the scores of item vectors (I, D + 1) follow their shares (I,)."""
+    blank = unknown_columns(fields, examples.batch(np.arange(1)))
+    sums = model.user_tower.sums(_tensors(blank)).numpy()[0]
+    place = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
+    model.user_tower.place_newcomer(*place, sums)
 
 
 def two_tower_model(

@@ -28,6 +28,7 @@ from training.two_tower import (
     popular_direction,
     sampling_probabilities,
     two_tower_model,
+    unknown_columns,
 )
 from training.two_tower_config import TwoTowerConfig
 
@@ -180,6 +181,18 @@ def test_timed_recent_and_clicked_examples_are_drawn_more_often(world: Prepared)
     code = catalogue[names.ITEM_ID][examples.items[0]]
     same = catalogue[names.ITEM_ID][examples.items] == code
     assert probabilities[code] == pytest.approx(chances[same].sum(), rel=1e-5)
+
+
+def test_a_place_for_newcomers_moves_nobody_with_a_history() -> None:
+    user, _ = towers()
+    rows = batch()
+    known = user(tensors(rows)).numpy()
+    blank = unknown_columns(FIELDS, {name: rows[name][:1] for name in USER_COLUMNS})
+    direction = np.array([0, 3, 0, 4], dtype=np.float32)
+    user.place_newcomer(direction, 1.0, user.sums(tensors(blank)).numpy()[0])
+    np.testing.assert_array_equal(user(tensors(rows)), known)
+    placed = user(tensors(blank)).numpy()[0]
+    np.testing.assert_allclose(placed, [0, 0.6, 0, 0.8, 2 / (1 + np.exp(-1))], atol=1e-5)
 
 
 def test_unknown_users_are_trained_on_what_was_chosen_of_late(world: Prepared) -> None:
