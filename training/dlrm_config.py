@@ -26,4 +26,7 @@ class DlrmConfig(BaseModel):
     auxiliary_weight: NonNegativeFloat = Setting(
         0.3, description="Of a row whose target is unknown, trained on its other labels; a target's is 1."
     )
+    candidate_weight: NonNegativeFloat = Setting(
+        0.5, description="Of a retrieved candidate. More: better slates, worse probabilities of exposures."
+    )
     members: PositiveInt = Setting(2, description="DLRMs whose logits are averaged. More: better, slower.")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.dlrm import Dlrm, MaskedMean, _weights, fit_dlrm
+from training.dlrm import CANDIDATE, TARGET, CandidateRows, Dlrm, MaskedMean, _weights, fit_dlrm
 from training.dlrm_config import DlrmConfig
 from training.export import export_model, model_spec
 from training.fields import OOV_CODE, PAD_CODE, Field
@@ -104,7 +104,9 @@ def test_the_mean_of_a_list_leaves_out_padding() -> None:
 
 def test_other_labels_count_only_where_the_target_is_unknown() -> None:
     labels = np.array([[1, 0, 1], [np.nan, 1, np.nan], [0, np.nan, 1]], dtype=np.float32)
-    weights = _weights(labels, DlrmConfig(auxiliary_weight=0.5))
+    weights = _weights(
+        labels, [TARGET, "auxiliary_1", CANDIDATE], DlrmConfig(auxiliary_weight=0.5, candidate_weight=0.5)
+    )
     np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 0.5, 0], [1, 0, 0]])
 
 
@@ -115,3 +117,22 @@ def test_histories_train_the_embeddings_but_not_the_targets_head() -> None:
     ranker = fit_dlrm(FIELDS, train, np.stack([target, other], 1), *make_rows(300, 1), TINY, seed=0)
     columns, expected = make_rows(400, 10)
     assert auc(expected, ranker.predict(columns)) > 0.7
+
+
+def test_candidates_have_a_head_of_their_own_whose_probability_counts_the_negatives_left_out() -> None:
+    train, labels = make_rows(600, 11)
+    columns, clicked = make_rows(600, 12)
+    clicked = clicked * (columns["context_tab"] == 4)  # what is shown decides here, not what pleases
+    kept = (clicked == 1) | (np.random.default_rng(0).random(600) < 0.5)
+    candidates = CandidateRows({n: v[kept] for n, v in columns.items()}, clicked[kept], sampled=0.5)
+    ranker = fit_dlrm(FIELDS, train, labels, *make_rows(300, 1), TINY, seed=0, candidates=candidates)
+    fresh, pleased = make_rows(600, 13)
+    chosen = pleased * (fresh["context_tab"] == 4)
+    served = ranker.predict_candidates(fresh)
+    assert auc(chosen, served) > auc(chosen, ranker.predict(fresh))
+    assert served.mean() == pytest.approx(chosen.mean(), abs=0.05)
+
+
+def test_without_candidates_both_answers_are_the_same(fitted: Dlrm) -> None:
+    columns, _ = make_rows(20, 14)
+    np.testing.assert_array_equal(fitted.predict(columns), fitted.predict_candidates(columns))
