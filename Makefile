@@ -98,9 +98,6 @@ fix: environments ## repair what ruff can repair
 
 .PHONY: bench
 bench: environments ## measure each stage, materialisation and the whole path
-	@$(call benchmarks,training,$(TRAINING))
-	@$(call benchmarks,triton,$(TRITON))
-	@$(call benchmarks,gateway,$(GATEWAY))
 	@$(DEV) -m tests.benchmarks.run
 
 .PHONY: load
@@ -120,11 +117,6 @@ command -v $(PYTHON) >/dev/null || { \
 	echo "setup    $(PYTHON) is missing; install it, or set PYTHON= to a Python 3.11:"; \
 	echo "    sudo apt-get install --yes python3.11-venv libpython3.11 libgomp1"; exit 1; } >&2; \
 $(PYTHON) $(ENVIRONMENTS) --python $(PYTHON) $(1)
-endef
-
-define benchmarks
-if [ -d tests/benchmarks/$(1) ]; then echo "==> tests/benchmarks/$(1)"; \
-	$(2) -m pytest tests/benchmarks/$(1) --benchmark-columns=median,iqr,max,rounds --benchmark-sort=name; fi
 endef
 
 # A folder that is missing or holds no test fails the run: pytest ends with 4 or 5.

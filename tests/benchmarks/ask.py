@@ -137,6 +137,11 @@ class StockTriton:
             raise BenchError(f"user {user}: a wrong slate of the stock ensemble: {codes}")
         return named
 
+    def runs(self) -> dict[str, int]:
+        """How often each of its models has run, by Triton's own count."""
+        told = self.client.get_inference_statistics(as_json=True)["model_stats"]
+        return {one["name"]: int(one.get("inference_count", 0)) for one in told}
+
 
 def check_slate(ids: Sequence[int], n: int, user: int, seen: set[int]) -> None:
     """Holds a slate against what was asked.

@@ -22,7 +22,8 @@ CLIENTS, TOGETHER_S = 16, 10.0
 TURNS = 5
 """Blocks in which ours and the stock ensemble take turns, so that a busy minute falls on both."""
 PATH, STAGES, STOCK = "The whole path", "Where the time goes", "Against the stock ensemble"
-LOAD, FEATURES, PARTS = "Sixteen clients", "Materialisation", "Single stages"
+RUNS, LOAD = "Models that one stock request runs", "Sixteen clients"
+FEATURES, PARTS = "Materialisation", "Single stages"
 AGREES = 1e-4
 
 
@@ -94,7 +95,7 @@ def measure_stock(
         agreed = float(np.mean(np.concatenate(compared)))
         if not agreed > 0.5:
             raise BenchError(f"only {agreed:.0%} of the stock ensemble's scores are those of ours")
-        our_time, stock_time = Timed(), Timed()
+        our_time, stock_time, before = Timed(), Timed(), theirs.runs()
         for turn in range(TURNS):
             say(f"ours and the stock ensemble, turn {turn + 1} of {TURNS}")
             block = list(islice(cycle(users), turn * asks, (turn + 1) * asks))
@@ -102,11 +103,14 @@ def measure_stock(
                 ours.ask(user, our_time)
             for user in block:
                 theirs.ask(user, stock_time)
+        runs = {model: (count - before[model]) / len(stock_time.ms) for model, count in theirs.runs().items()}
     note = f"{agreed:.0%} of its scores equal ours within {AGREES:g}"
     record.add(STOCK, "ours, gRPC to Triton, 1 client", our_time.percentiles())
     record.add(STOCK, "stock Merlin Systems 23.8, gRPC to Triton, 1 client", stock_time.percentiles(), note)
     slower = stock_time.percentiles()["p50_ms"] / our_time.percentiles()["p50_ms"]
     record.add(STOCK, "stock / ours", {"p50_ms": slower}, "times slower at p50")
+    for model, per_request in sorted(runs.items()):
+        record.add(RUNS, model, {"runs_per_request": per_request})
 
 
 def compare(ours: OurTriton, theirs: StockTriton, user: int) -> list[bool]:
