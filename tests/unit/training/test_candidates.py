@@ -1,0 +1,62 @@
+"""Candidates to learn from: clicks, and what else would have been retrieved, as of the snapshot."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from feature_repo import names
+from tests.builders.datasets import small_world
+from tests.builders.encoded import encoders_of
+from training.candidates import NEGATIVES, SNAPSHOTS, _draw, candidate_rows
+from training.fields import OOV_CODE
+from training.heldout import HeldOut, interaction_matrix, is_before
+from training.ranking import RankingTable
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> RankingTable:
+    prepared = small_world(Path(tmp_path_factory.mktemp("world")))
+    return RankingTable.of(prepared, prepared.split.validate_until)
+
+
+def test_negatives_are_retrieved_and_never_clicked(table: RankingTable) -> None:
+    prepared, until = table.prepared, table.prepared.split.train_until
+    asked: list[datetime] = []
+    count = len(prepared.items)
+
+    def retrieve(held: HeldOut, instant: datetime) -> np.ndarray:
+        asked.append(instant)
+        lists = np.tile(np.arange(50, dtype=np.int64), (len(held.user_rows), 1))
+        lists[:, -1] = -1
+        return lists
+
+    rows = candidate_rows(table, encoders_of(prepared), retrieve, until)
+    assert rows is not None
+    assert len(asked) == SNAPSHOTS
+    assert max(asked) < pd.Timestamp(until)
+    clicked = interaction_matrix(prepared, is_before(prepared, until), prepared.dataset.target)
+    items = rows.columns[names.ITEM_ID] - OOV_CODE - 1
+    users = rows.columns[names.USER_ID] - OOV_CODE - 1
+    assert (items < count).all()
+    is_known = users >= 0
+    ids = prepared.users[names.USER_ID].to_numpy()[users[is_known]]
+    everyone = np.unique(np.concatenate([prepared.users.user_id, prepared.interactions.user_id]))
+    did = np.asarray(clicked[np.searchsorted(everyone, ids), items[is_known]]).ravel() > 0
+    np.testing.assert_array_equal(did, rows.labels[is_known] == 1)
+    assert (items[rows.labels == 0] < 49).all()
+    assert 0 < rows.sampled < 1
+    assert (rows.labels == 0).sum() <= NEGATIVES * (rows.labels == 1).sum()
+
+
+def test_a_draw_has_no_repeats_and_stops_at_what_there_is() -> None:
+    retrieved = np.array([[3, 1, 4, -1], [5, 9, 2, 6]])
+    is_negative = np.array([[True, False, True, False], [True, True, True, True]])
+    users, items = _draw(retrieved, is_negative, np.array([5, 2]), np.random.default_rng(0))
+    assert users.tolist() == [0, 0, 1, 1]
+    assert set(items[:2]) == {3, 4}
+    assert len(set(items[2:])) == 2

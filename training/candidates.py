@@ -1,0 +1,100 @@
+"""Retrieved candidates of earlier days, clicked and not: what the ranker learns that exposures cannot teach.
+
+An exposure was chosen to be shown, a candidate was not: a ranker that learned from exposures alone has never
+seen most of what it is asked to score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from feature_repo import names
+from training.activity import snapshot_instants
+from training.dlrm import CandidateRows
+from training.encoders import Encoders
+from training.heldout import HeldOut, held_out, interaction_matrix, is_before
+from training.ranking import RankingTable, concatenate
+
+Ints = npt.NDArray[np.int64]
+Retrieve = Callable[[HeldOut, datetime], Ints]
+"""Takes users and an instant, gives what they would be retrieved then: positions (U,K), -1 in the tail."""
+
+SNAPSHOTS = 3
+"""Snapshots of the train part, the last ones, whose users are retrieved for."""
+NEGATIVES = 4
+"""Unclicked candidates drawn per click."""
+
+
+def candidate_rows(
+    table: RankingTable, encoders: Encoders, retrieve: Retrieve, until: datetime, seed: int = 0
+) -> CandidateRows | None:
+    """Makes rows of what users clicked in the days before `until`, and of what else they would be retrieved.
+
+    Features are as of the snapshot, without context, as when served. What its user clicks at any time
+    before `until` is no negative. None where nobody clicked anything new.
+    """
+    prepared = table.prepared
+    rng = np.random.default_rng(seed)
+    users, items, clicked, instants = [], [], [], []
+    drawn, unclicked = 0, 0
+    clicks = interaction_matrix(prepared, is_before(prepared, until), prepared.dataset.target)
+    for start, end in _windows(table, until):
+        held = held_out(prepared, start, end)
+        if not len(held.user_rows):
+            continue
+        retrieved = retrieve(held, start)
+        pairs = held.relevant.tocoo()
+        is_negative = (retrieved >= 0) & ~_marks(clicks[held.user_rows], retrieved)
+        at_user, at_item = _draw(retrieved, is_negative, np.diff(held.relevant.indptr) * NEGATIVES, rng)
+        drawn, unclicked = drawn + len(at_user), unclicked + int(is_negative.sum())
+        users += [held.user_ids[pairs.row], held.user_ids[at_user]]
+        items += [pairs.col.astype(np.int64), at_item]
+        clicked += [np.ones(len(pairs.row)), np.zeros(len(at_user))]
+        instants.append((start, len(pairs.row) + len(at_user)))
+    if not drawn:
+        return None
+    item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)[np.concatenate(items)]
+    user_ids, parts, at = np.concatenate(users), [], 0
+    for instant, count in instants:
+        parts.append(table.pairs(user_ids[at : at + count], item_ids[at : at + count], instant))
+        at += count
+    return CandidateRows(
+        columns=concatenate(parts).encoded(encoders, prepared.dataset),
+        labels=np.concatenate(clicked).astype(np.float32),
+        sampled=min(1.0, drawn / unclicked),
+    )
+
+
+def _windows(table: RankingTable, until: datetime) -> list[tuple[datetime, datetime]]:
+    """Lists the last snapshots before `until`, each with the instant of the next."""
+    first, last = table.times.min(), pd.Timestamp(until) - pd.Timedelta(microseconds=1)
+    starts = snapshot_instants(table.prepared.dataset, first, last)[1:][-SNAPSHOTS:]
+    ends = [*starts[1:], pd.Timestamp(until)]
+    return [
+        (start.to_pydatetime(), pd.Timestamp(end).to_pydatetime())
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _marks(matrix: csr_matrix, columns: Ints) -> npt.NDArray[np.bool_]:
+    """Says of each row's `columns` (U,K) whether the matrix (U,I) has something there."""
+    rows = np.repeat(np.arange(len(columns)), columns.shape[1])
+    found = np.asarray(matrix[rows, np.maximum(columns, 0).ravel()]).ravel() > 0
+    return found.reshape(columns.shape)
+
+
+def _draw(
+    retrieved: Ints, is_negative: npt.NDArray[np.bool_], wanted: Ints, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Draws `wanted` (U,) negatives of each user without repeats, all where there are fewer."""
+    keys = np.where(is_negative, rng.random(retrieved.shape), np.inf)
+    order = np.argsort(keys, axis=1)
+    count = np.minimum(wanted, is_negative.sum(axis=1))
+    row, place = np.nonzero(np.arange(retrieved.shape[1]) < count[:, None])
+    return row.astype(np.int64), retrieved[row, order[row, place]]
