@@ -17,14 +17,16 @@ from training.baselines.logistic_regression import fit_logistic_regression
 from training.baselines.top_pop import TopPop
 from training.config import Quality, TrainingSettings
 from training.encoders import Encoders
-from training.evaluate import Report, evaluate_lists, evaluate_scores, evaluate_vectors, reorder, retrieve
+from training.evaluate import Report, evaluate_lists, evaluate_scores, evaluate_vectors, reorder
 from training.heldout import HeldOut, held_out, interaction_matrix, is_before
 from training.learn import Learned, Rows, fit_ranker
+from training.ordering import order_scores
 from training.prepared import Prepared
 from training.ranking import RankingRows
 from training.ranking_metrics import auc, bootstrap_users, log_loss, ranking_metrics
 from training.raw import Array
-from training.snapshot import Candidates, items_as_of, unknown_user, users_as_of
+from training.slates import make_slates
+from training.snapshot import unknown_user
 
 RANKERS: dict[str, Callable[..., Any]] = {
     "LightGBM": fit_lightgbm,
@@ -32,10 +34,8 @@ RANKERS: dict[str, Callable[..., Any]] = {
 }
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
-USERS_AT_A_TIME = 256
 
 Vectors = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
@@ -43,12 +43,12 @@ def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: 
     report = Report(is_full=settings.quality is Quality.FULL)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
-    users, items = vectors(prepared, learned, held)
+    users, items = learned.retrieval.vectors(held, split.validate_until)
     assess_ranking(report, prepared, settings, rows, learned, seed)
     report.add("retrieval", "two-tower", evaluate_vectors(held, users, items))
     assess_retrieval_baselines(report, prepared, held)
     assess_unknown_users(report, prepared, learned, held, items)
-    assess_end_to_end(report, prepared, learned, held, retrieve(held, users, items, settings.k))
+    assess_end_to_end(report, prepared, learned, held, settings.k)
     return report
 
 
@@ -63,12 +63,6 @@ def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
         "users": len(held.user_rows),
         "relevant": int(held.relevant.nnz),
     }
-
-
-def vectors(prepared: Prepared, learned: Learned, held: HeldOut) -> tuple[Vectors, Vectors]:
-    """Gives the vectors of the held-out users as of the start of the test, and of the catalogue."""
-    columns = learned.histories.as_of(held.user_rows, prepared.split.validate_until)
-    return learned.two_tower.encode_users(columns), learned.two_tower.encode_items(learned.catalogue)
 
 
 def assess_ranking(
@@ -170,27 +164,29 @@ def assess_unknown_users(
     """Adds what the same users get when nothing is known of them, as an unknown user is served."""
     raw = unknown_user(prepared.dataset)
     columns = learned.encoders.encode_all(raw)
-    one = learned.two_tower.encode_users({name: columns[name] for name in learned.two_tower.user_features})
+    two_tower = learned.retrieval.two_tower
+    one = two_tower.encode_users({name: columns[name] for name in two_tower.user_features})
     everyone = np.repeat(one, len(held.user_rows), axis=0)
     report.add("unknown_users", "two-tower", evaluate_vectors(held, everyone, items))
     report.sections["unknown_users"]["TopPop"] = dict(report.sections["retrieval"]["TopPop"])
 
 
-def assess_end_to_end(
-    report: Report, prepared: Prepared, learned: Learned, held: HeldOut, retrieved: Ints
-) -> None:
-    """Adds the served order, and for comparison the retrieval's own, and EASE's."""
-    at = prepared.split.validate_until
-    candidates = Candidates(
-        prepared.dataset, learned.encoders, users_as_of(prepared, at), items_as_of(prepared, at)
+def assess_end_to_end(report: Report, prepared: Prepared, learned: Learned, held: HeldOut, k: int) -> None:
+    """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""
+    slates = make_slates(
+        prepared,
+        learned.encoders,
+        learned.retrieval,
+        learned.dlrm,
+        held,
+        prepared.split.validate_until,
+        k,
     )
-    scores = np.empty(retrieved.shape, dtype=np.float32)
-    for start in range(0, len(retrieved), USERS_AT_A_TIME):
-        part = slice(start, start + USERS_AT_A_TIME)
-        columns = candidates.columns(held.user_rows[part], np.maximum(retrieved[part], 0))
-        scores[part] = learned.dlrm.predict(columns).reshape(retrieved[part].shape)
-    report.add("end_to_end", "two-tower, then DLRM", evaluate_lists(held, reorder(retrieved, scores)))
-    report.add("end_to_end", "two-tower alone", evaluate_lists(held, retrieved))
+    served = order_scores(slates.ranking_scores, slates.retrieval_scores, learned.order)
+    orders = {"two-tower, then DLRM": served, "DLRM's order alone": slates.ranking_scores}
+    for model, scores in orders.items():
+        report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
+    report.add("end_to_end", "two-tower alone", evaluate_lists(held, slates.items))
     for model, row in report.sections["retrieval"].items():
         if model != "two-tower":
             report.sections["end_to_end"][f"{model} alone"] = {

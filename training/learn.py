@@ -5,25 +5,31 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import nvtabular as nvt
 import pandas as pd
 
 from feature_repo import names
 from feature_repo.affinity import LISTS
 from feature_repo.dataset import Columns
+from training.candidates import candidate_rows
 from training.config import TrainingSettings
-from training.dlrm import Dlrm, fit_dlrm
+from training.dlrm import CandidateRows, Dlrm, fit_dlrm
 from training.encoders import Encoders
-from training.evaluate import evaluate_vectors
+from training.evaluate import evaluate_vectors, retrieve
 from training.fields import Field
+from training.fit_ordering import fit_ordering
 from training.heldout import HeldOut, held_out
+from training.manifest import OrderSpec
 from training.prepared import Prepared
 from training.ranking import RankingRows, RankingTable, concatenate
 from training.raw import Array, all_columns, raw_arrays
 from training.retrieval import UserHistories, retrieval_examples
+from training.slates import Retrieval, make_slates
 from training.two_tower import TwoTower, fit_two_tower
 from training.workflow import fit_workflow, workflow_rows
 
@@ -37,6 +43,7 @@ WORKFLOW_PARTITION = 20_000
 class Rows:
     """Everything that the models learn from, made once for all seeds."""
 
+    table: RankingTable
     train: RankingRows
     histories: RankingRows
     validation: RankingRows
@@ -48,10 +55,9 @@ class Learned:
     """What one training run made."""
 
     encoders: Encoders
-    histories: UserHistories
-    catalogue: Mapping[str, Array]
-    two_tower: TwoTower
+    retrieval: Retrieval
     dlrm: Dlrm
+    order: OrderSpec
     ranked: Mapping[str, Array]
     """Some encoded rows of the ranker."""
 
@@ -61,6 +67,7 @@ def make_rows(prepared: Prepared) -> Rows:
     split = prepared.split
     table = RankingTable.of(prepared, split.validate_until)
     return Rows(
+        table=table,
         train=table.exposures(None, split.train_until),
         histories=table.histories(),
         validation=table.exposures(split.train_until, split.validate_until),
@@ -93,9 +100,7 @@ def fit_encoders(prepared: Prepared, train: RankingRows) -> Encoders:
         return fitted.encoders()
 
 
-def fit_retrieval(
-    prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int
-) -> tuple[TwoTower, UserHistories, dict[str, Array]]:
+def fit_retrieval(prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int) -> Retrieval:
     """Trains the towers; early stopping looks at NDCG@100 on the validation part."""
     histories = UserHistories.of(prepared, encoders)
     examples = retrieval_examples(prepared, histories, prepared.split.train_until)
@@ -108,7 +113,7 @@ def fit_retrieval(
         return float(np.nanmean(metrics["ndcg@100"]))
 
     model = fit_two_tower(encoders.fields, examples, catalogue, settings.two_tower, seed, validate)
-    return model, histories, catalogue
+    return Retrieval(model, histories, catalogue)
 
 
 def fit_ranker(
@@ -118,8 +123,11 @@ def fit_ranker(
     settings: TrainingSettings,
     seed: int,
     fields: Mapping[str, Field] | None = None,
+    candidates: CandidateRows | None = None,
 ) -> Dlrm:
-    """Trains the ranker on the train part's exposures and on histories; it reads `fields`, by default all."""
+    """Trains the ranker on the train part's exposures, on histories, and on retrieved candidates where given;
+    it reads `fields`, by default all.
+    """
     dataset = prepared.dataset
     train = concatenate([rows.train, rows.histories]) if len(rows.histories) else rows.train
     first = dataset.labels.index(dataset.target)
@@ -132,7 +140,32 @@ def fit_ranker(
         rows.validation.labels[:, first],
         settings.dlrm,
         seed,
+        candidates,
     )
+
+
+def make_candidates(
+    prepared: Prepared, encoders: Encoders, rows: Rows, retrieval: Retrieval, k: int, seed: int
+) -> CandidateRows | None:
+    """Makes rows of what the towers retrieve for users of the train part's last days, clicked or not."""
+
+    def retrieve_for(held: HeldOut, instant: datetime) -> npt.NDArray[np.int64]:
+        return retrieve(held, *retrieval.vectors(held, instant), k)
+
+    return candidate_rows(rows.table, encoders, retrieve_for, prepared.split.train_until, seed)
+
+
+def learn_order(
+    prepared: Prepared, encoders: Encoders, retrieval: Retrieval, dlrm: Dlrm, k: int
+) -> OrderSpec:
+    """Fits how slates are ordered: what the validation part's users clicked of what is retrieved for them."""
+    split = prepared.split
+    held = first_users(held_out(prepared, split.train_until, split.validate_until))
+    slates = make_slates(prepared, encoders, retrieval, dlrm, held, split.train_until, k)
+    at = np.arange(len(slates.items))[:, None]
+    clicked = held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0
+    live = slates.items >= 0
+    return fit_ordering(slates.ranking_scores[live], slates.retrieval_scores[live], clicked[live])
 
 
 def first_users(held: HeldOut, most: int = VALIDATION_USERS) -> HeldOut:

@@ -59,6 +59,18 @@ class IndexSpec(BaseModel):
     ef_runtime: int = 200
 
 
+class OrderSpec(BaseModel):
+    """How the slate is ordered: P(click) is the logistic function of
+    ranking * log-odds(ranking score) + retrieval * retrieval score + intercept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ranking: float = Field(1.0, ge=0)
+    retrieval: float = Field(0.0, ge=0)
+    intercept: float = 0.0
+
+
 class Manifest(BaseModel):
     """What a bundle holds and how it was made. Never changed after it is written."""
 
@@ -81,6 +93,7 @@ class Manifest(BaseModel):
     user_tower: ModelSpec
     item_tower: ModelSpec
     ranker: ModelSpec
+    order: OrderSpec = OrderSpec()
     context: tuple[str, ...]
     display: tuple[str, ...]
     display_name: str | None

@@ -27,7 +27,15 @@ from training.bundle import (
 from training.config import Quality, TrainingSettings
 from training.evaluate import over_seeds
 from training.export import Model, export_model, index_spec, model_spec, run_model
-from training.learn import Learned, fit_encoders, fit_ranker, fit_retrieval, make_rows
+from training.learn import (
+    Learned,
+    fit_encoders,
+    fit_ranker,
+    fit_retrieval,
+    learn_order,
+    make_candidates,
+    make_rows,
+)
 from training.manifest import ModelSpec
 from training.prepared import Prepared, dataset_yaml, read_stamp
 from training.progress import Steps
@@ -76,11 +84,13 @@ def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple
     reports = []
     for seed in seeds:
         with steps.step(f"Train the two towers, seed {seed}"):
-            two_tower, histories, catalogue = fit_retrieval(prepared, encoders, settings, seed)
+            retrieval = fit_retrieval(prepared, encoders, settings, seed)
         with steps.step(f"Train the ranker, seed {seed}"):
-            dlrm = fit_ranker(prepared, encoders, rows, settings, seed)
+            candidates = make_candidates(prepared, encoders, rows, retrieval, settings.k, seed)
+            dlrm = fit_ranker(prepared, encoders, rows, settings, seed, candidates=candidates)
+            order = learn_order(prepared, encoders, retrieval, dlrm, settings.k)
         ranked = sample_rows(rows.validation, seed).encoded(encoders, prepared.dataset)
-        learned = Learned(encoders, histories, catalogue, two_tower, dlrm, ranked)
+        learned = Learned(encoders, retrieval, dlrm, order, ranked)
         first = first or learned
         with steps.step(f"Evaluate, seed {seed}"):
             reports.append(assess(prepared, settings, rows, learned, seed))
@@ -109,7 +119,7 @@ def write_bundle(
     """
     dataset = prepared.dataset
     specs = export_models(folder, learned, settings.seed)
-    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.catalogue)
+    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retrieval.catalogue)
     learned.encoders.save(folder / files.ENCODERS_FILE)
     np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
     np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
@@ -129,8 +139,9 @@ def write_bundle(
             "versions": versions(),
             "items": len(vectors),
             "vector_width": vectors.shape[1],
-            "score_range": learned.two_tower.score_range,
+            "score_range": learned.retrieval.two_tower.score_range,
             "index": index_spec(len(vectors)),
+            "order": learned.order,
             "context": tuple(dataset.context),
             "display": dataset.display,
             "display_name": dataset.display_name,
@@ -149,11 +160,11 @@ def sample_rows(rows: RankingRows, seed: int) -> RankingRows:
 def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelSpec]:
     """Writes the three models, each compared with TensorFlow on random real rows."""
     rng = np.random.default_rng(seed)
-    histories = learned.histories
+    histories = learned.retrieval.histories
     users = rng.integers(0, len(histories.user_ids), SAMPLE_ROWS)
-    items = rng.integers(0, len(next(iter(learned.catalogue.values()))), SAMPLE_ROWS)
+    items = rng.integers(0, len(next(iter(learned.retrieval.catalogue.values()))), SAMPLE_ROWS)
     ends = histories.recent.starts[users + 1]
-    towers, dlrm, fields = learned.two_tower, learned.dlrm, learned.encoders.fields
+    towers, dlrm, fields = learned.retrieval.two_tower, learned.dlrm, learned.encoders.fields
     jobs: dict[str, tuple[Model, tuple[str, ...], str, str, Mapping[str, Array]]] = {
         "user_tower": (
             towers.user_tower,
@@ -167,9 +178,9 @@ def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelS
             towers.item_features,
             files.ITEM_TOWER_FILE,
             "item_vector",
-            {name: values[items] for name, values in learned.catalogue.items()},
+            {name: values[items] for name, values in learned.retrieval.catalogue.items()},
         ),
-        "ranker": (dlrm.model, dlrm.features, files.RANKER_FILE, "ranking_scores", learned.ranked),
+        "ranker": (dlrm.candidate_model, dlrm.features, files.RANKER_FILE, "ranking_scores", learned.ranked),
     }
     specs = {}
     for part, (model, features, file, output, sample) in jobs.items():

@@ -17,11 +17,11 @@ FOLDER = "saved_models"
 
 def keep_models(folder: Path, learned: Learned) -> None:
     """Writes the user tower and the ranker of one training run; its item vectors are in the bundle."""
-    towers, dlrm, fields = learned.two_tower, learned.dlrm, learned.encoders.fields
+    towers, dlrm, fields = learned.retrieval.two_tower, learned.dlrm, learned.encoders.fields
     folder.mkdir(parents=True, exist_ok=True)
     for name, model, features, output in (
         ("user_tower", towers.user_tower, towers.user_features, "user_vector"),
-        ("ranker", dlrm.model, dlrm.features, "ranking_scores"),
+        ("ranker", dlrm.candidate_model, dlrm.features, "ranking_scores"),
     ):
         save_model(model, model_spec(features, fields, name, output), folder / name)
 

@@ -10,6 +10,8 @@ from ensemble.contract import MAX_N, PAD_ID, Degradation, degradation_mask
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import IS_UNKNOWN_USER
+from training.manifest import OrderSpec
+from training.ordering import order_scores
 
 
 def top_n(
@@ -61,13 +63,14 @@ def propensities_of(
 class OrderCandidates(Stage):
     """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
 
-    With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the
-    answer; without, every propensity is 1. `item_scores` are always P(click). It sums up what `degraded`
-    says.
+    Candidates are ordered by `order_scores`, P(click) from the ranker's and the retrieval's score; so are
+    `item_scores`. With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged
+    with the answer; without, every propensity is 1. It sums up what `degraded` says.
     """
 
     reads = (
         "candidate_ids",
+        "retrieval_scores",
         "ranking_scores",
         "candidate_mask",
         "n",
@@ -76,15 +79,16 @@ class OrderCandidates(Stage):
         IS_FILTER_DEGRADED,
     )
 
-    def __init__(self, temperature: float = 0.0) -> None:
+    def __init__(self, order: OrderSpec, k: int, temperature: float = 0.0) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.order, self.k, self.temperature = order, k, temperature
 
     @property
     def writes(self) -> Schema:
-        """The slate (B,N), its propensities, and `degraded`, a bit mask of `Degradation`."""
+        """What orders (B,K), the slate (B,N), its propensities, and `degraded`, a mask of `Degradation`."""
         return Schema(
             [
+                tensor("order_scores", np.float32, self.k),
                 tensor("item_ids", np.int64, MAX_N),
                 tensor("item_scores", np.float32, MAX_N),
                 tensor("propensities", np.float32, MAX_N),
@@ -95,6 +99,7 @@ class OrderCandidates(Stage):
     def run(  # type: ignore[override]
         self,
         candidate_ids: Array,
+        retrieval_scores: Array,
         ranking_scores: Array,
         candidate_mask: Array,
         n: Array,
@@ -103,12 +108,11 @@ class OrderCandidates(Stage):
         is_filter_degraded: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
+        scores = order_scores(ranking_scores, retrieval_scores, self.order)
         if self.temperature:
-            item_ids, item_scores, chances = self._explore(
-                candidate_ids, ranking_scores, candidate_mask, seed
-            )
+            item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
-            item_ids, item_scores = top_n(candidate_ids, ranking_scores, candidate_mask, MAX_N)
+            item_ids, item_scores = top_n(candidate_ids, scores, candidate_mask, MAX_N)
             chances = np.ones(item_ids.shape, dtype=np.float32)
         is_served = (np.arange(MAX_N) < n) & (item_ids != PAD_ID)
         flags = {
@@ -118,6 +122,7 @@ class OrderCandidates(Stage):
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {
+            "order_scores": scores,
             "item_ids": np.where(is_served, item_ids, PAD_ID),
             "item_scores": np.where(is_served, item_scores, np.float32(-np.inf)),
             "propensities": np.where(is_served, chances, np.float32(0)),
