@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from feature_repo.dataset import DATASET_FILE, Dataset
 from training import manifest as files
 from training.encoders import Encoders, Scale, Vocabulary
 from training.fields import Field
-from training.manifest import IndexSpec, Manifest, ModelSpec, sha256
+from training.manifest import IndexSpec, Manifest, ModelSpec, OrderSpec, sha256
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 WIDTH = 8
@@ -233,10 +233,12 @@ def make_settings(**changed: Any) -> EnsembleSettings:
     return EnsembleSettings(**{"k": 10, "max_overfetch": 20, "max_seen": 32, **changed})
 
 
-def make_recommender(world: World, **changed: Any) -> Recommender:
-    """Builds the chain on memory stores."""
+def make_recommender(world: World, order: OrderSpec | None = None, **changed: Any) -> Recommender:
+    """Builds the chain on memory stores; with `order` instead of the bundle's, and settings changed."""
     settings = make_settings(**changed)
     bundle = Bundle.open(world.folder)
+    if order is not None:
+        bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"order": order}))
     features = world.memory_store(max_seen=settings.max_seen)
     items = item_table(bundle, features, settings)
     items.load()

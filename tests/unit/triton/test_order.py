@@ -8,6 +8,7 @@ from ensemble.contract import MAX_N, PAD_ID
 from ensemble.recommender import Recommender
 from ensemble.stages.order import gumbel_keys, propensities_of
 from tests.builders.triton import World, make_recommender, make_request, slate
+from training.manifest import OrderSpec
 
 
 def answered(recommender: Recommender, seed: int) -> list[int]:
@@ -49,3 +50,18 @@ def test_propensities_are_plackett_luce() -> None:
     weights, mask = np.log([[0.5, 0.3, 0.2]]), np.array([[True, True, True]])
     chances = propensities_of(weights, mask, np.array([[1, 0, 2]]))
     np.testing.assert_allclose(chances, [[0.3, 0.5 / 0.7, 1.0]], rtol=1e-6)
+
+
+def test_the_bundle_says_how_much_the_retrieval_counts_in_the_order(world: World) -> None:
+    recommender = make_recommender(world)
+    (plain,) = recommender.answer([make_request(101)])
+    retrieval_first = OrderSpec(ranking=0, retrieval=1)
+    (other,) = make_recommender(world, retrieval_first).answer([make_request(101)])
+    assert not isinstance(plain, Exception)
+    assert not isinstance(other, Exception)
+    live = other["candidate_ids"][0] != PAD_ID
+    assert slate(other) == other["candidate_ids"][0][live][:5].tolist()
+    assert slate(other) != slate(plain)
+    np.testing.assert_array_equal(other["ranking_scores"], plain["ranking_scores"])
+    expected = 1 / (1 + np.exp(-other["retrieval_scores"][0][:5]))
+    np.testing.assert_allclose(other["item_scores"][0][:5], expected, rtol=1e-5)
