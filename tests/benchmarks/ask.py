@@ -26,12 +26,14 @@ SLATE = (*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS)
 class Timed:
     """Latencies of one series in milliseconds, and of its stages where the answers tell them.
 
-    `popular` counts the answers that were the popular slate; they have a latency, and no stages.
+    `popular` counts the answers that were the popular slate, which have a latency and no stages; `lacking`
+    those of the ensemble without display fields.
     """
 
     ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     popular: int = 0
+    lacking: int = 0
 
     def percentiles(self) -> dict[str, float]:
         """p50, p95, p99 and max."""
@@ -72,8 +74,9 @@ class Gateway:
             timed.popular += 1
             return
         check_slate([item["item_id"] for item in answer["items"]], self.n, user, self.seen[user])
-        if answer["degraded"]:
+        if set(answer["degraded"]) - {contract.Degradation.DISPLAY}:
             raise BenchError(f"user {user}: the answer lacks something: {answer['degraded']}")
+        timed.lacking += bool(answer["degraded"])
         for stage, ms in {"caller": timed.ms[-1], **answer["timings_ms"]}.items():
             timed.stages_ms.setdefault(stage, []).append(ms)
 
