@@ -31,6 +31,9 @@ PRIOR_START = 0.8
 GATE_START = (2.0, -1.0)
 """At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
 
+NEWCOMER_WEIGHT = 5.0
+"""How much popularity counts for a user without history: more than is likeliest, as nothing else is sure."""
+
 
 def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
     """Averages embeddings (B,S,D), newest first, where `mask` (B,S) is 1; (B,D).
@@ -92,9 +95,9 @@ class _Tower(tf.keras.layers.Layer):
 class UserTower(_Tower):
     """Encodes users: their recent items, their id and profile; (B, D + 1).
 
-    The last coordinate, between 0 and 2, is how much popularity counts for a user with so much history. An
-    unknown user has `OOV_CODE` as id, padding as lists and null as profile; training withholds ids, and shows
-    it unknown users.
+    The last coordinate is how much popularity counts: between 0 and 2 for a user with so much history, and
+    `NEWCOMER_WEIGHT` for a user without. An unknown user has `OOV_CODE` as id, padding as lists and null as
+    profile; training withholds ids, and shows it unknown users.
     """
 
     def __init__(
@@ -126,19 +129,20 @@ class UserTower(_Tower):
         self.gate = self.add_weight(name="gate", shape=gate.shape, initializer=tf.constant_initializer(gate))
         # Added where there is no history; fitted after training, not by its steps.
         self.newcomer = self.add_weight(
-            name="newcomer", shape=(self.width + 1,), initializer="zeros", trainable=False
+            name="newcomer", shape=(self.width,), initializer="zeros", trainable=False
+        )
+        self.newcomer_weight = self.add_weight(
+            name="newcomer_weight", shape=(), initializer="zeros", trainable=False
         )
 
-    def place_newcomer(
-        self, direction: npt.NDArray[np.float32], gate: float, sums: npt.NDArray[np.float32]
-    ) -> None:
-        """Moves all users without history by what leads the unknown one, now at `sums` (D + 1,), to a place.
+    def place_newcomer(self, direction: npt.NDArray[np.float32], sums: npt.NDArray[np.float32]) -> None:
+        """Moves users without history by what leads the unknown one, now at `sums` (D + 1,), to a place.
 
         Its length is kept, so that a profile turns it as much as before.
         """
         length = float(np.linalg.norm(sums[:-1]))
-        target = np.append(direction / np.linalg.norm(direction) * length, gate)
-        self.newcomer.assign_add(target - sums)
+        self.newcomer.assign_add(direction / np.linalg.norm(direction) * length - sums[:-1])
+        self.newcomer_weight.assign(NEWCOMER_WEIGHT)
 
     def _scalar(self, name: str, value: float) -> tf.Variable:
         return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
@@ -146,8 +150,15 @@ class UserTower(_Tower):
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
         sums = self.sums(inputs, training)
-        direction, gate = sums[:, :-1], sums[:, -1:]
-        return tf.concat([tf.math.l2_normalize(direction, axis=1), 2.0 * tf.sigmoid(gate)], axis=1)
+        weight = 2.0 * tf.sigmoid(sums[:, -1:])
+        placed = self._is_new(inputs) * tf.cast(self.newcomer_weight > 0.0, tf.float32)
+        weight += placed * (self.newcomer_weight - weight)
+        return tf.concat([tf.math.l2_normalize(sums[:, :-1], axis=1), weight], axis=1)
+
+    def _is_new(self, inputs: Tensors) -> tf.Tensor:
+        """Gives 1.0 for users without history, (B,1)."""
+        counts = [tf.reduce_sum(is_present(inputs[p[0]]), axis=1, keepdims=True) for p in self.pools]
+        return tf.cast(tf.equal(tf.add_n(counts), 0.0), tf.float32)
 
     def sums(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Gives what vectors are made of: the direction at any length and the gate's logit; (B, D + 1)."""
@@ -164,16 +175,14 @@ class UserTower(_Tower):
             mask = is_present(inputs[name])
             total += tf.matmul(pool(embedded[name], mask, self.decays[i]), self.mixes[i])
             gate += self.gate[i + 1] * tf.math.log(1.0 + tf.reduce_sum(mask, axis=1, keepdims=True)) / 4.0
-        counts = [tf.reduce_sum(is_present(inputs[p[0]]), axis=1, keepdims=True) for p in self.pools]
-        is_new = tf.cast(tf.equal(tf.add_n(counts), 0.0), tf.float32)
-        return tf.concat([total, gate], axis=1) + is_new * self.newcomer[None]
+        return tf.concat([total + self._is_new(inputs) * self.newcomer[None], gate], axis=1)
 
 
 class ItemTower(_Tower):
     """Encodes items: their id and catalogue; (B, D + 1).
 
-    The last coordinate is the popularity prior: a factor of the log count in training, plus what is learned
-    per item. An unknown item has `OOV_CODE` as id and the least popularity; training withholds ids, so that
+    The last coordinate is the popularity prior: a factor, learned, of the log of how often an item was chosen
+    of late. An unknown item has `OOV_CODE` as id and the least popularity; training withholds ids, so that
     this has a vector.
     """
 
@@ -198,11 +207,10 @@ class ItemTower(_Tower):
         )
         start = tf.constant_initializer(PRIOR_START / PRIOR_SPEED)
         self.factor = self.add_weight(name="popularity_factor", shape=(), initializer=start)
-        self.bias = self.add_weight(name="item_bias", shape=popularity.shape, initializer="zeros")
 
     def prior(self) -> tf.Tensor:
         """Gives every item code's popularity prior, in logits; (cardinality,)."""
-        return PRIOR_SPEED * (self.factor * self.popularity + self.bias)
+        return PRIOR_SPEED * self.factor * self.popularity
 
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,L), gives vectors (B, D + 1)."""

@@ -49,9 +49,10 @@ class TwoTower:
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Bounds of the inner product of any user with any item: a cosine, plus the prior times at most 2."""
+        """Bounds of the inner product of any user with any item: a cosine, plus the weighted prior."""
         prior = self.item_tower.config.temperature * self.item_tower.prior().numpy()
-        return -1.0 + 2.0 * min(float(prior.min()), 0.0), 1.0 + 2.0 * max(float(prior.max()), 0.0)
+        weight = max(2.0, float(self.user_tower.newcomer_weight))
+        return -1.0 + weight * min(float(prior.min()), 0.0), 1.0 + weight * max(float(prior.max()), 0.0)
 
 
 def _encode(
@@ -125,11 +126,11 @@ def place_newcomer(
     shares: npt.NDArray[np.float64],
     config: TwoTowerConfig,
 ) -> None:
-    """Puts the unknown user where the scores of item vectors (I, D + 1) follow their shares (I,)."""
+    """Turns the unknown user to where the scores of item vectors (I, D + 1) follow their shares (I,)."""
     blank = unknown_columns(fields, examples.batch(np.arange(1)))
     sums = model.user_tower.sums(_tensors(blank)).numpy()[0]
-    place = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
-    model.user_tower.place_newcomer(*place, sums)
+    direction, _ = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
+    model.user_tower.place_newcomer(direction, sums)
 
 
 def two_tower_model(
@@ -226,7 +227,9 @@ def _towers(
         table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
         table[codes] = rows
         tables.append(table)
-    counts = np.bincount(codes[examples.items[examples.is_timed & examples.is_target]], minlength=cardinality)
+    chosen_of_late = newcomer_chances(examples, drawing_chances(examples, config))
+    shares = np.bincount(codes[examples.items], chosen_of_late, cardinality)
+    counts = shares * np.count_nonzero(examples.is_timed & examples.is_target)
     popularity = np.log1p(counts).astype(np.float32)
     mean, spread = popularity[codes].mean(), popularity[codes].std()
     popularity = (popularity - mean) / (spread if spread > 0 else 1.0)

@@ -17,7 +17,7 @@ from training.heldout import held_out
 from training.prepared import Prepared
 from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
 from training.snapshot import unknown_user
-from training.towers import ItemTower, UserTower, pool
+from training.towers import NEWCOMER_WEIGHT, ItemTower, UserTower, pool
 from training.two_tower import (
     TwoTower,
     batches,
@@ -189,10 +189,10 @@ def test_a_place_for_newcomers_moves_nobody_with_a_history() -> None:
     known = user(tensors(rows)).numpy()
     blank = unknown_columns(FIELDS, {name: rows[name][:1] for name in USER_COLUMNS})
     direction = np.array([0, 3, 0, 4], dtype=np.float32)
-    user.place_newcomer(direction, 1.0, user.sums(tensors(blank)).numpy()[0])
+    user.place_newcomer(direction, user.sums(tensors(blank)).numpy()[0])
     np.testing.assert_array_equal(user(tensors(rows)), known)
     placed = user(tensors(blank)).numpy()[0]
-    np.testing.assert_allclose(placed, [0, 0.6, 0, 0.8, 2 / (1 + np.exp(-1))], atol=1e-5)
+    np.testing.assert_allclose(placed, [0, 0.6, 0, 0.8, NEWCOMER_WEIGHT], atol=1e-5)
 
 
 def test_unknown_users_are_trained_on_what_was_chosen_of_late(world: Prepared) -> None:
