@@ -11,6 +11,13 @@ import tensorflow as tf
 from feature_repo import names
 from tests.builders.datasets import small_world
 from tests.builders.encoded import encoders_of
+from training.drawing import (
+    batches,
+    drawing_chances,
+    newcomer_chances,
+    sampling_probabilities,
+    unknown_columns,
+)
 from training.export import export_model, model_spec, run_model
 from training.fields import OOV_CODE, PAD_CODE, Field
 from training.heldout import held_out
@@ -18,18 +25,7 @@ from training.prepared import Prepared
 from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
 from training.snapshot import unknown_user
 from training.towers import NEWCOMER_WEIGHT, ItemTower, UserTower, pool
-from training.two_tower import (
-    TwoTower,
-    batches,
-    drawing_chances,
-    fit_two_tower,
-    merlin_schema,
-    newcomer_chances,
-    popular_direction,
-    sampling_probabilities,
-    two_tower_model,
-    unknown_columns,
-)
+from training.two_tower import TwoTower, fit_two_tower, merlin_schema, popular_direction, two_tower_model
 from training.two_tower_config import TwoTowerConfig
 
 ITEMS = 12
