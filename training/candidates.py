@@ -34,10 +34,11 @@ NEGATIVES = 4
 def candidate_rows(
     table: RankingTable, encoders: Encoders, retrieve: Retrieve, until: datetime, seed: int = 0
 ) -> CandidateRows | None:
-    """Makes rows of what users clicked in the days before `until`, and of what else they would be retrieved.
+    """Makes rows of what users would be retrieved before `until`: what they clicked, and some of the rest.
 
-    Features are as of the snapshot, without context, as when served. What its user clicks at any time
-    before `until` is no negative. None where nobody clicked anything new.
+    Features are as of the snapshot, without context, as when served. A click that was not retrieved is left
+    out: beside negatives that all were, it would teach that the likeliest items are the worst. What its user
+    clicks at any time before `until` is no negative. None where nobody clicked anything retrieved.
     """
     prepared = table.prepared
     rng = np.random.default_rng(seed)
@@ -49,14 +50,15 @@ def candidate_rows(
         if not len(held.user_rows):
             continue
         retrieved = retrieve(held, start)
-        pairs = held.relevant.tocoo()
+        is_hit = (retrieved >= 0) & _marks(held.relevant, retrieved)
+        hit_user, hit_place = np.nonzero(is_hit)
         is_negative = (retrieved >= 0) & ~_marks(clicks[held.user_rows], retrieved)
-        at_user, at_item = _draw(retrieved, is_negative, np.diff(held.relevant.indptr) * NEGATIVES, rng)
+        at_user, at_item = _draw(retrieved, is_negative, is_hit.sum(axis=1) * NEGATIVES, rng)
         drawn, unclicked = drawn + len(at_user), unclicked + int(is_negative.sum())
-        users += [held.user_ids[pairs.row], held.user_ids[at_user]]
-        items += [pairs.col.astype(np.int64), at_item]
-        clicked += [np.ones(len(pairs.row)), np.zeros(len(at_user))]
-        instants.append((start, len(pairs.row) + len(at_user)))
+        users += [held.user_ids[hit_user], held.user_ids[at_user]]
+        items += [retrieved[hit_user, hit_place], at_item]
+        clicked += [np.ones(len(hit_user)), np.zeros(len(at_user))]
+        instants.append((start, len(hit_user) + len(at_user)))
     if not drawn:
         return None
     item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)[np.concatenate(items)]
