@@ -31,7 +31,7 @@ PRIOR_START = 0.8
 GATE_START = (2.0, -1.0)
 """At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
 
-NEWCOMER_WEIGHT = 5.0
+NEWCOMER_WEIGHT = 10.0
 """How much popularity counts for a user without history: more than is likeliest, as nothing else is sure."""
 
 
