@@ -41,7 +41,7 @@ def table() -> RankingTable:
             },
         }
     )
-    users = pd.DataFrame({"user_id": [1, 2], "user_age": np.float32([30, np.nan])})
+    users = pd.DataFrame({"user_id": [1, 2], "user_age": np.array([30, np.nan], dtype=np.float32)})
     items = pd.DataFrame({"item_id": [10, 11, 12, 13], "item_kind": pd.array([5, 5, 6, None], dtype="Int64")})
     rows = [
         (1, 10, pd.NaT, 1, 1, None),
