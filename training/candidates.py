@@ -27,7 +27,7 @@ Retrieve = Callable[[HeldOut, datetime], Ints]
 
 SNAPSHOTS = 3
 """Snapshots of the train part, the last ones, whose users are retrieved for."""
-NEGATIVES = 4
+NEGATIVES = 8
 """Unclicked candidates drawn per click."""
 
 
