@@ -33,7 +33,7 @@ RUN uv venv --python 3.11.14 /opt/environment \
 COPY --from=stub /build/triton_python_backend_stub /opt/tritonserver/backends/python/triton_python_backend_stub
 WORKDIR /srv/shortlist
 COPY feature_repo feature_repo
-COPY training/__init__.py training/manifest.py training/fields.py training/encoders.py training/
+COPY training/__init__.py training/manifest.py training/fields.py training/encoders.py training/ordering.py training/
 COPY ensemble ensemble
 # The stub takes the first python3 on PATH for its home, and loads that interpreter's libpython.
 ENV PATH=/opt/environment/bin:$PATH LD_LIBRARY_PATH=/opt/python/current/lib:$LD_LIBRARY_PATH \
