@@ -31,8 +31,12 @@ PRIOR_START = 0.8
 GATE_START = (2.0, -1.0)
 """At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
 
-NEWCOMER_WEIGHT = 10.0
-"""How much popularity counts for a user without history: more than is likeliest, as nothing else is sure."""
+POPULARITY_BOUND = 2.0
+"""The most that popularity counts for a user: exactly so for one without history."""
+
+NEWCOMER_TASTE = 0.2
+"""The length of the direction of a user without history, 1 for all others: popularity decides, as no taste is
+sure, and the scores stay in the range of everyone's."""
 
 
 def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
@@ -95,9 +99,10 @@ class _Tower(tf.keras.layers.Layer):
 class UserTower(_Tower):
     """Encodes users: their recent items, their id and profile; (B, D + 1).
 
-    The last coordinate is how much popularity counts: between 0 and 2 for a user with so much history, and
-    `NEWCOMER_WEIGHT` for a user without. An unknown user has `OOV_CODE` as id, padding as lists and null as
-    profile; training withholds ids, and shows it unknown users.
+    The first D are a direction of length 1, the last coordinate is how much popularity counts, up to
+    `POPULARITY_BOUND`. A user without history has the length `NEWCOMER_TASTE` and the bound. An unknown
+    user has `OOV_CODE` as id, padding as lists and null as profile; training withholds ids, and shows it
+    unknown users.
     """
 
     def __init__(
@@ -131,9 +136,7 @@ class UserTower(_Tower):
         self.newcomer = self.add_weight(
             name="newcomer", shape=(self.width,), initializer="zeros", trainable=False
         )
-        self.newcomer_weight = self.add_weight(
-            name="newcomer_weight", shape=(), initializer="zeros", trainable=False
-        )
+        self.is_placed = self.add_weight(name="is_placed", shape=(), initializer="zeros", trainable=False)
 
     def place_newcomer(self, direction: npt.NDArray[np.float32], sums: npt.NDArray[np.float32]) -> None:
         """Moves users without history by what leads the unknown one, now at `sums` (D + 1,), to a place.
@@ -142,7 +145,7 @@ class UserTower(_Tower):
         """
         length = float(np.linalg.norm(sums[:-1]))
         self.newcomer.assign_add(direction / np.linalg.norm(direction) * length - sums[:-1])
-        self.newcomer_weight.assign(NEWCOMER_WEIGHT)
+        self.is_placed.assign(1.0)
 
     def _scalar(self, name: str, value: float) -> tf.Variable:
         return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
@@ -150,10 +153,12 @@ class UserTower(_Tower):
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
         sums = self.sums(inputs, training)
-        weight = 2.0 * tf.sigmoid(sums[:, -1:])
-        placed = self._is_new(inputs) * tf.cast(self.newcomer_weight > 0.0, tf.float32)
-        weight += placed * (self.newcomer_weight - weight)
-        return tf.concat([tf.math.l2_normalize(sums[:, :-1], axis=1), weight], axis=1)
+        direction = tf.math.l2_normalize(sums[:, :-1], axis=1)
+        weight = POPULARITY_BOUND * tf.sigmoid(sums[:, -1:])
+        placed = self._is_new(inputs) * self.is_placed
+        direction *= 1.0 + placed * (NEWCOMER_TASTE - 1.0)
+        weight += placed * (POPULARITY_BOUND - weight)
+        return tf.concat([direction, weight], axis=1)
 
     def _is_new(self, inputs: Tensors) -> tf.Tensor:
         """Gives 1.0 for users without history, (B,1)."""

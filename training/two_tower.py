@@ -26,7 +26,7 @@ from training.fields import Field
 from training.item_factors import item_factors
 from training.newcomer import newcomer
 from training.retrieval import RetrievalExamples
-from training.towers import ItemTower, UserTower
+from training.towers import POPULARITY_BOUND, ItemTower, UserTower
 from training.two_tower_config import TwoTowerConfig
 
 Array = npt.NDArray[Any]
@@ -58,8 +58,8 @@ class TwoTower:
     def score_range(self) -> tuple[float, float]:
         """Bounds of the inner product of any user with any item: a cosine, plus the weighted prior."""
         prior = self.item_tower.config.temperature * self.item_tower.prior().numpy()
-        weight = max(2.0, float(self.user_tower.newcomer_weight))
-        return -1.0 + weight * min(float(prior.min()), 0.0), 1.0 + weight * max(float(prior.max()), 0.0)
+        low, high = min(float(prior.min()), 0.0), max(float(prior.max()), 0.0)
+        return -1.0 + POPULARITY_BOUND * low, 1.0 + POPULARITY_BOUND * high
 
 
 def _encode(

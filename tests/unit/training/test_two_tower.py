@@ -24,7 +24,7 @@ from training.heldout import held_out
 from training.prepared import Prepared
 from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
 from training.snapshot import unknown_user
-from training.towers import NEWCOMER_WEIGHT, ItemTower, UserTower, pool
+from training.towers import NEWCOMER_TASTE, POPULARITY_BOUND, ItemTower, UserTower, pool
 from training.two_tower import TwoTower, fit_two_tower, merlin_schema, popular_direction, two_tower_model
 from training.two_tower_config import TwoTowerConfig
 
@@ -188,7 +188,8 @@ def test_a_place_for_newcomers_moves_nobody_with_a_history() -> None:
     user.place_newcomer(direction, user.sums(tensors(blank)).numpy()[0])
     np.testing.assert_array_equal(user(tensors(rows)), known)
     placed = user(tensors(blank)).numpy()[0]
-    np.testing.assert_allclose(placed, [0, 0.6, 0, 0.8, NEWCOMER_WEIGHT], atol=1e-5)
+    taste = NEWCOMER_TASTE * np.array([0, 0.6, 0, 0.8])
+    np.testing.assert_allclose(placed, [*taste, POPULARITY_BOUND], atol=1e-5)
 
 
 def test_unknown_users_are_trained_on_what_was_chosen_of_late(world: Prepared) -> None:
