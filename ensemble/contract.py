@@ -26,7 +26,6 @@ EXCLUDE_WIDTHS = (16, 128, 1024)
 """The few widths E, so that requests have equal shapes and batch together."""
 FILTER_WIDTHS = (256, 2048)
 """The few widths F."""
-CONTEXT_PREFIX = "context_"
 
 
 class Source(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +12,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_repo.environment import read_settings
 
 
 class Provider(StrEnum):
@@ -107,17 +107,4 @@ class EnsembleSettings(BaseSettings):
 
 def load_settings() -> EnsembleSettings:
     """Reads the environment; a wrong value ends the process with one line and exit status 2."""
-    try:
-        return EnsembleSettings()
-    except ValidationError as error:
-        sys.stderr.write(describe(error) + "\n")
-        raise SystemExit(2) from None
-
-
-def describe(error: ValidationError) -> str:
-    """Names each wrong setting, its value and what is expected, in one line."""
-    parts = []
-    for e in error.errors():
-        name = "__".join(str(p) for p in e["loc"]).upper()
-        parts.append(f"SHORTLIST_{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
-    return "settings: " + "; ".join(parts)
+    return read_settings(EnsembleSettings)

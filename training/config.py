@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feature_repo.environment import read_settings
 from training.dlrm_config import DlrmConfig
 from training.two_tower_config import TwoTowerConfig
 
@@ -85,17 +85,4 @@ class TrainingSettings(BaseSettings):
 
 def load_settings() -> TrainingSettings:
     """Reads the environment; a wrong value ends the process with one line and exit status 2."""
-    try:
-        return TrainingSettings()
-    except ValidationError as error:
-        sys.stderr.write(describe(error) + "\n")
-        raise SystemExit(2) from None
-
-
-def describe(error: ValidationError) -> str:
-    """Names each wrong setting, its value and what is expected, in one line."""
-    parts = []
-    for e in error.errors():
-        name = "__".join(str(part) for part in e["loc"]).upper()
-        parts.append(f"SHORTLIST_{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
-    return "settings: " + "; ".join(parts)
+    return read_settings(TrainingSettings)
