@@ -64,6 +64,9 @@ class Degradation(StrEnum):
     SHORT = "short"
     FILTER_CANDIDATES = "filter_candidates"
     DISPLAY = "display"
+    FEWER_CANDIDATES = "fewer_candidates"  # less than K were considered, to be in time
+    SCORE_CANDIDATES = "score_candidates"  # ordered by retrieval alone: the ranker was left out, or failed
+    LATE = "late"  # this user's deadline passed on the way; the slate is empty
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,13 @@ REQUEST_TENSORS = (
     Tensor("filters", np.uint8, -1),
     Tensor("seed", np.int64, 1),
     Tensor("deadline_us", np.int64, 1),
+    Tensor("quality", np.float32, 1),
 )
-"""What every request sends, beside one int64 (B,1) tensor per context column of the manifest."""
+"""What every request sends, beside one int64 (B,1) tensor per context column of the manifest.
+
+`quality` is the share of K candidates to consider, in [0,1]; 0 leaves the ranker out as well.
+"""
+FULL_QUALITY = 1.0
 
 SLATE_TENSORS = ("item_ids", "item_scores")
 ALWAYS_TENSORS = ("degraded", "stage_us")

@@ -79,7 +79,8 @@ class Recommender:
     def warm_up(self) -> None:
         """Runs a request of nobody, so that the first real one finds everything in place; a failure is left
         to it."""
-        request = {name: np.ones((1, 1), dtype=np.int64) for name in self.inputs}
+        request: dict[str, Array] = {name: np.ones((1, 1), dtype=np.int64) for name in self.inputs}
+        request["quality"] = np.ones((1, 1), dtype=np.float32)
         request["deadline_us"] = np.array([[NO_DEADLINE]])
         self.answer([request | {"exclude_item_ids": encode_excluded(()), "filters": encode_filters({})}])
 

@@ -19,7 +19,7 @@ from service.tensors import Array, Slate, decode_slate, encode_request
 
 TRITON = "triton"
 _SLATE_OUTPUTS = (*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities")
-_DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
+_DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 _CHANNEL = [
     (
         "grpc.keepalive_time_ms",

@@ -60,6 +60,7 @@ def encode_request(
     scalars = {"user_id": request.user_id, "n": request.n, "seed": seed, "deadline_us": deadline_us}
     scalars |= {name: told.get(name, contract.NO_CONTEXT) for name in context}
     tensors: dict[str, Array] = {name: np.array([[value]], dtype=np.int64) for name, value in scalars.items()}
+    tensors["quality"] = np.array([[contract.FULL_QUALITY]], dtype=np.float32)
     tensors["exclude_item_ids"] = contract.encode_excluded(request.exclude_item_ids)
     tensors["filters"] = contract.encode_filters(request.filters)
     return tensors

@@ -111,6 +111,7 @@ class OurTriton:
         scalars = {"user_id": user, "n": self.n, "seed": 0, "deadline_us": contract.NO_DEADLINE}
         scalars |= dict.fromkeys(self.context, contract.NO_CONTEXT)
         tensors: dict[str, npt.NDArray[Any]] = {n: np.array([[v]], np.int64) for n, v in scalars.items()}
+        tensors["quality"] = np.array([[contract.FULL_QUALITY]], np.float32)
         tensors["exclude_item_ids"] = contract.encode_excluded([])
         tensors["filters"] = contract.encode_filters({})
         return [_input(name, array) for name, array in tensors.items()]
@@ -191,7 +192,7 @@ def _outputs(names: Sequence[str]) -> list[grpc.InferRequestedOutput]:
 
 
 def _input(name: str, array: npt.NDArray[Any]) -> grpc.InferInput:
-    kinds = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
+    kinds = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
     made = grpc.InferInput(name, list(array.shape), kinds[array.dtype])
     made.set_data_from_numpy(array)
     return made

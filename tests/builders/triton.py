@@ -272,6 +272,7 @@ def make_request(
     surface: int = contract.NO_CONTEXT,
     seed: int = 0,
     deadline_us: int = contract.NO_DEADLINE,
+    quality: float = contract.FULL_QUALITY,
 ) -> dict[str, np.ndarray]:
     """Makes one user's request tensors, each (1, width)."""
     single = {
@@ -284,6 +285,7 @@ def make_request(
     return {name: np.array([[value]], dtype=np.int64) for name, value in single.items()} | {
         "exclude_item_ids": contract.encode_excluded(excluded),
         "filters": contract.encode_filters(filters or {}),
+        "quality": np.array([[quality]], dtype=np.float32),
     }
 
 
