@@ -15,10 +15,12 @@ import redis
 
 from deploy.local.settings import load_settings
 from ensemble.contract import seen_key
-from tests.load import generate, report
+from tests.load import report, result, traffic
 
 LOOK_AT = 200_000
 """Most users looked at in Redis; the ones used are drawn from these."""
+
+WARM_UP_S = 0.3
 
 
 class LoadError(Exception):
@@ -56,6 +58,15 @@ def positive(value: str) -> float:
     return number
 
 
+async def load(arguments: argparse.Namespace, users: list[int]) -> traffic.Run:
+    """Warms up, which counts for nothing: it opens connections and fills caches; then loads."""
+    asked = {"n": arguments.n, "seed": arguments.seed}
+    await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **asked)
+    return await traffic.open_loop(
+        arguments.port, users, rate=arguments.rate, duration_s=arguments.duration, **asked
+    )
+
+
 def main() -> int:
     """Runs, prints and writes the report; 1 where a request failed or there was nothing to load."""
     settings = load_settings()
@@ -65,42 +76,32 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=1000, help="most users to draw from (default: 1000)")
     parser.add_argument("--n", type=int, default=10, help="items per request (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the users and the arrivals (default: 0)")
-    parser.add_argument("--url", default=settings.gateway_url, help=f"default: {settings.gateway_url}")
+    parser.add_argument("--port", type=int, default=settings.port, help=f"default: {settings.port}")
     arguments = parser.parse_args()
+    url = f"http://{traffic.HOST}:{arguments.port}"
     try:
-        httpx.get(f"{arguments.url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
+        httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
         users = user_ids(settings.redis, max(arguments.users, 1), arguments.seed)
     except httpx.HTTPError as error:
-        print(f"the gateway at {arguments.url} does not answer ({error}); run `make up`", file=sys.stderr)
+        print(f"the gateway at {url} does not answer ({error}); run `make up`", file=sys.stderr)
         return 1
     except LoadError as error:
         print(error, file=sys.stderr)
         return 1
-    print(
-        f"loading {arguments.url} for {arguments.duration:g} s at {arguments.rate:g} requests/s", flush=True
-    )
+    print(f"loading {url} for {arguments.duration:g} s at {arguments.rate:g} requests/s", flush=True)
     asked = {
         "n": arguments.n,
         "seed": arguments.seed,
         "rate": arguments.rate,
         "duration_s": arguments.duration,
     }
-    result = asyncio.run(
-        generate.run(
-            arguments.url,
-            users,
-            rate=arguments.rate,
-            duration_s=arguments.duration,
-            n=arguments.n,
-            seed=arguments.seed,
-        )
-    )
-    told = report.summary(result, {**asked, "users": len(users)})
-    print(report.text(told, result.latency))
+    found = result.count(asyncio.run(load(arguments, users)), arguments.duration)
+    told = report.summary(found, {**asked, "users": len(users)})
+    print(report.text(told, found.latency))
     name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
-    for path in report.write(told, result.latency, settings.var / "load", name):
+    for path in report.write(told, found.latency, settings.var / "load", name):
         print(f"wrote       {os.path.relpath(path, Path.cwd())}")
-    return 1 if result.errors else 0
+    return 1 if found.errors else 0
 
 
 if __name__ == "__main__":

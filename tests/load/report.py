@@ -10,7 +10,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from tests.load.generate import Result
+from tests.load.result import Result
 
 PERCENTILES = (50.0, 95.0, 99.0)
 ROWS, BAR = 14, 40

@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from tests.load import generate, report
+from tests.load import report, result, traffic
 
 STALL_S = 0.5
 
@@ -51,14 +51,16 @@ def server() -> Iterator[tuple[str, type[Stalling]]]:
         thread.join()
 
 
-def load(url: str, rate: float = 100.0, duration_s: float = 2.0) -> generate.Result:
-    return asyncio.run(generate.run(url, [1, 2, 3], rate=rate, duration_s=duration_s))
+def load(url: str, rate: float = 100.0, duration_s: float = 2.0) -> result.Result:
+    port = int(url.rpartition(":")[2])
+    run = asyncio.run(traffic.open_loop(port, [1, 2, 3], rate=rate, duration_s=duration_s))
+    return result.count(run, duration_s)
 
 
 def test_schedule_has_the_rate_and_follows_the_seed() -> None:
-    instants = generate.schedule(200.0, 50.0, seed=1)
-    assert instants == generate.schedule(200.0, 50.0, seed=1) == sorted(instants)
-    assert instants != generate.schedule(200.0, 50.0, seed=2)
+    instants = traffic.schedule(200.0, 50.0, seed=1)
+    assert instants == traffic.schedule(200.0, 50.0, seed=1) == sorted(instants)
+    assert instants != traffic.schedule(200.0, 50.0, seed=2)
     assert len(instants) == pytest.approx(10_000, rel=0.05)
     assert max(instants) < 50.0
 
@@ -72,46 +74,70 @@ def test_a_stall_shows_in_every_request_that_fell_due_in_it(server: tuple[str, t
 
     thread = Thread(target=stall)
     thread.start()
-    result = load(url)
+    seen = load(url)
     thread.join()
-    told = report.summary(result, {})
+    told = report.summary(seen, {})
     # A quarter of the run was stalled. A client that waits for each answer would see one slow request of 150.
-    slow = sum(count for ms, count in report.recorded(result.latency) if ms > 100.0)
+    slow = sum(count for ms, count in report.recorded(seen.latency) if ms > 100.0)
     assert slow > 20
     assert told["latency_ms"]["p99"] > 1000 * STALL_S * 0.7
     assert told["latency_ms"]["max"] >= told["latency_ms"]["p99"] >= told["latency_ms"]["p95"]
 
 
 def test_every_scheduled_request_is_counted_once(server: tuple[str, type[Stalling]]) -> None:
-    result = load(server[0], duration_s=1.0)
-    assert result.scheduled == result.answered == result.latency.get_total_count() > 50
-    assert result.sources == {"ensemble": result.scheduled}
-    assert result.degraded == {"short": result.scheduled}
-    assert not result.errors
+    seen = load(server[0], duration_s=1.0)
+    assert seen.scheduled == seen.answered == seen.latency.get_total_count() > 50
+    assert seen.sources == {"ensemble": seen.scheduled}
+    assert seen.degraded == {"short": seen.scheduled}
+    assert not seen.errors
 
 
 def test_failed_requests_are_errors_by_kind(server: tuple[str, type[Stalling]]) -> None:
     url, handler = server
     handler.status = 503
-    result = load(url, duration_s=0.5)
-    assert result.errors == {"HTTP 503": result.scheduled}
-    assert result.achieved_rate == 0.0
+    seen = load(url, duration_s=0.5)
+    assert seen.errors == {"HTTP 503": seen.scheduled}
+    assert seen.achieved_rate == 0.0
 
 
 def test_a_server_that_is_gone_is_an_error_not_a_crash() -> None:
-    result = load("http://127.0.0.1:9", duration_s=0.2)
-    assert result.errors == {"ConnectError": result.scheduled}
+    seen = load("http://127.0.0.1:9", duration_s=0.2)
+    assert seen.errors == {"ConnectionRefusedError": seen.scheduled}
 
 
 def test_report_holds_a_histogram_of_all_answers_and_a_picture(
     server: tuple[str, type[Stalling]], tmp_path: Path
 ) -> None:
-    result = load(server[0], duration_s=0.5)
-    told = report.summary(result, {"rate": 100.0, "duration_s": 0.5, "users": 3, "seed": 0, "n": 10})
-    lines = report.text(told, result.latency).splitlines()
+    seen = load(server[0], duration_s=0.5)
+    told = report.summary(seen, {"rate": 100.0, "duration_s": 0.5, "users": 3, "seed": 0, "n": 10})
+    lines = report.text(told, seen.latency).splitlines()
     bars = [line for line in lines if " ms " in line and " - " in line]
-    assert sum(int(line.split(" ms ")[1].split()[0]) for line in bars) == result.scheduled
-    figures, picture = report.write(told, result.latency, tmp_path, "run")
+    assert sum(int(line.split(" ms ")[1].split()[0]) for line in bars) == seen.scheduled
+    figures, picture = report.write(told, seen.latency, tmp_path, "run")
     assert json.loads(figures.read_text()) == told
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "run.png"]
+
+
+def test_callers_that_wait_ask_one_request_after_the_other(server: tuple[str, type[Stalling]]) -> None:
+    port = int(server[0].rpartition(":")[2])
+    run = asyncio.run(traffic.closed_loop(port, [1, 2, 3], clients=2, duration_s=0.5))
+    assert {exchange.status for exchange in run.exchanges} == {200}
+    assert {exchange.user_id for exchange in run.exchanges} == {1, 2, 3}
+    starts = sorted((exchange.sent_s, 1) for exchange in run.exchanges)
+    ends = sorted((exchange.done_s, -1) for exchange in run.exchanges)
+    at_once = 0
+    for _, change in sorted(starts + ends):
+        at_once += change
+        assert 0 <= at_once <= 2
+
+
+def test_an_answer_that_does_not_come_is_an_error_after_the_timeout(
+    server: tuple[str, type[Stalling]],
+) -> None:
+    url, handler = server
+    handler.stalled_until = time.monotonic() + 2.0
+    port = int(url.rpartition(":")[2])
+    run = asyncio.run(traffic.open_loop(port, [1], rate=20.0, duration_s=0.5, timeout_s=0.2))
+    assert result.count(run, 0.5).errors == {"timeout": len(run.exchanges)}
+    assert all(200 <= exchange.latency_ms < 1500 for exchange in run.exchanges)
