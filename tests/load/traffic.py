@@ -1,9 +1,9 @@
 """Sends requests over raw sockets and keeps every answer as it came: about 0.06 ms of CPU per request.
 
-A client that waits for each answer sends less when the server stalls, and so hides the stall (closed loop:
-what a fixed number of callers get). At the instants of a schedule, a stall delays every request that falls due
-in it (open loop: what independent users get; asyncio sends up to a millisecond late, and that counts). Answers
-are judged after the clock, so that judging costs the server nothing.
+A client that waits for each answer sends less when the server stalls, and so hides the stall (closed
+loop: what a fixed number of callers get). At the instants of a schedule, a stall delays every request that
+falls due in it (open loop: what independent users get; asyncio sends up to a millisecond late, and that
+counts). Answers are judged after the clock, so that judging costs the server nothing.
 """
 
 from __future__ import annotations
