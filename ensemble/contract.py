@@ -171,6 +171,11 @@ def bundles_key(dataset: str) -> str:
     return f"bundles:{dataset}"
 
 
+def index_search_key(bundle: str) -> str:
+    """The key of how the bundle's index is searched, as JSON: `beyond` and what it was measured on."""
+    return f"index_search:{bundle}"
+
+
 def seen_key(user_id: int) -> str:
     """The key of the items that a user has seen: the only definition of seen."""
     return f"seen:{user_id}"

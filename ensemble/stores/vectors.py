@@ -3,7 +3,9 @@ round trip."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from ensemble.contract import PAD_ID, ErrorCode, Filters, Stage, StageError, index_name
+from ensemble.contract import PAD_ID, ErrorCode, Filters, Stage, StageError, index_name, index_search_key
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -88,6 +90,15 @@ class RedisVectorIndex:
         """Takes the bundle whose index is searched, and its filterable columns in order, with their
         dtypes."""
         self.redis, self.index, self.kinds = redis, index_name(bundle), dict(kinds)
+        self.search_key = index_search_key(bundle)
+
+    @cached_property
+    def beyond(self) -> int | None:
+        """How many more items than asked for a search of the graph keeps in view (EF_RUNTIME less K), as
+        measured when the index was built; None where search is exact. Read once.
+        """
+        value: Any = self.redis.get(self.search_key)
+        return None if value is None else int(json.loads(value)["beyond"])
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
@@ -101,6 +112,7 @@ class RedisVectorIndex:
             replies = pipe.execute()
         except ResponseError as error:
             if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
+                self.__dict__.pop("beyond", None)  # a new index may be searched otherwise
                 message = f"Redis has no index {self.index}; run python -m ensemble.index"
                 raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
             raise
@@ -113,10 +125,14 @@ class RedisVectorIndex:
         return ids, scores
 
     def _command(self, vector: Floats, count: int, filters: Filters) -> tuple[Any, ...]:
-        query = f"{filter_query(filters, self.kinds)}=>[KNN {count} @{VECTOR_FIELD} $vector AS distance]"
-        blob = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+        parameters: list[Any] = ["vector", np.ascontiguousarray(vector, dtype="<f4").tobytes()]
+        nearest = f"KNN {count} @{VECTOR_FIELD} $vector"
+        if self.beyond is not None:
+            nearest += " EF_RUNTIME $ef"
+            parameters += ["ef", count + self.beyond]
+        query = f"{filter_query(filters, self.kinds)}=>[{nearest} AS distance]"
         command = ("FT.SEARCH", self.index, query, "RETURN", 1, "distance", "SORTBY", "distance", "ASC")
-        return (*command, "LIMIT", 0, count, "PARAMS", 2, "vector", blob, "DIALECT", 2)
+        return (*command, "LIMIT", 0, count, "PARAMS", len(parameters), *parameters, "DIALECT", 2)
 
 
 def alias(kinds: Mapping[str, str], column: str) -> str:
