@@ -44,14 +44,14 @@ def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: 
     report = Report(is_full=settings.quality is Quality.FULL)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
-    users, items = learned.retrieval.vectors(held, split.validate_until)
+    vectors = learned.retrieval.vectors(held, split.validate_until)
     is_first = seed == settings.seed
     assess_ranking(report, prepared, settings, rows, learned, seed)
     if is_first and settings.quality is not Quality.DEFAULT:
         assess_ranking_baselines(report, prepared, settings, rows, learned, seed)
-    report.add("retrieval", "two-tower", evaluate_vectors(held, users, items))
-    assess_unknown_users(report, prepared, learned, held, items)
-    assess_end_to_end(report, prepared, learned, held, settings.k)
+    report.add("retrieval", "two-tower", evaluate_vectors(held, *vectors))
+    assess_unknown_users(report, prepared, learned, held, vectors[1])
+    assess_end_to_end(report, prepared, learned, held, vectors, settings.k)
     if is_first:
         assess_retrieval_baselines(report, prepared, held)
     return report
@@ -190,17 +190,17 @@ def assess_unknown_users(
     report.add("unknown_users", "two-tower", evaluate_vectors(held, everyone, items))
 
 
-def assess_end_to_end(report: Report, prepared: Prepared, learned: Learned, held: HeldOut, k: int) -> None:
+def assess_end_to_end(
+    report: Report,
+    prepared: Prepared,
+    learned: Learned,
+    held: HeldOut,
+    vectors: tuple[Vectors, Vectors],
+    k: int,
+) -> None:
     """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""
-    slates = make_slates(
-        prepared,
-        learned.encoders,
-        learned.retrieval,
-        learned.dlrm,
-        held,
-        prepared.split.validate_until,
-        k,
-    )
+    instant = prepared.split.validate_until
+    slates = make_slates(prepared, learned.encoders, learned.dlrm, held, vectors, instant, k)
     served = order_scores(slates.ranking_scores, slates.retrieval_scores, learned.order)
     orders = {"two-tower, then DLRM": served, "DLRM's order alone": slates.ranking_scores}
     for model, scores in orders.items():

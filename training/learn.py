@@ -15,8 +15,7 @@ import pandas as pd
 
 from feature_repo import names
 from feature_repo.affinity import LISTS
-from feature_repo.dataset import Columns
-from training.candidates import candidate_rows
+from training.candidates import Window, candidate_rows, candidate_windows
 from training.config import TrainingSettings
 from training.dlrm import CandidateRows, Dlrm, fit_dlrm
 from training.encoders import Encoders
@@ -27,14 +26,16 @@ from training.heldout import HeldOut, held_out
 from training.manifest import OrderSpec
 from training.prepared import Prepared
 from training.ranking import RankingRows, RankingTable, concatenate
-from training.raw import Array, all_columns, raw_arrays
-from training.retrieval import UserHistories, retrieval_examples
+from training.raw import Array, all_columns
+from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
 from training.slates import Retrieval, make_slates
 from training.two_tower import TwoTower, fit_two_tower
 from training.workflow import fit_workflow, workflow_rows
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
+EARLY_SHARE = 0.5
+"""Least share of the positives that second towers learn from; candidates come from fewer days rather."""
 WORKFLOW_PARTITION = 20_000
 """Rows that NVTabular takes at a time."""
 
@@ -104,7 +105,7 @@ def fit_retrieval(prepared: Prepared, encoders: Encoders, settings: TrainingSett
     """Trains the towers; early stopping looks at NDCG@100 on the validation part."""
     histories = UserHistories.of(prepared, encoders)
     examples = retrieval_examples(prepared, histories, prepared.split.train_until)
-    catalogue = encoders.encode_all(raw_arrays(prepared.items, _item_columns(prepared)))
+    catalogue = item_columns(prepared, encoders)
     held = first_users(held_out(prepared, prepared.split.train_until, prepared.split.validate_until))
     users = histories.as_of(held.user_rows, prepared.split.train_until)
 
@@ -145,14 +146,48 @@ def fit_ranker(
 
 
 def make_candidates(
-    prepared: Prepared, encoders: Encoders, rows: Rows, retrieval: Retrieval, k: int, seed: int
+    prepared: Prepared,
+    encoders: Encoders,
+    rows: Rows,
+    retrieval: Retrieval,
+    settings: TrainingSettings,
+    seed: int,
 ) -> CandidateRows | None:
-    """Makes rows of what the towers retrieve for users of the train part's last days, clicked or not."""
+    """Makes rows of what users of the train part's last days would be retrieved, clicked or not.
+
+    Second towers retrieve them, which end before those days: the served ones have learned from the clicks
+    there, and would retrieve what they remember. None where too little lies before; the ranker then learns
+    from exposures alone.
+    """
+    windows, examples = early_examples(prepared, rows, retrieval.histories)
+    if not windows:
+        return None
+    towers = fit_two_tower(encoders.fields, examples, retrieval.catalogue, settings.two_tower, seed)
+    early = replace(retrieval, two_tower=towers)
 
     def retrieve_for(held: HeldOut, instant: datetime) -> npt.NDArray[np.int64]:
-        return retrieve(held, *retrieval.vectors(held, instant), k)
+        return retrieve(held, *early.vectors(held, instant), settings.k)
 
-    return candidate_rows(rows.table, encoders, retrieve_for, prepared.split.train_until, seed)
+    return candidate_rows(rows.table, encoders, retrieve_for, windows, seed)
+
+
+def early_examples(
+    prepared: Prepared, rows: Rows, histories: UserHistories
+) -> tuple[list[Window], RetrievalExamples]:
+    """Chooses the days that candidates come from, and gives all positives before the first of them.
+
+    The earliest of these days are left out until `EARLY_SHARE` of the positives lies before: few days, or
+    most interactions in the last ones, may leave none.
+    """
+    until = prepared.split.train_until
+    examples = every = retrieval_examples(prepared, histories, until)
+    windows = candidate_windows(rows.table, until)
+    while windows:
+        examples = retrieval_examples(prepared, histories, windows[0][0])
+        if len(examples) >= EARLY_SHARE * len(every):
+            break
+        windows = windows[1:]
+    return windows, examples
 
 
 def learn_order(
@@ -161,7 +196,8 @@ def learn_order(
     """Fits how slates are ordered: what the validation part's users clicked of what is retrieved for them."""
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until))
-    slates = make_slates(prepared, encoders, retrieval, dlrm, held, split.train_until, k)
+    vectors = retrieval.vectors(held, split.train_until)
+    slates = make_slates(prepared, encoders, dlrm, held, vectors, split.train_until, k)
     at = np.arange(len(slates.items))[:, None]
     clicked = held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0
     live = slates.items >= 0
@@ -172,8 +208,3 @@ def first_users(held: HeldOut, most: int = VALIDATION_USERS) -> HeldOut:
     """Keeps the first users of a held-out part; ids say nothing about taste."""
     parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
     return replace(held, **parts)
-
-
-def _item_columns(prepared: Prepared) -> Columns:
-    dataset = prepared.dataset
-    return {names.ITEM_ID: dataset.items[names.ITEM_ID], **dataset.item_catalog}

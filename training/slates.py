@@ -51,14 +51,17 @@ class Slates:
 def make_slates(
     prepared: Prepared,
     encoders: Encoders,
-    retrieval: Retrieval,
     dlrm: Dlrm,
     held: HeldOut,
+    vectors: tuple[Floats, Floats],
     instant: datetime,
     k: int,
 ) -> Slates:
-    """Retrieves the `k` best unseen items of every held-out user and ranks them; context unknown."""
-    user_vectors, item_vectors = retrieval.vectors(held, instant)
+    """Retrieves the `k` best unseen items of every held-out user and ranks them; context unknown.
+
+    `vectors` are those users' (U,D) as of the instant, and the catalogue's (I,D).
+    """
+    user_vectors, item_vectors = vectors
     items = retrieve(held, user_vectors, item_vectors, k)
     candidates = Candidates(
         prepared.dataset, encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)
