@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from ensemble import contract
+from service.keys import ApiKey, parse_keys
 
 PREFIX = "SHORTLIST_"
 
@@ -33,6 +36,23 @@ def _host_and_port(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_host_and_port)]
+
+
+def _keys(value: Any) -> Any:
+    return parse_keys(value) if isinstance(value, str) else value
+
+
+ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_keys)]
+SECRET = "api_keys"
+"""A wrong value of this setting is not repeated: it may be a key where its hash should be."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host; a name other than localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class TritonSettings(BaseModel):
@@ -98,9 +118,39 @@ class Settings(BaseSettings):
         description="Seconds that requests in flight get to finish after SIGTERM. Raise it above the slowest "
         "caller's timeout; lower it to restart sooner.",
     )
+    api_keys: ApiKeys = Field(
+        (),
+        description="Who may ask under /v1: NAME:HASH, separated by commas, as `python -m service.keys NAME` "
+        "prints them. None: anyone, which is refused unless the host is loopback.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Lets anyone ask who reaches the address: for a gateway behind a proxy that knows its "
+        "callers.",
+    )
     max_body_bytes: PositiveInt = Field(
         65536,
         description="Longest request body. The longest valid one (1,024 excluded ids) is below 32,000 bytes.",
+    )
+    max_head_bytes: PositiveInt = Field(
+        16384,
+        description="Longest request line and headers together. Raise it for callers with long "
+        "cookies; lower it to spend less memory on strangers.",
+    )
+    max_connections: PositiveInt = Field(
+        1000,
+        description="Connections open at once; one more is told 503. Raise it for more callers, and the "
+        "limit of open files with it; lower it to spend less memory.",
+    )
+    receive_timeout_ms: PositiveInt = Field(
+        2000,
+        description="Milliseconds that a request's head may take to arrive, its body once more, and an "
+        "answer to be taken. Raise it for slow networks; lower it to be rid of stalled callers sooner.",
+    )
+    idle_timeout_s: PositiveInt = Field(
+        30,
+        description="Seconds that a connection may stay open between two requests. Raise it above the idle "
+        "timeout of a balancer in front; lower it to free connections sooner.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
@@ -112,6 +162,20 @@ class Settings(BaseSettings):
     def bundle(self) -> Path:
         """The bundle's folder."""
         return self.bundle_dir or self.var_dir / "bundles" / "current"
+
+    @model_validator(mode="after")
+    def _strangers_are_let_in_on_purpose(self) -> Self:
+        if self.api_keys and self.allow_anonymous:
+            raise ValueError(
+                "SHORTLIST_ALLOW_ANONYMOUS: must be false where SHORTLIST_API_KEYS is set; choose one"
+            )
+        if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
+            raise ValueError(
+                f"SHORTLIST_API_KEYS: must be set where SHORTLIST_HOST, {self.host}, is not loopback: "
+                "`python -m service.keys NAME` makes a key; or set SHORTLIST_ALLOW_ANONYMOUS=true behind a "
+                "proxy that knows its callers"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reserve_fits_in_the_budget(self) -> Self:
@@ -140,5 +204,7 @@ def load_settings() -> Settings:
         for wrong in error.errors():
             name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
             message = wrong["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}: {message}, not {wrong['input']!r}" if wrong["loc"] else message)
+            if wrong["loc"] and wrong["loc"][0] != SECRET:
+                message += f", not {wrong['input']!r}"
+            lines.append(f"{name}: {message}" if wrong["loc"] else message)
         raise WrongSettings("; ".join(lines)) from None

@@ -87,7 +87,7 @@ async def running(bundle: Path, **settings: str) -> AsyncIterator[Gateway]:
     [
         ({"LATENCY_BUDGET_MS": "soon"}, "SHORTLIST_LATENCY_BUDGET_MS: "),
         ({"BUNDLE_DIR": "/nowhere"}, "/nowhere/manifest.json: No such file or directory; run `make train`"),
-        ({"HOST": "192.0.2.1"}, "SHORTLIST_HOST"),
+        ({"HOST": "192.0.2.1", "ALLOW_ANONYMOUS": "true"}, "SHORTLIST_HOST: cannot listen"),
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(
