@@ -71,6 +71,11 @@ class TrainingSettings(BaseSettings):
         2, description="Threads of TensorFlow. Metrics are reproduced with the same number only."
     )
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
+    flat_up_to: NonNegativeInt = Field(
+        100_000,
+        description="Items up to which the index compares every vector, exact; above, it is a graph (HNSW). "
+        "Higher: exact, and slower in proportion to the catalogue.",
+    )
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
     dlrm: DlrmConfig = DlrmConfig()

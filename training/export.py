@@ -17,8 +17,6 @@ from training.manifest import IndexSpec, ModelSpec
 
 OPSET = 17
 TOLERANCE = 1e-5
-FLAT_UP_TO = 100_000
-"""Items up to which an exact scan of every vector is fast enough; above, the index is approximate (HNSW)."""
 
 Array = npt.NDArray[Any]
 Model = Callable[[dict[str, tf.Tensor]], tf.Tensor]
@@ -97,9 +95,9 @@ def run_model(path: Path, spec: ModelSpec, arrays: Mapping[str, Array], rows: in
     return np.concatenate(parts)
 
 
-def index_spec(items: int) -> IndexSpec:
-    """Takes the size of the catalogue, gives the kind of index that serves it: exact up to `FLAT_UP_TO`."""
-    return IndexSpec(kind="FLAT" if items <= FLAT_UP_TO else "HNSW")
+def index_spec(items: int, flat_up_to: int) -> IndexSpec:
+    """Takes the size of the catalogue, gives the index that serves it: exact up to `flat_up_to` items."""
+    return IndexSpec(kind="FLAT" if items <= flat_up_to else "HNSW")
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, int, tf.DType]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from feature_repo.dataset import DATASET_FILE
@@ -47,6 +48,8 @@ from training.serving_files import dataset_card, popular_slate, sample_users, wr
 
 SAMPLE_ROWS = 512
 """Encoded real rows on which every export is compared with TensorFlow."""
+QUERY_USERS = 1000
+"""Users whose vectors the bundle keeps, to measure an approximate index with."""
 CODE = Path(__file__).parent.parent
 
 
@@ -125,6 +128,8 @@ def write_bundle(
     learned.encoders.save(folder / files.ENCODERS_FILE)
     np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
     np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
+    queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
+    np.save(folder / files.USER_VECTORS_FILE, queries)
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
     write_json(folder / files.POPULAR_FILE, popular_slate(prepared, name))
     write_json(folder / files.METRICS_FILE, {"bundle": name} | dict(metrics))
@@ -142,7 +147,7 @@ def write_bundle(
             "items": len(vectors),
             "vector_width": vectors.shape[1],
             "score_range": learned.retrieval.two_tower.score_range,
-            "index": index_spec(len(vectors)),
+            "index": index_spec(len(vectors), settings.flat_up_to),
             "order": learned.order,
             "context": tuple(dataset.context),
             "display": dataset.display,
@@ -157,6 +162,17 @@ def write_bundle(
 def sample_rows(rows: RankingRows, seed: int) -> RankingRows:
     """Draws some of the ranker's rows."""
     return take(rows, np.random.default_rng(seed).integers(0, len(rows), SAMPLE_ROWS))
+
+
+def user_vectors(
+    folder: Path, spec: ModelSpec, prepared: Prepared, learned: Learned, seed: int
+) -> npt.NDArray[np.float32]:
+    """Encodes some users as of the data set's clock, (Q,D): what requests will search the index with."""
+    histories, rng = learned.retrieval.histories, np.random.default_rng(seed)
+    known = len(histories.user_ids)
+    users = rng.choice(known, min(QUERY_USERS, known), replace=False)
+    columns = histories.as_of(users, prepared.dataset.clock())
+    return run_model(folder / files.USER_TOWER_FILE, spec, columns).astype(np.float32)
 
 
 def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelSpec]:

@@ -16,6 +16,7 @@ from training.export import run_model
 from training.fields import OOV_CODE
 from training.heldout import all_user_ids
 from training.manifest import BundleError, Manifest, read_dataset, read_manifest
+from training.pipeline import QUERY_USERS
 from training.prepared import Prepared
 from training.ranking import RankingTable
 from training.raw import raw_arrays
@@ -65,6 +66,19 @@ def test_every_catalogue_item_has_a_vector_within_the_stated_range(
     low, high = manifest.score_range
     assert low - 1e-6 <= scores.min() < scores.max() <= high + 1e-6
     assert scores.std() > 0.01
+
+
+def test_kept_user_vectors_are_those_that_the_index_will_be_searched_with(
+    small_bundle: Bundle, manifest: Manifest
+) -> None:
+    prepared, folder = small_bundle
+    kept = np.load(folder / files.USER_VECTORS_FILE)
+    assert kept.shape == (min(QUERY_USERS, len(all_user_ids(prepared))), manifest.vector_width)
+    encoders = Encoders.load(folder / files.ENCODERS_FILE)
+    users = encoders.encode_all(users_as_of(prepared, prepared.dataset.clock()))
+    served = run_model(folder / files.USER_TOWER_FILE, manifest.user_tower, users)
+    differences = [float(np.abs(served - vector).max(axis=1).min()) for vector in kept]
+    assert max(differences) < 1e-5
 
 
 def test_items_without_features_and_unknown_users_have_vectors_and_scores(

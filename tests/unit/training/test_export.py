@@ -73,5 +73,5 @@ def test_a_model_that_the_conversion_changes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_catalogue_gets_an_approximate_index() -> None:
-    assert index_spec(100_000).kind == "FLAT"
-    assert index_spec(100_001).kind == "HNSW"
+    assert index_spec(100, flat_up_to=100).kind == "FLAT"
+    assert index_spec(101, flat_up_to=100).kind == "HNSW"
