@@ -23,6 +23,8 @@ LONGEST_SOCKET_PATH = 96
 """Bytes. A unix socket's path is at most 107, and supervisord first binds it with its process id appended."""
 START_TIMEOUT_S = 10.0
 SHUTTING_DOWN = 6
+RETRIES = "1000"
+"""Starts that may fail in a row; the pause before each is a second longer, so this is days, not a loop."""
 
 
 def socket_path(settings: LocalSettings) -> Path:
@@ -46,7 +48,7 @@ def _quoted(variables: Mapping[str, str]) -> str:
 def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
     """Renders the configuration: each program restarted by itself when it ends, its output in `var/log`."""
     run, log, socket = settings.var / "run", settings.var / "log", socket_path(settings)
-    listener = shlex.join([str(python_of("dev")), "-m", "deploy.local.watch"])
+    watch = shlex.join([str(python_of("dev")), "-m", "deploy.local.watch"])
     sections: list[tuple[str, dict[str, str]]] = [
         ("unix_http_server", {"file": str(socket), "chmod": "0700"}),
         (
@@ -66,13 +68,17 @@ def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
         ),
         ("supervisorctl", {"serverurl": f"unix://{socket}"}),
         (
-            "eventlistener:watch",
+            "program:watch",
             {
-                "command": listener,
-                "events": "TICK_5",
+                "command": watch,
+                "environment": _quoted(settings.environment()),
+                "directory": str(ROOT),
+                "autorestart": "true",
+                "startretries": RETRIES,
                 "stdout_logfile": "NONE",
                 "stderr_logfile": str(log / "watch.log"),
-                "autorestart": "true",
+                "stderr_logfile_maxbytes": "1MB",
+                "stderr_logfile_backups": "1",
             },
         ),
     ]
@@ -84,7 +90,7 @@ def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
             "autostart": "false",
             "autorestart": "true",
             "startsecs": "1",
-            "startretries": "10",
+            "startretries": RETRIES,
             "stopwaitsecs": f"{settings.stop_timeout_s:.0f}",
             "killasgroup": "true",
             "redirect_stderr": "true",

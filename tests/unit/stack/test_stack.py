@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import programs, supervisor, triton_server, watch
+from deploy.local import programs, supervisor, triton_server
 from deploy.local.ports import PortTaken, check_free, free_port, is_free
 from deploy.local.settings import LocalSettings
 
@@ -82,6 +82,16 @@ def test_the_configuration_keeps_commands_and_variables_whole(settings: LocalSet
         assert section["autorestart"] == "true"
 
 
+def test_the_watch_finds_the_servers_of_this_folder(settings: LocalSettings) -> None:
+    parsed = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    parsed.read_string(supervisor.render(settings, programs.programs(settings).values()))
+    section = parsed["program:watch"]
+    assert section["command"].endswith("-m deploy.local.watch")
+    assert f'SHORTLIST_VAR_DIR="{settings.var}"' in section["environment"].replace("%%", "%")
+    assert section["autorestart"] == "true"
+    assert "autostart" not in section, "it starts with the supervisor"
+
+
 def test_every_server_listens_on_loopback_alone(settings: LocalSettings) -> None:
     triton = triton_server.command(settings, Path("backends"))
     assert [part for part in triton if "address=" in part] == [
@@ -108,21 +118,6 @@ def test_tritons_python_is_found_first() -> None:
     assert "nvidia_pytriton.libs" in variables["LD_LIBRARY_PATH"]
     assert variables["OMP_NUM_THREADS"] == "1"
     assert triton_server.environment({"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
-
-
-def test_a_server_is_replaced_when_its_python_dies_and_not_while_it_loads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    alive = {1: False}
-    monkeypatch.setattr(watch, "has_python", lambda pid: alive[pid])
-    looks = watch.Watch()
-    assert not looks.must_replace(1), "it is loading"
-    alive[1] = True
-    assert not looks.must_replace(1), "it serves"
-    alive[1] = False
-    assert looks.must_replace(1), "its Python process died"
-    alive[2] = False
-    assert not looks.must_replace(2), "its successor is loading"
 
 
 def test_leftover_shared_memory_of_this_server_alone_is_removed(

@@ -1,0 +1,205 @@
+"""The watch replaces what does not work, and nothing that starts, is busy, or waits for another server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy.local import watch
+from deploy.local.ports import free_port
+from deploy.local.settings import LocalSettings
+from ensemble.contract import MODEL_NAME, REQUEST_TENSORS
+from ensemble.probe import Look, Probe, Sign
+
+WELL, BROKEN, SILENT, STARTING = (
+    Look(Sign.ANSWERS),
+    Look(Sign.BROKEN),
+    Look(Sign.SILENT),
+    Look(Sign.STARTING),
+)
+
+
+class FakeTriton(ThreadingHTTPServer):
+    """Says of its model what Triton says, and answers inference with `status` and `said`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), FakeAnswers)
+        self.status, self.said, self.delay_s, self.executions = 200, "{}", 0.0, 7
+        self.asked: list[dict[str, Any]] = []
+
+
+class FakeAnswers(BaseHTTPRequestHandler):
+    server: FakeTriton
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/stats"):
+            self._tell(200, json.dumps({"model_stats": [{"execution_count": self.server.executions}]}))
+            return
+        inputs = [{"name": t.name, "datatype": "INT64", "shape": [-1, t.width]} for t in REQUEST_TENSORS]
+        inputs.append({"name": "context_hour", "datatype": "INT64", "shape": [-1, 1]})
+        self._tell(200, json.dumps({"name": MODEL_NAME, "inputs": inputs}))
+
+    def do_POST(self) -> None:
+        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        time.sleep(self.server.delay_s)
+        self._tell(self.server.status, self.server.said)
+
+    def _tell(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+
+@pytest.fixture
+def triton() -> Iterator[FakeTriton]:
+    with FakeTriton() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "sign"),
+    [
+        (200, "{}", Sign.ANSWERS),
+        (503, '{"error":"dependency|lookup_user_features|Connection refused"}', Sign.ANSWERS),
+        (500, '{"error":"Stub process \'recommend_0_0\' is not healthy."}', Sign.BROKEN),
+        (400, '{"error":"Request for unknown model: \'recommend\' is not ready"}', Sign.STARTING),
+        (503, '{"error":"Exceeds maximum queue size"}', Sign.SILENT),
+        (500, '{"error":"Request timeout expired"}', Sign.SILENT),
+    ],
+)
+def test_what_triton_says_has_a_meaning(triton: FakeTriton, status: int, said: str, sign: Sign) -> None:
+    triton.status, triton.said = status, said
+    assert Probe("127.0.0.1", triton.server_port).look().sign is sign
+
+
+def test_a_server_that_takes_a_request_and_never_answers_is_silent(triton: FakeTriton) -> None:
+    triton.delay_s = 0.5
+    probe = Probe("127.0.0.1", triton.server_port, timeout_s=0.1)
+    assert probe.look().sign is Sign.SILENT
+    assert probe.executions() == 7
+
+
+def test_no_server_is_one_that_starts() -> None:
+    probe = Probe("127.0.0.1", free_port())
+    assert probe.look().sign is Sign.STARTING
+    assert probe.executions() is None
+
+
+def test_the_probe_is_a_whole_request(triton: FakeTriton) -> None:
+    assert Probe("127.0.0.1", triton.server_port).look().sign is Sign.ANSWERS
+    sent = {tensor["name"]: tensor for tensor in triton.asked[0]["inputs"]}
+    assert set(sent) == {*(t.name for t in REQUEST_TENSORS), "context_hour"}
+    assert sent["quality"]["data"] == [1.0]
+    assert all(tensor["shape"] == [1, len(tensor["data"])] for tensor in sent.values())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def judge(patience: watch.Patience, *looks: Look, pid: int = 1, works: bool = False) -> list[bool]:
+    return [patience.must_replace(pid, look, works=works) for look in looks]
+
+
+@pytest.mark.parametrize("bad", [BROKEN, SILENT])
+def test_a_server_is_replaced_after_three_bad_looks(bad: Look) -> None:
+    assert judge(watch.Patience(3), WELL, bad, bad, bad) == [False, False, False, True]
+
+
+def test_one_stall_is_forgiven() -> None:
+    assert not any(judge(watch.Patience(3), *[SILENT, SILENT, WELL, WELL, WELL, WELL] * 20))
+
+
+def test_one_stuck_process_of_two_is_found() -> None:
+    assert any(judge(watch.Patience(3), *[BROKEN, WELL] * 6))
+
+
+def test_a_server_that_starts_or_is_busy_is_left_alone() -> None:
+    patience = watch.Patience(3)
+    assert not any(judge(patience, *[STARTING] * 600))
+    assert not any(judge(patience, *[SILENT] * 600, works=True))
+
+
+def test_a_new_process_has_a_clean_record() -> None:
+    patience = watch.Patience(3)
+    assert judge(patience, SILENT, SILENT) == [False, False]
+    assert judge(patience, SILENT, SILENT, pid=2) == [False, False]
+
+
+def test_a_certain_death_needs_no_second_look() -> None:
+    assert watch.Patience(3).must_replace(1, BROKEN, works=False, is_certain=True)
+
+
+def test_replacing_never_becomes_a_loop() -> None:
+    clock = Clock()
+    patience, replaced = watch.Patience(3, clock), list[int]()
+    for second in range(3600):
+        clock.now = float(second)
+        if patience.must_replace(len(replaced), BROKEN, works=False):
+            replaced.append(second)
+    pauses = [after - before for before, after in pairwise(replaced)]
+    assert pauses[:4] == [10, 20, 40, 80]
+    assert max(pauses) == 300
+
+
+def test_a_server_that_was_well_for_a_minute_is_replaced_at_once_again() -> None:
+    clock = Clock()
+    patience = watch.Patience(1, clock)
+    assert judge(patience, BROKEN) == [True]
+    assert judge(patience, BROKEN, pid=2) == [False]
+    for second in range(100):
+        clock.now = 10.0 + second
+        assert judge(patience, WELL, pid=2) == [False]
+    assert judge(patience, BROKEN, pid=2) == [True]
+    clock.now += watch.FIRST_PAUSE_S
+    assert judge(patience, BROKEN, pid=3) == [True]
+
+
+def test_the_end_of_a_python_process_is_seen_at_once(
+    triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["sleep", "600"]) as stub:
+        monkeypatch.setattr(watch, "stubs_of", lambda pid: [stub.pid] if pid == 1 else [])
+        server = watch.Triton(LocalSettings(triton_http_port=triton.server_port))
+        assert server.look(1).sign is Sign.ANSWERS
+        assert not server.lost()
+        threading.Timer(0.2, stub.kill).start()
+        started = time.monotonic()
+        server.wait(30.0)
+        assert time.monotonic() - started < 20.0, "it does not wait the interval out"
+        assert server.lost()
+        assert server.look(1).sign is Sign.BROKEN
+        assert server.look(2).sign is Sign.ANSWERS, "its successor"
+        assert not server.lost()
+
+
+def test_killing_a_server_ends_its_children_even_stopped_ones() -> None:
+    command = ["bash", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        child = psutil.Process(int(server.stdout.readline()))
+        child.send_signal(signal.SIGSTOP)
+        watch.kill(server.pid)
+        assert server.wait(10) == -signal.SIGKILL
+        gone, _ = psutil.wait_procs([child], timeout=10)
+        assert gone or child.status() == psutil.STATUS_ZOMBIE
