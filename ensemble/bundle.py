@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,10 @@ from feature_repo.dataset import Dataset
 from feature_repo.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
 from training import manifest as bundle_files
 from training.encoders import Encoders
-from training.manifest import BundleError, Manifest, ModelSpec, read_dataset, read_manifest
+from training.manifest import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
 
 _PROVIDERS = {
     Provider.CPU: ["CPUExecutionProvider"],
@@ -30,16 +34,12 @@ _PROVIDERS = {
 
 
 class OnnxModel:
-    """One ONNX model: `open` loads it, a call runs it on encoded columns."""
+    """One ONNX model: `open` loads it, `run` runs it; `seconds` counts what all runs together took."""
 
-    def __init__(self, path: Path, spec: ModelSpec, provider: Provider, threads: int) -> None:
-        self.path, self.spec, self.provider, self.threads = path, spec, provider, threads
+    def __init__(self, path: Path, output: str, provider: Provider, threads: int) -> None:
+        self.path, self.output, self.provider, self.threads = path, output, provider, threads
+        self.seconds = 0.0
         self._session: ort.InferenceSession | None = None
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The columns that it takes."""
-        return (*self.spec.categorical, *self.spec.numeric, *self.spec.lists)
 
     def open(self) -> None:
         """Loads the model on the chosen execution provider, once.
@@ -73,8 +73,8 @@ class OnnxModel:
             )
         self._session = session
 
-    def __call__(self, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Takes encoded columns, (rows,) or for lists (rows, S), gives the model's output, float32.
+    def run(self, inputs: Mapping[str, Array]) -> Floats:
+        """Takes the model's packed inputs, gives its output, float32.
 
         Raises:
             StageError: `contract`, an input is not what the model was exported with; `dependency`, the run
@@ -83,19 +83,43 @@ class OnnxModel:
         if self._session is None:
             self.open()
         assert self._session is not None
-        feeds: dict[str, npt.NDArray[Any]] = {name: columns[name] for name in self.spec.lists}
-        if self.spec.categorical:
-            feeds["categorical"] = np.stack([columns[name] for name in self.spec.categorical], axis=1)
-        if self.spec.numeric:
-            feeds["numeric"] = np.stack([columns[name] for name in self.spec.numeric], axis=1)
+        started = time.perf_counter()
         try:
-            (output,) = self._session.run([self.spec.output], feeds)
+            (output,) = self._session.run([self.output], inputs)
         except Exception as error:
             is_ours = type(error).__name__ in ("InvalidArgument", "ValueError")
             code = ErrorCode.CONTRACT if is_ours else ErrorCode.DEPENDENCY
             raise StageError(code, self.path.stem, str(error).splitlines()[0]) from error
-        result: npt.NDArray[np.float32] = output
+        finally:
+            self.seconds += time.perf_counter() - started
+        result: Floats = output
         return result
+
+
+class Tower(OnnxModel):
+    """The user tower: a vector per row of encoded columns."""
+
+    def __init__(self, folder: Path, spec: ModelSpec, provider: Provider, threads: int) -> None:
+        super().__init__(folder / spec.file, spec.output, provider, threads)
+        self.spec, self.features = spec, spec.columns
+
+    def __call__(self, columns: Mapping[str, Array]) -> Floats:
+        """Takes encoded columns, (B,) or for lists (B,S), gives vectors (B,D)."""
+        return self.run(self.spec.pack(columns))
+
+
+class Ranker(OnnxModel):
+    """The ranker: P(click) of every candidate of every user."""
+
+    def __init__(self, folder: Path, spec: RankerSpec, provider: Provider, threads: int) -> None:
+        super().__init__(folder / spec.file, spec.output, provider, threads)
+        self.spec, self.features = spec, spec.columns
+
+    def __call__(self, user: Mapping[str, Array], candidate: Mapping[str, Array]) -> Floats:
+        """Takes encoded columns of users, (B,) or (B,S), and of candidates, (B,K) or (B,K,L); gives (B,K)."""
+        return self.run(
+            self.spec.user.pack(user, "user_") | self.spec.candidate.pack(candidate, "candidate_")
+        )
 
 
 @dataclass(frozen=True)
@@ -106,8 +130,8 @@ class Bundle:
     manifest: Manifest
     dataset: Dataset
     encoders: Encoders
-    user_tower: OnnxModel
-    ranker: OnnxModel
+    user_tower: Tower
+    ranker: Ranker
 
     @classmethod
     def open(
@@ -125,11 +149,12 @@ class Bundle:
             manifest=manifest,
             dataset=read_dataset(folder),
             encoders=Encoders.load(folder / bundle_files.ENCODERS_FILE),
-            user_tower=OnnxModel(folder / manifest.user_tower.file, manifest.user_tower, provider, threads),
-            ranker=OnnxModel(folder / manifest.ranker.file, manifest.ranker, provider, threads),
+            user_tower=Tower(folder, manifest.user_tower, provider, threads),
+            ranker=Ranker(folder, manifest.ranker, provider, threads),
         )
         known = {*bundle.user_features, *bundle.item_features, *user_item_feature_names(bundle.dataset)}
-        for model in (bundle.user_tower, bundle.ranker):
+        models: tuple[Tower | Ranker, ...] = (bundle.user_tower, bundle.ranker)
+        for model in models:
             for name in model.features:
                 if name not in known or name not in bundle.encoders.fields:
                     raise BundleError(

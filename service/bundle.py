@@ -25,7 +25,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    format: Literal[1] = Field(exclude=True)
+    format: Literal[2] = Field(exclude=True)
     bundle: str = Field(pattern=r"^[a-z0-9_-]+$", description="Name of the bundle.")
     dataset: str = Field(description="Name of the data set it was trained on.")
     created_at: str
@@ -109,7 +109,7 @@ def read_bundle(folder: Path) -> Bundle:
             )
         popular = _Popular.model_validate_json(data)
     except (ValidationError, json.JSONDecodeError) as error:
-        raise BundleUnreadable(f"{real}: not a bundle of format 1: {_first(error)}; train again") from None
+        raise BundleUnreadable(f"{real}: not a bundle of format 2: {_first(error)}; train again") from None
     if popular.bundle != manifest.bundle:
         raise BundleUnreadable(f"{real / POPULAR_FILE}: belongs to bundle {popular.bundle}; train again")
     return Bundle(manifest=manifest, popular=popular.items)

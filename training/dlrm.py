@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import merlin.models.tf as mm
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from merlin.models.tf.blocks.dlrm import DLRMBlock
-from merlin.schema import ColumnSchema, Schema, Tags
 
 from feature_repo import names
 from training.dlrm_config import DlrmConfig
+from training.dlrm_network import Network, build_network
 from training.fields import OOV_CODE, Field
+from training.ranker_graph import DlrmWeights
 from training.ranking_metrics import log_loss
 
 Array = npt.NDArray[Any]
@@ -25,26 +24,6 @@ Batch = dict[str, tf.Tensor]
 IDS = (names.USER_ID, names.ITEM_ID)
 TARGET, CANDIDATE = "target", "candidate"
 """The heads that are asked: of exposures, and of retrieved candidates."""
-
-
-@tf.keras.utils.register_keras_serializable(package="shortlist")
-class MaskedMean(tf.keras.layers.Layer):
-    """Averages the embeddings of a padded list (B,S,D) into (B,D); padding counts for nothing."""
-
-    def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Takes embeddings, and the mask that a table with `mask_zero` leaves on them."""
-        if mask is None:
-            raise ValueError("MaskedMean needs the mask of an embedding table made with mask_zero=True")
-        weights = tf.cast(mask, inputs.dtype)[..., tf.newaxis]
-        return tf.reduce_sum(inputs * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
-
-    def compute_mask(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> None:
-        """The mean has no mask."""
-        del inputs, mask
-
-    def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
-        """(B,S,D) becomes (B,D)."""
-        return tf.TensorShape([input_shape[0], input_shape[-1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +36,7 @@ class Dlrm:
     """
 
     features: tuple[str, ...]
-    members: tuple[mm.Model, ...]
+    members: tuple[Network, ...]
     is_trained_on_candidates: bool
     candidate_offset: float
     """Added to a candidate's logit, because not all negatives were trained on."""
@@ -75,8 +54,14 @@ class Dlrm:
         return tf.sigmoid(self._logit(inputs, CANDIDATE) + self.candidate_offset)
 
     def _logit(self, inputs: Mapping[str, tf.Tensor], head: str) -> tf.Tensor:
-        logits = [member(dict(inputs), training=False)[head] for member in self.members]
+        logits = [member.model(dict(inputs), training=False)[head] for member in self.members]
         return tf.add_n(logits) / len(logits)
+
+    def candidate_weights(self) -> tuple[tuple[DlrmWeights, ...], float]:
+        """Gives what `candidate_model` computes with: the members' weights, and what the mean logit is offset by."""
+        if not self.is_trained_on_candidates:
+            return tuple(member.weights(TARGET) for member in self.members), 0.0
+        return tuple(member.weights(CANDIDATE) for member in self.members), self.candidate_offset
 
     @cached_property
     def _compiled(self) -> Any:
@@ -148,12 +133,12 @@ def fit_dlrm(
     members, history = [], []
     for member in range(config.members):
         tf.keras.utils.set_random_seed(seed + member)
-        model = build_dlrm(fields, features, heads, config)
-        alone = Dlrm(features, (model,), candidates is not None, offset, ())
+        network = build_network(fields, features, heads, config)
+        alone = Dlrm(features, (network,), candidates is not None, offset, ())
         history += _train(
             alone, heads, train, labels, weights, validation, validation_labels, config, seed + member
         )
-        members.append(model)
+        members.append(network)
     return Dlrm(features, tuple(members), candidates is not None, offset, tuple(history))
 
 
@@ -163,55 +148,6 @@ def _with_candidates(labels: Floats, clicked: Floats) -> Floats:
     joined[: len(labels), :-1] = labels
     joined[len(labels) :, -1] = clicked
     return joined
-
-
-def build_dlrm(
-    fields: Mapping[str, Field], features: Sequence[str], heads: Sequence[str], config: DlrmConfig
-) -> mm.Model:
-    """Builds Merlin's DLRM: an embedding per categorical, a masked mean per list, an MLP over the numerics,
-    the dot products of all pairs, an MLP over these, and linear heads that each give a logit.
-    """
-    schema = _schema([fields[name] for name in features])
-    lists = [name for name in features if fields[name].kind == "list"]
-    embeddings = mm.Embeddings(
-        schema.select_by_tag(Tags.CATEGORICAL),
-        dim=config.width,
-        sequence_combiner={name: MaskedMean() for name in lists},
-        embeddings_initializer={n: tf.keras.initializers.RandomNormal(stddev=0.02) for n in features},
-        mask_zero={name: True for name in lists},
-        l2_batch_regularization_factor=config.l2 / config.batch_size,
-    )
-    body = DLRMBlock(
-        schema,
-        embeddings=embeddings,
-        bottom_block=mm.MLPBlock([*config.bottom, config.width], no_activation_last_layer=True),
-        top_block=mm.MLPBlock(list(config.top), dropout=config.dropout),
-    )
-    outputs = {
-        head: mm.BinaryOutput(target=head, to_call=tf.keras.layers.Dense(1), name=head) for head in heads
-    }
-    return mm.Model(body, mm.ParallelBlock(outputs))
-
-
-def _schema(fields: Sequence[Field]) -> Schema:
-    """Describes encoded columns to Merlin; every column has an embedding table of its own."""
-    columns = []
-    for field in fields:
-        if field.kind == "numeric":
-            columns.append(ColumnSchema(field.name, tags=[Tags.CONTINUOUS], dtype=np.float32))
-            continue
-        domain = {"min": 0, "max": field.cardinality - 1, "name": field.name}
-        columns.append(
-            ColumnSchema(
-                field.name,
-                tags=[Tags.CATEGORICAL],
-                dtype=np.int64,
-                properties={"domain": domain},
-                is_list=field.kind == "list",
-                is_ragged=False if field.kind == "list" else None,
-            )
-        )
-    return Schema(columns)
 
 
 def _tensors(features: Sequence[str], arrays: Mapping[str, Array], rows: Array | slice) -> Batch:
@@ -232,7 +168,7 @@ def _train(
 ) -> list[dict[str, float]]:
     """Trains the only member of `ranker`, keeps its best weights, and says what every evaluation measured."""
     rng = np.random.default_rng(seed)
-    model = ranker.members[0]
+    model = ranker.members[0].model
     batch_size = min(config.batch_size, max(16, len(labels) // 16))
     steps = max(1, config.epochs * len(labels) // batch_size)
     schedule = tf.keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, 1e-5)
@@ -267,7 +203,7 @@ def _weights(labels: Floats, heads: Sequence[str], config: DlrmConfig) -> Floats
 
 
 def _train_step(
-    model: mm.Model, heads: Sequence[str], optimizer: tf.keras.optimizers.Optimizer, config: DlrmConfig
+    model: tf.keras.Model, heads: Sequence[str], optimizer: tf.keras.optimizers.Optimizer, config: DlrmConfig
 ) -> Any:
     def step(inputs: Batch, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         withheld = {name: _withhold(inputs[name], config.id_dropout) for name in IDS if name in inputs}

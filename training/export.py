@@ -37,16 +37,6 @@ def model_spec(features: Sequence[str], fields: Mapping[str, Field], file: str, 
     )
 
 
-def pack(spec: ModelSpec, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Takes encoded columns, (rows,) or for lists (rows, S), gives the model's inputs."""
-    inputs = {name: np.ascontiguousarray(arrays[name], dtype=np.int64) for name in spec.lists}
-    if spec.categorical:
-        inputs["categorical"] = np.stack([arrays[name] for name in spec.categorical], axis=1).astype(np.int64)
-    if spec.numeric:
-        inputs["numeric"] = np.stack([arrays[name] for name in spec.numeric], axis=1).astype(np.float32)
-    return inputs
-
-
 def export_model(model: Model, spec: ModelSpec, sample: Mapping[str, Array], folder: Path) -> None:
     """Writes `spec.file` into `folder`, and compares it with TensorFlow on `sample`, encoded real rows.
 
@@ -68,25 +58,31 @@ def export_model(model: Model, spec: ModelSpec, sample: Mapping[str, Array], fol
         return {spec.output: tf.reshape(output, (-1,)) if output.shape[-1] in (1, None) else output}
 
     function = tf.function(packed, input_signature=signature, autograph=False)
-    inputs = pack(spec, sample)
+    inputs = spec.pack(sample)
     expected = function(*(tf.constant(inputs[tensor.name]) for tensor in signature))[spec.output].numpy()
     converted, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     path = folder / spec.file
     path.write_bytes(converted.SerializeToString())
-    actual = run_model(path, spec, sample)
+    compare(spec.file, run_model(path, spec, sample), expected)
+
+
+def compare(file: str, actual: Array, expected: Array) -> None:
+    """Compares what an exported model gives with what TensorFlow gave.
+
+    Raises:
+        ExportError: the shapes differ, or an output by more than `TOLERANCE`, or it is not a number.
+    """
     if actual.shape != expected.shape:
-        raise ExportError(f"{spec.file}: ONNX gives shape {actual.shape}, TensorFlow {expected.shape}")
+        raise ExportError(f"{file}: ONNX gives shape {actual.shape}, TensorFlow {expected.shape}")
     worst = float(np.abs(actual - expected).max(initial=0.0))
     if not worst <= TOLERANCE:
-        raise ExportError(
-            f"{spec.file}: ONNX differs from TensorFlow by {worst:.2g}, more than {TOLERANCE:g}"
-        )
+        raise ExportError(f"{file}: ONNX differs from TensorFlow by {worst:.2g}, more than {TOLERANCE:g}")
 
 
 def run_model(path: Path, spec: ModelSpec, arrays: Mapping[str, Array], rows: int = 8192) -> Array:
     """Runs an exported model on encoded columns, some `rows` at a time; gives (rows, D) or (rows,)."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = pack(spec, arrays)
+    inputs = spec.pack(arrays)
     total = len(next(iter(inputs.values())))
     parts = [
         session.run([spec.output], {name: value[at : at + rows] for name, value in inputs.items()})[0]

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_repo.dataset import DATASET_FILE, Dataset
@@ -26,27 +29,72 @@ ITEM_TABLE_FILE = "items.parquet"
 POPULAR_FILE = "popular.json"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "dataset_card.md"
+FORMAT: Literal[2] = 2
+"""Of the manifest; raised with each change that makes older bundles unreadable."""
+Array = npt.NDArray[Any]
 
 
 class BundleError(ValueError):
     """Says which file of a bundle is missing, changed or unreadable, and what to do."""
 
 
-class ModelSpec(BaseModel):
-    """The inputs of one ONNX model, in the order of their columns.
+class Inputs(BaseModel):
+    """Encoded columns as a model takes them: packed by kind, in this order, lists with their length.
 
-    The model takes `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)) and
-    one int64 (rows, length) per list, all encoded; an input with no columns is left out. It gives one
-    output, named `output`.
+    That is `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)), and one
+    int64 (rows, length) per list, named as it; an input without columns is left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    lists: dict[str, int] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is taken."""
+        return (*self.categorical, *self.numeric, *self.lists)
+
+    def pack(self, columns: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+        """Takes encoded columns, gives the model's inputs; `prefix` comes before the packed ones' names.
+
+        Columns are (rows,) or for lists (rows, S); the ranker's candidates (B,K), lists (B,K,L).
+        """
+        inputs = {name: np.ascontiguousarray(columns[name], dtype=np.int64) for name in self.lists}
+        if self.categorical:
+            codes = np.stack([columns[name] for name in self.categorical], axis=-1)
+            inputs[f"{prefix}categorical"] = codes.astype(np.int64, copy=False)
+        if self.numeric:
+            values = np.stack([columns[name] for name in self.numeric], axis=-1)
+            inputs[f"{prefix}numeric"] = values.astype(np.float32, copy=False)
+        return inputs
+
+
+class ModelSpec(Inputs):
+    """One ONNX model: its file, what it takes per row, and the name of its only output."""
+
+    file: str
+    output: str
+
+
+class RankerSpec(BaseModel):
+    """The ranker's ONNX model: what it takes of users, (B, ...), and of their candidates, (B, K, ...).
+
+    The packed inputs are called `user_categorical`, `candidate_numeric` and so on. It gives `output`, (B, K).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
-    categorical: tuple[str, ...]
-    numeric: tuple[str, ...]
-    lists: dict[str, int]
     output: str
+    user: Inputs
+    candidate: Inputs
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is taken."""
+        return (*self.user.columns, *self.candidate.columns)
 
 
 class IndexSpec(BaseModel):
@@ -77,7 +125,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     bundle: str = Field(pattern=r"^[a-z0-9_-]+$")
     dataset: str
     created_at: str
@@ -93,7 +141,7 @@ class Manifest(BaseModel):
     index: IndexSpec
     user_tower: ModelSpec
     item_tower: ModelSpec
-    ranker: ModelSpec
+    ranker: RankerSpec
     order: OrderSpec = OrderSpec()
     context: tuple[str, ...]
     display: tuple[str, ...]
@@ -116,11 +164,16 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text()))
+        facts = json.loads(path.read_text())
+        if isinstance(facts, dict) and facts.get("format", FORMAT) != FORMAT:
+            raise BundleError(
+                f"{path}: the bundle is of format {facts['format']}, this version reads {FORMAT}; train again"
+            )
+        manifest = Manifest.model_validate(facts)
     except FileNotFoundError:
         raise BundleError(f"{path}: not found; run `make train`, or point to another bundle") from None
     except (json.JSONDecodeError, ValidationError) as error:
-        raise BundleError(f"{path}: not a bundle manifest of format 1: {error}") from None
+        raise BundleError(f"{path}: not a bundle manifest of format {FORMAT}: {error}") from None
     if verify:
         for name, expected in manifest.checksums.items():
             file = folder / name

@@ -40,6 +40,7 @@ from training.learn import (
 from training.manifest import ModelSpec
 from training.prepared import Prepared, dataset_yaml, read_stamp
 from training.progress import Steps
+from training.ranker_export import candidate_columns, export_ranker, ranker_spec
 from training.ranking import RankingRows, take
 from training.raw import Array
 from training.saved_models import FOLDER as SAVED_MODELS
@@ -123,7 +124,10 @@ def write_bundle(
         ExportError: a model does not survive the conversion.
     """
     dataset = prepared.dataset
-    specs = export_models(folder, learned, settings.seed)
+    specs = export_towers(folder, learned, settings.seed)
+    of_candidates = candidate_columns(dataset)
+    ranker = ranker_spec(learned.dlrm.features, learned.encoders.fields, of_candidates, files.RANKER_FILE)
+    export_ranker(learned.dlrm, ranker, learned.ranked, folder)
     vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retrieval.catalogue)
     learned.encoders.save(folder / files.ENCODERS_FILE)
     np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
@@ -155,6 +159,7 @@ def write_bundle(
             "filters": {column: spec.dtype for column, spec in dataset.item_filters.items()},
             "sample_user_ids": sample_users(prepared, settings.seed),
             **specs,
+            "ranker": ranker,
         },
     )
 
@@ -175,14 +180,14 @@ def user_vectors(
     return run_model(folder / files.USER_TOWER_FILE, spec, columns).astype(np.float32)
 
 
-def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelSpec]:
-    """Writes the three models, each compared with TensorFlow on random real rows."""
+def export_towers(folder: Path, learned: Learned, seed: int) -> dict[str, ModelSpec]:
+    """Writes both towers, each compared with TensorFlow on random real rows."""
     rng = np.random.default_rng(seed)
     histories = learned.retrieval.histories
     users = rng.integers(0, len(histories.user_ids), SAMPLE_ROWS)
     items = rng.integers(0, len(next(iter(learned.retrieval.catalogue.values()))), SAMPLE_ROWS)
     ends = histories.recent.starts[users + 1]
-    towers, dlrm, fields = learned.retrieval.two_tower, learned.dlrm, learned.encoders.fields
+    towers, fields = learned.retrieval.two_tower, learned.encoders.fields
     jobs: dict[str, tuple[Model, tuple[str, ...], str, str, Mapping[str, Array]]] = {
         "user_tower": (
             towers.user_tower,
@@ -198,9 +203,8 @@ def export_models(folder: Path, learned: Learned, seed: int) -> dict[str, ModelS
             "item_vector",
             {name: values[items] for name, values in learned.retrieval.catalogue.items()},
         ),
-        "ranker": (dlrm.candidate_model, dlrm.features, files.RANKER_FILE, "ranking_scores", learned.ranked),
     }
-    specs = {}
+    specs: dict[str, ModelSpec] = {}
     for part, (model, features, file, output, sample) in jobs.items():
         specs[part] = model_spec(features, fields, file, output)
         export_model(model, specs[part], sample, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from merlin.schema import Schema
 
-from ensemble.bundle import OnnxModel
+from ensemble.bundle import Tower
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded
 from training.encoders import Encoders
@@ -20,7 +20,7 @@ class EncodeUser(Stage):
     """
 
     def __init__(
-        self, tower: OnnxModel, encoders: Encoders, features: tuple[str, ...], vector_width: int
+        self, tower: Tower, encoders: Encoders, features: tuple[str, ...], vector_width: int
     ) -> None:
         """Takes the request's columns that either model reads."""
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from merlin.schema import Schema
 
-from ensemble.bundle import OnnxModel
+from ensemble.bundle import Ranker
 from ensemble.contract import ErrorCode, StageError
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import comparable, encoded, recent
@@ -15,23 +15,13 @@ from feature_repo.names import ITEM_ID
 from training.encoders import Encoders
 
 
-def candidate_rows(column: Array) -> Array:
-    """Gives a column of candidates (B,K[,L]) as B x K rows: (B*K,) or, for a list, (B*K, L)."""
-    return column.reshape(-1, *column.shape[2:])
-
-
-def user_rows(column: Array, k: int, *, is_list: bool) -> Array:
-    """Gives a column of users (B,1) or, for a list, (B,S) as B x K rows: (B*K,) or (B*K, S)."""
-    return np.repeat(column if is_list else column[:, 0], k, axis=0)
-
-
 class ScoreCandidates(Stage):
-    """Computes the user-item features and P(click) of every candidate, B x K rows in one call of the ranker.
+    """Computes the user-item features and P(click) of every candidate, B x K in one call of the ranker.
 
     A ranker that fails, fails the request; a score outside [0,1] is our bug.
     """
 
-    def __init__(self, ranker: OnnxModel, encoders: Encoders, dataset: Dataset, k: int) -> None:
+    def __init__(self, ranker: Ranker, encoders: Encoders, dataset: Dataset, k: int) -> None:
         super().__init__()
         self.ranker, self.encoders, self.dataset, self.k = ranker, encoders, dataset, k
         self.user_item = user_item_feature_names(dataset)
@@ -53,23 +43,21 @@ class ScoreCandidates(Stage):
 
     def run(self, candidate_ids: Array, candidate_mask: Array, **tensors: Array) -> Tensors:  # type: ignore[override]
         """Scores B x K rows; what is no candidate scores 0."""
-        b, k = candidate_ids.shape
         recents = {
             u: {ITEM_ID: tensors[u]} | {c: tensors[recent(u, c)] for c in self.compared} for u in LISTS
         }
         candidates = {ITEM_ID: candidate_ids} | {c: tensors[comparable(c)] for c in self.compared}
         user_item = user_item_features(self.dataset, recents, candidates)
-        columns = {}
+        user, candidate = {}, {}
         for name in self.ranker.features:
             if name in user_item:
-                columns[name] = candidate_rows(self.encoders.encode(name, user_item[name]))
+                candidate[name] = self.encoders.encode(name, user_item[name])
             elif name in self.of_items:
-                columns[name] = candidate_rows(tensors[encoded(name)])
+                candidate[name] = tensors[encoded(name)]
             else:
-                columns[name] = user_rows(
-                    tensors[encoded(name)], k, is_list=self.encoders.fields[name].kind == "list"
-                )
-        scores = self.ranker(columns).reshape(b, k)
+                is_list = self.encoders.fields[name].kind == "list"
+                user[name] = tensors[encoded(name)] if is_list else tensors[encoded(name)][:, 0]
+        scores = self.ranker(user, candidate)
         live = scores[candidate_mask]
         if not ((live >= 0) & (live <= 1)).all():
             message = f"the ranker gave scores outside [0,1], from {live.min()} to {live.max()}"

@@ -42,7 +42,7 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
     items[0]["item_title"] = first_title
     popular = json.dumps({"bundle": BUNDLE, "items": items}).encode()
     manifest = {
-        "format": 1,
+        "format": 2,
         "bundle": BUNDLE,
         "dataset": "synthetic",
         "created_at": "2026-01-01T00:00:00Z",

@@ -29,7 +29,8 @@ from feature_repo.dataset import DATASET_FILE, Dataset
 from training import manifest as files
 from training.encoders import Encoders, Scale, Vocabulary
 from training.fields import Field
-from training.manifest import IndexSpec, Manifest, ModelSpec, OrderSpec, sha256
+from training.manifest import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpec, sha256
+from training.ranker_graph import DlrmWeights, Layer, ranker_graph
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 WIDTH = 8
@@ -103,9 +104,10 @@ def make_world(
     encoders.save(folder / files.ENCODERS_FILE)
     tower = _spec(encoders, "user_tower.onnx", "user_vector", [*_user_columns(dataset), names.USER_ID])
     item_tower = _spec(encoders, "item_tower.onnx", "item_vector", [names.ITEM_ID, "item_category"])
-    ranker = _spec(encoders, "ranker.onnx", "ranking_scores", list(encoders.fields))
-    for spec, width in ((tower, WIDTH), (item_tower, WIDTH), (ranker, 1)):
-        onnx.save(make_model(spec, encoders, width, rng), str(folder / spec.file))
+    for spec in (tower, item_tower):
+        onnx.save(make_tower(spec, encoders, rng), str(folder / spec.file))
+    ranker = ranker_spec(encoders, dataset)
+    onnx.save(make_ranker(ranker, encoders, rng), str(folder / ranker.file))
     vectors = rng.normal(size=(items, WIDTH)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.save(folder / files.ITEM_IDS_FILE, np.array(world.item_ids))
@@ -178,9 +180,9 @@ def make_encoders(world: World) -> Encoders:
     return Encoders(fields, vocabularies, scales)
 
 
-def make_model(spec: ModelSpec, encoders: Encoders, width: int, rng: np.random.Generator) -> onnx.ModelProto:
-    """Sums random embeddings and a random linear map; (rows, width) of unit norm, or for width 1 a
-    probability."""
+def make_tower(spec: ModelSpec, encoders: Encoders, rng: np.random.Generator) -> onnx.ModelProto:
+    """Sums random embeddings and a random linear map; (rows, WIDTH) of unit norm."""
+    width = WIDTH
     nodes, weights, parts = [], [], []
 
     def constant(name: str, array: np.ndarray) -> str:
@@ -214,18 +216,46 @@ def make_model(spec: ModelSpec, encoders: Encoders, width: int, rng: np.random.G
         nodes.append(helper.make_node("ReduceSum", [f"{name}_rows", axes], [f"{name}_part"], keepdims=0))
         parts.append(f"{name}_part")
     nodes.append(helper.make_node("Sum", parts, ["sum"]))
-    if width == 1:
-        nodes.append(helper.make_node("Sigmoid", ["sum"], ["probability"]))
-        nodes.append(helper.make_node("Squeeze", ["probability", axes], [spec.output]))
-        shape: list[int | None] = [None]
-    else:
-        nodes.append(helper.make_node("LpNormalization", ["sum"], [spec.output], axis=1, p=2))
-        shape = [None, width]
+    nodes.append(helper.make_node("LpNormalization", ["sum"], [spec.output], axis=1, p=2))
+    shape = [None, width]
     output = helper.make_tensor_value_info(spec.output, TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "model", inputs, [output], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
+
+
+def ranker_spec(encoders: Encoders, dataset: Dataset) -> RankerSpec:
+    """Gives the ranker every column: those of items and of user and item are the candidates'."""
+    columns = [name for view in names.ITEM_VIEWS for name in dataset.view_columns(view)]
+    of_candidates = {names.ITEM_ID, *columns, *user_item_feature_names(dataset)}
+    user = _spec(encoders, "", "", [name for name in encoders.fields if name not in of_candidates])
+    candidate = _spec(encoders, "", "", [name for name in encoders.fields if name in of_candidates])
+    return RankerSpec(
+        file="ranker.onnx",
+        output="ranking_scores",
+        user=user.model_dump(exclude={"file", "output"}),
+        candidate=candidate.model_dump(exclude={"file", "output"}),
+    )
+
+
+def make_ranker(spec: RankerSpec, encoders: Encoders, rng: np.random.Generator) -> onnx.ModelProto:
+    """Makes a DLRM of random weights."""
+    fields = [encoders.fields[name] for name in spec.columns]
+    embedded = [field for field in fields if field.kind != "numeric"]
+    vectors = len(embedded) + 1
+
+    def layer(inputs: int, outputs: int) -> Layer:
+        kernel = rng.normal(scale=inputs**-0.5, size=(inputs, outputs))
+        return Layer(kernel.astype(np.float32), rng.normal(size=outputs).astype(np.float32))
+
+    weights = DlrmWeights(
+        tables={f.name: rng.normal(size=(f.cardinality, WIDTH)).astype(np.float32) for f in embedded},
+        bottom=(layer(len(fields) - len(embedded), WIDTH),),
+        top=(layer(WIDTH + vectors * (vectors - 1) // 2, 8),),
+        head=layer(8, 1),
+    )
+    return ranker_graph(spec, [weights])
 
 
 def make_settings(**changed: Any) -> EnsembleSettings:

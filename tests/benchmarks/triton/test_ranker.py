@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ensemble.bundle import Bundle, OnnxModel
+from ensemble.bundle import Bundle
 
 FOLDER = Path(os.environ.get("SHORTLIST_BENCH_BUNDLE", "var/bundles/current"))
 Measure = Callable[..., Any]
@@ -25,35 +25,37 @@ def bundle() -> Bundle:
     return Bundle.open(FOLDER)
 
 
-def random_rows(bundle: Bundle, model: OnnxModel, rows: int) -> dict[str, npt.NDArray[Any]]:
-    """Draws encoded columns from what the encoders can give."""
+def random_columns(bundle: Bundle, names: Iterable[str], *shape: int) -> dict[str, npt.NDArray[Any]]:
+    """Draws encoded columns of a shape, lists one axis longer, from what the encoders can give."""
     rng = np.random.default_rng(0)
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name in model.features:
+    for name in names:
         field = bundle.encoders.fields[name]
-        shape = (rows, field.length) if field.kind == "list" else (rows,)
         if field.kind == "numeric":
             columns[name] = rng.normal(size=shape).astype(np.float32)
         else:
-            columns[name] = rng.integers(0, field.cardinality, shape)
+            size = (*shape, field.length) if field.kind == "list" else shape
+            columns[name] = rng.integers(0, field.cardinality, size)
     return columns
 
 
 @pytest.mark.benchmark(group="ranker")
-@pytest.mark.parametrize("k", [100, 400, 1600], ids="K={}".format)
-def test_ranker(benchmark: Measure, bundle: Bundle, k: int) -> None:
-    """P(click) of K rows in one call, one thread."""
-    columns = random_rows(bundle, bundle.ranker, k)
+@pytest.mark.parametrize(("users", "k"), [(1, 100), (1, 400), (1, 1600), (16, 100)], ids="B={}-K={}".format)
+def test_ranker(benchmark: Measure, bundle: Bundle, users: int, k: int) -> None:
+    """P(click) of K candidates of each user in one call, one thread."""
+    spec = bundle.ranker.spec
+    user = random_columns(bundle, spec.user.columns, users)
+    candidate = random_columns(bundle, spec.candidate.columns, users, k)
     bundle.ranker.open()
-    scores = benchmark(bundle.ranker, columns)
-    assert scores.shape == (k,)
+    scores = benchmark(bundle.ranker, user, candidate)
+    assert scores.shape == (users, k)
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
 @pytest.mark.benchmark(group="user tower")
 def test_user_tower(benchmark: Measure, bundle: Bundle) -> None:
     """One user's vector, one thread."""
-    columns = random_rows(bundle, bundle.user_tower, 1)
+    columns = random_columns(bundle, bundle.user_tower.features, 1)
     bundle.user_tower.open()
     vector = benchmark(bundle.user_tower, columns)
     assert vector.shape == (1, bundle.manifest.vector_width)

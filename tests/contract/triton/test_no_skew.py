@@ -46,9 +46,10 @@ class NoRanker:
     def open(self) -> None:
         """Nothing to load."""
 
-    def __call__(self, columns: Mapping[str, Any]) -> Any:
-        assert not columns
-        return np.zeros(self.rows, dtype=np.float32)
+    def __call__(self, user: Mapping[str, Any], candidate: Mapping[str, Any]) -> Any:
+        assert not user
+        assert not candidate
+        return np.zeros((self.rows, 1), dtype=np.float32)
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ def test_a_changed_popular_list_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"format": 2}, "format"), ({"bundle": "Other!"}, "bundle"), ({"items": None}, "items")],
+    [({"format": 1}, "format"), ({"bundle": "Other!"}, "bundle"), ({"items": None}, "items")],
 )
 def test_a_manifest_of_another_shape_is_refused_by_field(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BundleUnreadable, match=f"not a bundle of format 1: {message}"):
+    with pytest.raises(BundleUnreadable, match=f"not a bundle of format 2: {message}"):
         read_bundle(write_bundle(tmp_path, **changes))
 
 

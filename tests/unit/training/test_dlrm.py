@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.dlrm import CANDIDATE, TARGET, CandidateRows, Dlrm, MaskedMean, _weights, fit_dlrm
+from training.dlrm import CANDIDATE, TARGET, CandidateRows, Dlrm, _weights, fit_dlrm
 from training.dlrm_config import DlrmConfig
-from training.export import export_model, model_spec
+from training.dlrm_network import MaskedMean
 from training.fields import OOV_CODE, PAD_CODE, Field
 from training.ranking_metrics import auc
 
@@ -84,12 +82,6 @@ def test_unknown_ids_and_empty_lists_are_scored(fitted: Dlrm) -> None:
     columns["item_id"][:] = OOV_CODE
     columns["user_recent_item_ids"][:] = PAD_CODE
     assert np.isfinite(fitted.predict(columns)).all()
-
-
-def test_it_survives_its_export(fitted: Dlrm, tmp_path: Path) -> None:
-    spec = model_spec(fitted.features, FIELDS, "ranker.onnx", "ranking_scores")
-    export_model(fitted.model, spec, make_rows(64, 8)[0], tmp_path)
-    assert (tmp_path / "ranker.onnx").is_file()
 
 
 def test_the_mean_of_a_list_leaves_out_padding() -> None:

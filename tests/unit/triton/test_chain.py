@@ -67,7 +67,8 @@ def test_all_unknown_users_get_the_same_slate(recommender: Recommender) -> None:
     assert slate(one) == slate(two)
 
 
-def test_excluded_items_are_not_answered_and_the_rest_moves_up(recommender: Recommender) -> None:
+def test_excluded_items_are_not_answered_and_the_rest_moves_up(world: World) -> None:
+    recommender = make_recommender(world, k=len(world.item_ids))  # so that no other candidate comes in
     (before,) = recommender.answer([make_request(KNOWN, n=6)])
     first, *rest = slate(before)
     (after,) = recommender.answer([make_request(KNOWN, n=5, excluded=[first, 424242])])
@@ -290,8 +291,8 @@ class _Logits:
     def __init__(self, ranker: Any) -> None:
         self.features, self.ranker = ranker.features, ranker
 
-    def __call__(self, columns: Any) -> Any:
-        return self.ranker(columns) * 20 - 10
+    def __call__(self, user: Any, candidate: Any) -> Any:
+        return self.ranker(user, candidate) * 20 - 10
 
 
 def test_a_bundle_that_was_changed_is_refused(world: World, tmp_path: Any) -> None:
