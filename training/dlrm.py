@@ -58,7 +58,7 @@ class Dlrm:
         return tf.add_n(logits) / len(logits)
 
     def candidate_weights(self) -> tuple[tuple[DlrmWeights, ...], float]:
-        """Gives what `candidate_model` computes with: the members' weights, and what the mean logit is offset by."""
+        """Gives the members' weights, and what is added to their mean logit, behind `candidate_model`."""
         if not self.is_trained_on_candidates:
             return tuple(member.weights(TARGET) for member in self.members), 0.0
         return tuple(member.weights(CANDIDATE) for member in self.members), self.candidate_offset
