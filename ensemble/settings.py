@@ -43,7 +43,7 @@ class EnsembleSettings(BaseSettings):
     )
     redis_timeout_ms: PositiveInt = Field(
         200,
-        description="Milliseconds a round trip to Redis may take; a request's deadline ends it sooner. Lower: a "
+        description="Milliseconds a round trip to Redis may take; a deadline ends it sooner. Lower: a "
         "stalled Redis fails sooner.",
     )
     redis_failures: PositiveInt = Field(
@@ -58,8 +58,8 @@ class EnsembleSettings(BaseSettings):
     )
     redis_probe_ms: PositiveInt = Field(
         20,
-        description="Milliseconds in which a Redis that is well answers that PING; a round trip that had less "
-        "proves nothing. Higher: for a Redis that is far away or busy.",
+        description="Milliseconds in which a Redis that is well answers that PING; a round trip that had "
+        "less proves nothing. Higher: for a Redis that is far away or busy.",
     )
     k: PositiveInt = Field(
         100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."

@@ -153,9 +153,15 @@ class TimedPipeline(Pipeline):
     round_trip: Callable[[], AbstractContextManager[None]]
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Sends all commands at once and gives their replies."""
+        """Sends all commands at once and gives their replies; once more, in what is left of the time, where
+        the connection broke: whatever is sent here may be sent twice."""
+        commands = self.command_stack
         with self.round_trip():
-            replies: list[Any] = super().execute(raise_on_error)
+            try:
+                replies: list[Any] = super().execute(raise_on_error)
+            except RedisConnectionError:
+                self.command_stack = commands
+                replies = super().execute(raise_on_error)
         return replies
 
 

@@ -9,13 +9,15 @@ from contextlib import contextmanager, suppress
 
 
 class SilentRedis:
-    """Keeps what it was sent; answers every read with `reply`, or with nothing while it is None."""
+    """Keeps what it was sent; answers every read with `reply`, or with nothing while it is None. The first
+    `hang_ups` connections end at their first command; with `trickle_s`, a reply never ends."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.reply: bytes | None = None
         self.trickle_s: float | None = None
+        self.hang_ups = 0
         self.received: list[bytes] = []
         self.connections: list[socket.socket] = []
         self._closing = threading.Event()
@@ -41,6 +43,10 @@ class SilentRedis:
         with suppress(OSError):
             while data := connection.recv(65536):
                 self.received.append(data)
+                if self.hang_ups:
+                    self.hang_ups -= 1
+                    connection.close()
+                    return
                 if self.reply is not None:
                     connection.sendall(self.reply)
                 elif self.trickle_s is not None:

@@ -94,6 +94,17 @@ def test_a_connection_that_redis_closed_is_made_anew(redis: Redis) -> None:
     assert read(redis) == [b"here"]
 
 
+def test_a_broken_connection_is_tried_once_more_within_the_same_time(silent: SilentRedis) -> None:
+    silent.hang_ups = 1
+    silent.reply = b"+OK\r\n"
+    assert read(patient(silent)) == [b"OK"]
+    silent.hang_ups, silent.reply = 1, None
+    started = time.monotonic()
+    with pytest.raises(RedisTimeoutError), ending_by(started + 0.1):
+        read(patient(silent, most_s=LONG_S))
+    assert time.monotonic() - started < LONG_S / 3
+
+
 def test_after_some_failures_redis_is_not_asked(silent: SilentRedis) -> None:
     client = patient(silent, failures=2, rest_s=LONG_S)
     for _ in range(2):
