@@ -23,7 +23,7 @@ from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.runtime import ShortlistRuntime, line, to_table
 from ensemble.settings import EnsembleSettings
 from ensemble.stage import Array, Tensors, us_name
-from ensemble.stores.client import connect
+from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import RedisVectorIndex, check_filters
@@ -36,7 +36,13 @@ PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
 
 def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
     """Connects the chain to Redis; nothing is read yet."""
-    redis = connect(settings.redis_address, settings.redis_timeout_ms)
+    timeout_ms, rest_ms, probe_ms = (
+        settings.redis_timeout_ms,
+        settings.redis_rest_ms,
+        settings.redis_probe_ms,
+    )
+    patience = Patience(timeout_ms / 1000, settings.redis_failures, rest_ms / 1000, probe_ms / 1000)
+    redis = connect(settings.redis_address, timeout_ms, patience)
     features = RedisFeatureStore(redis, bundle.dataset, bundle.dataset.clock, settings.max_seen)
     vectors = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
     return Stores(features, vectors, item_table(bundle, features, settings))

@@ -42,7 +42,24 @@ class EnsembleSettings(BaseSettings):
         "127.0.0.1:6379", description="host:port of the Redis that holds features, vectors and seen items."
     )
     redis_timeout_ms: PositiveInt = Field(
-        200, description="Milliseconds a round trip to Redis may take. Lower: a stalled Redis fails sooner."
+        200,
+        description="Milliseconds a round trip to Redis may take; a deadline ends it sooner. Lower: a "
+        "stalled Redis fails sooner.",
+    )
+    redis_failures: PositiveInt = Field(
+        3,
+        description="Round trips without an answer, in a row, after which Redis is not asked for a while. "
+        "Higher: more requests wait for a Redis that is gone; lower: a hiccup costs more of them.",
+    )
+    redis_rest_ms: PositiveInt = Field(
+        250,
+        description="Milliseconds until a Redis that did not answer is asked again, by a PING. Lower: used "
+        "again sooner, more requests wait for the PING.",
+    )
+    redis_probe_ms: PositiveInt = Field(
+        20,
+        description="Milliseconds in which a Redis that is well answers that PING; a round trip that had "
+        "less proves nothing. Higher: for a Redis that is far away or busy.",
     )
     k: PositiveInt = Field(
         100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."

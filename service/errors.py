@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from ensemble.contract import ErrorCode, StageError
 
@@ -54,17 +55,29 @@ class WrongField(Exception):
         self.field, self.message = field, message
 
 
-def problem(status: int, detail: str, *, request_id: str = "", **more: Any) -> Response:
+def problem_document(status: int, detail: str, *, request_id: str = "", **more: Any) -> dict[str, Any]:
     """Builds a problem document; `detail` says what is wrong and what to do, for the caller's eyes."""
-    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    document: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase}
+    document |= {"status": int(status), "detail": detail}
     if request_id:
         document["instance"] = f"urn:request:{request_id}"
-    return Response(json.dumps(document | more).encode(), int(status), media_type=PROBLEM_TYPE)
+    return document | more
+
+
+def problem(status: int, detail: str, *, request_id: str = "", **more: Any) -> Response:
+    """Answers with a problem document."""
+    document = problem_document(status, detail, request_id=request_id, **more)
+    return Response(json.dumps(document).encode(), int(status), media_type=PROBLEM_TYPE)
+
+
+def request_id_of_scope(scope: Scope) -> str:
+    """The id that the outermost layer gave to this request."""
+    return str(scope.get("state", {}).get("request_id", ""))
 
 
 def request_id_of(request: Request) -> str:
     """The id that the outermost layer gave to this request."""
-    return str(request.scope.get("state", {}).get("request_id", ""))
+    return request_id_of_scope(request.scope)
 
 
 _REMEDIES = {
@@ -79,7 +92,7 @@ _REMEDIES = {
     "dict_type": "must be an object",
     "model_attributes_type": "must be a JSON object sent with content-type: application/json",
 }
-_NOT_THE_CALLERS = ("int", "float", "str", "[key]")
+_NOT_THE_CALLERS = ("int", "float", "str", "constrained-int", "constrained-float", "constrained-str", "[key]")
 """Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
 
 

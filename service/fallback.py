@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ensemble import contract
 from service.bundle import PopularItem
+from service.errors import DependencyUnavailable
+from service.ladder import Asked
 from service.schemas import RecommendRequest
+from service.store import Store
 from service.tensors import Retrieved, Slate
+
+SEEN = "seen"
+"""What an answer lacks where items that the user has seen could not be removed."""
 
 FILTERS = "filters"
 """What an answer lacks where the popular list could not be checked against every filter."""
@@ -23,29 +30,30 @@ class PopularSlates:
         """Takes the best `n` popular items that are not seen, not excluded, and known to pass the filters.
 
         An item whose value in a filtered column is not known is left out: breaking a caller's rule is
-        worse than a short answer, which says so.
+        worse than a short answer, which says so. Only an explanation looks further than the last item taken.
         """
         seen, excluded = set(seen), set(request.exclude_item_ids)
         kept: list[PopularItem] = []
         retrieved: list[Retrieved] = []
         is_unchecked = False
         for rank, item in enumerate(self._items, 1):
-            passes = _passes(item, request.filters)
-            removed_by = (
-                str(contract.Rule.SEEN)
-                if item.item_id in seen
-                else str(contract.Rule.EXCLUDED)
-                if item.item_id in excluded
-                else None
-                if passes
-                else FILTERS
-            )
-            is_unchecked |= removed_by == FILTERS and passes is None
             slate_rank = None
-            if removed_by is None and len(kept) < request.n:
-                kept.append(item)
-                slate_rank = len(kept)
-            retrieved.append(Retrieved(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
+            if item.item_id in seen:
+                removed_by: str | None = str(contract.Rule.SEEN)
+            elif item.item_id in excluded:
+                removed_by = str(contract.Rule.EXCLUDED)
+            elif request.filters and not (passes := _passes(item, request.filters)):
+                removed_by = FILTERS
+                is_unchecked |= passes is None
+            else:
+                removed_by = None
+                if len(kept) < request.n:
+                    kept.append(item)
+                    slate_rank = len(kept)
+            if request.explain:
+                retrieved.append(Retrieved(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
+            elif len(kept) == request.n:
+                break
         degraded = [FILTERS] if is_unchecked else []
         if len(kept) < request.n:
             degraded.append(str(contract.Degradation.SHORT))
@@ -56,6 +64,25 @@ class PopularSlates:
             degraded=degraded,
             retrieved=retrieved if request.explain else None,
         )
+
+
+class PopularStep:
+    """The last step of the ladder: it asks Redis for what the user has seen, and does without if it must."""
+
+    name = "popular"
+
+    def __init__(self, items: Sequence[PopularItem], store: Store, store_timeout_s: float) -> None:
+        self._slates, self._store, self._store_timeout_s = PopularSlates(items), store, store_timeout_s
+
+    async def slate(self, asked: Asked) -> Slate:
+        """Makes the popular slate; seen items are removed where Redis answers in the time left."""
+        try:
+            timeout_s = min(asked.deadline.left_s(), self._store_timeout_s)
+            seen = await self._store.seen(asked.request.user_id, timeout_s)
+        except DependencyUnavailable:
+            slate = self._slates.slate(asked.request, ())
+            return replace(slate, degraded=[SEEN, *slate.degraded])
+        return self._slates.slate(asked.request, seen)
 
 
 def _passes(item: PopularItem, filters: contract.Filters) -> bool | None:

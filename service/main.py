@@ -9,20 +9,24 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from service import health, pages, routes
+from service.access import AccessLayer
 from service.answer import Answers
+from service.body import BodyLayer
 from service.bundle import Bundle, BundleUnreadable, read_bundle
 from service.deadline import Deadline
-from service.errors import PROBLEM_TYPE, install_handlers
+from service.errors import install_handlers
 from service.logs import configure_logs
 from service.metrics import Metrics
-from service.middleware import RequestLayer
+from service.middleware import RECOMMENDATIONS, RequestLayer
+from service.openapi import describe
+from service.protocol import bounded_protocol
 from service.recommender import Recommender, TritonRecommender
 from service.settings import Settings, WrongSettings, load_settings
 from service.store import RedisStore, Store
@@ -72,8 +76,17 @@ def build_app(
     for part in (routes, health, pages):
         app.include_router(part.router)
     install_handlers(app)
-    app.add_middleware(RequestLayer, metrics=metrics, max_body_bytes=settings.max_body_bytes)
-    _document_problems(app)
+    # The last one added is the outermost: a request is named and timed, then known, then read.
+    app.add_middleware(
+        BodyLayer,
+        paths=[RECOMMENDATIONS],
+        max_bytes=settings.max_body_bytes,
+        timeout_ms=settings.receive_timeout_ms,
+        metrics=metrics,
+    )
+    app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
+    app.add_middleware(RequestLayer, metrics=metrics)
+    describe(app, manifest, settings)
     return app
 
 
@@ -86,23 +99,6 @@ async def _warm_up(settings: Settings, recommender: Recommender, store: Store) -
             log.warning("dependency_not_ready", dependency=name, reason=str(result))
         else:
             log.info("dependency_ready", dependency=name, detail=result)
-
-
-def _document_problems(app: FastAPI) -> None:
-    """Gives problem documents their own media type in the OpenAPI document."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        for path in document["paths"].values():
-            for operation in path.values():
-                for response in operation["responses"].values():
-                    content = response.get("content", {})
-                    if "Problem" in str(content.get("application/json", "")):
-                        content[PROBLEM_TYPE] = content.pop("application/json")
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -138,10 +134,13 @@ def main() -> None:
     except (WrongSettings, BundleUnreadable) as error:
         _stop(str(error))
     configure_logs(settings.log_level)
+    app = build_app(settings, bundle)
     config = uvicorn.Config(
-        build_app(settings, bundle),
+        app,
         loop="uvloop",
-        http="httptools",
+        http=bounded_protocol(settings, app.state.answers.metrics.refused),
+        ws="none",
+        timeout_keep_alive=settings.idle_timeout_s,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -13,12 +13,18 @@ from prometheus_client import (
     generate_latest,
 )
 
+from service.circuits import Circuit
+from service.concurrency import AdaptiveLimit
+from service.quality import Quality
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every series
 
 _SECONDS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5),
 )
+
+_OPEN = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class Metrics:
@@ -49,8 +55,39 @@ class Metrics:
         self._degraded = Counter(
             "shortlist_degraded", "Answers that lack something, by what.", ["reason"], registry=self.registry
         )
-        self.in_flight = Gauge(
+        self._steps = Counter(
+            "shortlist_steps",
+            "Steps of the ladder that were tried, by how each ended: answered, busy, late, unavailable.",
+            ["step", "outcome"],
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
             "shortlist_in_flight", "Requests that wait for the ensemble now.", registry=self.registry
+        )
+        self._most_in_flight = Gauge(
+            "shortlist_in_flight_limit",
+            "Requests that may wait for the ensemble now.",
+            registry=self.registry,
+        )
+        self._quality = Gauge(
+            "shortlist_quality",
+            "Share of the candidates that the ensemble is asked to consider; 0: without the ranker too.",
+            registry=self.registry,
+        )
+        self._circuits = Gauge(
+            "shortlist_circuit_open",
+            "Circuit breaker of a server: 0 closed, 0.5 half open (one request tries), 1 open (none asks).",
+            ["dependency"],
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "shortlist_refused",
+            "Requests and connections refused before a route saw them, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._calls = Counter(
+            "shortlist_calls", "Requests with a known API key, by caller.", ["caller"], registry=self.registry
         )
         info = Gauge(
             "shortlist_bundle_info",
@@ -59,6 +96,20 @@ class Metrics:
             registry=self.registry,
         )
         info.labels(bundle, dataset).set(1)
+
+    def watch_circuit(self, circuit: Circuit) -> None:
+        """Shows the state of a circuit whenever the metrics are read."""
+        self._circuits.labels(circuit.dependency).set_function(lambda: _OPEN[circuit.state])
+
+    def watch_ensemble(self, limit: AdaptiveLimit, quality: Quality) -> None:
+        """Shows what the ensemble is asked for now whenever the metrics are read."""
+        self._in_flight.set_function(lambda: limit.in_flight)
+        self._most_in_flight.set_function(lambda: limit.value)
+        self._quality.set_function(lambda: quality.value)
+
+    def stepped(self, step: str, outcome: str) -> None:
+        """Counts one try of a step of the ladder."""
+        self._steps.labels(step, outcome).inc()
 
     def answered(self, degraded: Sequence[str], timings_ms: Mapping[str, float]) -> None:
         """Counts one slate: what it lacks, and its stages' times."""
@@ -75,6 +126,14 @@ class Metrics:
     def recommended(self, source: str, status: int) -> None:
         """Counts one response of the recommendations route."""
         self._requests.labels(source, str(status)).inc()
+
+    def refused(self, reason: str) -> None:
+        """Counts a request or a connection that no route saw."""
+        self._refused.labels(reason).inc()
+
+    def called(self, caller: str) -> None:
+        """Counts a request of a known caller."""
+        self._calls.labels(caller).inc()
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -10,7 +10,6 @@ import time
 import uuid
 
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
@@ -21,6 +20,10 @@ log = structlog.get_logger()
 
 REQUEST_ID = b"x-request-id"
 RECOMMENDATIONS = "/v1/recommendations"
+CALLER_LEFT = 499
+"""Counted and logged, never sent: the caller hung up before an answer began."""
+PATH_LENGTH = 200
+"""Characters of a path that are logged."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -28,8 +31,8 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 class RequestLayer:
     """Wraps the app. The routes may put `source` into the request's state; it is counted and logged here."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
-        self.app, self.metrics, self.max_body_bytes = app, metrics, max_body_bytes
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request; other kinds of connections pass through."""
@@ -52,7 +55,7 @@ class RequestLayer:
             await send(message)
 
         try:
-            await self.app(scope, self._bounded(receive), send_with_id)
+            await self.app(scope, receive, send_with_id)
         except Exception:
             log.exception("bug")
             if status == 0:
@@ -62,27 +65,21 @@ class RequestLayer:
         finally:
             self._note(scope, status, time.perf_counter() - started)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        read = 0
-
-        async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.max_body_bytes:
-                raise HTTPException(413, f"The body is too long: send at most {self.max_body_bytes} bytes")
-            return message
-
-        return bounded
-
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+        path, status = scope["path"], status or CALLER_LEFT
+        # A request that a layer above the routes refused has no route, and is still one of these.
+        unrouted = RECOMMENDATIONS if path == RECOMMENDATIONS else "other"
+        route = getattr(scope.get("route"), "path", unrouted)
         self.metrics.responded(route, seconds)
         if route == RECOMMENDATIONS:
             self.metrics.recommended(scope["state"].get("source", "none"), status)
         write = log.debug if route in _QUIET else log.info
         write(
-            "request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 3)
+            "request",
+            method=scope["method"],
+            path=path[:PATH_LENGTH],
+            status=status,
+            ms=round(seconds * 1000, 3),
         )
 
 

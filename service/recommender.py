@@ -40,8 +40,10 @@ _CHANNEL = [
 class Recommender(Protocol):
     """Makes slates. Tests put a fake here."""
 
-    async def recommend(self, request: RecommendRequest, deadline: Deadline, seed: int) -> Slate:
-        """Makes the slate for one request.
+    async def recommend(
+        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float
+    ) -> Slate:
+        """Makes the slate for one request from the share `quality`, 0 to 1, of the candidates.
 
         Raises:
             DependencyUnavailable: it does not answer, or not before the deadline.
@@ -78,13 +80,19 @@ class TritonRecommender:
         if self._client is not None:
             await self._client.close()
 
-    async def recommend(self, request: RecommendRequest, deadline: Deadline, seed: int) -> Slate:
+    async def recommend(
+        self,
+        request: RecommendRequest,
+        deadline: Deadline,
+        seed: int,
+        quality: float = contract.FULL_QUALITY,
+    ) -> Slate:
         """Makes the slate for one request, in one call."""
         left_s = deadline.left_s()
         if left_s <= 0:
             raise DependencyUnavailable(TRITON, "no time left", is_late=True)
         assert self._client is not None, "open() comes first"
-        tensors = encode_request(request, self._context, deadline.unix_us(), seed)
+        tensors = encode_request(request, self._context, deadline.unix_us(), seed, quality)
         try:
             result = await self._client.infer(
                 self._model,

@@ -30,25 +30,24 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in statuses}
 
 
-@router.post("/recommendations", response_model=RecommendResponse, responses=problems(400, 413, 422, 500))
+@router.post(
+    "/recommendations",
+    response_model=RecommendResponse,
+    responses=problems(400, 401, 408, 413, 415, 422, 500),
+)
 async def recommend(body: RecommendRequest, request: Request, answers: AnswersDep) -> Response:
     """The best `n` items for this user now.
 
     A late or unreachable ensemble is answered from the popular list, with `source: "popular"`.
     """
     answer = await answers.answer(body, request_id_of(request))
-    request.state.source = str(answer.source)
-    bind_contextvars(
-        user_id=body.user_id, n=len(answer.items), source=str(answer.source), degraded=answer.degraded
-    )
-    return Response(
-        answer.model_dump_json(exclude=None if body.explain else {"explain"}),
-        media_type="application/json",
-        headers={"server-timing": ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.items())},
-    )
+    request.state.source = answer.source
+    bind_contextvars(**answer.notes)
+    timings = ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.items())
+    return Response(answer.body, media_type="application/json", headers={"server-timing": timings})
 
 
-@router.get("/users/{user_id}/seen", responses=problems(422, 503))
+@router.get("/users/{user_id}/seen", responses=problems(401, 422, 503))
 async def seen(
     user_id: UserId,
     answers: AnswersDep,
@@ -66,7 +65,7 @@ async def seen(
     )
 
 
-@router.get("/bundle")
+@router.get("/bundle", responses=problems(401))
 async def bundle(answers: AnswersDep) -> Manifest:
     """What is served: the bundle, its context names, filters and display fields."""
     return answers.bundle.manifest

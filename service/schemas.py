@@ -11,9 +11,15 @@ from ensemble import contract
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
 ContextValue = Annotated[StrictInt, Field(gt=contract.NO_CONTEXT, le=INT64_MAX)]
-
-
-FilterValue = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictStr
+FilterValue = (
+    Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
+    | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+    | Annotated[StrictStr, Field(min_length=1, max_length=256)]
+)
+MAX_VALUES = 1024
+"""Of one filter."""
+MAX_NAMES = 64
+"""Of a context, or of the filters; more than any data set has columns for."""
 
 
 class RecommendRequest(BaseModel):
@@ -33,16 +39,20 @@ class RecommendRequest(BaseModel):
     n: Annotated[StrictInt, Field(ge=1, le=contract.MAX_N)] = Field(10, description="Items wanted.")
     context: dict[StrictStr, ContextValue] = Field(
         default_factory=dict,
+        max_length=MAX_NAMES,
         description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
         "`context`.",
     )
     exclude_item_ids: Annotated[list[Id], Field(max_length=contract.EXCLUDE_WIDTHS[-1])] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
-    filters: dict[StrictStr, Annotated[list[FilterValue], Field(min_length=1)]] = Field(
-        default_factory=dict,
-        description="Column to allowed values: an item must have one of the values in every column named. "
-        "/v1/bundle lists the columns under `filters`.",
+    filters: dict[StrictStr, Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]] = (
+        Field(
+            default_factory=dict,
+            max_length=MAX_NAMES,
+            description="Column to allowed values: an item must have one of the values in every column "
+            "named. /v1/bundle lists the columns under `filters`. At most 2,048 bytes of JSON in all.",
+        )
     )
     explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")
     latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(

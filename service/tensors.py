@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,17 @@ class Slate:
         return dict(Counter(one.removed_by for one in self.retrieved or () if one.removed_by))
 
 
+def seed_of(request_id: str) -> int:
+    """Takes a request id, gives the seed of its exploration: the same id explores in the same way."""
+    return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "big") >> 1
+
+
 def encode_request(
-    request: RecommendRequest, context: Sequence[str], deadline_us: int, seed: int
+    request: RecommendRequest,
+    context: Sequence[str],
+    deadline_us: int,
+    seed: int,
+    quality: float = contract.FULL_QUALITY,
 ) -> dict[str, Array]:
     """Takes a request and the manifest's context names, gives every input tensor of the ensemble.
 
@@ -60,7 +70,7 @@ def encode_request(
     scalars = {"user_id": request.user_id, "n": request.n, "seed": seed, "deadline_us": deadline_us}
     scalars |= {name: told.get(name, contract.NO_CONTEXT) for name in context}
     tensors: dict[str, Array] = {name: np.array([[value]], dtype=np.int64) for name, value in scalars.items()}
-    tensors["quality"] = np.array([[contract.FULL_QUALITY]], dtype=np.float32)
+    tensors["quality"] = np.array([[quality]], dtype=np.float32)
     tensors["exclude_item_ids"] = contract.encode_excluded(request.exclude_item_ids)
     tensors["filters"] = contract.encode_filters(request.filters)
     return tensors

@@ -128,12 +128,16 @@ class FakeRecommender:
         self.requests: list[RecommendRequest] = []
         self.seeds: list[int] = []
         self.deadlines: list[float] = []
+        self.qualities: list[float] = []
 
-    async def recommend(self, request: RecommendRequest, deadline: Deadline, seed: int) -> Slate:
+    async def recommend(
+        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float = contract.FULL_QUALITY
+    ) -> Slate:
         """Answers after `wait_s`, as a well-behaved ensemble would."""
         self.requests.append(request)
         self.seeds.append(seed)
         self.deadlines.append(deadline.left_s())
+        self.qualities.append(quality)
         if self.wait_s:
             await asyncio.sleep(self.wait_s)
         if self.fail is not None:

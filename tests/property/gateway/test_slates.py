@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
-from service.answer import seed_of
 from service.bundle import PopularItem
 from service.errors import DependencyUnavailable
 from service.fallback import FILTERS, PopularSlates
 from service.recommender import triton_error
 from service.schemas import RecommendRequest
-from service.tensors import decode_slate, encode_request
+from service.tensors import decode_slate, encode_request, seed_of
 from tests.builders.gateway import make_outputs
 
 ids = st.integers(0, 2**63 - 1)

@@ -14,9 +14,9 @@ import structlog
 
 from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
-from service.answer import seed_of
 from service.errors import DependencyUnavailable
 from service.store import MemoryStore
+from service.tensors import seed_of
 from tests.builders.gateway import (
     BUNDLE,
     SEEN,
@@ -193,9 +193,9 @@ async def test_the_same_request_id_explores_with_the_same_seed(tmp_path: Path) -
 
 async def test_a_stage_that_found_the_deadline_passed_is_late_rather_than_unavailable(tmp_path: Path) -> None:
     class Queued(FakeRecommender):
-        async def recommend(self, request: Any, deadline: Any, seed: int) -> Any:
+        async def recommend(self, request: Any, deadline: Any, *rest: Any) -> Any:
             time.sleep(deadline.left_s())  # blocks, so that the gateway's own timer has no chance to be first
-            return await super().recommend(request, deadline, seed)
+            return await super().recommend(request, deadline, *rest)
 
     recommender = Queued(DependencyUnavailable("triton", "request: the deadline passed before it was run"))
     app = make_app(tmp_path, recommender, latency_budget_ms=120, reserve_ms=100)
@@ -204,8 +204,8 @@ async def test_a_stage_that_found_the_deadline_passed_is_late_rather_than_unavai
 
 async def test_an_explored_slate_is_logged_with_its_propensities(tmp_path: Path) -> None:
     class Exploring(FakeRecommender):
-        async def recommend(self, request: Any, deadline: Any, seed: int) -> Any:
-            slate = await super().recommend(request, deadline, seed)
+        async def recommend(self, request: Any, deadline: Any, *rest: Any) -> Any:
+            slate = await super().recommend(request, deadline, *rest)
             return replace(slate, propensities=[0.5] * len(slate.item_ids))
 
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:

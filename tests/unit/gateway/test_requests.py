@@ -98,7 +98,7 @@ async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(
         (b"[" * 60000, "application/json", 400, ""),
         (b'{"user_id": 7, "filters": {"item_price": [NaN]}}', "application/json", 422, "finite"),
         (b"[7]", "application/json", 422, "must be a JSON object"),
-        (b'{"user_id": 7}', "text/plain", 422, "content-type: application/json"),
+        (b'{"user_id": 7}', "text/plain", 415, "content-type: application/json"),
         (b"", "application/json", 422, "body"),
         (b" " * 65537, "application/json", 413, "send at most 65536 bytes"),
     ],
