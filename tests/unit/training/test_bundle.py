@@ -13,6 +13,9 @@ from training.manifest import BundleError, read_manifest
 
 SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
 
+INPUTS = {"categorical": ["user_id"], "numeric": [], "lists": {}}
+RANKER = {"file": "x.onnx", "output": "x", "user": INPUTS, "candidate": INPUTS}
+
 
 def facts(name: str) -> dict[str, Any]:
     return {
@@ -28,7 +31,7 @@ def facts(name: str) -> dict[str, Any]:
         "index": {"kind": "FLAT"},
         "user_tower": SPEC,
         "item_tower": SPEC,
-        "ranker": SPEC,
+        "ranker": RANKER,
         "context": (),
         "display": (),
         "display_name": None,
@@ -99,3 +102,10 @@ def test_only_a_whole_bundle_of_the_same_fingerprint_is_found(tmp_path: Path) ->
     assert find_bundle(tmp_path, "toy", "0000000023456789") is None
     (folder / "x.onnx").unlink()
     assert find_bundle(tmp_path, "toy", "abcdef0123456789") is None
+
+
+def test_a_bundle_of_another_format_says_train_again(tmp_path: Path) -> None:
+    path = write(tmp_path, "toy") / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(BundleError, match="of format 1, this version reads 2; train again"):
+        read_manifest(path.parent)
