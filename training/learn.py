@@ -156,13 +156,16 @@ def make_candidates(
     """Makes rows of what users of the train part's last days would be retrieved, clicked or not.
 
     Second towers retrieve them, which end before those days: the served ones have learned from the clicks
-    there, and would retrieve what they remember. None where too little lies before; the ranker then learns
-    from exposures alone.
+    there, and would retrieve what they remember. They are trained for as long as the served ones. None where
+    too little lies before; the ranker then learns from exposures alone.
     """
     windows, examples = early_examples(prepared, rows, retrieval.histories)
     if not windows:
         return None
-    towers = fit_two_tower(encoders.fields, examples, retrieval.catalogue, settings.two_tower, seed)
+    measured = iter([row["validation"] for row in retrieval.two_tower.history])
+    towers = fit_two_tower(
+        encoders.fields, examples, retrieval.catalogue, settings.two_tower, seed, lambda _: next(measured)
+    )
     early = replace(retrieval, two_tower=towers)
 
     def retrieve_for(held: HeldOut, instant: datetime) -> npt.NDArray[np.int64]:

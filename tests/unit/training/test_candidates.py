@@ -95,15 +95,16 @@ def test_towers_that_retrieve_them_have_learned_from_none_of_their_clicks(
     monkeypatch.setattr(learn, "fit_two_tower", fit)
     monkeypatch.setattr(Retrieval, "vectors", vectors)
     every = retrieval_examples(prepared, histories, until)
-    served = Retrieval(fit(encoders.fields, every, catalogue, TINY.two_tower, 0), histories, catalogue)
+    model = fit(encoders.fields, every, catalogue, TINY.two_tower, 0, lambda _: 1.0)
+    served = Retrieval(model, histories, catalogue)
     assert make_candidates(prepared, encoders, rows_of_part(table), served, TINY, 0) is not None
 
     windows = candidate_windows(table, until)
     assert len(asked) == len(windows) == SNAPSHOTS
     clicks = set().union(*(pairs_of(held_out(prepared, start, end)) for start, end in windows))
     assert len(clicks) > 100
-    for model in asked:
-        examples = learned_from[model]
+    for asked_model in asked:
+        examples = learned_from[asked_model]
         assert clicks.isdisjoint(zip(examples.users.tolist(), examples.items.tolist(), strict=True))
     assert clicks <= set(zip(every.users.tolist(), every.items.tolist(), strict=True))
 
