@@ -48,7 +48,7 @@ def build_app(
     metrics = Metrics(manifest.bundle, manifest.dataset)
     sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
     recommender = recommender or TritonRecommender(
-        settings.triton.address, settings.triton.model, manifest.bundle, manifest.context, sample
+        settings.triton, manifest.bundle, manifest.context, sample
     )
     store = store or RedisStore(settings.redis_address, manifest.bundle)
 
