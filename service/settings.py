@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         "budget. Raise it when answers lack display fields on a busy machine; lower it to "
         "answer sooner without them.",
     )
+    kept_cards: PositiveInt = Field(
+        20_000,
+        description="Items whose display fields are kept in memory, about half a kilobyte each; they never "
+        "change within a bundle. Raise it for large catalogues; lower it to save memory.",
+    )
     latency_budget_ms: PositiveInt = Field(
         80,
         description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer popular "
