@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from ensemble import contract
+from ensemble.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.vectors import SEPARATOR, VECTOR_FIELD, alias, tags
@@ -32,12 +33,18 @@ class IndexBuildError(RuntimeError):
     """Says why the index was not built, and what to do."""
 
 
-def build_index(redis: Redis, folder: Path, keep: int, patience_s: float = 3600.0) -> bool:
+def build_index(
+    redis: Redis,
+    folder: Path,
+    keep: int,
+    patience_s: float = 3600.0,
+    accept: Callable[[Manifest], None] = lambda _: None,
+) -> bool:
     """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
     `keep`.
 
-    The bundle counts as built, and older ones go, only once every item is indexed. False where it was built
-    before.
+    The bundle counts as built only once every item is indexed, and older ones go only once `accept` did not
+    raise. False where it was built before; then `accept` alone is called.
 
     Raises:
         IndexBuildError: Redis lacks the search module or did not index every item; what was serving still
@@ -45,6 +52,7 @@ def build_index(redis: Redis, folder: Path, keep: int, patience_s: float = 3600.
     """
     manifest = read_manifest(folder)
     if is_built(redis, manifest):
+        accept(manifest)
         return False
     drop_bundle(redis, manifest.bundle)
     try:
@@ -60,6 +68,7 @@ def build_index(redis: Redis, folder: Path, keep: int, patience_s: float = 3600.
         raise
     built = contract.bundles_key(manifest.dataset)
     redis.zadd(built, {manifest.bundle: time.time()})
+    accept(manifest)
     for old in _command(redis, "ZRANGE", built, 0, -keep - 1):
         drop_bundle(redis, old.decode())
         redis.zrem(built, old)
@@ -105,7 +114,8 @@ def create_command(manifest: Manifest) -> tuple[str | int, ...]:
 
 
 def drop_bundle(redis: Redis, bundle: str) -> None:
-    """Deletes a bundle's index, vectors and cards; nothing where there are none."""
+    """Deletes a bundle's index, how it is searched, its vectors and cards; nothing where there are none."""
+    redis.delete(contract.index_search_key(bundle))
     with contextlib.suppress(ResponseError):  # there was none
         _command(redis, "FT.DROPINDEX", contract.index_name(bundle))
     for prefix in (contract.item_vector_prefix(bundle), contract.item_card_prefix(bundle)):
@@ -115,19 +125,21 @@ def drop_bundle(redis: Redis, bundle: str) -> None:
 
 
 def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
-    ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False).tolist()
-    vectors = np.load(folder / bundle_files.ITEM_VECTORS_FILE, allow_pickle=False).astype("<f4")
+    ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+    vectors = np.load(folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
     wanted = ["item_id", *dict.fromkeys((*manifest.filters, *manifest.display))]
-    table = pq.read_table(folder / bundle_files.ITEM_TABLE_FILE, columns=wanted)
-    rows = {row["item_id"]: row for row in table.to_pylist()}
+    table = pq.read_table(folder / bundle_files.ITEM_TABLE_FILE, columns=wanted).sort_by("item_id")
+    lies = np.searchsorted(table["item_id"].to_numpy(), [*ids[::CHUNK], np.iinfo(np.int64).max])
     prefix = contract.item_vector_prefix(manifest.bundle)
-    for start in range(0, len(ids), CHUNK):
+    for chunk, start in enumerate(range(0, len(ids), CHUNK)):
+        some = table.slice(lies[chunk], lies[chunk + 1] - lies[chunk]).to_pylist()
+        rows = {row["item_id"]: row for row in some}
         pipe = redis.pipeline(transaction=False)
-        for position in range(start, min(start + CHUNK, len(ids))):
-            item_id = ids[position]
+        blobs = np.ascontiguousarray(vectors[start : start + CHUNK], dtype="<f4")
+        for item_id, vector in zip(ids[start : start + CHUNK].tolist(), blobs, strict=True):
             row = rows.get(item_id, {})
             fields: dict[Any, Any] = _attributes(row, manifest.filters)
-            fields[VECTOR_FIELD] = vectors[position].tobytes()
+            fields[VECTOR_FIELD] = vector.tobytes()
             pipe.hset(f"{prefix}{item_id}", mapping=fields)
             card = {name: _text(row.get(name)) for name in manifest.display}
             pipe.set(contract.item_card_key(manifest.bundle, item_id), contract.encode_card(card))
@@ -187,6 +199,10 @@ def _chunks(keys: Any) -> Iterator[list[bytes]]:
         yield chunk
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Indexes one bundle; 0, or 1 with one line that says what is wrong."""
     settings = load_settings()
@@ -201,8 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         manifest = read_manifest(chosen.bundle, verify=False)
-        built = build_index(connect(settings.redis_address, TIMEOUT_MS), chosen.bundle, chosen.keep)
-    except (BundleError, IndexBuildError) as error:
+        redis = connect(settings.redis_address, TIMEOUT_MS)
+
+        def accept(manifest: Manifest) -> None:
+            choose_breadth(redis, chosen.bundle, manifest, settings.k, settings.recall_target, _say)
+
+        built = build_index(redis, chosen.bundle, chosen.keep, accept=accept)
+    except (BundleError, IndexBuildError, RecallError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except RedisError as error:

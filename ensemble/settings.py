@@ -97,6 +97,11 @@ class EnsembleSettings(BaseSettings):
         description="Microseconds a request may wait for others to join it. Higher: fuller batches, later "
         "answers.",
     )
+    recall_target: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.98,
+        description="Share of the K nearest items that an approximate index must find. Higher: a wider "
+        "search, slower; the export finds out how wide.",
+    )
     keep_bundles: PositiveInt = Field(
         2,
         description="Bundles per data set whose vectors stay in Redis. Higher: older roll-backs, more "

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 MANIFEST_FILE = "manifest.json"
 POPULAR_FILE = "popular.json"
 
 Card = dict[str, str | None]
 """An item's display fields."""
+
+ScoreRange = Annotated[
+    tuple[float, float],
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+"""Described as a plain array: not every reader of OpenAPI knows `prefixItems`."""
 
 
 class BundleUnreadable(ValueError):
@@ -39,7 +45,7 @@ class Manifest(BaseModel):
     )
     display: tuple[str, ...] = Field(description="Fields shown with an item.")
     display_name: str | None = Field(description="The one of them that people read, if there is one.")
-    score_range: tuple[float, float] = Field(description="Bounds of a retrieval score.")
+    score_range: ScoreRange = Field(description="Bounds of a retrieval score.")
     sample_user_ids: tuple[int, ...] = Field(description="A few known users to try.")
     checksums: dict[str, str] = Field(exclude=True)
 

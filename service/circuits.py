@@ -14,7 +14,7 @@ from service.window import Clock
 FAILURES = 5
 RECOVERY_S = 0.5
 """From one try to the next while the circuit is open: also how much longer an outage seems than it is."""
-ALL_LATE_S = 0.5
+ALL_LATE_S = 1.0
 """Late answers count as failures once none has come in time for so long: a busy server is late at times."""
 
 

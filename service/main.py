@@ -47,10 +47,11 @@ def build_app(
     manifest = bundle.manifest
     metrics = Metrics(manifest.bundle, manifest.dataset)
     sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
-    recommender = recommender or TritonRecommender(
-        settings.triton.address, settings.triton.model, manifest.bundle, manifest.context, sample
-    )
-    store = store or RedisStore(settings.redis_address, manifest.bundle)
+    recommender = recommender or TritonRecommender(settings.triton, manifest.bundle, manifest.context, sample)
+    if store is None:
+        timeout_s = settings.store_timeout_ms / 1000
+        store = RedisStore(settings.redis_address, manifest.bundle, timeout_s, settings.kept_cards)
+        metrics.watch_circuit(store.circuit)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

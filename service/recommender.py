@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grpc
 import numpy as np
-import tritonclient.grpc.aio as triton
-from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
+from service.batcher import Batcher
 from service.deadline import Deadline
 from service.errors import DependencyUnavailable
 from service.schemas import RecommendRequest
-from service.tensors import Array, Slate, decode_slate, encode_request
+from service.settings import TritonSettings
+from service.tensors import Array, Row, Slate, decode_slate, encode_rows
 
 TRITON = "triton"
+QUEUE_TIMEOUT = "timeout"
+"""Triton's own name for the microseconds that a request may wait in its queue."""
 _SLATE_OUTPUTS = (*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities")
+_EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *contract.EXPLAIN_TENSORS)))
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
+_NUMPY = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8}
 _CHANNEL = [
     (
         "grpc.keepalive_time_ms",
@@ -62,23 +67,29 @@ class TritonRecommender:
     """Calls the ensemble inside Triton, over one gRPC channel that all requests share."""
 
     def __init__(
-        self, address: str, model: str, bundle: str, context: Sequence[str], sample_user_id: int
+        self,
+        settings: TritonSettings,
+        bundle: str,
+        context: Sequence[str],
+        sample_user_id: int,
     ) -> None:
-        self._address, self._model, self._bundle, self._context = address, model, bundle, tuple(context)
+        self._address, self._model, self._bundle = settings.address, settings.model, bundle
+        self._context = tuple(context)
         self._sample = RecommendRequest(user_id=sample_user_id, n=1)
-        self._client: triton.InferenceServerClient | None = None
-        self._outputs = [triton.InferRequestedOutput(name) for name in _SLATE_OUTPUTS]
-        more = (name for name in contract.EXPLAIN_TENSORS if name not in _SLATE_OUTPUTS)
-        self._explained = self._outputs + [triton.InferRequestedOutput(name) for name in more]
+        self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._described: dict[tuple[Any, ...], Any] = {}
 
     async def open(self) -> None:
         """Makes the channel; it connects at the first call, and again whenever Triton comes back."""
-        self._client = triton.InferenceServerClient(self._address, channel_args=_CHANNEL)
+        self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
         """Closes the channel."""
-        if self._client is not None:
-            await self._client.close()
+        if self._channel is not None:
+            await self._channel.close()
 
     async def recommend(
         self,
@@ -87,42 +98,69 @@ class TritonRecommender:
         seed: int,
         quality: float = contract.FULL_QUALITY,
     ) -> Slate:
-        """Makes the slate for one request, in one call."""
-        left_s = deadline.left_s()
-        if left_s <= 0:
+        """Makes the slate for one request, in one call, which it may share; an explained one goes alone."""
+        if deadline.left_s() <= 0:
             raise DependencyUnavailable(TRITON, "no time left", is_late=True)
-        assert self._client is not None, "open() comes first"
-        tensors = encode_request(request, self._context, deadline.unix_us(), seed, quality)
-        try:
-            result = await self._client.infer(
-                self._model,
-                [triton_input(name, tensor) for name, tensor in tensors.items()],
-                outputs=self._explained if request.explain else self._outputs,
-                client_timeout=left_s,
-            )
-        except InferenceServerException as error:
-            raise triton_error(error.status() or "", error.message() or "") from None
-        return decode_slate(_arrays(result), request.n, request.explain)
+        row = Row.of(request, deadline, seed, quality)
+        if request.explain:
+            return (await self._infer([row]))[0]
+        return await self._batcher.slate(row)
 
     async def check(self, deadline: Deadline) -> str:
         """Makes a real slate: Triton goes on calling a model ready whose process has died.
 
         Also compares the bundles: a slate of another bundle would be shown with this one's name.
         """
-        assert self._client is not None, "open() comes first"
-        try:
-            ready = await self._client.is_model_ready(self._model, client_timeout=deadline.left_s())
-            if not ready:
-                raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
-            described = await self._client.get_model_config(self._model, client_timeout=deadline.left_s())
-        except InferenceServerException as error:
-            raise triton_error(error.status() or "", error.message() or "") from None
+        asked = service_pb2.ModelReadyRequest(name=self._model)
+        ready = await self._called(self._opened.ModelReady(asked, timeout=deadline.left_s()))
+        if not ready.ready:
+            raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
+        asked = service_pb2.ModelConfigRequest(name=self._model)
+        described = await self._called(self._opened.ModelConfig(asked, timeout=deadline.left_s()))
         await self.recommend(self._sample, deadline, seed=0)
         served = described.config.parameters["bundle"].string_value
         if served not in ("", self._bundle):
             reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
             raise DependencyUnavailable(TRITON, reason)
         return f"model {self._model} answers at {self._address}"
+
+    async def _infer(self, rows: Sequence[Row]) -> list[Slate]:
+        """Makes the slates of B rows in one call, which ends when the last of them is late."""
+        left_s = max(row.deadline.left_s() for row in rows)
+        is_explained = rows[0].request.explain
+        tensors = encode_rows(rows, self._context)
+        message = service_pb2.ModelInferRequest()
+        message.CopyFrom(self._description(tensors, is_explained))
+        # Triton drops what has waited in its queue for so long: nobody would wait for the answer.
+        message.parameters[QUEUE_TIMEOUT].int64_param = max(1, int(left_s * 1e6))
+        message.raw_input_contents.extend([tensor.tobytes() for tensor in tensors.values()])
+        response = await self._called(self._opened.ModelInfer(message, timeout=left_s))
+        outputs = _arrays(response)
+        return [decode_slate(outputs, row.request.n, is_explained, at) for at, row in enumerate(rows)]
+
+    def _description(self, tensors: Mapping[str, Array], is_explained: bool) -> Any:
+        """What a call says of its tensors: the same for every call of this shape, so it is kept."""
+        shapes = tuple(tensor.shape for tensor in tensors.values())
+        described = self._described.get((shapes, is_explained))
+        if described is None:
+            described = service_pb2.ModelInferRequest(model_name=self._model)
+            for name, tensor in tensors.items():
+                described.inputs.add(name=name, datatype=_DTYPES[tensor.dtype], shape=tensor.shape)
+            for name in _EXPLAINED_OUTPUTS if is_explained else _SLATE_OUTPUTS:
+                described.outputs.add(name=name)
+            self._described[shapes, is_explained] = described
+        return described
+
+    @property
+    def _opened(self) -> Any:
+        assert self._stub is not None, "open() comes first"
+        return self._stub
+
+    async def _called(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise triton_error(error.code().name, error.details() or "") from None
 
 
 def triton_error(status: str, message: str) -> Exception:
@@ -143,20 +181,13 @@ def triton_error(status: str, message: str) -> Exception:
     return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}")
 
 
-def triton_input(name: str, tensor: Array) -> triton.InferInput:
-    """Packs one tensor for the request."""
-    holder = triton.InferInput(name, tensor.shape, _DTYPES[tensor.dtype])
-    holder.set_data_from_numpy(tensor)
-    return holder
+def _arrays(response: Any) -> Mapping[str, Array]:
+    """Reads every output; numpy views of the message's own bytes.
 
-
-def _arrays(result: Any) -> Mapping[str, Array]:
-    """Reads every output; numpy views of the message's own bytes."""
-    response = result.get_response()
-    arrays: dict[str, Array] = {}
-    for output, data in zip(response.outputs, response.raw_output_contents, strict=False):
-        dtype = triton_to_np_dtype(output.datatype)
-        if dtype is None or output.datatype == "BYTES":
-            continue  # no output of ours; a missing one is reported by whoever needs it
-        arrays[output.name] = np.frombuffer(data, dtype=dtype).reshape(tuple(output.shape))
-    return arrays
+    One of another dtype is left out: who needs it says that it is missing.
+    """
+    return {
+        output.name: np.frombuffer(data, dtype=_NUMPY[output.datatype]).reshape(tuple(output.shape))
+        for output, data in zip(response.outputs, response.raw_output_contents, strict=False)
+        if output.datatype in _NUMPY
+    }

@@ -64,9 +64,19 @@ class TritonSettings(BaseModel):
     model: str = Field(contract.MODEL_NAME, min_length=1, description="Triton's name for the ensemble.")
     max_in_flight: PositiveInt = Field(
         64,
-        description="Requests that may wait for the ensemble at once; one more gets the popular slate at "
-        "once, no queue. Raise it when Triton still has cores to spare; lower it when the "
-        "ensemble's own time grows under load.",
+        description="Most requests that may wait for the ensemble at once; how many may is found by trying, "
+        "from answer times. One more gets a cheaper slate at once, no queue. Raise it when Triton still "
+        "has cores to spare; lower it to keep memory small.",
+    )
+    most_calls: PositiveInt = Field(
+        2,
+        description="Calls under way to Triton at once; requests that come meanwhile share the next one. "
+        "Raise it with more model instances; lower it for larger batches.",
+    )
+    most_rows: PositiveInt = Field(
+        16,
+        description="Requests that share a call, at most the model's own batch size. Raise it for more "
+        "throughput; lower it when answers that share a call are late.",
     )
 
 
@@ -96,6 +106,11 @@ class Settings(BaseSettings):
         description="Milliseconds that one Redis call of the gateway may take, never past the request's own "
         "budget. Raise it when answers lack display fields on a busy machine; lower it to "
         "answer sooner without them.",
+    )
+    kept_cards: PositiveInt = Field(
+        20_000,
+        description="Items whose display fields are kept in memory, about half a kilobyte each; they never "
+        "change within a bundle. Raise it for large catalogues; lower it to save memory.",
     )
     latency_budget_ms: PositiveInt = Field(
         80,

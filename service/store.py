@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -14,10 +15,11 @@ from redis.exceptions import RedisError
 
 from ensemble import contract
 from service.bundle import Card
+from service.circuits import Circuit
 from service.errors import DependencyUnavailable
+from service.reads import Reads, Values
 
 REDIS = "redis"
-_Reply = TypeVar("_Reply")
 
 
 @runtime_checkable
@@ -57,26 +59,30 @@ class MemoryStore:
 
 
 class RedisStore:
-    """Reads what the materialisation and the bundle's publication wrote."""
+    """Reads what the materialisation and the bundle's publication wrote.
 
-    def __init__(self, address: str, bundle: str, max_connections: int = 64) -> None:
-        self._address, self._bundle, self._max_connections = address, bundle, max_connections
+    Cards of a bundle never change, so those read last are kept.
+    """
+
+    def __init__(self, address: str, bundle: str, timeout_s: float, kept_cards: int) -> None:
+        self._address, self._bundle = address, bundle
+        self._timeout_s, self._kept_cards = timeout_s, kept_cards
         self._client: redis.Redis | None = None
+        self._reads = Reads(self._mget, REDIS)
+        self._cards: dict[int, Card] = {}
+        self.circuit = Circuit(REDIS)
 
     async def open(self) -> None:
-        """Makes the pool; connections are made when needed, and made anew after Redis has been away."""
+        """Makes the client; it connects when needed, and anew after Redis has been away."""
         host, _, port = self._address.rpartition(":")
-        pool = redis.BlockingConnectionPool(
+        self._client = redis.Redis(
             host=host,
             port=int(port),
-            max_connections=self._max_connections,
-            timeout=1,  # seconds for a free connection; every call has its own, shorter limit
             socket_connect_timeout=1,
-            socket_timeout=None,
-            # One more try, at once: after a restart of Redis the pool's idle connections are dead.
+            socket_timeout=None,  # every call has its own, shorter limit
+            # One more try, at once: after a restart of Redis the idle connections are dead.
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
-        self._client = redis.Redis.from_pool(pool)
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -85,25 +91,32 @@ class RedisStore:
 
     async def seen(self, user_id: int, timeout_s: float) -> list[int]:
         """Reads one key."""
-        value: Any = await self._within(timeout_s, self._redis.get(contract.seen_key(user_id)))
+        key = contract.seen_key(user_id)
+        (value,) = await self._reads.get([key], timeout_s)
         try:
-            return [int(item_id) for item_id in contract.decode_seen(value)]
+            item_ids: list[int] = contract.decode_seen(value).tolist()
         except ValueError as error:
-            raise DependencyUnavailable(REDIS, f"{contract.seen_key(user_id)}: {error}") from None
+            raise DependencyUnavailable(REDIS, f"{key}: {error}") from None
+        return item_ids
 
     async def cards(self, item_ids: Sequence[int], timeout_s: float) -> dict[int, Card]:
-        """Reads all cards in one MGET."""
-        if not item_ids:
-            return {}
-        keys = [contract.item_card_key(self._bundle, item_id) for item_id in item_ids]
-        values: Any = await self._within(timeout_s, self._redis.mget(keys))
+        """Reads in one MGET the cards that are not at hand."""
+        kept = self._cards
+        found = {item_id: kept[item_id] for item_id in item_ids if item_id in kept}
+        missing = [item_id for item_id in item_ids if item_id not in found]
+        if not missing:
+            return found
+        keys = [contract.item_card_key(self._bundle, item_id) for item_id in missing]
+        values = await self._reads.get(keys, timeout_s)
         try:
-            return dict(_decoded(zip(item_ids, values, strict=True)))
+            read = dict(_decoded(zip(missing, values, strict=True)))
         except ValueError as error:
             raise DependencyUnavailable(REDIS, f"{keys[0]} and others: {error}") from None
+        self._keep(read)
+        return found | read
 
     async def check(self, timeout_s: float) -> str:
-        """Sends PING."""
+        """Sends PING, whatever the circuit says."""
         await self._within(timeout_s, self._redis.ping())
         return f"answers at {self._address}"
 
@@ -112,14 +125,24 @@ class RedisStore:
         assert self._client is not None, "open() comes first"
         return self._client
 
-    async def _within(self, timeout_s: float, reply: Awaitable[_Reply]) -> _Reply:
+    def _keep(self, cards: Mapping[int, Card]) -> None:
+        """Keeps these; beyond the bound those that came first go, as a dict remembers their order."""
+        self._cards.update(cards)
+        for item_id in list(islice(self._cards, max(0, len(self._cards) - self._kept_cards))):
+            del self._cards[item_id]
+
+    async def _mget(self, keys: Sequence[str]) -> Values:
+        with self.circuit.guard():
+            values: Values = await self._within(self._timeout_s, self._redis.mget(keys))
+        return values
+
+    async def _within(self, timeout_s: float, reply: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(timeout_s):
                 return await reply
         except TimeoutError:
-            raise DependencyUnavailable(
-                REDIS, f"no answer from {self._address} in time", is_late=True
-            ) from None
+            reason = f"no answer from {self._address} in time"
+            raise DependencyUnavailable(REDIS, reason, is_late=True) from None
         except (RedisError, OSError) as error:
             raise DependencyUnavailable(REDIS, f"{self._address}: {error}") from None
 

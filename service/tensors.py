@@ -1,4 +1,4 @@
-"""Between a request and the ensemble's tensors, both ways. Pure functions; axis B is 1 here."""
+"""Between requests and the ensemble's tensors, both ways. Pure functions; axis B is a call's requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
+from service.deadline import Deadline
 from service.schemas import RecommendRequest
 
 Array = npt.NDArray[np.generic]
 _RULES = list(contract.Rule)
+_STAGES = [str(stage) for stage in contract.Stage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,53 +56,92 @@ def seed_of(request_id: str) -> int:
     return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def encode_request(
-    request: RecommendRequest,
-    context: Sequence[str],
-    deadline_us: int,
-    seed: int,
-    quality: float = contract.FULL_QUALITY,
-) -> dict[str, Array]:
-    """Takes a request and the manifest's context names, gives every input tensor of the ensemble.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request as a row of the ensemble's tensors."""
 
-    Raises:
-        StageError: `bad_request`, where the filters are longer than the widest tensor.
+    request: RecommendRequest
+    deadline: Deadline
+    seed: int
+    quality: float
+    excluded: Array
+    filters: Array
+
+    @classmethod
+    def of(cls, request: RecommendRequest, deadline: Deadline, seed: int, quality: float) -> Row:
+        """Packs what has a width of its own.
+
+        Raises:
+            StageError: `bad_request`, where the filters are longer than the widest tensor.
+        """
+        return cls(
+            request=request,
+            deadline=deadline,
+            seed=seed,
+            quality=quality,
+            excluded=contract.encode_excluded(request.exclude_item_ids),
+            filters=contract.encode_filters(request.filters),
+        )
+
+
+def encode_rows(rows: Sequence[Row], context: Sequence[str]) -> dict[str, Array]:
+    """Takes B rows and the manifest's context names, gives every input tensor of the ensemble.
+
+    Lists of different widths are padded to the widest among them.
     """
-    told = request.context
-    scalars = {"user_id": request.user_id, "n": request.n, "seed": seed, "deadline_us": deadline_us}
-    scalars |= {name: told.get(name, contract.NO_CONTEXT) for name in context}
-    tensors: dict[str, Array] = {name: np.array([[value]], dtype=np.int64) for name, value in scalars.items()}
-    tensors["quality"] = np.array([[quality]], dtype=np.float32)
-    tensors["exclude_item_ids"] = contract.encode_excluded(request.exclude_item_ids)
-    tensors["filters"] = contract.encode_filters(request.filters)
+    scalars: dict[str, list[int]] = {
+        "user_id": [row.request.user_id for row in rows],
+        "n": [row.request.n for row in rows],
+        "seed": [row.seed for row in rows],
+        "deadline_us": [row.deadline.unix_us() for row in rows],
+    }
+    scalars |= {
+        name: [row.request.context.get(name, contract.NO_CONTEXT) for row in rows] for name in context
+    }
+    tensors: dict[str, Array] = {
+        name: np.array(values, dtype=np.int64).reshape(-1, 1) for name, values in scalars.items()
+    }
+    tensors["quality"] = np.array([row.quality for row in rows], dtype=np.float32).reshape(-1, 1)
+    tensors["exclude_item_ids"] = _stacked([row.excluded for row in rows], contract.PAD_ID)
+    tensors["filters"] = _stacked([row.filters for row in rows], 0)
     return tensors
 
 
-def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool) -> Slate:
-    """Takes the ensemble's outputs for one request, gives the slate without its padding.
+def _stacked(rows: Sequence[Array], padding: int) -> Array:
+    if len(rows) == 1:
+        return rows[0]
+    stack = np.full((len(rows), max(row.shape[1] for row in rows)), padding, dtype=rows[0].dtype)
+    for place, row in enumerate(rows):
+        stack[place, : row.shape[1]] = row[0]
+    return stack
+
+
+def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool, row: int = 0) -> Slate:
+    """Takes the ensemble's outputs, gives the slate of one row without its padding.
 
     Raises:
         StageError: `contract`, where a tensor is missing or has another shape than promised.
     """
     try:
-        item_ids = outputs["item_ids"][0].tolist()
-        live = next(
-            (place for place, item_id in enumerate(item_ids) if item_id == contract.PAD_ID), len(item_ids)
-        )
-        live = min(live, n)
-        stage_us = outputs["stage_us"][0].tolist()
+        item_ids = outputs["item_ids"][row, :n].tolist()
+        live = item_ids.index(contract.PAD_ID) if contract.PAD_ID in item_ids else len(item_ids)
+        stage_us = outputs["stage_us"][row].tolist()
         return Slate(
             source=contract.Source.ENSEMBLE,
             item_ids=item_ids[:live],
-            scores=outputs["item_scores"][0, :live].tolist(),
-            degraded=[str(flag) for flag in contract.degradations(int(outputs["degraded"][0, 0]))],
-            stage_ms={str(stage): us / 1000 for stage, us in zip(contract.Stage, stage_us, strict=True)},
-            propensities=outputs["propensities"][0, :live].tolist(),
+            scores=outputs["item_scores"][row, :live].tolist(),
+            degraded=_degradations(int(outputs["degraded"][row, 0])),
+            stage_ms={stage: us / 1000 for stage, us in zip(_STAGES, stage_us, strict=True)},
+            propensities=outputs["propensities"][row, :live].tolist(),
             retrieved=_decode_retrieved(outputs, item_ids[:live]) if is_explained else None,
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
         message = f"an output tensor is not as promised: {type(error).__name__}: {error}"
         raise StageError(ErrorCode.CONTRACT, contract.MODEL_NAME, message) from None
+
+
+def _degradations(mask: int) -> list[str]:
+    return [str(flag) for flag in contract.degradations(mask)] if mask else []
 
 
 def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list[Retrieved]:

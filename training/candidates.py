@@ -6,7 +6,7 @@ seen most of what it is asked to score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
@@ -22,8 +22,6 @@ from training.heldout import HeldOut, held_out, interaction_matrix, is_before
 from training.ranking import RankingTable, concatenate
 
 Ints = npt.NDArray[np.int64]
-Window = tuple[datetime, datetime]
-"""A snapshot whose users are retrieved for, and the instant until which their clicks count."""
 Retrieve = Callable[[HeldOut, datetime], Ints]
 """Takes users and an instant, gives what they would be retrieved then: positions (U,K), -1 in the tail."""
 
@@ -33,35 +31,21 @@ NEGATIVES = 8
 """Unclicked candidates drawn per click."""
 
 
-def candidate_windows(table: RankingTable, until: datetime) -> list[Window]:
-    """Lists the last snapshots before `until`, each with the instant of the next; never the very first."""
-    first, last = table.times.min(), pd.Timestamp(until) - pd.Timedelta(microseconds=1)
-    starts = snapshot_instants(table.prepared.dataset, first, last)[1:][-SNAPSHOTS:]
-    ends = [*starts, pd.Timestamp(until)][1:]
-    return [
-        (start.to_pydatetime(), pd.Timestamp(end).to_pydatetime())
-        for start, end in zip(starts, ends, strict=True)
-    ]
-
-
 def candidate_rows(
-    table: RankingTable, encoders: Encoders, retrieve: Retrieve, windows: Sequence[Window], seed: int = 0
+    table: RankingTable, encoders: Encoders, retrieve: Retrieve, until: datetime, seed: int = 0
 ) -> CandidateRows | None:
-    """Makes rows of what users would be retrieved in `windows`: what they clicked then, and some of the rest.
+    """Makes rows of what users would be retrieved before `until`: what they clicked, and some of the rest.
 
     Features are as of the snapshot, without context, as when served. A click that was not retrieved is left
     out: beside negatives that all were, it would teach that the likeliest items are the worst. What its user
-    clicks at any time before the last window's end is no negative. None without windows, and where nobody
-    clicked anything retrieved.
+    clicks at any time before `until` is no negative. None where nobody clicked anything retrieved.
     """
-    if not windows:
-        return None
-    prepared, (_, until) = table.prepared, windows[-1]
+    prepared = table.prepared
     rng = np.random.default_rng(seed)
     users, items, clicked, instants = [], [], [], []
     drawn, unclicked = 0, 0
     clicks = interaction_matrix(prepared, is_before(prepared, until), prepared.dataset.target)
-    for start, end in windows:
+    for start, end in _windows(table, until):
         held = held_out(prepared, start, end)
         if not len(held.user_rows):
             continue
@@ -87,6 +71,17 @@ def candidate_rows(
         labels=np.concatenate(clicked).astype(np.float32),
         sampled=min(1.0, drawn / unclicked),
     )
+
+
+def _windows(table: RankingTable, until: datetime) -> list[tuple[datetime, datetime]]:
+    """Lists the last snapshots before `until`, each with the instant of the next; never the very first."""
+    first, last = table.times.min(), pd.Timestamp(until) - pd.Timedelta(microseconds=1)
+    starts = snapshot_instants(table.prepared.dataset, first, last)[1:][-SNAPSHOTS:]
+    ends = [*starts, pd.Timestamp(until)][1:]
+    return [
+        (start.to_pydatetime(), pd.Timestamp(end).to_pydatetime())
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _marks(matrix: csr_matrix, columns: Ints) -> npt.NDArray[np.bool_]:

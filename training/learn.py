@@ -15,7 +15,7 @@ import pandas as pd
 
 from feature_repo import names
 from feature_repo.affinity import LISTS
-from training.candidates import Window, candidate_rows, candidate_windows
+from training.candidates import candidate_rows
 from training.config import TrainingSettings
 from training.dlrm import CandidateRows, Dlrm, fit_dlrm
 from training.encoders import Encoders
@@ -27,15 +27,13 @@ from training.manifest import OrderSpec
 from training.prepared import Prepared
 from training.ranking import RankingRows, RankingTable, concatenate
 from training.raw import Array, all_columns
-from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
+from training.retrieval import UserHistories, item_columns, retrieval_examples
 from training.slates import Retrieval, make_slates
 from training.two_tower import TwoTower, fit_two_tower
 from training.workflow import fit_workflow, workflow_rows
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
-EARLY_SHARE = 0.5
-"""Least share of the positives that second towers learn from; candidates come from fewer days rather."""
 WORKFLOW_PARTITION = 20_000
 """Rows that NVTabular takes at a time."""
 
@@ -146,48 +144,14 @@ def fit_ranker(
 
 
 def make_candidates(
-    prepared: Prepared,
-    encoders: Encoders,
-    rows: Rows,
-    retrieval: Retrieval,
-    settings: TrainingSettings,
-    seed: int,
+    prepared: Prepared, encoders: Encoders, rows: Rows, retrieval: Retrieval, k: int, seed: int
 ) -> CandidateRows | None:
-    """Makes rows of what users of the train part's last days would be retrieved, clicked or not.
-
-    Second towers retrieve them, which end before those days: the served ones have learned from the clicks
-    there, and would retrieve what they remember. None where too little lies before; the ranker then learns
-    from exposures alone.
-    """
-    windows, examples = early_examples(prepared, rows, retrieval.histories)
-    if not windows:
-        return None
-    towers = fit_two_tower(encoders.fields, examples, retrieval.catalogue, settings.two_tower, seed)
-    early = replace(retrieval, two_tower=towers)
+    """Makes rows of what the towers retrieve for users of the train part's last days, clicked or not."""
 
     def retrieve_for(held: HeldOut, instant: datetime) -> npt.NDArray[np.int64]:
-        return retrieve(held, *early.vectors(held, instant), settings.k)
+        return retrieve(held, *retrieval.vectors(held, instant), k)
 
-    return candidate_rows(rows.table, encoders, retrieve_for, windows, seed)
-
-
-def early_examples(
-    prepared: Prepared, rows: Rows, histories: UserHistories
-) -> tuple[list[Window], RetrievalExamples]:
-    """Chooses the days that candidates come from, and gives all positives before the first of them.
-
-    The earliest of these days are left out until `EARLY_SHARE` of the positives lies before: few days, or
-    most interactions in the last ones, may leave none.
-    """
-    until = prepared.split.train_until
-    examples = every = retrieval_examples(prepared, histories, until)
-    windows = candidate_windows(rows.table, until)
-    while windows:
-        examples = retrieval_examples(prepared, histories, windows[0][0])
-        if len(examples) >= EARLY_SHARE * len(every):
-            break
-        windows = windows[1:]
-    return windows, examples
+    return candidate_rows(rows.table, encoders, retrieve_for, prepared.split.train_until, seed)
 
 
 def learn_order(

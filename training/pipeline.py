@@ -89,10 +89,8 @@ def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple
     for seed in seeds:
         with steps.step(f"Train the two towers, seed {seed}"):
             retrieval = fit_retrieval(prepared, encoders, settings, seed)
-        with steps.step(f"Train second towers, retrieve what the ranker learns from, seed {seed}"):
-            candidates = make_candidates(prepared, encoders, rows, retrieval, settings, seed)
-            steps.say(f"{len(candidates.labels) if candidates else 0:,} candidates")
         with steps.step(f"Train the ranker, seed {seed}"):
+            candidates = make_candidates(prepared, encoders, rows, retrieval, settings.k, seed)
             dlrm = fit_ranker(prepared, encoders, rows, settings, seed, candidates=candidates)
             order = learn_order(prepared, encoders, retrieval, dlrm, settings.k)
         ranked = sample_rows(rows.validation, seed).encoded(encoders, prepared.dataset)

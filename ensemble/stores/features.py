@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import mmh3
 import numpy as np
 import numpy.typing as npt
-from feast.protos.feast.types.Value_pb2 import Value, ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from ensemble import contract
+from ensemble.stores.feast_values import Value, ValueType
 from feature_repo import names
 from feature_repo.dataset import Column, Columns, Dataset, Role
 

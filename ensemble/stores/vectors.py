@@ -86,11 +86,15 @@ class MemoryVectorIndex:
 class RedisVectorIndex:
     """RediSearch's KNN with inner products, filters applied before the search; all users in one pipeline."""
 
-    def __init__(self, redis: Redis, bundle: str, kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self, redis: Redis, bundle: str, kinds: Mapping[str, str], beyond: int | None = None
+    ) -> None:
         """Takes the bundle whose index is searched, and its filterable columns in order, with their
-        dtypes."""
+        dtypes; `beyond` instead of what is stored."""
         self.redis, self.index, self.kinds = redis, index_name(bundle), dict(kinds)
         self.search_key = index_search_key(bundle)
+        if beyond is not None:
+            self.beyond = beyond
 
     @cached_property
     def beyond(self) -> int | None:

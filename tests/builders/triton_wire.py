@@ -28,9 +28,14 @@ def read_inputs(request: Any) -> Inputs:
 
 
 def answer(inputs: Inputs) -> dict[str, Array]:
-    """The small world's output tensors for the request's."""
-    excluded = [i for i in inputs["exclude_item_ids"][0].tolist() if i != contract.PAD_ID]
-    return make_outputs(int(inputs["user_id"][0, 0]), int(inputs["n"][0, 0]), excluded)
+    """The small world's output tensors for the request's rows."""
+    rows = [
+        make_outputs(int(user_id), int(n), [item_id for item_id in excluded if item_id != contract.PAD_ID])
+        for user_id, n, excluded in zip(
+            inputs["user_id"][:, 0], inputs["n"][:, 0], inputs["exclude_item_ids"].tolist(), strict=True
+        )
+    ]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]

@@ -28,7 +28,7 @@ MOST_CONNECTIONS = 1000
 class Exchange:
     """One request and what came of it; instants in seconds from the start of the run.
 
-    `status` is 0 where no answer came, and `body` then says why.
+    `status` is 0 where no answer came, and `body` then says why. `retry_after` is the header of that name.
     """
 
     user_id: int
@@ -37,6 +37,7 @@ class Exchange:
     done_s: float
     status: int
     body: bytes
+    retry_after: str = ""
 
     @property
     def latency_ms(self) -> float:
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, on_done: Callable[[Connection, int, bytes], None]) -> None:
         self.on_done = on_done
         self.is_open = False
+        self.retry_after = ""
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._is_waiting = False
@@ -109,6 +111,8 @@ class Connection(asyncio.Protocol):
         head = bytes(self._received[:end]).lower()
         at = head.find(b"content-length:")
         length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        later = head.find(b"retry-after:")
+        self.retry_after = head[later + 12 :].split(b"\r\n", 1)[0].strip().decode() if later >= 0 else ""
         if len(self._received) < end + 4 + length:
             return
         body = bytes(self._received[end + 4 : end + 4 + length])
@@ -183,7 +187,7 @@ class _Sender:
                 self.idle.append(on)
             else:
                 self.open_connections -= 1
-            self._record(ended, Exchange(user_id, due_s, sent_s, self.now(), status, body))
+            self._record(ended, Exchange(user_id, due_s, sent_s, self.now(), status, body, on.retry_after))
 
         connection.on_done = done
         connection.send(data)

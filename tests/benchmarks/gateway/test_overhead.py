@@ -10,9 +10,9 @@ import pytest
 import structlog
 
 from ensemble import contract
-from service.recommender import triton_input
+from service.deadline import Deadline
 from service.schemas import RecommendRequest
-from service.tensors import Slate, decode_slate, encode_request
+from service.tensors import Row, Slate, decode_slate, encode_rows
 from tests.builders.gateway import make_app, make_outputs
 
 
@@ -77,13 +77,13 @@ def test_request(benchmark: Any, tmp_path: Any, is_explained: bool) -> None:
 
 @pytest.mark.benchmark(group="gateway")
 def test_tensors(benchmark: Any) -> None:
-    """The request's tensors as Triton's client holds them, and the slate out of the answer's."""
+    """The request's tensors as they go into the message, and the slate out of the answer's."""
     request = RecommendRequest(user_id=7, n=10, exclude_item_ids=[1, 2])
-    outputs = make_outputs(k=100)
+    outputs, deadline = make_outputs(k=100), Deadline.after(5)
 
     def both() -> Slate:
-        for name, tensor in encode_request(request, ("context_tab",), 0, 0).items():
-            triton_input(name, tensor)
+        for tensor in encode_rows([Row.of(request, deadline, 0, 1.0)], ("context_tab",)).values():
+            tensor.tobytes()
         return decode_slate(outputs, request.n, False)
 
     slate = benchmark(both)

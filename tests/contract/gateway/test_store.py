@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -54,7 +55,7 @@ class TestRedisStore(StoreSuite):
     @pytest.fixture
     async def store(self, redis_process: Any) -> AsyncIterator[RedisStore]:
         fill(redis_process.port)
-        store = RedisStore(redis_process.address, BUNDLE)
+        store = RedisStore(redis_process.address, BUNDLE, timeout_s=5, kept_cards=3)
         await store.open()
         yield store
         await store.close()
@@ -84,6 +85,33 @@ class TestRedisStore(StoreSuite):
         with pytest.raises(DependencyUnavailable, match="item_card:b1:5"):
             await store.cards([5], 5)
 
+    async def test_readers_of_one_turn_share_a_command(self, store: RedisStore, redis_process: Any) -> None:
+        found = await asyncio.gather(store.seen(7, 5), store.cards([2, 1], 5), store.seen(8, 5))
+        assert list(found) == [SEEN[7], {2: CARDS[2], 1: CARDS[1]}, []]
+        with redis.Redis(port=redis_process.port) as client:
+            stats: Any = client.info("commandstats")
+        assert stats["cmdstat_mget"]["calls"] == 1
+
+    async def test_cards_are_read_once_and_the_oldest_make_room(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        with redis.Redis(port=redis_process.port) as client:
+            for item_id in range(10, 15):
+                client.set(contract.item_card_key(BUNDLE, item_id), contract.encode_card({"item_title": "x"}))
+
+            def reads() -> int:
+                stats: Any = client.info("commandstats")
+                return int(stats["cmdstat_mget"]["calls"])
+
+            await store.cards([10, 11, 12], 5)
+            assert len(await store.cards([12, 10], 5)) == 2
+            assert reads() == 1
+            assert len(await store.cards([13, 14, 12], 5)) == 3  # 10 and 11 make room
+            assert len(await store.cards([12, 13, 14], 5)) == 3
+            assert reads() == 2
+            assert len(await store.cards([10], 5)) == 1
+            assert reads() == 3
+
     async def test_a_redis_that_goes_and_comes_back_is_found_again(
         self, store: RedisStore, redis_process: Any
     ) -> None:
@@ -97,7 +125,7 @@ class TestRedisStore(StoreSuite):
 
 
 async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
-    store = RedisStore(f"127.0.0.1:{unused_port}", BUNDLE)
+    store = RedisStore(f"127.0.0.1:{unused_port}", BUNDLE, timeout_s=5, kept_cards=3)
     await store.open()
     started = time.monotonic()
     with pytest.raises(DependencyUnavailable) as error:
@@ -109,13 +137,27 @@ async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
 
 async def test_a_redis_that_hangs_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = RedisStore(f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE)
+        store = RedisStore(f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.1, kept_cards=3)
         await store.open()
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable) as error:
             await store.seen(7, 0.1)
         assert time.monotonic() - started < 5
         assert error.value.is_late
+        await store.close()
+
+
+async def test_a_redis_that_keeps_hanging_is_soon_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = RedisStore(f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.02, kept_cards=3)
+        await store.open()
+        deadline = time.monotonic() + 20
+        while store.circuit.state == "closed" and time.monotonic() < deadline:
+            with pytest.raises(DependencyUnavailable):
+                await store.seen(7, 0.02)
+        assert store.circuit.state == "open"
+        with pytest.raises(DependencyUnavailable, match="circuit open"):
+            await store.seen(7, 0.02)
         await store.close()
 
 

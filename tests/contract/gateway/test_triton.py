@@ -17,6 +17,7 @@ from service.deadline import Deadline
 from service.errors import DependencyUnavailable
 from service.recommender import Recommender, TritonRecommender, triton_error
 from service.schemas import RecommendRequest
+from service.settings import TritonSettings
 from tests.builders.gateway import BUNDLE, CONTEXT, FakeRecommender
 from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
 
@@ -31,7 +32,7 @@ async def connected(triton: FakeTriton) -> AsyncIterator[TritonRecommender]:
 
 @asynccontextmanager
 async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
-    recommender = TritonRecommender(address, contract.MODEL_NAME, BUNDLE, CONTEXT, sample_user_id=7)
+    recommender = TritonRecommender(TritonSettings(address=address), BUNDLE, CONTEXT, sample_user_id=7)
     await recommender.open()
     try:
         yield recommender
@@ -41,7 +42,7 @@ async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
 
 def test_both_recommenders_keep_the_protocol() -> None:
     assert isinstance(FakeRecommender(), Recommender)
-    assert isinstance(TritonRecommender("x:1", "m", "b", (), 0), Recommender)
+    assert isinstance(TritonRecommender(TritonSettings(), "b", (), 0), Recommender)
 
 
 async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width() -> None:

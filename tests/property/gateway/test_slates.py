@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from hypothesis import event, given
@@ -16,7 +17,7 @@ from service.errors import DependencyUnavailable
 from service.fallback import FILTERS, PopularSlates
 from service.recommender import triton_error
 from service.schemas import RecommendRequest
-from service.tensors import decode_slate, encode_request, seed_of
+from service.tensors import Row, decode_slate, encode_rows, seed_of
 from tests.builders.gateway import make_outputs
 
 ids = st.integers(0, 2**63 - 1)
@@ -43,7 +44,8 @@ requests = st.builds(
     ),
     exclude_item_ids=st.lists(ids, max_size=200),
     filters=st.dictionaries(
-        st.text(max_size=20), st.lists(st.integers() | st.text(), min_size=1, max_size=3)
+        st.text(max_size=20),
+        st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(min_size=1), min_size=1, max_size=3),
     ),
 )
 
@@ -79,30 +81,45 @@ def test_the_popular_slate_is_what_a_plain_loop_would_keep(
     assert sum(slate.removed().values()) == len(items) - len(kept)
 
 
-@given(requests, ids, st.integers(0, 2**63 - 1))
-def test_a_requests_tensors_say_what_the_request_says(
-    request: RecommendRequest, deadline_us: int, seed: int
+@given(
+    st.lists(st.tuples(requests, st.integers(0, 2**62), st.integers(0, 2**63 - 1)), min_size=1, max_size=4)
+)
+def test_the_tensors_of_several_requests_say_what_each_of_them_says(
+    asked: list[tuple[RecommendRequest, int, int]],
 ) -> None:
     context = ("context_a", "context_b")
     try:
-        tensors = encode_request(request, context, deadline_us, seed)
+        rows = [Row.of(request, at(deadline_us), seed, 0.5) for request, deadline_us, seed in asked]
     except StageError as refusal:
         event(f"refused as {refusal.code}")
-        is_long = len(json.dumps(request.filters)) > contract.FILTER_WIDTHS[-1]
+        is_long = any(len(json.dumps(one.filters)) > contract.FILTER_WIDTHS[-1] for one, _, _ in asked)
         if is_long and refusal.code is ErrorCode.BAD_REQUEST:
             return
         raise
-    assert all(tensor.ndim == 2 and tensor.shape[0] == 1 for tensor in tensors.values())
+    tensors = encode_rows(rows, context)
+    assert all(tensor.ndim == 2 and tensor.shape[0] == len(rows) for tensor in tensors.values())
     assert tensors["exclude_item_ids"].shape[1] in contract.EXCLUDE_WIDTHS
     assert tensors["filters"].shape[1] in contract.FILTER_WIDTHS
-    excluded = tensors["exclude_item_ids"][0].tolist()
-    assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
-    assert set(excluded[len(request.exclude_item_ids) :]) <= {contract.PAD_ID}
-    assert contract.decode_filters(np.asarray(tensors["filters"][0], np.uint8)) == request.filters
-    for name in context:
-        assert tensors[name][0, 0] == request.context.get(name, contract.NO_CONTEXT)
-    scalars = {"user_id": request.user_id, "n": request.n, "deadline_us": deadline_us, "seed": seed}
-    assert {name: int(tensors[name][0, 0]) for name in scalars} == scalars
+    assert tensors["quality"].tolist() == [[0.5]] * len(rows)
+    for row, (request, deadline_us, seed) in enumerate(asked):
+        excluded = tensors["exclude_item_ids"][row].tolist()
+        assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
+        assert set(excluded[len(request.exclude_item_ids) :]) <= {contract.PAD_ID}
+        assert contract.decode_filters(np.asarray(tensors["filters"][row], np.uint8)) == request.filters
+        for name in context:
+            assert tensors[name][row, 0] == request.context.get(name, contract.NO_CONTEXT)
+        scalars = {"user_id": request.user_id, "n": request.n, "deadline_us": deadline_us, "seed": seed}
+        assert {name: int(tensors[name][row, 0]) for name in scalars} == scalars
+
+
+def at(deadline_us: int) -> Any:
+    """A deadline at exactly this unix time."""
+
+    class Fixed:
+        def unix_us(self) -> int:
+            return deadline_us
+
+    return Fixed()
 
 
 @given(st.integers(0, 2000), st.integers(1, 100), few_ids, st.integers(1, 60), st.booleans())

@@ -76,13 +76,13 @@ async def test_the_edges_of_what_is_allowed_are_answered(tmp_path: Path, body: d
 
 
 async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(tmp_path: Path) -> None:
-    from service.tensors import encode_request
+    from service.tensors import Row
     from tests.builders.gateway import FakeRecommender
 
     class Encoding(FakeRecommender):
-        async def recommend(self, request: RecommendRequest, *rest: Any) -> Any:
-            encode_request(request, (), 0, 0)
-            return await super().recommend(request, *rest)
+        async def recommend(self, request: RecommendRequest, deadline: Any, *rest: Any) -> Any:
+            Row.of(request, deadline, 0, 1.0)
+            return await super().recommend(request, deadline, *rest)
 
     response = await ask(make_app(tmp_path, Encoding()), user_id=7, filters={"item_year": list(range(1000))})
     assert response.status_code == 400
