@@ -113,6 +113,10 @@ load: environments ## load the running gateway at a fixed rate  [RATE= requests/
 	@$(DEV) -m tests.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
 		$(if $(USERS),--users '$(USERS)')
 
+.PHONY: fuzz
+fuzz: environments ## ask a copy of the stack whatever the API allows and forbids  [MINUTES=]
+	@$(DEV) -m tests.fuzz.fuzz $(if $(MINUTES),--minutes '$(MINUTES)')
+
 .PHONY: lock
 lock: ## compile requirements/*.txt anew from requirements/*.in
 	@$(call with_python,--lock)
