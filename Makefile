@@ -100,10 +100,22 @@ fix: environments ## repair what ruff can repair
 bench: environments ## measure each stage, materialisation and the whole path
 	@$(DEV) -m tests.benchmarks.run
 
+.PHONY: chaos
+chaos: environments ## kill and stall each server under load; print what callers get  [SECONDS=30] [PUBLISH=1]
+	@$(DEV) -m tests.chaos.run chaos $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+
+.PHONY: overload
+overload: environments ## ask for two and three times what the servers can do  [SECONDS=60] [PUBLISH=1]
+	@$(DEV) -m tests.chaos.run overload $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
 	@$(DEV) -m tests.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
 		$(if $(USERS),--users '$(USERS)')
+
+.PHONY: fuzz
+fuzz: environments ## ask a copy of the stack whatever the API allows and forbids  [MINUTES=]
+	@$(DEV) -m tests.fuzz.fuzz $(if $(MINUTES),--minutes '$(MINUTES)')
 
 .PHONY: lock
 lock: ## compile requirements/*.txt anew from requirements/*.in

@@ -160,7 +160,8 @@ def main() -> int:
     if found.sign is Sign.ANSWERS:
         return 0
     print(f"triton is {found.sign}: {found.why}", file=sys.stderr)  # noqa: T201
-    if given.replace and found.sign is not Sign.STARTING and probe.executions() == executed:
+    is_stuck = found.sign is Sign.BROKEN or (found.sign is Sign.SILENT and probe.executions() == executed)
+    if given.replace and is_stuck:
         for server in servers():
             os.kill(server, signal.SIGKILL)  # asked to end, it would wait for its dead Python process
     return 1

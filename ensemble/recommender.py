@@ -9,29 +9,19 @@ import numpy as np
 from merlin.dag import Graph
 
 from ensemble.bundle import Bundle
-from ensemble.contract import (
-    MAX_N,
-    NO_DEADLINE,
-    PAD_ID,
-    ErrorCode,
-    StageError,
-    decode_filters,
-    encode_excluded,
-    encode_filters,
-)
+from ensemble.contract import NO_DEADLINE, ErrorCode, StageError, encode_excluded, encode_filters
+from ensemble.deadline import IsCancelled, Watch
 from ensemble.graph import Stores, recommend_graph, request_schema
-from ensemble.runtime import ShortlistRuntime, line, to_table
+from ensemble.requests import Answer, Batch, take
+from ensemble.runtime import line, run_line
 from ensemble.settings import EnsembleSettings
-from ensemble.stage import Array, Tensors, us_name
-from ensemble.stores.client import Patience, connect
+from ensemble.stage import Array, Stage, Tensors, us_name
+from ensemble.stores.client import Patience, connect, ending_by
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import RedisVectorIndex, check_filters
+from ensemble.stores.vectors import RedisVectorIndex
 from feature_repo.affinity import affinity_columns
 from feature_repo.names import ITEM_ID
-
-PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
-"""What fills the inputs of one of a few widths, where requests of different widths come together."""
 
 
 def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
@@ -64,12 +54,12 @@ class Recommender:
         settings: EnsembleSettings,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self.bundle, self.stores, self.now_s = bundle, stores, now_s
+        self.bundle, self.stores, self.settings, self.now_s = bundle, stores, settings, now_s
         self.graph = Graph(recommend_graph(bundle, stores, settings))
         self.graph.construct_schema(request_schema(bundle))
         self.inputs = tuple(request_schema(bundle).column_names)
-        self.stages = tuple(node.op.name for node in line(self.graph))
-        self.runtime = ShortlistRuntime()
+        self.line: list[Stage] = [node.op for node in line(self.graph)]
+        self.stages = tuple(stage.name for stage in self.line)
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
         """Takes the request tensors of B users, gives every tensor of the chain, and `stage_us` (B,T).
@@ -77,10 +67,7 @@ class Recommender:
         Raises:
             StageError: a stage failed.
         """
-        table = self.runtime.transform(self.graph, to_table(tensors))
-        answer: Tensors = {name: column.values for name, column in table.items()}
-        answer["stage_us"] = np.concatenate([answer[us_name(stage)] for stage in self.stages], axis=1)
-        return answer
+        return self._timed(run_line(self.line, tensors))
 
     def warm_up(self) -> None:
         """Runs a request of nobody, so that the first real one finds everything in place; a failure is left
@@ -90,65 +77,46 @@ class Recommender:
         request["deadline_us"] = np.array([[NO_DEADLINE]])
         self.answer([request | {"exclude_item_ids": encode_excluded(()), "filters": encode_filters({})}])
 
-    def answer(self, requests: Sequence[Mapping[str, Array]]) -> list[Tensors | StageError]:
-        """Answers requests of one or more users each, in one run; a wrong one fails alone."""
-        answers: list[Tensors | StageError | None] = [self._complaint(request) for request in requests]
-        good = [position for position, complaint in enumerate(answers) if complaint is None]
-        found = self._run_together([requests[position] for position in good]) if good else []
-        for position, answer in zip(good, found, strict=True):
-            answers[position] = answer
-        return [answer for answer in answers if answer is not None]
+    def answer(
+        self, requests: Sequence[Mapping[str, Array]], is_cancelled: Sequence[IsCancelled] = ()
+    ) -> list[Answer | StageError]:
+        """Answers requests of one or more users each, in one run; a wrong one fails alone, and so does one
+        whose deadline passes on the way, or whose caller has gone.
 
-    def _run_together(self, requests: Sequence[Mapping[str, Array]]) -> list[Tensors | StageError]:
+        `is_cancelled` tells of each request, when it is called, whether its caller has gone.
+        """
+        batch = Batch(requests)
+        watch = Watch(batch.tensors["deadline_us"][:, 0], batch.owners, is_cancelled, self.now_s)
+        answers: dict[int, Answer | StageError] = {}
+        for request, complaint in batch.complaints(self.bundle.manifest.filters).items():
+            watch.stop(watch.owned_by([request]), complaint)
         try:
-            answer = self.run({name: _stacked([r[name] for r in requests], name) for name in self.inputs})
+            answers |= batch.cut(self._run(batch, watch), watch.rows)
         except StageError as error:
+            running = np.unique(batch.owners[watch.rows]).tolist()
             # A dependency failed all of them; anything else may be the fault of one, so each is tried alone.
-            if len(requests) == 1 or error.code is ErrorCode.DEPENDENCY:
-                return [error] * len(requests)
-            return [answer for request in requests for answer in self._run_together([request])]
-        if len(requests) == 1:
-            return [answer]
-        ends = np.cumsum([len(request["user_id"]) for request in requests])
-        return [
-            {name: array[end - len(request["user_id"]) : end] for name, array in answer.items()}
-            for request, end in zip(requests, ends, strict=True)
-        ]
+            if len(running) == 1 or error.code is ErrorCode.DEPENDENCY:
+                answers |= dict.fromkeys(running, error)
+            else:
+                alone = [self.answer([requests[r]], is_cancelled[r : r + 1]) for r in running]
+                answers |= {r: answer for r, (answer,) in zip(running, alone, strict=True)}
+        return [answers[r] if r in answers else watch.stopped[r] for r in range(len(requests))]
 
-    def _complaint(self, request: Mapping[str, Array]) -> StageError | None:
-        try:
-            check_request(request, self.bundle.manifest.filters, self.now_s())
-        except StageError as error:
-            return error
-        return None
+    def _run(self, batch: Batch, watch: Watch) -> Tensors:
+        table = batch.tensors if len(watch.rows) == len(batch.owners) else take(batch.tensors, watch.rows)
+        if not len(watch.rows):
+            return {}
 
+        def going_on(place: int, table: Tensors) -> Tensors | None:
+            kept = watch.look(self.stages[place])
+            if kept is None:
+                return table
+            return take(table, kept) if len(kept) else None
 
-def check_request(request: Mapping[str, Array], kinds: Mapping[str, str], now_s: float) -> None:
-    """Checks the values of one request's tensors; Triton has checked their dtypes and shapes.
+        with ending_by(time.monotonic() + watch.left_s() - self.settings.finish_ms / 1000):
+            return self._timed(run_line(self.line, table, going_on))
 
-    Raises:
-        StageError: `bad_request`, naming the field; `dependency`, the deadline has passed in the queue.
-    """
-    n, user_id = request["n"], request["user_id"]
-    if n.min() < 1 or n.max() > MAX_N:
-        raise StageError(
-            ErrorCode.BAD_REQUEST, "request", f"n must be from 1 to {MAX_N}, got {n.ravel().tolist()}"
-        )
-    if user_id.min() < 0:
-        raise StageError(
-            ErrorCode.BAD_REQUEST, "request", f"user_id must be 0 or more, got {int(user_id.min())}"
-        )
-    for row in request["filters"]:
-        check_filters(decode_filters(row), kinds)
-    if request["deadline_us"].min() <= now_s * 1e6:
-        raise StageError(ErrorCode.DEPENDENCY, "request", "the deadline passed before the request was run")
-
-
-def _stacked(arrays: Sequence[Array], name: str) -> Array:
-    if len(arrays) == 1:
-        return arrays[0]
-    width = max(array.shape[1] for array in arrays)
-    fill = PADDING.get(name, 0)
-    return np.concatenate(
-        [np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=fill) for a in arrays]
-    )
+    def _timed(self, table: Tensors) -> Tensors:
+        if table:
+            table["stage_us"] = np.concatenate([table[us_name(stage)] for stage in self.stages], axis=1)
+        return table

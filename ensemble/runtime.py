@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from ensemble import model
 from ensemble.bundle import Bundle
 from ensemble.contract import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
 from ensemble.settings import EnsembleSettings
+from ensemble.stage import Array, Stage, Tensors
 
 VERSION = "1"
 BUNDLE_FOLDER = "bundle"
+Before = Callable[[int, Tensors], Tensors | None]
+"""Takes a stage's place in the line and the table so far, gives the table to go on with; None ends it."""
 
 
 class ShortlistRuntime(TritonExecutorRuntime):
@@ -35,11 +38,9 @@ class ShortlistRuntime(TritonExecutorRuntime):
     """
 
     def transform(self, graph: Graph, transformable: TensorTable) -> TensorTable:
-        """Runs the graph on a table of numpy columns."""
-        table = transformable
-        for node in line(graph):
-            table = node.op.transform(node.selector, table)
-        return table
+        """Runs the graph on a table of numpy columns, as Merlin calls it; serving calls `run_line`."""
+        stages = [node.op for node in line(graph)]
+        return to_table(run_line(stages, {n: column.values for n, column in transformable.items()}))
 
     def export(
         self, ensemble: Ensemble, path: str, version: int = 1, name: str | None = None, **written: Any
@@ -77,6 +78,25 @@ def line(graph: Graph) -> list[Node]:
         nodes.append(node)
         node = node.parents[0]
     return nodes[::-1]
+
+
+def run_line(stages: Sequence[Stage], tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
+    """Runs stages one after the other; every tensor stays, so that the last table explains the answer.
+
+    `before` may take rows out of the table before each stage; where it leaves none, the rest is not run.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    table = dict(tensors)
+    for place, stage in enumerate(stages):
+        if before is not None:
+            going_on = before(place, table)
+            if going_on is None:
+                return {}
+            table = going_on
+        table.update(stage.add(table))
+    return table
 
 
 def to_table(tensors: Mapping[str, Any]) -> TensorTable:

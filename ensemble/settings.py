@@ -61,6 +61,11 @@ class EnsembleSettings(BaseSettings):
         description="Milliseconds in which a Redis that is well answers that PING; a round trip that had "
         "less proves nothing. Higher: for a Redis that is far away or busy.",
     )
+    finish_ms: PositiveInt = Field(
+        3,
+        description="Milliseconds of each deadline kept for ordering and answering: Redis is not waited for "
+        "any longer. Higher: fewer late answers, sooner given up.",
+    )
     k: PositiveInt = Field(
         100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."
     )

@@ -49,6 +49,16 @@ def test_the_redis_health_check_demands_the_search_module(services: dict[str, An
     assert "search" in " ".join(redis["healthcheck"]["test"])
 
 
+@pytest.mark.parametrize("name", ["triton", "triton-gpu"])
+def test_triton_is_healthy_only_while_it_makes_slates_and_is_replaced_otherwise(
+    services: dict[str, Any], name: str
+) -> None:
+    lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().partition("HEALTHCHECK")[2]
+    assert '"ensemble.probe", "--replace"' in lines
+    assert services[name]["init"] is True, "the first process of a container cannot be killed from inside"
+    assert services[name]["restart"] == "unless-stopped"
+
+
 def test_every_image_is_pinned_and_every_port_is_on_loopback(services: dict[str, Any]) -> None:
     for name, service in services.items():
         if "build" not in service:

@@ -1,0 +1,73 @@
+"""The deadlines of a running batch: who is late, who has gone, who has no time for all of the chain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ensemble.contract import NO_DEADLINE, ErrorCode, Stage, StageError
+from ensemble.requests import Rows
+from ensemble.stage import Array
+
+IsCancelled = Callable[[], bool]
+ASKED_BEFORE = (Stage.LOOKUP_USER_FEATURES, Stage.RETRIEVE_CANDIDATES, Stage.SCORE_CANDIDATES)
+"""Stages that cost a row far more than Triton needs to say whether its caller still waits, 12 microseconds;
+the others are over before it would pay."""
+LATE, GONE = "the deadline passed", "the caller has gone"
+
+
+class Watch:
+    """Knows which rows of a batch still run. `rows` (B',) are their numbers in the batch, in the order of the
+    table; `stopped` says of a request why its rows stopped."""
+
+    def __init__(
+        self,
+        deadlines_us: Array,
+        owners: Array,
+        is_cancelled: Sequence[IsCancelled],
+        now_s: Callable[[], float],
+    ) -> None:
+        """Takes each row's deadline (B,) in microseconds of unix time, and the request that it is of (B,);
+        and what tells of each request whether its caller has gone, or nothing where no one knows."""
+        self.deadlines_us, self.owners = deadlines_us, owners
+        self.is_cancelled, self.now_s = is_cancelled, now_s
+        self.rows: Rows = np.arange(len(owners))
+        self.stopped: dict[int, StageError] = {}
+        self._earliest_us = int(deadlines_us.min())
+
+    def look(self, stage: str) -> Rows | None:
+        """Looks before a stage; gives the positions in the table of the rows that go on, None for all."""
+        kept: Rows | None = None
+        if self.is_cancelled and stage in ASKED_BEFORE:
+            running = np.unique(self.owners[self.rows]).tolist()
+            if gone := [request for request in running if self.is_cancelled[request]()]:
+                kept = self.stop(self.owned_by(gone), _dependency(stage, GONE))
+        now_us = self.now_s() * 1e6
+        if now_us >= self._earliest_us:
+            still = self.stop(self.deadlines_us[self.rows] <= now_us, _dependency(stage, LATE))
+            kept = still if kept is None else kept[still]
+        return kept
+
+    def stop(self, is_over: Array, error: StageError) -> Rows:
+        """Takes a mask over `rows` and the reason; gives the positions of those that go on."""
+        self.stopped |= dict.fromkeys(self.owners[self.rows[is_over]].tolist(), error)
+        kept: Rows = np.flatnonzero(~is_over)
+        self.rows = self.rows[kept]
+        self._earliest_us = int(self.deadlines_us[self.rows].min(initial=NO_DEADLINE))
+        return kept
+
+    def owned_by(self, requests: Sequence[int]) -> Array:
+        """Marks, among `rows`, those of some requests."""
+        mask: Array = np.isin(self.owners[self.rows], requests)
+        return mask
+
+    def left_s(self) -> float:
+        """Seconds until the last of the deadlines; infinite where a row has none."""
+        latest_us = int(self.deadlines_us[self.rows].max(initial=0))
+        return math.inf if latest_us >= NO_DEADLINE else latest_us / 1e6 - self.now_s()
+
+
+def _dependency(stage: str, why: str) -> StageError:
+    return StageError(ErrorCode.DEPENDENCY, stage, f"{why} before this stage")

@@ -1,0 +1,45 @@
+"""A Triton Python model: the K nearest items with their features, by one vector search of Redis."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from redis import Redis
+from redis.commands.search.query import Query
+
+
+class TritonPythonModel:
+    """Takes a user's vector, gives one tensor per field of the items, nearest first."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Connects, and writes the query that every request sends."""
+        config = json.loads(args["model_config"])
+        told = json.loads(config["parameters"]["told"]["string_value"])
+        host, _, port = told["redis"].rpartition(":")
+        self.index = Redis(host=host, port=int(port), decode_responses=True).ft(told["index"])
+        self.outputs = [
+            (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), len(o["dims"]) > 1)
+            for o in config["output"]
+        ]
+        k = told["k"]
+        knn = Query(f"*=>[KNN {k} @vector $vector AS distance]").sort_by("distance").paging(0, k)
+        self.query = knn.return_fields(*(name for name, _, _ in self.outputs)).dialect(2)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Searches for one request after the other."""
+        return [self._search(request) for request in requests]
+
+    def _search(self, request: Any) -> Any:
+        vector = pb_utils.get_input_tensor_by_name(request, "user_vector").as_numpy()
+        found = self.index.search(self.query, query_params={"vector": vector.tobytes()}).docs
+        tensors = []
+        for name, dtype, is_list in self.outputs:
+            texts = [document[name] for document in found]
+            if is_list:
+                texts = ",".join(texts).split(",")
+            values = np.array(texts).astype(dtype)
+            tensors.append(pb_utils.Tensor(name, values.reshape(len(found), -1) if is_list else values))
+        return pb_utils.InferenceResponse(tensors)

@@ -1,0 +1,20 @@
+"""The API as schemathesis finds it, over the whole stack: the short form of `make fuzz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.local.programs import http_fault
+from tests.builders.world import World, eventually
+from tests.fuzz.fuzz import fuzz
+
+SECONDS = 30
+
+
+def test_whatever_is_asked_is_answered_as_the_api_is_described(stack: World, tmp_path: Path) -> None:
+    assert eventually(lambda: not http_fault(f"{stack.url}/readyz"))
+    found = fuzz(stack.url, tmp_path, SECONDS, key="", seed=0)
+    assert not found.wrong, (tmp_path / "schemathesis.log").read_text()[-6000:]
+    answered = {operation.rpartition(" ")[0] for operation in found.statuses if operation.endswith(" 200")}
+    assert answered >= {"POST /v1/recommendations", "GET /v1/users/{user_id}/seen", "GET /readyz"}
+    assert not [one for one in found.statuses if one.rpartition(" ")[2].startswith("5")]
