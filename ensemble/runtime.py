@@ -118,7 +118,9 @@ def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettin
     if missing:
         raise ValueError(f"the graph does not write {missing}, which the contract promises")
     context = tuple(Tensor(name, np.int64, 1) for name in bundle.manifest.context)
-    batching = triton.ModelDynamicBatching(max_queue_delay_microseconds=settings.queue_delay_us)
+    batching = triton.ModelDynamicBatching(
+        max_queue_delay_microseconds=settings.queue_delay_us, default_queue_policy=queue_policy(settings)
+    )
     group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=1)
     config = triton.ModelConfig(
         name=MODEL_NAME,
@@ -131,6 +133,20 @@ def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettin
     )
     config.parameters["bundle"].string_value = bundle.manifest.bundle
     return config
+
+
+def queue_policy(settings: EnsembleSettings) -> triton.ModelQueuePolicy:
+    """Bounds Triton's queue: what does not fit, and what waited too long, is refused as `UNAVAILABLE`.
+
+    A request may shorten its wait by Triton's parameter `timeout`, in microseconds, never prolong it; without
+    a default, Triton would ignore that parameter.
+    """
+    return triton.ModelQueuePolicy(
+        timeout_action=triton.ModelQueuePolicy.TimeoutAction.REJECT,
+        default_timeout_microseconds=settings.queue_timeout_ms * 1000,
+        allow_timeout_override=True,
+        max_queue_size=settings.queue_size,
+    )
 
 
 _TYPES = {

@@ -107,6 +107,16 @@ class EnsembleSettings(BaseSettings):
         description="Share of the K nearest items that an approximate index must find. Higher: a wider "
         "search, slower; the export finds out how wide.",
     )
+    queue_size: PositiveInt = Field(
+        128,
+        description="Requests that may wait in Triton's queue; one more is refused at once. Higher: fewer "
+        "refusals in a burst, longer waits.",
+    )
+    queue_timeout_ms: PositiveInt = Field(
+        10_000,
+        description="Milliseconds a request may wait in Triton's queue where it does not say less itself. "
+        "Lower: a stuck model refuses sooner.",
+    )
     keep_bundles: PositiveInt = Field(
         2,
         description="Bundles per data set whose vectors stay in Redis. Higher: older roll-backs, more "

@@ -91,3 +91,13 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert "manifest.json: not found" in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_queue_is_bounded_and_a_request_may_say_how_long_it_waits(world: World, tmp_path: Path) -> None:
+    settings = make_settings(queue_size=7, queue_timeout_ms=900)
+    config = read_config(export(world.folder, tmp_path / "models", settings).parent)
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.max_queue_size == 7
+    assert policy.default_timeout_microseconds == 900_000
+    assert policy.allow_timeout_override
+    assert policy.timeout_action == policy.REJECT
