@@ -27,6 +27,7 @@ class Row:
     name: str
     figures: dict[str, float]
     note: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,9 +41,16 @@ class Record:
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, group: str, name: str, figures: dict[str, float], note: str = "") -> None:
-        """Keeps a row and prints it."""
-        self.rows.append(Row(group, name, figures, note))
+    def add(
+        self,
+        group: str,
+        name: str,
+        figures: dict[str, float],
+        note: str = "",
+        labels: dict[str, Any] | None = None,
+    ) -> None:
+        """Keeps a row and prints it; `labels` say what it is of, for pictures and ratios."""
+        self.rows.append(Row(group, name, figures, note, labels or {}))
         told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         say(f"{name}: {told}{f' ({note})' if note else ''}")
 

@@ -1,7 +1,7 @@
-"""`make bench`: measures the whole path, the stock ensemble, materialisation and single stages.
+"""`make bench`: measures four designs side by side, the whole path, materialisation and single stages.
 
 It starts servers of its own on free ports, in `var/bench/run`, with the bundle that `var/bundles/current`
-points to. Timings are recorded, never asserted; answers are checked.
+points to. Timings are recorded, never asserted; answers are checked, and a wrong one ends the design's part.
 """
 
 from __future__ import annotations
@@ -11,13 +11,37 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
 
 from deploy.local.ports import PortTaken
-from deploy.local.settings import load_settings
+from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.stack import StackError
-from tests.benchmarks import measure
+from tests.benchmarks import path, plots
+from tests.benchmarks.chain import FEW, measure_chain, measure_overhead
+from tests.benchmarks.designs import REFERENCE_01, REFERENCE_04, STOCK
 from tests.benchmarks.record import PAGE, Record, say
+from tests.benchmarks.replies import World
+from tests.benchmarks.series import CLIENTS, COMPARED_AT, Plan
 from tests.benchmarks.servers import BenchError, bench_settings, our_servers
+from tests.benchmarks.side_by_side import Bench, N, build, known_users, measure_other, measure_ours
+from tests.benchmarks.targets import add_targets
+
+OTHERS = (STOCK, REFERENCE_01, REFERENCE_04)
+PLANS = {
+    STOCK: Plan(closed={1: 8.0, 4: 8.0, 16: 12.0, 64: 12.0}, open_s=4.0),
+    REFERENCE_01: Plan(),
+    REFERENCE_04: Plan(),
+}
+QUICK_PLANS = {
+    STOCK: Plan(closed={1: 2.0, 16: 2.0}, shares=(), warm_s=0.5),
+    REFERENCE_01: Plan(dict.fromkeys(CLIENTS, 2.0), open_s=2.0, warm_s=1.0),
+    REFERENCE_04: Plan(dict.fromkeys(CLIENTS, 2.0), open_s=2.0, warm_s=1.0),
+}
+OUR_PLAN = Plan(dict.fromkeys(CLIENTS, 10.0), open_s=15.0)
+OUR_QUICK_PLAN = Plan(dict.fromkeys(CLIENTS, 3.0), open_s=3.0)
+SAMPLED_S, QUICK_SAMPLED_S = 10, 3
 
 
 @contextmanager
@@ -43,39 +67,62 @@ def bench(given: argparse.Namespace) -> list[str]:
     except OSError:
         raise BenchError(f"{bundle}: no bundle to measure; run `make train` first") from None
     settings = bench_settings(local.var / "bench" / "run", bundle)
-    record, dataset = Record(manifest["bundle"]), manifest["dataset"]
-    users, context = manifest["sample_user_ids"], manifest["context"]
+    record, dataset = Record(manifest["bundle"]), given.data or manifest["dataset"]
     with our_servers(settings):
-        measure.serve(settings, record, given.data or dataset)
-        stock = None
-        with kept_in(faults):
-            saved_models = local.var / "saved_models" / manifest["bundle"]
-            stock = measure.build_stock(settings, saved_models, dataset, given.users)
-            users = json.loads((stock / "users.json").read_text())
-        with kept_in(faults):
-            measure.measure_path(settings, record, users, given.requests)
-        if stock:
+        path.materialize(settings, record, dataset)
+        saved_models = local.var / "saved_models" / manifest["bundle"]
+        folders = {}
+        for name in given.designs:
             with kept_in(faults):
-                measure.measure_stock(settings, record, stock, users, context, given.stock_requests)
-    for role in ("training", "triton", "gateway"):
+                folders[name] = build(settings, name, saved_models, dataset)
+        path.serve(settings)
+        measure_designs(settings, record, manifest, folders, given.quick, faults)
+    for role in () if given.quick else ("training", "triton", "gateway"):
         with kept_in(faults):
-            measure.measure_parts(settings, record, role)
+            path.measure_parts(settings, record, role)
+    add_targets(record)
     say(f"wrote {record.write(local.var / 'bench')}")
+    for picture in plots.draw(record.rows, plots.FOLDER if given.publish else local.var / "bench" / "images"):
+        say(f"drew {picture}")
     if given.publish:
         record.publish()
         say(f"wrote {PAGE}")
     return faults
 
 
+def measure_designs(
+    settings: LocalSettings,
+    record: Record,
+    manifest: dict[str, object],
+    folders: dict[str, Path],
+    is_quick: bool,
+    faults: list[str],
+) -> None:
+    """Measures ours, then each other design that was built."""
+    context = tuple(map(str, manifest["context"]))  # type: ignore[call-overload]
+    users = known_users(*folders.values()) or tuple(manifest["sample_user_ids"])  # type: ignore[arg-type]
+    items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
+    side = Bench(settings, record, World(settings.redis_port, items, users, N), context)
+    sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S
+    over_grpc, over_http, capacity = measure_ours(side, OUR_QUICK_PLAN if is_quick else OUR_PLAN)
+    with kept_in(faults):
+        path.add_stages(record, over_http[FEW])
+    for clients in (FEW, COMPARED_AT):
+        with kept_in(faults):
+            measure_chain(side, clients, sampled_s)
+    with kept_in(faults):
+        measure_overhead(side, over_grpc, sampled_s)
+    for name, folder in folders.items():
+        with kept_in(faults):
+            measure_other(side, name, folder, (QUICK_PLANS if is_quick else PLANS)[name], capacity)
+
+
 def main() -> int:
     """Reads the arguments and runs; 1 where something could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="the data set that the bundle was trained on (default: by its name)")
-    parser.add_argument("--users", type=int, default=300, help="users that are asked for (default: 300)")
-    parser.add_argument("--requests", type=int, default=1500, help="to the gateway (default: 1500)")
-    parser.add_argument(
-        "--stock-requests", type=int, default=100, help="to the stock ensemble (default: 100)"
-    )
+    parser.add_argument("--designs", nargs="*", default=OTHERS, choices=OTHERS, help="beside ours")
+    parser.add_argument("--quick", action="store_true", help="short series, to try the harness")
     parser.add_argument("--publish", action="store_true", help="write docs/performance.md anew")
     try:
         return 1 if bench(parser.parse_args()) else 0

@@ -1,4 +1,4 @@
-"""Starts what is measured: our servers with a bundle of their own folder, and the stock ensemble's Triton."""
+"""Starts what is measured: our servers in a folder of their own, and the Triton of each other design."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, python_of
 from deploy.local.stack import down, up
 
 PORTS = ("port", "redis_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
-STOCK_MODEL = "executor_model"
 COMMAND_S = 900
 
 
@@ -34,6 +33,14 @@ def bench_settings(var: Path, bundle: Path) -> LocalSettings:
             ports[PORTS[len(ports)]] = port
     address = f"{LOOPBACK}:{ports['redis_port']}"
     return LocalSettings(var_dir=var, bundle_dir=bundle, redis_address=address, **ports)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Triton that answers: its gRPC address and its process."""
+
+    address: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -86,28 +93,29 @@ def our_servers(settings: LocalSettings) -> Iterator[None]:
 
 
 @contextmanager
-def stock_server(settings: LocalSettings, folder: Path) -> Iterator[str]:
-    """Serves `folder/models` by the same Triton in the training environment; gives its gRPC address."""
+def other_server(settings: LocalSettings, folder: Path, model: str) -> Iterator[Server]:
+    """Serves `folder/models` by the same Triton in the training environment, until the block ends."""
     own = bench_settings(folder, settings.bundle)
     command = triton_server.command(own, triton_server.prepare_backends(settings.var / "triton" / "backends"))
-    with (settings.var / "log" / "stock_triton.log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=_stock_environment(settings), stdout=log, stderr=subprocess.STDOUT
+    with (settings.var / "log" / f"{folder.name}_triton.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=_training_environment(settings), stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            _wait(server, f"http://{LOOPBACK}:{own.triton_http_port}/v2/models/{STOCK_MODEL}/ready", log.name)
-            yield f"{LOOPBACK}:{own.triton_grpc_port}"
+            _wait(process, f"http://{LOOPBACK}:{own.triton_http_port}/v2/models/{model}/ready", log.name)
+            yield Server(f"{LOOPBACK}:{own.triton_grpc_port}", process.pid)
         finally:
-            server.terminate()
+            process.terminate()
             try:
-                server.wait(settings.stop_timeout_s)
+                process.wait(settings.stop_timeout_s)
             except subprocess.TimeoutExpired:
-                server.kill()
+                process.kill()
+                process.wait()
             triton_server.clear_shared_memory(triton_server.shared_memory_prefix(own))
 
 
-def _stock_environment(settings: LocalSettings) -> Mapping[str, str]:
-    """As our Triton's, with the training environment's Python: the stock operators need TensorFlow."""
+def _training_environment(settings: LocalSettings) -> Mapping[str, str]:
+    """As our Triton's, with the training environment's Python: the other designs need TensorFlow."""
     given = triton_server.environment(environment(settings))
     return given | {"PATH": f"{python_of('training').parent}{os.pathsep}{given['PATH']}"}
 
@@ -116,5 +124,5 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: str) -> None:
     until = time.monotonic() + COMMAND_S
     while fault := http_fault(url):
         if server.poll() is not None or time.monotonic() > until:
-            raise BenchError(f"the stock ensemble does not answer ({fault}); see {log}")
+            raise BenchError(f"a server does not answer ({fault}); see {log}")
         time.sleep(0.5)

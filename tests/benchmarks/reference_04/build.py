@@ -82,13 +82,17 @@ def _items(given: Given) -> Iterator[tuple[int, dict[str, Any]]]:
 def _hashes(rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
     """One field per column, as text; a list as numbers with commas between."""
     for row, key in enumerate(rows.ids.tolist()):
-        yield key, {name: ",".join(map(str, np.atleast_1d(v[row]).tolist())) for name, v in rows.columns.items()}
+        yield (
+            key,
+            {name: ",".join(map(str, np.atleast_1d(v[row]).tolist())) for name, v in rows.columns.items()},
+        )
 
 
 def _write(redis: Redis, prefix: str, hashes: Iterator[tuple[int, dict[str, Any]]]) -> None:
     pipe = redis.pipeline(transaction=False)
     for count, (key, columns) in enumerate(hashes, start=1):
-        pipe.hset(f"{prefix}{key}", mapping=columns)
+        mapping: dict[Any, Any] = columns
+        pipe.hset(f"{prefix}{key}", mapping=mapping)
         if count % CHUNK == 0:
             pipe.execute()
     pipe.execute()

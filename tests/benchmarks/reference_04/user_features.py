@@ -21,7 +21,11 @@ class TritonPythonModel:
         self.redis = Redis(host=host, port=int(port), decode_responses=True)
         self.prefix = told["prefix"]
         self.outputs = [
-            (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), (1, -1) if len(o["dims"]) > 1 else -1)
+            (
+                o["name"],
+                pb_utils.triton_string_to_numpy(o["data_type"]),
+                (1, -1) if len(o["dims"]) > 1 else -1,
+            )
             for o in config["output"]
         ]
 

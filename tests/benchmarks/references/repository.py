@@ -16,11 +16,11 @@ from google.protobuf import text_format
 from tests.benchmarks.references.rows import Tensor
 
 ENSEMBLE, CHECKED = "ensemble-model", "checked-model"
-"""The second answers the candidates and their scores too, for the comparison before the clock: Triton does not
-run an ensemble of which an output that feeds a stage is not asked for.
+"""The second answers the candidates and their scores too, for the comparison before the clock: Triton does
+not run an ensemble of which an output that feeds a stage is not asked for.
 """
 VERSION = "1"
-_TYPES = {np.int64: triton.TYPE_INT64, np.float32: triton.TYPE_FP32}
+_TYPES: dict[type[np.generic], int] = {np.int64: triton.TYPE_INT64, np.float32: triton.TYPE_FP32}
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def build(given: argparse.Namespace) -> None:
     manifest, dataset = read_manifest(bundle), read_dataset(bundle)
     encoders = Encoders.load(bundle / ENCODERS_FILE)
     columns = stock_columns(dataset)
-    tables = stock_tables(given.features, columns, encoders, given.users)
+    tables = stock_tables(given.features, columns, encoders)
     fill_feature_store(target / "feast", given.redis, tables, columns)
     (target / USERS_FILE).write_text(json.dumps(tables[USER_VIEW][names.USER_ID].tolist()))
 
@@ -99,7 +99,6 @@ def main() -> None:
     parser.add_argument("--features", type=Path, required=True, help="folder of our Feast project's sources")
     parser.add_argument("--target", type=Path, required=True, help="written anew")
     parser.add_argument("--redis", required=True, help="host:port")
-    parser.add_argument("--users", type=int, default=300, help="users to load")
     parser.add_argument("--k", type=int, default=100, help="candidates")
     parser.add_argument("--n", type=int, default=10, help="items answered")
     build(parser.parse_args())

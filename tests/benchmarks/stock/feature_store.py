@@ -34,16 +34,16 @@ def stock_columns(dataset: Dataset) -> dict[str, Columns]:
 
 
 def stock_tables(
-    features: Path, columns: Mapping[str, Columns], encoders: Encoders, users: int
+    features: Path, columns: Mapping[str, Columns], encoders: Encoders
 ) -> dict[str, pd.DataFrame]:
-    """Reads both views' rows from the sources of our own Feast project; `users` users, drawn from one seed.
+    """Reads both views' rows from the sources of our own Feast project.
 
-    Only users with a history are drawn: the stock chain raises on the others.
+    Only users with a history are kept: the stock chain raises on the others.
     """
     tables = {view: _latest(features, view, columns[view], encoders) for view in _KEYS}
     everyone = tables[USER_VIEW]
     is_known = np.logical_and.reduce([everyone[name].map(len) > 0 for name in _HISTORIES])
-    tables[USER_VIEW] = everyone[is_known].sample(users, random_state=0, ignore_index=True)
+    tables[USER_VIEW] = everyone[is_known].reset_index(drop=True)
     return tables
 
 

@@ -1,0 +1,143 @@
+"""Samples the chain's process under load with py-spy: where its time goes, as shares and as a picture.
+
+`make flame` does it with the running stack. Native frames are sampled too, so that ONNX Runtime shows. py-spy
+needs the right to trace a process: root, or its owner where `kernel.yama.ptrace_scope` is 0.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from deploy.local.settings import LOOPBACK, ROOT, load_settings
+from ensemble import contract
+from tests.benchmarks.designs import GrpcCaller, our_messages
+from tests.benchmarks.flame_svg import write_svg
+from tests.benchmarks.processes import STUB_OF, of_ours
+from tests.benchmarks.record import say
+from tests.benchmarks.servers import BenchError
+
+PICTURE = ROOT / "docs" / "images" / "chain.svg"
+RATE = 100
+SAMPLED_S = 10
+PATIENCE_S = 60
+ENTRY = "TritonPythonModel.execute"
+ONNX, REDIS, STUB = "ONNX Runtime", "Redis", "Triton's Python backend"
+PYTHON = "the chain's own Python"
+_REDIS_FRAMES = ("(redis/", "ensemble/stores/client.py", "hiredis")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Frames from the outermost, and how often they were seen."""
+
+    frames: tuple[str, ...]
+    count: int
+
+    @property
+    def part(self) -> str:
+        """Whose time it is."""
+        if any("onnxruntime" in frame for frame in self.frames):
+            return ONNX
+        if any(mark in frame for frame in self.frames for mark in _REDIS_FRAMES):
+            return REDIS
+        return PYTHON if any(frame.startswith(ENTRY) for frame in self.frames) else STUB
+
+    def inside(self) -> Stack | None:
+        """The part of it from `execute` to the response; None where it is not in there."""
+        for position, frame in enumerate(self.frames):
+            if frame.startswith(ENTRY):
+                return Stack(self.frames[position:], self.count)
+        return None
+
+
+def sampled(pid: int, load: Callable[[], object], *, idle: bool, seconds: int = SAMPLED_S) -> list[Stack]:
+    """Samples a process while `load` runs, which must last a second longer than `seconds`.
+
+    With `idle`, waiting counts, so shares are of time; without, they are of CPU.
+
+    Raises:
+        BenchError: py-spy cannot.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stacks.txt"
+        options = ["--pid", str(pid), "--native", "--rate", str(RATE), "--duration", str(seconds)]
+        options += ["--format", "raw", "--output", str(path), *(["--idle"] if idle else [])]
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", *options]
+        spy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            load()
+            told, _ = spy.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            spy.kill()
+            raise BenchError("py-spy does not end") from None
+        finally:
+            spy.poll()
+        if spy.returncode or not path.exists():
+            raise BenchError(f"py-spy cannot sample process {pid}: {told.strip()[-200:]}")
+        return [_parsed(line) for line in path.read_text().splitlines() if line]
+
+
+def _parsed(line: str) -> Stack:
+    frames, _, count = line.rpartition(" ")
+    return Stack(tuple(frame for frame in frames.split(";") if not frame.startswith("0x")), int(count))
+
+
+def shares(stacks: list[Stack]) -> dict[str, float]:
+    """Gives each part's share of the samples."""
+    counts: Counter[str] = Counter()
+    for stack in stacks:
+        counts[stack.part] += stack.count
+    total = sum(counts.values()) or 1
+    return {part: counts[part] / total for part in (REDIS, ONNX, PYTHON, STUB)}
+
+
+def inside(stacks: list[Stack]) -> list[Stack]:
+    """Keeps what lies between execute and response.
+
+    Raises:
+        BenchError: nothing does: the process did not work, or is another one.
+    """
+    kept = [cut for stack in stacks if (cut := stack.inside())]
+    if not kept:
+        raise BenchError(f"no sample lies in {ENTRY}")
+    return kept
+
+
+def main() -> int:
+    """Samples the running stack, asked by 16 clients, and writes the picture."""
+    settings = load_settings()
+    with redis.Redis(port=settings.redis_port) as client:
+        keys = client.scan_iter(match=contract.seen_key(0).replace("0", "*"), count=10_000)
+        users = [int(key.rpartition(b":")[2]) for key in keys]
+    processes = of_ours(settings)
+    (stub,) = [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members][:1]
+    context = _context(settings.bundle)
+    caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", our_messages(users, context, 10))
+    say(f"sampling process {stub.pid} for {SAMPLED_S} s, 16 clients")
+    try:
+        stacks = inside(sampled(stub.pid, lambda: caller.closed(16, SAMPLED_S + 1.0, seed=0), idle=True))
+    except BenchError as error:
+        print(f"flame    {error}", file=sys.stderr)
+        return 1
+    write_svg(PICTURE, stacks, "The chain from execute to response, by time")
+    for part, share in shares(stacks).items():
+        say(f"{part}: {share:.0%}")
+    say(f"wrote {PICTURE}")
+    return 0
+
+
+def _context(bundle: Path) -> tuple[str, ...]:
+    return tuple(json.loads((bundle / "manifest.json").read_text())["context"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Runs a design's series, closed and open loop, and records what each cost: time, CPU and memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from tests.benchmarks.designs import Design
+from tests.benchmarks.processes import STUB_OF, Used, by_kind, used
+from tests.benchmarks.record import Record, say
+from tests.benchmarks.replies import ANSWERED, Kind, why_failed
+from tests.benchmarks.servers import BenchError
+from tests.load.traffic import Run
+
+CLOSED, OPEN = "Closed loop", "Open loop"
+CPU, MEMORY, STUBS = "CPU by process", "Memory by process", "Processes of the other designs' models"
+CLIENTS = (1, 4, 16, 64)
+SHARES = (0.5, 0.8, 1.2)
+COMPARED_AT = 16
+"""The number of clients at which designs are compared, as the published figures are."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each series takes: clients -> seconds of the closed loop, seconds of each open loop."""
+
+    closed: Mapping[int, float] = field(default_factory=lambda: dict.fromkeys(CLIENTS, 8.0))
+    open_s: float = 8.0
+    shares: tuple[float, ...] = SHARES
+    warm_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A series, judged: its exchanges, what they were, and the design's cost by process."""
+
+    run: Run
+    kinds: Counter[Kind]
+    latency_ms: tuple[float, ...]
+    cpu_s: dict[str, float]
+    after: Used
+
+    @property
+    def answers(self) -> int:
+        """Requests that were answered, whatever with."""
+        return sum(self.kinds[kind] for kind in ANSWERED)
+
+    @property
+    def answers_per_s(self) -> float:
+        """Answers until the last one came."""
+        return self.answers / self.run.seconds
+
+    @property
+    def full_per_s(self) -> float:
+        """Full answers until the last one came."""
+        return self.kinds[Kind.FULL] / self.run.seconds
+
+    def figures(self) -> dict[str, float]:
+        """What the tables show."""
+        if not self.latency_ms:
+            raise BenchError(f"no answer at all: {why_failed(self.run.exchanges)}")
+        p50, p95, p99 = np.percentile(self.latency_ms, [50, 95, 99])
+        told = {"answers_per_s": self.answers_per_s, "full_per_s": self.full_per_s}
+        told |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
+        return told | {kind.value: self.kinds[kind] for kind in Kind if self.kinds[kind] or kind is Kind.FULL}
+
+
+def measured(design: Design, load: Callable[[], Run]) -> Measured:
+    """Runs one series and judges its replies after the clock.
+
+    Raises:
+        BenchError: an answer is wrong.
+    """
+    before = used(design.processes)
+    run = load()
+    after = used(design.processes)
+    kinds = [design.judge(exchange) for exchange in run.exchanges]
+    answered = tuple(e.latency_ms for e, kind in zip(run.exchanges, kinds, strict=True) if kind in ANSWERED)
+    cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in before.cpu_s}
+    return Measured(run, Counter(kinds), answered, cpu_s | {"generator": run.cpu_s}, after)
+
+
+def closed_series(
+    record: Record, design: Design, plan: Plan, beside: Callable[[], None] = lambda: None
+) -> dict[int, Measured]:
+    """Measures the closed loops of a design; `beside` runs before and after the one that is compared."""
+    design.caller.closed(2, plan.warm_s, seed=99)
+    done = {}
+    for clients, duration_s in plan.closed.items():
+        say(f"{design.name}: {clients} clients for {duration_s:g} s")
+        if clients == COMPARED_AT:
+            beside()
+        one = measured(design, partial(design.caller.closed, clients, duration_s, seed=clients))
+        if clients == COMPARED_AT:
+            beside()
+        done[clients] = one
+        labels = {"design": design.name, "clients": clients}
+        record.add(CLOSED, _name(design, clients), one.figures(), _why(one), labels)
+        add_cpu(record, design, clients, one)
+    memory = done[max(done)].after.memory_mib
+    figures = by_kind(memory) | {"total": sum(memory.values())}
+    record.add(MEMORY, design.name, figures, labels={"design": design.name})
+    add_stubs(record, design, done[COMPARED_AT], memory)
+    return done
+
+
+def open_series(record: Record, design: Design, plan: Plan, capacity: float) -> dict[float, Measured]:
+    """Measures the open loops of a design, at shares of a capacity in requests per second."""
+    done = {}
+    for share in plan.shares:
+        rate = share * capacity
+        say(f"{design.name}: {rate:.0f} requests per second for {plan.open_s:g} s")
+        one = measured(design, partial(design.caller.open, rate, plan.open_s, seed=int(100 * share)))
+        done[share] = one
+        labels = {"design": design.name, "share": share}
+        due = {"due": len(one.run.exchanges), "due_per_s": len(one.run.exchanges) / plan.open_s}
+        figures = due | one.figures()
+        record.add(OPEN, f"{design.name}, {share:.0%}", figures, _why(one), labels)
+    return done
+
+
+def add_cpu(record: Record, design: Design, clients: int, one: Measured) -> None:
+    """Records milliseconds of CPU per answer by process, and the generator's share of all cores."""
+    per_answer = {f"{kind}_ms": 1e3 * cpu / one.answers for kind, cpu in by_kind(one.cpu_s).items()}
+    share = 100 * one.run.cpu_s / one.run.seconds / (os.cpu_count() or 1)
+    figures = per_answer | {"generator_percent_of_all_cores": share}
+    record.add(CPU, _name(design, clients), figures, labels={"design": design.name, "clients": clients})
+
+
+def add_stubs(record: Record, design: Design, one: Measured, memory: Mapping[str, float]) -> None:
+    """Records each model's process, where a design has more than one."""
+    stubs = [kind for kind in one.cpu_s if kind.startswith(STUB_OF)]
+    for kind in stubs if len(stubs) > 1 else ():
+        figures = {"cpu_ms_per_answer": 1e3 * one.cpu_s[kind] / one.answers, "memory_mib": memory[kind]}
+        name = f"{design.name}, {kind.removeprefix(STUB_OF)}"
+        record.add(STUBS, name, figures, labels={"design": design.name})
+
+
+def _name(design: Design, clients: int) -> str:
+    return f"{design.name}, {clients} client{'s' if clients > 1 else ''}"
+
+
+def _why(one: Measured) -> str:
+    return f"failed: {reason}" if (reason := why_failed(one.run.exchanges)) else ""
