@@ -54,7 +54,8 @@ def fuzz_own_stack(folder: Path, seconds: int, seed: int) -> Found:
     world = World(settings.var, {}).copy(folder / "var")
     try:
         # A busy machine is no failure of the gateway's: its budget has tests of its own.
-        up = world.stack("up", API_KEYS=f"fuzz:{digest_of(key.encode())}", CHECK_TIMEOUT_MS="5000")
+        patient = {"CHECK_TIMEOUT_MS": "5000", "STORE_TIMEOUT_MS": "2000"}
+        up = world.stack("up", API_KEYS=f"fuzz:{digest_of(key.encode())}", **patient)
         if up.returncode:
             raise FuzzFailed(up.stdout + up.stderr)
         if not eventually(lambda: not http_fault(f"{world.url}/readyz")):
