@@ -184,13 +184,14 @@ def kill(pid: int) -> None:
 
 
 def main() -> None:
-    """Looks once a second, for ever."""
+    """Looks once a second, as long as the supervisor lives."""
     settings = load_settings()
     supervisor, triton = Supervisor(socket_path(settings)), Triton(settings)
     servers: dict[Server, Patience] = {triton: Patience(TRITON_LOOKS)}
     if not settings.has_own_redis:
         servers[Redis(settings)] = Patience(REDIS_LOOKS)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         try:
             states = supervisor.states()
         except (OSError, HTTPException, Fault):  # it is being stopped, or reads its configuration
