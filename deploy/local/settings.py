@@ -28,7 +28,7 @@ class LocalSettings(BaseSettings):
         None, description="Bundle that the gateway reads. Default: bundles/current."
     )
     host: str = Field(
-        LOOPBACK, description="Gateway's address; 0.0.0.0 lets other machines in, without a login."
+        LOOPBACK, description="Gateway's address; 0.0.0.0 lets other machines in, and needs SHORTLIST_API_KEYS."
     )
     port: Port = Field(8080, description="Gateway's port; change it where it is taken.")
     redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")

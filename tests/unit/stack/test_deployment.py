@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -13,11 +14,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 PROFILES = ("cpu", "gpu", "train")
+KEYS = f"web:{'0' * 64}"
+
+
+def run_compose(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
+    return subprocess.run(command, capture_output=True, text=True, env=inherited | settings)
 
 
 def compose(*arguments: str) -> str:
-    command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = run_compose(*arguments, SHORTLIST_API_KEYS=KEYS)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -33,6 +40,15 @@ def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, An
     assert set(services) == {
         *("redis", "training", "export", "triton", "triton-gpu", "gateway", "prometheus", "grafana")
     }
+
+
+def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_without(
+    services: dict[str, Any],
+) -> None:
+    assert services["gateway"]["environment"]["SHORTLIST_API_KEYS"] == KEYS
+    run = run_compose("config")
+    assert run.returncode != 0
+    assert "set it, in .env or the environment, to what python -m service.keys NAME prints" in run.stderr
 
 
 @pytest.mark.parametrize(("profile", "triton"), [("cpu", "triton"), ("gpu", "triton-gpu")])
