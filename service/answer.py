@@ -37,6 +37,11 @@ class Answer:
     timings_ms: dict[str, float]
     notes: dict[str, Any]
 
+    @property
+    def server_timing(self) -> str:
+        """The times of the stages as the header of that name writes them."""
+        return ", ".join([f"{stage};dur={ms}" for stage, ms in self.timings_ms.items()])
+
 
 class Answers:
     """Answers requests.

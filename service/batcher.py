@@ -31,7 +31,7 @@ class _Carrier:
     task: asyncio.Task[None] | None = field(default=None)
 
     def leave(self) -> None:
-        """Ends the call with the last caller who waits for it."""
+        """Ends the call with the last caller who waits for it; one that is done takes no notice."""
         self.awaited -= 1
         if self.awaited == 0 and self.task is not None:
             self.task.cancel()
@@ -54,21 +54,22 @@ class Batcher:
         """Gives the row's slate; whoever is cancelled while waiting takes their row out.
 
         Raises:
-            DependencyUnavailable: the call failed.
+            DependencyUnavailable: the call failed, or the row's deadline passed before it ended.
             StageError: as the ensemble raised it for this row.
         """
         loop = asyncio.get_running_loop()
         waiter = _Waiter(row, loop.create_future())
+        timer = loop.call_later(row.deadline.left_s(), _late, waiter)
         self._waiting.append(waiter)
         if not self._is_due and len(self._calls) < self._most_calls:
             self._is_due = True
             loop.call_soon(self._send)  # after whatever else came in this turn of the loop
         try:
             return await waiter.slate
-        except asyncio.CancelledError:
+        finally:
+            timer.cancel()
             if waiter.call is not None:
                 waiter.call.leave()
-            raise
 
     def _send(self) -> None:
         self._is_due = False
@@ -110,6 +111,10 @@ class Batcher:
             for waiter, slate in zip(batch, slates, strict=True):
                 if not waiter.slate.done():
                     waiter.slate.set_result(slate)
+
+
+def _late(waiter: _Waiter) -> None:
+    _fail(waiter, DependencyUnavailable("triton", "no answer in time", is_late=True))
 
 
 def _fail(waiter: _Waiter, error: Exception) -> None:

@@ -60,7 +60,7 @@ class BodyLayer:
             await response(scope, receive, send)
             return
         if body is not None:
-            await self.app(scope, _replayed(body, receive), send)
+            await self.app(scope, replayed(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body; None where the caller left."""
@@ -147,7 +147,7 @@ def _too_long(max_bytes: int) -> BodyRefused:
     return BodyRefused(413, "body_too_long", f"The body is too long: send at most {max_bytes} bytes")
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Gives the body in one message, then whatever comes, such as the caller's leaving."""
     is_given = False
 

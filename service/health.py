@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable
 
 import structlog
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ensemble.contract import StageError
@@ -15,6 +15,7 @@ from service.deadline import Deadline
 from service.errors import DependencyUnavailable
 from service.routes import AnswersDep
 from service.schemas import Dependency, Health, Readiness
+from service.warm import WarmUp
 
 log = structlog.get_logger()
 
@@ -28,8 +29,8 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(answers: AnswersDep, response: Response) -> Readiness:
-    """Every dependency by name; 503 unless each one works, so that an answer has nothing missing.
+async def readyz(answers: AnswersDep, request: Request, response: Response) -> Readiness:
+    """Every dependency by name; 503 unless each one works and this process has answered real requests.
 
     Wait for this after a start, and alert on it. A gateway that is not ready still answers, marked as
     degraded.
@@ -40,7 +41,9 @@ async def readyz(answers: AnswersDep, response: Response) -> Readiness:
     )
     manifest = answers.bundle.manifest
     bundle = Dependency(is_ready=True, detail=f"{manifest.bundle}, {manifest.items} items", check_ms=0)
-    dependencies = {"triton": triton, "redis": redis, "bundle": bundle}
+    warm_up: WarmUp = request.app.state.warm_up
+    warm = Dependency(is_ready=warm_up.is_done, detail=warm_up.detail, check_ms=0)
+    dependencies = {"triton": triton, "redis": redis, "bundle": bundle, "warm_up": warm}
     is_ready = all(dependency.is_ready for dependency in dependencies.values())
     response.status_code = 200 if is_ready else 503
     return Readiness(is_ready=is_ready, dependencies=dependencies)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from ensemble.contract import Degradation
@@ -67,12 +66,9 @@ class EnsembleStep:
 
     async def _asked_in_time(self, asked: Asked, deadline: Deadline) -> Slate:
         try:
-            async with asyncio.timeout(deadline.left_s()):
-                slate = await self._recommender.recommend(
-                    asked.request, deadline, seed_of(asked.request_id), self.quality.value
-                )
-        except TimeoutError:
-            raise DependencyUnavailable(TRITON, "no answer in time", is_late=True) from None
+            slate = await self._recommender.recommend(
+                asked.request, deadline, seed_of(asked.request_id), self.quality.value
+            )
         except DependencyUnavailable as error:
             error.is_late |= deadline.left_s() <= 0  # the ensemble's own word for it is a failed stage
             raise

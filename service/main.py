@@ -7,8 +7,8 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
 import structlog
@@ -21,15 +21,18 @@ from service.answer import Answers
 from service.body import BodyLayer
 from service.bundle import Bundle, BundleUnreadable, read_bundle
 from service.deadline import Deadline
+from service.endpoint import RecommendEndpoint
 from service.errors import install_handlers
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.middleware import RECOMMENDATIONS, RequestLayer
 from service.openapi import describe
+from service.overload import OverloadLayer
 from service.protocol import bounded_protocol
 from service.recommender import Recommender, TritonRecommender
 from service.settings import Settings, WrongSettings, load_settings
 from service.store import RedisStore, Store
+from service.warm import WarmUp
 
 log = structlog.get_logger()
 
@@ -53,6 +56,13 @@ def build_app(
         store = RedisStore(settings.redis_address, manifest.bundle, timeout_s, settings.kept_cards)
         metrics.watch_circuit(store.circuit)
 
+    answers = Answers(settings, bundle, recommender, store, metrics)
+    # Warmed up is a twin without keys, whose counts nobody reads: no caller asked these requests.
+    unread = Metrics(manifest.bundle, manifest.dataset)
+    open_to_all = settings.model_copy(update={"api_keys": ()})
+    twin = _assemble(open_to_all, Answers(settings, bundle, recommender, store, unread))
+    warm_up = WarmUp(twin, manifest.sample_user_ids, settings.warm_up_requests)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -60,11 +70,23 @@ def build_app(
                 if isinstance(server, TritonRecommender | RedisStore):
                     await server.open()
                     stack.push_async_callback(server.close)
-            # Connects and warms up beside the first requests; a server that is down does not stop the start.
-            warm_up = asyncio.create_task(_warm_up(settings, recommender, store))
+            # Beside the first requests; a server that is down does not stop the start.
+            preparing = asyncio.create_task(_prepare(settings, recommender, store, warm_up))
             yield
-            warm_up.cancel()
+            preparing.cancel()
 
+    app = _assemble(settings, answers, lifespan)
+    app.state.warm_up = warm_up
+    return app
+
+
+def _assemble(
+    settings: Settings,
+    answers: Answers,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """Puts routes and layers together."""
+    metrics = answers.metrics
     app = FastAPI(
         title="Shortlist",
         summary="Recommendations within a latency budget.",
@@ -73,11 +95,12 @@ def build_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.answers = Answers(settings, bundle, recommender, store, metrics)
+    app.state.answers = answers
     for part in (routes, health, pages):
         app.include_router(part.router)
     install_handlers(app)
-    # The last one added is the outermost: a request is named and timed, then known, then read.
+    # The last one added is the outermost: a request is named and timed, counted, known, read, and answered.
+    app.add_middleware(RecommendEndpoint, answers=answers)
     app.add_middleware(
         BodyLayer,
         paths=[RECOMMENDATIONS],
@@ -86,12 +109,13 @@ def build_app(
         metrics=metrics,
     )
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
+    app.add_middleware(OverloadLayer, most=settings.max_requests, metrics=metrics)
     app.add_middleware(RequestLayer, metrics=metrics)
-    describe(app, manifest, settings)
+    describe(app, answers.bundle.manifest, settings)
     return app
 
 
-async def _warm_up(settings: Settings, recommender: Recommender, store: Store) -> None:
+async def _prepare(settings: Settings, recommender: Recommender, store: Store, warm_up: WarmUp) -> None:
     seconds = settings.check_timeout_ms / 1000
     checks = {"triton": recommender.check(Deadline.after(seconds)), "redis": store.check(seconds)}
     found = await asyncio.gather(*checks.values(), return_exceptions=True)
@@ -100,6 +124,7 @@ async def _warm_up(settings: Settings, recommender: Recommender, store: Store) -
             log.warning("dependency_not_ready", dependency=name, reason=str(result))
         else:
             log.info("dependency_ready", dependency=name, detail=result)
+    await warm_up.run()
 
 
 def listen(host: str, port: int) -> socket.socket:

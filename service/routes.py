@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from structlog.contextvars import bind_contextvars
 
 from service.answer import DISPLAY, Answers
 from service.bundle import Manifest
 from service.deadline import Deadline
+from service.endpoint import note
 from service.errors import request_id_of
 from service.schemas import INT64_MAX, Problem, RecommendRequest, RecommendResponse, SeenResponse
 
@@ -33,18 +33,19 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 @router.post(
     "/recommendations",
     response_model=RecommendResponse,
-    responses=problems(400, 401, 408, 413, 415, 422, 500),
+    responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
 )
 async def recommend(body: RecommendRequest, request: Request, answers: AnswersDep) -> Response:
     """The best `n` items for this user now.
 
-    A late or unreachable ensemble is answered from the popular list, with `source: "popular"`.
+    A late, busy or unreachable ensemble is answered from the popular list, with `source: "popular"`. 503
+    with `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
     answer = await answers.answer(body, request_id_of(request))
-    request.state.source = answer.source
-    bind_contextvars(**answer.notes)
-    timings = ", ".join(f"{stage};dur={ms}" for stage, ms in answer.timings_ms.items())
-    return Response(answer.body, media_type="application/json", headers={"server-timing": timings})
+    note(request.scope, answer)
+    return Response(
+        answer.body, media_type="application/json", headers={"server-timing": answer.server_timing}
+    )
 
 
 @router.get("/users/{user_id}/seen", responses=problems(401, 422, 503))

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -127,6 +128,16 @@ class Settings(BaseSettings):
         1000,
         description="Milliseconds that /readyz waits for each dependency. Raise it on slow networks; keep "
         "it below the timeout of whatever asks.",
+    )
+    max_requests: PositiveInt = Field(
+        256,
+        description="Requests under /v1 that may be in the process at once; one more is told 503 unread. "
+        "Raise it on a machine whose cheap answers still come in time; lower it when they do not.",
+    )
+    warm_up_requests: NonNegativeInt = Field(
+        50,
+        description="Requests that the ensemble must have answered through this process before /readyz says "
+        "yes. Raise it when the first callers still wait longer than others; lower it to be ready sooner.",
     )
     shutdown_grace_s: PositiveInt = Field(
         10,

@@ -77,7 +77,8 @@ def make_bundle(folder: Path) -> Bundle:
 
 def make_settings(**values: Any) -> Settings:
     """Settings of the tests: whatever the machine's environment says, and with time to spare."""
-    return Settings(**({"latency_budget_ms": 10_000, "reserve_ms": 500, "store_timeout_ms": 2000} | values))
+    told = {"latency_budget_ms": 10_000, "reserve_ms": 500, "store_timeout_ms": 2000, "warm_up_requests": 0}
+    return Settings(**(told | values))
 
 
 def make_outputs(
@@ -139,7 +140,10 @@ class FakeRecommender:
         self.deadlines.append(deadline.left_s())
         self.qualities.append(quality)
         if self.wait_s:
-            await asyncio.sleep(self.wait_s)
+            left_s = deadline.left_s()
+            await asyncio.sleep(min(self.wait_s, left_s))
+            if self.wait_s >= left_s:
+                raise DependencyUnavailable("triton", "no answer in time", is_late=True)
         if self.fail is not None:
             raise self.fail
         seen = SEEN.get(request.user_id, [])

@@ -21,7 +21,7 @@ async def test_ready_when_every_dependency_is(tmp_path: Path) -> None:
         response = await client.get("/readyz")
     assert response.status_code == 200
     assert response.json()["is_ready"] is True
-    assert set(response.json()["dependencies"]) == {"triton", "redis", "bundle"}
+    assert set(response.json()["dependencies"]) == {"triton", "redis", "bundle", "warm_up"}
 
 
 @pytest.mark.parametrize(
