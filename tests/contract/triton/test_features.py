@@ -13,6 +13,7 @@ from redis import Redis
 
 from ensemble import contract
 from ensemble.contract import PAD_ID
+from ensemble.stores import items
 from ensemble.stores.features import FeatureStore, MemoryFeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
 from feature_repo import names
@@ -179,6 +180,39 @@ class TestRedis(FeatureStoreSuite):
         assert table.load()
         row = table.snapshot.rows_of(np.array([123]))
         assert table.snapshot.columns[names.ITEM_EVENT_COUNT][row].tolist() == [2.0]
+
+    def test_a_catalogue_of_many_blocks_is_read_whole_and_only_changed_blocks_are_decoded(
+        self, store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(items, "BLOCK", 50)
+        monkeypatch.setattr(items, "CHUNK", 20)
+        ids = np.arange(100, 300)
+        for item_id in (100, 149, 150, 299):
+            self.write(store, names.ITEM_CATALOG, item_id, {"item_brand": f"brand {item_id}"}, NOW)
+        table = ItemTable(store, ids, Encoders({}, {}, {}), ("item_brand",), refresh_s=60)
+        table.load()
+        before = table.snapshot
+        rows = before.rows_of(np.array([100, 149, 150, 299, 7]))
+        brands = ["brand 100", "brand 149", "brand 150", "brand 299", None]
+        assert before.columns["item_brand"][rows].tolist() == brands
+        assert not table.load(breathe=True)
+
+        decoded: list[int] = []
+        decode = store.decode_items
+
+        def counted(replies: Any) -> Any:
+            decoded.append(len(replies))
+            return decode(replies)
+
+        monkeypatch.setattr(store, "decode_items", counted)
+        self.write(store, names.ITEM_CATALOG, 150, {"item_brand": "brand 100"}, NOW + timedelta(days=1))
+        assert table.load()
+        assert decoded == [50]
+        assert before.columns["item_brand"][rows].tolist() == brands, "a snapshot in use never changes"
+        after = table.snapshot
+        assert after.columns["item_brand"][rows].tolist() == [*brands[:2], "brand 100", *brands[3:]]
+        assert after.comparable["item_brand"][rows[2]] == after.comparable["item_brand"][rows[0]]
+        assert after.comparable["item_brand"][rows[3]] == before.comparable["item_brand"][rows[3]]
 
     def test_reads_a_batch_in_one_round_trip(self, store: RedisFeatureStore, redis: Redis) -> None:
         before = redis.info("stats")["total_reads_processed"]
