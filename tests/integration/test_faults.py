@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 CLIENTS, SLICE_S, WELL_S = 4, 1.0, 120.0
 CROWD, CROWD_S = 600, 4.0
-"""Callers at once, far more than are answered in a budget, and the seconds for which they ask again and again."""
+"""Callers at once, far more than are answered in a budget, and the seconds for which they ask."""
 ANSWERED = {Made.FULL, Made.LESS, Made.CHEAP}
 
 
