@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ CARD_FILE = "dataset_card.md"
 FORMAT: Literal[2] = 2
 """Of the manifest; raised with each change that makes older bundles unreadable."""
 Array = npt.NDArray[Any]
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A file of the bundle's own folder: no path, so that none leads out of it."""
 
 
 class BundleError(ValueError):
@@ -132,7 +135,7 @@ class Manifest(BaseModel):
     git_commit: str
     seed: int
     versions: dict[str, str]
-    checksums: dict[str, str] = Field(description="sha256 of every other file of the bundle, by name.")
+    checksums: dict[FileName, str] = Field(description="sha256 of every other file of the bundle, by name.")
     items: int
     vector_width: int = Field(description="D, the prior coordinate included.")
     score_range: tuple[float, float] = Field(
@@ -172,18 +175,45 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
         manifest = Manifest.model_validate(facts)
     except FileNotFoundError:
         raise BundleError(f"{path}: not found; run `make train`, or point to another bundle") from None
-    except (json.JSONDecodeError, ValidationError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a bundle manifest of format {FORMAT}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BundleError(
+            f"{path}: not a bundle manifest of format {FORMAT}: {where}: {first['msg']}"
+        ) from None
     if verify:
-        for name, expected in manifest.checksums.items():
-            file = folder / name
-            if not file.is_file():
-                raise BundleError(f"{file}: missing; the bundle is incomplete, restore it or train again")
-            if sha256(file) != expected:
-                raise BundleError(
-                    f"{file}: its checksum differs from the manifest; restore the bundle or train again"
-                )
+        verify_files(folder, manifest)
     return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file of a bundle with its checksum; nothing is loaded, and nothing may be there beside.
+
+    A model may keep its weights in a file beside it, so a file that the manifest does not name is refused as
+    well, and so is a link, which may lead anywhere. Whoever can write the manifest can write checksums:
+    these tell damage, not malice.
+
+    Raises:
+        BundleError: a file is missing, changed, a link, or not in the manifest.
+    """
+    for model in (manifest.user_tower, manifest.item_tower, manifest.ranker):
+        if model.file not in manifest.checksums:
+            raise BundleError(f"{folder / model.file}: has no checksum in the manifest; train again")
+    for file in sorted(folder.iterdir()):
+        if file.name not in manifest.checksums and file.name != MANIFEST_FILE:
+            raise BundleError(f"{file}: is not in the manifest; take it out of the bundle")
+        if file.is_symlink():
+            raise BundleError(f"{file}: is a link; a bundle holds its files itself")
+    for name, expected in manifest.checksums.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing; the bundle is incomplete, restore it or train again")
+        if sha256(file) != expected:
+            raise BundleError(
+                f"{file}: its checksum differs from the manifest; restore the bundle or train again"
+            )
 
 
 def read_dataset(folder: Path) -> Dataset:
