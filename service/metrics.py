@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -89,6 +90,11 @@ class Metrics:
         self._calls = Counter(
             "shortlist_calls", "Requests with a known API key, by caller.", ["caller"], registry=self.registry
         )
+        # Finding a series by its labels takes longer than counting in it; there are few, and they are kept.
+        self._of_stage = cache(self._stage_seconds.labels)
+        self._of_route = cache(self._http_seconds.labels)
+        self._of_answer = cache(self._requests.labels)
+        self._of_step = cache(self._steps.labels)
         info = Gauge(
             "shortlist_bundle_info",
             "The bundle served; always 1.",
@@ -109,7 +115,7 @@ class Metrics:
 
     def stepped(self, step: str, outcome: str) -> None:
         """Counts one try of a step of the ladder."""
-        self._steps.labels(step, outcome).inc()
+        self._of_step(step, outcome).inc()
 
     def answered(self, degraded: Sequence[str], timings_ms: Mapping[str, float]) -> None:
         """Counts one slate: what it lacks, and its stages' times."""
@@ -117,15 +123,15 @@ class Metrics:
             self._degraded.labels(reason).inc()
         for stage, ms in timings_ms.items():
             if stage != "total":
-                self._stage_seconds.labels(stage).observe(ms / 1000)
+                self._of_stage(stage).observe(ms / 1000)
 
     def responded(self, route: str, seconds: float) -> None:
         """Counts one response on any route."""
-        self._http_seconds.labels(route).observe(seconds)
+        self._of_route(route).observe(seconds)
 
     def recommended(self, source: str, status: int) -> None:
         """Counts one response of the recommendations route."""
-        self._requests.labels(source, str(status)).inc()
+        self._of_answer(source, str(status)).inc()
 
     def refused(self, reason: str) -> None:
         """Counts a request or a connection that no route saw."""
