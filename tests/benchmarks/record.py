@@ -1,4 +1,4 @@
-"""Records what was measured: JSON under `var/bench`, and the tables of `docs/performance.md`."""
+"""Records what was measured: rows, each with its machine, commit, bundle and command, as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 from deploy.local.settings import ROOT
 
 COMMAND = "make bench"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PAGE = ROOT / "docs" / "performance.md"
 
 
 @dataclass(frozen=True)
@@ -64,52 +61,10 @@ class Record:
         temporary.rename(path)
         return path
 
-    def publish(self, page: Path = PAGE) -> None:
-        """Puts the tables between the page's two marks.
-
-        Raises:
-            ValueError: the marks are not there.
-        """
-        text = page.read_text()
-        head, begin, rest = text.partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        if not (begin and end):
-            raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-        temporary = page.with_suffix(".tmp")
-        temporary.write_text(f"{head}{BEGIN}\n{self.markdown()}\n{END}{tail}")
-        temporary.rename(page)
-
-    def markdown(self) -> str:
-        """The run's facts, then one table per group in the order of their first rows."""
-        machine = self.machine
-        lines = [
-            f"`{self.command}` on {self.at[:10]}, commit `{self.commit[:10]}`, bundle `{self.bundle}`, on "
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
-            f"load average before the run {machine['load']}.",
-        ]
-        for group in dict.fromkeys(row.group for row in self.rows):
-            lines += ["", f"### {group}", "", *_table([row for row in self.rows if row.group == group])]
-        return "\n".join(lines)
-
 
 def say(line: str) -> None:
     """Prints one line of progress at once."""
     print(f"bench    {line}", flush=True)
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    keys = list(dict.fromkeys(key for row in rows for key in row.figures))
-    has_notes = any(row.note for row in rows)
-    heads = ["", *(key.replace("_", " ") for key in keys), *(["note"] if has_notes else [])]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows:
-        cells = [_number(row.figures[key]) if key in row.figures else "" for key in keys]
-        lines.append("| " + " | ".join([row.name, *cells, *([row.note] if has_notes else [])]) + " |")
-    return lines
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def machine() -> dict[str, Any]:

@@ -21,7 +21,8 @@ from deploy.local.stack import StackError
 from tests.benchmarks import path, plots
 from tests.benchmarks.chain import FEW, measure_chain, measure_overhead
 from tests.benchmarks.designs import REFERENCE_01, REFERENCE_04, STOCK
-from tests.benchmarks.record import PAGE, Record, say
+from tests.benchmarks.page import PAGE, publish
+from tests.benchmarks.record import Record, say
 from tests.benchmarks.replies import World
 from tests.benchmarks.series import CLIENTS, COMPARED_AT, Plan
 from tests.benchmarks.servers import BenchError, bench_settings, our_servers
@@ -85,7 +86,7 @@ def bench(given: argparse.Namespace) -> list[str]:
     for picture in plots.draw(record.rows, plots.FOLDER if given.publish else local.var / "bench" / "images"):
         say(f"drew {picture}")
     if given.publish:
-        record.publish()
+        publish(record)
         say(f"wrote {PAGE}")
     return faults
 
