@@ -109,17 +109,15 @@ class Tower(OnnxModel):
 
 
 class Ranker(OnnxModel):
-    """The ranker: P(click) of every candidate of every user."""
+    """The ranker: its `run` gives P(click) of every candidate of every user, (B,K)."""
 
     def __init__(self, folder: Path, spec: RankerSpec, provider: Provider, threads: int) -> None:
         super().__init__(folder / spec.file, spec.output, provider, threads)
         self.spec, self.features = spec, spec.columns
 
-    def __call__(self, user: Mapping[str, Array], candidate: Mapping[str, Array]) -> Floats:
-        """Takes encoded columns of users, (B,) or (B,S), and of candidates, (B,K) or (B,K,L); gives (B,K)."""
-        return self.run(
-            self.spec.user.pack(user, "user_") | self.spec.candidate.pack(candidate, "candidate_")
-        )
+    def pack(self, user: Mapping[str, Array], candidate: Mapping[str, Array]) -> dict[str, Array]:
+        """Takes encoded columns of users, (B,) or (B,S), and candidates, (B,K) or (B,K,L): its inputs."""
+        return self.spec.user.pack(user, "user_") | self.spec.candidate.pack(candidate, "candidate_")
 
 
 @dataclass(frozen=True)
@@ -181,8 +179,9 @@ class Bundle:
 
     @cached_property
     def item_vectors(self) -> npt.NDArray[np.float32]:
-        """The catalogue's vectors, float32 (I,D), aligned with `item_ids`."""
+        """The catalogue's vectors, float32 (I,D), aligned with `item_ids`: mapped, so that processes share
+        them and the system may drop what is not used."""
         vectors: npt.NDArray[np.float32] = np.load(
-            self.folder / bundle_files.ITEM_VECTORS_FILE, allow_pickle=False
+            self.folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False
         )
-        return vectors
+        return np.asarray(vectors)

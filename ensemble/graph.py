@@ -39,16 +39,14 @@ def request_schema(bundle: Bundle) -> Schema:
 
 def recommend_graph(bundle: Bundle, stores: Stores, settings: EnsembleSettings) -> Node:
     """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
-    models = (*bundle.user_tower.features, *bundle.ranker.features)
-    known = tuple(name for name in bundle.user_features if name in models)
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
-        >> EncodeUser(bundle.user_tower, bundle.encoders, known, bundle.manifest.vector_width)
+        >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, bundle.manifest.vector_width)
         >> RetrieveCandidates(stores.vectors, k, r)
         >> FilterCandidates(stores.items, k, r)
-        >> LookupItemFeatures(stores.items, dataset, bundle.ranker.features, k)
-        >> ScoreCandidates(bundle.ranker, bundle.encoders, dataset, k)
+        >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
+        >> ScoreCandidates(bundle.ranker, k)
         >> OrderCandidates(bundle.manifest.order, k, settings.exploration_temperature)
     )

@@ -19,8 +19,8 @@ from ensemble.stage import Array, Stage, Tensors, us_name
 from ensemble.stores.client import Patience, connect, ending_by
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import RedisVectorIndex
-from feature_repo.affinity import affinity_columns
+from ensemble.stores.vectors import Catalogue, RedisVectorIndex
+from feature_repo.affinity import affinity_columns, user_item_feature_names
 from feature_repo.names import ITEM_ID
 
 
@@ -34,14 +34,16 @@ def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
     patience = Patience(timeout_ms / 1000, settings.redis_failures, rest_ms / 1000, probe_ms / 1000)
     redis = connect(settings.redis_address, timeout_ms, patience)
     features = RedisFeatureStore(redis, bundle.dataset, bundle.dataset.clock, settings.max_seen)
-    vectors = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
+    catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+    vectors = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
     return Stores(features, vectors, item_table(bundle, features, settings))
 
 
 def item_table(bundle: Bundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
     """Makes the table of the bundle's catalogue, empty until it is started."""
     affinity = [name for name in affinity_columns(bundle.dataset) if name != ITEM_ID]
-    return ItemTable(features, bundle.item_ids, bundle.encoders, affinity, settings.refresh_s)
+    of_items = bundle.ranker.spec.candidate.without(user_item_feature_names(bundle.dataset))
+    return ItemTable(features, bundle.item_ids, bundle.encoders, of_items, affinity, settings.refresh_s)
 
 
 class Recommender:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from feature_repo import names
 from feature_repo.dataset import Dataset
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 LISTS = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
@@ -42,7 +43,8 @@ def user_item_features(
     `recents` maps each of `LISTS` to the columns of those items, raw: (B,S), or (B,S,L) where the column is
     a list; `candidates` holds the same columns as (B,K) or (B,K,L). Both include `item_id`. Null and padding
     are `NULL_INT` in int64 columns and None in strings, and match nothing. A recent item counts once, however
-    many of its elements match.
+    many of its elements match. Serving may give smaller columns that match alike: narrower integers, whose
+    null is their least value, and lists of few distinct values as bits of a uint64, (B,S) and (B,K).
     """
     return {
         feature_name(column, recent): _matches(recents[recent][column], candidates[column])
@@ -53,17 +55,29 @@ def user_item_features(
 
 def _matches(recent: Array, candidate: Array) -> Floats:
     """Counts the entries of `recent` (B,S[,L]) that share a value with each of `candidate` (B,K[,L])."""
+    if recent.dtype.kind == "u":
+        return _counts((recent[:, :, None] & candidate[:, None, :]) != 0)
     left = recent if recent.ndim == 3 else recent[:, :, None]
     right = candidate if candidate.ndim == 3 else candidate[:, :, None]
-    shared = np.zeros((len(left), right.shape[1], left.shape[1]), dtype=np.bool_)
-    for i in range(left.shape[2]):
-        known = ~_is_null(left[:, None, :, i])
-        for j in range(right.shape[2]):
-            shared |= (left[:, None, :, i] == right[:, :, None, j]) & known
-    counts: Floats = shared.sum(axis=2, dtype=np.float32)
+    shared = np.zeros((len(left), left.shape[1], right.shape[1]), dtype=np.bool_)
+    for j in range(right.shape[2]):
+        values = right[:, None, :, j]
+        known = ~_is_null(values)
+        for i in range(left.shape[2]):
+            equal = left[:, :, None, i] == values
+            shared |= equal if known.all() else equal & known
+    return _counts(shared)
+
+
+def _counts(shared: npt.NDArray[np.bool_]) -> Floats:
+    """Counts over the second axis of (B,S,K); bytes are added several times faster than booleans counted."""
+    narrow = np.int8 if shared.shape[1] < 128 else np.int32
+    counts: Floats = shared.view(np.int8).sum(axis=1, dtype=narrow).astype(np.float32)
     return counts
 
 
 def _is_null(values: Array) -> npt.NDArray[np.bool_]:
-    missing: npt.NDArray[np.bool_] = values == (names.NULL_INT if values.dtype.kind == "i" else None)
+    """Marks nulls: the least value of an integer column, which for int64 is `NULL_INT`, None in strings."""
+    null = np.iinfo(values.dtype).min if values.dtype.kind == "i" else None
+    missing: npt.NDArray[np.bool_] = values == null
     return missing

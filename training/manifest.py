@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,12 +66,38 @@ class Inputs(BaseModel):
         """
         inputs = {name: np.ascontiguousarray(columns[name], dtype=np.int64) for name in self.lists}
         if self.categorical:
-            codes = np.stack([columns[name] for name in self.categorical], axis=-1)
-            inputs[f"{prefix}categorical"] = codes.astype(np.int64, copy=False)
+            inputs[f"{prefix}categorical"] = _beside([columns[name] for name in self.categorical], np.int64)
         if self.numeric:
-            values = np.stack([columns[name] for name in self.numeric], axis=-1)
-            inputs[f"{prefix}numeric"] = values.astype(np.float32, copy=False)
+            inputs[f"{prefix}numeric"] = _beside([columns[name] for name in self.numeric], np.float32)
         return inputs
+
+    def unpack(self, packed: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+        """Takes what `pack` gave, gives the columns."""
+        columns = {name: packed[name] for name in self.lists}
+        for kind, names in (("categorical", self.categorical), ("numeric", self.numeric)):
+            columns |= {name: packed[f"{prefix}{kind}"][..., at] for at, name in enumerate(names)}
+        return columns
+
+    def without(self, names: Collection[str]) -> Inputs:
+        """Leaves columns out."""
+        return Inputs(
+            categorical=tuple(name for name in self.categorical if name not in names),
+            numeric=tuple(name for name in self.numeric if name not in names),
+            lists={name: length for name, length in self.lists.items() if name not in names},
+        )
+
+    def packed(self, prefix: str = "") -> tuple[str, ...]:
+        """Names what `pack` gives."""
+        kinds = (("categorical", self.categorical), ("numeric", self.numeric))
+        return (*self.lists, *(f"{prefix}{kind}" for kind, columns in kinds if columns))
+
+
+def _beside(columns: Sequence[Array], dtype: type[np.generic]) -> Array:
+    """Puts columns beside each other, as a last axis; numpy's own `stack` takes three times as long."""
+    packed = np.empty((*columns[0].shape, len(columns)), dtype=dtype)
+    for at, column in enumerate(columns):
+        packed[..., at] = column
+    return packed
 
 
 class ModelSpec(Inputs):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from merlin.schema import Schema
 
-from ensemble.bundle import Tower
+from ensemble.bundle import Ranker, Tower
 from ensemble.stage import Array, Stage, Tensors, tensor
-from ensemble.stages.lookup import encoded
+from ensemble.stages.lookup import encoded, packed_tensors
 from training.encoders import Encoders
-from training.fields import Field
 
 
 class EncodeUser(Stage):
@@ -19,19 +18,17 @@ class EncodeUser(Stage):
     user gets the vector that training gave to withheld ids. A tower that fails, fails the request.
     """
 
-    def __init__(
-        self, tower: Tower, encoders: Encoders, features: tuple[str, ...], vector_width: int
-    ) -> None:
-        """Takes the request's columns that either model reads."""
+    def __init__(self, tower: Tower, ranker: Ranker, encoders: Encoders, vector_width: int) -> None:
         super().__init__()
-        self.tower, self.encoders, self.features, self.vector_width = tower, encoders, features, vector_width
-        self.reads = features
+        self.tower, self.ranked, self.encoders = tower, ranker.spec.user, encoders
+        self.vector_width = vector_width
+        self.reads = tuple(dict.fromkeys((*tower.features, *self.ranked.columns)))
 
     @property
     def writes(self) -> Schema:
-        """The codes of each column, and `user_vector` (B,D)."""
-        columns = [_encoded_tensor(self.encoders.fields[name]) for name in self.features]
-        return Schema([*columns, tensor("user_vector", np.float32, self.vector_width)])
+        """What the ranker takes of users, packed, and `user_vector` (B,D)."""
+        packed = packed_tensors(self.ranked, "user_")
+        return Schema([*packed, tensor("user_vector", np.float32, self.vector_width)])
 
     def load_artifacts(self, artifact_path: str | None = None) -> None:
         """Loads the user tower."""
@@ -44,11 +41,5 @@ class EncodeUser(Stage):
         for name, raw in columns.items():
             is_list = self.encoders.fields[name].kind == "list"
             codes[name] = self.encoders.encode(name, raw if is_list else raw[:, 0])
-        vectors = self.tower({name: codes[name] for name in self.tower.features})
-        tensors = {encoded(name): code if code.ndim > 1 else code[:, None] for name, code in codes.items()}
-        return tensors | {"user_vector": vectors}
-
-
-def _encoded_tensor(field: Field) -> object:
-    dtype = np.float32 if field.kind == "numeric" else np.int64
-    return tensor(encoded(field.name), dtype, field.length if field.kind == "list" else 1)
+        packed = {encoded(name): array for name, array in self.ranked.pack(codes, "user_").items()}
+        return packed | {"user_vector": self.tower(codes)}

@@ -22,22 +22,27 @@ POSITION = {rule: position for position, rule in enumerate(Rule, start=1)}
 
 def is_among(ids: Int[np.ndarray, "B R"], others: Int[np.ndarray, "B S"]) -> Bool[np.ndarray, "B R"]:
     """Marks the ids that are in the same row of `others`."""
-    used = int(np.flatnonzero((others != PAD_ID).any(axis=0)).max(initial=-1)) + 1
-    return np.stack([np.isin(row, other[:used]) for row, other in zip(ids, others, strict=True)])
+    found = np.zeros(ids.shape, dtype=np.bool_)
+    is_other = others != PAD_ID
+    for row in np.flatnonzero(is_other.any(axis=1)).tolist():
+        known = np.sort(others[row, is_other[row]])
+        found[row] = known.take(np.searchsorted(known, ids[row]), mode="clip") == ids[row]
+    return found
 
 
 def removed_by(
-    ids: Int[np.ndarray, "B R"], rules: dict[Rule, Callable[[], Mask]], k: int
+    ids: Int[np.ndarray, "B R"], rules: dict[Rule, Callable[[], Mask]], considered: Int[np.ndarray, "B 1"]
 ) -> npt.NDArray[np.int8]:
     """Names for each item the first rule that removes it, as 1 + its position in `Rule`; 0 keeps it.
 
-    What survives every rule but stands behind K survivors is `beyond_k`. Padding is removed by no rule.
+    What survives every rule but stands behind as many survivors as are `considered`, K or fewer, is
+    `beyond_k`. Padding is removed by no rule.
     """
     found = np.zeros(ids.shape, dtype=np.int8)
     for rule, applies in rules.items():
         found[(found == 0) & applies() & (ids != PAD_ID)] = POSITION[rule]
     survives = (found == 0) & (ids != PAD_ID)
-    found[survives & (np.cumsum(survives, axis=1) > k)] = POSITION[Rule.BEYOND_K]
+    found[survives & (np.cumsum(survives, axis=1) > considered)] = POSITION[Rule.BEYOND_K]
     return found
 
 
@@ -45,11 +50,14 @@ def first_k(
     ids: Int[np.ndarray, "B R"], scores: Float[np.ndarray, "B R"], kept: Bool[np.ndarray, "B R"], k: int
 ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
     """Moves the first K kept items to the front, in order; the tail is PAD_ID, score -inf, mask False."""
-    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-    mask = np.take_along_axis(kept, order, axis=1)
-    first_ids = np.where(mask, np.take_along_axis(ids, order, axis=1), PAD_ID)
-    first_scores = np.where(mask, np.take_along_axis(scores, order, axis=1), np.float32(-np.inf))
-    return first_ids, first_scores, mask
+    rows, columns = np.nonzero(kept)
+    places = np.cumsum(kept, axis=1)[rows, columns] - 1
+    is_first = places < k
+    rows, columns, places = rows[is_first], columns[is_first], places[is_first]
+    first_ids = np.full((len(ids), k), PAD_ID, dtype=np.int64)
+    first_scores = np.full((len(ids), k), -np.inf, dtype=np.float32)
+    first_ids[rows, places], first_scores[rows, places] = ids[rows, columns], scores[rows, columns]
+    return first_ids, first_scores, first_ids != PAD_ID
 
 
 class FilterCandidates(Stage):
@@ -59,7 +67,7 @@ class FilterCandidates(Stage):
     says `degraded: filter_candidates`.
     """
 
-    reads = ("retrieved_ids", "retrieved_scores", SEEN_ITEM_IDS, "exclude_item_ids")
+    reads = ("retrieved_ids", "retrieved_scores", "considered", SEEN_ITEM_IDS, "exclude_item_ids")
 
     def __init__(self, items: ItemTable, k: int, width: int) -> None:
         super().__init__()
@@ -79,7 +87,12 @@ class FilterCandidates(Stage):
         )
 
     def run(  # type: ignore[override]
-        self, retrieved_ids: Array, retrieved_scores: Array, seen_item_ids: Array, exclude_item_ids: Array
+        self,
+        retrieved_ids: Array,
+        retrieved_scores: Array,
+        considered: Array,
+        seen_item_ids: Array,
+        exclude_item_ids: Array,
     ) -> Tensors:
         """Applies the rules, cheap ones first."""
         items = self.items.snapshot
@@ -88,15 +101,15 @@ class FilterCandidates(Stage):
             Rule.UNAVAILABLE: lambda: ~items.is_available[items.rows_of(retrieved_ids)],
             Rule.SEEN: lambda: is_among(retrieved_ids, seen_item_ids),
         }
-        return self._keep(
-            retrieved_ids, retrieved_scores, removed_by(retrieved_ids, rules, self.k), is_open=False
-        )
+        removed = removed_by(retrieved_ids, rules, considered)
+        return self._keep(retrieved_ids, retrieved_scores, removed, is_open=False)
 
-    def fallback(self, retrieved_ids: Array, retrieved_scores: Array, **_: Any) -> Tensors:  # type: ignore[override]
-        """Keeps the first K retrieved items, unfiltered."""
-        return self._keep(
-            retrieved_ids, retrieved_scores, removed_by(retrieved_ids, {}, self.k), is_open=True
-        )
+    def fallback(  # type: ignore[override]
+        self, retrieved_ids: Array, retrieved_scores: Array, considered: Array, **_: Any
+    ) -> Tensors:
+        """Keeps the first retrieved items, unfiltered."""
+        removed = removed_by(retrieved_ids, {}, considered)
+        return self._keep(retrieved_ids, retrieved_scores, removed, is_open=True)
 
     def _keep(self, ids: Array, scores: Array, removed: Array, is_open: bool) -> Tensors:
         candidates, retrieval_scores, mask = first_k(ids, scores, (removed == 0) & (ids != PAD_ID), self.k)

@@ -9,11 +9,13 @@ from merlin.schema import Schema
 
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stores.features import FeatureStore
-from ensemble.stores.items import ItemTable
+from ensemble.stores.items import ItemSnapshot, ItemTable
 from feature_repo import names
-from feature_repo.affinity import LISTS, affinity_columns
+from feature_repo.affinity import LISTS, user_item_features
 from feature_repo.dataset import Column, Dataset, Role
+from training.manifest import Inputs
 
+CANDIDATE_NUMERIC = "candidate_numeric"
 SEEN_ITEM_IDS = "seen_item_ids"
 IS_UNKNOWN_USER = "is_unknown_user"
 
@@ -24,18 +26,8 @@ def column_dtype(column: Column) -> Any:
 
 
 def encoded(name: str) -> str:
-    """Names a column's codes, as the models take them, beside the raw column."""
+    """Names what a model takes, beside the raw columns."""
     return f"encoded_{name}"
-
-
-def recent(user_list: str, column: str) -> str:
-    """Names an item column of one of the user's recent-item lists."""
-    return f"{user_list}.{column}"
-
-
-def comparable(column: str) -> str:
-    """Names a candidates' item column as it is compared with recent items."""
-    return f"candidate.{column}"
 
 
 class LookupUserFeatures(Stage):
@@ -67,61 +59,66 @@ class LookupUserFeatures(Stage):
 
 
 class LookupItemFeatures(Stage):
-    """Gathers the candidates' features, raw and encoded, from the table in the process; and for the user-item
-    features the columns of the user's recent items.
+    """Gathers what the ranker takes of the candidates from the table in the process, and counts what they
+    share with the user's recent items.
 
     An item that the store does not hold has null features.
     """
 
     reads = ("candidate_ids", *LISTS)
 
-    def __init__(self, items: ItemTable, dataset: Dataset, ranked: tuple[str, ...], k: int) -> None:
-        """Takes the item columns that the ranker reads, beside the table."""
+    def __init__(self, items: ItemTable, inputs: Inputs, dataset: Dataset, k: int) -> None:
+        """Takes the ranker's inputs of candidates: the table's, and the user-item features among them."""
         super().__init__()
-        self.items, self.dataset, self.k = items, dataset, k
-        self.columns = {n: c for view in names.ITEM_VIEWS for n, c in dataset.view_columns(view).items()}
-        self.ranked = tuple(n for n in ranked if n == names.ITEM_ID or n in self.columns)
-        self.compared = tuple(c for c in affinity_columns(dataset) if c != names.ITEM_ID)
+        self.items, self.inputs, self.dataset, self.k = items, inputs, dataset, k
+        self.of_items = [inputs.numeric.index(name) for name in items.inputs.numeric]
+        counts = np.arange(dataset.activity.recent_items + 1, dtype=np.float32)
+        self.scaled = {
+            name: items.encoders.encode(name, counts)
+            for name in inputs.numeric
+            if name not in items.inputs.numeric
+        }
+        """Each user-item feature as encoded, by its count, which is at most S."""
 
     @property
     def writes(self) -> Schema:
-        """Raw columns (B,K) or (B,K,L), the ranker's codes, and the columns compared with recent items."""
-        fields = self.items.encoders.fields
-        tensors = [tensor(n, column_dtype(c), self.k, *_list_width(c)) for n, c in self.columns.items()]
-        for name in self.ranked:
-            field = fields[name]
-            dtype = np.float32 if field.kind == "numeric" else np.int64
-            tensors.append(
-                tensor(encoded(name), dtype, self.k, *((field.length,) if field.kind == "list" else ()))
-            )
-        for name in self.compared:
-            width = _list_width(self.columns[name])
-            tensors.append(tensor(comparable(name), np.int64, self.k, *width))
-            tensors += [tensor(recent(u, name), np.int64, self._recents, *width) for u in LISTS]
-        return Schema(tensors)
-
-    @property
-    def _recents(self) -> int:
-        return self.dataset.activity.recent_items
+        """The ranker's inputs of candidates, packed: (B,K,columns)."""
+        return Schema(packed_tensors(self.inputs, "candidate_", self.k))
 
     def run(self, candidate_ids: Array, **lists: Array) -> Tensors:  # type: ignore[override]
         """Gathers one row per candidate."""
         items = self.items.snapshot
         rows = items.rows_of(candidate_ids)
-        tensors = {name: items.columns[name][rows] for name in self.columns}
-        tensors |= {encoded(name): items.encoded[name][rows] for name in self.ranked}
-        if self.compared:
-            recents = {user_list: items.rows_of(ids) for user_list, ids in lists.items()}
-            for name in self.compared:
-                column = items.comparable[name]
-                tensors[comparable(name)] = column[rows]
-                tensors |= {recent(u, name): column[at] for u, at in recents.items()}
+        packed = {name: column[rows] for name, column in items.inputs.items()}
+        tensors = {encoded(n): a.astype(np.int64) for n, a in packed.items() if n != CANDIDATE_NUMERIC}
+        if self.inputs.numeric:
+            numeric = np.empty((*rows.shape, len(self.inputs.numeric)), dtype=np.float32)
+            if self.of_items:
+                numeric[..., self.of_items] = packed[CANDIDATE_NUMERIC]
+            for name, scores in self._user_item(items, candidate_ids, rows, lists).items():
+                numeric[..., self.inputs.numeric.index(name)] = scores
+            tensors[encoded(CANDIDATE_NUMERIC)] = numeric
         return tensors
+
+    def _user_item(self, items: ItemSnapshot, candidate_ids: Array, rows: Array, lists: Tensors) -> Tensors:
+        recents: dict[str, Tensors] = {}
+        for user_list, ids in lists.items():
+            at = items.rows_of(ids)
+            recents[user_list] = {names.ITEM_ID: ids} | {c: a[at] for c, a in items.comparable.items()}
+        candidates = {names.ITEM_ID: candidate_ids} | {c: a[rows] for c, a in items.comparable.items()}
+        counts = user_item_features(self.dataset, recents, candidates)
+        return {name: scaled[counts[name].astype(np.intp)] for name, scaled in self.scaled.items()}
+
+
+def packed_tensors(inputs: Inputs, prefix: str, *axes: int) -> list[object]:
+    """Describes what `Inputs.pack` gives, as named tensors (B, *axes, columns)."""
+    packed = [tensor(encoded(name), np.int64, *axes, length) for name, length in inputs.lists.items()]
+    if inputs.categorical:
+        packed.append(tensor(encoded(f"{prefix}categorical"), np.int64, *axes, len(inputs.categorical)))
+    if inputs.numeric:
+        packed.append(tensor(encoded(f"{prefix}numeric"), np.float32, *axes, len(inputs.numeric)))
+    return packed
 
 
 def _width(column: Column) -> int:
     return column.max_length if column.role is Role.LIST else 1
-
-
-def _list_width(column: Column) -> tuple[int, ...]:
-    return (column.max_length,) if column.role is Role.LIST else ()

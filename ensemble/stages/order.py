@@ -10,6 +10,7 @@ from ensemble.contract import MAX_N, PAD_ID, Degradation, degradation_mask
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import IS_UNKNOWN_USER
+from ensemble.stages.score import IS_RANKED
 from training.manifest import OrderSpec
 from training.ordering import order_scores
 
@@ -29,6 +30,15 @@ def top_n(
         top_ids = np.pad(top_ids, ((0, 0), (0, missing)), constant_values=PAD_ID)
         top_scores = np.pad(top_scores, ((0, 0), (0, missing)), constant_values=-np.inf)
     return top_ids, top_scores
+
+
+def unranked_scores(retrieval_scores: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
+    """Gives scores in [0,1] that order candidates as the retrieval does: a logistic function of its own.
+
+    They are no probabilities: no ranker said how likely a click is.
+    """
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-retrieval_scores.astype(np.float64)))).astype(np.float32)
 
 
 def gumbel_keys(
@@ -64,8 +74,9 @@ class OrderCandidates(Stage):
     """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
 
     Candidates are ordered by `order_scores`, P(click) from the ranker's and the retrieval's score; so are
-    `item_scores`. With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged
-    with the answer; without, every propensity is 1. It sums up what `degraded` says.
+    `item_scores`. A user who was not ranked has the retrieval's order. With exploration, the order is a
+    seeded Gumbel top-k draw, and `propensities` are logged with the answer; without, every propensity is 1.
+    It sums up what `degraded` says.
     """
 
     reads = (
@@ -73,10 +84,12 @@ class OrderCandidates(Stage):
         "retrieval_scores",
         "ranking_scores",
         "candidate_mask",
+        "considered",
         "n",
         "seed",
         IS_UNKNOWN_USER,
         IS_FILTER_DEGRADED,
+        IS_RANKED,
     )
 
     def __init__(self, order: OrderSpec, k: int, temperature: float = 0.0) -> None:
@@ -102,13 +115,17 @@ class OrderCandidates(Stage):
         retrieval_scores: Array,
         ranking_scores: Array,
         candidate_mask: Array,
+        considered: Array,
         n: Array,
         seed: Array,
         is_unknown_user: Array,
         is_filter_degraded: Array,
+        is_ranked: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
         scores = order_scores(ranking_scores, retrieval_scores, self.order)
+        if not is_ranked.all():
+            scores = np.where(is_ranked, scores, unranked_scores(retrieval_scores))
         if self.temperature:
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
@@ -119,6 +136,8 @@ class OrderCandidates(Stage):
             Degradation.UNKNOWN_USER: is_unknown_user[:, 0],
             Degradation.SHORT: is_served.sum(axis=1) < n[:, 0],
             Degradation.FILTER_CANDIDATES: is_filter_degraded[:, 0],
+            Degradation.FEWER_CANDIDATES: considered[:, 0] < self.k,
+            Degradation.SCORE_CANDIDATES: ~is_ranked[:, 0],
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from merlin.schema import Schema
 
 from ensemble.contract import PAD_ID, decode_filters
@@ -12,25 +12,35 @@ from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.vectors import VectorIndex
 
 
-def wanted(
-    seen: Int[np.ndarray, "B S"], excluded: Int[np.ndarray, "B E"], k: int, width: int
+def considered(
+    quality: Float[np.ndarray, "B 1"], n: Int[np.ndarray, "B 1"], k: int
 ) -> Int[np.ndarray, "B 1"]:
-    """Counts how many items to retrieve per user: K, and one more for each item that will be filtered.
+    """Counts the candidates that a request considers: its `quality` share of K, at least its `n`."""
+    share = np.rint(np.clip(quality, 0, 1) * k).astype(np.int64)
+    counts: Int[np.ndarray, "B 1"] = np.clip(share, np.minimum(n, k), k)
+    return counts
+
+
+def wanted(
+    kept: Int[np.ndarray, "B 1"], seen: Int[np.ndarray, "B S"], excluded: Int[np.ndarray, "B E"], width: int
+) -> Int[np.ndarray, "B 1"]:
+    """Counts how many items to retrieve per user: those to keep, and one more for each that will be filtered.
 
     At most `width`: the retrieved tensors have a fixed shape.
     """
     filtered = (seen != PAD_ID).sum(axis=1, keepdims=True) + (excluded != PAD_ID).sum(axis=1, keepdims=True)
-    counts: Int[np.ndarray, "B 1"] = np.minimum(k + filtered, width)
+    counts: Int[np.ndarray, "B 1"] = np.minimum(kept + filtered, width)
     return counts
 
 
 class RetrieveCandidates(Stage):
     """Asks the vector index for K items and as many more as the filter will take away, in one round trip.
 
-    The request's filters are applied inside the search. An index that fails, fails the request.
+    With a `quality` below 1 it asks for fewer than K. The request's filters are applied inside the search. An
+    index that fails, fails the request.
     """
 
-    reads = ("user_vector", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
+    reads = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
 
     def __init__(self, index: VectorIndex, k: int, width: int) -> None:
         """Takes R, the width of what it writes."""
@@ -39,19 +49,27 @@ class RetrieveCandidates(Stage):
 
     @property
     def writes(self) -> Schema:
-        """Ids and scores (B,R), best first."""
+        """Ids and scores (B,R), best first; and how many of them may become candidates, (B,1)."""
         return Schema(
             [
+                tensor("considered", np.int64, 1),
                 tensor("retrieved_ids", np.int64, self.width),
                 tensor("retrieved_scores", np.float32, self.width),
             ]
         )
 
     def run(  # type: ignore[override]
-        self, user_vector: Array, seen_item_ids: Array, exclude_item_ids: Array, filters: Array
+        self,
+        user_vector: Array,
+        n: Array,
+        quality: Array,
+        seen_item_ids: Array,
+        exclude_item_ids: Array,
+        filters: Array,
     ) -> Tensors:
         """Searches once per user."""
-        counts = wanted(seen_item_ids, exclude_item_ids, self.k, self.width)[:, 0].tolist()
+        kept = considered(quality, n, self.k)
+        counts = wanted(kept, seen_item_ids, exclude_item_ids, self.width)[:, 0].tolist()
         conditions = [decode_filters(row) for row in filters]
         ids, scores = self.index.search(user_vector, counts, conditions, self.width)
-        return {"retrieved_ids": ids, "retrieved_scores": scores}
+        return {"considered": kept, "retrieved_ids": ids, "retrieved_scores": scores}

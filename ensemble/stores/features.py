@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import mmh3
@@ -21,6 +23,8 @@ from feature_repo.dataset import Column, Columns, Dataset, Role
 
 Ids = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
+SHORT = 16
+"""Bytes up to which a stored value's meaning is kept."""
 Clock = Callable[[], datetime]
 
 
@@ -107,6 +111,8 @@ class RedisFeatureStore:
 
     def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
         self.redis, self.max_seen = redis, max_seen
+        self.seconds = 0.0
+        """What reading users took, in round trips, since the start."""
         self._users = _EntityReader(dataset, names.USER_ID, names.USER_VIEWS, clock)
         self._items = _EntityReader(dataset, names.ITEM_ID, names.ITEM_VIEWS, clock)
 
@@ -116,7 +122,11 @@ class RedisFeatureStore:
         for user_id in user_ids.tolist():
             pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
             pipe.execute_command("GETRANGE", contract.seen_key(user_id), 0, 8 * self.max_seen - 1)
-        replies = pipe.execute()
+        started = time.perf_counter()
+        try:
+            replies = pipe.execute()
+        finally:
+            self.seconds += time.perf_counter() - started
         rows = self._users.decode(replies[::2])
         seen = [contract.decode_seen(value) for value in replies[1::2]]
         return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
@@ -227,8 +237,18 @@ def _field(view: str, feature: str) -> bytes:
 
 
 def _value(data: bytes | None) -> Any:
+    """Decodes one of Feast's values; short ones are few and come again and again, so they are kept."""
     if not data:
         return None
+    return _kept_value(data) if len(data) <= SHORT else _decoded(data)
+
+
+@lru_cache(maxsize=1 << 16)
+def _kept_value(data: bytes) -> Any:
+    return _decoded(data)
+
+
+def _decoded(data: bytes) -> Any:
     value = Value.FromString(data)
     kind = value.WhichOneof("val")
     if kind is None:

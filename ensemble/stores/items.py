@@ -1,12 +1,11 @@
-"""The item features in the process: a columnar table of the whole catalogue, refreshed from the online
-store."""
+"""The item features in the process: the whole catalogue encoded, refreshed from the online store."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from ensemble.contract import ErrorCode, StageError
 from ensemble.stores.features import Array, FeatureStore, Ids, RedisFeatureStore, Rows
 from feature_repo import names
 from training.encoders import Encoders
+from training.manifest import Inputs
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64
@@ -29,8 +29,10 @@ BREATH_S = 0.002
 """Seconds at least between two chunks of a refresh."""
 RETRY_S = 1.0
 """Seconds until the first reading is tried again while Redis does not answer."""
-MOST_SHARED = 100_000
-"""Distinct strings of a column up to which equal ones are kept once."""
+NULL = int(np.iinfo(np.int32).min)
+"""Null in numbered columns."""
+BITS = 64
+"""Distinct values up to which lists are compared as bits."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,12 @@ class ItemSnapshot:
     """The catalogue as of one reading. Every array has one row per item, and a last row for no item: all
     null.
 
-    `columns` are raw; `encoded` is what the models take; `comparable` are the affinity columns as int64,
-    where strings are numbered, so that comparing them is cheap.
+    `inputs` are what the ranker takes of items, packed: int32 codes, float32 numerics, int32 lists.
+    `comparable` are the affinity columns as small integers, or bits, that agree where the raw values do.
     """
 
     item_ids: Ids
-    columns: dict[str, Array]
-    encoded: dict[str, Array]
+    inputs: dict[str, Array]
     comparable: dict[str, Array]
     is_available: npt.NDArray[np.bool_]
 
@@ -52,38 +53,43 @@ class ItemSnapshot:
         """Gives the row of each id, whatever the shape; the last row where the catalogue does not hold it."""
         if not len(self.item_ids):
             return np.zeros(item_ids.shape, dtype=np.intp)
-        at = np.minimum(np.searchsorted(self.item_ids, item_ids), len(self.item_ids) - 1)
-        rows: npt.NDArray[np.intp] = np.where(self.item_ids[at] == item_ids, at, len(self.item_ids))
+        at = np.searchsorted(self.item_ids, item_ids)
+        is_there = self.item_ids.take(at, mode="clip") == item_ids
+        rows: npt.NDArray[np.intp] = np.where(is_there, at, len(self.item_ids))
         return rows
 
 
 @dataclass(frozen=True)
 class _Arrays:
-    """A snapshot's arrays while they are filled; one row per item and a last one for no item."""
+    """A snapshot's arrays while they are filled; one row per item and a last one for no item.
 
-    columns: dict[str, Array]
-    encoded: dict[str, Array]
-    comparable: dict[str, Array]
+    `numbered` are the affinity columns with their distinct values numbered, int32.
+    """
+
+    inputs: dict[str, Array]
+    numbered: dict[str, Array]
+    is_available: npt.NDArray[np.bool_]
 
     def grown(self, rows: int) -> _Arrays:
         """Makes arrays of `rows` rows like these, which have one: the last."""
-        kinds = (self.columns, self.encoded, self.comparable)
-        return _Arrays(*({name: np.repeat(a, rows, axis=0) for name, a in kind.items()} for kind in kinds))
+        return self._each(lambda array: np.repeat(array, rows, axis=0))
 
     def copied(self) -> _Arrays:
         """Copies them, so that a snapshot in use never changes."""
-        kinds = (self.columns, self.encoded, self.comparable)
-        return _Arrays(*({name: a.copy() for name, a in kind.items()} for kind in kinds))
+        return self._each(np.copy)
 
     def put(self, start: int, part: _Arrays) -> None:
         """Writes the rows of some items from `start` on."""
-        for mine, theirs in zip(
-            (self.columns, self.encoded, self.comparable),
-            (part.columns, part.encoded, part.comparable),
-            strict=True,
-        ):
+        end = start + len(part.is_available)
+        self.is_available[start:end] = part.is_available
+        for mine, theirs in ((self.inputs, part.inputs), (self.numbered, part.numbered)):
             for name, array in theirs.items():
-                mine[name][start : start + len(array)] = array
+                mine[name][start:end] = array
+
+    def _each(self, made: Callable[[Array], Array]) -> _Arrays:
+        inputs = {name: made(array) for name, array in self.inputs.items()}
+        numbered = {name: made(array) for name, array in self.numbered.items()}
+        return _Arrays(inputs, numbered, made(self.is_available))
 
 
 class ItemTable:
@@ -99,16 +105,17 @@ class ItemTable:
         store: FeatureStore,
         item_ids: Ids,
         encoders: Encoders,
+        inputs: Inputs,
         affinity: Iterable[str],
         refresh_s: float,
     ) -> None:
+        """Takes the catalogue's ids, ascending; what the ranker takes of items; and the affinity columns."""
         self.store, self.item_ids, self.encoders = store, item_ids, encoders
-        self.affinity, self.refresh_s = tuple(affinity), refresh_s
+        self.inputs, self.affinity, self.refresh_s = inputs, tuple(affinity), refresh_s
         self._snapshot: ItemSnapshot | None = None
         self._arrays: _Arrays | None = None
         self._prints: dict[int, Ids] = {}
         self._numbers: dict[str, dict[Any, int]] = {name: {} for name in self.affinity}
-        self._shared: dict[str, dict[str, str]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -203,36 +210,34 @@ class ItemTable:
 
     def _coded(self, item_ids: Ids, rows: Rows) -> _Arrays:
         columns = {names.ITEM_ID: item_ids, **rows.columns}
-        for name, column in columns.items():
-            if column.dtype == object:
-                _share(column, self._shared.setdefault(name, {}))
+        codes = {name: self.encoders.encode(name, columns[name]) for name in self.inputs.columns}
+        packed = self.inputs.pack(codes, "candidate_")
         return _Arrays(
-            columns=columns,
-            encoded={**self.encoders.encode_all(columns)},
-            comparable={name: _numbered(columns[name], self._numbers[name]) for name in self.affinity},
+            inputs={n: a.astype(np.int32) if a.dtype == np.int64 else a for n, a in packed.items()},
+            numbered={name: _numbered(columns[name], self._numbers[name]) for name in self.affinity},
+            is_available=(columns[names.IS_AVAILABLE] != 0) & (item_ids != names.NULL_INT),
         )
 
     def _taken(self, arrays: _Arrays) -> ItemSnapshot:
-        available = arrays.columns[names.IS_AVAILABLE] != 0
-        available[-1] = False
-        return ItemSnapshot(
-            self.item_ids, arrays.columns, arrays.encoded, arrays.comparable, is_available=available
-        )
+        comparable = {
+            name: _as_bits(column) if column.ndim > 1 and len(self._numbers[name]) <= BITS else column
+            for name, column in arrays.numbered.items()
+        }
+        return ItemSnapshot(self.item_ids, arrays.inputs, comparable, arrays.is_available)
 
 
-def _share(column: Array, known: dict[str, str]) -> None:
-    """Replaces equal strings by one object: a million items have few brands."""
-    flat = column.reshape(-1)
-    for at, value in enumerate(flat.tolist()):
-        if value is not None and (value in known or len(known) < MOST_SHARED):
-            flat[at] = known.setdefault(value, value)
-
-
-def _numbered(column: Array, numbers: dict[Any, int]) -> Ids:
-    """Numbers the distinct values of a column, null as `NULL_INT`; int64 columns stay as they are."""
-    if column.dtype == np.int64:
-        return column
+def _numbered(column: Array, numbers: dict[Any, int]) -> npt.NDArray[np.int32]:
+    """Numbers the distinct values of a column as they come, same shape; null is `NULL`."""
     flat = [
-        names.NULL_INT if v is None or v != v else numbers.setdefault(v, len(numbers)) for v in column.ravel()
+        NULL if v is None or v == names.NULL_INT or v != v else numbers.setdefault(v, len(numbers))
+        for v in column.ravel().tolist()
     ]
-    return np.array(flat, dtype=np.int64).reshape(column.shape)
+    return np.array(flat, dtype=np.int32).reshape(column.shape)
+
+
+def _as_bits(numbered: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
+    """Takes lists of numbers below `BITS`, (rows, L), gives the set of each as bits, (rows,)."""
+    bits = np.left_shift(np.uint64(1), numbered.clip(0).astype(np.uint64))
+    known = np.where(numbered == NULL, np.uint64(0), bits)
+    sets: npt.NDArray[np.uint64] = np.bitwise_or.reduce(known, axis=1)
+    return sets

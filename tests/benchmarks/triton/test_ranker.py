@@ -47,7 +47,7 @@ def test_ranker(benchmark: Measure, bundle: Bundle, users: int, k: int) -> None:
     user = random_columns(bundle, spec.user.columns, users)
     candidate = random_columns(bundle, spec.candidate.columns, users, k)
     bundle.ranker.open()
-    scores = benchmark(bundle.ranker, user, candidate)
+    scores = benchmark(bundle.ranker.run, bundle.ranker.pack(user, candidate))
     assert scores.shape == (users, k)
     assert ((scores >= 0) & (scores <= 1)).all()
 

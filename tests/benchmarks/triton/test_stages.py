@@ -64,7 +64,7 @@ def test_filter_candidates(benchmark: Measure, world: World, k: int) -> None:
 def test_lookup_item_features(benchmark: Measure, world: World, k: int) -> None:
     """K candidates' features out of the table in the process."""
     call, _ = stage(world, k, "lookup_item_features")
-    assert benchmark(call)["encoded_item_id"].shape == (1, k)
+    assert benchmark(call)["encoded_candidate_numeric"].shape[:2] == (1, k)
 
 
 @pytest.mark.benchmark(group="score_candidates")

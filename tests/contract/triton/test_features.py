@@ -20,7 +20,9 @@ from feature_repo import names
 from feature_repo.dataset import DATASET_FILE, Dataset
 from tests.builders.feast_store import feast_repository, write_rows, write_world
 from tests.builders.triton import DATASET, NOW, make_world
-from training.encoders import Encoders
+from training.encoders import Encoders, Scale, Vocabulary
+from training.fields import NULL_CODE, Field
+from training.manifest import Inputs
 
 TTL = timedelta(days=30)
 
@@ -170,7 +172,7 @@ class TestRedis(FeatureStoreSuite):
 
     def test_an_item_table_decodes_again_only_what_changed(self, store: RedisFeatureStore) -> None:
         ids = np.arange(100, 300)
-        table = ItemTable(store, ids, Encoders({}, {}, {}), (), refresh_s=60)
+        table = ItemTable(store, ids, COUNTS, Inputs(numeric=(names.ITEM_EVENT_COUNT,)), (), refresh_s=60)
         self.write(store, names.ITEM_ACTIVITY, 123, {names.ITEM_EVENT_COUNT: 1.0}, NOW - TTL)
         assert table.load()
         before = table.snapshot
@@ -179,7 +181,7 @@ class TestRedis(FeatureStoreSuite):
         self.write(store, names.ITEM_ACTIVITY, 123, {names.ITEM_EVENT_COUNT: 2.0}, NOW)
         assert table.load()
         row = table.snapshot.rows_of(np.array([123]))
-        assert table.snapshot.columns[names.ITEM_EVENT_COUNT][row].tolist() == [2.0]
+        assert table.snapshot.inputs["candidate_numeric"][row].tolist() == [[2.0]]
 
     def test_a_catalogue_of_many_blocks_is_read_whole_and_only_changed_blocks_are_decoded(
         self, store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
@@ -189,12 +191,14 @@ class TestRedis(FeatureStoreSuite):
         ids = np.arange(100, 300)
         for item_id in (100, 149, 150, 299):
             self.write(store, names.ITEM_CATALOG, item_id, {"item_brand": f"brand {item_id}"}, NOW)
-        table = ItemTable(store, ids, Encoders({}, {}, {}), ("item_brand",), refresh_s=60)
+        table = ItemTable(
+            store, ids, BRANDS, Inputs(categorical=("item_brand",)), ("item_brand",), refresh_s=60
+        )
         table.load()
         before = table.snapshot
         rows = before.rows_of(np.array([100, 149, 150, 299, 7]))
-        brands = ["brand 100", "brand 149", "brand 150", "brand 299", None]
-        assert before.columns["item_brand"][rows].tolist() == brands
+        brands = [[3], [4], [5], [6], [NULL_CODE]]
+        assert before.inputs["candidate_categorical"][rows].tolist() == brands
         assert not table.load(breathe=True)
 
         decoded: list[int] = []
@@ -208,9 +212,11 @@ class TestRedis(FeatureStoreSuite):
         self.write(store, names.ITEM_CATALOG, 150, {"item_brand": "brand 100"}, NOW + timedelta(days=1))
         assert table.load()
         assert decoded == [50]
-        assert before.columns["item_brand"][rows].tolist() == brands, "a snapshot in use never changes"
+        assert before.inputs["candidate_categorical"][rows].tolist() == brands, (
+            "a snapshot in use never changes"
+        )
         after = table.snapshot
-        assert after.columns["item_brand"][rows].tolist() == [*brands[:2], "brand 100", *brands[3:]]
+        assert after.inputs["candidate_categorical"][rows].tolist() == [*brands[:2], [3], *brands[3:]]
         assert after.comparable["item_brand"][rows[2]] == after.comparable["item_brand"][rows[0]]
         assert after.comparable["item_brand"][rows[3]] == before.comparable["item_brand"][rows[3]]
 
@@ -219,6 +225,23 @@ class TestRedis(FeatureStoreSuite):
         store.read_users(np.arange(16))
         after = redis.info("stats")["total_reads_processed"]
         assert after - before <= 2, "sixteen users and the INFO itself"
+
+
+COUNTS = Encoders(
+    {names.ITEM_EVENT_COUNT: Field(names.ITEM_EVENT_COUNT, "numeric")},
+    {},
+    {names.ITEM_EVENT_COUNT: Scale(0, 1)},
+)
+"""Leaves the count as it is."""
+BRANDS = Encoders(
+    {"item_brand": Field("item_brand", "categorical", "item_brand", 7)},
+    {
+        "item_brand": Vocabulary(
+            np.array([f"brand {i}" for i in (100, 149, 150, 299)], object), np.arange(3, 7)
+        )
+    },
+    {},
+)
 
 
 def _as_python(value: Any) -> Any:

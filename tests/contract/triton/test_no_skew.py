@@ -17,18 +17,21 @@ from redis import Redis
 
 from ensemble.runtime import ShortlistRuntime, to_table
 from ensemble.stage import tensor
+from ensemble.stages.encode import EncodeUser
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
 from feature_repo import names
-from feature_repo.affinity import affinity_columns
+from feature_repo.affinity import affinity_columns, user_item_feature_names
 from feature_repo.dataset import Dataset
 from tests.builders.feast_store import feast_repository
 from training.datasets.catalog import prepare
 from training.datasets.synthetic import Size
-from training.encoders import Encoders
+from training.encoders import Encoders, Scale, Vocabulary
 from training.features import feature_tables
+from training.fields import Field
+from training.manifest import Inputs, RankerSpec
 from training.prepared import Prepared
 from training.ranking import RankingTable, take
 from training.raw import all_columns, raw_arrays
@@ -37,19 +40,30 @@ EXPOSURES = 1_000
 SIZE = Size(users=300, items=240, days=20, interactions=12_000)
 
 
-class NoRanker:
-    """Stands for the ranker: takes no columns, so that nothing needs encoding."""
+class Recorder:
+    """Stands for the ranker: keeps what it is fed."""
 
-    features: tuple[str, ...] = ()
-    rows = 0
+    def __init__(self, spec: RankerSpec) -> None:
+        self.spec, self.inputs = spec, dict[str, Any]()
 
     def open(self) -> None:
         """Nothing to load."""
 
-    def __call__(self, user: Mapping[str, Any], candidate: Mapping[str, Any]) -> Any:
-        assert not user
-        assert not candidate
-        return np.zeros((self.rows, 1), dtype=np.float32)
+    def run(self, inputs: Mapping[str, Any]) -> Any:
+        self.inputs = dict(inputs)
+        return np.zeros((len(inputs["user_categorical"]), 1), dtype=np.float32)
+
+
+class NoTower:
+    """Stands for the user tower: takes no columns."""
+
+    features: tuple[str, ...] = ()
+
+    def open(self) -> None:
+        """Nothing to load."""
+
+    def __call__(self, columns: Mapping[str, Any]) -> Any:
+        return np.zeros((len(next(iter(columns.values()))), 1), dtype=np.float32)
 
 
 @pytest.fixture
@@ -76,6 +90,7 @@ def test_the_chains_row_of_a_logged_exposure_is_the_training_row(
     chosen = np.sort(np.random.default_rng(0).choice(len(exposures), EXPOSURES, replace=False))
     rows = take(exposures, chosen)
     expected = raw_arrays(rows.frame, all_columns(dataset))
+    encoders = make_encoders(dataset, expected)
     tables = feature_tables(prepared, until)
 
     day = pd.Timedelta(hours=dataset.activity.snapshot_hours).value
@@ -86,8 +101,13 @@ def test_the_chains_row_of_a_logged_exposure_is_the_training_row(
         materialize(feast, tables, pd.Timestamp(snapshot, tz="UTC"))
         at = snapshots == snapshot
         row = {name: column[at] for name, column in expected.items()}
-        for name, column in assemble(prepared, redis, row).items():
+        raw, coded = assemble(prepared, redis, row, encoders)
+        assert set(raw) | set(user_item_feature_names(dataset)) == set(coded) == set(expected)
+        for name, column in raw.items():
             np.testing.assert_array_equal(column, row[name], err_msg=f"{name} as of {snapshot}")
+        for name, column in coded.items():
+            code = encoders.encode(name, row[name])
+            np.testing.assert_array_equal(column, code, err_msg=f"encoded {name} as of {snapshot}")
 
 
 def materialize(feast: Any, tables: dict[str, pa.Table], until: pd.Timestamp) -> None:
@@ -99,16 +119,55 @@ def materialize(feast: Any, tables: dict[str, pa.Table], until: pd.Timestamp) ->
         feast.write_to_online_store(view, df=newest)
 
 
-def assemble(prepared: Prepared, redis: Redis, row: dict[str, Any]) -> dict[str, Any]:
-    """Runs the chain's own stages on users with one given candidate each; gives every raw column."""
+def make_encoders(dataset: Dataset, columns: Mapping[str, Any]) -> Encoders:
+    """Gives every value of every column a code of its own; numerics stay what they are."""
+    fields, vocabularies, scales = {}, {}, {}
+    for name, column in all_columns(dataset).items():
+        values = columns[name]
+        if values.dtype == np.float32:
+            fields[name], scales[name] = Field(name, "numeric"), Scale(0.0, 1.0)
+            continue
+        known = {v for v in values.ravel().tolist() if v not in (None, names.NULL_INT)}
+        dtype = object if column.dtype == "string" else np.int64
+        vocabularies[name] = Vocabulary(np.array(sorted(known), dtype=dtype), np.arange(3, 3 + len(known)))
+        is_list = values.ndim > 1
+        length = values.shape[1] if is_list else 1
+        kind: Any = "list" if is_list else "categorical"
+        fields[name] = Field(name, kind, name, vocabularies[name].cardinality, length)
+    return Encoders(fields, vocabularies, scales)
+
+
+def make_spec(dataset: Dataset, encoders: Encoders) -> RankerSpec:
+    """Takes every column."""
+    of_items = {names.ITEM_ID, *dataset.item_catalog, *dataset.item_activity}
+    of_items |= set(user_item_feature_names(dataset))
+
+    def inputs(kept: Mapping[str, Field]) -> Inputs:
+        return Inputs(
+            categorical=tuple(n for n, f in kept.items() if f.kind == "categorical"),
+            numeric=tuple(n for n, f in kept.items() if f.kind == "numeric"),
+            lists={n: f.length for n, f in kept.items() if f.kind == "list"},
+        )
+
+    user = inputs({n: f for n, f in encoders.fields.items() if n not in of_items})
+    candidate = inputs({n: f for n, f in encoders.fields.items() if n in of_items})
+    return RankerSpec(file="", output="", user=user, candidate=candidate)
+
+
+def assemble(
+    prepared: Prepared, redis: Redis, row: dict[str, Any], encoders: Encoders
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Runs the chain's own stages on users with one given candidate each; gives every raw column that was
+    read, and every column as the ranker is fed it."""
     dataset = prepared.dataset
     store = RedisFeatureStore(redis, dataset, dataset.clock)
     compared = [c for c in affinity_columns(dataset) if c != names.ITEM_ID]
     catalogue = np.sort(prepared.items[names.ITEM_ID].to_numpy(np.int64))
-    items = ItemTable(store, catalogue, Encoders({}, {}, {}), compared, 60)
+    ranker = Recorder(make_spec(dataset, encoders))
+    of_items = ranker.spec.candidate.without(user_item_feature_names(dataset))
+    items = ItemTable(store, catalogue, encoders, of_items, compared, 60)
     items.load()
-    ranker = NoRanker()
-    ranker.rows = len(row[names.USER_ID])
+    rows = len(row[names.USER_ID])
     graph = make_graph(dataset, store, items, ranker)
     table = ShortlistRuntime().transform(
         graph,
@@ -116,15 +175,21 @@ def assemble(prepared: Prepared, redis: Redis, row: dict[str, Any]) -> dict[str,
             {
                 names.USER_ID: row[names.USER_ID][:, None],
                 "candidate_ids": row[names.ITEM_ID][:, None],
-                "candidate_mask": np.ones((ranker.rows, 1), dtype=np.bool_),
+                "candidate_mask": np.ones((rows, 1), dtype=np.bool_),
+                "quality": np.ones((rows, 1), dtype=np.float32),
                 **{name: row[name][:, None] for name in dataset.context},
             }
         ),
     )
-    found = {name: column.values for name, column in table.items()} | {
-        names.ITEM_ID: table["candidate_ids"].values
-    }
-    return {name: found[name].reshape(row[name].shape) for name in all_columns(dataset)}
+    found = {name: column.values for name, column in table.items()}
+    found |= {names.ITEM_ID: row[names.ITEM_ID]} | store.read_items(row[names.ITEM_ID]).columns
+    known = [name for name in all_columns(dataset) if name not in user_item_feature_names(dataset)]
+    fed = ranker.spec.user.unpack(ranker.inputs, "user_")
+    fed |= ranker.spec.candidate.unpack(ranker.inputs, "candidate_")
+    return (
+        {name: found[name].reshape(row[name].shape) for name in known},
+        {name: column.reshape(row[name].shape) for name, column in fed.items()},
+    )
 
 
 def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ranker: Any) -> Graph:
@@ -134,13 +199,15 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
             tensor(names.USER_ID, np.int64, 1),
             tensor("candidate_ids", np.int64, 1),
             tensor("candidate_mask", np.bool_, 1),
+            tensor("quality", np.float32, 1),
             *(tensor(name, np.int64, 1) for name in dataset.context),
         ]
     )
     graph = Graph(
         schema.column_names
         >> LookupUserFeatures(store, dataset, 1024)
-        >> LookupItemFeatures(items, dataset, (), 1)
-        >> ScoreCandidates(ranker, items.encoders, dataset, 1)
+        >> EncodeUser(NoTower(), ranker, items.encoders, 1)  # type: ignore[arg-type]
+        >> LookupItemFeatures(items, ranker.spec.candidate, dataset, 1)
+        >> ScoreCandidates(ranker, 1)
     )
     return graph.construct_schema(schema)

@@ -15,6 +15,7 @@ from ensemble.recommender import Recommender
 from ensemble.stores.vectors import MemoryVectorIndex
 from feature_repo import names
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
+from training.fields import NULL_CODE
 
 KNOWN = 101
 
@@ -140,8 +141,9 @@ def test_an_item_missing_in_the_store_is_scored_with_null_features(
     (answer,) = recommender.answer([make_request(9_999, n=10)])
     table = recommender.stores.items.snapshot
     row = table.rows_of(np.array([missing]))[0]
-    assert table.columns["item_category"][row] == names.NULL_INT
-    assert np.isnan(table.columns[names.ITEM_EVENT_COUNT][row])
+    codes = recommender.stores.items.inputs.unpack(table.inputs, "candidate_")
+    assert codes["item_category"][row] == NULL_CODE
+    assert codes[names.ITEM_EVENT_COUNT][row] == 0, "null is the mean"
     assert table.is_available[row]
     assert not isinstance(answer, StageError)
     deep = make_recommender(world, k=60)
@@ -289,10 +291,10 @@ def test_a_ranker_that_gives_logits_is_our_bug(recommender: Recommender) -> None
 
 class _Logits:
     def __init__(self, ranker: Any) -> None:
-        self.features, self.ranker = ranker.features, ranker
+        self.ranker = ranker
 
-    def __call__(self, user: Any, candidate: Any) -> Any:
-        return self.ranker(user, candidate) * 20 - 10
+    def run(self, inputs: Any) -> Any:
+        return self.ranker.run(inputs) * 20 - 10
 
 
 def test_a_bundle_that_was_changed_is_refused(world: World, tmp_path: Any) -> None:

@@ -15,6 +15,8 @@ from ensemble.recommender import item_table
 from ensemble.stores import items as module
 from ensemble.stores.items import ItemTable
 from feature_repo import names
+from feature_repo.affinity import LISTS, user_item_features
+from feature_repo.dataset import Dataset
 from tests.builders.triton import World, make_settings
 
 WAIT_S = 10.0
@@ -22,6 +24,11 @@ WAIT_S = 10.0
 
 def make_table(world: World, refresh_s: float = 60.0) -> ItemTable:
     return item_table(Bundle.open(world.folder), world.memory_store(), make_settings(refresh_s=refresh_s))
+
+
+def encoded_items(table: ItemTable) -> dict[str, Any]:
+    """Gives the encoded columns of the whole catalogue."""
+    return table.inputs.unpack(table.snapshot.inputs, "candidate_")
 
 
 def wait_until(condition: Any) -> None:
@@ -37,11 +44,11 @@ def test_every_id_has_its_row_and_others_the_null_row(world: World) -> None:
     snapshot = table.snapshot
     ids = np.array([[world.item_ids[3], -1, world.item_ids[0], 11]])
     rows = snapshot.rows_of(ids)
-    assert snapshot.columns[names.ITEM_ID][rows].tolist() == [
-        [world.item_ids[3], names.NULL_INT, world.item_ids[0], names.NULL_INT]
-    ]
+    codes = encoded_items(table)
+    assert codes[names.ITEM_ID][rows].tolist() == [[3 + 3, 1, 0 + 3, 1]], "place in the vocabulary, null"
     assert snapshot.is_available[rows].tolist()[0][1::2] == [False, False]
-    assert snapshot.encoded["item_category"][rows[0, 1]] == 1, "null's code"
+    assert codes["item_category"][rows[0, 1]] == 1, "null's code"
+    assert {array.dtype for array in snapshot.inputs.values()} == {np.dtype(np.int32), np.dtype(np.float32)}
 
 
 def test_a_new_materialisation_is_seen_without_a_restart(world: World) -> None:
@@ -51,7 +58,8 @@ def test_a_new_materialisation_is_seen_without_a_restart(world: World) -> None:
     try:
         row = table.snapshot.rows_of(np.array([item_id]))[0]
         table.store.put(names.ITEM_ACTIVITY, item_id, {names.ITEM_EVENT_COUNT: 777.0}, world.event_timestamp)  # type: ignore[attr-defined]
-        wait_until(lambda: table.snapshot.columns[names.ITEM_EVENT_COUNT][row] == 777.0)
+        expected = table.encoders.encode(names.ITEM_EVENT_COUNT, np.array([777.0], dtype=np.float32))
+        wait_until(lambda: encoded_items(table)[names.ITEM_EVENT_COUNT][row] == expected)
     finally:
         table.stop()
 
@@ -100,8 +108,37 @@ def test_a_failed_refresh_keeps_the_last_reading(world: World) -> None:
 def test_comparable_strings_are_numbers_that_agree_where_the_strings_do(world: World) -> None:
     table = make_table(world)
     table.load()
-    brands, numbers = table.snapshot.columns["item_brand"], table.snapshot.comparable["item_brand"]
-    assert numbers.dtype == np.int64
+    brands = table.store.read_items(np.append(table.item_ids, names.NULL_INT)).columns["item_brand"]
+    numbers = table.snapshot.comparable["item_brand"]
+    assert numbers.dtype == np.int32
     pairs = {(b, int(n)) for b, n in zip(brands, numbers, strict=True)}
     assert len(pairs) == len({b for b, _ in pairs}) == len({n for _, n in pairs})
-    assert (None, names.NULL_INT) in pairs
+    assert (None, module.NULL) in pairs
+
+
+@pytest.mark.parametrize("most", [64, 3], ids=["as bits", "as lists"])
+def test_lists_are_compared_as_sets(world: World, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(module, "BITS", most)
+    table = make_table(world)
+    table.load()
+    tags = table.snapshot.comparable["item_tags"]
+    assert tags.shape == ((len(world.item_ids) + 1,) if most == 64 else (len(world.item_ids) + 1, 4))
+    rows = np.arange(len(world.item_ids))
+    lists = {name: {names.ITEM_ID: world_ids(world), "item_tags": tags[None, rows]} for name in LISTS}
+    shared = user_item_features(dataset_of_tags(world), lists, lists[LISTS[0]])["user_item_tags_recent"]
+    sets = [
+        set((world.rows.get((names.ITEM_CATALOG, i)) or {}).get("item_tags") or ()) for i in world.item_ids
+    ]
+    assert shared[0].tolist() == [sum(bool(one & other) for other in sets) for one in sets]
+
+
+def world_ids(world: World) -> Any:
+    return np.array([world.item_ids])
+
+
+def dataset_of_tags(world: World) -> Dataset:
+    """The world's data set with no other affinity than the tags."""
+    others = {
+        n: c.model_copy(update={"is_affinity": n == "item_tags"}) for n, c in world.dataset.items.items()
+    }
+    return world.dataset.model_copy(update={"items": others})
