@@ -97,8 +97,12 @@ fix: environments ## repair what ruff can repair
 	.venv/dev/bin/ruff format .
 
 .PHONY: bench
-bench: environments ## measure each stage, materialisation and the whole path
-	@$(DEV) -m tests.benchmarks.run
+bench: environments ## measure four designs side by side, the whole path and each stage; 15 minutes  [QUICK=1: try it]
+	@$(DEV) -m tests.benchmarks.run $(if $(QUICK),--quick)
+
+.PHONY: flame
+flame: environments ## sample the running chain under load and draw where its time goes
+	@$(DEV) -m tests.benchmarks.flame
 
 .PHONY: chaos
 chaos: environments ## kill and stall each server under load; print what callers get  [SECONDS=30] [PUBLISH=1]
