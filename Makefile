@@ -30,7 +30,7 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## build every role's environment from its lock; costs seconds where nothing changed
@@ -111,6 +111,10 @@ chaos: environments ## kill and stall each server under load; print what callers
 .PHONY: overload
 overload: environments ## ask for two and three times what the servers can do  [SECONDS=60] [PUBLISH=1]
 	@$(DEV) -m tests.chaos.run overload $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+
+.PHONY: bench-scale
+bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes on where it was  [SIZES=10000,100000] [USERS=]
+	@$(DEV) -m tests.benchmarks.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
 
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
