@@ -30,7 +30,7 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## build every role's environment from its lock; costs seconds where nothing changed
@@ -97,8 +97,12 @@ fix: environments ## repair what ruff can repair
 	.venv/dev/bin/ruff format .
 
 .PHONY: bench
-bench: environments ## measure each stage, materialisation and the whole path
-	@$(DEV) -m tests.benchmarks.run
+bench: environments ## measure four designs side by side, the whole path and each stage; 15 minutes  [QUICK=1: try it]
+	@$(DEV) -m tests.benchmarks.run $(if $(QUICK),--quick)
+
+.PHONY: flame
+flame: environments ## sample the running chain under load and draw where its time goes
+	@$(DEV) -m tests.benchmarks.flame
 
 .PHONY: chaos
 chaos: environments ## kill and stall each server under load; print what callers get  [SECONDS=30] [PUBLISH=1]
@@ -107,6 +111,10 @@ chaos: environments ## kill and stall each server under load; print what callers
 .PHONY: overload
 overload: environments ## ask for two and three times what the servers can do  [SECONDS=60] [PUBLISH=1]
 	@$(DEV) -m tests.chaos.run overload $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+
+.PHONY: bench-scale
+bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes on where it was  [SIZES=10000,100000] [USERS=]
+	@$(DEV) -m tests.benchmarks.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
 
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]

@@ -135,16 +135,20 @@ def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettin
     return config
 
 
-def queue_policy(settings: EnsembleSettings) -> triton.ModelQueuePolicy:
-    """Bounds Triton's queue: what does not fit, and what waited too long, is refused as `UNAVAILABLE`.
+def queue_policy(settings: EnsembleSettings) -> triton.ModelQueuePolicy | None:
+    """Bounds Triton's queue, where that is asked for: what does not fit, and what waited too long, is refused
+    as `UNAVAILABLE`. None, the default, leaves the queue to the deadlines and to the gateway's bound.
 
-    A request may shorten its wait by Triton's parameter `timeout`, in microseconds, never prolong it; without
-    a default, Triton would ignore that parameter.
+    With any bound Triton stops fetching ahead, and its batcher may then sleep for half a second beside a
+    request and an idle model. A request may shorten its wait by Triton's parameter `timeout`, in
+    microseconds; without a default, Triton ignores that parameter.
     """
+    if not settings.queue_size and not settings.queue_timeout_ms:
+        return None
     return triton.ModelQueuePolicy(
         timeout_action=triton.ModelQueuePolicy.TimeoutAction.REJECT,
         default_timeout_microseconds=settings.queue_timeout_ms * 1000,
-        allow_timeout_override=True,
+        allow_timeout_override=settings.queue_timeout_ms > 0,
         max_queue_size=settings.queue_size,
     )
 

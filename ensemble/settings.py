@@ -107,15 +107,16 @@ class EnsembleSettings(BaseSettings):
         description="Share of the K nearest items that an approximate index must find. Higher: a wider "
         "search, slower; the export finds out how wide.",
     )
-    queue_size: PositiveInt = Field(
-        128,
-        description="Requests that may wait in Triton's queue; one more is refused at once. Higher: fewer "
-        "refusals in a burst, longer waits.",
+    queue_size: NonNegativeInt = Field(
+        0,
+        description="Requests that may wait in Triton's queue; one more is refused at once. 0, the default, is "
+        "no bound of Triton's own: with one, this release now and then lets a request wait for half a second "
+        "beside an idle model. Deadlines and the gateway bound the queue.",
     )
-    queue_timeout_ms: PositiveInt = Field(
-        10_000,
-        description="Milliseconds a request may wait in Triton's queue where it does not say less itself. "
-        "Lower: a stuck model refuses sooner.",
+    queue_timeout_ms: NonNegativeInt = Field(
+        0,
+        description="Milliseconds a request may wait in Triton's queue where it does not say less itself. 0, "
+        "the default: its deadline and its gRPC timeout decide; another value has the cost of queue_size.",
     )
     keep_bundles: PositiveInt = Field(
         2,

@@ -39,4 +39,5 @@ def configure_logs(level: str) -> None:
 
 def _json(line: dict[str, Any], default: Callable[[Any], Any]) -> str:
     """Writes a line in a fifth of the time of the standard library."""
-    return orjson.dumps(line, default=default).decode()
+    text: str = orjson.dumps(line, default=default).decode()
+    return text

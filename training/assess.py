@@ -40,15 +40,20 @@ Vectors = npt.NDArray[np.float32]
 
 
 def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
-    """Measures a run on the test part; the baselines beside the first seed alone."""
+    """Measures a run on the test part; the baselines beside the first seed alone.
+
+    Where nobody finds anything new in the test part, the ranking of its exposures alone is measured.
+    """
     report = Report(is_full=settings.quality is Quality.FULL)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
-    vectors = learned.retrieval.vectors(held, split.validate_until)
     is_first = seed == settings.seed
     assess_ranking(report, prepared, settings, rows, learned, seed)
     if is_first and settings.quality is not Quality.DEFAULT:
         assess_ranking_baselines(report, prepared, settings, rows, learned, seed)
+    if not len(held.user_rows):
+        return report
+    vectors = learned.retrieval.vectors(held, split.validate_until)
     report.add("retrieval", "two-tower", evaluate_vectors(held, *vectors))
     assess_unknown_users(report, prepared, learned, held, vectors[1])
     assess_end_to_end(report, prepared, learned, held, vectors, settings.k)

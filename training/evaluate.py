@@ -83,7 +83,7 @@ def evaluate_scores(held: HeldOut, model: Any, history: csr_matrix) -> PerUser:
 def retrieve(held: HeldOut, users: Vectors, items: Vectors, k: int, rows: int = 512) -> Ints:
     """Gives the `k` best unseen items of every held-out user, catalogue positions, best first; (U,K)."""
     parts = []
-    for start in range(0, len(users), rows):
+    for start in range(0, max(len(users), 1), rows):
         part = slice(start, start + rows)
         scores = users[part] @ items.T
         scores[held.seen[part].toarray() > 0] = -np.inf

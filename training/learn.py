@@ -100,7 +100,7 @@ def fit_encoders(prepared: Prepared, train: RankingRows) -> Encoders:
 
 
 def fit_retrieval(prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int) -> Retrieval:
-    """Trains the towers; early stopping looks at NDCG@100 on the validation part."""
+    """Trains the towers; early stopping looks at NDCG@100 on the validation part, if anybody is in it."""
     histories = UserHistories.of(prepared, encoders)
     examples = retrieval_examples(prepared, histories, prepared.split.train_until)
     catalogue = item_columns(prepared, encoders)
@@ -111,7 +111,14 @@ def fit_retrieval(prepared: Prepared, encoders: Encoders, settings: TrainingSett
         metrics = evaluate_vectors(held, model.encode_users(users), model.encode_items(catalogue))
         return float(np.nanmean(metrics["ndcg@100"]))
 
-    model = fit_two_tower(encoders.fields, examples, catalogue, settings.two_tower, seed, validate)
+    model = fit_two_tower(
+        encoders.fields,
+        examples,
+        catalogue,
+        settings.two_tower,
+        seed,
+        validate if len(held.user_rows) else None,
+    )
     return Retrieval(model, histories, catalogue)
 
 
@@ -160,6 +167,8 @@ def learn_order(
     """Fits how slates are ordered: what the validation part's users clicked of what is retrieved for them."""
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until))
+    if not len(held.user_rows):
+        return OrderSpec()
     vectors = retrieval.vectors(held, split.train_until)
     slates = make_slates(prepared, encoders, dlrm, held, vectors, split.train_until, k)
     at = np.arange(len(slates.items))[:, None]

@@ -68,7 +68,7 @@ def _encode(
     total = len(arrays[features[0]])
     parts = [
         tower(_tensors({name: arrays[name][at : at + rows] for name in features})).numpy()
-        for at in range(0, total, rows)
+        for at in range(0, max(total, 1), rows)
     ]
     vectors: Floats = np.concatenate(parts)
     return vectors

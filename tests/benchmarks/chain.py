@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from collections import Counter
 from functools import partial
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,27 +14,29 @@ from tests.benchmarks.flame import ONNX, PICTURE, PYTHON, REDIS, Stack, inside, 
 from tests.benchmarks.flame_svg import write_svg
 from tests.benchmarks.processes import STUB_OF, by_kind
 from tests.benchmarks.record import say
-from tests.benchmarks.series import COMPARED_AT, Measured, measured
+from tests.benchmarks.series import COMPARED_AT, Measured
 from tests.benchmarks.servers import BenchError
 from tests.benchmarks.side_by_side import Bench
 
 CHAIN, OVERHEAD = "Inside the chain", "CPU without ONNX Runtime"
-COUNTER = "shortlist_chain_seconds"
+SECONDS, REQUESTS = "shortlist_chain_seconds", "shortlist_chain_requests"
 COUNTED = {"redis": REDIS, "onnxruntime": ONNX, "python": PYTHON}
 FEW, MANY = 1, 64
 
 
-def seconds_by_part(metrics_port: int) -> dict[str, float]:
-    """Reads from Triton's metrics the seconds that the chain has spent in each part; empty without them."""
+def counted(metrics_port: int) -> dict[str, float]:
+    """Reads from Triton's metrics how many requests the chain had, and its seconds in each part."""
     with urllib.request.urlopen(f"http://{LOOPBACK}:{metrics_port}/metrics", timeout=10) as reply:
         text = reply.read().decode()
-    found: dict[str, float] = {}
+    found: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == f"{COUNTER}_total":
-                part = COUNTED.get(sample.labels.get("part", ""), "")
-                found[part] = found.get(part, 0.0) + sample.value
-    return found
+            name = sample.name.removesuffix("_total")
+            if name == SECONDS:
+                found[COUNTED[sample.labels["part"]]] += sample.value  # type: ignore[assignment]
+            elif name == REQUESTS:
+                found[REQUESTS] += sample.value  # type: ignore[assignment]
+    return dict(found)
 
 
 def measure_chain(bench: Bench, clients: int, seconds: int) -> None:
@@ -43,21 +46,20 @@ def measure_chain(bench: Bench, clients: int, seconds: int) -> None:
     sampling slows the process down.
     """
     ours, port = bench.ours(), bench.settings.triton_metrics_port
-    before = seconds_by_part(port)
-    one = measured(ours, lambda: ours.caller.closed(clients, float(seconds), seed=97))
-    spent = {part: total - before.get(part, 0.0) for part, total in seconds_by_part(port).items()}
+    before = counted(port)
+    ours.caller.closed(clients, float(seconds), seed=97)
+    spent = {what: amount - before.get(what, 0.0) for what, amount in counted(port).items()}
     name = f"{clients} client{'s' if clients > 1 else ''}"
-    if spent:
-        figures = {f"{part}_ms": 1e3 * spent.get(part, 0.0) / one.answers for part in (REDIS, ONNX, PYTHON)}
-        total = sum(spent.values())
-        figures["neither_percent"] = 100 * (total - spent.get(REDIS, 0) - spent.get(ONNX, 0)) / total
+    if requests := spent.pop(REQUESTS, 0.0):
+        figures = {f"{part}_ms": 1e3 * spent[part] / requests for part in (REDIS, ONNX, PYTHON)}
+        figures["neither_percent"] = 100 * spent[PYTHON] / sum(spent.values())
         labels = {"by": "clock", "clients": clients}
-        bench.record.add(CHAIN, f"{name}, by its own clock, per answer", figures, labels=labels)
+        bench.record.add(CHAIN, f"{name}, by its own clock, per request", figures, labels=labels)
     else:
-        say(f"not measured: Triton's metrics have no {COUNTER}_total")
+        say(f"not measured: Triton's metrics have no {SECONDS}")
     stacks = inside(_sampled(ours, clients, seconds, idle=True))
     if clients == COMPARED_AT:
-        write_svg(PICTURE, stacks, f"The chain from execute to response, {name}, by time")
+        write_svg(bench.images / PICTURE, stacks, f"The chain from execute to response, {name}, by time")
     found = shares(stacks)
     figures = {f"{part}_percent": 100 * found[part] for part in (REDIS, ONNX, PYTHON)}
     figures["neither_percent"] = figures[f"{PYTHON}_percent"]

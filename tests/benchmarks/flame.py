@@ -17,7 +17,7 @@ from pathlib import Path
 
 import redis
 
-from deploy.local.settings import LOOPBACK, ROOT, load_settings
+from deploy.local.settings import LOOPBACK, load_settings
 from ensemble import contract
 from tests.benchmarks.designs import GrpcCaller, our_messages
 from tests.benchmarks.flame_svg import write_svg
@@ -25,7 +25,7 @@ from tests.benchmarks.processes import STUB_OF, of_ours
 from tests.benchmarks.record import say
 from tests.benchmarks.servers import BenchError
 
-PICTURE = ROOT / "docs" / "images" / "chain.svg"
+PICTURE = "chain.svg"
 RATE = 100
 SAMPLED_S = 10
 PATIENCE_S = 60
@@ -128,10 +128,11 @@ def main() -> int:
     except BenchError as error:
         print(f"flame    {error}", file=sys.stderr)
         return 1
-    write_svg(PICTURE, stacks, "The chain from execute to response, by time")
+    picture = settings.var / "bench" / "images" / PICTURE
+    write_svg(picture, stacks, "The chain from execute to response, by time, 16 clients")
     for part, share in shares(stacks).items():
         say(f"{part}: {share:.0%}")
-    say(f"wrote {PICTURE}")
+    say(f"wrote {picture}")
     return 0
 
 

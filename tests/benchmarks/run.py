@@ -69,6 +69,7 @@ def bench(given: argparse.Namespace) -> list[str]:
         raise BenchError(f"{bundle}: no bundle to measure; run `make train` first") from None
     settings = bench_settings(local.var / "bench" / "run", bundle)
     record, dataset = Record(manifest["bundle"]), given.data or manifest["dataset"]
+    images = plots.FOLDER if given.publish else local.var / "bench" / "images"
     with our_servers(settings):
         path.materialize(settings, record, dataset)
         saved_models = local.var / "saved_models" / manifest["bundle"]
@@ -77,13 +78,13 @@ def bench(given: argparse.Namespace) -> list[str]:
             with kept_in(faults):
                 folders[name] = build(settings, name, saved_models, dataset)
         path.serve(settings)
-        measure_designs(settings, record, manifest, folders, given.quick, faults)
+        measure_designs(settings, record, manifest, folders, images, given.quick, faults)
     for role in () if given.quick else ("training", "triton", "gateway"):
         with kept_in(faults):
             path.measure_parts(settings, record, role)
     add_targets(record)
     say(f"wrote {record.write(local.var / 'bench')}")
-    for picture in plots.draw(record.rows, plots.FOLDER if given.publish else local.var / "bench" / "images"):
+    for picture in plots.draw(record.rows, images):
         say(f"drew {picture}")
     if given.publish:
         publish(record)
@@ -96,6 +97,7 @@ def measure_designs(
     record: Record,
     manifest: dict[str, object],
     folders: dict[str, Path],
+    images: Path,
     is_quick: bool,
     faults: list[str],
 ) -> None:
@@ -103,7 +105,7 @@ def measure_designs(
     context = tuple(map(str, manifest["context"]))  # type: ignore[call-overload]
     users = known_users(*folders.values()) or tuple(manifest["sample_user_ids"])  # type: ignore[arg-type]
     items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
-    side = Bench(settings, record, World(settings.redis_port, items, users, N), context)
+    side = Bench(settings, record, World(settings.redis_port, items, users, N), context, images)
     sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S
     over_grpc, over_http, capacity = measure_ours(side, OUR_QUICK_PLAN if is_quick else OUR_PLAN)
     with kept_in(faults):

@@ -42,6 +42,7 @@ class Measured:
     run: Run
     kinds: Counter[Kind]
     latency_ms: tuple[float, ...]
+    full_latency_ms: tuple[float, ...]
     cpu_s: dict[str, float]
     after: Used
 
@@ -67,6 +68,8 @@ class Measured:
         p50, p95, p99 = np.percentile(self.latency_ms, [50, 95, 99])
         told = {"answers_per_s": self.answers_per_s, "full_per_s": self.full_per_s}
         told |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
+        if 0 < len(self.full_latency_ms) < len(self.latency_ms):
+            told["full_p99_ms"] = float(np.percentile(self.full_latency_ms, 99))
         return told | {kind.value: self.kinds[kind] for kind in Kind if self.kinds[kind] or kind is Kind.FULL}
 
 
@@ -80,9 +83,11 @@ def measured(design: Design, load: Callable[[], Run]) -> Measured:
     run = load()
     after = used(design.processes)
     kinds = [design.judge(exchange) for exchange in run.exchanges]
-    answered = tuple(e.latency_ms for e, kind in zip(run.exchanges, kinds, strict=True) if kind in ANSWERED)
+    judged = list(zip(run.exchanges, kinds, strict=True))
+    answered = tuple(exchange.latency_ms for exchange, kind in judged if kind in ANSWERED)
+    full = tuple(exchange.latency_ms for exchange, kind in judged if kind is Kind.FULL)
     cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in before.cpu_s}
-    return Measured(run, Counter(kinds), answered, cpu_s | {"generator": run.cpu_s}, after)
+    return Measured(run, Counter(kinds), answered, full, cpu_s | {"generator": run.cpu_s}, after)
 
 
 def closed_series(

@@ -35,7 +35,7 @@ FOLDERS = {STOCK: "stock", REFERENCE_01: "reference_01", REFERENCE_04: "referenc
 USERS_FILE, CODES_FILE = "users.json", "item_ids_by_code.npy"
 ORDERED = ("ordered_ids", "ordered_scores")
 CORRECT, RATIOS, RUNS = "The same answers", "Ratios", "Models that one stock request runs"
-COMPARED_USERS, BESIDE_S = 30, 4.0
+COMPARED_USERS, BESIDE_S = 20, 4.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Bench:
     record: Record
     world: World
     context: tuple[str, ...]
+    images: Path
 
     @property
     def our_address(self) -> str:

@@ -93,7 +93,9 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(error.splitlines()) == 1
 
 
-def test_the_queue_is_bounded_and_a_request_may_say_how_long_it_waits(world: World, tmp_path: Path) -> None:
+def test_the_queue_can_be_bounded_and_a_request_may_say_how_long_it_waits(
+    world: World, tmp_path: Path
+) -> None:
     settings = make_settings(queue_size=7, queue_timeout_ms=900)
     config = read_config(export(world.folder, tmp_path / "models", settings).parent)
     policy = config.dynamic_batching.default_queue_policy
@@ -101,3 +103,7 @@ def test_the_queue_is_bounded_and_a_request_may_say_how_long_it_waits(world: Wor
     assert policy.default_timeout_microseconds == 900_000
     assert policy.allow_timeout_override
     assert policy.timeout_action == policy.REJECT
+
+
+def test_triton_bounds_its_queue_only_where_asked_to(models: Path) -> None:
+    assert not read_config(models).dynamic_batching.HasField("default_queue_policy")

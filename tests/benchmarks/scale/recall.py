@@ -1,0 +1,60 @@
+"""`python -m tests.benchmarks.scale.recall`: recall@K of the index as it serves, for users drawn anew.
+
+Users are read from the feature store and encoded by the user tower, as for a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
+import numpy as np
+
+from ensemble.bundle import Bundle
+from ensemble.recall import Exact, measure
+from ensemble.settings import load_settings
+from ensemble.stages.encode import EncodeUser
+from ensemble.stages.lookup import LookupUserFeatures
+from ensemble.stores.client import connect
+from ensemble.stores.features import RedisFeatureStore
+from ensemble.stores.vectors import RedisVectorIndex
+
+USERS = 1000
+SEED = 12345
+PATIENCE_MS = 60_000
+
+
+def main() -> int:
+    """Measures, and writes the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, required=True, help="ids are 1 to this")
+    parser.add_argument("--report", type=Path, required=True)
+    chosen = parser.parse_args()
+    settings = load_settings()
+    bundle = Bundle.open(settings.bundle)
+    redis = connect(settings.redis_address, PATIENCE_MS)
+    rng = np.random.default_rng(SEED)
+    users = rng.choice(chosen.users, min(USERS, chosen.users), replace=False)[:, None] + 1
+    store = RedisFeatureStore(redis, bundle.dataset, bundle.dataset.clock, settings.max_seen)
+    known = tuple(name for name in bundle.user_features if name in bundle.user_tower.features)
+    lookup = LookupUserFeatures(store, bundle.dataset, settings.max_seen)
+    encode = EncodeUser(bundle.user_tower, bundle.encoders, known, bundle.manifest.vector_width)
+    table = lookup.run(user_id=users)
+    table |= {"user_id": users}
+    vectors = encode.run(**{name: table[name] for name in encode.reads})["user_vector"]
+    exact = Exact.of(bundle.item_ids, bundle.item_vectors, vectors, settings.k)
+    index = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
+    started = time.perf_counter()
+    found = measure(index, exact, exact.k + (index.beyond or 0), settings.recall_target)
+    seconds = time.perf_counter() - started
+    report = asdict(found) | {"ms_per_search": seconds / len(users) * 1e3}
+    chosen.report.write_text(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

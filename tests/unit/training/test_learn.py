@@ -1,0 +1,30 @@
+"""Training where there is next to nothing to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.builders.datasets import own_tables, quiet, write_own
+from training.config import Quality, TrainingSettings
+from training.datasets import catalog
+from training.datasets.synthetic import Size
+from training.manifest import OrderSpec
+from training.pipeline import learn
+from training.progress import Steps
+
+
+@pytest.mark.parametrize("minutes", [60, 5], ids="{} min between interactions".format)
+def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path, minutes: int) -> None:
+    """Fifteen items, all seen early: nobody finds anything new. At 5 minutes train is within a snapshot."""
+    tables = own_tables()
+    times = tables["interactions"]["timestamp"]
+    tables["interactions"]["timestamp"] = times[0] + (times - times[0]) * (minutes / 60)
+    folder = write_own(tmp_path / "books", tables)
+    prepared = catalog.prepare(str(folder), tmp_path, tmp_path / "var", size=Size(), say=quiet)
+    learned, metrics = learn(prepared, TrainingSettings(quality=Quality.TINY).at_quality(), Steps())
+    assert learned.order == OrderSpec()
+    assert metrics["test"]["users"] == 0
+    assert set(metrics["sections"]) == {"ranking"}
+    assert 0 < metrics["sections"]["ranking"]["DLRM"]["log_loss"] < 1
