@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ensemble.contract import NO_DEADLINE, ErrorCode, Stage, StageError
+from ensemble.contract import NO_DEADLINE, ErrorCode, StageError
 from ensemble.requests import Rows
 from ensemble.stage import Array
 
 IsCancelled = Callable[[], bool]
-ASKED_BEFORE = (Stage.LOOKUP_USER_FEATURES, Stage.RETRIEVE_CANDIDATES, Stage.SCORE_CANDIDATES)
-"""Stages that cost a row far more than Triton needs to say whether its caller still waits, 12 microseconds;
-the others are over before it would pay."""
-LATE, GONE = "the deadline passed", "the caller has gone"
+ASKING_S = 12e-6
+"""Seconds that Triton needs to say whether a request's caller still waits."""
+ASKING_SHARE = 0.02
+"""Most of a batch's time that is spent on asking."""
+LATE = "the deadline passed before this stage"
+GONE = "the caller has gone"
 
 
 class Watch:
     """Knows which rows of a batch still run. `rows` (B',) are their numbers in the batch, in the order of the
-    table; `stopped` says of a request why its rows stopped."""
+    table; `stopped` says of a request why its rows stopped, `counts` how many did, by stage and reason."""
 
     def __init__(
         self,
@@ -35,24 +38,28 @@ class Watch:
         self.is_cancelled, self.now_s = is_cancelled, now_s
         self.rows: Rows = np.arange(len(owners))
         self.stopped: dict[int, StageError] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
         self._earliest_us = int(deadlines_us.min())
+        self._asked_s = now_s()
 
     def look(self, stage: str) -> Rows | None:
         """Looks before a stage; gives the positions in the table of the rows that go on, None for all."""
         kept: Rows | None = None
-        if self.is_cancelled and stage in ASKED_BEFORE:
+        now_s = self.now_s()
+        if self.is_cancelled and (now_s - self._asked_s) * ASKING_SHARE >= ASKING_S * len(self.rows):
+            self._asked_s = now_s
             running = np.unique(self.owners[self.rows]).tolist()
             if gone := [request for request in running if self.is_cancelled[request]()]:
                 kept = self.stop(self.owned_by(gone), _dependency(stage, GONE))
-        now_us = self.now_s() * 1e6
-        if now_us >= self._earliest_us:
-            still = self.stop(self.deadlines_us[self.rows] <= now_us, _dependency(stage, LATE))
+        if now_s * 1e6 >= self._earliest_us:
+            still = self.stop(self.deadlines_us[self.rows] <= now_s * 1e6, _dependency(stage, LATE))
             kept = still if kept is None else kept[still]
         return kept
 
     def stop(self, is_over: Array, error: StageError) -> Rows:
         """Takes a mask over `rows` and the reason; gives the positions of those that go on."""
         self.stopped |= dict.fromkeys(self.owners[self.rows[is_over]].tolist(), error)
+        self.counts[error.stage, error.message] += int(is_over.sum())
         kept: Rows = np.flatnonzero(~is_over)
         self.rows = self.rows[kept]
         self._earliest_us = int(self.deadlines_us[self.rows].min(initial=NO_DEADLINE))
@@ -70,4 +77,4 @@ class Watch:
 
 
 def _dependency(stage: str, why: str) -> StageError:
-    return StageError(ErrorCode.DEPENDENCY, stage, f"{why} before this stage")
+    return StageError(ErrorCode.DEPENDENCY, stage, why)

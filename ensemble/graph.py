@@ -17,6 +17,7 @@ from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.order import OrderCandidates
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stages.score import ScoreCandidates
+from ensemble.stores.client import Patience
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import VectorIndex
@@ -29,6 +30,7 @@ class Stores:
     features: FeatureStore
     vectors: VectorIndex
     items: ItemTable
+    patience: Patience | None = None  # of the requests' round trips, where they are made to a Redis
 
 
 def request_schema(bundle: Bundle) -> Schema:

@@ -9,6 +9,8 @@ import gc
 import json
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,12 @@ class TritonPythonModel:
     """What Triton's Python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the bundle, builds the graph, and reads the item features; Redis may still be down."""
+        """Opens the bundle, builds the graph, reads the item features, and answers sample requests: ready
+        means warm. Where Redis is down, the model is ready without, and made warm in the background."""
         import triton_python_backend_utils as pb_utils
 
         from ensemble.bundle import Bundle
+        from ensemble.metrics import EVERY_S, Publication
         from ensemble.recommender import Recommender, redis_stores
         from ensemble.settings import load_settings
 
@@ -45,25 +49,52 @@ class TritonPythonModel:
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
+        self.publication = Publication(pb_utils, args["model_instance_name"], self.recommender.tally)
+        self._stop, self._every_s = threading.Event(), EVERY_S
+        self._publish()
+        self._background = threading.Thread(target=self._keep, name="publication", daemon=True)
+        self._background.start()
         LOG.info(
-            "bundle %s, %s items, provider %s",
+            "bundle %s, %s items, provider %s, %s",
             bundle.manifest.bundle,
             bundle.manifest.items,
             settings.provider,
+            "warm" if self.recommender.is_warm else "not warm: Redis did not answer",
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers every request: its requested outputs, or `code|stage|message`."""
-        read = self.pb_utils.get_input_tensor_by_name
-        tensors = [
-            {name: read(request, name).as_numpy() for name in self.recommender.inputs} for request in requests
-        ]
-        answers = self.recommender.answer(tensors)
-        return [self._response(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        started, models_s, redis_s = time.perf_counter(), *self.recommender.outside_s()
+        tensors = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
+        answers = self.recommender.answer(tensors, [request.is_cancelled for request in requests])
+        responses = [self._response(request, a) for request, a in zip(requests, answers, strict=True)]
+        self._count(time.perf_counter() - started, models_s, redis_s)
+        return responses
 
     def finalize(self) -> None:
-        """Ends the refresh of the item features."""
+        """Ends what runs in the background."""
+        self._stop.set()
+        self._background.join()
         self.recommender.stores.items.stop()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._every_s):
+            if not self.recommender.is_warm:
+                self.recommender.warm_up()
+            self._publish()
+
+    def _publish(self) -> None:
+        patience = self.recommender.stores.patience
+        is_open = patience is not None and not patience.circuit.closed
+        self.publication.publish({"warm": self.recommender.is_warm, "redis_circuit_open": is_open})
+
+    def _count(self, took_s: float, models_s: float, redis_s: float) -> None:
+        models_now_s, redis_now_s = self.recommender.outside_s()
+        models_s, redis_s = models_now_s - models_s, redis_now_s - redis_s
+        add = self.recommender.tally.add
+        add("seconds", models_s, part="onnxruntime")
+        add("seconds", redis_s, part="redis")
+        add("seconds", max(0.0, took_s - models_s - redis_s), part="python")
 
     def _response(self, request: Any, answer: Any) -> Any:
         pb_utils = self.pb_utils

@@ -109,9 +109,9 @@ class EnsembleSettings(BaseSettings):
     )
     queue_size: NonNegativeInt = Field(
         0,
-        description="Requests that may wait in Triton's queue; one more is refused at once. 0, the default, is "
-        "no bound of Triton's own: with one, this release now and then lets a request wait for half a second "
-        "beside an idle model. Deadlines and the gateway bound the queue.",
+        description="Requests that may wait in Triton's queue; one more is refused at once. 0, the default: "
+        "deadlines and the gateway bound it; with another value, Triton 2.51 lets a request wait now and "
+        "then for half a second beside an idle model.",
     )
     queue_timeout_ms: NonNegativeInt = Field(
         0,

@@ -11,7 +11,7 @@ from service.bundle import Manifest
 from service.deadline import Deadline
 from service.endpoint import note
 from service.errors import request_id_of
-from service.schemas import INT64_MAX, Problem, RecommendRequest, RecommendResponse, SeenResponse
+from service.schemas import INT64_MAX, Problem, RecommendRequest, RecommendResponse, SeenQuery, SeenResponse
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])
 
@@ -52,21 +52,22 @@ async def recommend(body: RecommendRequest, request: Request, answers: AnswersDe
 async def seen(
     user_id: UserId,
     answers: AnswersDep,
-    limit: Annotated[int, Query(ge=1, le=200, description="Items wanted.")] = 20,
+    query: Annotated[SeenQuery, Query()],
 ) -> SeenResponse:
     """What this user has seen, newest first. An unknown user has seen nothing."""
     deadline = Deadline.after(answers.settings.latency_budget_ms / 1000)
     item_ids = await answers.store.seen(user_id, deadline.left_s())
-    cards, is_complete = await answers.cards(item_ids[:limit], deadline)
+    shown = item_ids[: query.limit]
+    cards, is_complete = await answers.cards(shown, deadline)
     return SeenResponse(
         user_id=user_id,
         total=len(item_ids),
-        items=[{"item_id": item_id, **cards.get(item_id, {})} for item_id in item_ids[:limit]],
+        items=[{"item_id": item_id, **cards.get(item_id, {})} for item_id in shown],
         degraded=[] if is_complete else [DISPLAY],
     )
 
 
-@router.get("/bundle", responses=problems(401))
+@router.get("/bundle", responses=problems(401, 503))
 async def bundle(answers: AnswersDep) -> Manifest:
     """What is served: the bundle, its context names, filters and display fields."""
     return answers.bundle.manifest

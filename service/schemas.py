@@ -125,6 +125,14 @@ class RecommendResponse(BaseModel):
     explain: Explanation | None = Field(None, description="Only where the request asked.")
 
 
+class SeenQuery(BaseModel):
+    """How much of a user's seen items is wanted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=200)] = Field(20, description="Items wanted.")
+
+
 class SeenResponse(BaseModel):
     """A user's seen items, newest first; these are never recommended to them."""
 

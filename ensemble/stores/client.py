@@ -97,6 +97,7 @@ class Patience:
 
     def __init__(self, most_s: float, failures: int = 3, rest_s: float = 0.25, probe_s: float = 0.02) -> None:
         self.most_s, self.rest_s, self.probe_s = most_s, rest_s, probe_s
+        self.seconds = 0.0  # what all round trips together took
         self.circuit = CircuitBreaker(
             failures, rest_s, (RedisConnectionError, RedisTimeoutError), name="redis"
         )
@@ -112,8 +113,11 @@ class Patience:
             self._probe(ping)
         now_s = time.monotonic()
         ends_s = min(_ENDS_S.get(), now_s + self.most_s)
-        with ending_by(ends_s), self.circuit if ends_s - now_s >= self.probe_s else nullcontext():
-            yield
+        try:
+            with ending_by(ends_s), self.circuit if ends_s - now_s >= self.probe_s else nullcontext():
+                yield
+        finally:
+            self.seconds += time.monotonic() - now_s
 
     def _probe(self, ping: Callable[[], Any]) -> None:
         if self.circuit.state != STATE_HALF_OPEN:

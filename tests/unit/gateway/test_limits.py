@@ -118,6 +118,25 @@ async def test_a_query_beside_the_body_is_refused_by_name(tmp_path: Path) -> Non
     assert response.json()["errors"][0]["field"] == "n"
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ("limt=5", "limt", "is not a field of this request"),
+        ("limit=0", "limit", "greater than or equal to 1"),
+    ],
+)
+async def test_a_wrong_parameter_is_refused_by_name(
+    tmp_path: Path, query: str, field: str, message: str
+) -> None:
+    async with client_of(make_app(tmp_path)) as client:
+        assert (await client.get("/v1/users/7/seen?limit=1")).json()["items"][0]["item_id"] == 3
+        response = await client.get(f"/v1/users/7/seen?{query}")
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["field"] == field
+    assert message in error["message"]
+
+
 async def test_refusals_are_counted_by_reason_and_as_requests(tmp_path: Path) -> None:
     async with client_of(make_app(tmp_path)) as client:
         await client.post(RECOMMENDATIONS, content=b"{", headers={"content-type": "application/json"})

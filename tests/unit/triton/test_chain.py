@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ensemble.bundle import Bundle
 from ensemble.contract import PAD_ID, Degradation, ErrorCode, Rule, StageError
 from ensemble.recommender import Recommender
 from ensemble.stores.vectors import MemoryVectorIndex
+from ensemble.warm_up import sample_batches
 from feature_repo import names
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
 from training.fields import NULL_CODE
@@ -218,17 +220,36 @@ def test_a_failing_store_fails_every_request_of_the_batch(recommender: Recommend
     assert len(calls) == 1, "an unreachable store is not asked again for each request"
 
 
-def test_warming_up_leaves_a_failure_to_the_first_request(recommender: Recommender) -> None:
-    calls = []
+def test_warming_up_asks_for_every_batch_size_and_width(recommender: Recommender) -> None:
+    asked = []
+    read = recommender.stores.features.read_users
 
-    def fail(user_ids: Any) -> Any:
-        calls.append(user_ids)
+    def counting(user_ids: Any) -> Any:
+        asked.append(len(user_ids))
+        return read(user_ids)
+
+    recommender.stores.features.read_users = counting  # type: ignore[method-assign]
+    assert recommender.warm_up()
+    assert recommender.is_warm
+    assert asked[:6] == [1, 2, 4, 8, 16, 32]
+    batches = list(sample_batches(recommender.bundle, 32))
+    widths = {(r["exclude_item_ids"].shape[1], r["filters"].shape[1]) for batch in batches for r in batch}
+    assert widths == set(product(contract.EXCLUDE_WIDTHS, contract.FILTER_WIDTHS))
+    users = {int(r["user_id"][0, 0]) for batch in batches for r in batch}
+    assert users == set(recommender.bundle.manifest.sample_user_ids)
+
+
+def test_without_redis_it_does_not_get_warm_and_can_be_asked_again(recommender: Recommender) -> None:
+    read = recommender.stores.features.read_users
+
+    def fail(_: Any) -> Any:
         raise RedisConnectionError("Connection refused")
 
-    recommender.warm_up()
     recommender.stores.features.read_users = fail  # type: ignore[method-assign]
-    recommender.warm_up()
-    assert len(calls) == 1
+    assert not recommender.warm_up()
+    assert not recommender.is_warm
+    recommender.stores.features.read_users = read  # type: ignore[method-assign]
+    assert recommender.warm_up()
 
 
 def test_our_own_failure_on_one_user_spares_the_others(recommender: Recommender) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +23,10 @@ class FakeTensor:
     """One named array."""
 
     def __init__(self, name: str, array: Any) -> None:
-        self.name, self.array = name, array
+        self._name, self.array = name, array
+
+    def name(self) -> str:
+        return self._name
 
     def as_numpy(self) -> Any:
         return self.array
@@ -43,6 +46,13 @@ class FakeRequest:
 
     def __init__(self, tensors: dict[str, Any], outputs: tuple[str, ...] = SLATE_TENSORS) -> None:
         self.tensors, self.outputs = tensors, outputs
+        self.has_gone = False
+
+    def inputs(self) -> list[FakeTensor]:
+        return [FakeTensor(name, array) for name, array in self.tensors.items()]
+
+    def is_cancelled(self) -> bool:
+        return self.has_gone
 
     def requested_output_names(self) -> list[str]:
         return list(self.outputs)
@@ -52,8 +62,39 @@ class FakeResponse:
     """What goes back."""
 
     def __init__(self, output_tensors: Any = (), error: FakeError | None = None) -> None:
-        self.outputs = {t.name: t.array for t in output_tensors}
+        self.outputs = {t.name(): t.array for t in output_tensors}
         self.error = error
+
+
+class FakeFamily:
+    """A metric family, whose metrics keep their values by label."""
+
+    COUNTER, GAUGE = "counter", "gauge"
+    values: ClassVar[dict[tuple[str, tuple[str, ...]], float]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels: dict[str, str]) -> FakeMetric:
+        return FakeMetric(self, (self.name, tuple(labels.values())))
+
+
+class FakeMetric:
+    """One metric."""
+
+    def __init__(self, family: FakeFamily, key: tuple[str, tuple[str, ...]]) -> None:
+        self.family, self.key = family, key
+        family.values.setdefault(key, 0.0)
+
+    def increment(self, amount: float) -> None:
+        assert self.family.kind == FakeFamily.COUNTER
+        assert amount >= 0
+        self.family.values[self.key] += amount
+
+    def set(self, value: float) -> None:
+        assert self.family.kind == FakeFamily.GAUGE
+        self.family.values[self.key] = value
 
 
 @pytest.fixture
@@ -63,8 +104,9 @@ def model(world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         Tensor=FakeTensor,
         TritonError=FakeError,
         InferenceResponse=FakeResponse,
-        get_input_tensor_by_name=lambda request, name: FakeTensor(name, request.tensors[name]),
+        MetricFamily=FakeFamily,
     )
+    monkeypatch.setattr(FakeFamily, "values", {})
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
 
     def memory_stores(bundle: Any, settings: Any) -> Stores:
@@ -76,7 +118,12 @@ def model(world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     config = {"output": [{"name": t.name} for t in OUTPUT_TENSORS]}
     model = TritonPythonModel()
     model.initialize(
-        {"model_repository": str(target), "model_version": "1", "model_config": json.dumps(config)}
+        {
+            "model_repository": str(target),
+            "model_version": "1",
+            "model_config": json.dumps(config),
+            "model_instance_name": "recommend_0_0",
+        }
     )
     yield model
     model.finalize()
@@ -118,3 +165,39 @@ def test_a_request_of_several_users_gets_a_row_for_each(model: Any) -> None:
     response, single = model.execute([FakeRequest(tensors), FakeRequest(make_request(104))])
     assert response.outputs["item_ids"].shape[0] == 3
     assert single.outputs["item_ids"].shape[0] == 1
+
+
+def test_a_request_whose_caller_has_gone_is_not_answered_with_a_slate(model: Any) -> None:
+    gone = FakeRequest(make_request(101))
+    gone.has_gone = True
+    model.recommender.now_s = iter(range(1_000)).__next__  # each look is a second later
+    error, good = model.execute([gone, FakeRequest(make_request(101))])
+    assert "caller has gone" in error.error.message
+    assert good.error is None
+
+
+def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
+    assert model.recommender.is_warm
+    assert FakeFamily.values["shortlist_chain_warm", ("recommend_0_0",)] == 1
+    assert FakeFamily.values["shortlist_chain_requests_total", ()] == 0, "sample requests count for nobody"
+
+
+def test_what_ran_is_counted(model: Any) -> None:
+    users = [FakeRequest(make_request(u)) for u in (101, 9_999)]
+    model.execute(
+        [*users, FakeRequest(make_request(101, n=0)), FakeRequest(make_request(101, deadline_us=1))]
+    )
+    model.execute([users[0]])
+    model._publish()
+    told = {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
+    assert told["shortlist_chain_requests_total",] == 5
+    assert told["shortlist_chain_executions_total",] == 2
+    assert told["shortlist_chain_degraded_rows_total", "unknown_user"] == 1
+    assert told["shortlist_chain_failed_requests_total", "bad_request"] == 1
+    assert told["shortlist_chain_failed_requests_total", "dependency"] == 1
+    assert told["shortlist_chain_late_rows_total", "lookup_user_features"] == 1
+    assert told["shortlist_chain_seconds_total", "onnxruntime"] > 0
+    assert told["shortlist_chain_seconds_total", "python"] > 0
+    assert told["shortlist_chain_stage_seconds_total", "score_candidates"] > 0
+    model._publish()
+    assert told == {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
