@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,8 +110,6 @@ class RedisFeatureStore:
 
     def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
         self.redis, self.max_seen = redis, max_seen
-        self.seconds = 0.0
-        """What reading users took, in round trips, since the start."""
         self._users = _EntityReader(dataset, names.USER_ID, names.USER_VIEWS, clock)
         self._items = _EntityReader(dataset, names.ITEM_ID, names.ITEM_VIEWS, clock)
 
@@ -122,11 +119,7 @@ class RedisFeatureStore:
         for user_id in user_ids.tolist():
             pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
             pipe.execute_command("GETRANGE", contract.seen_key(user_id), 0, 8 * self.max_seen - 1)
-        started = time.perf_counter()
-        try:
-            replies = pipe.execute()
-        finally:
-            self.seconds += time.perf_counter() - started
+        replies = pipe.execute()
         rows = self._users.decode(replies[::2])
         seen = [contract.decode_seen(value) for value in replies[1::2]]
         return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))

@@ -4,7 +4,6 @@ round trip."""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,7 +122,6 @@ class RedisVectorIndex:
         keys alone, and their scores are computed here: that halves the reply and the time for it."""
         self.redis, self.index, self.kinds = redis, index_name(bundle), dict(kinds)
         self.prefix, self.catalogue = item_vector_prefix(bundle).encode(), catalogue
-        self.seconds = 0.0
         self.search_key = index_search_key(bundle)
         if beyond is not None:
             self.beyond = beyond
@@ -144,7 +142,6 @@ class RedisVectorIndex:
         for vector, count, wanted in zip(vectors, counts, filters, strict=True):
             pipe.execute_command(*self._command(vector, min(count, width), wanted))
         ids, scores = _blank(len(vectors), width)
-        started = time.perf_counter()
         try:
             replies = pipe.execute()
         except ResponseError as error:
@@ -153,8 +150,6 @@ class RedisVectorIndex:
                 message = f"Redis has no index {self.index}; run python -m ensemble.index"
                 raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
             raise
-        finally:
-            self.seconds += time.perf_counter() - started
         for row, reply in enumerate(replies):
             found, products = self._read(reply, vectors[row])
             _fill(ids, scores, row, found, products, len(found))
