@@ -48,7 +48,7 @@ def sample_request(
     wanted: Filters | None = None,
     quality: float = FULL_QUALITY,
 ) -> Request:
-    """Makes one user's request, which excludes nothing and is never late; `excluded` and `width` are E and F."""
+    """Makes one user's request, which excludes nothing and is never late; E is `excluded`, F `width`."""
     values = {"user_id": user_id, "n": MAX_N, "seed": 0, "deadline_us": NO_DEADLINE}
     values |= dict.fromkeys(bundle.manifest.context, NO_CONTEXT)
     request: Request = {name: np.array([[value]], dtype=np.int64) for name, value in values.items()}

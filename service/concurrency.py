@@ -26,7 +26,7 @@ class AdaptiveLimit:
 
     def __init__(self, target_s: float, least: int, most: int, clock: Clock = time.monotonic) -> None:
         self._target_s, self._least, self._most = target_s, min(least, most), most
-        self._limit = float(min(FIRST, most))
+        self._limit = float(min(max(FIRST, least), most))
         self._window = Window(WINDOW_S, WINDOW_SAMPLES, clock)
         self._was_reached = False
         self.in_flight = 0

@@ -28,9 +28,14 @@ class LocalSettings(BaseSettings):
         None, description="Bundle that the gateway reads. Default: bundles/current."
     )
     host: str = Field(
-        LOOPBACK, description="Gateway's address; 0.0.0.0 lets other machines in, and needs SHORTLIST_API_KEYS."
+        LOOPBACK,
+        description="Gateway's address; 0.0.0.0 lets other machines in, and needs SHORTLIST_API_KEYS.",
     )
     port: Port = Field(8080, description="Gateway's port; change it where it is taken.")
+    api_keys: str = Field("", description="Gateway's keys, NAME:HASH, by comma; none: loopback only.")
+    allow_anonymous: bool = Field(
+        False, description="Whether the gateway needs no keys: only behind a proxy that knows its callers."
+    )
     redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")
     redis_address: str | None = Field(
         None,
@@ -81,6 +86,8 @@ class LocalSettings(BaseSettings):
             "SHORTLIST_BUNDLE_DIR": str(self.bundle),
             "SHORTLIST_HOST": self.host,
             "SHORTLIST_PORT": str(self.port),
+            "SHORTLIST_API_KEYS": self.api_keys,
+            "SHORTLIST_ALLOW_ANONYMOUS": str(self.allow_anonymous).lower(),
             "SHORTLIST_REDIS_ADDRESS": self.redis,
             "SHORTLIST_TRITON__ADDRESS": f"{LOOPBACK}:{self.triton_grpc_port}",
             "SHORTLIST_TRITON_HTTP_PORT": str(self.triton_http_port),

@@ -30,7 +30,7 @@ STUB = "triton_python_backend_stub"
 INTERVAL_S, SUSPICIOUS_S = 1.0, 0.2
 """Seconds between two looks: while all is well, and while something is not."""
 PING_S = 1.0
-TRITON_LOOKS, REDIS_LOOKS = 3, 5
+TRITON_LOOKS, REDIS_LOOKS = 3, 3
 """Bad looks in excess before a server is replaced: one may be a stall of the whole machine."""
 BUSY_S = 0.02
 """Seconds of CPU between two looks above which a silent Redis is busy, not stuck."""

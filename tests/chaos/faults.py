@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.chaos.judge import Judged, Made, in_time, judge, percentile, reasons, recovered_s, share
+from tests.chaos.judge import (
+    TOLERANCE_MS,
+    Judged,
+    Made,
+    in_time,
+    judge,
+    percentile,
+    reasons,
+    recovered_s,
+    share,
+)
 from tests.chaos.stand import GATEWAY, REDIS, STUB, TRITON, Stand
 from tests.load.traffic import open_loop
 
@@ -32,7 +44,7 @@ HARMS = (
     Harm("kill -9 of Triton", TRITON, signal.SIGKILL, "the supervisor"),
     Harm("kill -9 of Triton's Python process", STUB, signal.SIGKILL, "the watch, at once"),
     Harm("kill -9 of Redis", REDIS, signal.SIGKILL, "the supervisor"),
-    Harm("Redis accepts and never replies", REDIS, signal.SIGSTOP, "the watch, after five silent looks"),
+    Harm("Redis accepts and never replies", REDIS, signal.SIGSTOP, "the watch, after three silent looks"),
     Harm("Redis does not reply for 3 s", REDIS, signal.SIGSTOP, "Redis itself", released_s=3.0),
     Harm("Triton accepts and never replies", TRITON, signal.SIGSTOP, "the watch, after three silent looks"),
     Harm("Triton's Python process stands still", STUB, signal.SIGSTOP, "the watch, after three bad looks"),
@@ -42,7 +54,10 @@ HARMS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What callers saw of one harm. Shares are of all requests, those before the harm included."""
+    """What callers saw of one harm. Shares are of all requests, those before the harm included.
+
+    `late_in_second` counts late answers by the second in which they were due, from the harm on.
+    """
 
     name: str
     healed_by: str
@@ -59,6 +74,7 @@ class Outcome:
     recovered_s: float | None
     restarted: tuple[str, ...]
     reasons: dict[str, int]
+    late_in_second: dict[int, int]
 
     @property
     def is_promise_kept(self) -> bool:
@@ -93,6 +109,13 @@ def harm(
         recovered_s=back_s,
         restarted=tuple(name for name in before if before[name] != after.get(name)),
         reasons=reasons(judged),
+        late_in_second=dict(
+            Counter(
+                math.floor(answer.due_s - harmed_s)
+                for answer in judged
+                if answer.latency_ms > budget_ms + TOLERANCE_MS
+            )
+        ),
     )
 
 

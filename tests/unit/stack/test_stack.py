@@ -129,3 +129,11 @@ def test_leftover_shared_memory_of_this_server_alone_is_removed(
     (tmp_path / "another").touch()
     triton_server.clear_shared_memory(prefix)
     assert [path.name for path in tmp_path.iterdir()] == ["another"]
+
+
+def test_the_keys_of_the_gateway_follow_every_up() -> None:
+    """The supervisor keeps the variables that it was started with; a key taken out must not stay known."""
+    keys = f"web:{'0' * 64}"
+    assert LocalSettings(api_keys=keys).environment()["SHORTLIST_API_KEYS"] == keys
+    assert LocalSettings().environment()["SHORTLIST_API_KEYS"] == ""
+    assert LocalSettings(allow_anonymous=True).environment()["SHORTLIST_ALLOW_ANONYMOUS"] == "true"

@@ -242,8 +242,8 @@ def test_warming_up_asks_for_every_batch_size_and_width(recommender: Recommender
 def test_without_redis_it_does_not_get_warm_and_can_be_asked_again(recommender: Recommender) -> None:
     read = recommender.stores.features.read_users
 
-    def fail(_: Any) -> Any:
-        raise RedisConnectionError("Connection refused")
+    def fail(user_ids: Any) -> Any:
+        raise RedisConnectionError(f"Connection refused for {user_ids}")
 
     recommender.stores.features.read_users = fail  # type: ignore[method-assign]
     assert not recommender.warm_up()

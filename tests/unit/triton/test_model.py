@@ -184,9 +184,8 @@ def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
 
 def test_what_ran_is_counted(model: Any) -> None:
     users = [FakeRequest(make_request(u)) for u in (101, 9_999)]
-    model.execute(
-        [*users, FakeRequest(make_request(101, n=0)), FakeRequest(make_request(101, deadline_us=1))]
-    )
+    wrong, late = FakeRequest(make_request(101, n=0)), FakeRequest(make_request(101, deadline_us=1))
+    model.execute([*users, wrong, late])
     model.execute([users[0]])
     model._publish()
     told = {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
