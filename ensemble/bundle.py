@@ -34,11 +34,12 @@ _PROVIDERS = {
 
 
 class OnnxModel:
-    """One ONNX model: `open` loads it, `run` runs it; `seconds` counts what all runs together took."""
+    """One ONNX model: `open` loads it, `run` runs it; `seconds` counts what all runs together took, and
+    `cpu_seconds` the CPU of the calling thread in them."""
 
     def __init__(self, path: Path, output: str, provider: Provider, threads: int) -> None:
         self.path, self.output, self.provider, self.threads = path, output, provider, threads
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._session: ort.InferenceSession | None = None
 
     def open(self) -> None:
@@ -83,7 +84,7 @@ class OnnxModel:
         if self._session is None:
             self.open()
         assert self._session is not None
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.thread_time()
         try:
             (output,) = self._session.run([self.output], inputs)
         except Exception as error:
@@ -92,6 +93,7 @@ class OnnxModel:
             raise StageError(code, self.path.stem, str(error).splitlines()[0]) from error
         finally:
             self.seconds += time.perf_counter() - started
+            self.cpu_seconds += time.thread_time() - cpu
         result: Floats = output
         return result
 

@@ -16,6 +16,7 @@ COUNTERS = {
     "rows": "Users that they asked for.",
     "executions": "Batches that they came in; requests by batch is the batch size.",
     "seconds": "Seconds from execute to response, by part.",
+    "cpu_seconds": "CPU seconds inside ONNX Runtime, by the threads that called it.",
     "stage_seconds": "Seconds by stage.",
     "late_rows": "Users whose deadline passed, by the stage that was not run for them.",
     "cancelled_rows": "Users whose caller went away, by the stage that was not run for them.",

@@ -65,10 +65,13 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers every request: its requested outputs, or `code|stage|message`."""
         started, models_s, redis_s = time.perf_counter(), *self.recommender.outside_s()
+        models_cpu_s = self.recommender.models_cpu_s()
         tensors = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
         answers = self.recommender.answer(tensors, [request.is_cancelled for request in requests])
         responses = [self._response(request, a) for request, a in zip(requests, answers, strict=True)]
         self._count(time.perf_counter() - started, models_s, redis_s)
+        used_s = self.recommender.models_cpu_s() - models_cpu_s
+        self.recommender.tally.add("cpu_seconds", used_s, part="onnxruntime")
         return responses
 
     def finalize(self) -> None:

@@ -14,6 +14,7 @@ from ensemble.contract import ErrorCode, StageError
 from ensemble.deadline import IsCancelled, Watch
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.metrics import Tally
+from ensemble.pace import Pace
 from ensemble.requests import Answer, Batch, take
 from ensemble.runtime import line, run_line
 from ensemble.settings import EnsembleSettings
@@ -69,7 +70,7 @@ class Recommender:
         self.inputs = tuple(request_schema(bundle).column_names)
         self.line: list[Stage] = [node.op for node in line(self.graph)]
         self.stages = tuple(stage.name for stage in self.line)
-        self.tally, self.is_warm = Tally(), False
+        self.tally, self.asking, self.is_warm = Tally(), Pace(), False
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
         """Takes the request tensors of B users, gives every tensor of the chain, and `stage_us` (B,T).
@@ -89,6 +90,10 @@ class Recommender:
                     return False
         self.is_warm = True
         return True
+
+    def models_cpu_s(self) -> float:
+        """CPU seconds spent in ONNX Runtime since the start, by the threads that called it."""
+        return self.bundle.user_tower.cpu_seconds + self.bundle.ranker.cpu_seconds
 
     def outside_s(self) -> tuple[float, float]:
         """Seconds spent in ONNX Runtime, and waiting for Redis, since the start."""
@@ -114,7 +119,8 @@ class Recommender:
         self, requests: Sequence[Mapping[str, Array]], is_cancelled: Sequence[IsCancelled]
     ) -> tuple[list[Answer | StageError], Watch, Tensors]:
         batch = Batch(requests)
-        watch = Watch(batch.tensors["deadline_us"][:, 0], batch.owners, is_cancelled, self.now_s)
+        deadlines_us = batch.tensors["deadline_us"][:, 0]
+        watch = Watch(deadlines_us, batch.owners, is_cancelled, self.asking, self.now_s)
         answers: dict[int, Answer | StageError] = {}
         for request, complaint in batch.complaints(self.bundle.manifest.filters).items():
             watch.stop(watch.owned_by([request]), complaint)

@@ -59,10 +59,10 @@ class Stack:
         return None
 
 
-def sampled(pid: int, load: Callable[[], object], *, idle: bool, seconds: int = SAMPLED_S) -> list[Stack]:
+def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -> list[Stack]:
     """Samples a process while `load` runs, which must last a second longer than `seconds`.
 
-    With `idle`, waiting counts, so shares are of time; without, they are of CPU.
+    Waiting counts, so shares are of time.
 
     Raises:
         BenchError: py-spy cannot.
@@ -70,7 +70,7 @@ def sampled(pid: int, load: Callable[[], object], *, idle: bool, seconds: int = 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stacks.txt"
         options = ["--pid", str(pid), "--native", "--rate", str(RATE), "--duration", str(seconds)]
-        options += ["--format", "raw", "--output", str(path), *(["--idle"] if idle else [])]
+        options += ["--format", "raw", "--output", str(path), "--idle"]
         command = [str(Path(sys.executable).with_name("py-spy")), "record", *options]
         spy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
@@ -124,7 +124,7 @@ def main() -> int:
     caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", our_messages(users, context, 10))
     say(f"sampling process {stub.pid} for {SAMPLED_S} s, 16 clients")
     try:
-        stacks = inside(sampled(stub.pid, lambda: caller.closed(16, SAMPLED_S + 1.0, seed=0), idle=True))
+        stacks = inside(sampled(stub.pid, lambda: caller.closed(16, SAMPLED_S + 1.0, seed=0)))
     except BenchError as error:
         print(f"flame    {error}", file=sys.stderr)
         return 1

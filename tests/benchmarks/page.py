@@ -36,9 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "whole machine.",
         "![CPU by process](images/bench-cpu.png)",
     ),
-    chain.OVERHEAD: (
-        "Per answer, of the closed loops over gRPC. ONNX Runtime's share of its process's CPU is sampled.",
-    ),
+    chain.OVERHEAD: ("Per request, over gRPC. ONNX Runtime's is the CPU of the threads that call it.",),
     series.MEMORY: (
         "MiB resident after the series of 64 clients. Redis is one, and holds the rows of all designs.",
     ),

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deploy.local.settings import ROOT
-from tests.benchmarks.designs import NAMES
+from tests.benchmarks.designs import NAMES, STOCK
 from tests.benchmarks.record import Row
 from tests.benchmarks.series import CLIENTS, CLOSED, COMPARED_AT, CPU, OPEN, SHARES
 
@@ -63,7 +63,7 @@ def _latency(rows: Sequence[Row]) -> Figure:
         axis.set_yscale("log")
         axis.set_title(f"Latency, {title}, closed loop")
     axes[0].set_ylabel("milliseconds (log)")
-    axes[1].legend(loc="lower right")
+    axes[1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
     return figure
 
 
@@ -78,7 +78,7 @@ def _throughput(rows: Sequence[Row]) -> Figure:
     axis.set_yscale("log")
     axis.set_ylabel("full answers per second (log)")
     axis.set_title("Throughput, closed loop")
-    axis.legend(loc="lower left", bbox_to_anchor=(1.08, 0))
+    axis.legend(loc="lower left", bbox_to_anchor=(1.02, 0))
     return figure
 
 
@@ -98,7 +98,7 @@ def _open_loop(rows: Sequence[Row]) -> Figure:
     axes[1].set_ylabel("% of the requests due")
     axes[1].set_ylim(0, 104)
     axes[1].set_title("Answered in full")
-    axes[1].legend()
+    axes[1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
     return figure
 
 
@@ -116,12 +116,13 @@ def _cpu(rows: Sequence[Row]) -> Figure:
         label = kind.removesuffix("_ms").replace("stubs", "Python processes")
         axis.barh(list(chosen), widths, left=list(left.values()), color=colour, label=label)
         left = {name: left[name] + width for name, width in zip(chosen, widths, strict=True)}
+    shown = 1.15 * max((total for name, total in left.items() if name != STOCK), default=1.0)
     for position, total in enumerate(left.values()):
-        axis.annotate(
-            f"{total:.3g}", (total, position), xytext=(4, 0), textcoords="offset points", va="center"
-        )
-    axis.set_xscale("symlog", linthresh=10)
-    axis.set_xlabel("milliseconds of CPU per answer (linear to 10, then log)")
+        told = f"{total:.3g}" if total <= shown else f"{total:.3g}, beyond the picture"
+        at, offset = (total, 4) if total <= shown else (shown, -150)
+        axis.annotate(told, (at, position), xytext=(offset, 0), textcoords="offset points", va="center")
+    axis.set_xlim(0, shown)
+    axis.set_xlabel("milliseconds of CPU per answer")
     axis.set_title(f"CPU by process, {COMPARED_AT} clients")
     axis.legend(loc="lower left", bbox_to_anchor=(1.0, 0))
     return figure

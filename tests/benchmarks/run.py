@@ -47,12 +47,13 @@ SAMPLED_S, QUICK_SAMPLED_S = 10, 3
 
 @contextmanager
 def kept_in(faults: list[str]) -> Iterator[None]:
-    """Lets the run go on without what could not be measured."""
+    """Lets the run go on without what could not be measured, whatever the reason: it is told at the end."""
     try:
         yield
-    except BenchError as fault:
-        say(f"not measured: {fault}")
-        faults.append(str(fault))
+    except Exception as fault:
+        told = str(fault) if isinstance(fault, BenchError) else f"{type(fault).__name__}: {fault}"
+        say(f"not measured: {told}")
+        faults.append(told)
 
 
 def bench(given: argparse.Namespace) -> list[str]:
@@ -78,7 +79,8 @@ def bench(given: argparse.Namespace) -> list[str]:
             with kept_in(faults):
                 folders[name] = build(settings, name, saved_models, dataset)
         path.serve(settings)
-        measure_designs(settings, record, manifest, folders, images, given.quick, faults)
+        with kept_in(faults):
+            measure_designs(settings, record, manifest, folders, images, given.quick, faults)
     for role in () if given.quick else ("training", "triton", "gateway"):
         with kept_in(faults):
             path.measure_parts(settings, record, role)
@@ -107,14 +109,14 @@ def measure_designs(
     items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
     side = Bench(settings, record, World(settings.redis_port, items, users, N), context, images)
     sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S
-    over_grpc, over_http, capacity = measure_ours(side, OUR_QUICK_PLAN if is_quick else OUR_PLAN)
+    over_http, capacity = measure_ours(side, OUR_QUICK_PLAN if is_quick else OUR_PLAN)
     with kept_in(faults):
         path.add_stages(record, over_http[FEW])
     for clients in (FEW, COMPARED_AT):
         with kept_in(faults):
             measure_chain(side, clients, sampled_s)
     with kept_in(faults):
-        measure_overhead(side, over_grpc, sampled_s)
+        measure_overhead(side, sampled_s)
     for name, folder in folders.items():
         with kept_in(faults):
             measure_other(side, name, folder, (QUICK_PLANS if is_quick else PLANS)[name], capacity)

@@ -90,15 +90,17 @@ def build(settings: LocalSettings, name: str, saved_models: Path, dataset: str) 
     return target
 
 
-def measure_ours(bench: Bench, plan: Plan) -> tuple[dict[int, Measured], dict[int, Measured], float]:
-    """Measures ours over gRPC and through the gateway; gives both closed loops and the capacity over gRPC."""
+def measure_ours(bench: Bench, plan: Plan) -> tuple[dict[int, Measured], float]:
+    """Measures ours over gRPC and through the gateway; gives the gateway's closed loops, and the
+    capacity over gRPC.
+    """
     ours, gateway = bench.ours(), bench.gateway()
     over_grpc = closed_series(bench.record, ours, plan)
     over_http = closed_series(bench.record, gateway, plan)
     open_series(bench.record, gateway, plan, over_http[COMPARED_AT].full_per_s)
     capacity = over_grpc[COMPARED_AT].answers_per_s
     open_series(bench.record, ours, plan, capacity)
-    return over_grpc, over_http, capacity
+    return over_http, capacity
 
 
 def measure_other(bench: Bench, name: str, folder: Path, plan: Plan, capacity: float) -> None:
