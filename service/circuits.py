@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ RECOVERY_S = 0.5
 ALL_LATE_S = 1.0
 """Late answers count as failures once none has come in time for so long: a busy server is late at times."""
 
+TOGETHER_S = 0.01
+"""Failures so close together count as one: the requests that share a call fail with it."""
+
 
 class CircuitOpen(DependencyUnavailable):
     """The server has failed again and again; it is not asked for a moment."""
@@ -29,7 +33,8 @@ class Circuit:
     """Guards the calls to one server.
 
     The library counts and keeps the time; what is added here is that half open means one request and no more,
-    that a late answer is only a failure where all are late, and that a cancelled call tells nothing.
+    that a late answer is only a failure where all are late, that requests of one call fail once, and that a
+    cancelled call tells nothing.
     """
 
     def __init__(self, dependency: str, clock: Clock = time.monotonic) -> None:
@@ -38,6 +43,7 @@ class Circuit:
         self._breaker = CircuitBreaker(FAILURES, RECOVERY_S, DependencyUnavailable, name=dependency)
         self._is_tried = False
         self._in_time_s = clock()
+        self._failed_s = -math.inf
 
     @property
     def state(self) -> str:
@@ -75,7 +81,12 @@ class Circuit:
         self._breaker.reset()
 
     def _failed(self, error: DependencyUnavailable, is_try: bool) -> None:
-        if error.is_late and not is_try and self._clock() - self._in_time_s < ALL_LATE_S:
-            return
+        now = self._clock()
+        if not is_try:
+            if error.is_late and now - self._in_time_s < ALL_LATE_S:
+                return
+            if now - self._failed_s < TOGETHER_S:
+                return
+        self._failed_s = now
         with suppress(DependencyUnavailable), self._breaker:
             raise error

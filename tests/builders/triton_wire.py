@@ -47,6 +47,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.bundle = BUNDLE
         self.fail: tuple[grpc.StatusCode, str] | None = None
         self.wait_s = 0.0
+        self.cancelled = 0
         self.left_out: set[str] = set()
         self.requests: list[Any] = []
         self.started = asyncio.Event()
@@ -65,7 +66,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         """Answers with the outputs that the request asks for."""
         self.requests.append(request)
         self.started.set()
-        await asyncio.sleep(self.wait_s)
+        try:
+            await asyncio.sleep(self.wait_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         if self.fail is not None:
             await context.abort(*self.fail)
         outputs = answer(read_inputs(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -76,6 +77,45 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
     assert contract.decode_filters(first["filters"][0]) == {"item_genre": ["dräma"]}
     assert (first["seed"][0, 0], second["seed"][0, 0]) == (11, 2**63 - 1)
     assert 4.9 < first["deadline_us"][0, 0] / 1e6 - before < 8
+
+
+async def test_every_call_says_how_long_it_may_wait_in_the_queue() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=0)
+    queued_us = triton.requests[0].parameters["timeout"].int64_param
+    assert 4_000_000 < queued_us <= 5_000_000
+
+
+async def test_requests_that_come_while_calls_are_under_way_share_the_next_one() -> None:
+    asked = [RecommendRequest(user_id=user_id, n=3) for user_id in range(1, 8)]
+    asked[4] = RecommendRequest(user_id=5, n=2, exclude_item_ids=list(range(300)))
+    async with fake_triton() as triton, connected(triton) as recommender:
+        alone = [await recommender.recommend(one, Deadline.after(10), 0) for one in asked]
+        triton.requests.clear()
+        triton.wait_s = 0.05
+        together = await asyncio.gather(*(recommender.recommend(one, Deadline.after(10), 0) for one in asked))
+    assert [slate.item_ids for slate in together] == [slate.item_ids for slate in alone]
+    assert [slate.scores for slate in together] == [slate.scores for slate in alone]
+    rows = [read_inputs(request)["user_id"].shape[0] for request in triton.requests]
+    assert sum(rows) == 7
+    assert max(rows) > 1
+
+
+async def test_a_caller_who_gives_up_ends_the_call() -> None:
+    async with fake_triton() as triton, connected(triton) as recommender:
+        triton.wait_s = 30
+        for explain in (False, True):
+            request = RecommendRequest(user_id=7, explain=explain)
+            asking = asyncio.ensure_future(recommender.recommend(request, Deadline.after(20), 0))
+            while not triton.started.is_set():
+                await asyncio.sleep(0.01)
+            triton.started.clear()
+            asking.cancel()
+        for _ in range(200):
+            if triton.cancelled == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert triton.cancelled == 2
 
 
 async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ensemble.contract import ErrorCode, StageError
-from service.circuits import ALL_LATE_S, FAILURES, Circuit, CircuitOpen
+from service.circuits import ALL_LATE_S, FAILURES, TOGETHER_S, Circuit, CircuitOpen
 from service.errors import DependencyUnavailable
 
 DOWN = DependencyUnavailable("redis", "connection refused")
@@ -30,6 +30,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def clock_of(circuit: Circuit) -> Clock:
+    assert isinstance(circuit._clock, Clock)
+    return circuit._clock
+
+
 def call(circuit: Circuit, error: BaseException | None = None) -> None:
     with circuit.guard():
         if error is not None:
@@ -38,6 +43,7 @@ def call(circuit: Circuit, error: BaseException | None = None) -> None:
 
 def fail(circuit: Circuit, error: Exception = DOWN, times: int = FAILURES) -> None:
     for _ in range(times):
+        clock_of(circuit).now += 2 * TOGETHER_S
         with pytest.raises(type(error)):
             call(circuit, error)
 
@@ -52,6 +58,14 @@ def test_repeated_failures_open_it_and_then_nobody_is_asked(clock: Clock) -> Non
     with pytest.raises(CircuitOpen), circuit.guard():
         asked.append(1)
     assert asked == []
+
+
+def test_requests_that_fail_with_the_call_they_share_are_one_failure(clock: Clock) -> None:
+    circuit = Circuit("triton", clock)
+    for _ in range(10 * FAILURES):
+        with pytest.raises(DependencyUnavailable):
+            call(circuit, DOWN)
+    assert circuit.state == "closed"
 
 
 def test_an_answer_in_between_starts_the_count_anew(clock: Clock) -> None:
