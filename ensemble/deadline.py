@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ensemble.contract import NO_DEADLINE, ErrorCode, StageError
+from ensemble.pace import Pace
 from ensemble.requests import Rows
 from ensemble.stage import Array
 
 IsCancelled = Callable[[], bool]
 ASKING_S = 12e-6
-"""Seconds that Triton needs to say whether a request's caller still waits."""
-ASKING_SHARE = 0.02
+"""Seconds that Triton needs at least to say whether a request's caller still waits. It is another process:
+where cores are short, its answer takes milliseconds."""
+ASKING_SHARE = 0.01
 """Most of a batch's time that is spent on asking."""
 LATE = "the deadline passed before this stage"
 GONE = "the caller has gone"
@@ -30,12 +33,14 @@ class Watch:
         deadlines_us: Array,
         owners: Array,
         is_cancelled: Sequence[IsCancelled],
+        asking: Pace,
         now_s: Callable[[], float],
     ) -> None:
         """Takes each row's deadline (B,) in microseconds of unix time, and the request that it is of (B,);
-        and what tells of each request whether its caller has gone, or nothing where no one knows."""
+        and what tells of each request whether its caller has gone, or nothing where no one knows; `asking` is
+        what that took of late."""
         self.deadlines_us, self.owners = deadlines_us, owners
-        self.is_cancelled, self.now_s = is_cancelled, now_s
+        self.is_cancelled, self.asking, self.now_s = is_cancelled, asking, now_s
         self.rows: Rows = np.arange(len(owners))
         self.stopped: dict[int, StageError] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -46,15 +51,25 @@ class Watch:
         """Looks before a stage; gives the positions in the table of the rows that go on, None for all."""
         kept: Rows | None = None
         now_s = self.now_s()
-        if self.is_cancelled and (now_s - self._asked_s) * ASKING_SHARE >= ASKING_S * len(self.rows):
-            self._asked_s = now_s
-            running = np.unique(self.owners[self.rows]).tolist()
-            if gone := [request for request in running if self.is_cancelled[request]()]:
-                kept = self.stop(self.owned_by(gone), _dependency(stage, GONE))
+        if self.is_cancelled and self._may_ask(now_s) and (gone := self._gone()):
+            kept = self.stop(self.owned_by(gone), _dependency(stage, GONE))
         if now_s * 1e6 >= self._earliest_us:
             still = self.stop(self.deadlines_us[self.rows] <= now_s * 1e6, _dependency(stage, LATE))
             kept = still if kept is None else kept[still]
         return kept
+
+    def _may_ask(self, now_s: float) -> bool:
+        rows = len(self.rows)
+        costs_s = max(ASKING_S * rows, self.asking.of(rows))
+        return (now_s - self._asked_s) * ASKING_SHARE >= costs_s
+
+    def _gone(self) -> list[int]:
+        started = time.perf_counter()
+        running = np.unique(self.owners[self.rows]).tolist()
+        gone = [request for request in running if self.is_cancelled[request]()]
+        self.asking.note(len(self.rows), time.perf_counter() - started)
+        self._asked_s = self.now_s()
+        return gone
 
     def stop(self, is_over: Array, error: StageError) -> Rows:
         """Takes a mask over `rows` and the reason; gives the positions of those that go on."""
