@@ -51,7 +51,7 @@ def build_index(
         serves.
     """
     manifest = read_manifest(folder)
-    if is_built(redis, manifest):
+    if is_built(redis, manifest, patience_s):
         accept(manifest)
         return False
     drop_bundle(redis, manifest.bundle)
@@ -75,14 +75,20 @@ def build_index(
     return True
 
 
-def is_built(redis: Redis, manifest: Manifest) -> bool:
-    """Tells whether the bundle was built before and every item is still there."""
+def is_built(redis: Redis, manifest: Manifest, patience_s: float = 3600.0) -> bool:
+    """Tells whether the bundle was built before and every item is still there.
+
+    A Redis that was restarted indexes its items anew, which is waited for.
+    """
     if redis.zscore(contract.bundles_key(manifest.dataset), manifest.bundle) is None:
         return False
+    deadline = time.monotonic() + patience_s
     try:
-        return indexed_items(redis, manifest.bundle) == manifest.items
+        while (found := indexed_items(redis, manifest.bundle)) < 0 and time.monotonic() < deadline:
+            time.sleep(POLL_S)
     except ResponseError:
         return False
+    return found == manifest.items
 
 
 def indexed_items(redis: Redis, bundle: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble import contract
+from ensemble import contract, index
 from ensemble.index import IndexBuildError, build_index, create_command, drop_bundle, indexed_items, main
 from ensemble.stores.client import connect
 from tests.builders.search_redis import running_redis
@@ -62,6 +62,16 @@ def test_a_flushed_redis_is_filled_again(redis: Redis, worlds: list[World]) -> N
     build_index(redis, worlds[0].folder, keep=2)
     redis.flushall()
     assert build_index(redis, worlds[0].folder, keep=2)
+
+
+def test_a_redis_that_still_indexes_after_a_restart_is_waited_for(
+    redis: Redis, worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_index(redis, worlds[0].folder, keep=2)
+    looks = [-1, -1, 20]
+    monkeypatch.setattr(index, "indexed_items", lambda *_: looks.pop(0))
+    assert not build_index(redis, worlds[0].folder, keep=2), "nothing was written again"
+    assert not looks
 
 
 def test_lost_vectors_are_noticed(redis: Redis, worlds: list[World]) -> None:
