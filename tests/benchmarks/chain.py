@@ -13,12 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.local.settings import LOOPBACK
 from ensemble import contract
 from tests.benchmarks.designs import Design
-from tests.benchmarks.flame import ONNX, PICTURE, PYTHON, REDIS, Stack, inside, sampled, shares
+from tests.benchmarks.flame import PICTURE, sampled
 from tests.benchmarks.flame_svg import write_svg
 from tests.benchmarks.processes import STUB_OF, TRITON, by_kind
 from tests.benchmarks.series import COMPARED_AT, measured
 from tests.benchmarks.servers import BenchError
 from tests.benchmarks.side_by_side import Bench
+from tests.benchmarks.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
 
 CHAIN, BY_STAGE = "Inside the chain", "Inside the chain, by stage"
 OVERHEAD = "CPU without ONNX Runtime"

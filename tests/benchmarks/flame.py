@@ -10,53 +10,22 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import redis
-
 from deploy.local.settings import LOOPBACK, load_settings
-from ensemble import contract
 from tests.benchmarks.designs import GrpcCaller, our_messages
 from tests.benchmarks.flame_svg import write_svg
 from tests.benchmarks.processes import STUB_OF, of_ours
 from tests.benchmarks.record import say
+from tests.benchmarks.replies import seen_users
 from tests.benchmarks.servers import BenchError
+from tests.benchmarks.stacks import Stack, inside, parsed, shares
 
 PICTURE = "chain.svg"
 RATE = 100
 SAMPLED_S = 10
 PATIENCE_S = 60
-ENTRY = "TritonPythonModel.execute"
-ONNX, REDIS, STUB = "ONNX Runtime", "Redis", "Triton's Python backend"
-PYTHON = "the chain's own Python"
-_REDIS_FRAMES = ("(redis/", "ensemble/stores/client.py", "hiredis")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Frames from the outermost, and how often they were seen."""
-
-    frames: tuple[str, ...]
-    count: int
-
-    @property
-    def part(self) -> str:
-        """Whose time it is."""
-        if any("onnxruntime" in frame for frame in self.frames):
-            return ONNX
-        if any(mark in frame for frame in self.frames for mark in _REDIS_FRAMES):
-            return REDIS
-        return PYTHON if any(frame.startswith(ENTRY) for frame in self.frames) else STUB
-
-    def inside(self) -> Stack | None:
-        """The part of it from `execute` to the response; None where it is not in there."""
-        for position, frame in enumerate(self.frames):
-            if frame.startswith(ENTRY):
-                return Stack(self.frames[position:], self.count)
-        return None
 
 
 def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -> list[Stack]:
@@ -83,41 +52,13 @@ def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -
             spy.poll()
         if spy.returncode or not path.exists():
             raise BenchError(f"py-spy cannot sample process {pid}: {told.strip()[-200:]}")
-        return [_parsed(line) for line in path.read_text().splitlines() if line]
-
-
-def _parsed(line: str) -> Stack:
-    frames, _, count = line.rpartition(" ")
-    return Stack(tuple(frame for frame in frames.split(";") if not frame.startswith("0x")), int(count))
-
-
-def shares(stacks: list[Stack]) -> dict[str, float]:
-    """Gives each part's share of the samples."""
-    counts: Counter[str] = Counter()
-    for stack in stacks:
-        counts[stack.part] += stack.count
-    total = sum(counts.values()) or 1
-    return {part: counts[part] / total for part in (REDIS, ONNX, PYTHON, STUB)}
-
-
-def inside(stacks: list[Stack]) -> list[Stack]:
-    """Keeps what lies between execute and response.
-
-    Raises:
-        BenchError: nothing does: the process did not work, or is another one.
-    """
-    kept = [cut for stack in stacks if (cut := stack.inside())]
-    if not kept:
-        raise BenchError(f"no sample lies in {ENTRY}")
-    return kept
+        return [parsed(line) for line in path.read_text().splitlines() if line]
 
 
 def main() -> int:
     """Samples the running stack, asked by 16 clients, and writes the picture."""
     settings = load_settings()
-    with redis.Redis(port=settings.redis_port) as client:
-        keys = client.scan_iter(match=contract.seen_key(0).replace("0", "*"), count=10_000)
-        users = [int(key.rpartition(b":")[2]) for key in keys]
+    users = seen_users(settings.redis_port)
     processes = of_ours(settings)
     (stub,) = [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members][:1]
     context = _context(settings.bundle)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-if TYPE_CHECKING:
-    from tests.benchmarks.flame import Stack
+from tests.benchmarks.stacks import ONNX, PYTHON, REDIS, STUB, Stack, shares
 
 WIDTH, ROW, TOP, LETTER = 1200.0, 17, 58, 6.6
 LEAST = 0.003
 """Share below which a box is left out."""
 COLOURS = {
-    "ONNX Runtime": "#e9a23b",
-    "Redis": "#d9534f",
-    "the chain's own Python": "#7fb069",
-    "Triton's Python backend": "#8aa5c4",
+    ONNX: "#e9a23b",
+    REDIS: "#d9534f",
+    PYTHON: "#7fb069",
+    STUB: "#8aa5c4",
 }
 _LIBRARY = re.compile(r"\(([^()]*/)?([^/()]+\.so)[^()]*\)")
 
@@ -34,42 +32,32 @@ class Box:
     called: dict[str, Box] = field(default_factory=dict)
 
 
-def grown(stacks: list[Stack]) -> Box:
-    """Joins stacks from their outermost frame on; the inside of ONNX Runtime becomes one box."""
-    root = Box("execute to response", "the chain's own Python")
+def grown(stacks: Sequence[Stack]) -> Box:
+    """Joins stacks from their outermost frame on."""
+    root = Box("execute to response", PYTHON)
     for stack in stacks:
         root.count += stack.count
         box = root
-        for name in _shortened(stack.frames):
-            is_inner = name == "ONNX Runtime" or "onnxruntime" in name
-            part = stack.part if is_inner or stack.part != "ONNX Runtime" else "the chain's own Python"
-            if part == "Redis" and not _is_redis(name) and box.part != "Redis":
-                part = "the chain's own Python"
+        for name, part in _shortened(stack):
             box = box.called.setdefault(name, Box(name, part))
             box.count += stack.count
     return root
 
 
-def _is_redis(name: str) -> bool:
-    return "redis" in name or "stores/client.py" in name
-
-
-def _shortened(frames: tuple[str, ...]) -> Iterator[str]:
-    """Drops the frames inside native libraries but the first of each run, and repeated names."""
+def _shortened(stack: Stack) -> Iterator[tuple[str, str]]:
+    """Names native frames by their library, and ONNX Runtime's by itself, once where they repeat."""
     before = ""
-    for frame in frames:
+    for frame, part in stack.parts():
         library = _LIBRARY.search(frame)
-        name = frame
-        if library:
-            name = "ONNX Runtime" if "onnxruntime" in frame else library[2].partition(".")[0]
+        name = library[2].partition(".")[0] if library else frame
+        if part == ONNX:
+            name = ONNX
         if name != before:
-            yield name
-        if name == "ONNX Runtime":
-            return
+            yield name, part
         before = name
 
 
-def write_svg(path: Path, stacks: list[Stack], title: str) -> None:
+def write_svg(path: Path, stacks: Sequence[Stack], title: str) -> None:
     """Writes the picture; hover over a box for its whole name and share."""
     root = grown(stacks)
     boxes = list(_placed(root, root.count, 0.0, 0))
@@ -79,8 +67,9 @@ def write_svg(path: Path, stacks: list[Stack], title: str) -> None:
         f'font-size="11"><rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="8" y="20" font-size="15">{escape(title)}: {root.count} samples</text>',
     ]
-    for position, (part, colour) in enumerate(COLOURS.items()):
-        share = _share(root, part)
+    found = {part: share for part, share in shares(stacks).items() if share}
+    for position, (part, share) in enumerate(found.items()):
+        colour = COLOURS[part]
         x = 8 + 290 * position
         lines.append(f'<rect x="{x}" y="30" width="12" height="12" fill="{colour}"/>')
         lines.append(f'<text x="{x + 17}" y="40">{escape(part)} {share:.0%}</text>')
@@ -97,15 +86,6 @@ def _placed(box: Box, total: int, x: float, depth: int) -> Iterator[tuple[Box, f
         if called.count >= LEAST * total:
             yield from _placed(called, total, x, depth + 1)
         x += WIDTH * called.count / total
-
-
-def _share(root: Box, part: str) -> float:
-    def own(box: Box) -> int:
-        below = sum(called.count for called in box.called.values())
-        inner = sum(own(called) for called in box.called.values())
-        return inner + (box.count - below if box.part == part else 0)
-
-    return own(root) / root.count
 
 
 def _drawn(box: Box, total: int, x: float, depth: int) -> str:

@@ -64,6 +64,14 @@ class World:
             raise BenchError(f"user {user}: a wrong slate: {ids}")
 
 
+def seen_users(redis_port: int) -> tuple[int, ...]:
+    """Lists the users who have seen something, as Redis holds them."""
+    prefix, _, _ = contract.seen_key(0).rpartition("0")
+    with redis.Redis(port=redis_port) as client:
+        keys = client.scan_iter(match=f"{prefix}*", count=10_000)
+        return tuple(sorted(int(key.decode().removeprefix(prefix)) for key in keys))
+
+
 Judge = Callable[[Exchange], Kind]
 
 

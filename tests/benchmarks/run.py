@@ -23,7 +23,7 @@ from tests.benchmarks.chain import FEW, measure_chain, measure_overhead
 from tests.benchmarks.designs import REFERENCE_01, REFERENCE_04, STOCK
 from tests.benchmarks.page import PAGE, publish
 from tests.benchmarks.record import Record, say
-from tests.benchmarks.replies import World
+from tests.benchmarks.replies import World, seen_users
 from tests.benchmarks.series import CLIENTS, COMPARED_AT, Plan
 from tests.benchmarks.servers import BenchError, bench_settings, our_servers
 from tests.benchmarks.side_by_side import Bench, N, build, known_users, measure_other, measure_ours
@@ -105,7 +105,7 @@ def measure_designs(
 ) -> None:
     """Measures ours, then each other design that was built."""
     context = tuple(map(str, manifest["context"]))  # type: ignore[call-overload]
-    users = known_users(*folders.values()) or tuple(manifest["sample_user_ids"])  # type: ignore[arg-type]
+    users = known_users(*folders.values()) or seen_users(settings.redis_port)
     items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
     side = Bench(settings, record, World(settings.redis_port, items, users, N), context, images)
     sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S

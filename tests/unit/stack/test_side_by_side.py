@@ -1,0 +1,177 @@
+"""The benchmark's own judgement: which answers it takes, what it counts, what it publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as triton
+
+from ensemble import contract
+from tests.benchmarks import grpc_traffic, page, targets
+from tests.benchmarks.designs import GATEWAY, our_messages, written
+from tests.benchmarks.flame_svg import write_svg
+from tests.benchmarks.grpc_traffic import NOT_SENT
+from tests.benchmarks.record import Record
+from tests.benchmarks.replies import Kind, World, judge_gateway, judge_ours, judge_reference, tensors_of
+from tests.benchmarks.series import CLOSED, COMPARED_AT
+from tests.benchmarks.servers import BenchError
+from tests.benchmarks.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
+from tests.load.traffic import Exchange
+
+USER, SEEN, SLATE = 7, 3, [1, 2]
+
+
+@pytest.fixture
+def world() -> World:
+    made = World(redis_port=0, items=frozenset(range(6)), users=(USER,), n=2)
+    made.__dict__["seen"] = {USER: frozenset({SEEN})}  # as if read from Redis
+    return made
+
+
+def exchange(body: bytes, status: int = 200) -> Exchange:
+    return Exchange(USER, 0.0, 0.0, 0.01, status, body)
+
+
+def reply(**tensors: np.ndarray) -> Exchange:
+    kinds = {"int64": "INT64", "float32": "FP32"}
+    message = triton.ModelInferResponse()
+    for name, array in tensors.items():
+        message.outputs.add(name=name, datatype=kinds[str(array.dtype)], shape=array.shape)
+        message.raw_output_contents.append(array.tobytes())
+    return exchange(message.SerializeToString())
+
+
+def ours(ids: list[int], degraded: int = 0) -> Exchange:
+    padded = np.full((1, 5), contract.PAD_ID)
+    padded[0, : len(ids)] = ids
+    return reply(item_ids=padded, degraded=np.array([[degraded]]))
+
+
+def gateway(ids: list[int], source: str = "ensemble", degraded: tuple[str, ...] = ()) -> Exchange:
+    items = [{"item_id": i} for i in ids]
+    return exchange(json.dumps({"items": items, "source": source, "degraded": degraded}).encode())
+
+
+@pytest.mark.parametrize(
+    "ids", [[1], [1, 1], [1, SEEN], [1, 99]], ids=["short", "repeats", "seen", "no item"]
+)
+def test_a_wrong_slate_of_ours_ends_the_run(world: World, ids: list[int]) -> None:
+    assert judge_ours(world)(ours(SLATE)) is Kind.FULL
+    with pytest.raises(BenchError, match="wrong slate"):
+        judge_ours(world)(ours(ids))
+    with pytest.raises(BenchError, match="wrong slate"):
+        judge_gateway(world)(gateway(ids))
+
+
+def test_references_may_answer_seen_items_but_none_twice(world: World) -> None:
+    assert judge_reference(world)(reply(ordered_ids=np.array([1, SEEN]))) is Kind.FULL
+    with pytest.raises(BenchError, match="wrong slate"):
+        judge_reference(world)(reply(ordered_ids=np.array([1, 1])))
+
+
+def test_only_whole_slates_count_as_full(world: World) -> None:
+    lacking = contract.degradation_mask([contract.Degradation.FEWER_CANDIDATES])
+    assert judge_ours(world)(ours(SLATE, lacking)) is Kind.DEGRADED
+    judge = judge_gateway(world)
+    assert judge(gateway(SLATE)) is Kind.FULL
+    assert judge(gateway(SLATE, degraded=("display",))) is Kind.DEGRADED
+    assert judge(gateway(SLATE, source="popular")) is Kind.POPULAR
+    assert judge(exchange(b"", status=503)) is Kind.REFUSED
+    assert judge(exchange(b"timeout", status=0)) is Kind.FAILED
+    assert judge(exchange(NOT_SENT, status=0)) is Kind.NOT_SENT
+    with pytest.raises(BenchError, match="422"):
+        judge(exchange(b"no", status=422))
+
+
+def test_messages_ask_for_their_user_alone() -> None:
+    messages = our_messages([USER, 8], ["context_hour"], n=10)
+    for user, message in messages.items():
+        request = triton.ModelInferRequest.FromString(message)
+        sent = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
+        assert np.frombuffer(sent["user_id"], np.int64).tolist() == [user]
+        assert set(sent) == {t.name for t in contract.REQUEST_TENSORS} | {"context_hour"}
+    assert set(written("m", [1], lambda _: {"x": np.zeros((1, 1), np.int64)}, ["y"])) == {1}
+
+
+def test_replies_are_read_as_they_were_sent() -> None:
+    scores = np.array([[0.5, 0.25]], np.float32)
+    assert np.array_equal(tensors_of(reply(scores=scores).body)["scores"], scores)
+
+
+STACKS = [
+    Stack(("main", "TritonPythonModel.execute (model.py:1)", "run (onnxruntime/x.py:1)", "gemm"), 6),
+    Stack(("main", "TritonPythonModel.execute (model.py:1)", "execute (redis/client.py:1)", "recv"), 3),
+    Stack(("main", "TritonPythonModel.execute (model.py:1)", "top_n (order.py:1)"), 1),
+    Stack(("main", "wait for a request"), 90),
+]
+
+
+def test_waiting_for_requests_is_no_time_of_the_chain(tmp_path: Path) -> None:
+    kept = inside(STACKS)
+    assert {part: share for part, share in shares(kept).items() if share} == {
+        ONNX: 0.6,
+        REDIS: 0.3,
+        PYTHON: 0.1,
+    }
+    write_svg(tmp_path / "a.svg", kept, "title")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "ONNX Runtime 60%" in drawn
+    assert "top_n (order.py:1): 10.0%" in drawn
+    with pytest.raises(BenchError, match="no sample"):
+        inside(STACKS[3:])
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(401.0, "met"), (399.0, "missed"), (None, "not measured")])
+def test_targets_come_first_and_say_whether_they_are_met(
+    tmp_path: Path, rate: float | None, verdict: str
+) -> None:
+    record = Record("bundle")
+    if rate:
+        labels = {"design": GATEWAY, "clients": COMPARED_AT}
+        record.add(CLOSED, "row", {"full_per_s": rate}, labels=labels)
+    targets.add_targets(record)
+    assert record.rows[0].group == targets.TARGETS
+    assert f"**{verdict}**" in record.rows[0].note
+    target = tmp_path / "page.md"
+    target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    page.publish(record, target)
+    text = target.read_text()
+    assert (text[:6], text[-6:]) == ("before", "after\n")
+    assert "old" not in text
+    assert record.commit[:8] in text
+    with pytest.raises(ValueError, match="missing"):
+        page.publish(record, _unmarked(tmp_path))
+
+
+def _unmarked(folder: Path) -> Path:
+    path = folder / "unmarked.md"
+    path.write_text("nothing")
+    return path
+
+
+def test_an_open_loop_sends_no_more_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_sender: object, due_s: float) -> Exchange:
+        await asyncio.sleep(0.4)
+        sender: grpc_traffic._Sender = _sender  # type: ignore[assignment]
+        answered = Exchange(USER, due_s, due_s, sender.now(), 200, b"")
+        sender.run.exchanges.append(answered)
+        return answered
+
+    monkeypatch.setattr(grpc_traffic._Sender, "send", never)
+    monkeypatch.setattr("grpc.aio.insecure_channel", lambda *_, **__: _Channel())
+    run = asyncio.run(grpc_traffic.open_loop("", {USER: b""}, [USER], rate=1000, duration_s=0.3))
+    sent = [e for e in run.exchanges if e.status]
+    assert len(sent) == grpc_traffic.MOST_IN_FLIGHT
+    assert {e.body for e in run.exchanges if not e.status} == {NOT_SENT}
+
+
+class _Channel:
+    def unary_unary(self, _method: str) -> None: ...
+
+    async def channel_ready(self) -> None: ...
+
+    async def close(self) -> None: ...
