@@ -11,6 +11,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from deploy.local.settings import LocalSettings
+
 UNKNOWN_USER = 2**53 - 1
 """No data set has this user."""
 WARM_UP = 20
@@ -50,10 +52,12 @@ def show(console: Console, answer: Mapping[str, Any], title: str) -> None:
     console.print(f"milliseconds: {', '.join(times)}\n")
 
 
-def show_answers(console: Console, url: str, bundle: Path) -> None:
+def show_answers(console: Console, settings: LocalSettings) -> None:
     """Asks for two known users and an unknown one, after a few requests that warm the servers up."""
-    users = known_users(bundle, 2)
-    with httpx.Client(base_url=url, timeout=10.0, trust_env=False) as client:
+    users = known_users(settings.bundle, 2)
+    with httpx.Client(
+        base_url=settings.gateway_url, headers=settings.headers, timeout=10.0, trust_env=False
+    ) as client:
         for turn in range(WARM_UP):
             ask(client, users[turn % len(users)])
         for user in users:

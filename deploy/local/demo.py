@@ -45,7 +45,7 @@ def run_demo(console: Console, settings: LocalSettings) -> None:
     console.print(Rule("serve", align="left"))
     stack.up(settings)
     console.print(Rule("ask", align="left"))
-    answers.show_answers(console, settings.gateway_url, settings.bundle)
+    answers.show_answers(console, settings)
     console.print(Rule("quality on the test days", align="left"))
     steps.run(QUALITY)
     console.print(Rule(f"load, {LOAD_S} seconds", align="left"))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import Field, PositiveFloat, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,9 @@ class LocalSettings(BaseSettings):
     api_keys: str = Field("", description="Gateway's keys, NAME:HASH, by comma; none: loopback only.")
     allow_anonymous: bool = Field(
         False, description="Whether the gateway needs no keys: only behind a proxy that knows its callers."
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Key that demo and load send; make one with `python -m service.keys NAME`."
     )
     redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")
     redis_address: str | None = Field(
@@ -78,6 +81,11 @@ class LocalSettings(BaseSettings):
     def gateway_url(self) -> str:
         """Where the gateway answers on this machine."""
         return f"http://{LOOPBACK if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a caller of the gateway sends beside its request: the key, where there is one."""
+        return {"authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
     def environment(self) -> dict[str, str]:
         """The variables by which every role finds the others."""

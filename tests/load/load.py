@@ -9,6 +9,7 @@ import random
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis
@@ -58,9 +59,9 @@ def positive(value: str) -> float:
     return number
 
 
-async def load(arguments: argparse.Namespace, users: list[int]) -> traffic.Run:
+async def load(arguments: argparse.Namespace, users: list[int], headers: dict[str, str]) -> traffic.Run:
     """Warms up, which counts for nothing: it opens connections and fills caches; then loads."""
-    asked = {"n": arguments.n, "seed": arguments.seed}
+    asked: dict[str, Any] = {"n": arguments.n, "seed": arguments.seed, "headers": headers}
     await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **asked)
     return await traffic.open_loop(
         arguments.port, users, rate=arguments.rate, duration_s=arguments.duration, **asked
@@ -95,7 +96,7 @@ def main() -> int:
         "rate": arguments.rate,
         "duration_s": arguments.duration,
     }
-    found = result.count(asyncio.run(load(arguments, users)), arguments.duration)
+    found = result.count(asyncio.run(load(arguments, users, settings.headers)), arguments.duration)
     told = report.summary(found, {**asked, "users": len(users)})
     print(report.text(told, found.latency))
     name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"

@@ -13,13 +13,15 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
 HOST = "127.0.0.1"
 PATH = "/v1/recommendations"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 MOST_CONNECTIONS = 1000
 """More callers than this at once are not opened: their requests fail as `no connection`."""
 
@@ -63,7 +65,7 @@ def schedule(rate: float, duration_s: float, seed: int) -> list[float]:
 
 
 def request_bytes(
-    user_id: int, n: int, latency_budget_ms: int | None = None, headers: Sequence[tuple[str, str]] = ()
+    user_id: int, n: int, latency_budget_ms: int | None = None, headers: Mapping[str, str] = NO_HEADERS
 ) -> bytes:
     """Writes one POST as it goes over the wire."""
     asked = {"user_id": user_id, "n": n}
@@ -74,7 +76,7 @@ def request_bytes(
         "host": HOST,
         "content-type": "application/json",
         "content-length": str(len(body)),
-        **dict(headers),
+        **headers,
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
     return f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body
@@ -154,7 +156,7 @@ class _Sender:
         seed: int,
         latency_budget_ms: int | None,
         timeout_s: float,
-        headers: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
     ) -> None:
         self.port, self.user_ids, self.timeout_s = port, user_ids, timeout_s
         self.write = partial(request_bytes, n=n, latency_budget_ms=latency_budget_ms, headers=headers)
@@ -235,7 +237,7 @@ async def closed_loop(
     seed: int = 0,
     latency_budget_ms: int | None = None,
     timeout_s: float = 10.0,
-    headers: Sequence[tuple[str, str]] = (),
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Run:
     """Lets `clients` callers ask one request after the other for `duration_s`."""
     sender = _Sender(port, user_ids, n, seed, latency_budget_ms, timeout_s, headers)
@@ -262,7 +264,7 @@ async def open_loop(
     seed: int = 0,
     latency_budget_ms: int | None = None,
     timeout_s: float = 10.0,
-    headers: Sequence[tuple[str, str]] = (),
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Run:
     """Sends `rate` requests per second for `duration_s`, whatever the server does; waits for the last answer.
 
