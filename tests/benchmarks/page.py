@@ -24,10 +24,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "![Throughput against clients](images/bench-throughput.png)",
     ),
     series.OPEN: (
-        "Requests fall due at random instants, at 50, 80 and 120 % of what ours does with 16 clients: of "
-        "the gateway for the gateway, of ours over gRPC for the others. Latency counts from when a "
-        "request was due. Over gRPC at most 64 wait at once, which bounds the queue of a design that is "
-        "too slow; what falls due beyond is `not sent`, and the percentiles are of what was answered.",
+        "Requests fall due at random instants, at 50, 80 and 120 % of our capacity: the most full answers "
+        "per second of our closed loops, of the gateway's for the gateway, of those over gRPC for the "
+        "others. Latency counts from when a request was due. Over gRPC at most 64 wait at once, which "
+        "bounds the queue of a design that is too slow; what falls due beyond is `not sent`, and the "
+        "percentiles are of what was answered.",
         "![Open loop](images/bench-open-loop.png)",
     ),
     series.CPU: (

@@ -98,7 +98,8 @@ def _open_loop(rows: Sequence[Row]) -> Figure:
     axes[1].set_ylabel("% of the requests due")
     axes[1].set_ylim(0, 104)
     axes[1].set_title("Answered in full")
-    axes[1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
+    if axes[1].lines:
+        axes[1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
     return figure
 
 

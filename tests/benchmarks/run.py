@@ -24,9 +24,16 @@ from tests.benchmarks.designs import REFERENCE_01, REFERENCE_04, STOCK
 from tests.benchmarks.page import PAGE, publish
 from tests.benchmarks.record import Record, say
 from tests.benchmarks.replies import World, seen_users
-from tests.benchmarks.series import CLIENTS, COMPARED_AT, Plan
+from tests.benchmarks.series import (
+    CLIENTS,
+    COMPARED_AT,
+    Plan,
+    capacity_of,
+    closed_series,
+    open_series,
+)
 from tests.benchmarks.servers import BenchError, bench_settings, our_servers
-from tests.benchmarks.side_by_side import Bench, N, build, known_users, measure_other, measure_ours
+from tests.benchmarks.side_by_side import Bench, N, build, known_users, measure_other
 from tests.benchmarks.targets import add_targets
 
 OTHERS = (STOCK, REFERENCE_01, REFERENCE_04)
@@ -109,9 +116,14 @@ def measure_designs(
     items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
     side = Bench(settings, record, World(settings.redis_port, items, users, N), context, images)
     sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S
-    over_http, capacity = measure_ours(side, OUR_QUICK_PLAN if is_quick else OUR_PLAN)
+    plan, ours, gateway = OUR_QUICK_PLAN if is_quick else OUR_PLAN, side.ours(), side.gateway()
+    over_grpc, over_http = closed_series(record, ours, plan), closed_series(record, gateway, plan)
     with kept_in(faults):
         path.add_stages(record, over_http[FEW])
+    with kept_in(faults):
+        open_series(record, gateway, plan, capacity_of(over_http))
+    with kept_in(faults):
+        open_series(record, ours, plan, capacity_of(over_grpc))
     for clients in (FEW, COMPARED_AT):
         with kept_in(faults):
             measure_chain(side, clients, sampled_s)
@@ -119,7 +131,8 @@ def measure_designs(
         measure_overhead(side, sampled_s)
     for name, folder in folders.items():
         with kept_in(faults):
-            measure_other(side, name, folder, (QUICK_PLANS if is_quick else PLANS)[name], capacity)
+            plan = (QUICK_PLANS if is_quick else PLANS)[name]
+            measure_other(side, name, folder, plan, capacity_of(over_grpc))
 
 
 def main() -> int:

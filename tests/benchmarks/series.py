@@ -94,9 +94,9 @@ def closed_series(
     record: Record, design: Design, plan: Plan, beside: Callable[[], None] = lambda: None
 ) -> dict[int, Measured]:
     """Measures the closed loops of a design; `beside` runs before and after the one that is compared."""
-    design.caller.closed(2, plan.warm_s, seed=99)
     done = {}
     for clients, duration_s in plan.closed.items():
+        calm(design, plan)
         say(f"{design.name}: {clients} clients for {duration_s:g} s")
         if clients == COMPARED_AT:
             beside()
@@ -114,10 +114,28 @@ def closed_series(
     return done
 
 
+def calm(design: Design, plan: Plan) -> None:
+    """Lets a design warm up, or recover from the series before, with one client."""
+    design.caller.closed(1, plan.warm_s, seed=99)
+
+
+def capacity_of(closed: Mapping[int, Measured]) -> float:
+    """The most full answers per second of the closed loops.
+
+    Raises:
+        BenchError: there was none.
+    """
+    capacity = max(one.full_per_s for one in closed.values())
+    if not capacity:
+        raise BenchError("no answer was full, so there is no capacity to take shares of")
+    return capacity
+
+
 def open_series(record: Record, design: Design, plan: Plan, capacity: float) -> dict[float, Measured]:
     """Measures the open loops of a design, at shares of a capacity in requests per second."""
     done = {}
     for share in plan.shares:
+        calm(design, plan)
         rate = share * capacity
         say(f"{design.name}: {rate:.0f} requests per second for {plan.open_s:g} s")
         one = measured(design, partial(design.caller.open, rate, plan.open_s, seed=int(100 * share)))

@@ -26,7 +26,7 @@ from tests.benchmarks.designs import (
 from tests.benchmarks.processes import REDIS, of_ours, of_triton
 from tests.benchmarks.record import Record, say
 from tests.benchmarks.replies import World, judge_gateway, judge_ours, judge_reference, judge_stock
-from tests.benchmarks.series import COMPARED_AT, Measured, Plan, closed_series, measured, open_series
+from tests.benchmarks.series import COMPARED_AT, Plan, closed_series, measured, open_series
 from tests.benchmarks.servers import BenchError, Server, other_server, run
 
 N, K = 10, 100
@@ -88,19 +88,6 @@ def build(settings: LocalSettings, name: str, saved_models: Path, dataset: str) 
     options = [part for option, value in arguments.items() for part in (f"--{option}", str(value))]
     run(settings, "training", "-m", f"tests.benchmarks.{FOLDERS[name]}.build", *options, PYTHONPATH=str(ROOT))
     return target
-
-
-def measure_ours(bench: Bench, plan: Plan) -> tuple[dict[int, Measured], float]:
-    """Measures ours over gRPC and through the gateway; gives the gateway's closed loops, and the
-    capacity over gRPC.
-    """
-    ours, gateway = bench.ours(), bench.gateway()
-    over_grpc = closed_series(bench.record, ours, plan)
-    over_http = closed_series(bench.record, gateway, plan)
-    open_series(bench.record, gateway, plan, over_http[COMPARED_AT].full_per_s)
-    capacity = over_grpc[COMPARED_AT].answers_per_s
-    open_series(bench.record, ours, plan, capacity)
-    return over_http, capacity
 
 
 def measure_other(bench: Bench, name: str, folder: Path, plan: Plan, capacity: float) -> None:
