@@ -15,7 +15,7 @@ from service.recommender import TRITON, Recommender
 from service.settings import Settings
 from service.tensors import Slate, seed_of
 
-TARGET = 0.75
+TARGET = 0.85
 """Share of the ensemble's time that the 95th percentile may take: what is left above it absorbs a burst."""
 LEAST_IN_FLIGHT = 4
 

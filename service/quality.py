@@ -11,7 +11,7 @@ STEPS = (0.0, 0.25, 0.5, 0.75, FULL_QUALITY)
 """At 0 the ranker is left out as well."""
 WINDOW_S = 0.25
 WINDOW_SAMPLES = 8
-TIGHT, EASY = 0.8, 0.5
+TIGHT, EASY = 0.9, 0.5
 """Shares of the ensemble's time. Between the two nothing changes, so that the quality does not swing."""
 PATIENCE, CALM = 2, 4
 """Windows in a row before it is lowered, and before it is raised: down at once, up with care."""

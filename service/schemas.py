@@ -112,8 +112,9 @@ class RecommendResponse(BaseModel):
     degraded: list[str] = Field(
         description="What this answer lacks; empty when nothing. unknown_user: no features, so a general "
         "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
-        "failed open. display: some display fields are missing. ensemble_late, "
-        "ensemble_unavailable, ensemble_busy: why the slate is the popular one. seen: seen "
+        "failed open. fewer_candidates: less was considered, to be in time. "
+        "score_candidates: ordered without the ranker. display: some display fields are missing. "
+        "ensemble_late, ensemble_unavailable, ensemble_busy: why the slate is the popular one. seen: seen "
         "items could not be removed. filters: the popular list could not be checked against "
         "every filter, and items that could not be checked are left out."
     )
