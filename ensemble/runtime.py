@@ -121,7 +121,7 @@ def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettin
     batching = triton.ModelDynamicBatching(
         max_queue_delay_microseconds=settings.queue_delay_us, default_queue_policy=queue_policy(settings)
     )
-    group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=1)
+    group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=settings.instances)
     config = triton.ModelConfig(
         name=MODEL_NAME,
         backend="python",

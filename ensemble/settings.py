@@ -92,6 +92,11 @@ class EnsembleSettings(BaseSettings):
     exploration_temperature: NonNegativeFloat = Field(
         0.0, description="Gumbel top-k temperature. 0: off, the best first. Higher: more random slates."
     )
+    instances: PositiveInt = Field(
+        1,
+        description="Processes that run the chain beside each other. Higher: one waits for Redis while another "
+        "works, for as much memory again, and smaller batches.",
+    )
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
         32,
         description="Most requests that run together. Higher: more throughput under load, longer single "

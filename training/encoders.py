@@ -22,6 +22,10 @@ from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
 Raw = npt.NDArray[Any]
 """A column before encoding: int64 with `NULL_INT`, float with NaN, or strings with None."""
 
+FEW, SMALL = 32, 4096
+"""Values up to which a vocabulary of at most so many is asked for one after the other: bisecting arrays costs
+more to begin with."""
+
 Encoded = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 
@@ -46,7 +50,7 @@ class Vocabulary:
         return 1 + max(OOV_CODE, int(self.codes.max(initial=OOV_CODE)))
 
     @cached_property
-    def _code_of(self) -> dict[str, int]:
+    def _code_of(self) -> dict[Any, int]:
         return dict(zip(self.values.tolist(), self.codes.tolist(), strict=True))
 
     def encode(self, raw: Raw, null_code: int = NULL_CODE) -> npt.NDArray[np.int64]:
@@ -54,6 +58,10 @@ class Vocabulary:
         if self.is_text:
             known = self._code_of
             found = (null_code if _is_null(v) else known.get(v, OOV_CODE) for v in raw.ravel())
+            return np.fromiter(found, dtype=np.int64, count=raw.size).reshape(raw.shape)
+        if raw.size <= FEW and len(self.values) <= SMALL:
+            small = self._code_of
+            found = (null_code if v == NULL_INT else small.get(v, OOV_CODE) for v in raw.ravel().tolist())
             return np.fromiter(found, dtype=np.int64, count=raw.size).reshape(raw.shape)
         if not len(self.values):
             return np.where(raw == NULL_INT, null_code, OOV_CODE)

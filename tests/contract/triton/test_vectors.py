@@ -12,7 +12,7 @@ from ensemble import contract
 from ensemble.bundle import Bundle
 from ensemble.contract import PAD_ID, ErrorCode, StageError
 from ensemble.index import build_index
-from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
+from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
 from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
 
 ITEMS = 60
@@ -103,6 +103,18 @@ class TestRedis(VectorIndexSuite):
     def index(self, redis: Redis, bundle: Bundle) -> VectorIndex:
         build_index(redis, bundle.folder, keep=2)
         return RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
+
+    def test_scores_computed_here_are_those_that_redis_computes(
+        self, index: RedisVectorIndex, redis: Redis, bundle: Bundle
+    ) -> None:
+        catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+        here = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
+        vectors = np.random.default_rng(2).normal(size=(4, WIDTH)).astype(np.float32)
+        counts, wanted = [3, 7, 9, ITEMS], [{}, {"item_category": [1]}, {"item_category": [77]}, {}]
+        ids, scores = here.search(vectors, counts, wanted, 20)  # type: ignore[arg-type]
+        expected_ids, expected = index.search(vectors, counts, wanted, 20)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(ids, expected_ids)
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
 
     def test_reads_in_one_round_trip(self, index: RedisVectorIndex, redis: Redis) -> None:
         index.search(np.ones((1, WIDTH), dtype=np.float32), [5], [{}], 9)  # reads how the index is searched

@@ -27,6 +27,7 @@ REQUEST = st.builds(
     filters=st.sampled_from(FILTERS),
     surface=st.sampled_from([NO_CONTEXT, 0, 1, 7]),
     seed=st.integers(0, 3),
+    quality=st.sampled_from([1.0, 1.0, 0.7, 0.0]),
 )
 
 

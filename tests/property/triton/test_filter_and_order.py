@@ -34,7 +34,7 @@ def test_the_first_k_survivors_are_those_of_plain_python(
 ) -> None:
     ids, seen, excluded = (_padded([row[part] for row in rows]) for part in range(3))
     rules = {Rule.EXCLUDED: lambda: is_among(ids, excluded), Rule.SEEN: lambda: is_among(ids, seen)}
-    removed = removed_by(ids, rules, k)
+    removed = removed_by(ids, rules, np.full((len(rows), 1), k))
     scores = np.linspace(1, 0, ids.size, dtype=np.float32).reshape(ids.shape)
     found, found_scores, mask = first_k(ids, scores, (removed == 0) & (ids != PAD_ID), k)
     for row, (retrieved, watched, unwanted) in enumerate(rows):

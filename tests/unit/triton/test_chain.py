@@ -337,3 +337,58 @@ def test_a_user_list_as_long_as_k_is_still_the_users(world: World) -> None:
         answers.append((answer["candidate_ids"][0, :recents], answer["ranking_scores"][0, :recents]))
     np.testing.assert_array_equal(answers[0][0], answers[1][0])
     np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-6)
+
+
+def test_quality_narrows_the_candidates_and_says_so(recommender: Recommender) -> None:
+    full, half = recommender.answer([make_request(KNOWN), make_request(KNOWN, quality=0.6)])
+    assert not isinstance(full, StageError)
+    assert not isinstance(half, StageError)
+    assert flags(full) == []
+    assert flags(half) == [Degradation.FEWER_CANDIDATES]
+    assert live(half) == live(full)[:6]
+    assert len(slate(half)) == 5
+    scores = dict(zip(live(full), full["ranking_scores"][0], strict=True))
+    expected = [scores[item_id] for item_id in live(half)]
+    np.testing.assert_allclose(half["ranking_scores"][0, :6], expected, atol=1e-6)
+    assert (half["ranking_scores"][0, 6:] == 0).all()
+    reasons = half["removed_by"][0][half["retrieved_ids"][0] != PAD_ID]
+    assert 1 + list(Rule).index(Rule.BEYOND_K) in reasons or (reasons == 0).sum() == 6
+
+
+def test_quality_leaves_as_many_candidates_as_are_asked_for(recommender: Recommender) -> None:
+    (answer,) = recommender.answer([make_request(KNOWN, n=9, quality=0.1)])
+    assert len(slate(answer)) == 9
+    assert flags(answer) == [Degradation.FEWER_CANDIDATES]
+
+
+def test_without_quality_the_retrieval_alone_orders(recommender: Recommender) -> None:
+    ranker = recommender.bundle.ranker
+    calls = []
+    run = ranker.run
+    ranker.run = lambda inputs: calls.append(inputs) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    with_ranker, without = recommender.answer([make_request(102, n=10), make_request(KNOWN, n=10, quality=0)])
+    assert [len(next(iter(inputs.values()))) for inputs in calls] == [1], "only the other user is ranked"
+    assert not isinstance(without, StageError)
+    assert slate(without) == live(without)
+    assert flags(without) == [Degradation.SCORE_CANDIDATES]
+    assert (without["ranking_scores"] == 0).all()
+    scores = without["item_scores"][0, :10]
+    assert ((scores > 0) & (scores < 1)).all()
+    assert (np.diff(scores) <= 0).all()
+    assert slate(with_ranker) == slate(recommender.answer([make_request(102, n=10)])[0])
+
+
+def test_a_ranker_that_fails_leaves_the_retrievals_order(recommender: Recommender) -> None:
+    def fail(_: Any) -> Any:
+        raise StageError(ErrorCode.DEPENDENCY, "ranker", "out of memory")
+
+    recommender.bundle.ranker.run = fail  # type: ignore[method-assign, assignment]
+    for answer in recommender.answer([make_request(KNOWN, n=10), make_request(102, n=10)]):
+        assert not isinstance(answer, StageError)
+        assert flags(answer) == [Degradation.SCORE_CANDIDATES]
+        assert slate(answer) == live(answer)
+
+
+def live(answer: Any) -> list[int]:
+    """Lists the candidates in the retrieval's order."""
+    return [int(i) for i in answer["candidate_ids"][0] if i != PAD_ID]
