@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Watch:
         self.rows: Rows = np.arange(len(owners))
         self.stopped: dict[int, StageError] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._has_stopped = np.zeros(len(owners), dtype=np.bool_)
         self._earliest_us = int(deadlines_us.min())
         self._asked_s = now_s()
 
@@ -73,12 +75,41 @@ class Watch:
 
     def stop(self, is_over: Array, error: StageError) -> Rows:
         """Takes a mask over `rows` and the reason; gives the positions of those that go on."""
-        self.stopped |= dict.fromkeys(self.owners[self.rows[is_over]].tolist(), error)
+        self.stopped.update(dict.fromkeys(self.owners[self.rows[is_over]].tolist(), error))
         self.counts[error.stage, error.message] += int(is_over.sum())
+        self._has_stopped[self.rows[is_over]] = True
         kept: Rows = np.flatnonzero(~is_over)
-        self.rows = self.rows[kept]
-        self._earliest_us = int(self.deadlines_us[self.rows].min(initial=NO_DEADLINE))
+        self._keep(self.rows[kept])
         return kept
+
+    def running(self) -> list[int]:
+        """Lists the requests of which a row did not stop, wherever it is."""
+        found: list[int] = np.unique(self.owners[~self._has_stopped]).tolist()
+        return found
+
+    def hurried(self, seconds: float) -> Array | None:
+        """Marks the rows (B',) of requests that have less than so many seconds left; None where none has.
+
+        A request is answered whole: its most hurried row decides.
+        """
+        ends_us = (self.now_s() + seconds) * 1e6
+        if ends_us <= self._earliest_us:
+            return None
+        owners = self.owners[self.rows]
+        marked: Array = np.isin(owners, owners[self.deadlines_us[self.rows] < ends_us])
+        return marked if marked.any() else None
+
+    def split(self, mask: Array) -> Watch:
+        """Takes a mask over `rows`; gives a watch of those, and keeps the others. Both tell of all rows why
+        they stopped."""
+        ahead = copy(self)
+        ahead._keep(self.rows[mask])
+        self._keep(self.rows[~mask])
+        return ahead
+
+    def _keep(self, rows: Rows) -> None:
+        self.rows = rows
+        self._earliest_us = int(self.deadlines_us[rows].min(initial=NO_DEADLINE))
 
     def owned_by(self, requests: Sequence[int]) -> Array:
         """Marks, among `rows`, those of some requests."""

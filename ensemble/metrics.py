@@ -7,7 +7,7 @@ from typing import Any
 
 from ensemble.contract import degradations
 from ensemble.deadline import GONE, LATE, Watch
-from ensemble.stage import Array
+from ensemble.stage import Tensors
 
 EVERY_S = 1.0
 """Seconds between two publications: Triton takes 9 microseconds to add to a counter, too much per request."""
@@ -44,21 +44,23 @@ class Tally:
         key = (metric, tuple(labels.items()))
         self.counts[key] = self.counts.get(key, 0) + amount
 
-    def batch(self, requests: int, watch: Watch, stages: Sequence[str], table: Mapping[str, Array]) -> None:
-        """Takes a batch that was run: who stopped on the way, and its last table, empty if nobody is left."""
+    def batch(
+        self, requests: int, watch: Watch, stage_us: Mapping[str, int], tables: Sequence[Tensors]
+    ) -> None:
+        """Takes a batch that was run: who stopped on the way, the microseconds by stage, and the last table
+        of each part that ran."""
         self.add("requests", requests)
         self.add("rows", len(watch.owners))
         self.add("executions")
         for (stage, why), rows in watch.counts.items():
             if why in (LATE, GONE):
                 self.add("late_rows" if why == LATE else "cancelled_rows", rows, stage=stage)
-        if not table:
-            return
-        for stage, duration_us in zip(stages, table["stage_us"][0].tolist(), strict=True):
+        for stage, duration_us in stage_us.items():
             self.add("stage_seconds", duration_us / 1e6, stage=stage)
-        for mask in table["degraded"][:, 0].tolist():
-            for flag in degradations(mask) if mask else ():
-                self.add("degraded_rows", degradation=str(flag))
+        for table in tables:
+            for mask in table["degraded"][:, 0].tolist():
+                for flag in degradations(mask) if mask else ():
+                    self.add("degraded_rows", degradation=str(flag))
 
 
 class Publication:

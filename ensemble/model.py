@@ -67,8 +67,19 @@ class TritonPythonModel:
         started, models_s, redis_s = time.perf_counter(), *self.recommender.outside_s()
         models_cpu_s = self.recommender.models_cpu_s()
         tensors = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        answers = self.recommender.answer(tensors, [request.is_cancelled for request in requests])
-        responses = [self._response(request, a) for request, a in zip(requests, answers, strict=True)]
+        sent: set[int] = set()
+
+        def send(place: int, answer: Any) -> None:
+            response = self._response(requests[place], answer)
+            final = self.pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            requests[place].get_response_sender().send(response, flags=final)
+            sent.add(place)
+
+        answers = self.recommender.answer(tensors, [request.is_cancelled for request in requests], send)
+        responses = [
+            None if place in sent else self._response(requests[place], answer)
+            for place, answer in enumerate(answers)
+        ]
         self._count(time.perf_counter() - started, models_s, redis_s)
         used_s = self.recommender.models_cpu_s() - models_cpu_s
         self.recommender.tally.add("cpu_seconds", used_s, part="onnxruntime")

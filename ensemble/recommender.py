@@ -6,20 +6,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 from merlin.dag import Graph
 
 from ensemble.bundle import Bundle
-from ensemble.contract import ErrorCode, StageError
+from ensemble.contract import StageError
 from ensemble.deadline import IsCancelled, Watch
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.metrics import Tally
 from ensemble.pace import Pace
-from ensemble.requests import Answer, Batch, take
+from ensemble.requests import Answer, Batch
+from ensemble.run import AtOnce, Line, Run
 from ensemble.runtime import line, run_line
 from ensemble.settings import EnsembleSettings
-from ensemble.stage import Array, Stage, Tensors, us_name
-from ensemble.stores.client import Patience, connect, ending_by
+from ensemble.stage import Array, Tensors
+from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import Catalogue, RedisVectorIndex
@@ -68,8 +68,8 @@ class Recommender:
         self.graph = Graph(recommend_graph(bundle, stores, settings))
         self.graph.construct_schema(request_schema(bundle))
         self.inputs = tuple(request_schema(bundle).column_names)
-        self.line: list[Stage] = [node.op for node in line(self.graph)]
-        self.stages = tuple(stage.name for stage in self.line)
+        self.line = Line([node.op for node in line(self.graph)], settings.finish_ms / 1000)
+        self.stages = self.line.names
         self.tally, self.asking, self.is_warm = Tally(), Pace(), False
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
@@ -78,16 +78,17 @@ class Recommender:
         Raises:
             StageError: a stage failed.
         """
-        return self._timed(run_line(self.line, tensors))
+        return self.line.timed(run_line(self.line.stages, tensors))
 
     def warm_up(self) -> bool:
         """Answers sample requests of every size and width, so that the first real one finds everything in
         place; says whether it could. Without Redis it cannot, and is to be called again."""
         for requests in sample_batches(self.bundle, self.settings.max_batch_size):
-            for answer in self._answer(requests, ())[0]:
+            for answer in self._answer(requests)[0]:
                 if isinstance(answer, StageError):
                     LOG.warning("not warm yet: %s", answer)
                     return False
+        self.line.pace = Pace()  # the first runs are slower than those to come
         self.is_warm = True
         return True
 
@@ -101,59 +102,37 @@ class Recommender:
         return models, self.stores.patience.seconds if self.stores.patience else 0.0
 
     def answer(
-        self, requests: Sequence[Mapping[str, Array]], is_cancelled: Sequence[IsCancelled] = ()
+        self,
+        requests: Sequence[Mapping[str, Array]],
+        is_cancelled: Sequence[IsCancelled] = (),
+        at_once: AtOnce | None = None,
     ) -> list[Answer | StageError]:
         """Answers requests of one or more users each, in one run; a wrong one fails alone, and so does one
         whose deadline passes on the way, or whose caller has gone.
 
-        `is_cancelled` tells of each request, when it is called, whether its caller has gone.
+        `is_cancelled` tells of each request, when it is called, whether its caller has gone. `at_once` is
+        given, as soon as they are ready, the answers that are not to wait for the ranker's run on others.
         """
-        answers, watch, table = self._answer(requests, is_cancelled)
-        self.tally.batch(len(requests), watch, self.stages, table)
+        answers, run = self._answer(requests, is_cancelled, at_once)
+        self.tally.batch(len(requests), run.watch, run.stage_us, run.tables)
         for answer in answers:
             if isinstance(answer, StageError):
                 self.tally.add("failed_requests", code=str(answer.code))
         return answers
 
     def _answer(
-        self, requests: Sequence[Mapping[str, Array]], is_cancelled: Sequence[IsCancelled]
-    ) -> tuple[list[Answer | StageError], Watch, Tensors]:
+        self,
+        requests: Sequence[Mapping[str, Array]],
+        is_cancelled: Sequence[IsCancelled] = (),
+        at_once: AtOnce | None = None,
+    ) -> tuple[list[Answer | StageError], Run]:
         batch = Batch(requests)
         deadlines_us = batch.tensors["deadline_us"][:, 0]
         watch = Watch(deadlines_us, batch.owners, is_cancelled, self.asking, self.now_s)
-        answers: dict[int, Answer | StageError] = {}
         for request, complaint in batch.complaints(self.bundle.manifest.filters).items():
             watch.stop(watch.owned_by([request]), complaint)
-        table: Tensors = {}
-        try:
-            table = self._run(batch, watch)
-            answers |= batch.cut(table, watch.rows)
-        except StageError as error:
-            running = np.unique(batch.owners[watch.rows]).tolist()
-            # A dependency failed all of them; anything else may be the fault of one, so each is tried alone.
-            if len(running) == 1 or error.code is ErrorCode.DEPENDENCY:
-                answers |= dict.fromkeys(running, error)
-            else:
-                alone = [self._answer([requests[r]], is_cancelled[r : r + 1])[0] for r in running]
-                answers |= {r: answer for r, (answer,) in zip(running, alone, strict=True)}
-        found = [answers[r] if r in answers else watch.stopped[r] for r in range(len(requests))]
-        return found, watch, table
-
-    def _run(self, batch: Batch, watch: Watch) -> Tensors:
-        table = batch.tensors if len(watch.rows) == len(batch.owners) else take(batch.tensors, watch.rows)
-        if not len(watch.rows):
-            return {}
-
-        def going_on(place: int, table: Tensors) -> Tensors | None:
-            kept = watch.look(self.stages[place])
-            if kept is None:
-                return table
-            return take(table, kept) if len(kept) else None
-
-        with ending_by(time.monotonic() + watch.left_s() - self.settings.finish_ms / 1000):
-            return self._timed(run_line(self.line, table, going_on))
-
-    def _timed(self, table: Tensors) -> Tensors:
-        if table:
-            table["stage_us"] = np.concatenate([table[us_name(stage)] for stage in self.stages], axis=1)
-        return table
+        run = Run(self.line, batch, watch, at_once)
+        for place in run.start():
+            (run.answers[place],), alone = self._answer([requests[place]], is_cancelled[place : place + 1])
+            run.tables += alone.tables
+        return [run.answers.get(place) or watch.stopped[place] for place in range(len(requests))], run

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access import GUARDED
 from service.errors import problem, request_id_of_scope
 from service.metrics import Metrics
+from service.room import Room
 
 RETRY_AFTER_S = 1
 """Whole seconds are the header's unit; the gateway itself is normal again sooner."""
@@ -15,8 +16,8 @@ RETRY_AFTER_S = 1
 class OverloadLayer:
     """Wraps the app: answers 503 at once, before a request is read; health is always answered."""
 
-    def __init__(self, app: ASGIApp, most: int, metrics: Metrics) -> None:
-        self.app, self.most, self.metrics = app, most, metrics
+    def __init__(self, app: ASGIApp, room: Room, metrics: Metrics) -> None:
+        self.app, self.room, self.metrics = app, room, metrics
         self.in_process = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -24,9 +25,9 @@ class OverloadLayer:
         if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
             await self.app(scope, receive, send)
             return
-        if self.in_process >= self.most:
+        if self.in_process >= (most := self.room.value):
             self.metrics.refused("overload")
-            detail = f"{self.most} requests are being answered already: try again in {RETRY_AFTER_S} s"
+            detail = f"{most} requests are being answered already: try again in {RETRY_AFTER_S} s"
             response = problem(503, detail, request_id=request_id_of_scope(scope))
             response.headers["retry-after"] = str(RETRY_AFTER_S)
             await response(scope, receive, send)

@@ -36,6 +36,6 @@ class SteppingStage:
 def make_it_step(recommender: Recommender) -> tuple[SteppingClock, list[SteppingStage]]:
     """Puts a stepping clock into a recommender; a deadline of s seconds has passed before the s-th stage."""
     clock = SteppingClock()
-    stages = [SteppingStage(stage, clock) for stage in recommender.line]
-    recommender.now_s, recommender.line = clock, stages  # type: ignore[assignment]
+    stages = [SteppingStage(stage, clock) for stage in recommender.line.stages]
+    recommender.now_s, recommender.line.stages = clock, stages  # type: ignore[assignment]
     return clock, stages

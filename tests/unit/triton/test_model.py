@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from ensemble.graph import Stores
 from ensemble.model import TritonPythonModel
 from ensemble.recommender import item_table
 from tests.builders.triton import World, make_request, make_settings, memory_index, slate
+
+FINAL = 1
 
 
 class FakeTensor:
@@ -46,13 +49,20 @@ class FakeRequest:
 
     def __init__(self, tensors: dict[str, Any], outputs: tuple[str, ...] = SLATE_TENSORS) -> None:
         self.tensors, self.outputs = tensors, outputs
-        self.has_gone = False
+        self.has_gone, self.sent = False, list[Any]()
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, array) for name, array in self.tensors.items()]
 
     def is_cancelled(self) -> bool:
         return self.has_gone
+
+    def get_response_sender(self) -> FakeRequest:
+        return self
+
+    def send(self, response: Any, flags: int) -> None:
+        assert flags == FINAL
+        self.sent.append(response)
 
     def requested_output_names(self) -> list[str]:
         return list(self.outputs)
@@ -105,6 +115,7 @@ def model(world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         TritonError=FakeError,
         InferenceResponse=FakeResponse,
         MetricFamily=FakeFamily,
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
     )
     monkeypatch.setattr(FakeFamily, "values", {})
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
@@ -200,3 +211,12 @@ def test_what_ran_is_counted(model: Any) -> None:
     assert told["shortlist_chain_stage_seconds_total", "score_candidates"] > 0
     model._publish()
     assert told == {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
+
+
+def test_who_cannot_wait_for_the_ranker_is_sent_at_once(model: Any) -> None:
+    model.recommender.line.pace.note(1, 1.0)  # ranking takes a second a user
+    soon = FakeRequest(make_request(101, deadline_us=int((time.time() + 1) * 1e6)))
+    hurried, ranked = model.execute([soon, FakeRequest(make_request(102))])
+    assert hurried is None
+    assert [len(slate(response.outputs)) for response in soon.sent] == [5]
+    assert len(slate(ranked.outputs)) == 5

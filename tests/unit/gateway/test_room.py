@@ -1,0 +1,59 @@
+"""The bound of requests in the process follows how late the event loop comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from service.room import LEAST, SLOW_S, TICKS, Room
+
+LATE = 2 * SLOW_S
+
+
+def test_one_pause_changes_nothing() -> None:
+    room = Room(256)
+    for by_s in [*[0.001] * 10, 0.5, *[0.001] * 10, *[LATE] * (TICKS - 1), 0.001]:
+        room.came_late(by_s)
+    assert room.value == 256
+
+
+def test_a_loop_that_stays_late_is_given_less_down_to_a_least() -> None:
+    room, seen = Room(256), []
+    for _ in range(30 * TICKS):
+        room.came_late(LATE)
+        seen.append(room.value)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[TICKS - 1] == int(256 * 0.8)
+    assert seen[-1] == LEAST
+
+
+def test_what_was_taken_comes_back_by_and_by() -> None:
+    room = Room(256)
+    for _ in range(30 * TICKS):
+        room.came_late(LATE)
+    room.came_late(0.0)
+    assert room.value == LEAST + 1
+    for _ in range(300):
+        room.came_late(0.0)
+    assert room.value == 256
+
+
+def test_a_small_bound_is_kept_as_it_is() -> None:
+    room = Room(3)
+    for _ in range(30 * TICKS):
+        room.came_late(LATE)
+    assert room.value == 3
+
+
+@pytest.mark.anyio
+async def test_a_busy_loop_is_found_late() -> None:
+    room = Room(256)
+    watching = asyncio.create_task(room.watch())
+    until = time.monotonic() + 10.0
+    while room.value == 256 and time.monotonic() < until:
+        time.sleep(LATE)
+        await asyncio.sleep(0)
+    watching.cancel()
+    assert room.value < 256
