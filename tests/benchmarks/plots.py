@@ -60,7 +60,7 @@ def _latency(rows: Sequence[Row]) -> Figure:
             x = [row.labels["clients"] for row in series]
             axis.plot(x, [row.figures[key] for row in series], "o-", color=COLOURS[name], label=name)
         _clients_axis(axis)
-        axis.set_yscale("log")
+        _log_axis(axis)
         axis.set_title(f"Latency, {title}, closed loop")
     axes[0].set_ylabel("milliseconds (log)")
     axes[1].legend(loc="lower left", bbox_to_anchor=(1.02, 0))
@@ -75,7 +75,7 @@ def _throughput(rows: Sequence[Row]) -> Figure:
         axis.plot(x, y, "o-", color=COLOURS[name], label=name)
         axis.annotate(f"{y[-1]:,.0f}", (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points", va="center")
     _clients_axis(axis)
-    axis.set_yscale("log")
+    _log_axis(axis)
     axis.set_ylabel("full answers per second (log)")
     axis.set_title("Throughput, closed loop")
     axis.legend(loc="lower left", bbox_to_anchor=(1.02, 0))
@@ -92,7 +92,7 @@ def _open_loop(rows: Sequence[Row]) -> Figure:
     for axis in axes:
         axis.set_xticks([100 * share for share in SHARES])
         axis.set_xlabel("requests due, % of our capacity")
-    axes[0].set_yscale("log")
+    _log_axis(axes[0])
     axes[0].set_ylabel("milliseconds (log)")
     axes[0].set_title("Latency from when due, p99 of the answered")
     axes[1].set_ylabel("% of the requests due")
@@ -127,6 +127,12 @@ def _cpu(rows: Sequence[Row]) -> Figure:
     axis.set_title(f"CPU by process, {COMPARED_AT} clients")
     axis.legend(loc="lower left", bbox_to_anchor=(1.0, 0))
     return figure
+
+
+def _log_axis(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.yaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in "25" else "")
 
 
 def _clients_axis(axis: Axes) -> None:

@@ -47,7 +47,7 @@ QUICK_PLANS = {
     REFERENCE_01: Plan(dict.fromkeys(CLIENTS, 2.0), open_s=2.0, warm_s=1.0),
     REFERENCE_04: Plan(dict.fromkeys(CLIENTS, 2.0), open_s=2.0, warm_s=1.0),
 }
-OUR_PLAN = Plan(dict.fromkeys(CLIENTS, 8.0), open_s=12.0)
+OUR_PLAN = Plan(dict.fromkeys(CLIENTS, 8.0), open_s=12.0, warm_s=3.0)
 OUR_QUICK_PLAN = Plan(dict.fromkeys(CLIENTS, 3.0), open_s=3.0)
 SAMPLED_S, QUICK_SAMPLED_S = 10, 3
 
