@@ -117,6 +117,16 @@ def test_a_smaller_group_that_has_time_is_ranked_first(recommender: Recommender)
     assert all(is_ranked(answer) for answer in answers)
 
 
+def test_a_minority_of_a_requests_users_does_not_keep_the_ranker_from_the_others(
+    recommender: Recommender,
+) -> None:
+    rows = [make_request(user, deadline_us=left(1)) for user in (101, 102, 103)]
+    rows.append(make_request(104, deadline_us=left(0.012)))
+    together = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    (answer,) = recommender.answer([together])
+    assert all(is_ranked({"degraded": answer["degraded"][row:]}) for row in range(3))  # type: ignore[index]
+
+
 def test_a_request_of_several_users_is_hurried_as_a_whole(recommender: Recommender) -> None:
     rows = [make_request(101, deadline_us=left(0.012)), make_request(102, deadline_us=left(1))]
     together = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
