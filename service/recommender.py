@@ -21,6 +21,8 @@ from service.tensors import Array, Row, Slate, decode_slate, encode_rows
 TRITON = "triton"
 QUEUE_TIMEOUT = "timeout"
 """Triton's own name for the microseconds that a request may wait in its queue."""
+_QUEUED_TOO_LONG = "timeout expired"
+"""Triton's words for a request that has waited in its queue for longer than it said it would."""
 _SLATE_OUTPUTS = (*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities")
 _EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *contract.EXPLAIN_TENSORS)))
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
@@ -76,6 +78,7 @@ class TritonRecommender:
         self._address, self._model, self._bundle = settings.address, settings.model, bundle
         self._context = tuple(context)
         self._sample = RecommendRequest(user_id=sample_user_id, n=1)
+        self._most_rows = settings.most_rows
         self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -122,6 +125,11 @@ class TritonRecommender:
         if served not in ("", self._bundle):
             reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
             raise DependencyUnavailable(TRITON, reason)
+        if 0 < described.config.max_batch_size < self._most_rows:
+            reason = (
+                f"takes {described.config.max_batch_size} rows a call, SHORTLIST_TRITON__MOST_ROWS is more"
+            )
+            raise DependencyUnavailable(TRITON, f"{reason}: lower it")
         return f"model {self._model} answers at {self._address}"
 
     async def _infer(self, rows: Sequence[Row]) -> list[Slate]:
@@ -172,13 +180,15 @@ def triton_error(status: str, message: str) -> Exception:
     if stage_error is not None and stage_error.code is not ErrorCode.DEPENDENCY:
         return stage_error
     if stage_error is not None:
-        return DependencyUnavailable(TRITON, f"{stage_error.stage}: {stage_error.message}")
+        is_late = "deadline" in stage_error.message
+        return DependencyUnavailable(TRITON, f"{stage_error.stage}: {stage_error.message}", is_late=is_late)
     code = status.removeprefix("StatusCode.")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
         return DependencyUnavailable(TRITON, "deadline exceeded", is_late=True)
     if code == grpc.StatusCode.INVALID_ARGUMENT.name:
         return StageError(ErrorCode.CONTRACT, contract.MODEL_NAME, message)
-    return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}")
+    is_late = _QUEUED_TOO_LONG in message.lower()
+    return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}", is_late=is_late)
 
 
 def _arrays(response: Any) -> Mapping[str, Array]:

@@ -48,6 +48,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.fail: tuple[grpc.StatusCode, str] | None = None
         self.wait_s = 0.0
         self.cancelled = 0
+        self.max_batch_size = 32
         self.left_out: set[str] = set()
         self.requests: list[Any] = []
         self.started = asyncio.Event()
@@ -59,6 +60,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def ModelConfig(self, _request: Any, _context: Any) -> Any:
         """Says whose bundle this is."""
         response = service_pb2.ModelConfigResponse()
+        response.config.max_batch_size = self.max_batch_size
         response.config.parameters["bundle"].string_value = self.bundle
         return response
 

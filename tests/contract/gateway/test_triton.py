@@ -193,6 +193,10 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
         triton.fail = (grpc.StatusCode.INTERNAL, "Stub process 'recommend_0_0' is not healthy.")
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
             await recommender.check(Deadline.after(10))
+        triton.fail = None
+        triton.max_batch_size = 8
+        with pytest.raises(DependencyUnavailable, match="takes 8 rows a call"):
+            await recommender.check(Deadline.after(10))
         triton.is_ready = False
         with pytest.raises(DependencyUnavailable, match="not ready"):
             await recommender.check(Deadline.after(10))
@@ -204,6 +208,12 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
         ("INTERNAL", "in execute: contract|score_candidates|shape", (StageError, ErrorCode.CONTRACT)),
         ("INTERNAL", "bad_request|retrieve_candidates|no such column", (StageError, ErrorCode.BAD_REQUEST)),
         ("INTERNAL", "dependency|lookup_user_features|Redis is down", (DependencyUnavailable, False)),
+        (
+            "UNAVAILABLE",
+            "dependency|request|the deadline passed",
+            (DependencyUnavailable, True),
+        ),
+        ("UNAVAILABLE", "Request timeout expired", (DependencyUnavailable, True)),
         ("INVALID_ARGUMENT", "unexpected inference input 'x'", (StageError, ErrorCode.CONTRACT)),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", (DependencyUnavailable, True)),
         ("UNAVAILABLE", "failed to connect to all addresses", (DependencyUnavailable, False)),
