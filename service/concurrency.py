@@ -17,7 +17,8 @@ class AdaptiveLimit:
 
     Requests beyond the bound are not queued: by Little's law a queue only adds its own time to everyone's.
     The 95th percentile of a window of answers is compared with `target_s`, so that one slow answer among many
-    does not count. A bound that was not reached is not raised: nothing was learnt about more.
+    does not count. A bound of which not even half was used is not raised: nothing was learnt about more. One
+    that is used by half is, so that a moment's slowness does not reach those who are in flight anyway.
 
     Source: Chiu and Jain 1989, Analysis of the increase and decrease algorithms for congestion avoidance,
     section 3.3 (additive increase, multiplicative decrease); as a limit of concurrency: AIMDLimit of
@@ -28,7 +29,7 @@ class AdaptiveLimit:
         self._target_s, self._least, self._most = target_s, min(least, most), most
         self._limit = float(min(max(FIRST, least), most))
         self._window = Window(WINDOW_S, WINDOW_SAMPLES, clock)
-        self._was_reached = False
+        self._is_used = False
         self.in_flight = 0
 
     @property
@@ -43,8 +44,8 @@ class AdaptiveLimit:
 
     def try_enter(self) -> bool:
         """Takes a place if there is one; `leave` gives it back."""
+        self._is_used |= 2 * self.in_flight >= self.value
         if self.in_flight >= self.value:
-            self._was_reached = True
             return False
         self.in_flight += 1
         return True
@@ -60,6 +61,6 @@ class AdaptiveLimit:
             return
         if p95_s > self._target_s:
             self._limit = max(self._least, self._limit * BACKOFF)
-        elif self._was_reached:
+        elif self._is_used:
             self._limit = min(self._most, self._limit + 1)
-        self._was_reached = False
+        self._is_used = False
