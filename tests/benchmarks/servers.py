@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,9 @@ def environment(settings: LocalSettings) -> dict[str, str]:
 
 @contextmanager
 def our_servers(settings: LocalSettings) -> Iterator[None]:
-    """Holds Redis up; whatever else was started with these settings ends with it."""
+    """Holds an empty Redis up; whatever else was started with these settings ends with it."""
+    for left in ("redis", "feast"):  # Feast's registry tells which rows it has written already
+        shutil.rmtree(settings.var / left, ignore_errors=True)
     up(settings, ["redis"])
     try:
         yield
