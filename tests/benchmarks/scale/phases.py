@@ -152,6 +152,8 @@ def _measure(design: Design) -> Figures:
     for clients in CLIENTS:
         figures[str(clients)] = _told(design, partial(design.caller.closed, clients, MEASURE_S, seed=clients))
     rate = figures[str(CLIENTS[-1])]["full_per_s"] / 2
+    if rate < 1:
+        raise ScaleError(f"{design.name}: sixteen clients get {2 * rate:.2g} full answers per second")
     figures["half"] = {"rate": rate} | _told(design, partial(design.caller.open, rate, MEASURE_S, seed=50))
     return figures
 
