@@ -100,3 +100,23 @@ def test_padding_does_not_matter(data: st.DataObject, more: int) -> None:
     longer = {listed: {n: padded(v) for n, v in columns.items()} for listed, columns in recents.items()}
     for name, counts in user_item_features(DATASET, longer, candidates).items():
         np.testing.assert_array_equal(counts, user_item_features(DATASET, recents, candidates)[name])
+
+
+@given(st.data())
+def test_narrow_numbers_and_bits_match_as_the_raw_values_do(data: st.DataObject) -> None:
+    """What serving compares: integers of 32 bits with their own null, and lists as sets of bits."""
+    recents, candidates = draw_case(data)
+
+    def narrowed(columns: Columns) -> Columns:
+        ids, tags = columns["item_id"], columns["item_tags"]
+        null = np.iinfo(np.int32).min
+        bits = np.where(tags == NULL_INT, 0, np.uint64(1) << np.clip(tags, 0, 63).astype(np.uint64))
+        return columns | {
+            "item_id": np.where(ids == NULL_INT, null, ids).astype(np.int32),
+            "item_tags": np.bitwise_or.reduce(bits.astype(np.uint64), axis=2),
+        }
+
+    raw = user_item_features(DATASET, recents, candidates)
+    narrow = user_item_features(DATASET, {n: narrowed(c) for n, c in recents.items()}, narrowed(candidates))
+    for name, counts in raw.items():
+        np.testing.assert_array_equal(narrow[name], counts, err_msg=name)

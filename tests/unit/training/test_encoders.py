@@ -108,3 +108,13 @@ def test_a_pickle_in_the_file_is_refused(tmp_path: Path) -> None:
             archive.writestr(name, data)
     with pytest.raises(ValueError, match="allow_pickle"):
         Encoders.load(tmp_path / "bad.npz")
+
+
+def test_few_values_have_the_codes_that_many_have() -> None:
+    vocabulary = Vocabulary(np.arange(0, 100, 2), np.arange(3, 53))
+    raw = np.array([*range(-3, 103), NULL_INT])
+    many = vocabulary.encode(raw, null_code=PAD_CODE)
+    few = [vocabulary.encode(raw[at : at + 1], null_code=PAD_CODE) for at in range(len(raw))]
+    np.testing.assert_array_equal(np.concatenate(few), many)
+    assert many[-1] == PAD_CODE
+    assert (many == OOV_CODE).sum() == 56
