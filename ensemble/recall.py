@@ -20,7 +20,7 @@ from training.manifest import ITEM_IDS_FILE, ITEM_VECTORS_FILE, USER_VECTORS_FIL
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-LADDER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0)
+LADDER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 32.0)
 """EF_RUNTIME that is tried, in times of K. A search keeps at least the K items in view that it answers."""
 SURE = 1.645
 """Standard errors by which the measured mean must clear the target: reached with 95 % confidence."""

@@ -94,8 +94,8 @@ class EnsembleSettings(BaseSettings):
     )
     instances: PositiveInt = Field(
         1,
-        description="Processes that run the chain beside each other. Higher: one waits for Redis while another "
-        "works, for as much memory again, and smaller batches.",
+        description="Processes that run the chain beside each other. Higher: one waits for Redis while "
+        "another works, for as much memory again, and smaller batches.",
     )
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
         32,

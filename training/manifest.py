@@ -132,8 +132,8 @@ class IndexSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["FLAT", "HNSW"]
-    m: int = 16
-    ef_construction: int = 200
+    m: int = 32
+    ef_construction: int = 400
     ef_runtime: int = 200
 
 

@@ -170,6 +170,12 @@ def build(uv: Path, role: str, python: str) -> None:
     say(f"setup    {role}: ready after {time.monotonic() - started:.0f} s")
 
 
+def tests_of(role: str) -> str:
+    """Names what a role's tests need: a file of its own where it has one, else what all tests need."""
+    own = f"{role}-test.in"
+    return own if (LOCKS / own).is_file() else "test.in"
+
+
 def compile_locks(uv: Path) -> None:
     """Recompiles every lock from its `.in` file, with hashes and without naming any package index."""
     command = [str(uv), "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-emit-index-url"]
@@ -180,7 +186,7 @@ def compile_locks(uv: Path) -> None:
         run([*command, "-o", f"{name}.txt", f"{name}.in"], LOCKS)
     for role in ("gateway", "triton", "training"):
         say(f"lock     requirements/{role}-test.txt")
-        run([*command, "--constraint", f"{role}.txt", "-o", f"{role}-test.txt", "test.in"], LOCKS)
+        run([*command, "--constraint", f"{role}.txt", "-o", f"{role}-test.txt", tests_of(role)], LOCKS)
     say("lock     requirements/triton-gpu.txt")
     run([*command, "--constraint", "triton.txt", "-o", "triton-gpu.txt", "triton-gpu.in"], LOCKS)
 

@@ -190,7 +190,7 @@ class ItemTable:
 
     def _refresh(self) -> None:
         while not self._stop.wait(RETRY_S if self._snapshot is None else self.refresh_s):
-            self._try_to_load(breathe=True)
+            self._try_to_load(breathe=self._snapshot is not None)
 
     def _try_to_load(self, breathe: bool = False) -> None:
         try:

@@ -52,7 +52,8 @@ def publish(folder: Path, page: Path = PAGE, picture: Path = PICTURE) -> tuple[P
     if not (begin and end):
         raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
     temporary = page.with_suffix(".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{markdown(sizes)}\n{END}{tail}")
+    told = f"{markdown(sizes)}\n\n![Latency, memory and times against the number of items](images/growth.png)"
+    temporary.write_text(f"{head}{BEGIN}\n{told}\n{END}{tail}")
     temporary.rename(page)
     draw(sizes, picture)
     return page, picture

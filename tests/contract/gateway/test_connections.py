@@ -257,7 +257,7 @@ async def test_one_connection_too_many_is_told_so_and_may_come_back(tmp_path: Pa
             assert_problem(reply, 503, "2 connections are open already")
             assert reply.headers["retry-after"] == "1"
         assert gateway.refused() == {"connections": 1}
-        statuses = []
+        statuses: list[int] = []
         while 200 not in statuses and len(statuses) < 100:  # until the gateway has seen the others go
             async with gateway.caller() as fourth:
                 fourth.write(WHOLE)

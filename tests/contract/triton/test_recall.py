@@ -133,7 +133,7 @@ def test_an_unreachable_target_is_one_line_and_the_older_bundle_stays(
     assert main(["--bundle", str(world.folder), "--keep", "1"]) == 1
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert "the widest search misses SHORTLIST_RECALL_TARGET: EF_RUNTIME 400" in error
+    assert "the widest search misses SHORTLIST_RECALL_TARGET: EF_RUNTIME 640" in error
     assert f"SHORTLIST_FLAT_UP_TO={ITEMS}" in error
     assert redis.get(contract.index_search_key("graph")) is None
     assert indexed_items(redis, "older") == 60
