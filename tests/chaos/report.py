@@ -67,7 +67,7 @@ def of_overload(
         "anything else": lambda one: f"{one.wrong:,}",
         "normal service after the load's end": lambda one: _seconds(one.normal_after_s),
         "CPU seconds": lambda one: _listed(one.cpu_s),
-        "of these, popular slates": lambda one: f"{one.cheap * served_ms / 1e3:.1f}",
+        "of these, popular slates, at most": lambda one: f"{one.cheap * served_ms / 1e3:.1f}",
         "memory before, MiB": lambda one: _listed(one.memory_before, 0),
         "memory after, MiB": lambda one: _listed(one.memory_after, 0),
         "generator late at p99, ms": lambda one: f"{one.lag_p99_ms:.1f}",
