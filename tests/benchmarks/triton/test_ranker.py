@@ -15,6 +15,7 @@ from ensemble.bundle import Bundle
 
 FOLDER = Path(os.environ.get("SHORTLIST_BENCH_BUNDLE", "var/bundles/current"))
 Measure = Callable[..., Any]
+SIZES = ((1, 100), (1, 400), (1, 1600), (16, 100))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def random_columns(bundle: Bundle, names: Iterable[str], *shape: int) -> dict[st
 
 
 @pytest.mark.benchmark(group="ranker")
-@pytest.mark.parametrize(("users", "k"), [(1, 100), (1, 400), (1, 1600), (16, 100)], ids="B={}-K={}".format)
+@pytest.mark.parametrize(("users", "k"), SIZES, ids=[f"B={b}-K={k}" for b, k in SIZES])
 def test_ranker(benchmark: Measure, bundle: Bundle, users: int, k: int) -> None:
     """P(click) of K candidates of each user in one call, one thread."""
     spec = bundle.ranker.spec
