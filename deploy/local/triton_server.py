@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from deploy.local.settings import LOOPBACK, LocalSettings, load_settings, python_of
 
@@ -52,6 +55,15 @@ def clear_shared_memory(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
+def end_orphans(prefix: str) -> None:
+    """Ends the Python processes that a killed server with our prefix left; they may wait for it for ever."""
+    for process in psutil.process_iter(["cmdline"]):
+        told = process.info["cmdline"] or []
+        if STUB in "".join(told[:1]) and any(part.startswith(prefix) for part in told):
+            with suppress(psutil.Error):
+                process.kill()
+
+
 def command(settings: LocalSettings, backends: Path) -> list[str]:
     """Tritonserver and its arguments; every address is loopback, as this version is not patched any more."""
     options = {
@@ -91,6 +103,7 @@ def main() -> None:
     """Prepares the backends, then becomes tritonserver, so that the supervisor watches the server itself."""
     settings = load_settings()
     backends = prepare_backends(settings.var / "triton" / "backends")
+    end_orphans(shared_memory_prefix(settings))
     clear_shared_memory(shared_memory_prefix(settings))
     arguments = command(settings, backends)
     sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -137,3 +138,18 @@ def test_the_keys_of_the_gateway_follow_every_up() -> None:
     assert LocalSettings(api_keys=keys).environment()["SHORTLIST_API_KEYS"] == keys
     assert LocalSettings().environment()["SHORTLIST_API_KEYS"] == ""
     assert LocalSettings(allow_anonymous=True).environment()["SHORTLIST_ALLOW_ANONYMOUS"] == "true"
+
+
+def test_a_python_process_that_a_killed_server_left_is_ended(settings: LocalSettings, tmp_path: Path) -> None:
+    prefix = triton_server.shared_memory_prefix(settings)
+    stub = tmp_path / triton_server.STUB
+    stub.symlink_to("/bin/bash")
+    waits = ["-c", "read"]
+    with (
+        subprocess.Popen([str(stub), *waits, f"{prefix}1234"], stdin=subprocess.PIPE) as ours,
+        subprocess.Popen([str(stub), *waits, "shortlist_1_1234"], stdin=subprocess.PIPE) as another,
+    ):
+        triton_server.end_orphans(prefix)
+        assert ours.wait(10) == -signal.SIGKILL
+        assert another.poll() is None
+        another.kill()
