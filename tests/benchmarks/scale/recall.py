@@ -17,8 +17,6 @@ import numpy as np
 from ensemble.bundle import Bundle
 from ensemble.recall import Exact, measure
 from ensemble.settings import load_settings
-from ensemble.stages.encode import EncodeUser
-from ensemble.stages.lookup import LookupUserFeatures
 from ensemble.stores.client import connect
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.vectors import RedisVectorIndex
@@ -38,14 +36,12 @@ def main() -> int:
     bundle = Bundle.open(settings.bundle)
     redis = connect(settings.redis_address, PATIENCE_MS)
     rng = np.random.default_rng(SEED)
-    users = rng.choice(chosen.users, min(USERS, chosen.users), replace=False)[:, None] + 1
+    users = rng.choice(chosen.users, min(USERS, chosen.users), replace=False) + 1
     store = RedisFeatureStore(redis, bundle.dataset, bundle.dataset.clock, settings.max_seen)
-    known = tuple(name for name in bundle.user_features if name in bundle.user_tower.features)
-    lookup = LookupUserFeatures(store, bundle.dataset, settings.max_seen)
-    encode = EncodeUser(bundle.user_tower, bundle.encoders, known, bundle.manifest.vector_width)
-    table = lookup.run(user_id=users)
-    table |= {"user_id": users}
-    vectors = encode.run(**{name: table[name] for name in encode.reads})["user_vector"]
+    rows = store.read_users(users)
+    raw = {"user_id": users, **rows.columns}
+    codes = {name: bundle.encoders.encode(name, raw[name]) for name in bundle.user_tower.features}
+    vectors = bundle.user_tower(codes)
     exact = Exact.of(bundle.item_ids, bundle.item_vectors, vectors, settings.k)
     index = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
     started = time.perf_counter()
