@@ -18,6 +18,7 @@ from service.ladder import Asked, Ladder
 from service.live import EnsembleStep
 from service.metrics import Metrics
 from service.recommender import Recommender
+from service.room import Room
 from service.schemas import RecommendRequest
 from service.settings import Settings
 from service.store import Store
@@ -54,7 +55,8 @@ class Answers:
     ) -> None:
         self.settings, self.bundle, self.recommender, self.store = settings, bundle, recommender, store
         self.metrics = metrics
-        live = EnsembleStep(recommender, settings)
+        self.room = Room(settings.max_requests)
+        live = EnsembleStep(recommender, settings, self.room)
         popular = PopularStep(bundle.popular, store, settings.store_timeout_ms / 1000)
         self.ladder = Ladder([live, popular], metrics)
         metrics.watch_circuit(live.circuit)

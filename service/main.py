@@ -31,7 +31,6 @@ from service.openapi import describe
 from service.overload import OverloadLayer
 from service.protocol import bounded_protocol
 from service.recommender import Recommender, TritonRecommender
-from service.room import Room
 from service.settings import Settings, WrongSettings, load_settings
 from service.store import RedisStore, Store
 from service.warm import WarmUp
@@ -74,7 +73,7 @@ def build_app(
                     stack.push_async_callback(server.close)
             # Beside the first requests; a server that is down does not stop the start.
             preparing = asyncio.create_task(_prepare(settings, recommender, store, warm_up))
-            watching = asyncio.create_task(app.state.room.watch())
+            watching = asyncio.create_task(answers.room.watch())
             yield
             preparing.cancel()
             watching.cancel()
@@ -113,8 +112,7 @@ def _assemble(
         metrics=metrics,
     )
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
-    app.state.room = Room(settings.max_requests)
-    app.add_middleware(OverloadLayer, room=app.state.room, metrics=metrics)
+    app.add_middleware(OverloadLayer, room=answers.room, metrics=metrics)
     app.add_middleware(RequestLayer, metrics=metrics)
     describe(app, answers.bundle.manifest, settings)
     return app

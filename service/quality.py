@@ -9,12 +9,12 @@ from service.window import Clock, Window
 
 STEPS = (0.0, 0.25, 0.5, 0.75, FULL_QUALITY)
 """At 0 the ranker is left out as well."""
-WINDOW_S = 0.25
+WINDOW_S = 0.1
 WINDOW_SAMPLES = 8
 TIGHT, EASY = 0.9, 0.5
 """Shares of the ensemble's time. Between the two nothing changes, so that the quality does not swing."""
-PATIENCE, CALM = 2, 4
-"""Windows in a row before it is lowered, and before it is raised: down at once, up with care."""
+PATIENCE, CALM = 5, 4
+"""Windows in a row before it is lowered, and before it is raised: from the bottom to the top in 1.6 s."""
 
 
 class Quality:

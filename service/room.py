@@ -23,6 +23,8 @@ class Room:
     known. So the loop is asked to come back after ten milliseconds; what it is late by is what every
     request loses at each of its turns. One pause of the machine is a single late turn: it changes nothing.
 
+    `lateness_s` is what the loop was at least late by in its last turns.
+
     Source: Chiu and Jain 1989, as for the bound of requests in the ensemble (`service/concurrency.py`).
     """
 
@@ -30,6 +32,7 @@ class Room:
         self._most, self._least, self._clock = most, min(LEAST, most), clock
         self._bound = float(most)
         self._late = deque[float](maxlen=TICKS)
+        self.lateness_s = 0.0
 
     @property
     def value(self) -> int:
@@ -39,7 +42,9 @@ class Room:
     def came_late(self, by_s: float) -> None:
         """Learns by how many seconds the loop was late this time."""
         self._late.append(by_s)
-        if len(self._late) == TICKS and min(self._late) > SLOW_S:
+        if len(self._late) == TICKS:
+            self.lateness_s = min(self._late)
+        if len(self._late) == TICKS and self.lateness_s > SLOW_S:
             self._bound = max(self._least, self._bound * BACKOFF)
             self._late.clear()
         elif by_s <= SLOW_S:

@@ -29,6 +29,19 @@ def test_a_loop_that_stays_late_is_given_less_down_to_a_least() -> None:
     assert seen[-1] == LEAST
 
 
+def test_lateness_is_what_every_one_of_the_last_turns_had() -> None:
+    room = Room(256)
+    assert room.lateness_s == 0
+    for by_s in [*[0.001] * TICKS, *[LATE] * (TICKS - 1)]:
+        room.came_late(by_s)
+    assert room.lateness_s == 0.001
+    room.came_late(LATE + 1)
+    assert room.lateness_s == LATE
+    for _ in range(TICKS):
+        room.came_late(0.0)
+    assert room.lateness_s == 0
+
+
 def test_what_was_taken_comes_back_by_and_by() -> None:
     room = Room(256)
     for _ in range(30 * TICKS):
