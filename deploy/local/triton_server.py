@@ -19,8 +19,8 @@ PYTHON_VERSION = "3.11"
 STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
 NICENESS = 5
-"""Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while Triton
-starts."""
+"""Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
+Triton starts."""
 
 
 def packages() -> Path:
