@@ -152,7 +152,7 @@ def test_explain_tells_what_happened_to_every_retrieved_item(
 def test_the_ready_check_names_every_dependency(stack: World) -> None:
     answer = httpx.get(f"{stack.url}/readyz", timeout=10.0, trust_env=False)
     assert answer.status_code == 200, answer.text
-    assert set(answer.json()["dependencies"]) == {"triton", "redis", "bundle"}
+    assert set(answer.json()["dependencies"]) == {"triton", "redis", "bundle", "warm_up"}
 
 
 def test_triton_serves_the_chain_with_dynamic_batching(triton_client: InferenceServerClient) -> None:
