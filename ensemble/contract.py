@@ -8,9 +8,11 @@ Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of th
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +178,46 @@ def index_search_key(bundle: str) -> str:
     return f"index_search:{bundle}"
 
 
+def batch_key(dataset: str) -> str:
+    """The key of the pointer to the published batch run: a `Published`, switched as one."""
+    return f"batch:{dataset}"
+
+
+def slate_key(run: str, user_id: int) -> str:
+    """The key of the slate that a batch run stored for a user: a `StoredSlate`."""
+    return f"slate:{run}:{user_id}"
+
+
+def slate_prefix(run: str) -> str:
+    """The prefix of the keys of a run's slates."""
+    return f"slate:{run}:"
+
+
+def changed_users_key(dataset: str) -> str:
+    """The key of the users who changed since they were last computed: a sorted set, by Unix time, seconds.
+
+    Whatever changes what is known of a user adds the id; a published batch run takes away what it covers.
+    """
+    return f"changed_users:{dataset}"
+
+
+def feature_key(entity: str, value: int, dataset: str) -> bytes:
+    """The key of the feature store's row of `user_id` or `item_id`: Feast's entity key of version 3."""
+    return _feature_head(entity) + struct.pack("<q", value) + dataset.encode()
+
+
+@lru_cache
+def _feature_head(entity: str) -> bytes:
+    name = entity.encode()
+    return struct.pack("<III", 1, 2, len(name)) + name + struct.pack("<II", 4, 8)  # 2: string, 4: int64
+
+
+AVAILABILITY_FIELD = b"\xee\x08\x1a\xaa"
+"""The field of an item's row that holds whether it is available: Feast's hash of view and feature."""
+UNAVAILABLE = b"\x20\x00"
+"""That field's value, a Feast Value, where the item is not available; any other, and none, mean it is."""
+
+
 def seen_key(user_id: int) -> str:
     """The key of the items that a user has seen: the only definition of seen."""
     return f"seen:{user_id}"
@@ -264,3 +306,87 @@ def degradation_mask(flags: Iterable[Degradation]) -> int:
     """Packs flags into the bit mask `degraded`."""
     order = list(Degradation)
     return sum(1 << order.index(flag) for flag in set(flags))
+
+
+@dataclass(frozen=True)
+class Published:
+    """Which batch run is read: `lineage`, newest first, is that run, the parent whose slates it renews in
+    part, its parent and so on. `former` is the lineage before the last switch, kept for a rollback."""
+
+    lineage: tuple[str, ...]
+    former: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """Packs it as JSON."""
+        return json.dumps({"lineage": self.lineage, "former": self.former}).encode()
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Published:
+        """Unpacks `encode`; no key means that nothing is published.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if value is None:
+            return cls(())
+        try:
+            fields = json.loads(value)
+            return cls(tuple(map(str, fields["lineage"])), tuple(map(str, fields["former"])))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no pointer to a batch run: {error!r}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSlate:
+    """A slate that a batch run made: `item_ids` int64 (N,) and `item_scores` float32 (N,), best first;
+    `degraded` the bit mask; `made_at_ms` Unix time in milliseconds."""
+
+    item_ids: npt.NDArray[np.int64]
+    item_scores: npt.NDArray[np.float32]
+    degraded: int
+    bundle: str
+    run: str
+    made_at_ms: int
+
+    HEAD = struct.Struct("<BBHHBBq")
+    """Version, bytes of an id, N, degraded, length of the bundle's name, of the run's, time of making."""
+    VERSION = 1
+
+    def encode(self) -> bytes:
+        """Packs it: the head (16 bytes), both names, then N ids and N scores, all little-endian.
+
+        An id takes 4 bytes where all of them fit, else 8; so a slate of 50 takes 416 bytes and its names.
+        """
+        ids, bundle, run = np.asarray(self.item_ids), self.bundle.encode(), self.run.encode()
+        width = 4 if not len(ids) or 0 <= ids.min() <= ids.max() < 2**32 else 8
+        head = (self.VERSION, width, len(ids), self.degraded, len(bundle), len(run), self.made_at_ms)
+        packed = ids.astype(f"<{'u' if width == 4 else 'i'}{width}").tobytes()
+        scores = np.asarray(self.item_scores, dtype="<f4").tobytes()
+        return b"".join((self.HEAD.pack(*head), bundle, run, packed, scores))
+
+    @classmethod
+    def decode(cls, value: bytes) -> StoredSlate:
+        """Unpacks `encode`.
+
+        Raises:
+            ValueError: it is cut short, or of another version.
+        """
+        try:
+            version, width, n, degraded, of_bundle, of_run, made_at_ms = cls.HEAD.unpack_from(value)
+            if version != cls.VERSION or width not in (4, 8):
+                raise ValueError(f"a stored slate of version {version}, this reads {cls.VERSION}")
+            run, ids = cls.HEAD.size + of_bundle, cls.HEAD.size + of_bundle + of_run
+            if len(value) != ids + n * (width + 4):
+                raise ValueError(
+                    f"a stored slate of {len(value)} bytes, its head says {ids + n * (width + 4)}"
+                )
+            return cls(
+                np.frombuffer(value, f"<{'u' if width == 4 else 'i'}{width}", n, ids).astype(np.int64),
+                np.frombuffer(value, "<f4", n, ids + n * width).astype(np.float32),
+                degraded,
+                value[cls.HEAD.size : run].decode(),
+                value[run:ids].decode(),
+                made_at_ms,
+            )
+        except struct.error as error:
+            raise ValueError(f"no stored slate: {error}") from None

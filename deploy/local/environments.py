@@ -23,6 +23,7 @@ ROLES = {
     "gateway": ("gateway.txt", "gateway-test.txt"),
     "dev": ("dev.txt",),
     "triton": ("triton.txt", "triton-test.txt"),
+    "batch": ("batch.txt", "batch-test.txt"),
     "training": ("training.txt", "training-test.txt"),
 }
 INSTALLER = "uv"
@@ -184,7 +185,9 @@ def compile_locks(uv: Path) -> None:
     for name in ("setup", "dev", "gateway", "triton", "training"):
         say(f"lock     requirements/{name}.txt")
         run([*command, "-o", f"{name}.txt", f"{name}.in"], LOCKS)
-    for role in ("gateway", "triton", "training"):
+    say("lock     requirements/batch.txt")
+    run([*command, "--constraint", "triton.txt", "-o", "batch.txt", "batch.in"], LOCKS)
+    for role in ("gateway", "triton", "batch", "training"):
         say(f"lock     requirements/{role}-test.txt")
         run([*command, "--constraint", f"{role}.txt", "-o", f"{role}-test.txt", tests_of(role)], LOCKS)
     say("lock     requirements/triton-gpu.txt")

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from ensemble import contract
-from ensemble.stores.feast_values import Value, ValueType
+from ensemble.stores.feast_values import Value
 from feature_repo import names
 from feature_repo.dataset import Column, Columns, Dataset, Role
 
@@ -164,15 +164,10 @@ class _EntityReader:
             self.fields += [_field(view, name) for name in dataset.view_columns(view)]
             self.slices.append((view, start, len(self.fields)))
             self.fields.append(f"_ts:{view}")
-        name = join_key.encode()
-        # Feast's entity key of version 3, whose value comes last: number of keys, type, length, name, type,
-        # length.
-        self.prefix = struct.pack("<III", 1, ValueType.STRING, len(name)) + name
-        self.prefix += struct.pack("<II", ValueType.INT64, 8)
-        self.suffix = dataset.name.encode()
+        self.join_key = join_key
 
     def key(self, value: int) -> bytes:
-        return self.prefix + struct.pack("<q", value) + self.suffix
+        return contract.feature_key(self.join_key, value, self.dataset.name)
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
         found = np.zeros(len(replies), dtype=np.bool_)
