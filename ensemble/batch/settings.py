@@ -1,0 +1,83 @@
+"""Settings of the batch job, beside those of the chain; read from `SHORTLIST_BATCH_*`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ensemble.contract import MAX_N
+from feature_repo.environment import read_settings
+
+
+class Retrieval(StrEnum):
+    """What finds the items nearest to a user."""
+
+    EXACT = "exact"  # a matrix product with all of the bundle's vectors
+    REDIS = "redis"  # the index that online requests ask
+
+
+class BatchSettings(BaseSettings):
+    """Every number of the batch job that may be turned, with its unit and which way to turn it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHORTLIST_BATCH_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    n: Annotated[int, Field(ge=1, le=MAX_N)] = Field(
+        50,
+        description="Items stored per user. Higher: more is left where seen and unavailable items are removed "
+        "at reading; 8 bytes each.",
+    )
+    ttl_s: PositiveInt = Field(
+        7 * 24 * 3600,
+        description="Seconds that a stored slate lives. Higher: users still have one when runs fail for days, "
+        "older ones; at least twice the time between two full runs.",
+    )
+    shard_users: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        2048,
+        description="Users computed, stored and resumed together. Higher: less overhead, more memory per "
+        "worker, more to repeat after a crash.",
+    )
+    step_users: Annotated[int, Field(ge=1, le=4096)] = Field(
+        256,
+        description="Users of a shard that go through the chain at a time. Higher: fewer calls, less of it "
+        "in the processor's cache, more memory.",
+    )
+    workers: NonNegativeInt = Field(
+        0,
+        description="Processes that run the chain. 0: one per core of this machine, or of the cluster less "
+        "one. Higher than the cores: slower.",
+    )
+    address: str = Field(
+        "",
+        description="Address of a Ray cluster, such as ray://host:10001 or host:6379. Empty: Ray is started on "
+        "this machine, for the run alone.",
+    )
+    object_store_mb: Annotated[int, Field(ge=80)] = Field(
+        128,
+        description="Megabytes of Ray's object store on this machine; only user ids and counts go through it.",
+    )
+    retrieval: Retrieval = Field(
+        Retrieval.EXACT,
+        description="exact: a matrix product over the bundle's vectors. redis: the index that requests ask, "
+        "for catalogues too large to compare.",
+    )
+    dir: Path | None = Field(
+        None,
+        description="Folder of runs, shared by all machines of a cluster. Default: batch under "
+        "SHORTLIST_VAR_DIR.",
+    )
+    redis_timeout_ms: PositiveInt = Field(
+        10_000,
+        description="Milliseconds a round trip of the job to Redis may take. Higher: a busy Redis does not "
+        "fail a run.",
+    )
+
+
+def load_batch_settings() -> BatchSettings:
+    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
+    return read_settings(BatchSettings)
