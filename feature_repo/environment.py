@@ -16,14 +16,14 @@ def read_settings(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        sys.stderr.write(describe(error) + "\n")
+        sys.stderr.write(describe(error, kind.model_config.get("env_prefix", "")) + "\n")
         raise SystemExit(2) from None
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: ValidationError, prefix: str = "SHORTLIST_") -> str:
     """Names each wrong setting, its value and what is expected, in one line."""
     parts = []
     for e in error.errors():
         name = "__".join(str(part) for part in e["loc"]).upper()
-        parts.append(f"SHORTLIST_{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
+        parts.append(f"{prefix}{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
     return "settings: " + "; ".join(parts)

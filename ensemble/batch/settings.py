@@ -29,13 +29,13 @@ class BatchSettings(BaseSettings):
 
     n: Annotated[int, Field(ge=1, le=MAX_N)] = Field(
         50,
-        description="Items stored per user. Higher: more is left where seen and unavailable items are removed "
-        "at reading; 8 bytes each.",
+        description="Items stored per user. Higher: more is left where seen and unavailable items are "
+        "removed at reading; 8 bytes each.",
     )
     ttl_s: PositiveInt = Field(
         7 * 24 * 3600,
-        description="Seconds that a stored slate lives. Higher: users still have one when runs fail for days, "
-        "older ones; at least twice the time between two full runs.",
+        description="Seconds that a stored slate lives; at least twice the time between two full runs. "
+        "Higher: users still have one when runs fail for days, though an old one.",
     )
     shard_users: Annotated[int, Field(ge=1, le=65_536)] = Field(
         2048,
@@ -54,12 +54,13 @@ class BatchSettings(BaseSettings):
     )
     address: str = Field(
         "",
-        description="Address of a Ray cluster, such as ray://host:10001 or host:6379. Empty: Ray is started on "
-        "this machine, for the run alone.",
+        description="Address of a Ray cluster, such as host:6379. Empty: Ray is started on this machine, for "
+        "the run alone.",
     )
     object_store_mb: Annotated[int, Field(ge=80)] = Field(
         128,
-        description="Megabytes of Ray's object store on this machine; only user ids and counts go through it.",
+        description="Megabytes of Ray's object store on this machine; only user ids and counts go "
+        "through it.",
     )
     retrieval: Retrieval = Field(
         Retrieval.EXACT,
