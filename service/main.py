@@ -73,7 +73,7 @@ def build_app(
                     stack.push_async_callback(server.close)
             # Beside the first requests; a server that is down does not stop the start.
             preparing = asyncio.create_task(_prepare(settings, recommender, store, warm_up))
-            watching = asyncio.create_task(answers.room.watch())
+            watching = asyncio.create_task(answers.room.watch(metrics.loop_came_late))
             yield
             preparing.cancel()
             watching.cancel()

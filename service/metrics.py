@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from prometheus_client import (
@@ -17,6 +17,7 @@ from prometheus_client import (
 from service.circuits import Circuit
 from service.concurrency import AdaptiveLimit
 from service.quality import Quality
+from service.room import Room
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every series
 
@@ -70,6 +71,20 @@ class Metrics:
             "Requests that may wait for the ensemble now.",
             registry=self.registry,
         )
+        self._in_process = Gauge(
+            "shortlist_in_process", "Requests in the process now, health not counted.", registry=self.registry
+        )
+        self._most_in_process = Gauge(
+            "shortlist_in_process_limit",
+            "Requests that may be in the process now: fewer while its event loop keeps coming late.",
+            registry=self.registry,
+        )
+        self._loop_late_seconds = Histogram(
+            "shortlist_loop_late_seconds",
+            "Seconds by which the event loop came late, looked at every ten milliseconds.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._quality = Gauge(
             "shortlist_quality",
             "Share of the candidates that the ensemble is asked to consider; 0: without the ranker too.",
@@ -112,6 +127,15 @@ class Metrics:
         self._in_flight.set_function(lambda: limit.in_flight)
         self._most_in_flight.set_function(lambda: limit.value)
         self._quality.set_function(lambda: quality.value)
+
+    def watch_room(self, room: Room, in_process: Callable[[], float]) -> None:
+        """Shows how many requests are in the process, and may be, whenever the metrics are read."""
+        self._in_process.set_function(in_process)
+        self._most_in_process.set_function(lambda: room.value)
+
+    def loop_came_late(self, by_s: float) -> None:
+        """Counts one look at the event loop."""
+        self._loop_late_seconds.observe(max(0.0, by_s))
 
     def stepped(self, step: str, outcome: str) -> None:
         """Counts one try of a step of the ladder."""

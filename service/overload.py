@@ -19,6 +19,7 @@ class OverloadLayer:
     def __init__(self, app: ASGIApp, room: Room, metrics: Metrics) -> None:
         self.app, self.room, self.metrics = app, room, metrics
         self.in_process = 0
+        metrics.watch_room(room, lambda: self.in_process)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through unless there are too many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from service.window import Clock
 
@@ -50,9 +51,11 @@ class Room:
         elif by_s <= SLOW_S:
             self._bound = min(self._most, self._bound + 1)
 
-    async def watch(self) -> None:
-        """Looks at the running loop for ever."""
+    async def watch(self, tell: Callable[[float], None] = lambda _: None) -> None:
+        """Looks at the running loop for ever; `tell` is given by how many seconds it was late, each time."""
         while True:
             due_s = self._clock() + TICK_S
             await asyncio.sleep(TICK_S)
-            self.came_late(self._clock() - due_s)
+            by_s = self._clock() - due_s
+            self.came_late(by_s)
+            tell(by_s)

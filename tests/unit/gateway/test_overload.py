@@ -49,6 +49,7 @@ async def test_one_request_too_many_is_a_503_with_retry_after_while_health_is_an
         refused = await client.post("/v1/recommendations", content=b"not even JSON")
         seen = await client.get("/v1/users/7/seen")
         health = await client.get("/healthz")
+        meanwhile = (await client.get("/metrics")).text
         answers = await asyncio.gather(*waiting)
         again = await client.get("/v1/users/7/seen")
         text = (await client.get("/metrics")).text
@@ -59,6 +60,10 @@ async def test_one_request_too_many_is_a_503_with_retry_after_while_health_is_an
     assert health.status_code == 200
     assert [answer.json()["source"] for answer in answers] == ["ensemble"] * 3
     assert again.status_code == 200
+    assert "shortlist_in_process 3.0" in meanwhile
+    assert "shortlist_in_process 0.0" in text
+    assert "shortlist_in_process_limit 3.0" in text
+    assert "shortlist_loop_late_seconds_count 0.0" not in text
     assert 'shortlist_refused_total{reason="overload"} 2.0' in text
     assert 'shortlist_requests_total{source="none",status="503"} 1.0' in text
 

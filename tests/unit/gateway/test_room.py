@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from service.metrics import Metrics
 from service.room import LEAST, SLOW_S, TICKS, Room
 
 LATE = 2 * SLOW_S
@@ -61,12 +62,24 @@ def test_a_small_bound_is_kept_as_it_is() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_busy_loop_is_found_late() -> None:
-    room = Room(256)
-    watching = asyncio.create_task(room.watch())
+async def test_a_busy_loop_is_found_late_and_every_look_is_counted() -> None:
+    room, metrics, looks = Room(256), Metrics("bundle", "dataset"), list[float]()
+
+    def tell(by_s: float) -> None:
+        looks.append(by_s)
+        metrics.loop_came_late(by_s)
+
+    metrics.watch_room(room, lambda: 7)
+    watching = asyncio.create_task(room.watch(tell))
     until = time.monotonic() + 10.0
     while room.value == 256 and time.monotonic() < until:
         time.sleep(LATE)
         await asyncio.sleep(0)
     watching.cancel()
     assert room.value < 256
+    text = metrics.text().decode()
+    in_time = sum(by_s <= 0.005 for by_s in looks)
+    assert f"shortlist_loop_late_seconds_count {len(looks)}.0" in text
+    assert f'shortlist_loop_late_seconds_bucket{{le="0.005"}} {in_time}.0' in text
+    assert f"shortlist_in_process_limit {room.value}.0" in text
+    assert "shortlist_in_process 7.0" in text
