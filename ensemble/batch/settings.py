@@ -43,7 +43,7 @@ class BatchSettings(BaseSettings):
         "worker, more to repeat after a crash.",
     )
     step_users: Annotated[int, Field(ge=1, le=4096)] = Field(
-        256,
+        64,
         description="Users of a shard that go through the chain at a time. Higher: fewer calls, less of it "
         "in the processor's cache, more memory.",
     )
