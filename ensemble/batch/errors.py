@@ -1,0 +1,40 @@
+"""What may go wrong with a batch run, each as one line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+class BatchError(RuntimeError):
+    """Says in one line what is wrong with a batch run, and what to do."""
+
+
+def explain(error: RedisError, address: str) -> str:
+    """Says in one line what Redis at `address` refused, and what to do."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OutOfMemoryError) or "OOM" in said:
+        return (
+            f"Redis at {address} is full ({said}); raise its maxmemory, or store less: a shorter "
+            f"SHORTLIST_BATCH_TTL_S, a smaller SHORTLIST_BATCH_N. What was published is still read"
+        )
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)):
+        return f"Redis at {address}: {said}; start it (`make up`), or set SHORTLIST_REDIS_ADDRESS"
+    return f"Redis at {address} refused: {said}"
+
+
+@contextmanager
+def redis_explained(address: str) -> Iterator[None]:
+    """Turns whatever Redis refuses in its body into one line.
+
+    Raises:
+        BatchError: Redis at `address` is full, unreachable, or refused.
+    """
+    try:
+        yield
+    except RedisError as error:
+        raise BatchError(explain(error, address)) from error
