@@ -22,6 +22,7 @@ from types import MappingProxyType
 HOST = "127.0.0.1"
 PATH = "/v1/recommendations"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 MOST_CONNECTIONS = 1000
 """More callers than this at once are not opened: their requests fail as `no connection`."""
 
@@ -65,10 +66,14 @@ def schedule(rate: float, duration_s: float, seed: int) -> list[float]:
 
 
 def request_bytes(
-    user_id: int, n: int, latency_budget_ms: int | None = None, headers: Mapping[str, str] = NO_HEADERS
+    user_id: int,
+    n: int,
+    latency_budget_ms: int | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
+    fields: Mapping[str, object] = NO_FIELDS,
 ) -> bytes:
-    """Writes one POST as it goes over the wire."""
-    asked = {"user_id": user_id, "n": n}
+    """Writes one POST as it goes over the wire; `fields` are further ones of its body."""
+    asked = {"user_id": user_id, "n": n, **fields}
     if latency_budget_ms is not None:
         asked["latency_budget_ms"] = latency_budget_ms
     body = json.dumps(asked).encode()
@@ -157,9 +162,12 @@ class _Sender:
         latency_budget_ms: int | None,
         timeout_s: float,
         headers: Mapping[str, str],
+        fields: Mapping[str, object],
     ) -> None:
         self.port, self.user_ids, self.timeout_s = port, user_ids, timeout_s
-        self.write = partial(request_bytes, n=n, latency_budget_ms=latency_budget_ms, headers=headers)
+        self.write = partial(
+            request_bytes, n=n, latency_budget_ms=latency_budget_ms, headers=headers, fields=fields
+        )
         self.draw = random.Random(seed)
         self.written: dict[int, bytes] = {}
         self.run, self.idle = Run(), list[Connection]()
@@ -238,9 +246,10 @@ async def closed_loop(
     latency_budget_ms: int | None = None,
     timeout_s: float = 10.0,
     headers: Mapping[str, str] = NO_HEADERS,
+    fields: Mapping[str, object] = NO_FIELDS,
 ) -> Run:
     """Lets `clients` callers ask one request after the other for `duration_s`."""
-    sender = _Sender(port, user_ids, n, seed, latency_budget_ms, timeout_s, headers)
+    sender = _Sender(port, user_ids, n, seed, latency_budget_ms, timeout_s, headers, fields)
 
     async def call() -> None:
         while (due_s := sender.now()) < duration_s:
@@ -265,12 +274,13 @@ async def open_loop(
     latency_budget_ms: int | None = None,
     timeout_s: float = 10.0,
     headers: Mapping[str, str] = NO_HEADERS,
+    fields: Mapping[str, object] = NO_FIELDS,
 ) -> Run:
     """Sends `rate` requests per second for `duration_s`, whatever the server does; waits for the last answer.
 
     `seed` draws the instants and the users.
     """
-    sender = _Sender(port, user_ids, n, seed, latency_budget_ms, timeout_s, headers)
+    sender = _Sender(port, user_ids, n, seed, latency_budget_ms, timeout_s, headers, fields)
     tasks: set[asyncio.Task[asyncio.Future[Exchange]]] = set()
     with _measured(sender):
         for instant in schedule(rate, duration_s, seed):
