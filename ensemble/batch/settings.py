@@ -77,6 +77,32 @@ class BatchSettings(BaseSettings):
         description="Milliseconds a round trip of the job to Redis may take. Higher: a busy Redis does not "
         "fail a run.",
     )
+    lock_s: Annotated[float, Field(ge=1)] = Field(
+        30,
+        description="Seconds after which the lock of a run that died is free. Lower: the next one begins "
+        "sooner; higher: a longer stall of Redis or of the process does not cost the run its publication.",
+    )
+    cron: str = Field(
+        "",
+        description="When everyone is computed: minute, hour, day, month, weekday, as cron reads them, such "
+        "as `0 3 * * *`. Empty: never by the clock.",
+    )
+    timezone: str = Field("UTC", description="Time zone of SHORTLIST_BATCH_CRON, such as Europe/Berlin.")
+    poll_s: Annotated[float, Field(ge=0.1)] = Field(
+        10,
+        description="Seconds between two looks for a new bundle and for changed users. Lower: noticed "
+        "sooner; a look costs two round trips to Redis.",
+    )
+    changed_users: PositiveInt = Field(
+        1000,
+        description="More users than this changed: only they are computed. Lower: fresher slates, more and "
+        "smaller runs; higher than there are users: never.",
+    )
+    retry_s: Annotated[float, Field(ge=1)] = Field(
+        60,
+        description="Seconds until the schedule tries a run that failed again; twice as long each time, up "
+        "to an hour. Lower: back sooner after a short outage, more attempts in a long one.",
+    )
 
 
 def load_batch_settings() -> BatchSettings:
