@@ -158,6 +158,38 @@ def item_vector_prefix(bundle: str) -> str:
     return f"item_vector:{bundle}:"
 
 
+def item_vector_key(bundle: str, item_id: int) -> str:
+    """The key of an item's hash: its vector, and each column that a request may filter on."""
+    return f"{item_vector_prefix(bundle)}{item_id}"
+
+
+TAG_SEPARATOR = ","
+"""Stands between the values of a column that is a list."""
+
+
+def tag(value: object) -> str:
+    """Writes a value as a tag: hex, so that no value needs escaping, whatever it holds."""
+    return str(value).encode().hex()
+
+
+def tags(values: Sequence[object]) -> str:
+    """Writes the values that an item holds in a column."""
+    return TAG_SEPARATOR.join(tag(value) for value in values)
+
+
+def passes(held: bytes | None, dtype: str, allowed: Sequence[int | float | str]) -> bool:
+    """Whether an item whose hash holds this in a column of this dtype has one of the allowed values.
+
+    Raises:
+        ValueError: a float32 column holds no number.
+    """
+    if held is None:
+        return False
+    if dtype == "float32":
+        return np.float32(held) in {np.float32(value) for value in allowed}
+    return not {tag(value).encode() for value in allowed}.isdisjoint(held.split(TAG_SEPARATOR.encode()))
+
+
 def item_card_key(bundle: str, item_id: int) -> str:
     """The key of an item's display fields."""
     return f"item_card:{bundle}:{item_id}"
@@ -214,7 +246,7 @@ def _feature_head(entity: str) -> bytes:
 
 AVAILABILITY_FIELD = b"\xee\x08\x1a\xaa"
 """The field of an item's row that holds whether it is available: Feast's hash of view and feature."""
-UNAVAILABLE = b"\x20\x00"
+UNAVAILABLE = b"\x38\x00"
 """That field's value, a Feast Value, where the item is not available; any other, and none, mean it is."""
 
 
@@ -331,8 +363,12 @@ class Published:
             return cls(())
         try:
             fields = json.loads(value)
-            return cls(tuple(map(str, fields["lineage"])), tuple(map(str, fields["former"])))
-        except (KeyError, TypeError) as error:
+            lineage, former = fields["lineage"], fields["former"]
+            if not (isinstance(lineage, list) and isinstance(former, list)):
+                raise TypeError("a lineage is a list of runs")
+            "".join([*lineage, *former]).encode()  # they become keys
+            return cls(tuple(lineage), tuple(former))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"no pointer to a batch run: {error!r}") from None
 
 

@@ -20,7 +20,7 @@ from ensemble import contract
 from ensemble.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
-from ensemble.stores.vectors import SEPARATOR, VECTOR_FIELD, alias, tags
+from ensemble.stores.vectors import VECTOR_FIELD, alias
 from training import manifest as bundle_files
 from training.manifest import BundleError, Manifest, read_manifest
 
@@ -113,7 +113,7 @@ def create_command(manifest: Manifest) -> tuple[str | int, ...]:
     fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
     for column, dtype in manifest.filters.items():
         fields += [column, "AS", alias(manifest.filters, column)]
-        fields += ["NUMERIC"] if dtype == "float32" else ["TAG", "SEPARATOR", SEPARATOR]
+        fields += ["NUMERIC"] if dtype == "float32" else ["TAG", "SEPARATOR", contract.TAG_SEPARATOR]
     prefix = contract.item_vector_prefix(manifest.bundle)
     create = ("FT.CREATE", contract.index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
     return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
@@ -158,7 +158,7 @@ def _attributes(row: Mapping[str, Any], filters: Mapping[str, str]) -> dict[Any,
         value = row.get(column)
         values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
         if values:
-            found[column] = float(np.float32(values[0])) if dtype == "float32" else tags(values)
+            found[column] = float(np.float32(values[0])) if dtype == "float32" else contract.tags(values)
     return found
 
 

@@ -23,6 +23,7 @@ from ensemble.contract import (
     index_name,
     index_search_key,
     item_vector_prefix,
+    tag,
 )
 
 Ids = npt.NDArray[np.int64]
@@ -30,7 +31,6 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 VECTOR_FIELD = "vector"
-SEPARATOR = ","
 
 
 @runtime_checkable
@@ -181,16 +181,6 @@ class RedisVectorIndex:
 def alias(kinds: Mapping[str, str], column: str) -> str:
     """Names a filterable column inside a query, where a user's own column name might not be a word."""
     return f"f{list(kinds).index(column)}"
-
-
-def tag(value: object) -> str:
-    """Writes a value as a tag: hex, so that no value needs escaping, whatever it holds."""
-    return str(value).encode().hex()
-
-
-def tags(values: Sequence[object]) -> str:
-    """Writes the values that an item holds."""
-    return SEPARATOR.join(tag(v) for v in values)
 
 
 def filter_query(filters: Filters, kinds: Mapping[str, str]) -> str:
