@@ -19,8 +19,8 @@ def explain(error: RedisError, address: str) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OutOfMemoryError) or "OOM" in said:
         return (
-            f"Redis at {address} is full ({said}); raise its maxmemory, or store less: a shorter "
-            f"SHORTLIST_BATCH_TTL_S, a smaller SHORTLIST_BATCH_N. What was published is still read"
+            f"Redis at {address} is full; raise its maxmemory, or store less: a smaller SHORTLIST_BATCH_N, a "
+            f"shorter SHORTLIST_BATCH_TTL_S. What was published is still read"
         )
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)):
         return f"Redis at {address}: {said}; start it (`make up`), or set SHORTLIST_REDIS_ADDRESS"

@@ -15,9 +15,10 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from ensemble.batch.changes import ChangedUsers
 from ensemble.batch.errors import BatchError
 from ensemble.batch.lock import RunLock
-from ensemble.batch.records import Record, State
+from ensemble.batch.records import CHANGED, EVERYONE, Record, State
 from ensemble.contract import Published, batch_key, slate_prefix
 
 KEPT_RECORDS = 50
@@ -84,7 +85,8 @@ class Registry:
                 read no more. What was published still is.
         """
         before = self.published()
-        if record.run in before.lineage[:1]:
+        if record.run in before.lineage[:1]:  # its process died after the switch
+            self._tidy(record, before, lock)
             return before
         if record.parent is not None and record.parent not in before.lineage[:1]:
             raise BatchError(
@@ -95,7 +97,7 @@ class Registry:
         ended = record.ended_at_s if record.ended_at_s is not None else time.time()
         record = replace(record, state=State.PUBLISHED, ended_at_s=ended, error="")
         self._switch(after, lock, record)
-        self.clean(after)
+        self._tidy(record, after, lock)
         return after
 
     def rollback(self, lock: RunLock) -> Published:
@@ -107,12 +109,12 @@ class Registry:
         before = self.published()
         if not before.former:
             raise BatchError(f"nothing to roll back to: {self.dataset} has no batch run before the last one")
-        for run in before.former:
-            if next(self._redis.scan_iter(f"{slate_prefix(run)}*", count=CHUNK), None) is None:
-                raise BatchError(
-                    f"nothing to roll back to: the slates of run {run} have expired; promote the bundle that "
-                    f"is wanted, then run `make batch`"
-                )
+        whole = before.former[-1]  # the others renew a part of it, and may have found nobody
+        if next(self._redis.scan_iter(f"{slate_prefix(whole)}*", count=CHUNK), None) is None:
+            raise BatchError(
+                f"nothing to roll back to: the slates of run {whole} have expired; promote the bundle that "
+                f"is wanted, then run `make batch`"
+            )
         after = Published(before.former, before.lineage)
         self._switch(after, lock)
         return after
@@ -128,24 +130,26 @@ class Registry:
             raise BatchError(f"run {run} is read, or may be rolled back to; its slates stay")
         return self._unlink([run])
 
-    def clean(self, published: Published) -> None:
-        """Deletes the slates of the runs that are of no more use, and the oldest records.
+    def _tidy(self, record: Record, published: Published, lock: RunLock) -> None:
+        """Ends what a publication makes pointless: notes of changes that it covers, slates of older runs, and
+        runs that were not finished; but where only some users were renewed, a full run may still be resumed.
 
-        Runs that were not finished go as well, as this one is newer; but where only some users were renewed,
-        a full run may still be resumed. Where Redis does not answer, the next publication does it.
+        Whatever fails here, the next publication does; this one stands.
         """
         with contextlib.suppress(RedisError):
+            if record.selection in (EVERYONE, CHANGED):
+                ChangedUsers(self._redis, self.dataset).forget(record.started_at_s)
+            if lock.is_lost:
+                return  # another run may be at work by now, and what it stores stays
             kept = {*published.lineage, *published.former}
             doomed = {run.decode() for run in self._redis.smembers(self._stored)} - kept
-            for record in self._read(sorted(doomed)):
-                if not record.is_unfinished:
-                    continue
-                if record.parent is None and len(published.lineage) > 1:
-                    doomed.discard(record.run)
-                else:
-                    self.save(replace(record, state=State.ABANDONED))
+            for other in self._read(sorted(doomed)):
+                if other.is_unfinished and record.parent and not other.parent:
+                    doomed.discard(other.run)
+                elif other.is_unfinished:
+                    self.save(replace(other, state=State.ABANDONED))
             self._unlink(doomed)
-            self._trim(kept | doomed)
+            self._trim(kept)
 
     def _switch(self, after: Published, lock: RunLock, record: Record | None = None) -> None:
         keys, values = [lock.key, batch_key(self.dataset)], [lock.token, after.encode()]

@@ -1,0 +1,30 @@
+"""One real Redis for the contract tests of the batch role; every test starts with it empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on later ones
+import pytest
+from redis import Redis
+
+from ensemble.stores.client import connect
+from tests.builders.search_redis import running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Gives host:port of a Redis with the search module."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
+@pytest.fixture
+def redis(redis_address: str) -> Iterator[Redis]:
+    """Gives a client of an empty Redis."""
+    client = connect(redis_address, 5000)
+    client.config_set("maxmemory", 0)
+    client.flushall()
+    yield client
+    client.config_set("maxmemory", 0)
+    client.close()
