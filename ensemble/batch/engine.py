@@ -1,0 +1,129 @@
+"""Ray Data, as the job uses it: shards go in, and a row comes out for each that is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported. Its own words on the terminal are of no use to who reads ours.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+from ray.exceptions import RayError
+
+from ensemble.batch.errors import BatchError
+from ensemble.batch.settings import BatchSettings
+from ensemble.batch.worker import ShardWorker, Task
+from feature_repo.names import USER_ID
+
+LOOPBACK = "127.0.0.1"
+CONNECT_S = 5.0
+QUEUED = 2
+"""Shards handed to a worker at a time: the next one is there when one is done."""
+
+
+@contextmanager
+def connected(settings: BatchSettings) -> Iterator[int]:
+    """Starts Ray on this machine, on loopback, or connects to a cluster; gives the number of workers.
+
+    Raises:
+        BatchError: the cluster does not answer.
+    """
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    folder = None
+    if settings.address:
+        _check_reachable(settings.address)
+        try:
+            ray.init(address=settings.address, **quiet)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            raise BatchError(
+                f"SHORTLIST_BATCH_ADDRESS={settings.address}: {_line(error)}; start a cluster of Ray "
+                f"{ray.__version__} with Python 3.11, or leave the address out"
+            ) from None
+        workers = settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
+    else:
+        workers = settings.workers or os.cpu_count() or 1
+        folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets live in it
+        ray.init(
+            num_cpus=workers + 1,  # one for who reads: workers that claim them all would wait for ever
+            object_store_memory=settings.object_store_mb * 2**20,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=folder,
+            **quiet,
+        )
+    try:
+        yield workers
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[str, Any]]:
+    """Computes shards of users on so many workers; gives what became of each, as they are done.
+
+    Raises:
+        BatchError: a worker failed in a way that it could not tell.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    users = ray.data.read_parquet(
+        [str(path) for path in shards],
+        columns=[USER_ID],
+        include_paths=True,
+        override_num_blocks=len(shards),
+    )
+    done = users.map_batches(
+        ShardWorker,
+        fn_constructor_args=(task,),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(workers, len(shards)), max_tasks_in_flight_per_actor=QUEUED
+        ),
+    )
+    try:
+        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from batch.to_pylist()
+    except RayError as error:
+        raise BatchError(
+            f"a worker failed: {_line(error)}; run it again: it goes on where it stopped"
+        ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Looks whether anything listens there: Ray itself would go on trying for a minute.
+
+    Raises:
+        BatchError: nothing does, or it is no address.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        if address in ("auto", "local"):
+            return
+        raise BatchError(f"SHORTLIST_BATCH_ADDRESS={address}: must be host:port, or ray://host:port")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise BatchError(
+            f"SHORTLIST_BATCH_ADDRESS={address}: {error}; start the cluster, or leave the address out"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    """Gives the last line of what an error says: the first ones are where it happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

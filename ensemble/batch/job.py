@@ -1,0 +1,278 @@
+"""One batch run, from who is to be computed to what is read: resumed where a former one stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ensemble.batch import users
+from ensemble.batch.changes import ChangedUsers
+from ensemble.batch.errors import BatchError, redis_explained
+from ensemble.batch.lock import RunLock
+from ensemble.batch.plan import Plan, new_run
+from ensemble.batch.records import Record, State, Trigger
+from ensemble.batch.registry import MOST_PARTIAL, Registry
+from ensemble.batch.settings import BatchSettings
+from ensemble.contract import slate_key
+from ensemble.settings import EnsembleSettings
+from ensemble.stores.client import connect
+from training.manifest import BundleError, Manifest, read_dataset, read_manifest
+
+SAVE_S = 1.0
+"""Seconds between two writings of how far a run is."""
+KEPT_FOLDERS = 3
+UNKNOWN = "unknown"
+PART = "run `make batch` for everyone first, or add --only to publish these users alone"
+Progress = Callable[[int, int], None]
+"""Takes the users done and the users in all."""
+
+
+@dataclass(frozen=True)
+class Whom:
+    """Whose slates are made: everyone's, or those of some users. `is_alone` publishes only theirs; else they
+    renew a part of what is published."""
+
+    users: str = ""
+    active_since: datetime | None = None
+    changed: bool = False
+    is_alone: bool = False
+
+    @property
+    def is_everyone(self) -> bool:
+        """Whether nobody is left out."""
+        return not self.users and self.active_since is None and not self.changed
+
+
+class Job:
+    """Runs the batch of one bundle on one Redis."""
+
+    def __init__(
+        self,
+        chain: EnsembleSettings,
+        batch: BatchSettings,
+        say: Callable[[str], None],
+        progress: Progress = lambda done, of: None,  # noqa: ARG005
+    ) -> None:
+        """Opens the bundle's manifest; nothing is computed yet.
+
+        Raises:
+            BatchError: there is no bundle that can be read.
+        """
+        try:
+            folder = chain.bundle.resolve()
+            self.manifest: Manifest = read_manifest(folder)
+            self.dataset = read_dataset(folder)
+        except BundleError as error:
+            raise BatchError(str(error)) from None
+        # From here on it is this bundle, whichever is promoted meanwhile.
+        self.chain, self.batch = chain.model_copy(update={"bundle_dir": folder}), batch
+        self.say, self.progress = say, progress
+        self.redis: Any = connect(chain.redis_address, batch.redis_timeout_ms)
+        self.registry = Registry(self.redis, self.manifest.dataset)
+        self.changes = ChangedUsers(self.redis, self.manifest.dataset)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this data set are kept."""
+        return (self.batch.dir or self.chain.var_dir / "batch") / self.manifest.dataset
+
+    def run(self, whom: Whom, trigger: Trigger = Trigger.HAND, again: bool = False) -> Record:
+        """Computes and publishes; a run that was begun for the same goes on, but not with `again`.
+
+        Raises:
+            BatchError: it cannot, says why; what was published stays, and so does what is computed already.
+        """
+        with (
+            redis_explained(self.chain.redis_address),
+            RunLock(self.redis, self.manifest.dataset, self.batch.lock_s) as lock,
+        ):
+            record, plan = self._begun(whom, trigger, again)
+            try:
+                record = self._computed(record, plan, lock)
+                record = self._published(record, plan, lock)
+            except (BatchError, RedisError, KeyboardInterrupt) as error:
+                said = str(error) or "interrupted; the same command goes on where it stopped"
+                with suppress(RedisError):
+                    self.registry.save(
+                        replace(record, state=State.FAILED, error=said, ended_at_s=time.time())
+                    )
+                raise
+            if whom.is_everyone or whom.changed:
+                self.changes.forget(record.started_at_s)
+            self._clean(plan)
+            return record
+
+    def _begun(self, whom: Whom, trigger: Trigger, again: bool) -> tuple[Record, Plan]:
+        """Finds the run that was begun for the same, or begins one."""
+        now_s = self.registry.now_s()
+        parent = None if whom.is_everyone or whom.is_alone else self._parent()
+        selection = self._selection(whom, now_s)
+        run = new_run()
+        wanted = Plan(
+            run=run,
+            dataset=self.manifest.dataset,
+            bundle=self.manifest.bundle,
+            selection=selection.words,
+            mark=selection.mark,
+            parent=parent,
+            n=self.batch.n,
+            k=self.chain.k,
+            retrieval=str(self.batch.retrieval),
+            shard_users=self.batch.shard_users,
+            folder=(self.folder / run).resolve(),
+        )
+        if not again and (found := self._unfinished(wanted, now_s)):
+            record, plan = found
+            done = sum(plan.slates_of(shard).is_file() for shard in plan.shards())
+            self.say(f"run {plan.run} goes on: {done} of {len(plan.shards())} shards are done")
+            return replace(record, state=State.RUNNING, error="", ended_at_s=None), plan
+        shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
+        plan = replace(wanted, users=shards.users, skipped=shards.skipped)
+        plan.slates_folder.mkdir()
+        plan.save()
+        record = Record(
+            run=run,
+            dataset=plan.dataset,
+            bundle=plan.bundle,
+            trigger=trigger,
+            selection=plan.selection,
+            started_at_s=now_s,
+            parent=parent,
+            users=plan.users,
+            skipped=plan.skipped,
+            n=plan.n,
+            k=plan.k,
+        )
+        self.registry.save(record)
+        told = "".join(f", {count:,} {reason} skipped" for reason, count in plan.skipped.items())
+        self.say(f"run {run}: {plan.users:,} users ({plan.selection}){told}, bundle {plan.bundle}")
+        return record, plan
+
+    def _parent(self) -> str:
+        lineage = self.registry.published().lineage
+        published = self.registry.get(lineage[0]) if lineage else None
+        if published is None:
+            raise BatchError(f"nothing is published that some users' slates could renew; {PART}")
+        if published.bundle != self.manifest.bundle:
+            raise BatchError(
+                f"run {published.run} is of bundle {published.bundle}, not of {self.manifest.bundle}; {PART}"
+            )
+        if len(lineage) > MOST_PARTIAL:
+            raise BatchError(f"{MOST_PARTIAL} partial runs follow each other by now; {PART}")
+        return published.run
+
+    def _selection(self, whom: Whom, now_s: float) -> users.Selection:
+        data = self.chain.var_dir / "data" / self.manifest.dataset
+        if whom.users:
+            return users.listed(whom.users)
+        if whom.active_since is not None:
+            return users.active_since(data, self.dataset, whom.active_since)
+        if whom.changed:
+            return users.changed(self.changes, now_s)
+        return users.everyone(data)
+
+    def _unfinished(self, wanted: Plan, now_s: float) -> tuple[Record, Plan] | None:
+        """Finds the last run that was begun for the same and has not outlived half of its slates' time."""
+        for record in self.registry.last():
+            plan = Plan.load(self.folder.resolve() / record.run) if record.is_unfinished else None
+            is_fresh = now_s - record.started_at_s < self.batch.ttl_s / 2
+            if plan is not None and is_fresh and plan.continues(wanted):
+                return record, plan
+        return None
+
+    def _computed(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+        """Computes what is not stored yet."""
+        # Ray takes seconds to import, which no other command should wait for.
+        from ensemble.batch.engine import compute, connected
+        from ensemble.batch.worker import Task
+
+        began_s, before_s = time.time(), record.compute_s
+        self._forget_lost(plan)
+        open_shards = [shard for shard in plan.shards() if not plan.slates_of(shard).is_file()]
+        if not open_shards:
+            return record
+        tally = Tally(record)
+        saved_s = 0.0
+        with connected(self.batch) as workers:
+            task = Task(plan.run, plan.slates_folder, self.chain, self.batch)
+            for told in compute(open_shards, task, workers):
+                if told["error"]:
+                    raise BatchError(told["error"])
+                if lock.is_lost:
+                    raise BatchError("the lock was lost while computing; run it again: it goes on")
+                record = tally.add(told, began_s, before_s)
+                self.progress(record.done + record.skipped.get(UNKNOWN, 0), record.users)
+                if time.monotonic() - saved_s > SAVE_S:
+                    self.registry.save(record)
+                    saved_s = time.monotonic()
+        self.registry.save(record)
+        return record
+
+    def _forget_lost(self, plan: Plan) -> None:
+        """Computes a finished shard again where Redis does not have its slates any more."""
+        done = [path for shard in plan.shards() if (path := plan.slates_of(shard)).is_file()]
+        for path in done:
+            user_id = plan.some_user(path)
+            if user_id is not None and not self.redis.exists(slate_key(plan.run, user_id)):
+                path.unlink()
+
+    def _published(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+        missing = [shard.name for shard in plan.shards() if not plan.slates_of(shard).is_file()]
+        if missing:
+            raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
+        record = replace(record, ended_at_s=time.time(), state=State.PUBLISHED)
+        self.registry.publish(record, lock)
+        return record
+
+    def _clean(self, plan: Plan) -> None:
+        """Deletes the folders of older runs; those that may still be wanted stay."""
+        published = self.registry.published()
+        kept = {plan.run, *published.lineage, *published.former}
+        folders = sorted((path for path in self.folder.iterdir() if path.is_dir()), reverse=True)
+        for folder in folders[KEPT_FOLDERS:]:
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class Tally:
+    """Adds up what the workers tell into the run's record."""
+
+    def __init__(self, record: Record) -> None:
+        self.record, self.opened_s = record, 0.0
+        self.stage_s: Counter[str] = Counter(dict(record.stage_s))
+        self.skipped: Counter[str] = Counter(dict(record.skipped))
+        self.bytes = record.bytes_per_user * record.done
+        self.memory_mib: dict[int, float] = {}
+
+    def add(self, told: dict[str, Any], began_s: float, before_s: float) -> Record:
+        """Takes one shard's row, when this process began to compute, and the seconds that former ones did."""
+        self.opened_s = min(self.opened_s or told["opened_at_s"], told["opened_at_s"])
+        self.stage_s.update(json.loads(told["stage_s"]))
+        self.bytes += told["bytes"]
+        self.memory_mib[told["pid"]] = told["memory_mib"]
+        if told["unknown"]:
+            self.skipped[UNKNOWN] += told["unknown"]
+        done = self.record.done + told["users"]
+        driver_mib = getrusage(RUSAGE_SELF).ru_maxrss / 1024
+        self.record = replace(
+            self.record,
+            done=done,
+            skipped=dict(self.skipped),
+            stage_s=dict(self.stage_s),
+            start_up_s=self.opened_s - began_s,
+            compute_s=before_s + time.time() - self.opened_s,
+            bytes_per_user=self.bytes / done if done else 0.0,
+            peak_mib={"driver": driver_mib, "workers": sum(self.memory_mib.values())},
+        )
+        return self.record

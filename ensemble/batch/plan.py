@@ -1,0 +1,94 @@
+"""What a run computes, and where it keeps it: enough to go on where another process stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: of what it is made, and its folder with the users and the slates as Parquet, shard by shard.
+
+    `mark` tells whether the selected users are still the same. A shard whose slates' file is there is done.
+    """
+
+    run: str
+    dataset: str
+    bundle: str
+    selection: str
+    mark: str
+    parent: str | None
+    n: int
+    k: int
+    retrieval: str
+    shard_users: int
+    folder: Path = field(compare=False)
+    users: int = field(default=0, compare=False)
+    skipped: dict[str, int] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan | None:
+        """Reads the plan of a run's folder; None where there is none that this version reads."""
+        try:
+            return cls(**json.loads((folder / PLAN_FILE).read_text()), folder=folder)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save(self) -> None:
+        """Writes it into its folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        facts: dict[str, Any] = asdict(self)
+        del facts["folder"]
+        write(self.folder / PLAN_FILE, json.dumps(facts, indent=1).encode())
+
+    def continues(self, other: Plan) -> bool:
+        """Whether going on with the other gives what this one asks for."""
+        return asdict(self) | self._own() == asdict(other) | self._own()
+
+    def _own(self) -> dict[str, Any]:
+        return {"run": "", "folder": "", "users": 0, "skipped": {}}
+
+    @property
+    def users_folder(self) -> Path:
+        """Where the shards of users are: all of them, or no folder."""
+        return self.folder / "users"
+
+    @property
+    def slates_folder(self) -> Path:
+        """Where the slates of finished shards are."""
+        return self.folder / "slates"
+
+    def shards(self) -> list[Path]:
+        """Lists the shards of users."""
+        return sorted(self.users_folder.glob("part-*.parquet"))
+
+    def slates_of(self, shard: Path) -> Path:
+        """Names the file of a shard's slates."""
+        return self.slates_folder / shard.name
+
+    def some_user(self, slates: Path) -> int | None:
+        """Gives a user whose slate is in a file of slates; None where it has none."""
+        ids = pq.read_table(slates, columns=["user_id"])["user_id"]
+        return ids[0].as_py() if len(ids) else None
+
+
+def new_run() -> str:
+    """Names a run: the time of its begin, UTC, and a few random digits."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file whole, or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.rename(path)
