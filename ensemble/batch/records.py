@@ -8,9 +8,6 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter, ValidationError
 
-EVERYONE, CHANGED = "everyone", "changed"
-"""What a run selects, in words, where it covers every user who changed before it began."""
-
 
 class State(StrEnum):
     """How far a run is."""

@@ -15,10 +15,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ensemble.batch.changes import ChangedUsers
 from ensemble.batch.errors import BatchError
 from ensemble.batch.lock import RunLock
-from ensemble.batch.records import CHANGED, EVERYONE, Record, State
+from ensemble.batch.records import Record, State
 from ensemble.contract import Published, batch_key, slate_prefix
 
 KEPT_RECORDS = 50
@@ -131,14 +130,12 @@ class Registry:
         return self._unlink([run])
 
     def _tidy(self, record: Record, published: Published, lock: RunLock) -> None:
-        """Ends what a publication makes pointless: notes of changes that it covers, slates of older runs, and
-        runs that were not finished; but where only some users were renewed, a full run may still be resumed.
+        """Ends what a publication makes pointless: slates of older runs, and runs that were not finished; but
+        where only some users were renewed, a full run may still be resumed.
 
         Whatever fails here, the next publication does; this one stands.
         """
         with contextlib.suppress(RedisError):
-            if record.selection in (EVERYONE, CHANGED):
-                ChangedUsers(self._redis, self.dataset).forget(record.started_at_s)
             if lock.is_lost:
                 return  # another run may be at work by now, and what it stores stays
             kept = {*published.lineage, *published.former}

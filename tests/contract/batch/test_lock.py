@@ -80,7 +80,7 @@ def test_a_lock_that_was_taken_over_is_lost_and_not_given_back_by_the_first(redi
 
 def test_a_lock_that_could_not_be_renewed_in_time_counts_as_lost(redis: Redis) -> None:
     with RunLock(redis, DATASET, seconds=0.6) as lock:
-        redis.execute_command("CLIENT", "PAUSE", 1200, "WRITE")  # as a Redis that is busy elsewhere
+        redis.client_pause(1200, all=False)  # as a Redis that is busy elsewhere
         time.sleep(0.9)
         assert lock.is_lost
-        redis.execute_command("CLIENT", "UNPAUSE")
+        redis.client_unpause()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from ensemble.batch.changes import ChangedUsers
 from ensemble.batch.errors import BatchError, redis_explained
 from ensemble.batch.lock import RunLock, lock_key
 from ensemble.batch.records import State, Trigger
@@ -159,17 +158,6 @@ def test_a_full_run_ends_runs_that_were_not_finished(redis: Redis, registry: Reg
     states = {record.run: record.state for record in registry.last()}
     assert states["r-2"] is State.ABANDONED
     assert states["r-3"] is State.ABANDONED
-
-
-def test_who_changed_before_a_run_of_everyone_is_covered_by_it(redis: Redis) -> None:
-    noted = ChangedUsers(redis, DATASET)
-    redis.zadd(noted.key, {"7": 5.0, "8": 15.0, "9": 25.0})
-    publish(redis, "r-10", selection="users of some.parquet")
-    assert noted.count() == 3
-    publish(redis, "r-11", parent="r-10", selection="changed")
-    assert noted.count() == 2
-    publish(redis, "r-20")
-    assert redis.zrange(noted.key, 0, -1) == [b"9"]
 
 
 def test_only_the_last_records_are_kept_and_the_published_one(redis: Redis, registry: Registry) -> None:
