@@ -28,6 +28,7 @@ from feature_repo.names import USER_ID
 
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 5.0
+FOLDER = "batch-ray-"
 QUEUED = 2
 """Shards handed to a worker at a time: the next one is there when one is done."""
 
@@ -53,7 +54,8 @@ def connected(settings: BatchSettings) -> Iterator[int]:
         workers = settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
     else:
         workers = settings.workers or os.cpu_count() or 1
-        folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets live in it
+        _clear_left_folders()
+        folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")  # a short path: sockets live in it
         ray.init(
             num_cpus=workers + 1,  # one for who reads: workers that claim them all would wait for ever
             object_store_memory=settings.object_store_mb * 2**20,
@@ -78,7 +80,7 @@ def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[s
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of what is so on purpose
     users = ray.data.read_parquet(
         [str(path) for path in shards],
         columns=[USER_ID],
@@ -102,6 +104,13 @@ def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[s
         raise BatchError(
             f"a worker failed: {_line(error)}; run it again: it goes on where it stopped"
         ) from error
+
+
+def _clear_left_folders() -> None:
+    """Deletes what runs left that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if not Path(f"/proc/{folder.name.removeprefix(FOLDER).partition('-')[0]}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_reachable(address: str) -> None:

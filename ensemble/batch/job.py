@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from ensemble.batch import users
 from ensemble.batch.changes import ChangedUsers
-from ensemble.batch.errors import BatchError, redis_explained
+from ensemble.batch.errors import BatchError, explain, redis_explained
 from ensemble.batch.lock import RunLock
 from ensemble.batch.plan import Plan, new_run
 from ensemble.batch.records import Record, State, Trigger
@@ -95,14 +95,18 @@ class Job:
         """
         with (
             redis_explained(self.chain.redis_address),
-            RunLock(self.redis, self.manifest.dataset, self.batch.lock_s) as lock,
+            RunLock(self.redis, self.manifest.dataset, self.batch.lock_s, self.say) as lock,
         ):
             record, plan = self._begun(whom, trigger, again)
             try:
                 record = self._computed(record, plan, lock)
                 record = self._published(record, plan, lock)
-            except (BatchError, RedisError, KeyboardInterrupt) as error:
-                said = str(error) or "interrupted; the same command goes on where it stopped"
+            except (BatchError, RedisError, KeyboardInterrupt, SystemExit) as error:
+                said = "interrupted; the same command goes on where it stopped"
+                if isinstance(error, RedisError):
+                    said = explain(error, self.chain.redis_address)
+                elif isinstance(error, BatchError):
+                    said = str(error)
                 with suppress(RedisError):
                     self.registry.save(
                         replace(record, state=State.FAILED, error=said, ended_at_s=time.time())
@@ -134,9 +138,12 @@ class Job:
         )
         if not again and (found := self._unfinished(wanted, now_s)):
             record, plan = found
-            done = sum(plan.slates_of(shard).is_file() for shard in plan.shards())
-            self.say(f"run {plan.run} goes on: {done} of {len(plan.shards())} shards are done")
-            return replace(record, state=State.RUNNING, error="", ended_at_s=None), plan
+            done, unknown = plan.stored()
+            self.say(f"run {plan.run} goes on: {done + unknown:,} of {plan.users:,} users are done")
+            skipped = dict(plan.skipped) | ({UNKNOWN: unknown} if unknown else {})
+            return replace(
+                record, state=State.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
+            ), plan
         shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
         plan = replace(wanted, users=shards.users, skipped=shards.skipped)
         plan.slates_folder.mkdir()
@@ -188,6 +195,7 @@ class Job:
             plan = Plan.load(self.folder.resolve() / record.run) if record.is_unfinished else None
             is_fresh = now_s - record.started_at_s < self.batch.ttl_s / 2
             if plan is not None and is_fresh and plan.continues(wanted):
+                self._forget_lost(plan)
                 return record, plan
         return None
 
@@ -198,7 +206,6 @@ class Job:
         from ensemble.batch.worker import Task
 
         began_s, before_s = time.time(), record.compute_s
-        self._forget_lost(plan)
         open_shards = [shard for shard in plan.shards() if not plan.slates_of(shard).is_file()]
         if not open_shards:
             return record

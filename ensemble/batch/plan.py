@@ -76,6 +76,12 @@ class Plan:
         """Names the file of a shard's slates."""
         return self.slates_folder / shard.name
 
+    def stored(self) -> tuple[int, int]:
+        """Counts the users of finished shards: those who have a slate, and those of whom nothing is known."""
+        shards = [shard for shard in self.shards() if self.slates_of(shard).is_file()]
+        done = sum(pq.read_metadata(self.slates_of(shard)).num_rows for shard in shards)
+        return done, sum(pq.read_metadata(shard).num_rows for shard in shards) - done
+
     def some_user(self, slates: Path) -> int | None:
         """Gives a user whose slate is in a file of slates; None where it has none."""
         ids = pq.read_table(slates, columns=["user_id"])["user_id"]
