@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 
@@ -223,6 +224,14 @@ def slate_key(run: str, user_id: int) -> str:
 def slate_prefix(run: str) -> str:
     """The prefix of the keys of a run's slates."""
     return f"slate:{run}:"
+
+
+def run_began_s(run: str) -> float | None:
+    """When a batch run began, Unix time in seconds, as its id says; None for an id that does not."""
+    try:
+        return datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def changed_users_key(dataset: str) -> str:

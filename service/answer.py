@@ -14,7 +14,7 @@ from service.bundle import Bundle, Card
 from service.deadline import Deadline
 from service.errors import DependencyUnavailable, WrongField
 from service.fallback import PopularStep
-from service.ladder import Asked, Ladder
+from service.ladder import Asked, Ladder, Outcome
 from service.live import EnsembleStep
 from service.metrics import Metrics
 from service.recommender import Recommender
@@ -22,11 +22,13 @@ from service.room import Room
 from service.schemas import RecommendRequest
 from service.settings import Settings
 from service.store import Store
-from service.tensors import Retrieved, Slate
+from service.stored import StoredStep
+from service.tensors import Origin, Retrieved, Slate
 
 DISPLAY = str(contract.Degradation.DISPLAY)
 _FILTER_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "float32": (int, float)}
 _EXPLAINED = Retrieved.__slots__
+_ORIGIN = Origin.__slots__
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,15 @@ class Answers:
         self.metrics = metrics
         self.room = Room(settings.max_requests)
         live = EnsembleStep(recommender, settings, self.room)
+        self.stored = StoredStep(store, settings.store_timeout_ms / 1000)
         popular = PopularStep(bundle.popular, store, settings.store_timeout_ms / 1000)
-        self.ladder = Ladder([live, popular], metrics)
+        # Where the ensemble did not answer, that nobody stored a slate either is no news.
+        ladder = Ladder([live, self.stored, popular], metrics, untold=[Outcome.MISSING])
+        outright = Ladder([self.stored, popular], metrics)
+        self.ladders = {None: ladder, str(contract.Source.BATCH): outright}
         metrics.watch_circuit(live.circuit)
         metrics.watch_ensemble(live.limit, live.quality)
+        metrics.watch_batch(lambda: self.stored.published)
         self._popular_cards = bundle.cards()
 
     async def answer(self, request: RecommendRequest, request_id: str) -> Answer:
@@ -74,7 +81,7 @@ class Answers:
         check_request(request, self.bundle, self.settings)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
         asked = Asked(request, request_id, Deadline(started + budget_s))
-        slate = await self.ladder.slate(asked)
+        slate = await self.ladders[request.source].slate(asked)
         degraded = slate.degraded
         with asked.timed("display"):
             cards, is_complete = await self.cards(_shown(slate), asked.deadline)
@@ -95,6 +102,8 @@ class Answers:
             "bundle": self.bundle.name,
             "timings_ms": timings,
         }
+        if slate.origin is not None:
+            content |= {name: getattr(slate.origin, name) for name in _ORIGIN}
         if slate.retrieved is not None:
             content["explain"] = {
                 "items": [_explained(one) | cards.get(one.item_id, {}) for one in slate.retrieved],

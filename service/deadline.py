@@ -25,6 +25,10 @@ class Deadline:
         """Gives the same deadline less a reserve in seconds."""
         return Deadline(self.at_s - seconds, self.clock)
 
+    def share(self, part: float) -> Deadline:
+        """Gives the instant at which this part, 0 to 1, of what is left now has passed."""
+        return Deadline.after(part * self.left_s(), self.clock)
+
     def left_s(self) -> float:
         """Seconds until the deadline; 0 once it has passed."""
         return max(0.0, self.at_s - self.clock())

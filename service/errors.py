@@ -47,6 +47,13 @@ class EnsembleBusy(DependencyUnavailable):
         super().__init__("triton", f"{in_flight} requests wait for it already")
 
 
+class NotStored(DependencyUnavailable):
+    """No slate is stored for this user, as far as is known, or nothing is left of it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("batch", reason)
+
+
 class WrongField(Exception):
     """A field of the request that only this bundle, or these settings, can tell to be wrong."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -52,6 +53,8 @@ async def readyz(answers: AnswersDep, request: Request, response: Response) -> R
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(answers: AnswersDep) -> Response:
     """Counts and times, in Prometheus' text format."""
+    with suppress(DependencyUnavailable):  # then the age of what was published when that was last read
+        await answers.stored.look(answers.settings.store_timeout_ms / 1000)
     return Response(answers.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from service.deadline import Deadline
-from service.errors import DependencyUnavailable, EnsembleBusy
+from service.errors import DependencyUnavailable, EnsembleBusy, NotStored
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
 from service.tensors import Slate
@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     BUSY = "busy"
     LATE = "late"
     UNAVAILABLE = "unavailable"
+    MISSING = "missing"
 
 
 @dataclass(slots=True)
@@ -62,10 +63,13 @@ class Step(Protocol):
 
 
 class Ladder:
-    """The steps in the order in which they are tried; the last one needs no server."""
+    """The steps in the order in which they are tried; the last one needs no server.
 
-    def __init__(self, steps: Sequence[Step], metrics: Metrics) -> None:
-        self._steps, self._metrics = tuple(steps), metrics
+    Outcomes that are `untold` are counted, and leave no reason in `degraded`: nobody asked for that step.
+    """
+
+    def __init__(self, steps: Sequence[Step], metrics: Metrics, untold: Collection[Outcome] = ()) -> None:
+        self._steps, self._metrics, self._untold = tuple(steps), metrics, frozenset(untold)
 
     async def slate(self, asked: Asked) -> Slate:
         """Takes the first slate that a step makes; `degraded` says first why the ones before it did not.
@@ -83,8 +87,9 @@ class Ladder:
             except DependencyUnavailable as error:
                 outcome, last = outcome_of(error), error
                 self._metrics.stepped(step.name, outcome)
-                reasons.append(f"{step.name}_{outcome}")
-                asked.notes["fallback"] = str(error)
+                if outcome not in self._untold:
+                    reasons.append(f"{step.name}_{outcome}")
+                    asked.notes["fallback"] = str(error)
                 continue
             self._metrics.stepped(step.name, Outcome.ANSWERED)
             return replace(slate, degraded=[*reasons, *slate.degraded]) if reasons else slate
@@ -95,4 +100,6 @@ def outcome_of(error: DependencyUnavailable) -> Outcome:
     """Says in one word why a step made no slate."""
     if isinstance(error, EnsembleBusy):
         return Outcome.BUSY
+    if isinstance(error, NotStored):
+        return Outcome.MISSING
     return Outcome.LATE if error.is_late else Outcome.UNAVAILABLE

@@ -31,8 +31,9 @@ from service.openapi import describe
 from service.overload import OverloadLayer
 from service.protocol import bounded_protocol
 from service.recommender import Recommender, TritonRecommender
+from service.redis_store import RedisStore
 from service.settings import Settings, WrongSettings, load_settings
-from service.store import RedisStore, Store
+from service.store import Store
 from service.warm import WarmUp
 
 log = structlog.get_logger()
@@ -53,8 +54,16 @@ def build_app(
     sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
     recommender = recommender or TritonRecommender(settings.triton, manifest.bundle, manifest.context, sample)
     if store is None:
-        timeout_s = settings.store_timeout_ms / 1000
-        store = RedisStore(settings.redis_address, manifest.bundle, timeout_s, settings.kept_cards)
+        store = RedisStore(
+            settings.redis_address,
+            manifest.bundle,
+            settings.store_timeout_ms / 1000,
+            settings.kept_cards,
+            dataset=manifest.dataset,
+            columns=manifest.filters,
+            pointer_s=settings.pointer_ms / 1000,
+            availability_s=settings.availability_ms / 1000,
+        )
         metrics.watch_circuit(store.circuit)
 
     answers = Answers(settings, bundle, recommender, store, metrics)

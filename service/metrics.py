@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from ensemble.contract import Published, run_began_s
 from service.circuits import Circuit
 from service.concurrency import AdaptiveLimit
 from service.quality import Quality
@@ -27,6 +30,12 @@ _SECONDS = (
 )
 
 _OPEN = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+
+
+def _age_s(published: Callable[[], Published], place: int) -> float:
+    lineage = published().lineage
+    began_s = run_began_s(lineage[place]) if lineage else None
+    return math.nan if began_s is None else max(0.0, time.time() - began_s)
 
 
 class Metrics:
@@ -49,7 +58,8 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "shortlist_stage_seconds",
-            "Seconds per stage: those inside the ensemble, then ensemble (the whole call), popular, display.",
+            "Seconds per stage: those inside the ensemble, then ensemble (the whole call), batch, popular, "
+            "display.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -59,7 +69,8 @@ class Metrics:
         )
         self._steps = Counter(
             "shortlist_steps",
-            "Steps of the ladder that were tried, by how each ended: answered, busy, late, unavailable.",
+            "Steps of the ladder that were tried, by how each ended: answered, busy, late, unavailable, "
+            "missing.",
             ["step", "outcome"],
             registry=self.registry,
         )
@@ -88,6 +99,13 @@ class Metrics:
         self._quality = Gauge(
             "shortlist_quality",
             "Share of the candidates that the ensemble is asked to consider; 0: without the ranker too.",
+            registry=self.registry,
+        )
+        self._batch_age = Gauge(
+            "shortlist_batch_age_seconds",
+            "Seconds since the batch runs that are read began: the newest, and the oldest, which serves "
+            "those whom no newer one computed. NaN where none is published.",
+            ["run"],
             registry=self.registry,
         )
         self._circuits = Gauge(
@@ -136,6 +154,12 @@ class Metrics:
     def loop_came_late(self, by_s: float) -> None:
         """Counts one look at the event loop."""
         self._loop_late_seconds.observe(max(0.0, by_s))
+
+    def watch_batch(self, published: Callable[[], Published]) -> None:
+        """Shows how old the published batch runs are whenever the metrics are read."""
+        for name, place in (("newest", 0), ("oldest", -1)):
+            age = partial(_age_s, published, place)
+            self._batch_age.labels(name).set_function(age)
 
     def stepped(self, step: str, outcome: str) -> None:
         """Counts one try of a step of the ladder."""

@@ -1,35 +1,36 @@
-"""Joins the keys that concurrent readers ask for into one MGET."""
+"""Joins what concurrent readers ask for into one command, or one pipeline."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 from service.errors import DependencyUnavailable
 
-Values = list[bytes | None]
-ReadMany = Callable[[Sequence[str]], Awaitable[Values]]
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class Reads:
+class Reads(Generic[K, V]):
     """Reads at once while nothing is under way; what is asked meanwhile goes together in the next command.
 
     Under load one command answers many readers, so a reader costs the less the more there are.
     """
 
-    def __init__(self, read_many: ReadMany, dependency: str) -> None:
+    def __init__(self, read_many: Callable[[Sequence[K]], Awaitable[Sequence[V]]], dependency: str) -> None:
         self._read_many, self._dependency = read_many, dependency
-        self._waiting: list[tuple[Sequence[str], asyncio.Future[Values]]] = []
+        self._waiting: list[tuple[Sequence[K], asyncio.Future[Sequence[V]]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def get(self, keys: Sequence[str], timeout_s: float) -> Values:
+    async def get(self, keys: Sequence[K], timeout_s: float) -> Sequence[V]:
         """Reads these keys.
 
         Raises:
             DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
         """
         loop = asyncio.get_running_loop()
-        values: asyncio.Future[Values] = loop.create_future()
+        values: asyncio.Future[Sequence[V]] = loop.create_future()
         self._waiting.append((keys, values))
         if self._task is None:
             self._task = loop.create_task(self._read_all())
@@ -39,7 +40,7 @@ class Reads:
         finally:
             timer.cancel()
 
-    def _late(self, values: asyncio.Future[Values]) -> None:
+    def _late(self, values: asyncio.Future[Sequence[V]]) -> None:
         if not values.done():
             values.set_exception(DependencyUnavailable(self._dependency, "no answer in time", is_late=True))
 
@@ -54,7 +55,7 @@ class Reads:
             self._task = None
             self._waiting.clear()
 
-    async def _read(self, readers: Sequence[tuple[Sequence[str], asyncio.Future[Values]]]) -> None:
+    async def _read(self, readers: Sequence[tuple[Sequence[K], asyncio.Future[Sequence[V]]]]) -> None:
         try:
             found = await self._read_many([key for keys, _ in readers for key in keys])
         except DependencyUnavailable as error:

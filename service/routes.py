@@ -38,8 +38,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def recommend(body: RecommendRequest, request: Request, answers: AnswersDep) -> Response:
     """The best `n` items for this user now.
 
-    A late, busy or unreachable ensemble is answered from the popular list, with `source: "popular"`. 503
-    with `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
+    A late, busy or unreachable ensemble is answered with the slate that a batch run stored for the user,
+    `source: "batch"` and its age beside it, else from the popular list, `source: "popular"`. 503 with
+    `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
     answer = await answers.answer(body, request_id_of(request))
     note(request.scope, answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
@@ -58,7 +58,13 @@ class RecommendRequest(BaseModel):
     latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None,
         description="Milliseconds this request may take, where that is less than the gateway's own budget. "
-        "The popular slate is answered when the ensemble is later than that.",
+        "A stored or popular slate is answered when the ensemble is later than that.",
+    )
+    source: Literal["batch"] | None = Field(
+        None,
+        description="`batch` asks for the slate that was stored ahead of time; the ensemble is not asked, "
+        "and `context` is not considered. Where there is none, the popular slate is answered. Left out: the "
+        "ensemble, then the stored slate, then the popular one.",
     )
 
 
@@ -70,8 +76,8 @@ class Item(BaseModel):
 
     item_id: int
     score: float = Field(
-        description="From the ensemble the probability of the target, 0 to 1; from the popular list its "
-        "popularity."
+        description="From the ensemble, and in a stored slate, the probability of the target, 0 to 1; from "
+        "the popular list its popularity."
     )
 
 
@@ -82,10 +88,14 @@ class ExplainedItem(BaseModel):
     __pydantic_extra__: dict[str, str | None]
 
     item_id: int
-    retrieval_rank: int = Field(description="1 is the nearest to the user, or the most popular.")
-    retrieval_score: float = Field(description="Inner product of user and item vector, or popularity.")
+    retrieval_rank: int = Field(
+        description="1 is the nearest to the user, or the most popular, or the best of a stored slate."
+    )
+    retrieval_score: float = Field(
+        description="Inner product of user and item vector, or popularity, or the score in a stored slate."
+    )
     removed_by: str | None = Field(
-        description="The rule that removed it: seen, unavailable, excluded, beyond_k."
+        description="The rule that removed it: seen, unavailable, excluded, beyond_k, filters."
     )
     ranking_score: float | None = Field(description="The ranker's probability; null where it was not ranked.")
     ranking_rank: int | None = Field(description="1 is the best ranked; null where it was not ranked.")
@@ -96,7 +106,7 @@ class ExplainedItem(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Every item that was retrieved, nearest first."""
+    """Every item that was retrieved, nearest first; of a stored slate, every item that it held."""
 
     items: list[ExplainedItem]
     removed: dict[str, int] = Field(description="Rule to the number of items it removed.")
@@ -108,21 +118,31 @@ class RecommendResponse(BaseModel):
     request_id: str = Field(description="Also in the header x-request-id, and in the log.")
     user_id: int
     items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
-    source: contract.Source = Field(description="`ensemble`, or `popular` where the ensemble did not answer.")
+    source: contract.Source = Field(
+        description="`ensemble`; `batch`, a stored slate, where that was asked for or the ensemble did not "
+        "answer; `popular` where neither did."
+    )
     degraded: list[str] = Field(
         description="What this answer lacks; empty when nothing. unknown_user: no features, so a general "
         "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
         "failed open. fewer_candidates: less was considered, to be in time. "
         "score_candidates: ordered without the ranker. display: some display fields are missing. "
-        "ensemble_late, ensemble_unavailable, ensemble_busy: why the slate is the popular one. seen: seen "
+        "ensemble_late, ensemble_unavailable, ensemble_busy: why the slate is not the ensemble's. "
+        "batch_missing: nothing is stored for this user, or nothing is left of it; told where a stored slate "
+        "was asked for. batch_late, batch_unavailable: the stored slate could not be read. seen: seen "
         "items could not be removed. filters: the popular list could not be checked against "
         "every filter, and items that could not be checked are left out."
     )
-    bundle: str = Field(description="The bundle that answered.")
+    bundle: str = Field(description="The bundle that answered; of a stored slate, the one that made it.")
     timings_ms: dict[str, float] = Field(
         description="Milliseconds: each stage inside the ensemble; `ensemble`, the call as the gateway saw "
-        "it; `popular`; `display`; `total`."
+        "it; `batch`; `popular`; `display`; `total`."
     )
+    run: str | None = Field(None, description="The batch run that made a stored slate; only there.")
+    made_at: str | None = Field(
+        None, description="When a stored slate was made, as ISO 8601 in UTC; only there."
+    )
+    age_s: float | None = Field(None, description="Seconds since a stored slate was made; only there.")
     explain: Explanation | None = Field(None, description="Only where the request asked.")
 
 

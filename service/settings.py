@@ -113,15 +113,25 @@ class Settings(BaseSettings):
         description="Items whose display fields are kept in memory, about half a kilobyte each; they never "
         "change within a bundle. Raise it for large catalogues; lower it to save memory.",
     )
+    pointer_ms: PositiveInt = Field(
+        1000,
+        description="Milliseconds for which it is kept which batch run is read. Raise it for fewer reads; "
+        "lower it to serve a newly published run, or the former one after a rollback, sooner.",
+    )
+    availability_ms: PositiveInt = Field(
+        5000,
+        description="Milliseconds for which it is kept whether an item is available, for stored slates; of "
+        "as many items as cards are kept. Raise it for fewer reads; lower it to stop showing an item sooner.",
+    )
     latency_budget_ms: PositiveInt = Field(
         80,
-        description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer popular "
-        "slates, lower it for faster ones; a request may ask for less.",
+        description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer stored "
+        "and popular slates, lower it for faster ones; a request may ask for less.",
     )
     reserve_ms: PositiveInt = Field(
         10,
-        description="Milliseconds of the budget kept for the gateway itself: display fields, or the popular "
-        "slate. Raise it and the fallback answers sooner; lower it and the ensemble has "
+        description="Milliseconds of the budget kept for the gateway itself: display fields, or a stored or "
+        "popular slate. Raise it and the fallback answers sooner; lower it and the ensemble has "
         "longer.",
     )
     check_timeout_ms: PositiveInt = Field(

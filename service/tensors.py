@@ -35,6 +35,16 @@ class Retrieved:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a stored slate comes from; the meanings are those of `schemas.RecommendResponse`."""
+
+    bundle: str
+    run: str
+    made_at: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Slate:
     """An ordered answer, without its display fields."""
 
@@ -45,6 +55,7 @@ class Slate:
     stage_ms: dict[str, float] = field(default_factory=dict)
     propensities: list[float] = field(default_factory=list)
     retrieved: list[Retrieved] | None = None
+    origin: Origin | None = None
 
     def removed(self) -> dict[str, int]:
         """Counts the retrieved items that each rule removed."""

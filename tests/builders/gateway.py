@@ -170,6 +170,32 @@ class BrokenStore:
         """Does not answer."""
         raise self._down()
 
+    async def published(self, timeout_s: float) -> contract.Published:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def stored(
+        self,
+        runs: Sequence[str],  # noqa: ARG002
+        user_id: int,  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> tuple[contract.StoredSlate | None, list[int]]:
+        """Does not answer."""
+        raise self._down()
+
+    async def unavailable(self, item_ids: Sequence[int], timeout_s: float) -> set[int]:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def passing(
+        self,
+        item_ids: Sequence[int],  # noqa: ARG002
+        filters: contract.Filters,  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> set[int]:
+        """Does not answer."""
+        raise self._down()
+
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Does not answer."""
         raise self._down()

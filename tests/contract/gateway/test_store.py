@@ -14,11 +14,14 @@ import redis
 from ensemble import contract
 from service.bundle import Card
 from service.errors import DependencyUnavailable
-from service.store import MemoryStore, RedisStore, Store
+from service.redis_store import RedisStore
+from service.store import MemoryStore, Store
 
 pytestmark = pytest.mark.anyio
 
-BUNDLE = "b1"
+BUNDLE, DATASET = "b1", "tiny"
+COLUMNS = {"item_genre": "string", "item_year": "int64", "item_price": "float32"}
+WORLD: dict[str, Any] = {"dataset": DATASET, "columns": COLUMNS}
 SEEN = {7: [30, 20, 2**62]}
 CARDS: dict[int, Card] = {1: {"item_title": "Ünder “quotes”"}, 2: {"item_title": None}}
 
@@ -55,7 +58,7 @@ class TestRedisStore(StoreSuite):
     @pytest.fixture
     async def store(self, redis_process: Any) -> AsyncIterator[RedisStore]:
         fill(redis_process.port)
-        store = RedisStore(redis_process.address, BUNDLE, timeout_s=5, kept_cards=3)
+        store = RedisStore(redis_process.address, BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
         await store.open()
         yield store
         await store.close()
@@ -125,7 +128,7 @@ class TestRedisStore(StoreSuite):
 
 
 async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
-    store = RedisStore(f"127.0.0.1:{unused_port}", BUNDLE, timeout_s=5, kept_cards=3)
+    store = RedisStore(f"127.0.0.1:{unused_port}", BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
     await store.open()
     started = time.monotonic()
     with pytest.raises(DependencyUnavailable) as error:
@@ -137,7 +140,9 @@ async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
 
 async def test_a_redis_that_hangs_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = RedisStore(f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.1, kept_cards=3)
+        store = RedisStore(
+            f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.1, kept_cards=3, **WORLD
+        )
         await store.open()
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable) as error:
@@ -149,7 +154,9 @@ async def test_a_redis_that_hangs_is_given_up_in_time() -> None:
 
 async def test_a_redis_that_keeps_hanging_is_soon_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = RedisStore(f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.02, kept_cards=3)
+        store = RedisStore(
+            f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.02, kept_cards=3, **WORLD
+        )
         await store.open()
         deadline = time.monotonic() + 20
         while store.circuit.state == "closed" and time.monotonic() < deadline:
