@@ -14,6 +14,10 @@ class BatchError(RuntimeError):
     """Says in one line what is wrong with a batch run, and what to do."""
 
 
+class HeldError(BatchError):
+    """Says that another run is at work."""
+
+
 def explain(error: RedisError, address: str) -> str:
     """Says in one line what Redis at `address` refused, and what to do."""
     said = " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
-from ensemble.batch.errors import BatchError
+from ensemble.batch.errors import HeldError
 
 RENEWALS = 6
 """How often the lock is renewed within its expiry: so many lost round trips in a row are borne, less one."""
@@ -37,9 +38,18 @@ class RunLock:
     switches the published run.
     """
 
-    def __init__(self, redis: Redis, dataset: str, seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        dataset: str,
+        seconds: float = 30.0,
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        waits: bool = True,
+    ) -> None:
         self.dataset, self.seconds, self.key = dataset, seconds, lock_key(dataset)
         self._redis: Any = redis
+        self._say, self._waits = say, waits
         self.token = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}"
         self._lock = Lock(redis, self.key, timeout=seconds, thread_local=False)
         self._is_lost = False
@@ -56,7 +66,7 @@ class RunLock:
         """Takes the lock, after at most its expiry.
 
         Raises:
-            BatchError: another run that lives holds it.
+            HeldError: another run that lives holds it.
         """
         self._acquire()
         self._renewer = threading.Thread(target=self._renew, name="batch-lock", daemon=True)
@@ -84,10 +94,14 @@ class RunLock:
             if self._lock.acquire(blocking=False, token=self.token):
                 self._good_until_s = asked_s + self.seconds
                 return
+            if not self._waits:
+                raise HeldError(self._held())
+            if left_ms is None and (held_by := holder(self._redis, self.dataset)):
+                self._say(f"waiting up to {self.seconds:g} s to see whether the run of {held_by} lives")
             before_ms, left_ms = left_ms, self._redis.pttl(self.key)
             is_renewed = before_ms is not None and left_ms > before_ms  # so its holder lives
             if is_renewed or asked_s > gives_up_s:
-                raise BatchError(self._held())
+                raise HeldError(self._held())
             time.sleep(LOOK_S)
 
     def _held(self) -> str:
