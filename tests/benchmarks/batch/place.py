@@ -1,0 +1,241 @@
+"""Where a part of the benchmark runs: a folder, servers on free ports, and the job itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from deploy.local.settings import ROOT, LocalSettings, python_of
+from deploy.local.stack import down, up
+from ensemble import contract
+from tests.benchmarks.batch.watch import watched
+from tests.benchmarks.processes import REDIS, of_ours, used
+from tests.benchmarks.record import say
+from tests.benchmarks.servers import BenchError, bench_settings
+
+Figures = dict[str, Any]
+PATIENCE_S = 3 * 3600.0
+SAMPLE_KEYS = 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds a Redis of its own and what runs made; `bundle` is what they are made with."""
+
+    settings: LocalSettings
+
+    @classmethod
+    def of(cls, folder: Path, bundle: Path) -> Place:
+        """Takes free ports; everything that is written lies in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(bench_settings(folder.resolve(), bundle.resolve()))
+
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+        return self.settings.var
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The bundle's manifest.
+
+        Raises:
+            BenchError: there is no bundle.
+        """
+        path = self.settings.bundle / "manifest.json"
+        try:
+            read: dict[str, Any] = json.loads(path.read_text())
+        except OSError:
+            raise BenchError(f"{path}: no bundle to measure; run `make train` first") from None
+        return read
+
+    @property
+    def redis(self) -> redis.Redis:
+        """A client of its Redis."""
+        return redis.Redis(port=self.settings.redis_port, protocol=2)
+
+    @contextmanager
+    def serving(self, *names: str) -> Iterator[None]:
+        """Holds the named servers up, and ends all of them."""
+        try:
+            up(self.settings, names)
+            yield
+        finally:
+            down(self.settings)
+
+    def environment(self, **variables: str) -> Mapping[str, str]:
+        """The variables of every command."""
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        return {**os.environ, **self.settings.environment(), **own, **variables}
+
+    def run(self, role: str, *arguments: str, **variables: str) -> float:
+        """Runs a command of a role to its end, gives its seconds; what it says is in `log/bench.log`.
+
+        Raises:
+            BenchError: it failed; the message ends with its last lines.
+        """
+        started = time.monotonic()
+        log = self._log("bench")
+        with log.open("ab") as output:
+            at = output.tell()
+            done = subprocess.run(
+                [str(python_of(role)), *arguments],
+                cwd=ROOT,
+                env=self.environment(**variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if done.returncode:
+            raise BenchError(_failed(arguments, log, at))
+        return time.monotonic() - started
+
+    def report(self, role: str, module: str, **options: object) -> Figures:
+        """Runs one of the benchmark's own modules, gives the figures that it writes."""
+        path = self.folder / f"{module.rpartition('.')[2]}.tmp.json"
+        given = [
+            part
+            for name, value in (options | {"report": path}).items()
+            for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        self.run(role, "-m", module, *given)
+        figures: Figures = json.loads(path.read_text())
+        path.unlink()
+        return figures
+
+    def job(self, *arguments: str, **variables: str) -> Figures:
+        """Runs the batch job once from the start, and watches it.
+
+        Gives the job's own record, its wall time, its memory and CPU by process, and those of Redis.
+
+        Raises:
+            BenchError: it failed, or did not end.
+        """
+        path, log = self.folder / "job.tmp.json", self._log("job")
+        path.unlink(missing_ok=True)
+        command = ["-m", "ensemble.batch", "run", "--again", "--report", str(path), *arguments]
+        server = of_ours(self.settings)[REDIS]
+        before, started = used({REDIS: server}), time.monotonic()
+        with log.open("ab") as output:
+            at = output.tell()
+            process = subprocess.Popen(
+                [str(python_of("batch")), *command],
+                cwd=ROOT,
+                env=self.environment(**variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                watch = watched(process, PATIENCE_S, time.monotonic)
+            except TimeoutError as error:
+                _end(process)
+                raise BenchError(f"the job: {error}") from error
+            except BaseException:
+                _end(process)
+                raise
+        wall_s, after = time.monotonic() - started, used({REDIS: server})
+        if process.returncode:
+            raise BenchError(_failed(command, log, at))
+        record: Figures = json.loads(path.read_text())
+        path.unlink()
+        figures = watch.figures()
+        figures["cpu_s"] = watch.cpu_s | {REDIS: after.cpu_s[REDIS] - before.cpu_s[REDIS]}
+        told = {"record": record, "wall_s": wall_s, "redis_mib": after.memory_mib[REDIS], **figures}
+        say(f"{record['done']:,} users in {wall_s:.1f} s")
+        return told | _speeds(record, wall_s)
+
+    def bytes_per_slate(self, run: str) -> Figures:
+        """Asks Redis what a stored slate takes, keys drawn at random, and adds up the run's Parquet files."""
+        keys = self._slate_keys(run)
+        pipe = self.redis.pipeline(transaction=False)
+        for key in random.Random(0).sample(keys, min(SAMPLE_KEYS, len(keys))):
+            pipe.memory_usage(key, samples=0)
+            pipe.strlen(key)
+        found = pipe.execute()
+        memory, lengths = found[::2], found[1::2]
+        parts = list((self.run_folder(run) / "slates").glob("part-*.parquet"))
+        return {
+            "redis_bytes_per_user": sum(memory) / len(memory),
+            "value_bytes_per_user": sum(lengths) / len(lengths),
+            "parquet_bytes_per_user": sum(part.stat().st_size for part in parts) / len(keys),
+            "sampled_keys": len(memory),
+        }
+
+    def users_with_slates(self, run: str) -> list[int]:
+        """Lists the users for whom a run stored a slate, ascending."""
+        head = len(contract.slate_prefix(run))
+        return sorted(int(key[head:]) for key in self._slate_keys(run))
+
+    def _slate_keys(self, run: str) -> list[bytes]:
+        keys = list(self.redis.scan_iter(f"{contract.slate_prefix(run)}*", count=10_000))
+        if not keys:
+            raise BenchError(f"run {run} has no slate in Redis; do this phase again: --again throughput")
+        return keys
+
+    def run_folder(self, run: str) -> Path:
+        """Where a run's files lie."""
+        return self.folder / "batch" / str(self.manifest["dataset"]) / run
+
+    def published(self) -> str:
+        """The run that is read.
+
+        Raises:
+            BenchError: nothing is published.
+        """
+        value: Any = self.redis.get(contract.batch_key(str(self.manifest["dataset"])))
+        lineage = contract.Published.decode(value).lineage
+        if not lineage:
+            raise BenchError(
+                "nothing is published in the benchmark's Redis; do this phase: --again throughput"
+            )
+        return lineage[0]
+
+    def _log(self, name: str) -> Path:
+        folder = self.folder / "log"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}.log"
+
+
+def _speeds(record: Figures, wall_s: float) -> Figures:
+    """Users per second of the computing alone, and of everything between the command and its end."""
+    return {
+        "users_per_s": record["done"] / record["compute_s"],
+        "users_per_s_with_start_up": record["done"] / wall_s,
+        "around_s": wall_s - record["start_up_s"] - record["compute_s"],
+    }
+
+
+def _failed(arguments: object, log: Path, at: int) -> str:
+    with log.open("rb") as file:
+        file.seek(at)
+        end = "\n".join(file.read().decode(errors="replace").splitlines()[-15:])
+    return f"{' '.join(list(arguments)[:3])} failed; the end of {log}:\n{end}"  # type: ignore[call-overload]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a job and whatever it started: Ray's processes outlive a driver that is killed."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in below:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue

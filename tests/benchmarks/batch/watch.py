@@ -1,0 +1,143 @@
+"""Watches a running job from outside: the memory and the CPU of all its processes, by what they do.
+
+Memory is the proportional set size: what is private to a process, and its share of what it shares; summed
+over the job it counts the object store and every library once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.benchmarks.processes import MIB
+
+DRIVER, ACTORS, OTHER_WORKERS = "driver", "actors", "other workers"
+RAYLET, HELPERS = "raylet", "Ray's helpers"
+KINDS = (DRIVER, ACTORS, OTHER_WORKERS, RAYLET, HELPERS)
+EVERY_S = 0.5
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look: when, and the MiB of each kind; `shared` is of them what lies in shared memory."""
+
+    at_s: float
+    mib: dict[str, float]
+    resident: dict[str, float]
+    shared: float
+
+    @property
+    def total(self) -> float:
+        """Everything of the job, shared memory once."""
+        return sum(self.mib.values())
+
+
+@dataclass
+class Watch:
+    """What was seen of a job: its samples, and the CPU seconds of each kind so far."""
+
+    samples: list[Sample] = field(default_factory=list)
+    cpu_of: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    @property
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds by kind, those of processes that have ended included."""
+        sums: dict[str, float] = {}
+        for kind, seconds in self.cpu_of.values():
+            sums[kind] = sums.get(kind, 0.0) + seconds
+        return sums
+
+    def look(self, pid: int, at_s: float) -> None:
+        """Takes a sample of the process and all below it."""
+        try:
+            driver = psutil.Process(pid)
+            processes = [driver, *driver.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        mib, resident, shared = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0), 0.0
+        for process in processes:
+            try:
+                kind = DRIVER if process.pid == pid else kind_of(process.cmdline())
+                times, memory = process.cpu_times(), rollup(process.pid)
+            except (psutil.Error, OSError):
+                continue  # it has just ended
+            # An actor that waits for its end, or has not begun, has another title.
+            before, _ = self.cpu_of.get(process.pid, (kind, 0.0))
+            kind = before if before == ACTORS else kind
+            self.cpu_of[process.pid] = (kind, times.user + times.system)
+            mib[kind] += memory.get("Pss", 0) / MIB
+            resident[kind] += memory.get("Rss", 0) / MIB
+            shared += memory.get("Pss_Shmem", 0) / MIB
+        self.samples.append(Sample(at_s, mib, resident, shared))
+
+    def peak(self) -> Sample:
+        """The sample with the most memory.
+
+        Raises:
+            ValueError: nothing was seen.
+        """
+        return max(self.samples, key=lambda sample: sample.total)
+
+    def figures(self) -> dict[str, object]:
+        """What is kept of it: the peak by kind, what memory did over time, and the CPU."""
+        peak = self.peak()
+        return {
+            "peak_mib": peak.total,
+            "peak_mib_by_kind": {kind: mib for kind, mib in peak.mib.items() if mib},
+            "peak_shared_mib": peak.shared,
+            "peak_at_s": peak.at_s,
+            "resident_sum_mib": max(sum(sample.resident.values()) for sample in self.samples),
+            "mib_over_time": thinned([(sample.at_s, sample.total) for sample in self.samples]),
+            "cpu_s": self.cpu_s,
+        }
+
+
+def kind_of(command: Sequence[str]) -> str:
+    """Says what a process of Ray does, by its command line or the title that Ray gives it."""
+    told = " ".join(command)
+    if told.startswith("ray::"):
+        return OTHER_WORKERS if told.startswith(("ray::IDLE", "ray::_")) else ACTORS
+    if command and Path(command[0]).name == "raylet":
+        return RAYLET
+    return OTHER_WORKERS if "default_worker.py" in told else HELPERS
+
+
+def rollup(pid: int) -> dict[str, int]:
+    """Reads a process's memory in bytes, by the kernel's own names.
+
+    Raises:
+        OSError: it has ended, or belongs to someone else.
+    """
+    found = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        found[name] = int(rest.split()[0]) * KIB
+    return found
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """Keeps at most so many points, evenly, the last among them."""
+    step = -(-len(points) // most)
+    return [(round(x, 1), round(y, 1)) for x, y in [*points[:-1:step], *points[-1:]]] if points else []
+
+
+def watched(process: subprocess.Popen[bytes], patience_s: float, now: Callable[[], float]) -> Watch:
+    """Looks at a running process until it ends; one that takes too long is asked to end.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    """
+    watch, started = Watch(), now()
+    while process.poll() is None:
+        watch.look(process.pid, now() - started)
+        if now() - started > patience_s:
+            process.terminate()
+            raise TimeoutError(f"not done after {patience_s:.0f} s")
+        time.sleep(EVERY_S)
+    return watch
