@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -205,9 +206,32 @@ class BrokenStore:
         return DependencyUnavailable("redis", "connection refused")
 
 
-def make_store(seen: Mapping[int, Sequence[int]] | None = None) -> MemoryStore:
-    """Every item's card, and what the users have seen."""
-    return MemoryStore(SEEN if seen is None else seen, {i: card_of(i) for i in range(CATALOGUE)})
+RUN = "20260101-060000-abcd"
+"""A batch run's id."""
+
+
+def make_stored(
+    item_ids: Sequence[int],
+    flags: Sequence[contract.Degradation] = (),
+    run: str = RUN,
+    made_at_s: float | None = None,
+    bundle: str = BUNDLE,
+) -> contract.StoredSlate:
+    """A slate as a batch run stores it, scores falling from 0.9; made an hour ago unless told."""
+    made_at_s = time.time() - 3600 if made_at_s is None else made_at_s
+    return contract.StoredSlate(
+        item_ids=np.array(item_ids, dtype=np.int64),
+        item_scores=np.linspace(0.9, 0.1, len(item_ids), dtype=np.float32),
+        degraded=contract.degradation_mask(flags),
+        bundle=bundle,
+        run=run,
+        made_at_ms=int(made_at_s * 1000),
+    )
+
+
+def make_store(seen: Mapping[int, Sequence[int]] | None = None, **stored: Any) -> MemoryStore:
+    """Every item's card, what the users have seen, and what is `stored`: as `MemoryStore` takes it."""
+    return MemoryStore(SEEN if seen is None else seen, {i: card_of(i) for i in range(CATALOGUE)}, **stored)
 
 
 AppBuilder = Callable[..., FastAPI]
