@@ -9,6 +9,7 @@ PYTHON ?= /usr/bin/python3.11
 
 TRAINING := .venv/training/bin/python
 TRITON := .venv/triton/bin/python
+BATCH := .venv/batch/bin/python
 GATEWAY := .venv/gateway/bin/python
 DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
@@ -79,6 +80,7 @@ export: environments ## build the bundle's vector index and Triton's model repos
 test: environments ## run every role's tests in its own environment, the integration tests last
 	@$(call role_tests,training,$(TRAINING))
 	@$(call role_tests,triton,$(TRITON))
+	@$(call role_tests,batch,$(BATCH))
 	@$(call role_tests,gateway,$(GATEWAY))
 	@$(call role_tests,stack,$(DEV))
 	@echo "==> tests/integration"
