@@ -70,6 +70,7 @@ class Degradation(StrEnum):
     FEWER_CANDIDATES = "fewer_candidates"  # less than K were considered, to be in time
     SCORE_CANDIDATES = "score_candidates"  # ordered by retrieval alone: the ranker was left out, or failed
     LATE = "late"  # this user's deadline passed on the way; the slate is empty
+    PARTIAL_INDEX = "partial_index"  # the vector index does not hold every item, or is not known to
 
 
 @dataclass(frozen=True)

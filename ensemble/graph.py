@@ -19,6 +19,7 @@ from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.client import Patience
 from ensemble.stores.features import FeatureStore
+from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import VectorIndex
 
@@ -31,6 +32,7 @@ class Stores:
     vectors: VectorIndex
     items: ItemTable
     patience: Patience | None = None  # of the requests' round trips, where they are made to a Redis
+    watch: IndexWatch | None = None  # of the index, where it is Redis'
 
 
 def request_schema(bundle: Bundle) -> Schema:

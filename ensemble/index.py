@@ -20,6 +20,7 @@ from ensemble import contract
 from ensemble.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
+from ensemble.stores.index_watch import index_info, pause_s
 from ensemble.stores.vectors import VECTOR_FIELD, alias
 from training import manifest as bundle_files
 from training.manifest import BundleError, Manifest, read_manifest
@@ -84,8 +85,10 @@ def is_built(redis: Redis, manifest: Manifest, patience_s: float = 3600.0) -> bo
         return False
     deadline = time.monotonic() + patience_s
     try:
+        asked = time.monotonic()
         while (found := indexed_items(redis, manifest.bundle)) < 0 and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+            time.sleep(pause_s(time.monotonic() - asked, POLL_S))
+            asked = time.monotonic()
     except ResponseError:
         return False
     return found == manifest.items
@@ -97,7 +100,7 @@ def indexed_items(redis: Redis, bundle: str) -> int:
     Raises:
         ResponseError: there is no such index.
     """
-    info = _info(redis, bundle)
+    info = index_info(redis, bundle)
     return -1 if float(info["indexing"]) else int(info["num_docs"])
 
 
@@ -170,28 +173,25 @@ def _text(value: object) -> str | None:
 
 def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    while (found := indexed_items(redis, manifest.bundle)) < manifest.items:
-        failures = int(_info(redis, manifest.bundle).get("hash_indexing_failures", 0))
-        is_over = found >= 0 and failures > 0
-        if is_over or time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        info = index_info(redis, manifest.bundle)
+        found, failures = int(info["num_docs"]), int(info.get("hash_indexing_failures", 0))
+        is_over = not float(info["indexing"])
+        if is_over and found >= manifest.items:
+            return
+        if (is_over and failures) or time.monotonic() > deadline:
             raise IndexBuildError(
-                f"{contract.index_name(manifest.bundle)}: {max(found, 0)} of {manifest.items} items were "
-                f"indexed, "
+                f"{contract.index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, "
                 f"{failures} failed; compare vector_width in the manifest with item_vectors.npy, and train "
                 f"again"
             )
-        time.sleep(POLL_S)
+        time.sleep(pause_s(time.monotonic() - asked, POLL_S))
 
 
 def _command(redis: Redis, *arguments: str | int) -> Any:
     run: Any = redis.execute_command
     return run(*arguments)
-
-
-def _info(redis: Redis, bundle: str) -> dict[str, Any]:
-    reply = _command(redis, "FT.INFO", contract.index_name(bundle))
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in pairs}
 
 
 def _chunks(keys: Any) -> Iterator[list[bytes]]:

@@ -45,6 +45,8 @@ class TritonPythonModel:
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()
+        if stores.watch is not None:
+            stores.watch.start()
         self.recommender.warm_up()
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
@@ -89,7 +91,10 @@ class TritonPythonModel:
         """Ends what runs in the background."""
         self._stop.set()
         self._background.join()
-        self.recommender.stores.items.stop()
+        stores = self.recommender.stores
+        stores.items.stop()
+        if stores.watch is not None:
+            stores.watch.stop()
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -98,9 +103,11 @@ class TritonPythonModel:
             self._publish()
 
     def _publish(self) -> None:
-        patience = self.recommender.stores.patience
+        patience, watch = self.recommender.stores.patience, self.recommender.stores.watch
         is_open = patience is not None and not patience.circuit.closed
-        self.publication.publish({"warm": self.recommender.is_warm, "redis_circuit_open": is_open})
+        indexed = 1.0 if watch is None else watch.share
+        now = {"warm": self.recommender.is_warm, "redis_circuit_open": is_open, "indexed_share": indexed}
+        self.publication.publish(now)
 
     def _count(self, took_s: float, models_s: float, redis_s: float) -> None:
         models_now_s, redis_now_s = self.recommender.outside_s()

@@ -21,6 +21,7 @@ from ensemble.settings import EnsembleSettings
 from ensemble.stage import Array, Tensors
 from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
+from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import Catalogue, RedisVectorIndex
 from ensemble.warm_up import sample_batches
@@ -28,23 +29,28 @@ from feature_repo.affinity import affinity_columns, user_item_feature_names
 from feature_repo.names import ITEM_ID
 
 LOG = logging.getLogger(__name__)
+LOOK_MS = 5_000
+"""Most milliseconds that a look at the index may take; beside the requests."""
 
 
 def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
-    """Connects the chain to Redis; nothing is read yet. The item table, which reads in the background, has a
-    client of its own, so that its round trips count for nobody's request."""
+    """Connects the chain to Redis; nothing is read yet. The item table and the watch of the index, which read
+    in the background, have clients of their own, so that their round trips count for nobody's request."""
     most_s, rest_s, probe_s = (
         ms / 1000 for ms in (settings.redis_timeout_ms, settings.redis_rest_ms, settings.redis_probe_ms)
     )
     patience = Patience(most_s, settings.redis_failures, rest_s, probe_s)
-    redis = connect(settings.redis_address, settings.redis_timeout_ms, patience)
+    redis = connect(settings.redis_address, settings.redis_timeout_ms, patience, notes_server=True)
     background = connect(settings.redis_address, settings.redis_timeout_ms)
     clock, max_seen = bundle.dataset.clock, settings.max_seen
     features = RedisFeatureStore(redis, bundle.dataset, clock, max_seen)
     items = item_table(bundle, RedisFeatureStore(background, bundle.dataset, clock, max_seen), settings)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    vectors = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
-    return Stores(features, vectors, items, patience)
+    looking = connect(settings.redis_address, LOOK_MS)
+    name, filters = bundle.manifest.bundle, bundle.manifest.filters
+    watch = IndexWatch(looking, name, bundle.manifest.items, lambda: patience.server)
+    vectors = RedisVectorIndex(redis, name, filters, catalogue=catalogue, watch=watch)
+    return Stores(features, vectors, items, patience, watch)
 
 
 def item_table(bundle: Bundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:

@@ -10,6 +10,7 @@ from ensemble.contract import MAX_N, PAD_ID, Degradation, degradation_mask
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import IS_UNKNOWN_USER
+from ensemble.stages.retrieve import IS_PARTIAL_INDEX
 from ensemble.stages.score import IS_RANKED
 from training.manifest import OrderSpec
 from training.ordering import order_scores
@@ -88,6 +89,7 @@ class OrderCandidates(Stage):
         "n",
         "seed",
         IS_UNKNOWN_USER,
+        IS_PARTIAL_INDEX,
         IS_FILTER_DEGRADED,
         IS_RANKED,
     )
@@ -119,6 +121,7 @@ class OrderCandidates(Stage):
         n: Array,
         seed: Array,
         is_unknown_user: Array,
+        is_partial_index: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
     ) -> Tensors:
@@ -138,6 +141,7 @@ class OrderCandidates(Stage):
             Degradation.FILTER_CANDIDATES: is_filter_degraded[:, 0],
             Degradation.FEWER_CANDIDATES: considered[:, 0] < self.k,
             Degradation.SCORE_CANDIDATES: ~is_ranked[:, 0],
+            Degradation.PARTIAL_INDEX: is_partial_index[:, 0],
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {

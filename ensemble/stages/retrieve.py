@@ -11,6 +11,8 @@ from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.vectors import VectorIndex
 
+IS_PARTIAL_INDEX = "is_partial_index"
+
 
 def considered(
     quality: Float[np.ndarray, "B 1"], n: Int[np.ndarray, "B 1"], k: int
@@ -37,7 +39,7 @@ class RetrieveCandidates(Stage):
     """Asks the vector index for K items and as many more as the filter will take away, in one round trip.
 
     With a `quality` below 1 it asks for fewer than K. The request's filters are applied inside the search. An
-    index that fails, fails the request.
+    index that fails, fails the request; one that lacks items is searched, and said to.
     """
 
     reads = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
@@ -49,12 +51,14 @@ class RetrieveCandidates(Stage):
 
     @property
     def writes(self) -> Schema:
-        """Ids and scores (B,R), best first; and how many of them may become candidates, (B,1)."""
+        """Ids and scores (B,R), best first; how many of them may become candidates, and whether items were
+        missing, (B,1)."""
         return Schema(
             [
                 tensor("considered", np.int64, 1),
                 tensor("retrieved_ids", np.int64, self.width),
                 tensor("retrieved_scores", np.float32, self.width),
+                tensor(IS_PARTIAL_INDEX, np.bool_, 1),
             ]
         )
 
@@ -71,5 +75,12 @@ class RetrieveCandidates(Stage):
         kept = considered(quality, n, self.k)
         counts = wanted(kept, seen_item_ids, exclude_item_ids, self.width)[:, 0].tolist()
         conditions = [decode_filters(row) for row in filters]
+        was_whole = self.index.is_whole  # a search that began before the last item came may have missed it
         ids, scores = self.index.search(user_vector, counts, conditions, self.width)
-        return {"considered": kept, "retrieved_ids": ids, "retrieved_scores": scores}
+        is_partial = not (was_whole and self.index.is_whole)
+        return {
+            "considered": kept,
+            "retrieved_ids": ids,
+            "retrieved_scores": scores,
+            IS_PARTIAL_INDEX: np.full((len(ids), 1), is_partial),
+        }

@@ -4,6 +4,7 @@ alone."""
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _ENDS_S: ContextVar[float] = ContextVar("ends_s", default=math.inf)
@@ -98,6 +100,7 @@ class Patience:
     def __init__(self, most_s: float, failures: int = 3, rest_s: float = 0.25, probe_s: float = 0.02) -> None:
         self.most_s, self.rest_s, self.probe_s = most_s, rest_s, probe_s
         self.seconds = 0.0  # what all round trips together took
+        self.server = ""  # the run of Redis that the newest connection leads to, where that is noted
         self.circuit = CircuitBreaker(
             failures, rest_s, (RedisConnectionError, RedisTimeoutError), name="redis"
         )
@@ -169,17 +172,39 @@ class TimedPipeline(Pipeline):
         return replies
 
 
-def connect(address: str, timeout_ms: float, patience: Patience | None = None) -> TimedRedis:
+def connect(
+    address: str, timeout_ms: float, patience: Patience | None = None, notes_server: bool = False
+) -> TimedRedis:
     """Takes `host:port`, gives a client that connects at its first command.
 
-    A connection that Redis closed meanwhile is made anew, so that a restarted Redis is used at once.
+    A connection that Redis closed meanwhile is made anew, so that a restarted Redis is used at once. With
+    `notes_server`, each new one first asks which run of Redis it leads to, which `patience.server` then says.
     """
     host, _, port = address.rpartition(":")
+    patience = patience or Patience(timeout_ms / 1000)
+
+    def connected(connection: Connection) -> None:
+        connection.on_connect()  # type: ignore[no-untyped-call]
+        if notes_server:
+            patience.server = _run_of(connection)
+
     pool = ConnectionPool(
         TimedConnection,
         host=host,
         port=int(port),
         socket_timeout=timeout_ms / 1000,
         socket_keepalive=True,
+        redis_connect_func=connected,
     )
-    return TimedRedis(pool, patience or Patience(timeout_ms / 1000))
+    return TimedRedis(pool, patience)
+
+
+def _run_of(connection: Connection) -> str:
+    """Asks a new connection for the id of Redis' run, another after each start; empty where it tells none."""
+    connection.send_command("INFO", "server")  # type: ignore[no-untyped-call]
+    try:
+        told = connection.read_response()  # type: ignore[no-untyped-call]
+    except ResponseError:
+        return ""
+    found = re.search(rb"run_id:(\w+)", told) if isinstance(told, bytes) else None
+    return found[1].decode() if found else ""

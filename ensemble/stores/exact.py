@@ -22,6 +22,8 @@ class ExactVectorIndex:
     little more than the products themselves.
     """
 
+    is_whole = True
+
     def __init__(self, item_ids: Ids, vectors: Floats, block: int = BLOCK) -> None:
         """Takes ids (I,), ascending, and vectors (I,D); a memory-mapped file serves as well."""
         self.item_ids, self.vectors, self.block = item_ids, vectors, block

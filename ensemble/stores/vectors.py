@@ -25,6 +25,7 @@ from ensemble.contract import (
     item_vector_prefix,
     tag,
 )
+from ensemble.stores.index_watch import IndexWatch
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -36,6 +37,11 @@ VECTOR_FIELD = "vector"
 @runtime_checkable
 class VectorIndex(Protocol):
     """Gives the items with the greatest inner product with a vector, among those that pass a filter."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every item can be found now."""
+        ...
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
@@ -87,6 +93,8 @@ class Catalogue:
 class MemoryVectorIndex:
     """Exact search over arrays: the twin for tests and for a laptop."""
 
+    is_whole = True
+
     def __init__(self, item_ids: Ids, vectors: Floats, attributes: Mapping[str, Array] | None = None) -> None:
         """Takes ids (I,), vectors (I,D), and filterable columns, raw, (I,) or (I,L) where a list."""
         self.item_ids, self.vectors, self.attributes = item_ids, vectors, dict(attributes or {})
@@ -116,15 +124,22 @@ class RedisVectorIndex:
         kinds: Mapping[str, str],
         beyond: int | None = None,
         catalogue: Catalogue | None = None,
+        watch: IndexWatch | None = None,
     ) -> None:
         """Takes the bundle whose index is searched, and its filterable columns in order, with their
         dtypes; `beyond` instead of what is stored. With the catalogue at hand, Redis sends the found items'
-        keys alone, and their scores are computed here: that halves the reply and the time for it."""
+        keys alone, and their scores are computed here: that halves the reply and the time for it. Without a
+        watch the index counts as whole."""
         self.redis, self.index, self.kinds = redis, index_name(bundle), dict(kinds)
         self.prefix, self.catalogue = item_vector_prefix(bundle).encode(), catalogue
-        self.search_key = index_search_key(bundle)
+        self.search_key, self.watch = index_search_key(bundle), watch
         if beyond is not None:
             self.beyond = beyond
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every item can be found, as far as the watch knows."""
+        return self.watch is None or self.watch.is_whole
 
     @cached_property
     def beyond(self) -> int | None:
@@ -147,6 +162,8 @@ class RedisVectorIndex:
         except ResponseError as error:
             if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
                 self.__dict__.pop("beyond", None)  # a new index may be searched otherwise
+                if self.watch is not None:
+                    self.watch.doubt()
                 message = f"Redis has no index {self.index}; run python -m ensemble.index"
                 raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
             raise

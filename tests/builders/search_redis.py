@@ -21,10 +21,17 @@ START_S = 20.0
 
 
 @contextmanager
-def running_redis(folder: Path, *, with_search: bool = True) -> Iterator[str]:
-    """Starts Redis, gives its host:port, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module."""
-    port = free_port()
+def running_redis(
+    folder: Path, *, with_search: bool = True, port: int | None = None, is_kept: bool = False
+) -> Iterator[str]:
+    """Starts Redis, gives its host:port, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module.
+
+    What `is_kept` is there again when it is started in the same folder.
+    """
+    port = port or free_port()
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    if is_kept:
+        command += ["--appendonly", "yes"]
     if with_search:
         command += ["--loadmodule", os.environ.get("SHORTLIST_REDISEARCH_MODULE", str(MODULE))]
     log = folder / "redis.log"
@@ -45,6 +52,6 @@ def running_redis(folder: Path, *, with_search: bool = True) -> Iterator[str]:
 def _answers(port: int) -> bool:
     try:
         with Redis(port=port) as redis:
-            return bool(redis.ping())
+            return bool(redis.ping())  # an error while it reads what was kept
     except RedisError:
         return False

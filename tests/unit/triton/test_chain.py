@@ -355,6 +355,22 @@ def test_quality_narrows_the_candidates_and_says_so(recommender: Recommender) ->
     assert 1 + list(Rule).index(Rule.BEYOND_K) in reasons or (reasons == 0).sum() == 6
 
 
+def test_an_index_that_lacks_items_before_or_after_the_search_is_told(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = recommender.answer([make_request(KNOWN)])
+    assert not isinstance(whole, StageError)
+    for looks in ([False, True], [True, False], [False, False]):
+        told = iter(looks)
+        monkeypatch.setattr(MemoryVectorIndex, "is_whole", property(lambda _, told=told: next(told)))
+        both = recommender.answer([make_request(KNOWN), make_request(9_999)])
+        for answer, others in zip(both, ([], [Degradation.UNKNOWN_USER]), strict=True):
+            assert not isinstance(answer, StageError)
+            assert flags(answer) == [*others, Degradation.PARTIAL_INDEX]
+        assert slate(both[0]) == slate(whole)
+    assert contract.degradation_mask([Degradation.PARTIAL_INDEX]) == 1 << 7, "the bits of the others stay"
+
+
 def test_quality_leaves_as_many_candidates_as_are_asked_for(recommender: Recommender) -> None:
     (answer,) = recommender.answer([make_request(KNOWN, n=9, quality=0.1)])
     assert len(slate(answer)) == 9

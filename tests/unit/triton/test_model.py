@@ -190,6 +190,7 @@ def test_a_request_whose_caller_has_gone_is_not_answered_with_a_slate(model: Any
 def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
     assert model.recommender.is_warm
     assert FakeFamily.values["shortlist_chain_warm", ("recommend_0_0",)] == 1
+    assert FakeFamily.values["shortlist_chain_indexed_share", ("recommend_0_0",)] == 1
     assert FakeFamily.values["shortlist_chain_requests_total", ()] == 0, "sample requests count for nobody"
 
 
