@@ -36,7 +36,7 @@ from redis import Redis
 from ensemble.contract import decode_seen, seen_key
 from feature_repo import names
 from feature_repo.dataset import Dataset
-from tests.benchmarks.batch.stored import published_slates
+from tests.benchmarks.batch.stored import agreement, published_slates
 from training.bundle import write_json
 from training.config import load_settings
 from training.encoders import Encoders
@@ -169,20 +169,6 @@ def opened(prepared_folder: Path, bundle: Path, redis: Redis, k: int, n: int) ->
         k=k,
         n=n,
     )
-
-
-def agreement(ours: Mapping[int, Ids], theirs: Mapping[int, Ids]) -> dict[str, float]:
-    """Compares slates of the users whom both know: the share of equal items, and of equal places."""
-    users = [user for user in ours if user in theirs]
-    items = sum(len(np.intersect1d(ours[user], theirs[user])) for user in users)
-    widths = [min(len(ours[user]), len(theirs[user])) for user in users]
-    places = sum(int((ours[u][:w] == theirs[u][:w]).sum()) for u, w in zip(users, widths, strict=True))
-    total = sum(len(ours[user]) for user in users)
-    return {
-        "compared_users": len(users),
-        "equal_items": items / max(total, 1),
-        "equal_places": places / max(total, 1),
-    }
 
 
 def main() -> int:

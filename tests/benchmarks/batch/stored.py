@@ -1,8 +1,8 @@
-"""Reads the slates that are published, as the gateway reads them."""
+"""Reads the slates that are published, as the gateway reads them, and compares slates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,24 @@ def published_slates(redis: Redis, dataset: str, user_ids: Sequence[int]) -> dic
     return found
 
 
-def as_lists(slates: dict[int, Ids], user_ids: Sequence[int], width: int) -> Ids:
+def as_lists(slates: Mapping[int, Ids], user_ids: Sequence[int], width: int) -> Ids:
     """Gives one row per user, (U,N); a short slate's tail and a missing one are PAD_ID."""
     lists = np.full((len(user_ids), width), PAD_ID, dtype=np.int64)
     for row, user in enumerate(user_ids):
         ids = slates.get(user, np.empty(0, dtype=np.int64))[:width]
         lists[row, : len(ids)] = ids
     return lists
+
+
+def agreement(ours: Mapping[int, Ids], theirs: Mapping[int, Ids]) -> dict[str, float]:
+    """Compares slates of the users whom both know: the share of equal items, and of equal places."""
+    users = [user for user in ours if user in theirs]
+    items = sum(len(np.intersect1d(ours[user], theirs[user])) for user in users)
+    widths = [min(len(ours[user]), len(theirs[user])) for user in users]
+    places = sum(int((ours[u][:w] == theirs[u][:w]).sum()) for u, w in zip(users, widths, strict=True))
+    total = sum(len(ours[user]) for user in users)
+    return {
+        "compared_users": len(users),
+        "equal_items": items / max(total, 1),
+        "equal_places": places / max(total, 1),
+    }
