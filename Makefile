@@ -118,6 +118,10 @@ overload: environments ## ask for two and three times what the servers can do  [
 bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes on where it was  [SIZES=10000,100000] [USERS=]
 	@$(DEV) -m tests.benchmarks.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
 
+.PHONY: bench-batch
+bench-batch: environments ## measure slates for everyone: 2 workers, a loop over users, a million users  [QUICK=1: small sizes] [DATA=]
+	@$(DEV) -m tests.benchmarks.batch.run $(if $(QUICK),--quick) $(if $(DATA),--data '$(DATA)')
+
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
 	@$(DEV) -m tests.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
