@@ -37,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
         given.insert(0, "run")
     chain, batch = load_settings(), load_batch_settings()
-    chosen = _parser().parse_args(given)
+    parser = _parser()
+    chosen = parser.parse_args(given)
+    if getattr(chosen, "only", False) and not (chosen.users or chosen.active_since or chosen.changed):
+        parser.error("--only needs --users, --active-since or --changed: everyone is nobody left out")
+    if getattr(chosen, "count", 1) < 1:
+        parser.error("--count must be at least 1")
     try:
         with redis_explained(chain.redis_address):
             status: int = chosen.command(chosen, chain, batch)

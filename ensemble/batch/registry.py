@@ -27,7 +27,11 @@ CHUNK = 1000
 SWITCH = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
-if KEYS[3] then redis.call('SET', KEYS[3], ARGV[3]) end
+if KEYS[3] then
+  redis.call('SET', KEYS[3], ARGV[3])
+  redis.call('ZADD', KEYS[4], ARGV[4], ARGV[5])
+  redis.call('SADD', KEYS[5], ARGV[5])
+end
 return 1
 """
 """Switches the pointer, and writes the run's record, only while the lock is held: all of it or nothing."""
@@ -151,8 +155,8 @@ class Registry:
     def _switch(self, after: Published, lock: RunLock, record: Record | None = None) -> None:
         keys, values = [lock.key, batch_key(self.dataset)], [lock.token, after.encode()]
         if record is not None:
-            keys.append(_record_key(record.run))
-            values.append(record.encode())
+            keys += [_record_key(record.run), self._runs, self._stored]
+            values += [record.encode(), record.started_at_s, record.run]
         if not self._redis.eval(SWITCH, len(keys), *keys, *values):
             raise BatchError(
                 f"the lock of {self.dataset} was lost: Redis was away, or this process stood still, beyond "
