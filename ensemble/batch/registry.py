@@ -153,7 +153,8 @@ class Registry:
             self._trim(kept)
 
     def _switch(self, after: Published, lock: RunLock, record: Record | None = None) -> None:
-        keys, values = [lock.key, batch_key(self.dataset)], [lock.token, after.encode()]
+        keys: list[Any] = [lock.key, batch_key(self.dataset)]
+        values: list[Any] = [lock.token, after.encode()]
         if record is not None:
             keys += [_record_key(record.run), self._runs, self._stored]
             values += [record.encode(), record.started_at_s, record.run]
