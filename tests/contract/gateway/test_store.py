@@ -8,14 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
+import structlog
 
 from ensemble import contract
+from ensemble.contract import Filters, Published
 from service.bundle import Card
 from service.errors import DependencyUnavailable
 from service.redis_store import RedisStore
 from service.store import MemoryStore, Store
+from tests.builders.gateway import make_stored
 
 pytestmark = pytest.mark.anyio
 
@@ -24,10 +28,23 @@ COLUMNS = {"item_genre": "string", "item_year": "int64", "item_price": "float32"
 WORLD: dict[str, Any] = {"dataset": DATASET, "columns": COLUMNS}
 SEEN = {7: [30, 20, 2**62]}
 CARDS: dict[int, Card] = {1: {"item_title": "Ünder “quotes”"}, 2: {"item_title": None}}
+PUBLISHED = Published(("child", "parent"), ("parent",))
+SLATES = [
+    (7, make_stored([1, 2, 2**40], run="parent")),
+    (7, make_stored([4, 5], run="child")),
+    (8, make_stored([6], run="parent")),
+    (9, make_stored([7], run="abandoned")),
+]
+UNAVAILABLE = {20, 22}
+ROWS: dict[int, dict[str, list[Any]]] = {
+    30: {"item_genre": ["drama", "Krimi & mehr, fein"], "item_year": [1999], "item_price": [0.1]},
+    31: {"item_genre": ["crime"], "item_year": [-5]},
+    32: {},
+}
 
 
 class StoreSuite:
-    """Needs a fixture `store` that holds SEEN and CARDS."""
+    """Needs a fixture `store` that holds SEEN, CARDS, PUBLISHED, SLATES, UNAVAILABLE and ROWS."""
 
     async def test_keeps_the_protocol(self, store: Store) -> None:
         assert isinstance(store, Store)
@@ -44,6 +61,47 @@ class StoreSuite:
     async def test_no_items_need_no_cards(self, store: Store) -> None:
         assert await store.cards([], 5) == {}
 
+    async def test_the_pointer_says_which_run_is_read(self, store: Store) -> None:
+        assert await store.published(5) == PUBLISHED
+
+    @pytest.mark.parametrize(
+        ("user_id", "run", "item_ids", "seen"),
+        [(7, "child", [4, 5], SEEN[7]), (8, "parent", [6], []), (9, None, [], []), (2**63 - 1, None, [], [])],
+        ids=["in both", "in the parent", "in a run that is not read", "in none"],
+    )
+    async def test_the_first_run_that_holds_a_user_gives_the_slate(
+        self, store: Store, user_id: int, run: str | None, item_ids: list[int], seen: list[int]
+    ) -> None:
+        slate, found = await store.stored(PUBLISHED.lineage, user_id, 5)
+        assert (slate.run if slate else None) == run
+        assert (slate.item_ids.tolist() if slate else []) == item_ids
+        assert found == seen
+
+    async def test_items_are_available_unless_it_is_said_that_they_are_not(self, store: Store) -> None:
+        assert await store.unavailable([19, 20, 21, 22, 23], 5) == UNAVAILABLE
+        assert await store.unavailable([22, 19], 5) == {22}
+        assert await store.unavailable([], 5) == set()
+
+    @pytest.mark.parametrize(
+        ("filters", "passing"),
+        [
+            ({"item_genre": ["drama"]}, {30}),
+            ({"item_genre": ["Krimi & mehr, fein", "crime"]}, {30, 31}),
+            ({"item_genre": ["Krimi"]}, set()),
+            ({"item_year": [1999, -5]}, {30, 31}),
+            ({"item_year": [1999], "item_genre": ["crime"]}, set()),
+            ({"item_year": [-5], "item_genre": ["crime"]}, {31}),
+            ({"item_price": [0.1, 3]}, {30}),
+            ({"item_price": [0.1000001]}, set()),
+        ],
+        ids=str,
+    )
+    async def test_items_pass_a_filter_by_the_values_of_their_columns(
+        self, store: Store, filters: Filters, passing: set[int]
+    ) -> None:
+        assert await store.passing([30, 31, 32, 33], filters, 5) == passing
+        assert await store.passing([], filters, 5) == set()
+
     async def test_the_check_says_something(self, store: Store) -> None:
         assert await store.check(5)
 
@@ -51,7 +109,7 @@ class StoreSuite:
 class TestMemoryStore(StoreSuite):
     @pytest.fixture
     def store(self) -> Store:
-        return MemoryStore(SEEN, CARDS)
+        return MemoryStore(SEEN, CARDS, PUBLISHED, SLATES, UNAVAILABLE, ROWS)
 
 
 class TestRedisStore(StoreSuite):
@@ -94,6 +152,90 @@ class TestRedisStore(StoreSuite):
         with redis.Redis(port=redis_process.port) as client:
             stats: Any = client.info("commandstats")
         assert stats["cmdstat_mget"]["calls"] == 1
+
+    async def test_a_slate_and_what_was_seen_take_one_command_however_long_the_lineage(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        await store.stored([*PUBLISHED.lineage, *map(str, range(6))], 7, 5)
+        with redis.Redis(port=redis_process.port) as client:
+            stats: Any = client.info("commandstats")
+        assert stats["cmdstat_mget"]["calls"] == 1
+
+    async def test_availability_is_read_in_one_round_trip_and_kept_for_its_time(
+        self, redis_process: Any
+    ) -> None:
+        now_s = 0.0
+        fill(redis_process.port)
+        store = RedisStore(
+            redis_process.address, BUNDLE, 5, 1000, **WORLD, availability_s=3, clock=lambda: now_s
+        )
+        await store.open()
+        with redis.Redis(port=redis_process.port) as client:
+
+            def reads() -> tuple[int, int]:
+                stats: Any = client.info("commandstats")
+                return int(stats["cmdstat_hmget"]["calls"]), int(
+                    client.info("stats")["total_reads_processed"]
+                )
+
+            await store.unavailable([19], 5)  # opens the connection
+            before = reads()
+            assert await store.unavailable(list(range(100, 150)), 5) == set()
+            after = reads()
+            assert after[0] - before[0] == 50
+            assert after[1] - before[1] <= 2 + 2, "one round trip, and the two INFOs themselves"
+            mark(client, 100)
+            assert await store.unavailable([100, 101], 5) == set()  # kept
+            assert reads()[0] == after[0]
+            now_s += 3
+            assert await store.unavailable([100, 101], 5) == {100}
+        await store.close()
+
+    async def test_the_pointer_is_kept_for_its_time(self, redis_process: Any) -> None:
+        now_s = 0.0
+        fill(redis_process.port)
+        store = RedisStore(redis_process.address, BUNDLE, 5, 10, **WORLD, pointer_s=1, clock=lambda: now_s)
+        await store.open()
+        assert await store.published(5) == PUBLISHED
+        with redis.Redis(port=redis_process.port) as client:
+            client.delete(contract.batch_key(DATASET))
+            now_s += 0.9
+            assert await store.published(5) == PUBLISHED
+            now_s += 0.1
+            assert await store.published(5) == Published(())
+        await store.close()
+
+    async def test_readers_of_slates_and_of_availability_share_their_commands(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        found = await asyncio.gather(*(store.stored(PUBLISHED.lineage, user, 5) for user in (7, 8, 9)))
+        assert [slate.run if slate else None for slate, _ in found] == ["child", "parent", None]
+        gone = await asyncio.gather(*(store.unavailable([item, 21], 5) for item in (19, 20, 22)))
+        assert list(gone) == [set(), {20}, {22}]
+        with redis.Redis(port=redis_process.port) as client:
+            stats: Any = client.info("commandstats")
+        assert stats["cmdstat_mget"]["calls"] == 1
+
+    async def test_damaged_slates_pointers_and_columns_are_told_logged_and_not_served(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        with redis.Redis(port=redis_process.port) as client:
+            client.set(contract.batch_key(DATASET), b'{"lineage": 7}')
+            client.set(contract.slate_key("child", 8), SLATES[1][1].encode()[:-1])
+            client.set(contract.slate_key("parent", 5), SLATES[1][1].encode())
+            client.set(contract.seen_key(5), b"12345")
+            client.hset(contract.item_vector_key(BUNDLE, 34), "item_price", "cheap")
+        with structlog.testing.capture_logs() as lines:
+            with pytest.raises(DependencyUnavailable, match="batch:tiny"):
+                await store.published(5)
+            with pytest.raises(DependencyUnavailable, match="slate:child:8"):
+                await store.stored(PUBLISHED.lineage, 8, 5)
+            with pytest.raises(DependencyUnavailable, match="seen:5"):
+                await store.stored(PUBLISHED.lineage, 5, 5)
+            with pytest.raises(DependencyUnavailable, match="item_vector:b1:34"):
+                await store.passing([34], {"item_price": [1]}, 5)
+        assert [line["event"] for line in lines] == ["damaged"] * 4
+        assert store.circuit.state == "closed"
 
     async def test_cards_are_read_once_and_the_oldest_make_room(
         self, store: RedisStore, redis_process: Any
@@ -175,3 +317,20 @@ def fill(port: int) -> None:
             client.set(contract.seen_key(user_id), contract.encode_seen(item_ids))
         for item_id, card in CARDS.items():
             client.set(contract.item_card_key(BUNDLE, item_id), contract.encode_card(card))
+        client.set(contract.batch_key(DATASET), PUBLISHED.encode())
+        for user_id, slate in SLATES:
+            client.set(contract.slate_key(slate.run, user_id), slate.encode())
+        for item_id in UNAVAILABLE:
+            mark(client, item_id)
+        for item_id, columns in ROWS.items():
+            held = {
+                name: float(np.float32(values[0])) if name == "item_price" else contract.tags(values)
+                for name, values in columns.items()
+            }
+            client.hset(contract.item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **held})
+
+
+def mark(client: Any, item_id: int) -> None:
+    """Writes that an item is not available."""
+    key = contract.feature_key("item_id", item_id, DATASET)
+    client.hset(key, contract.AVAILABILITY_FIELD, contract.UNAVAILABLE)
