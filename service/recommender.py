@@ -112,7 +112,8 @@ class TritonRecommender:
     async def check(self, deadline: Deadline) -> str:
         """Makes a real slate: Triton goes on calling a model ready whose process has died.
 
-        Also compares the bundles: a slate of another bundle would be shown with this one's name.
+        Also compares the bundles, as a slate of another bundle would be shown with this one's name; and an
+        index that lacks items is not ready, though it answers.
         """
         asked = service_pb2.ModelReadyRequest(name=self._model)
         ready = await self._called(self._opened.ModelReady(asked, timeout=deadline.left_s()))
@@ -120,10 +121,13 @@ class TritonRecommender:
             raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
         asked = service_pb2.ModelConfigRequest(name=self._model)
         described = await self._called(self._opened.ModelConfig(asked, timeout=deadline.left_s()))
-        await self.recommend(self._sample, deadline, seed=0)
+        slate = await self.recommend(self._sample, deadline, seed=0)
         served = described.config.parameters["bundle"].string_value
         if served not in ("", self._bundle):
             reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
+            raise DependencyUnavailable(TRITON, reason)
+        if contract.Degradation.PARTIAL_INDEX in slate.degraded:
+            reason = "the vector index does not hold every item yet: Redis is indexing them again"
             raise DependencyUnavailable(TRITON, reason)
         if 0 < described.config.max_batch_size < self._most_rows:
             reason = (

@@ -125,8 +125,9 @@ class RecommendResponse(BaseModel):
     degraded: list[str] = Field(
         description="What this answer lacks; empty when nothing. unknown_user: no features, so a general "
         "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
-        "failed open. fewer_candidates: less was considered, to be in time. "
-        "score_candidates: ordered without the ranker. display: some display fields are missing. "
+        "failed open. partial_index: items were missing from the vector index, or it was not known "
+        "whether some were, as after a restart of Redis. fewer_candidates: less was considered, to be in "
+        "time. score_candidates: ordered without the ranker. display: some display fields are missing. "
         "ensemble_late, ensemble_unavailable, ensemble_busy: why the slate is not the ensemble's. "
         "batch_missing: nothing is stored for this user, or nothing is left of it; told where a stored slate "
         "was asked for. batch_late, batch_unavailable: the stored slate could not be read. seen: seen "

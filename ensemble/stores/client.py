@@ -203,7 +203,7 @@ def _run_of(connection: Connection) -> str:
     """Asks a new connection for the id of Redis' run, another after each start; empty where it tells none."""
     connection.send_command("INFO", "server")  # type: ignore[no-untyped-call]
     try:
-        told = connection.read_response()  # type: ignore[no-untyped-call]
+        told = connection.read_response()
     except ResponseError:
         return ""
     found = re.search(rb"run_id:(\w+)", told) if isinstance(told, bytes) else None

@@ -194,6 +194,10 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
             await recommender.check(Deadline.after(10))
         triton.fail = None
+        triton.lacks = [contract.Degradation.PARTIAL_INDEX]
+        with pytest.raises(DependencyUnavailable, match="does not hold every item yet"):
+            await recommender.check(Deadline.after(10))
+        triton.lacks = []
         triton.max_batch_size = 8
         with pytest.raises(DependencyUnavailable, match="takes 8 rows a call"):
             await recommender.check(Deadline.after(10))

@@ -360,9 +360,10 @@ def test_an_index_that_lacks_items_before_or_after_the_search_is_told(
 ) -> None:
     (whole,) = recommender.answer([make_request(KNOWN)])
     assert not isinstance(whole, StageError)
-    for looks in ([False, True], [True, False], [False, False]):
-        told = iter(looks)
-        monkeypatch.setattr(MemoryVectorIndex, "is_whole", property(lambda _, told=told: next(told)))
+    looks: list[bool] = []
+    monkeypatch.setattr(MemoryVectorIndex, "is_whole", property(lambda _: looks.pop(0)))
+    for before_and_after in ([False, True], [True, False], [False, False]):
+        looks[:] = before_and_after
         both = recommender.answer([make_request(KNOWN), make_request(9_999)])
         for answer, others in zip(both, ([], [Degradation.UNKNOWN_USER]), strict=True):
             assert not isinstance(answer, StageError)
