@@ -66,6 +66,7 @@ class _Sender:
             yield
         finally:
             self.run.seconds, self.run.cpu_s = self.now(), time.process_time() - cpu
+            self.run.started_s = self.start
             gc.enable()
             await asyncio.gather(*(channel.close() for channel in self.channels))
 

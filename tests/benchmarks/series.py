@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from tests.benchmarks.designs import Design
+from tests.benchmarks.pauses import Pauses, watched_pauses
 from tests.benchmarks.processes import STUB_OF, Used, by_kind, used
 from tests.benchmarks.record import Record, say
 from tests.benchmarks.replies import ANSWERED, Kind, why_failed
@@ -45,6 +46,9 @@ class Measured:
     full_latency_ms: tuple[float, ...]
     cpu_s: dict[str, float]
     after: Used
+    pauses: Pauses = field(default_factory=Pauses)
+    unpaused_latency_ms: tuple[float, ...] = ()
+    """Of the answers that were not under way while the machine stood still."""
 
     @property
     def answers(self) -> int:
@@ -70,6 +74,9 @@ class Measured:
         told |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
         if 0 < len(self.full_latency_ms) < len(self.latency_ms):
             told["full_p99_ms"] = float(np.percentile(self.full_latency_ms, 99))
+        if self.pauses.is_known and self.unpaused_latency_ms:
+            told |= {"pauses": len(self.pauses.spans), "longest_pause_ms": self.pauses.longest_ms}
+            told["unpaused_p99_ms"] = float(np.percentile(self.unpaused_latency_ms, 99))
         return told | {kind.value: self.kinds[kind] for kind in Kind if self.kinds[kind] or kind is Kind.FULL}
 
 
@@ -80,14 +87,22 @@ def measured(design: Design, load: Callable[[], Run]) -> Measured:
         BenchError: an answer is wrong.
     """
     before = used(design.processes)
-    run = load()
+    with watched_pauses() as found:
+        run = load()
     after = used(design.processes)
+    pauses, begun = found[0], run.started_s
     kinds = [design.judge(exchange) for exchange in run.exchanges]
     judged = list(zip(run.exchanges, kinds, strict=True))
     answered = tuple(exchange.latency_ms for exchange, kind in judged if kind in ANSWERED)
     full = tuple(exchange.latency_ms for exchange, kind in judged if kind is Kind.FULL)
+    unpaused = tuple(
+        one.latency_ms
+        for one, kind in judged
+        if kind in ANSWERED and not pauses.touch(begun + one.due_s, begun + one.done_s)
+    )
     cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in before.cpu_s}
-    return Measured(run, Counter(kinds), answered, full, cpu_s | {"generator": run.cpu_s}, after)
+    cpu_s["generator"] = run.cpu_s
+    return Measured(run, Counter(kinds), answered, full, cpu_s, after, pauses, unpaused)
 
 
 def closed_series(

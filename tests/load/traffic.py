@@ -50,11 +50,13 @@ class Exchange:
 
 @dataclass(slots=True)
 class Run:
-    """Every exchange in the order of its end, how long it all took, and what sending cost."""
+    """Every exchange in the order of its end, how long it all took, and what sending cost; `started_s` is its
+    start by `time.perf_counter`."""
 
     exchanges: list[Exchange] = field(default_factory=list)
     seconds: float = 0.0
     cpu_s: float = 0.0
+    started_s: float = 0.0
 
 
 def schedule(rate: float, duration_s: float, seed: int) -> list[float]:
@@ -304,4 +306,5 @@ def _measured(sender: _Sender) -> Iterator[None]:
         yield
     finally:
         sender.run.seconds, sender.run.cpu_s = sender.now(), time.process_time() - cpu
+        sender.run.started_s = sender.start
         gc.enable()
