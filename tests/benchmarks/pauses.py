@@ -77,7 +77,7 @@ def watched_pauses() -> Iterator[list[Pauses]]:
 
 
 def _watch(core: int, told: Connection[Any, Any]) -> None:
-    """Notes the spans in which this core did not come back in time; says first whether it may look closely."""
+    """Notes when this core did not come back in time; says first whether it may look so closely."""
     os.sched_setaffinity(0, {core})
     is_ahead = False
     with contextlib.suppress(PermissionError):
