@@ -59,7 +59,7 @@ class RedisReader:
         return await self._keys.get(keys, timeout_s)
 
     async def get_fields(self, hashes: Sequence[Fields], timeout_s: float) -> Sequence[Sequence[Value]]:
-        """Reads these fields of these hashes.
+        """Reads these fields of these hashes; a key of another type has none, as MGET says of its keys.
 
         Raises:
             DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
@@ -86,8 +86,14 @@ class RedisReader:
         for one in hashes:
             pipe.execute_command("HMGET", *one)
         with self.circuit.guard():
-            replies: Sequence[Sequence[Value]] = await self._within(self._timeout_s, pipe.execute())
-        return replies
+            replies = await self._within(self._timeout_s, pipe.execute(raise_on_error=False))
+            for reply in replies:
+                if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
+                    raise DependencyUnavailable(REDIS, f"{self._address}: {reply}")
+        return [
+            [None] * (len(one) - 1) if isinstance(reply, RedisError) else reply
+            for one, reply in zip(hashes, replies, strict=True)
+        ]
 
     async def _within(self, timeout_s: float, reply: Awaitable[Any]) -> Any:
         try:
