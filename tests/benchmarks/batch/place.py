@@ -20,7 +20,7 @@ from deploy.local.settings import ROOT, LocalSettings, python_of
 from deploy.local.stack import down, up
 from ensemble import contract
 from tests.benchmarks.batch.watch import watched
-from tests.benchmarks.processes import REDIS, of_ours, used
+from tests.benchmarks.processes import MIB, REDIS, of_ours
 from tests.benchmarks.record import say
 from tests.benchmarks.servers import BenchError, bench_settings
 
@@ -116,7 +116,7 @@ class Place:
     def job(self, *arguments: str, **variables: str) -> Figures:
         """Runs the batch job once from the start, and watches it.
 
-        Gives the job's own record, its wall time, its memory and CPU by process, and those of Redis.
+        Gives the job's own record, its wall time, and its memory and CPU by process, Redis' beside.
 
         Raises:
             BenchError: it failed, or did not end.
@@ -124,8 +124,8 @@ class Place:
         path, log = self.folder / "job.tmp.json", self._log("job")
         path.unlink(missing_ok=True)
         command = ["-m", "ensemble.batch", "run", "--again", "--report", str(path), *arguments]
-        server = of_ours(self.settings)[REDIS]
-        before, started = used({REDIS: server}), time.monotonic()
+        (server,) = of_ours(self.settings)[REDIS]
+        started = time.monotonic()
         with log.open("ab") as output:
             at = output.tell()
             process = subprocess.Popen(
@@ -136,23 +136,23 @@ class Place:
                 stderr=subprocess.STDOUT,
             )
             try:
-                watch = watched(process, PATIENCE_S, time.monotonic)
+                watch = watched(process, PATIENCE_S, {REDIS: server})
             except TimeoutError as error:
                 _end(process)
                 raise BenchError(f"the job: {error}") from error
             except BaseException:
                 _end(process)
                 raise
-        wall_s, after = time.monotonic() - started, used({REDIS: server})
+        wall_s = time.monotonic() - started
         if process.returncode:
             raise BenchError(_failed(command, log, at))
         record: Figures = json.loads(path.read_text())
         path.unlink()
-        figures = watch.figures()
-        figures["cpu_s"] = watch.cpu_s | {REDIS: after.cpu_s[REDIS] - before.cpu_s[REDIS]}
-        told = {"record": record, "wall_s": wall_s, "redis_mib": after.memory_mib[REDIS], **figures}
+        told = {"record": record, "wall_s": wall_s, "redis_mib": server.memory_info().rss / MIB}
+        last_s = max(part.stat().st_mtime for part in self._parts(record["run"]))
+        told["cores"] = watch.cores(last_s - record["compute_s"], last_s)
         say(f"{record['done']:,} users in {wall_s:.1f} s")
-        return told | _speeds(record, wall_s)
+        return told | watch.figures() | _speeds(record, wall_s)
 
     def bytes_per_slate(self, run: str) -> Figures:
         """Asks Redis what a stored slate takes, keys drawn at random, and adds up the run's Parquet files."""
@@ -163,11 +163,10 @@ class Place:
             pipe.strlen(key)
         found = pipe.execute()
         memory, lengths = found[::2], found[1::2]
-        parts = list((self.run_folder(run) / "slates").glob("part-*.parquet"))
         return {
             "redis_bytes_per_user": sum(memory) / len(memory),
             "value_bytes_per_user": sum(lengths) / len(lengths),
-            "parquet_bytes_per_user": sum(part.stat().st_size for part in parts) / len(keys),
+            "parquet_bytes_per_user": sum(part.stat().st_size for part in self._parts(run)) / len(keys),
             "sampled_keys": len(memory),
         }
 
@@ -185,6 +184,9 @@ class Place:
     def run_folder(self, run: str) -> Path:
         """Where a run's files lie."""
         return self.folder / "batch" / str(self.manifest["dataset"]) / run
+
+    def _parts(self, run: str) -> list[Path]:
+        return sorted((self.run_folder(run) / "slates").glob("part-*.parquet"))
 
     def published(self) -> str:
         """The run that is read.

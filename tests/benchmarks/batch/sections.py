@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.batch.watch import KINDS
+from tests.benchmarks.batch.watch import KINDS, MACHINE
 from tests.benchmarks.processes import REDIS
 
 Phase = Mapping[str, Any]
@@ -133,12 +133,12 @@ def stages(found: Found) -> list[Row]:
 
 
 def cpu(found: Found) -> list[Row]:
-    """Which processes held the cores."""
+    """Which processes held the cores while slates were computed."""
     rows = []
     for name, (job, phase) in jobs(found).items():
-        cores = sum(job["cpu_s"].values()) / job["wall_s"]
-        kinds = {f"{kind} s": job["cpu_s"].get(kind, 0.0) for kind in (*KINDS, REDIS)}
-        rows.append(Row(name, {"wall s": job["wall_s"], **kinds, "cores busy": cores}, phase))
+        cores: Mapping[str, float] = job["cores"]
+        known = {kind: cores[kind] for kind in (*KINDS, REDIS, MACHINE) if kind in cores}
+        rows.append(Row(name, known, phase))
     return rows
 
 
@@ -220,9 +220,10 @@ SECTIONS = (
         stages,
     ),
     Section(
-        "Batch CPU by process",
-        "From the command to its end, start-up included. Ray's helpers are its control process and agents; "
-        "other workers are its own tasks and workers that wait.",
+        "Batch cores by process",
+        "Cores in use, on average, while slates were computed. Ray's helpers are its control process and "
+        "agents; other workers are its own tasks and workers that wait. The whole machine is everything that "
+        "ran, the benchmark's own looking and whatever else there was.",
         cpu,
     ),
     Section(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,18 +19,23 @@ from tests.benchmarks.processes import MIB
 DRIVER, ACTORS, OTHER_WORKERS = "driver", "actors", "other workers"
 RAYLET, HELPERS = "raylet", "Ray's helpers"
 KINDS = (DRIVER, ACTORS, OTHER_WORKERS, RAYLET, HELPERS)
+MACHINE = "the whole machine"
 EVERY_S = 0.5
 KIB = 1024
+Beside = Mapping[str, psutil.Process]
+"""Processes that do not belong to the job but work for it, by what the tables call them."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look: when, and the MiB of each kind; `shared` is of them what lies in shared memory."""
+    """One look: the Unix time, and by kind the MiB and the CPU seconds so far; `shared` is of the MiB what
+    lies in shared memory."""
 
     at_s: float
     mib: dict[str, float]
     resident: dict[str, float]
     shared: float
+    cpu_s: dict[str, float]
 
     @property
     def total(self) -> float:
@@ -40,21 +45,14 @@ class Sample:
 
 @dataclass
 class Watch:
-    """What was seen of a job: its samples, and the CPU seconds of each kind so far."""
+    """What was seen of a job, and the CPU seconds of each of its processes so far."""
 
+    beside: Beside = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     cpu_of: dict[int, tuple[str, float]] = field(default_factory=dict)
 
-    @property
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds by kind, those of processes that have ended included."""
-        sums: dict[str, float] = {}
-        for kind, seconds in self.cpu_of.values():
-            sums[kind] = sums.get(kind, 0.0) + seconds
-        return sums
-
-    def look(self, pid: int, at_s: float) -> None:
-        """Takes a sample of the process and all below it."""
+    def look(self, pid: int) -> None:
+        """Takes a sample of the process and all below it, and of what works beside."""
         try:
             driver = psutil.Process(pid)
             processes = [driver, *driver.children(recursive=True)]
@@ -74,7 +72,18 @@ class Watch:
             mib[kind] += memory.get("Pss", 0) / MIB
             resident[kind] += memory.get("Rss", 0) / MIB
             shared += memory.get("Pss_Shmem", 0) / MIB
-        self.samples.append(Sample(at_s, mib, resident, shared))
+        self.samples.append(Sample(time.time(), mib, resident, shared, self._cpu()))
+
+    def _cpu(self) -> dict[str, float]:
+        """CPU seconds by kind so far, those of processes that have ended included."""
+        sums = dict.fromkeys(KINDS, 0.0)
+        for kind, seconds in self.cpu_of.values():
+            sums[kind] += seconds
+        for kind, process in self.beside.items():
+            times = process.cpu_times()
+            sums[kind] = times.user + times.system
+        machine = psutil.cpu_times()
+        return sums | {MACHINE: sum(machine) - machine.idle - machine.iowait - machine.guest}
 
     def peak(self) -> Sample:
         """The sample with the most memory.
@@ -84,17 +93,26 @@ class Watch:
         """
         return max(self.samples, key=lambda sample: sample.total)
 
+    def cores(self, start_s: float, end_s: float) -> dict[str, float]:
+        """Gives how many cores each kind used between two Unix times; nothing where it was not seen then."""
+        within = [sample for sample in self.samples if start_s <= sample.at_s <= end_s]
+        if len(within) < 2:
+            return {}
+        first, last = within[0], within[-1]
+        took = last.at_s - first.at_s
+        return {kind: (seconds - first.cpu_s[kind]) / took for kind, seconds in last.cpu_s.items()}
+
     def figures(self) -> dict[str, object]:
-        """What is kept of it: the peak by kind, what memory did over time, and the CPU."""
-        peak = self.peak()
+        """What is kept of it: the peak by kind, what memory did over time, and the CPU of the job."""
+        peak, start_s = self.peak(), self.samples[0].at_s
         return {
             "peak_mib": peak.total,
             "peak_mib_by_kind": {kind: mib for kind, mib in peak.mib.items() if mib},
             "peak_shared_mib": peak.shared,
-            "peak_at_s": peak.at_s,
+            "peak_at_s": peak.at_s - start_s,
             "resident_sum_mib": max(sum(sample.resident.values()) for sample in self.samples),
-            "mib_over_time": thinned([(sample.at_s, sample.total) for sample in self.samples]),
-            "cpu_s": self.cpu_s,
+            "mib_over_time": thinned([(sample.at_s - start_s, sample.total) for sample in self.samples]),
+            "cpu_s": {kind: self.samples[-1].cpu_s[kind] for kind in KINDS},
         }
 
 
@@ -127,17 +145,16 @@ def thinned(points: Sequence[tuple[float, float]], most: int = 60) -> list[tuple
     return [(round(x, 1), round(y, 1)) for x, y in [*points[:-1:step], *points[-1:]]] if points else []
 
 
-def watched(process: subprocess.Popen[bytes], patience_s: float, now: Callable[[], float]) -> Watch:
-    """Looks at a running process until it ends; one that takes too long is asked to end.
+def watched(process: subprocess.Popen[bytes], patience_s: float, beside: Beside) -> Watch:
+    """Looks at a running process until it ends.
 
     Raises:
         TimeoutError: it did not end in time.
     """
-    watch, started = Watch(), now()
+    watch, until = Watch(beside), time.monotonic() + patience_s
     while process.poll() is None:
-        watch.look(process.pid, now() - started)
-        if now() - started > patience_s:
-            process.terminate()
+        watch.look(process.pid)
+        if time.monotonic() > until:
             raise TimeoutError(f"not done after {patience_s:.0f} s")
         time.sleep(EVERY_S)
     return watch

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from ensemble.contract import PAD_ID
@@ -20,6 +21,7 @@ from tests.benchmarks.batch.watch import (
     HELPERS,
     OTHER_WORKERS,
     RAYLET,
+    Sample,
     Watch,
     kind_of,
     thinned,
@@ -47,7 +49,7 @@ JOB = {
     "around_s": 6.0,
     "users_per_s": 1091.4,
     "users_per_s_with_start_up": 682.1,
-    "cpu_s": {DRIVER: 5.0, ACTORS: 50.0, "redis": 5.0},
+    "cores": {DRIVER: 0.1, ACTORS: 1.8, "redis": 0.05},
     "peak_mib": 1500.0,
     "peak_mib_by_kind": {DRIVER: 300.0, ACTORS: 1200.0},
     "peak_shared_mib": 3.0,
@@ -132,14 +134,24 @@ def test_processes_are_told_apart_by_what_they_do(command: list[str], kind: str)
 
 
 def test_a_process_is_seen_with_its_memory_and_its_cpu() -> None:
-    watch = Watch()
-    watch.look(os.getpid(), 0.0)
+    watch = Watch({"redis": psutil.Process()})
+    watch.look(os.getpid())
     figures = watch.figures()
     assert watch.peak().mib[DRIVER] > 5
-    assert watch.cpu_s[DRIVER] > 0
+    assert watch.samples[0].cpu_s[DRIVER] > 0
+    assert watch.samples[0].cpu_s["redis"] > 0
     assert figures["peak_mib"] == watch.peak().total
-    watch.look(2**22 + 1, 1.0)  # above the greatest process id
+    watch.look(2**22 + 1)  # above the greatest process id
     assert len(watch.samples) == 1
+
+
+def test_cores_are_those_of_the_time_between() -> None:
+    watch = Watch()
+    for at, seconds in ((0.0, 0.0), (10.0, 5.0), (20.0, 20.0), (30.0, 20.0)):
+        watch.samples.append(Sample(at, {}, {}, 0.0, {ACTORS: seconds}))
+    assert watch.cores(9, 21) == {ACTORS: pytest.approx(1.5)}
+    assert watch.cores(0, 100) == {ACTORS: pytest.approx(20 / 30)}
+    assert watch.cores(11, 12) == {}
 
 
 def test_thinned_points_keep_the_last() -> None:
@@ -206,7 +218,7 @@ def test_the_page_says_what_is_met_and_leaves_out_what_was_not_measured(tmp_path
     assert "| the last tenth's users/s over the first's | 0.9 | at least 0.8 | **met** |" in text
     assert "`01234567+changes`, 2 cores, `make bench-batch`, 2026-11-21 08:00, load 0.1" in text
     assert "Quality of stored slates" not in text
-    assert "cores busy" in text
+    assert "| kuairand, 2 workers | 0.1 | 1.8 | 0.05 |" in text
 
 
 def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) -> None:
