@@ -72,7 +72,7 @@ class TrainingSettings(BaseSettings):
     )
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     flat_up_to: NonNegativeInt = Field(
-        100_000,
+        20_000,
         description="Items up to which the index compares every vector, exact; above, it is a graph (HNSW). "
         "Higher: exact, and slower in proportion to the catalogue.",
     )
