@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable
 from contextlib import suppress
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ensemble.contract import StageError
-from service.deadline import Deadline
+from service.checks import Checks
 from service.errors import DependencyUnavailable
 from service.routes import AnswersDep
 from service.schemas import Dependency, Health, Readiness
 from service.warm import WarmUp
-
-log = structlog.get_logger()
 
 router = APIRouter(tags=["operations"])
 
@@ -34,17 +27,15 @@ async def readyz(answers: AnswersDep, request: Request, response: Response) -> R
     """Every dependency by name; 503 unless each one works and this process has answered real requests.
 
     Wait for this after a start, and alert on it. A gateway that is not ready still answers, marked as
-    degraded.
+    degraded. The servers are checked at most once a second: who asks more often is told the same again.
     """
-    seconds = answers.settings.check_timeout_ms / 1000
-    triton, redis = await asyncio.gather(
-        _checked(answers.recommender.check(Deadline.after(seconds))), _checked(answers.store.check(seconds))
-    )
+    checks: Checks = request.app.state.checks
+    servers = await checks.results()
     manifest = answers.bundle.manifest
     bundle = Dependency(is_ready=True, detail=f"{manifest.bundle}, {manifest.items} items", check_ms=0)
     warm_up: WarmUp = request.app.state.warm_up
     warm = Dependency(is_ready=warm_up.is_done, detail=warm_up.detail, check_ms=0)
-    dependencies = {"triton": triton, "redis": redis, "bundle": bundle, "warm_up": warm}
+    dependencies = {**servers, "bundle": bundle, "warm_up": warm}
     is_ready = all(dependency.is_ready for dependency in dependencies.values())
     response.status_code = 200 if is_ready else 503
     return Readiness(is_ready=is_ready, dependencies=dependencies)
@@ -56,19 +47,3 @@ async def metrics(answers: AnswersDep) -> Response:
     with suppress(DependencyUnavailable):  # then the age of what was published when that was last read
         await answers.stored.look(answers.settings.store_timeout_ms / 1000)
     return Response(answers.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _checked(check: Awaitable[str]) -> Dependency:
-    started = time.monotonic()
-    try:
-        is_ready, detail = True, await check
-    except DependencyUnavailable as error:
-        is_ready, detail = False, error.reason
-    except StageError as error:
-        is_ready, detail = False, f"{error.stage}: {error.message}"
-    except Exception:
-        log.exception("bug")
-        is_ready, detail = False, "the check itself failed; the log says how"
-    return Dependency(
-        is_ready=is_ready, detail=detail, check_ms=round((time.monotonic() - started) * 1000, 3)
-    )

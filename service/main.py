@@ -21,6 +21,7 @@ from service.access import AccessLayer
 from service.answer import Answers
 from service.body import BodyLayer
 from service.bundle import Bundle, BundleUnreadable, read_bundle
+from service.checks import Checks
 from service.deadline import Deadline
 from service.endpoint import RecommendEndpoint
 from service.errors import install_handlers
@@ -108,6 +109,7 @@ def _assemble(
         redoc_url=None,
     )
     app.state.answers = answers
+    app.state.checks = Checks(answers.recommender, answers.store, settings.check_timeout_ms / 1000)
     for part in (routes, health, pages):
         app.include_router(part.router)
     install_handlers(app)
