@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.local.settings import LOOPBACK
 from ensemble import contract
 from tests.benchmarks.designs import Design
-from tests.benchmarks.flame import PICTURE, sampled
+from tests.benchmarks.flame import PICTURE, busiest_stub, sampled
 from tests.benchmarks.flame_svg import write_svg
-from tests.benchmarks.processes import STUB_OF, TRITON, by_kind
+from tests.benchmarks.processes import TRITON, by_kind
 from tests.benchmarks.series import COMPARED_AT, measured
 from tests.benchmarks.servers import BenchError
 from tests.benchmarks.side_by_side import Bench
@@ -118,9 +118,5 @@ def _clients(clients: int) -> str:
 
 
 def _sampled(ours: Design, clients: int, seconds: int) -> list[Stack]:
-    stubs = [one for kind, members in ours.processes.items() if kind.startswith(STUB_OF) for one in members]
-    if not stubs:
-        raise BenchError("our Triton has no Python process")
-    busiest = max(stubs, key=lambda process: sum(process.cpu_times()[:2]))
     load = partial(ours.caller.closed, clients, seconds + 1.0, seed=96)
-    return sampled(busiest.pid, load, seconds=seconds)
+    return sampled(busiest_stub(ours.processes).pid, load, seconds=seconds)

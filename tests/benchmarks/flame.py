@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.local.settings import LOOPBACK, load_settings
+import psutil
+from redis.exceptions import RedisError
+
+from deploy.local.settings import LOOPBACK, LocalSettings, load_settings
 from tests.benchmarks.designs import GrpcCaller, our_messages
 from tests.benchmarks.flame_svg import write_svg
-from tests.benchmarks.processes import STUB_OF, of_ours
+from tests.benchmarks.processes import STUB_OF, Processes, of_ours
 from tests.benchmarks.record import say
 from tests.benchmarks.replies import seen_users
 from tests.benchmarks.servers import BenchError
@@ -26,6 +29,7 @@ PICTURE = "chain.svg"
 RATE = 100
 SAMPLED_S = 10
 PATIENCE_S = 60
+CLIENTS = 16
 
 
 def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -> list[Stack]:
@@ -55,22 +59,48 @@ def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -
         return [parsed(line) for line in path.read_text().splitlines() if line]
 
 
-def main() -> int:
-    """Samples the running stack, asked by 16 clients, and writes the picture."""
-    settings = load_settings()
+def busiest_stub(processes: Processes) -> psutil.Process:
+    """Finds the Python process of Triton that has used the most CPU.
+
+    Raises:
+        BenchError: Triton has none.
+    """
+    stubs = [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members]
+    if not stubs:
+        raise BenchError("our Triton has no Python process")
+    return max(stubs, key=lambda process: sum(process.cpu_times()[:2]))
+
+
+def running_stacks(settings: LocalSettings) -> list[Stack]:
+    """Samples the running stack, asked by `CLIENTS` clients.
+
+    Raises:
+        BenchError: py-spy cannot, or a part of the stack is missing.
+        RedisError, OSError, psutil.Error: the stack does not run.
+    """
     users = seen_users(settings.redis_port)
-    processes = of_ours(settings)
-    (stub,) = [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members][:1]
-    context = _context(settings.bundle)
-    caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", our_messages(users, context, 10))
-    say(f"sampling process {stub.pid} for {SAMPLED_S} s, 16 clients")
+    if not users:
+        raise BenchError("no user has seen anything; run make materialize")
+    stub = busiest_stub(of_ours(settings))
+    messages = our_messages(users, _context(settings.bundle), 10)
+    caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", messages)
+    say(f"sampling process {stub.pid} for {SAMPLED_S} s, {CLIENTS} clients")
+    return inside(sampled(stub.pid, lambda: caller.closed(CLIENTS, SAMPLED_S + 1.0, seed=0)))
+
+
+def main() -> int:
+    """Samples the running stack and writes the picture; 1 with one line where it cannot."""
+    settings = load_settings()
     try:
-        stacks = inside(sampled(stub.pid, lambda: caller.closed(16, SAMPLED_S + 1.0, seed=0)))
+        stacks = running_stacks(settings)
+    except (RedisError, OSError, psutil.Error) as error:
+        print(f"flame    the stack does not run ({error}); run make up", file=sys.stderr)
+        return 1
     except BenchError as error:
         print(f"flame    {error}", file=sys.stderr)
         return 1
     picture = settings.var / "bench" / "images" / PICTURE
-    write_svg(picture, stacks, "The chain from execute to response, by time, 16 clients")
+    write_svg(picture, stacks, f"The chain from execute to response, by time, {CLIENTS} clients")
     for part, share in shares(stacks).items():
         say(f"{part}: {share:.0%}")
     say(f"wrote {picture}")

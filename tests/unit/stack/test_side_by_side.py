@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as triton
 
 from ensemble import contract
-from tests.benchmarks import grpc_traffic, page, targets
+from tests.benchmarks import flame, grpc_traffic, page, targets
 from tests.benchmarks.designs import GATEWAY, our_messages, written
 from tests.benchmarks.flame_svg import write_svg
 from tests.benchmarks.grpc_traffic import NOT_SENT
@@ -20,6 +20,7 @@ from tests.benchmarks.replies import Kind, World, judge_gateway, judge_ours, jud
 from tests.benchmarks.series import CLOSED, COMPARED_AT
 from tests.benchmarks.servers import BenchError
 from tests.benchmarks.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
+from tests.builders.redis_server import free_port
 from tests.load.traffic import Exchange
 
 USER, SEEN, SLATE = 7, 3, [1, 2]
@@ -175,3 +176,16 @@ class _Channel:
     async def channel_ready(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+def test_a_flame_graph_of_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    monkeypatch.setenv("SHORTLIST_REDIS_PORT", str(free_port()))
+    assert flame.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the stack does not run" in line
+    assert line.endswith("run make up")
+    with pytest.raises(BenchError, match="no Python process"):
+        flame.busiest_stub({"tritonserver": []})
