@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -20,12 +17,12 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from ensemble.bundle import Bundle
 from feature_repo.dataset import DATASET_FILE
+from tests.builders.pickles import TOLD, watched
 from tests.builders.triton import World
 from training import manifest as files
 from training.encoders import Encoders
 from training.manifest import BundleError, sha256
 
-ROOT = Path(__file__).parents[3]
 KINDS = (
     *(DATASET_FILE, files.ENCODERS_FILE, files.ITEM_IDS_FILE, files.ITEM_VECTORS_FILE),
     *(files.ITEM_TABLE_FILE, files.POPULAR_FILE),
@@ -186,27 +183,13 @@ class Unpickled:
         return (setattr, (Unpickled, "happened", True))
 
 
-SERVE = """
-import pickle, sys
-def tripwire(*_, **__):
-    raise SystemExit("a pickle was read")
-def on_event(event, arguments):
-    if event == "pickle.find_class":
-        tripwire()
-class Unpickler(pickle.Unpickler):
-    load = tripwire
-sys.addaudithook(on_event)
-pickle.load = pickle.loads = pickle._load = pickle._loads = pickle._Unpickler.load = tripwire
-pickle.Unpickler = Unpickler
-from pathlib import Path
+IMPORTS = """
 import google.protobuf
 from ensemble import export, model
 from tests.builders.triton import make_recommender, make_request, make_world, slate
-world = make_world(Path(sys.argv[1]))
-if sys.argv[2] == "harmed":
-    import _pickle
-    _pickle.loads(_pickle.dumps(make_world))
-recommender = make_recommender(world)
+"""
+SERVING = """
+recommender = make_recommender(make_world(folder))
 recommender.warm_up()
 (answer,) = recommender.answer([make_request()])
 print(len(slate(answer)), "items")
@@ -215,16 +198,9 @@ print(len(slate(answer)), "items")
 
 @pytest.mark.parametrize("state", ["sound", "harmed"])
 def test_no_pickle_is_read_from_the_first_import_to_the_answer(tmp_path: Path, state: str) -> None:
-    """The tripwires stand before the first import; `harmed` reads one pickle, to show that they trip."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SERVE, str(tmp_path / "bundle"), state],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    done = watched(IMPORTS, SERVING, tmp_path / "bundle", is_harmed=state == "harmed")
     if state == "sound":
         assert (done.returncode, done.stdout) == (0, "5 items\n"), done.stderr
     else:
         assert done.returncode == 1
-        assert "a pickle was read" in done.stderr
+        assert TOLD in done.stderr
