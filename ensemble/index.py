@@ -27,6 +27,8 @@ from training.manifest import BundleError, Manifest, read_manifest
 
 CHUNK = 1000
 POLL_S = 0.05
+PATIENCE_S = 600.0
+"""Seconds without another item in the index, after which it is given up."""
 TIMEOUT_MS = 60_000
 
 
@@ -38,7 +40,7 @@ def build_index(
     redis: Redis,
     folder: Path,
     keep: int,
-    patience_s: float = 3600.0,
+    patience_s: float = PATIENCE_S,
     accept: Callable[[Manifest], None] = lambda _: None,
 ) -> bool:
     """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
@@ -76,32 +78,20 @@ def build_index(
     return True
 
 
-def is_built(redis: Redis, manifest: Manifest, patience_s: float = 3600.0) -> bool:
+def is_built(redis: Redis, manifest: Manifest, patience_s: float = PATIENCE_S) -> bool:
     """Tells whether the bundle was built before and every item is still there.
 
-    A Redis that was restarted indexes its items anew, which is waited for.
+    A Redis that was restarted indexes its items anew, which is waited for while it gets on.
     """
     if redis.zscore(contract.bundles_key(manifest.dataset), manifest.bundle) is None:
         return False
-    deadline = time.monotonic() + patience_s
     try:
-        asked = time.monotonic()
-        while (found := indexed_items(redis, manifest.bundle)) < 0 and time.monotonic() < deadline:
-            time.sleep(pause_s(time.monotonic() - asked, POLL_S))
-            asked = time.monotonic()
-    except ResponseError:
-        return False
-    return found == manifest.items
-
-
-def indexed_items(redis: Redis, bundle: str) -> int:
-    """Gives how many items the bundle's index holds; -1 while it is still indexing.
-
-    Raises:
-        ResponseError: there is no such index.
-    """
-    info = index_info(redis, bundle)
-    return -1 if float(info["indexing"]) else int(info["num_docs"])
+        for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
+            if is_over:
+                return found == manifest.items
+    except ResponseError:  # there is no such index
+        pass
+    return False
 
 
 def create_command(manifest: Manifest) -> tuple[str | int, ...]:
@@ -172,20 +162,33 @@ def _text(value: object) -> str | None:
 
 
 def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
-    while True:
-        asked = time.monotonic()
-        info = index_info(redis, manifest.bundle)
-        found, failures = int(info["num_docs"]), int(info.get("hash_indexing_failures", 0))
-        is_over = not float(info["indexing"])
+    found = failures = 0
+    for found, is_over, failures in _looks(redis, manifest.bundle, patience_s):
         if is_over and found >= manifest.items:
             return
-        if (is_over and failures) or time.monotonic() > deadline:
-            raise IndexBuildError(
-                f"{contract.index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, "
-                f"{failures} failed; compare vector_width in the manifest with item_vectors.npy, and train "
-                f"again"
-            )
+        if is_over and failures:
+            break
+    raise IndexBuildError(
+        f"{contract.index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, {failures} "
+        f"failed; compare vector_width in the manifest with item_vectors.npy, and train again"
+    )
+
+
+def _looks(redis: Redis, bundle: str, patience_s: float) -> Iterator[tuple[int, bool, int]]:
+    """Looks at an index again and again: how many items it holds, whether indexing is over, and how many
+    failed. Ends once nothing was added for `patience_s` seconds: a large graph takes hours, and gets on.
+
+    Raises:
+        ResponseError: there is no such index.
+    """
+    most, added = -1, time.monotonic()
+    while (asked := time.monotonic()) - added <= patience_s:
+        info = index_info(redis, bundle)
+        found = int(info["num_docs"])
+        if found > most:
+            most, added = found, asked
+        yield found, not float(info["indexing"]), int(info.get("hash_indexing_failures", 0))
+        # Looking costs Redis' one thread: without a rest the items of a large graph came in at a fifth.
         time.sleep(pause_s(time.monotonic() - asked, POLL_S))
 
 

@@ -12,8 +12,9 @@ import pytest
 from redis import Redis
 
 from ensemble import contract, index
-from ensemble.index import IndexBuildError, build_index, create_command, drop_bundle, indexed_items, main
+from ensemble.index import IndexBuildError, build_index, create_command, drop_bundle, main
 from ensemble.stores.client import connect
+from ensemble.stores.index_watch import index_info
 from tests.builders.search_redis import running_redis
 from tests.builders.triton import World, make_world
 from training.manifest import BundleError, IndexSpec, read_manifest, sha256
@@ -43,9 +44,14 @@ def spoil(world: World) -> None:
     path.write_text(json.dumps(manifest))
 
 
+def indexed(redis: Redis, bundle: str) -> int:
+    """Counts the items in a bundle's index."""
+    return int(index_info(redis, bundle)["num_docs"])
+
+
 def test_it_writes_vectors_and_cards_and_every_item_is_indexed(redis: Redis, worlds: list[World]) -> None:
     assert build_index(redis, worlds[0].folder, keep=2)
-    assert indexed_items(redis, "one") == 20
+    assert indexed(redis, "one") == 20
     item_id = worlds[0].item_ids[3]
     card = contract.decode_card(run(redis, "GET", contract.item_card_key("one", item_id)))
     assert card == {"item_name": f"item {item_id}"}
@@ -64,21 +70,55 @@ def test_a_flushed_redis_is_filled_again(redis: Redis, worlds: list[World]) -> N
     assert build_index(redis, worlds[0].folder, keep=2)
 
 
+class Clock:
+    """Stands for the clock: only sleeping takes time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time(self) -> float:
+        return 1.0 + self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def looks_of(monkeypatch: pytest.MonkeyPatch, *found: int) -> list[dict[str, int]]:
+    """Stands for what FT.INFO says look after look; indexing is over with the last."""
+    looks = [{"num_docs": count, "indexing": 1} for count in found]
+    looks[-1]["indexing"] = 0
+    monkeypatch.setattr(index, "index_info", lambda *_: looks.pop(0))
+    return looks
+
+
 def test_a_redis_that_still_indexes_after_a_restart_is_waited_for(
     redis: Redis, worlds: list[World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_index(redis, worlds[0].folder, keep=2)
-    looks = [-1, -1, 20]
-    monkeypatch.setattr(index, "indexed_items", lambda *_: looks.pop(0))
+    looks = looks_of(monkeypatch, 5, 12, 20)
     assert not build_index(redis, worlds[0].folder, keep=2), "nothing was written again"
     assert not looks
+
+
+def test_an_index_that_gets_on_is_waited_for_and_one_that_stands_still_is_not(
+    redis: Redis, worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "time", Clock())
+    assert looks_of(monkeypatch, 2, 4, 6, 8, 10, 20)
+    assert build_index(redis, worlds[0].folder, keep=2, patience_s=0.08), "in steps shorter than the patience"
+    looks_of(monkeypatch, *([7] * 100), 20)
+    with pytest.raises(IndexBuildError, match=r"item_vectors:two: 7 of 20 items were indexed, 0 failed"):
+        build_index(redis, worlds[1].folder, keep=2, patience_s=0.08)
 
 
 def test_lost_vectors_are_noticed(redis: Redis, worlds: list[World]) -> None:
     build_index(redis, worlds[0].folder, keep=2)
     redis.delete(f"item_vector:one:{worlds[0].item_ids[0]}")
     assert build_index(redis, worlds[0].folder, keep=2)
-    assert indexed_items(redis, "one") == 20
+    assert indexed(redis, "one") == 20
 
 
 def test_only_the_newest_bundles_stay(redis: Redis, worlds: list[World]) -> None:
@@ -96,7 +136,7 @@ def test_a_failed_build_leaves_the_old_one_serving(redis: Redis, worlds: list[Wo
     with pytest.raises(IndexBuildError, match=r"item_vectors:two: 0 of 20 items were indexed, 20 failed"):
         build_index(redis, worlds[1].folder, keep=1)
     assert indexes(redis) == {"item_vectors:one"}
-    assert indexed_items(redis, "one") == 20
+    assert indexed(redis, "one") == 20
     assert not redis.keys("*:two:*")
 
 

@@ -12,8 +12,9 @@ from redis import Redis
 
 from ensemble import contract
 from ensemble.bundle import Bundle
-from ensemble.index import build_index, drop_bundle, indexed_items, main
+from ensemble.index import build_index, drop_bundle, main
 from ensemble.recall import LADDER, Breadth, Exact, choose_breadth, measure
+from ensemble.stores.index_watch import index_info
 from ensemble.stores.vectors import MemoryVectorIndex, RedisVectorIndex
 from tests.builders.triton import WIDTH, World, make_world
 from training.manifest import USER_VECTORS_FILE, Manifest, read_manifest, sha256
@@ -136,7 +137,7 @@ def test_an_unreachable_target_is_one_line_and_the_older_bundle_stays(
     assert "the widest search misses SHORTLIST_RECALL_TARGET: EF_RUNTIME 640" in error
     assert f"SHORTLIST_FLAT_UP_TO={ITEMS}" in error
     assert redis.get(contract.index_search_key("graph")) is None
-    assert indexed_items(redis, "older") == 60
+    assert int(index_info(redis, "older")["num_docs"]) == 60
 
     monkeypatch.setenv("SHORTLIST_RECALL_TARGET", "0.3")
     assert main(["--bundle", str(world.folder), "--keep", "1"]) == 0
