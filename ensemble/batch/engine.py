@@ -12,21 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. Its own words on the terminal are of no use to who reads ours.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
-import ray
-from ray.exceptions import RayError
-
 from ensemble.batch.errors import BatchError
 from ensemble.batch.settings import BatchSettings
 from ensemble.batch.worker import ShardWorker, Task
 from feature_repo.names import USER_ID
 
+# Ray reads these when it is imported, which is therefore done where it is used. Its own words on the terminal
+# are of no use to who reads ours.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 LOOPBACK = "127.0.0.1"
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Else Ray replaces the loopback address by the machine's own, and its servers listen on every one."""
 CONNECT_S = 5.0
 FOLDER = "batch-ray-"
 QUEUED = 2
@@ -38,38 +39,50 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     """Starts Ray on this machine, on loopback, or connects to a cluster; gives the number of workers.
 
     Raises:
-        BatchError: the cluster does not answer.
+        BatchError: the cluster does not answer, or Ray does not start.
     """
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    for name, value in (ENVIRONMENT if settings.address else ENVIRONMENT | ALONE).items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.exceptions import RayError
+
     folder = None
-    if settings.address:
-        _check_reachable(settings.address)
-        try:
-            ray.init(address=settings.address, **quiet)
-        except (RayError, OSError, RuntimeError, ValueError) as error:
-            raise BatchError(
-                f"SHORTLIST_BATCH_ADDRESS={settings.address}: {_line(error)}; start a cluster of Ray "
-                f"{ray.__version__} with Python 3.11, or leave the address out"
-            ) from None
-        workers = settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
-    else:
-        workers = settings.workers or os.cpu_count() or 1
-        _clear_left_folders()
-        folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")  # a short path: sockets live in it
-        ray.init(
-            num_cpus=workers + 1,  # one for who reads: workers that claim them all would wait for ever
-            object_store_memory=settings.object_store_mb * 2**20,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=folder,
-            **quiet,
-        )
     try:
-        yield workers
+        if settings.address:
+            _check_reachable(settings.address)
+            how: dict[str, Any] = {"address": settings.address}
+            remedy = (
+                f"start a cluster of Ray {ray.__version__} with Python 3.11 that this machine is part of, or "
+                f"leave the address out"
+            )
+        else:
+            _clear_left_folders()
+            folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")
+            how = _own(settings, folder)
+            remedy = "Ray needs a short TMPDIR with room for its logs, and memory for its object store"
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
+        except (RayError, OSError, RuntimeError, ValueError, ImportError) as error:
+            where = f"SHORTLIST_BATCH_ADDRESS={settings.address}" if settings.address else "Ray did not start"
+            raise BatchError(f"{where}: {_line(error)}; {remedy}") from None
+        yield settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own(settings: BatchSettings, folder: str) -> dict[str, Any]:
+    """Says how Ray is started for this run alone."""
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    return {
+        "address": "local",  # whatever RAY_ADDRESS says
+        "num_cpus": workers + 1,  # one for who reads: workers that claim them all would wait for ever
+        "object_store_memory": settings.object_store_mb * 2**20,
+        "include_dashboard": False,
+        "_node_ip_address": LOOPBACK,
+        "_temp_dir": folder,
+    }
 
 
 def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[str, Any]]:
@@ -78,6 +91,9 @@ def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[s
     Raises:
         BatchError: a worker failed in a way that it could not tell.
     """
+    import ray
+    from ray.exceptions import RayError
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of what is so on purpose
@@ -121,7 +137,7 @@ def _check_reachable(address: str) -> None:
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
-        if address in ("auto", "local"):
+        if address == "auto":
             return
         raise BatchError(f"SHORTLIST_BATCH_ADDRESS={address}: must be host:port, or ray://host:port")
     try:
