@@ -29,6 +29,16 @@ def test_a_reserve_makes_it_earlier_and_leaves_the_first_alone() -> None:
     assert deadline.left_s() == 0.5
 
 
+def test_a_share_is_of_what_is_left_at_that_moment_and_of_nothing_nothing() -> None:
+    clock = Clock(100.0)
+    deadline = Deadline.after(1.0, clock)
+    assert deadline.share(0.5).left_s() == 0.5
+    clock.now = 100.5
+    assert deadline.share(0.5).left_s() == 0.25
+    clock.now = 200.0
+    assert deadline.share(0.5).left_s() == 0.0
+
+
 def test_unix_microseconds_name_the_same_instant() -> None:
     clock = Clock(100.0)
     deadline = Deadline.after(0.5, clock)

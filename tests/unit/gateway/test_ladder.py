@@ -14,8 +14,8 @@ from ensemble import contract
 from ensemble.contract import ErrorCode, StageError
 from service.circuits import TOGETHER_S
 from service.deadline import Deadline
-from service.errors import DependencyUnavailable, EnsembleBusy
-from service.ladder import Asked, Ladder, Step
+from service.errors import DependencyUnavailable, EnsembleBusy, NotStored
+from service.ladder import Asked, Ladder, Outcome, Step
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
 from service.tensors import Slate
@@ -86,6 +86,17 @@ async def test_the_reasons_stand_first_in_the_order_of_the_steps_and_each_outcom
         ("stored", "unavailable"): 1,
         ("popular", "answered"): 1,
     }
+
+
+async def test_an_untold_outcome_is_counted_and_leaves_no_reason() -> None:
+    counted, one = metrics(), asked()
+    steps = [Fixed("ensemble", DOWN), Fixed("batch", NotStored("nothing")), Fixed("popular")]
+    slate = await Ladder(steps, counted, untold=[Outcome.MISSING]).slate(one)
+    assert slate.degraded == ["ensemble_unavailable"]
+    assert one.notes["fallback"] == str(DOWN)
+    assert counts(counted.text().decode(), "shortlist_steps_total")["batch", "missing"] == 1
+    told = await Ladder(steps[1:], metrics()).slate(asked())
+    assert told.degraded == ["batch_missing"]
 
 
 async def test_a_wrong_request_is_not_hidden_by_a_later_step() -> None:
