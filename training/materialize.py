@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 import feature_repo
 from feature_repo.dataset import DatasetError
+from training.changed import changed_users
 from training.features import digest, feature_tables, first_event, write_features
 from training.online import Loaded, OnlineStore
 from training.prepared import Prepared
@@ -132,6 +133,8 @@ def materialize(
     project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
     say(f"features of {project} as of {as_of:%Y-%m-%d %H:%M:%S} UTC")
     tables = feature_tables(prepared, as_of)
+    changed = changed_users(prepared.folder, tables).tolist()
+    online.note_changed(project, changed)
     write_features(prepared.folder, tables)
 
     for other in online.projects():
@@ -152,6 +155,7 @@ def materialize(
     feast.run(("apply",), command)
 
     digests = {view: digest(table, as_of) for view, table in tables.items()}
+    online.note_changed(project, changed)
     online.note(project, Loaded(as_of.isoformat(), digests))
     seen = online.write_seen(prepared, as_of, max_seen)
     arrived = Arrived(online.rows(project), seen, as_of, command[0])

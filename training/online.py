@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from redis import Redis
 
 from feature_repo import names
+from feature_repo.changed import batch_runs_key, changed_users_key
 from feature_repo.seen import PATTERN, encode_seen, seen_key
 from training.activity import event_times
 from training.prepared import Prepared
@@ -88,19 +90,41 @@ class OnlineStore:
         return counts
 
     def write_seen(self, prepared: Prepared, until: datetime, most: int) -> int:
-        """Writes what every user has seen before an instant, deletes the keys of all others, gives the users'
-        number.
+        """Writes what every user has seen before an instant where it is not there already, deletes the keys
+        of all others, gives the users' number. Whose items are others than before is noted as changed.
         """
-        lists = seen_items(prepared, until, most)
+        project, lists = prepared.dataset.name, seen_items(prepared, until, most)
         entries = list(lists.items())
         for start in range(0, len(entries), _BATCH):
-            chunk = entries[start : start + _BATCH]
-            self.redis.mset({seen_key(user_id): encode_seen(items) for user_id, items in chunk})
+            items = {user_id: encode_seen(some) for user_id, some in entries[start : start + _BATCH]}
+            before: Any = self.redis.mget([seen_key(user_id) for user_id in items])
+            changed = [user for user, old in zip(items, before, strict=True) if old != items[user]]
+            if changed:
+                self.note_changed(project, changed)
+                self.redis.mset({seen_key(user_id): items[user_id] for user_id in changed})
+                self.note_changed(project, changed)
         kept = {seen_key(user_id).encode() for user_id in lists}
         stale = [key for key in self.redis.scan_iter(PATTERN, count=_BATCH) if key not in kept]
         for start in range(0, len(stale), _BATCH):
-            self.redis.unlink(*stale[start : start + _BATCH])
+            chunk = stale[start : start + _BATCH]
+            forgotten = [int(key.rpartition(b":")[2]) for key in chunk]
+            self.note_changed(project, forgotten)
+            self.redis.unlink(*chunk)
+            self.note_changed(project, forgotten)
         return len(lists)
+
+    def note_changed(self, project: str, user_ids: Sequence[int]) -> None:
+        """Notes for the batch job that users changed, by Redis' clock; not where no run ever began, as the
+        first one computes everyone.
+
+        Called before they change, so that a crash forgets nobody, and after, as a run may begin in between.
+        """
+        if not self.redis.exists(batch_runs_key(project)):
+            return
+        now: Any = self.redis.time()
+        for start in range(0, len(user_ids), _BATCH):
+            noted = dict.fromkeys(user_ids[start : start + _BATCH], now[0] + now[1] / 1e6)
+            self.redis.zadd(changed_users_key(project), noted)
 
 
 def seen_items(prepared: Prepared, until: datetime, most: int) -> dict[int, np.ndarray]:

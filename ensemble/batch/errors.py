@@ -20,7 +20,7 @@ class HeldError(BatchError):
 
 def explain(error: RedisError, address: str) -> str:
     """Says in one line what Redis at `address` refused, and what to do."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, OutOfMemoryError) or "OOM" in said:
         return (
             f"Redis at {address} is full; raise its maxmemory, or store less: a smaller SHORTLIST_BATCH_N, a "
