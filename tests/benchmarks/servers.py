@@ -26,12 +26,18 @@ class BenchError(RuntimeError):
     """Says in one line what could not be measured, and why."""
 
 
-def bench_settings(var: Path, bundle: Path) -> LocalSettings:
-    """Gives the servers a folder and free ports of their own, so that nothing that runs is touched."""
+def own_ports() -> dict[str, Any]:
+    """Finds a free port for each setting of one, so that nothing that runs is touched."""
     ports: dict[str, Any] = {}
     while len(ports) < len(PORTS):
         if (port := free_port()) not in ports.values():
             ports[PORTS[len(ports)]] = port
+    return ports
+
+
+def bench_settings(var: Path, bundle: Path) -> LocalSettings:
+    """Gives the servers a folder and ports of their own."""
+    ports = own_ports()
     address = f"{LOOPBACK}:{ports['redis_port']}"
     return LocalSettings(var_dir=var, bundle_dir=bundle, redis_address=address, **ports)
 
@@ -52,13 +58,20 @@ class Finished:
     output: str
 
 
-def run(settings: LocalSettings, role: str, *arguments: str, **variables: str) -> Finished:
-    """Runs a command of a role to its end, its output in `var/log/bench.log`.
+def run(
+    settings: LocalSettings,
+    role: str,
+    *arguments: str,
+    log_name: str = "bench.log",
+    timeout_s: float | None = COMMAND_S,
+    **variables: str,
+) -> Finished:
+    """Runs a command of a role to its end, its output in `var/log`.
 
     Raises:
         BenchError: it failed; the message ends with its last lines.
     """
-    log = settings.var / "log" / "bench.log"
+    log = settings.var / "log" / log_name
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("a") as output:
@@ -69,7 +82,7 @@ def run(settings: LocalSettings, role: str, *arguments: str, **variables: str) -
             env=environment(settings) | variables,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=COMMAND_S,
+            timeout=timeout_s,
         )
     text = log.read_bytes()[at:].decode(errors="replace")
     if done.returncode:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +11,17 @@ from typing import Any
 
 import redis
 
-from deploy.local.ports import free_port
-from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, python_of
+from deploy.local.settings import LOOPBACK, ROOT, LocalSettings
 from deploy.local.stack import down, up
 from tests.benchmarks.processes import by_kind, of_ours, used
+from tests.benchmarks.servers import BenchError, own_ports, run
 
-PORTS = ("port", "redis_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
 READY_S = 3600.0
+LOG = "scale.log"
 
 
-class ScaleError(RuntimeError):
-    """Says in one line what could not be measured, and why."""
+class ScaleError(BenchError):
+    """A size could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,7 @@ class Stand:
     @classmethod
     def of(cls, items: int, users: int, folder: Path) -> Stand:
         """Takes free ports; everything lies in `folder`."""
-        ports: dict[str, Any] = {}
-        while len(ports) < len(PORTS):
-            if (port := free_port()) not in ports.values():
-                ports[PORTS[len(ports)]] = port
-        settings = LocalSettings(var_dir=folder, ready_timeout_s=READY_S, **ports)
+        settings = LocalSettings(var_dir=folder, ready_timeout_s=READY_S, **own_ports())
         return cls(items, users, settings)
 
     @property
@@ -76,39 +69,17 @@ class Stand:
             down(self.settings)
 
     def run(self, role: str, *arguments: str) -> tuple[float, str]:
-        """Runs a command of a role to its end; gives its seconds and what it said.
+        """Runs a command of a role to its end, however long it takes; gives its seconds and what it said.
 
         Raises:
             ScaleError: it failed; the message ends with its last lines.
         """
-        log = self.folder / "log" / "scale.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        with log.open("ab") as output:
-            at = output.tell()
-            done = subprocess.run(
-                [str(python_of(role)), *arguments],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        said = log.read_bytes()[at:].decode(errors="replace")
-        if done.returncode:
-            end = "\n".join(said.splitlines()[-15:])
-            raise ScaleError(f"{' '.join(arguments[:2])} failed; the end of {log}:\n{end}")
-        return time.monotonic() - started, said
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """The variables of every command."""
-        return {
-            **os.environ,
-            **self.settings.environment(),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": str(ROOT),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
+        told = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        try:
+            done = run(self.settings, role, *arguments, log_name=LOG, timeout_s=None, **told)
+        except BenchError as error:
+            raise ScaleError(str(error)) from None
+        return done.seconds, done.output
 
     def memory_mib(self) -> dict[str, float]:
         """Reads the resident memory of its servers that run, by kind, in MiB."""
