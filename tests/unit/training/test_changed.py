@@ -35,7 +35,7 @@ ROWS: list[Row] = [
 
 
 def table(rows: list[Row]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
     day = pd.Timestamp("2026-01-01", tz="UTC")
     arrays = [
         pa.array(
