@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -24,6 +21,7 @@ from ensemble.batch.plan import Plan, new_run
 from ensemble.batch.records import Record, State, Trigger
 from ensemble.batch.registry import MOST_PARTIAL, Registry
 from ensemble.batch.settings import BatchSettings
+from ensemble.batch.tally import UNKNOWN, Tally
 from ensemble.contract import slate_key
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
@@ -32,7 +30,6 @@ from training.manifest import BundleError, Manifest, read_dataset, read_manifest
 SAVE_S = 1.0
 """Seconds between two writings of how far a run is."""
 KEPT_FOLDERS = 3
-UNKNOWN = "unknown"
 PART = "run `make batch` for everyone first, or add --only to publish these users alone"
 Progress = Callable[[int, int], None]
 """Takes the users done and the users in all."""
@@ -102,20 +99,29 @@ class Job:
                 record = self._computed(record, plan, lock)
                 record = self._published(record, plan, lock)
             except (BatchError, RedisError, KeyboardInterrupt, SystemExit) as error:
-                said = "interrupted; the same command goes on where it stopped"
-                if isinstance(error, RedisError):
-                    said = explain(error, self.chain.redis_address)
-                elif isinstance(error, BatchError):
-                    said = str(error)
-                with suppress(RedisError):
-                    self.registry.save(
-                        replace(record, state=State.FAILED, error=said, ended_at_s=time.time())
-                    )
+                with suppress(RedisError, BatchError):
+                    self._note_failure(error, plan, lock)
                 raise
+            self.say(
+                f"run {record.run} is read now: {record.done:,} slates, {record.users_per_s:,.0f} users/s, "
+                f"started in {record.start_up_s:.0f} s"
+            )
             if whom.is_everyone or whom.changed:
                 self.changes.forget(record.started_at_s)
             self._clean(plan)
             return record
+
+    def _note_failure(self, error: BaseException, plan: Plan, lock: RunLock) -> None:
+        """Writes into the run's record why it ended; not where it may be another's by now, nor where it is
+        published already."""
+        said = "interrupted; the same command goes on where it stopped"
+        if isinstance(error, RedisError):
+            said = explain(error, self.chain.redis_address)
+        elif isinstance(error, BatchError):
+            said = str(error)
+        record = self.registry.get(plan.run)
+        if record is not None and record.is_unfinished and not lock.is_lost:
+            self.registry.save(replace(record, state=State.FAILED, error=said, ended_at_s=time.time()))
 
     def _begun(self, whom: Whom, trigger: Trigger, again: bool) -> tuple[Record, Plan]:
         """Finds the run that was begun for the same, or begins one."""
@@ -144,10 +150,14 @@ class Job:
             return replace(
                 record, state=State.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
             ), plan
-        shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
-        plan = replace(wanted, users=shards.users, skipped=shards.skipped)
-        plan.slates_folder.mkdir()
-        plan.save()
+        try:
+            shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
+            plan = replace(wanted, users=shards.users, skipped=shards.skipped)
+            plan.slates_folder.mkdir()
+            plan.save()
+        except (BatchError, OSError) as error:
+            shutil.rmtree(wanted.folder, ignore_errors=True)
+            raise BatchError(str(error)) from None
         record = Record(
             run=run,
             dataset=plan.dataset,
@@ -250,36 +260,3 @@ class Job:
         for folder in folders[KEPT_FOLDERS:]:
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-class Tally:
-    """Adds up what the workers tell into the run's record."""
-
-    def __init__(self, record: Record) -> None:
-        self.record, self.opened_s = record, 0.0
-        self.stage_s: Counter[str] = Counter(dict(record.stage_s))
-        self.skipped: Counter[str] = Counter(dict(record.skipped))
-        self.bytes = record.bytes_per_user * record.done
-        self.memory_mib: dict[int, float] = {}
-
-    def add(self, told: dict[str, Any], began_s: float, before_s: float) -> Record:
-        """Takes one shard's row, when this process began to compute, and the seconds that former ones did."""
-        self.opened_s = min(self.opened_s or told["opened_at_s"], told["opened_at_s"])
-        self.stage_s.update(json.loads(told["stage_s"]))
-        self.bytes += told["bytes"]
-        self.memory_mib[told["pid"]] = told["memory_mib"]
-        if told["unknown"]:
-            self.skipped[UNKNOWN] += told["unknown"]
-        done = self.record.done + told["users"]
-        driver_mib = getrusage(RUSAGE_SELF).ru_maxrss / 1024
-        self.record = replace(
-            self.record,
-            done=done,
-            skipped=dict(self.skipped),
-            stage_s=dict(self.stage_s),
-            start_up_s=self.opened_s - began_s,
-            compute_s=before_s + time.time() - self.opened_s,
-            bytes_per_user=self.bytes / done if done else 0.0,
-            peak_mib={"driver": driver_mib, "workers": sum(self.memory_mib.values())},
-        )
-        return self.record

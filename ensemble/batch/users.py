@@ -81,7 +81,7 @@ def listed(url: str) -> Selection:
             raise BatchError(f"{url}: not found; name a Parquet file or a folder of them")
         table = ds.dataset(path, filesystem=files, format="parquet")
         mark = ",".join(str(files.ukey(name)) for name in sorted(files.find(path)))
-        table.schema  # noqa: B018  (read here, so that what is no Parquet is told here)
+        rows = table.count_rows()  # looks into each file, so that what is no Parquet is told here
     except ImportError as error:
         raise BatchError(f"{url}: {error}; install what opens it into the batch environment") from None
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -92,7 +92,7 @@ def listed(url: str) -> Selection:
     kind = table.schema.field(USER_ID).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
         raise BatchError(f"{url}: {USER_ID} is of type {kind}; write whole numbers")
-    return Selection(f"users of {url}", mark, _columns([table]), table.count_rows(), is_list=True)
+    return Selection(f"users of {url}", mark, _columns([table]), rows, is_list=True)
 
 
 def changed(users: ChangedUsers, until_s: float) -> Selection:
@@ -115,14 +115,14 @@ def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards
     are compared with are ever all in memory.
 
     Raises:
-        BatchError: nobody is selected.
+        BatchError: nobody is selected, or they cannot be read.
     """
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     skipped: Counter[str] = Counter()
     buckets = [temporary / f"bucket-{number}" for number in range(selection.at_most // BUCKET + 1)]
-    for values in selection.ids:
+    for values in _readable(selection):
         ids = _whole_numbers(values)
         skipped[MALFORMED] += len(values) - len(ids)
         for number, bucket in enumerate(buckets):
@@ -148,6 +148,15 @@ def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards
         raise BatchError(f"{selection.words}: no users{told}; nothing to compute")
     temporary.rename(folder)
     return Shards(users, {reason: count for reason, count in skipped.items() if count})
+
+
+def _readable(selection: Selection) -> Iterator[Any]:
+    """Gives the ids as they are read."""
+    try:
+        yield from selection.ids
+    except (OSError, pa.ArrowException) as error:
+        said = str(error).splitlines()[0]
+        raise BatchError(f"{selection.words}: {said}; write the file anew, then run it again") from None
 
 
 def _write(ids: Ids, path: Path) -> None:
