@@ -10,10 +10,11 @@ import pytest
 import structlog
 
 from ensemble import contract
+from ensemble.contract import Published
 from service.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.tensors import Row, Slate, decode_slate, encode_rows
-from tests.builders.gateway import make_app, make_outputs
+from tests.builders.gateway import RUN, make_app, make_outputs, make_store, make_stored
 
 
 class Prepared:
@@ -32,16 +33,19 @@ class Prepared:
 
 
 @pytest.mark.benchmark(group="gateway")
-@pytest.mark.parametrize("is_explained", [False, True], ids=["slate", "explain"])
-def test_request(benchmark: Any, tmp_path: Any, is_explained: bool) -> None:
+@pytest.mark.parametrize(
+    "asked", [{}, {"explain": True}, {"source": "batch"}], ids=["slate", "explain", "stored"]
+)
+def test_request(benchmark: Any, tmp_path: Any, asked: dict[str, Any]) -> None:
     """One POST of 10 items through every layer, from the parsed HTTP request to the bytes of the answer."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(20),
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
         logger_factory=structlog.ReturnLoggerFactory(),
     )
-    body = {"user_id": 7, "n": 10, "exclude_item_ids": [1, 2], "explain": is_explained}
-    app = make_app(tmp_path, Prepared(RecommendRequest(**body)))
+    body: dict[str, Any] = {"user_id": 7, "n": 10, "exclude_item_ids": [1, 2], **asked}
+    stored = make_store(published=Published((RUN,)), slates=[(7, make_stored(range(200, 250)))])
+    app = make_app(tmp_path, Prepared(RecommendRequest(**body)), stored)
     data = json.dumps(body).encode()
     scope = {
         "type": "http",
@@ -72,7 +76,8 @@ def test_request(benchmark: Any, tmp_path: Any, is_explained: bool) -> None:
     answer = json.loads(sent[1]["body"])
     assert sent[0]["status"] == 200
     assert len(answer["items"]) == 10
-    assert ("explain" in answer) == is_explained
+    assert ("explain" in answer) == ("explain" in asked)
+    assert answer["source"] == asked.get("source", "ensemble")
 
 
 @pytest.mark.benchmark(group="gateway")
