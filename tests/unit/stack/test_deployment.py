@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-PROFILES = ("cpu", "gpu", "train")
+PROFILES = ("cpu", "gpu", "train", "batch")
 KEYS = f"web:{'0' * 64}"
 
 
@@ -38,7 +38,7 @@ def services() -> dict[str, Any]:
 
 def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, Any]) -> None:
     assert set(services) == {
-        *("redis", "training", "export", "triton", "triton-gpu", "gateway", "prometheus", "grafana")
+        *("redis", "training", "export", "triton", "triton-gpu", "gateway", "batch", "prometheus", "grafana")
     }
 
 
@@ -75,6 +75,25 @@ def test_triton_is_healthy_only_while_it_makes_slates_and_is_replaced_otherwise(
     assert services[name]["restart"] == "unless-stopped"
 
 
+def test_the_schedule_is_a_service_of_its_own_and_may_end_its_run(services: dict[str, Any]) -> None:
+    batch = services["batch"]
+    text = (ROOT / batch["build"]["dockerfile"]).read_text()
+    assert 'CMD ["python", "-m", "ensemble.batch", "schedule"]' in text
+    assert "/locks/batch.txt" in text
+    assert batch["environment"]["SHORTLIST_BATCH_CRON"] == "0 3 * * *"
+    assert batch["environment"]["SHORTLIST_REDIS_ADDRESS"] == "redis:6379"
+    schedule = (ROOT / "ensemble" / "batch" / "schedule.py").read_text()
+    grace_s = float(re.findall(r"^GRACE_S = ([\d.]+)$", schedule, flags=re.MULTILINE)[0])
+    assert float(batch["stop_grace_period"].removesuffix("s")) > grace_s
+    assert batch["restart"] == "unless-stopped"
+    assert [str(volume).split(":")[0] for volume in batch["volumes"]] == ["var"]
+    run = run_compose(
+        "--profile", "batch", "config", SHORTLIST_API_KEYS=KEYS, SHORTLIST_BATCH_CRON="5 * * * *"
+    )
+    resolved = yaml.safe_load(run.stdout)["services"]
+    assert resolved["batch"]["environment"]["SHORTLIST_BATCH_CRON"] == "5 * * * *"
+
+
 def test_every_image_is_pinned_and_every_port_is_on_loopback(services: dict[str, Any]) -> None:
     for name, service in services.items():
         if "build" not in service:
@@ -86,7 +105,7 @@ def test_every_image_is_pinned_and_every_port_is_on_loopback(services: dict[str,
 
 def test_every_build_has_its_dockerfile_and_runs_as_a_user(services: dict[str, Any]) -> None:
     built = {name: service["build"] for name, service in services.items() if "build" in service}
-    assert len({build["dockerfile"] for build in built.values()}) == 3
+    assert len({build["dockerfile"] for build in built.values()}) == 4
     for build in built.values():
         lines = (ROOT / build["dockerfile"]).read_text().splitlines()
         words = [line.split()[0] for line in lines if line and not line.startswith((" ", "#"))]
@@ -104,8 +123,9 @@ def test_every_copied_path_exists_and_reaches_the_build() -> None:
                     assert source.split("/")[0] in allowed, f"{dockerfile.name}: {source} is ignored"
 
 
-def test_the_triton_image_holds_every_module_that_the_ensemble_imports() -> None:
-    copied = (ROOT / "deploy" / "docker" / "triton.Dockerfile").read_text()
+@pytest.mark.parametrize("image", ["triton", "batch"])
+def test_the_image_holds_every_module_that_the_ensemble_imports(image: str) -> None:
+    copied = (ROOT / "deploy" / "docker" / f"{image}.Dockerfile").read_text()
     for module in sorted((ROOT / "ensemble").rglob("*.py")):
         for name in re.findall(r"^from training\.(\w+) import", module.read_text(), flags=re.MULTILINE):
             assert f"training/{name}.py" in copied, f"{module.name} imports training.{name}"
