@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSettings) -> int:
     """Computes and publishes a run, or goes on with one."""
+    for package in ("merlin", "nvtabular", "treelite", "dask"):  # what they lack here is meant to be away
+        warnings.filterwarnings("ignore", module=rf"{package}\b.*")
     from ensemble.batch.job import Job, Whom  # Arrow takes a second, which no other command needs
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -69,7 +69,7 @@ class Show:
         self._bar.update(self._task, completed=done, total=of, visible=True)
         now_s = time.monotonic()
         if self._first is None:
-            self._first = (now_s, done)
+            self._first, self._said_s = (now_s, done), now_s
         elif not self.console.is_terminal and now_s - self._said_s > LINE_S:
             self._said_s = now_s
             speed = (done - self._first[1]) / (now_s - self._first[0])
