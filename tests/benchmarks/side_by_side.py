@@ -11,6 +11,7 @@ import numpy as np
 
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings
 from tests.benchmarks import compare
+from tests.benchmarks.arguments import USERS_FILE
 from tests.benchmarks.designs import (
     GATEWAY,
     OURS,
@@ -32,7 +33,7 @@ from tests.benchmarks.servers import BenchError, Server, other_server, run
 N, K = 10, 100
 STOCK_MODEL, REFERENCE_MODEL, CHECKED_MODEL = "executor_model", "ensemble-model", "checked-model"
 FOLDERS = {STOCK: "stock", REFERENCE_01: "reference_01", REFERENCE_04: "reference_04"}
-USERS_FILE, CODES_FILE = "users.json", "item_ids_by_code.npy"
+CODES_FILE = "item_ids_by_code.npy"
 ORDERED = ("ordered_ids", "ordered_scores")
 CORRECT, RATIOS, RUNS = "The same answers", "Ratios", "Models that one stock request runs"
 COMPARED_USERS, BESIDE_S = 20, 4.0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from feature_repo import affinity
 from feature_repo.dataset import DATASET_FILE, Dataset
+from tests.benchmarks.arguments import USERS_FILE, build_arguments
 from tests.benchmarks.references.repository import CHECKED, ENSEMBLE, Stage, write_repository
 from tests.benchmarks.references.rows import (
     Inputs,
@@ -29,7 +28,7 @@ HERE = Path(__file__).parent
 SAVED_MODEL = HERE.parent / "stock" / "saved_model.py"
 REQUEST = Tensor("user_id_raw", np.int64)
 CANDIDATES = Tensor("item_id_raw", np.int64)
-COMPARED_FILE, USERS_FILE = "compared.npz", "users.json"
+COMPARED_FILE = "compared.npz"
 TEMPERATURE = 10.0
 """Of the published softmax sampling."""
 
@@ -53,17 +52,7 @@ class Given:
 
 def arguments(description: str | None) -> Given:
     """Reads the arguments and the tables that both references store; begins the target folder anew."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
-    parser.add_argument("--saved-models", type=Path, required=True, help="those of the same training run")
-    parser.add_argument("--features", type=Path, required=True, help="folder of our Feast project's sources")
-    parser.add_argument("--target", type=Path, required=True, help="written anew")
-    parser.add_argument("--redis", required=True, help="host:port")
-    parser.add_argument("--k", type=int, default=100, help="candidates")
-    parser.add_argument("--n", type=int, default=10, help="items answered")
-    given = parser.parse_args()
-    shutil.rmtree(given.target, ignore_errors=True)
-    given.target.mkdir(parents=True)
+    given = build_arguments(description)
     dataset, encoders = read_dataset(given.bundle), Encoders.load(given.bundle / ENCODERS_FILE)
     inputs = Inputs.read(given.saved_models, dataset)
     save_compared(given.features, dataset, given.target / COMPARED_FILE)

@@ -17,6 +17,7 @@ import pandas as pd
 from merlin.systems.dag.ops.faiss import setup_faiss
 
 from feature_repo import affinity, names
+from tests.benchmarks.arguments import USERS_FILE, build_arguments
 from tests.benchmarks.stock.feature_store import (
     ITEM_VIEW,
     USER_VIEW,
@@ -37,7 +38,6 @@ from training.manifest import (
     read_manifest,
 )
 
-USERS_FILE = "users.json"
 CODES_FILE = "item_ids_by_code.npy"
 
 
@@ -47,8 +47,6 @@ def build(given: argparse.Namespace) -> None:
     That is `users.json`, the users that this Feast project holds, and the item ids by the answered codes.
     """
     bundle, target = given.bundle, given.target
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
     manifest, dataset = read_manifest(bundle), read_dataset(bundle)
     encoders = Encoders.load(bundle / ENCODERS_FILE)
     columns = stock_columns(dataset)
@@ -91,18 +89,5 @@ def run_in_python(folder: Path) -> None:
     shutil.copyfile(Path(__file__).with_name("saved_model.py"), folder / "1" / "model.py")
 
 
-def main() -> None:
-    """Reads the arguments and builds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
-    parser.add_argument("--saved-models", type=Path, required=True, help="those of the same training run")
-    parser.add_argument("--features", type=Path, required=True, help="folder of our Feast project's sources")
-    parser.add_argument("--target", type=Path, required=True, help="written anew")
-    parser.add_argument("--redis", required=True, help="host:port")
-    parser.add_argument("--k", type=int, default=100, help="candidates")
-    parser.add_argument("--n", type=int, default=10, help="items answered")
-    build(parser.parse_args())
-
-
 if __name__ == "__main__":
-    main()
+    build(build_arguments(__doc__))
