@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from ensemble import contract
 from tests.benchmarks.batch.watch import watched
 from tests.benchmarks.processes import MIB, REDIS, of_ours
 from tests.benchmarks.record import say
-from tests.benchmarks.servers import BenchError, bench_settings
+from tests.benchmarks.servers import BenchError, bench_settings, environment, run
 
 Figures = dict[str, Any]
 PATIENCE_S = 3 * 3600.0
 SAMPLE_KEYS = 1000
+OF_COMMANDS = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @dataclass(frozen=True)
@@ -74,31 +74,14 @@ class Place:
         finally:
             down(self.settings)
 
-    def environment(self, **variables: str) -> Mapping[str, str]:
-        """The variables of every command."""
-        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        return {**os.environ, **self.settings.environment(), **own, **variables}
-
     def run(self, role: str, *arguments: str, **variables: str) -> float:
-        """Runs a command of a role to its end, gives its seconds; what it says is in `log/bench.log`.
+        """Runs a command of a role to its end, however long it takes; gives its seconds.
 
         Raises:
             BenchError: it failed; the message ends with its last lines.
         """
-        started = time.monotonic()
-        log = self._log("bench")
-        with log.open("ab") as output:
-            at = output.tell()
-            done = subprocess.run(
-                [str(python_of(role)), *arguments],
-                cwd=ROOT,
-                env=self.environment(**variables),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        if done.returncode:
-            raise BenchError(_failed(arguments, log, at))
-        return time.monotonic() - started
+        told = OF_COMMANDS | variables
+        return run(self.settings, role, *arguments, timeout_s=None, **told).seconds
 
     def report(self, role: str, module: str, **options: object) -> Figures:
         """Runs one of the benchmark's own modules, gives the figures that it writes."""
@@ -121,8 +104,9 @@ class Place:
         Raises:
             BenchError: it failed, or did not end.
         """
-        path, log = self.folder / "job.tmp.json", self._log("job")
+        path, log = self.folder / "job.tmp.json", self.folder / "log" / "job.log"
         path.unlink(missing_ok=True)
+        log.parent.mkdir(exist_ok=True)
         command = ["-m", "ensemble.batch", "run", "--again", "--report", str(path), *arguments]
         (server,) = of_ours(self.settings)[REDIS]
         started = time.monotonic()
@@ -131,7 +115,7 @@ class Place:
             process = subprocess.Popen(
                 [str(python_of("batch")), *command],
                 cwd=ROOT,
-                env=self.environment(**variables),
+                env=environment(self.settings) | OF_COMMANDS | variables,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -145,7 +129,7 @@ class Place:
                 raise
         wall_s = time.monotonic() - started
         if process.returncode:
-            raise BenchError(_failed(command, log, at))
+            raise BenchError(_failed(log, at))
         record: Figures = json.loads(path.read_text())
         path.unlink()
         told = {"record": record, "wall_s": wall_s, "redis_mib": server.memory_info().rss / MIB}
@@ -202,11 +186,6 @@ class Place:
             )
         return lineage[0]
 
-    def _log(self, name: str) -> Path:
-        folder = self.folder / "log"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{name}.log"
-
 
 def _speeds(record: Figures, wall_s: float) -> Figures:
     """Users per second of the computing alone, and of everything between the command and its end."""
@@ -217,11 +196,9 @@ def _speeds(record: Figures, wall_s: float) -> Figures:
     }
 
 
-def _failed(arguments: object, log: Path, at: int) -> str:
-    with log.open("rb") as file:
-        file.seek(at)
-        end = "\n".join(file.read().decode(errors="replace").splitlines()[-15:])
-    return f"{' '.join(list(arguments)[:3])} failed; the end of {log}:\n{end}"  # type: ignore[call-overload]
+def _failed(log: Path, at: int) -> str:
+    end = "\n".join(log.read_bytes()[at:].decode(errors="replace").splitlines()[-15:])
+    return f"the job failed; the end of {log}:\n{end}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

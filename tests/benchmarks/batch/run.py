@@ -26,10 +26,9 @@ from deploy.local.stack import StackError
 from tests.benchmarks.batch import phases
 from tests.benchmarks.batch.place import Figures
 from tests.benchmarks.record import commit, machine, say
-from tests.benchmarks.scale.stand import ScaleError
 from tests.benchmarks.servers import BenchError
 
-FAULTS = (BenchError, ScaleError, StackError, PortTaken, redis.RedisError, OSError)
+FAULTS = (BenchError, StackError, PortTaken, redis.RedisError, OSError)
 NAMES = (*phases.OF_BUNDLE, *phases.AT_SCALE)
 T = TypeVar("T")
 
