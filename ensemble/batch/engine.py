@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,9 @@ def connected(settings: BatchSettings) -> Iterator[int]:
         except (RayError, OSError, RuntimeError, ValueError, ImportError) as error:
             where = f"SHORTLIST_BATCH_ADDRESS={settings.address}" if settings.address else "Ray did not start"
             raise BatchError(f"{where}: {_line(error)}; {remedy}") from None
+        if threading.current_thread() is threading.main_thread():
+            # Ray takes SIGTERM for a crash, and is gone at once: neither the lock nor its processes would be.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
     finally:
         ray.shutdown()
