@@ -149,10 +149,10 @@ class Watch:
             attempts = 0
         elif time.monotonic() < again_s:
             return
-        self.say(f"{due.trigger}: {due.why}; a run begins")
         with self._starts:
             if self._is_ending:
                 return
+            self.say(f"{due.trigger}: {due.why}; a run begins")
             command = [*self.command, "--trigger", str(due.trigger), *due.options]
             # A session of its own: what a terminal sends to the schedule is passed on by `end` alone.
             self._child = subprocess.Popen(command, start_new_session=True)
