@@ -15,6 +15,8 @@ import onnxruntime as ort
 
 from ensemble.contract import ErrorCode, StageError
 from ensemble.settings import Provider
+from ensemble.stores.exact import ExactVectorIndex
+from ensemble.stores.head import head_of
 from feature_repo.affinity import user_item_feature_names
 from feature_repo.dataset import Dataset
 from feature_repo.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
@@ -187,3 +189,9 @@ class Bundle:
             self.folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False
         )
         return np.asarray(vectors)
+
+    def head(self, count: int) -> ExactVectorIndex:
+        """Makes an exact index of the `count` most popular items. The vectors are mapped once more for it, so
+        that what reading all of them brought into memory goes again."""
+        path = self.folder / bundle_files.ITEM_VECTORS_FILE
+        return head_of(self.item_ids, np.load(path, mmap_mode="r", allow_pickle=False), count)

@@ -229,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         redis = connect(settings.redis_address, TIMEOUT_MS)
 
         def accept(manifest: Manifest) -> None:
-            choose_breadth(redis, chosen.bundle, manifest, settings.k, settings.recall_target, _say)
+            k, target, head = settings.k, settings.recall_target, settings.head_items
+            choose_breadth(redis, chosen.bundle, manifest, k, target, _say, head)
 
         built = build_index(redis, chosen.bundle, chosen.keep, accept=accept)
     except (BundleError, IndexBuildError, RecallError) as error:

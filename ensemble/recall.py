@@ -14,6 +14,7 @@ import numpy.typing as npt
 from redis import Redis
 
 from ensemble.contract import index_search_key
+from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 from training.manifest import ITEM_IDS_FILE, ITEM_VECTORS_FILE, USER_VECTORS_FILE, Manifest
 
@@ -46,6 +47,8 @@ class Breadth:
     """The lower end of the recall's one-sided 95 % interval."""
     users: int
     target: float
+    head: int = 0
+    """Items that were compared exactly beside the graph."""
 
     @property
     def is_enough(self) -> bool:
@@ -101,7 +104,7 @@ class Exact:
         return np.asarray(is_near.mean(axis=1) * (found.shape[1] / self.k), dtype=np.float64)
 
 
-def measure(index: VectorIndex, exact: Exact, ef: int, target: float) -> Breadth:
+def measure(index: VectorIndex, exact: Exact, ef: int, target: float, head: int = 0) -> Breadth:
     """Searches for every query with the index as it is set, and compares."""
     found = []
     for at in range(0, len(exact.queries), AT_A_TIME):
@@ -110,16 +113,23 @@ def measure(index: VectorIndex, exact: Exact, ef: int, target: float) -> Breadth
         found.append(ids)
     recalls = exact.recall(np.concatenate(found))
     mean, error = float(recalls.mean()), float(recalls.std()) / math.sqrt(len(recalls))
-    return Breadth(exact.k, ef, mean, mean - SURE * error, len(recalls), target)
+    return Breadth(exact.k, ef, mean, mean - SURE * error, len(recalls), target, head)
 
 
 def choose_breadth(
-    redis: Redis, folder: Path, manifest: Manifest, k: int, target: float, say: Callable[[str], None]
+    redis: Redis,
+    folder: Path,
+    manifest: Manifest,
+    k: int,
+    target: float,
+    say: Callable[[str], None],
+    head: int = 0,
 ) -> Breadth | None:
     """Finds the smallest EF_RUNTIME whose recall@`k` reaches the target, and stores it beside the index.
 
-    None where search is exact, or where the bundle is older than user vectors in bundles. What was measured
-    for the same `k` and target is kept.
+    `head` items are compared exactly beside the graph, as when it serves. None where search is exact, or
+    where the bundle is older than user vectors in bundles. What was measured for the same `k`, target and
+    head is kept.
 
     Raises:
         RecallError: the widest search does not reach the target; nothing is stored.
@@ -132,23 +142,24 @@ def choose_breadth(
         return None
     stored: Any = redis.get(key)
     known = Breadth.decode(stored) if stored else None
-    if known is None or (known.k, known.target) != (min(k, manifest.items), target):
+    if known is None or (known.k, known.target, known.head) != (min(k, manifest.items), target, head):
         vectors = np.load(folder / ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
         ids = np.load(folder / ITEM_IDS_FILE, allow_pickle=False)
         exact = Exact.of(ids, vectors, np.load(path, allow_pickle=False), k)
-        known = _climb(redis, manifest, exact, target, say)
+        known = _climb(redis, manifest, exact, target, say, head)
         redis.set(key, known.encode())
     say(f"{manifest.bundle}: searched with {known}")
     return known
 
 
 def _climb(
-    redis: Redis, manifest: Manifest, exact: Exact, target: float, say: Callable[[str], None]
+    redis: Redis, manifest: Manifest, exact: Exact, target: float, say: Callable[[str], None], head: int
 ) -> Breadth:
+    popular = head_of(exact.item_ids, exact.item_vectors, head)
     for factor in LADDER:
         ef = math.ceil(exact.k * factor)
-        index = RedisVectorIndex(redis, manifest.bundle, manifest.filters, beyond=ef - exact.k)
-        found = measure(index, exact, ef, target)
+        graph = RedisVectorIndex(redis, manifest.bundle, manifest.filters, beyond=ef - exact.k)
+        found = measure(HeadedVectorIndex(graph, popular), exact, ef, target, head)
         if found.is_enough:
             return found
         say(f"{manifest.bundle}: not enough: {found}")

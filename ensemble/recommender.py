@@ -21,9 +21,10 @@ from ensemble.settings import EnsembleSettings
 from ensemble.stage import Array, Tensors
 from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
+from ensemble.stores.head import HeadedVectorIndex
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import Catalogue, RedisVectorIndex
+from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
 from ensemble.warm_up import sample_batches
 from feature_repo.affinity import affinity_columns, user_item_feature_names
 from feature_repo.names import ITEM_ID
@@ -49,7 +50,9 @@ def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
     looking = connect(settings.redis_address, LOOK_MS)
     name, filters = bundle.manifest.bundle, bundle.manifest.filters
     watch = IndexWatch(looking, name, bundle.manifest.items, lambda: patience.server)
-    vectors = RedisVectorIndex(redis, name, filters, catalogue=catalogue, watch=watch)
+    vectors: VectorIndex = RedisVectorIndex(redis, name, filters, catalogue=catalogue, watch=watch)
+    if bundle.manifest.index.kind == "HNSW":
+        vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items))
     return Stores(features, vectors, items, patience, watch)
 
 

@@ -132,8 +132,8 @@ class IndexSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["FLAT", "HNSW"]
-    m: int = 32
-    ef_construction: int = 400
+    m: int = 16
+    ef_construction: int = 200
     ef_runtime: int = 200
 
 

@@ -19,6 +19,7 @@ from ensemble.recall import Exact, measure
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.features import RedisFeatureStore
+from ensemble.stores.head import HeadedVectorIndex
 from ensemble.stores.vectors import RedisVectorIndex
 
 USERS = 1000
@@ -43,9 +44,11 @@ def main() -> int:
     codes = {name: bundle.encoders.encode(name, raw[name]) for name in bundle.user_tower.features}
     vectors = bundle.user_tower(codes)
     exact = Exact.of(bundle.item_ids, bundle.item_vectors, vectors, settings.k)
-    index = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
+    graph = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
+    head = settings.head_items if bundle.manifest.index.kind == "HNSW" else 0
+    index = HeadedVectorIndex(graph, bundle.head(head))
     started = time.perf_counter()
-    found = measure(index, exact, exact.k + (index.beyond or 0), settings.recall_target)
+    found = measure(index, exact, exact.k + (graph.beyond or 0), settings.recall_target, head)
     seconds = time.perf_counter() - started
     report = asdict(found) | {"ms_per_search": seconds / len(users) * 1e3}
     chosen.report.write_text(json.dumps(report))

@@ -1,0 +1,68 @@
+"""The most popular items, compared exactly beside a graph that may miss them.
+
+The last coordinate of an item's vector is its popularity prior. A graph leads to items that are alike; what
+is popular is alike in this one coordinate only, so a search along the others passes it by, however wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble.contract import PAD_ID, Filters
+from ensemble.stores.exact import ExactVectorIndex
+from ensemble.stores.vectors import Floats, Ids, VectorIndex
+
+BLOCK = 50_000
+"""Vectors looked at together, while the most popular are chosen."""
+
+
+def head_of(item_ids: Ids, vectors: Floats, count: int) -> ExactVectorIndex:
+    """Takes the catalogue's ids (I,), ascending, and vectors (I,D), gives an index of the `count` items whose
+    prior is greatest."""
+    priors = np.concatenate(
+        [np.array(vectors[at : at + BLOCK, -1]) for at in range(0, len(item_ids), BLOCK)] or [vectors[:0, 0]]
+    )
+    rows = np.sort(np.argsort(-priors, kind="stable")[:count])
+    return ExactVectorIndex(item_ids[rows], np.ascontiguousarray(vectors[rows], dtype=np.float32))
+
+
+class HeadedVectorIndex:
+    """Asks an index that approximates, and puts what the head has in the place of what it found of the head.
+
+    A user with filters gets what the index found alone: it applies them, and the head knows none.
+    """
+
+    def __init__(self, index: VectorIndex, head: ExactVectorIndex) -> None:
+        self.index, self.head = index, head
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every item can be found now."""
+        return self.index.is_whole
+
+    def search(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> tuple[Ids, Floats]:
+        """Finds the nearest items of both."""
+        ids, scores = self.index.search(vectors, counts, filters, width)
+        rows = np.flatnonzero([not wanted for wanted in filters]).tolist()
+        if not len(rows) or not len(self.head.item_ids):
+            return ids, scores
+        some = [counts[row] for row in rows]
+        most = min(max(some), width)
+        head_ids, head_scores = self.head.search(vectors[rows], some, [{}] * len(rows), most)
+        other_ids, other_scores = ids[rows, :most], scores[rows, :most]
+        is_of_head = self._is_of_head(other_ids)
+        all_ids = np.concatenate([head_ids, np.where(is_of_head, PAD_ID, other_ids)], axis=1)
+        all_scores = np.concatenate([head_scores, np.where(is_of_head, -np.inf, other_scores)], axis=1)
+        best = np.lexsort((all_ids, -all_scores), axis=1)[:, :most]
+        is_beyond = np.arange(most) >= np.asarray(some)[:, None]
+        ids[rows, :most] = np.where(is_beyond, PAD_ID, np.take_along_axis(all_ids, best, axis=1))
+        scores[rows, :most] = np.where(is_beyond, -np.inf, np.take_along_axis(all_scores, best, axis=1))
+        return ids, scores
+
+    def _is_of_head(self, ids: Ids) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        known = self.head.item_ids
+        return np.asarray(known.take(np.searchsorted(known, ids), mode="clip") == ids)
