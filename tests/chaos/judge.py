@@ -16,16 +16,21 @@ TOLERANCE_MS = 10.0
 WINDOW_S, STEP_S = 1.0, 0.1
 AS_BEFORE = 0.99
 LADDER = {
-    str(flag) for flag in (Degradation.FEWER_CANDIDATES, Degradation.SCORE_CANDIDATES, Degradation.LATE)
+    str(flag)
+    for flag in (
+        *(Degradation.FEWER_CANDIDATES, Degradation.SCORE_CANDIDATES, Degradation.LATE),
+        Degradation.PARTIAL_INDEX,
+    )
 }
-"""What an answer of the ensemble says when it was made with less than everything, to be in time."""
+"""What an answer of the ensemble says when it was made with less than everything: to be in time, or because
+Redis, restarted, does not have all items in its index yet."""
 
 
 class Made(StrEnum):
     """Who made an answer."""
 
     FULL = "full"  # the ensemble, with every candidate and every stage
-    LESS = "less"  # the ensemble, with fewer candidates or without the ranker
+    LESS = "less"  # the ensemble, with fewer candidates or items, or without the ranker
     CHEAP = "cheap"  # the gateway, from a list
     REFUSED = "refused"  # 503 with Retry-After
     WRONG = "wrong"  # anything else: another status, no answer, or an answer that does not say what it is

@@ -28,6 +28,7 @@ def exchange(status: int = 200, retry_after: str = "", **answer: object) -> Exch
         (exchange(degraded=["unknown_user", "short"]), Made.FULL),
         (exchange(degraded=["fewer_candidates"]), Made.LESS),
         (exchange(degraded=["score_candidates"]), Made.LESS),
+        (exchange(degraded=["partial_index"]), Made.LESS),
         (exchange(source="popular", degraded=["ensemble_late", "seen"]), Made.CHEAP),
         (exchange(source="batch", degraded=["ensemble_busy"]), Made.CHEAP),
         (exchange(source="popular"), Made.WRONG),
