@@ -91,7 +91,7 @@ class BatchSettings(BaseSettings):
     poll_s: Annotated[float, Field(ge=0.1)] = Field(
         10,
         description="Seconds between two looks for a new bundle and for changed users. Lower: noticed "
-        "sooner; a look costs two round trips to Redis.",
+        "sooner; a look costs a few round trips to Redis.",
     )
     changed_users: PositiveInt = Field(
         1000,
