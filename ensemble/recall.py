@@ -67,7 +67,8 @@ class Breadth:
         return cls(**fields)
 
     def __str__(self) -> str:
-        measured = f"recall@{self.k} {self.recall:.4f} (at least {self.at_least:.4f}, {self.users} users)"
+        measured = f"recall@{self.k} {self.recall:.4f} (at least {self.at_least:.4f}, {self.users} users"
+        measured += f", beside the {self.head} most popular)" if self.head else ")"
         return f"EF_RUNTIME {self.ef}: {measured}, target {self.target:g}"
 
 
@@ -164,6 +165,6 @@ def _climb(
             return found
         say(f"{manifest.bundle}: not enough: {found}")
     raise RecallError(
-        f"{manifest.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, or train "
-        f"with SHORTLIST_FLAT_UP_TO={manifest.items}, which makes search exact and slower"
+        f"{manifest.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, raise "
+        f"SHORTLIST_HEAD_ITEMS, or train with SHORTLIST_FLAT_UP_TO={manifest.items}, which makes search exact and slower"
     )

@@ -129,12 +129,14 @@ def test_an_unreachable_target_is_one_line_and_the_older_bundle_stays(
 ) -> None:
     monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
     monkeypatch.setenv("SHORTLIST_K", str(K))
+    monkeypatch.setenv("SHORTLIST_HEAD_ITEMS", "0")
     world = graph_world(tmp_path / "graph", kind="HNSW", m=3, ef_construction=4)
     build_index(redis, make_world(tmp_path / "older", bundle="older").folder, keep=1)
     assert main(["--bundle", str(world.folder), "--keep", "1"]) == 1
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert "the widest search misses SHORTLIST_RECALL_TARGET: EF_RUNTIME 640" in error
+    assert "raise SHORTLIST_HEAD_ITEMS" in error
     assert f"SHORTLIST_FLAT_UP_TO={ITEMS}" in error
     assert redis.get(contract.index_search_key("graph")) is None
     assert int(index_info(redis, "older")["num_docs"]) == 60
