@@ -165,7 +165,7 @@ def _climb(
             return found
         say(f"{manifest.bundle}: not enough: {found}")
     raise RecallError(
-        f"{manifest.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, raise "
-        f"SHORTLIST_HEAD_ITEMS, or train with SHORTLIST_FLAT_UP_TO={manifest.items}, which makes search exact "
-        f"and slower"
+        f"{manifest.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, "
+        f"raise SHORTLIST_HEAD_ITEMS, or train with SHORTLIST_FLAT_UP_TO={manifest.items}, which makes "
+        f"search exact and slower"
     )
