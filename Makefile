@@ -76,6 +76,16 @@ export: environments ## build the bundle's vector index and Triton's model repos
 	@$(TRITON) -m ensemble.index
 	@$(TRITON) -m ensemble.export
 
+.PHONY: batch
+batch: environments ## make everyone's slate and publish them all at once  [USERS=file ACTIVE_SINCE=2026-11-01 CHANGED=1]
+	@$(STACK) up redis
+	@$(BATCH) -m ensemble.batch run $(if $(USERS),--users '$(USERS)') \
+		$(if $(ACTIVE_SINCE),--active-since '$(ACTIVE_SINCE)') $(if $(CHANGED),--changed)
+
+.PHONY: batch-status
+batch-status: environments ## show the last batch runs
+	@$(BATCH) -m ensemble.batch status
+
 .PHONY: test
 test: environments ## run every role's tests in its own environment, the integration tests last
 	@$(call role_tests,training,$(TRAINING))
