@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.designs import GATEWAY, OURS
-from tests.benchmarks.scale import run
+from tests.benchmarks.scale import paper, run
 from tests.benchmarks.scale.report import BEGIN, END, markdown, publish, read
 from tests.benchmarks.scale.run import measure, sizes
 from tests.benchmarks.scale.stand import ScaleError, Stand
@@ -104,3 +104,26 @@ def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) ->
     page.write_text("no marks")
     with pytest.raises(ValueError, match=r"the lines .* are missing"):
         publish(tmp_path / "figures", page, picture)
+
+
+def test_the_page_holds_what_the_figures_on_paper_come_to(tmp_path: Path) -> None:
+    page = tmp_path / "growth.md"
+    page.write_text(paper.PAGE.read_text())
+    paper.publish(page)
+    assert page.read_text() == paper.PAGE.read_text(), "run python -m tests.benchmarks.scale.paper"
+
+
+def test_more_to_answer_and_slower_searches_cost_more_on_paper() -> None:
+    def cores(measured: paper.Measured, assumed: paper.Assumed) -> list[int]:
+        return [part.cores for part in paper.steps(measured, assumed)[1]]
+
+    now = cores(paper.Measured(), paper.Assumed())
+    slower = cores(paper.Measured(search_ms=1.2), paper.Assumed())
+    assert slower == [*now[:2], 2 * now[2], 2 * now[3]]
+    more = cores(paper.Measured(), paper.Assumed(per_s=100_000))
+    assert all(then > before for then, before in zip(more, now, strict=True))
+
+
+def test_a_shard_asked_for_all_misses_nothing() -> None:
+    assert paper.missed(k=100, shards=8, asked=100) == 0
+    assert paper.missed(k=2, shards=2, asked=1) == pytest.approx(0.5)
