@@ -129,8 +129,9 @@ bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes 
 	@$(DEV) -m tests.benchmarks.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
 
 .PHONY: bench-batch
-bench-batch: environments ## measure slates for everyone: 2 workers, a loop over users, a million users  [QUICK=1: small sizes] [DATA=]
-	@$(DEV) -m tests.benchmarks.batch.run $(if $(QUICK),--quick) $(if $(DATA),--data '$(DATA)')
+bench-batch: environments ## measure slates for everyone: 2 workers, a loop over users, a million users  [QUICK=1: small sizes] [USERS=1000000] [DATA=]
+	@$(DEV) -m tests.benchmarks.batch.run $(if $(QUICK),--quick) $(if $(USERS),--users-at-scale '$(USERS)') \
+		$(if $(DATA),--data '$(DATA)')
 
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]

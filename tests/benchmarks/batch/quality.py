@@ -40,6 +40,8 @@ def main() -> int:
     positions = np.where(lists < 0, -1, rows_of(item_ids, lists.ravel()).reshape(lists.shape))
     values = evaluate_lists(held, positions)
     metrics = json.loads((chosen.bundle / METRICS_FILE).read_text())
+    if SECTION not in metrics["sections"]:
+        raise SystemExit(f"{chosen.bundle}: nobody found anything new in its test part; there is no quality")
     write_json(
         chosen.report,
         {

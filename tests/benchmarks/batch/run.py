@@ -85,6 +85,7 @@ def bench(chosen: argparse.Namespace) -> list[str]:
     folder = (chosen.folder or local.var / "bench" / ("batch-quick" if chosen.quick else "batch")).resolve()
     only, faults = chosen.only or NAMES, []
     command = f"make bench-batch{' QUICK=1' if chosen.quick else ''}"
+    command += f" USERS={chosen.users_at_scale}" if chosen.users_at_scale else ""
     if set(only) & set(phases.OF_BUNDLE):
         measured = phases.Measured.of(local, folder, plan)
         manifest = measured.place.manifest

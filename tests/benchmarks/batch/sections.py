@@ -137,8 +137,8 @@ def cpu(found: Found) -> list[Row]:
     rows = []
     for name, (job, phase) in jobs(found).items():
         cores: Mapping[str, float] = job["cores"]
-        known = {kind: cores[kind] for kind in (*KINDS, REDIS, MACHINE) if kind in cores}
-        rows.append(Row(name, known, phase))
+        if cores:  # a run of a second is not seen at work
+            rows.append(Row(name, {kind: cores[kind] for kind in (*KINDS, REDIS, MACHINE)}, phase))
     return rows
 
 
@@ -191,7 +191,10 @@ def quality(found: Found) -> list[Row]:
         cells: dict[str, float | str] = {
             metric: f"{value:.{DECIMALS}f}" for metric, value in one[told].items()
         }
-        rows.append(Row(name, {"users": one["users"], **cells}, one))
+        users = {"users": one["users"]} | (
+            {"without a slate": one["without_slate"]} if told == "stored" else {}
+        )
+        rows.append(Row(name, users | cells, one))
     return rows
 
 

@@ -19,6 +19,8 @@ from tests.benchmarks.batch.watch import (
     ACTORS,
     DRIVER,
     HELPERS,
+    KINDS,
+    MACHINE,
     OTHER_WORKERS,
     RAYLET,
     Sample,
@@ -49,7 +51,7 @@ JOB = {
     "around_s": 6.0,
     "users_per_s": 1091.4,
     "users_per_s_with_start_up": 682.1,
-    "cores": {DRIVER: 0.1, ACTORS: 1.8, "redis": 0.05},
+    "cores": dict.fromkeys((*KINDS, MACHINE), 0.1) | {ACTORS: 1.8, "redis": 0.05},
     "peak_mib": 1500.0,
     "peak_mib_by_kind": {DRIVER: 300.0, ACTORS: 1200.0},
     "peak_shared_mib": 3.0,
@@ -218,7 +220,7 @@ def test_the_page_says_what_is_met_and_leaves_out_what_was_not_measured(tmp_path
     assert "| the last tenth's users/s over the first's | 0.9 | at least 0.8 | **met** |" in text
     assert "`01234567+changes`, 2 cores, `make bench-batch`, 2026-11-21 08:00, load 0.1" in text
     assert "Quality of stored slates" not in text
-    assert "| kuairand, 2 workers | 0.1 | 1.8 | 0.05 |" in text
+    assert "| kuairand, 2 workers | 0.1 | 1.8 | 0.1 | 0.1 | 0.1 | 0.05 | 0.1 |" in text
 
 
 def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) -> None:
@@ -231,6 +233,7 @@ def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) ->
         throughput=JOB | SIZES,
         quality={
             "users": 10_017,
+            "without_slate": 3,
             "stored": {"recall@10": 0.12071, "ndcg@10": 0.06826},
             "trained": {"recall@10": 0.12071, "ndcg@10": 0.06836},
         },
