@@ -181,15 +181,17 @@ def test_slates_are_compared_by_item_and_by_place() -> None:
     assert agreement(ours, {})["equal_items"] == 0
 
 
-def answer(source: str, items: int = 10, status: int = 200) -> Exchange:
-    told = {"source": source, "items": [{"item_id": i} for i in range(items)], "degraded": []}
+def answer(source: str, items: int = 10, status: int = 200, degraded: tuple[str, ...] = ()) -> Exchange:
+    told = {"source": source, "items": [{"item_id": i} for i in range(items)], "degraded": degraded}
     return Exchange(7, 0.0, 0.0, 0.004, status, json.dumps(told).encode())
 
 
-def test_only_full_stored_slates_are_timed() -> None:
+def test_only_stored_slates_that_are_whole_or_say_otherwise_are_timed() -> None:
     figures = phases.judged(Run([answer("batch")] * 3, seconds=1.0, cpu_s=0.003))
     assert figures["answers"] == 3
     assert figures["p99_ms"] == pytest.approx(4.0)
+    figures = phases.judged(Run([answer("batch"), answer("batch", 9, degraded=("short",))], seconds=1.0))
+    assert figures["degraded"] == {"short": 1}
     for wrong in (answer("popular"), answer("batch", items=9), answer("batch", status=503)):
         with pytest.raises(BenchError, match=r"user 7: \d+, no stored slate"):
             phases.judged(Run([answer("batch"), wrong], seconds=1.0))
