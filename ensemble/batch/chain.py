@@ -48,7 +48,7 @@ class Slates:
         return counts
 
     def known(self) -> Slates:
-        """Leaves out the users of whom nothing is known: all of them have the same slate."""
+        """Leaves out the users of whom nothing is known: for them the popular slate is as good."""
         kept = (self.degraded & UNKNOWN) == 0
         return Slates(self.user_ids[kept], self.item_ids[kept], self.item_scores[kept], self.degraded[kept])
 

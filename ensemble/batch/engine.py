@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _own(settings: BatchSettings, folder: str) -> dict[str, Any]:
     }
 
 
-def compute(shards: Sequence[Path], task: Task, workers: int) -> Iterator[dict[str, Any]]:
+def compute(shards: Sequence[Path], task: Task, workers: int) -> Generator[dict[str, Any], None, None]:
     """Computes shards of users on so many workers; gives what became of each, as they are done.
 
     Raises:
@@ -147,7 +147,7 @@ def _check_reachable(address: str) -> None:
         raise BatchError(f"SHORTLIST_BATCH_ADDRESS={address}: must be host:port, or ray://host:port")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise BatchError(
             f"SHORTLIST_BATCH_ADDRESS={address}: {error}; start the cluster, or leave the address out"
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -221,9 +221,9 @@ class Job:
             return record
         tally = Tally(record)
         saved_s = 0.0
-        with connected(self.batch) as workers:
-            task = Task(plan.run, plan.slates_folder, self.chain, self.batch)
-            for told in compute(open_shards, task, workers):
+        task = Task(plan.run, plan.slates_folder, self.chain, self.batch)
+        with connected(self.batch) as workers, closing(compute(open_shards, task, workers)) as rows:
+            for told in rows:
                 if told["error"]:
                     raise BatchError(told["error"])
                 if lock.is_lost:

@@ -12,7 +12,7 @@ from typing import Any
 from ensemble.batch.records import Record
 
 UNKNOWN = "unknown"
-"""Skipped: users of whom nothing is known, who all have the same slate."""
+"""Skipped: users of whom nothing is known, for whom the popular slate is as good."""
 
 
 class Tally:

@@ -90,6 +90,7 @@ def listed(url: str) -> Selection:
         found = ", ".join(table.schema.names[:8]) or "none"
         raise BatchError(f"{url}: has no column {USER_ID}, only {found}; rename the column of the users")
     kind = table.schema.field(USER_ID).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
         raise BatchError(f"{url}: {USER_ID} is of type {kind}; write whole numbers")
     return Selection(f"users of {url}", mark, _columns([table]), rows, is_list=True)
@@ -166,9 +167,12 @@ def _write(ids: Ids, path: Path) -> None:
 def _whole_numbers(values: Any) -> Ids:
     """Takes an Arrow array of any readable type, gives its ids: whole numbers from 0 on; the rest is left
     out."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
     if _is_text(values.type):
         values = values.filter(pc.match_substring_regex(values, DIGITS)).cast(pa.int64())
     elif pa.types.is_floating(values.type):
+        values = values.cast(pa.float64())  # Arrow does not compare half floats
         is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53))
         values = values.filter(is_whole).cast(pa.int64())
     elif pa.types.is_uint64(values.type):

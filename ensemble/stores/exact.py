@@ -66,7 +66,7 @@ class ExactVectorIndex:
             places = np.concatenate([places, np.where(columns < 0, -1, start + columns)], axis=1)
             scores = np.concatenate([scores, products], axis=1)
             if scores.shape[1] > most:
-                kept = np.argpartition(scores, -most, axis=1)[:, -most:]
+                kept = _best(places, scores, most)
                 places, scores = _taken(places, kept), _taken(scores, kept)
         return places, scores
 
@@ -77,6 +77,17 @@ def _blank(rows: int, width: int) -> tuple[Ids, Floats]:
 
 def _taken(array: npt.NDArray[Any], columns: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     return np.take_along_axis(array, columns, axis=1)
+
+
+def _best(places: Ids, scores: Floats, most: int) -> npt.NDArray[np.intp]:
+    """Gives the columns of each user's `most` best, (B,most), in no order; of equal ones the first places."""
+    kept = np.argpartition(scores, -most, axis=1)[:, -most:]
+    best = _taken(scores, kept)
+    worst = best.min(axis=1, keepdims=True)
+    cut = np.count_nonzero(scores == worst, axis=1) > np.count_nonzero(best == worst, axis=1)
+    for row in np.flatnonzero(cut):  # the partition took any of the equal ones
+        kept[row] = np.lexsort((places[row], -scores[row]))[:most]
+    return kept
 
 
 def _above(products: Floats, worst: Floats) -> tuple[Ids, Floats]:
