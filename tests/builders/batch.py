@@ -55,7 +55,7 @@ class BatchWorld:
             redis_timeout_ms=5000,
             k=40,
             max_overfetch=60,
-            max_seen=80,
+            max_seen=190,
         )
 
     def batch(self, **changed: Any) -> BatchSettings:

@@ -1,0 +1,189 @@
+"""A run that dies at any point publishes nothing, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ensemble.batch.errors import BatchError
+from ensemble.batch.job import Whom
+from ensemble.batch.lock import RunLock, lock_key
+from ensemble.batch.plan import Plan
+from ensemble.batch.records import Record, State
+from ensemble.batch.registry import Registry
+from ensemble.contract import Published, slate_key
+from tests.builders.batch import BatchWorld
+from tests.builders.runs import make_record, store_slates
+
+FORMER = "r-1"
+START_S = 240.0
+LEFT_S = 20.0
+
+
+@pytest.fixture
+def world(batch_world: BatchWorld) -> Iterator[BatchWorld]:
+    """Gives the world with a published run, which must stay what is read."""
+    batch_world.forget()
+    with RunLock(batch_world.redis, "tiny") as lock:
+        store_slates(batch_world.redis, FORMER)
+        registry(batch_world).publish(make_record(FORMER, dataset="tiny"), lock)
+    yield batch_world
+    batch_world.redis.config_set("maxmemory", 0)
+
+
+def registry(world: BatchWorld) -> Registry:
+    return Registry(world.redis, "tiny")
+
+
+def still_read(world: BatchWorld) -> bool:
+    """Whether what was published before is what is read, and is there."""
+    keys = [slate_key(FORMER, user_id) for user_id in range(3)]
+    return registry(world).published() == Published((FORMER,)) and world.redis.exists(*keys) == 3
+
+
+def folder_of(world: BatchWorld) -> Path:
+    (folder,) = (path for path in (world.var / "batch" / "tiny").iterdir() if path.is_dir())
+    return folder
+
+
+def made_at_ms(folder: Path) -> dict[str, list[int]]:
+    """Gives when the slates of each finished shard were made."""
+    parts = sorted((folder / "slates").glob("part-*.parquet"))
+    return {part.name: pq.read_table(part)["made_at_ms"].to_pylist() for part in parts}
+
+
+def finish(world: BatchWorld, one_ray: int, progress: Any = lambda *_: None, **changed: Any) -> Record:
+    """Runs the same command again: it goes on, computes nothing twice, and publishes everyone."""
+    folder, done = folder_of(world), made_at_ms(folder_of(world))
+    assert still_read(world)
+    job, said = world.job(progress, workers=one_ray, **changed)
+    record = job.run(Whom())
+    assert record.run == folder.name
+    assert said[0].startswith(f"run {record.run} goes on: ")
+    after = made_at_ms(folder)
+    assert len(after) > len(done)
+    assert {name: after[name] for name in done} == done
+    assert set(world.slates(record.run)) == set(world.world.user_ids[1:])
+    assert (record.users, record.done, record.skipped) == (1004, 1000, {"unknown": 4})
+    assert registry(world).published() == Published((record.run,), (FORMER,))
+    assert registry(world).get(record.run) == record
+    return record
+
+
+def test_a_full_redis_is_told_and_then_gone_on_with_even_where_a_worker_is_killed(
+    world: BatchWorld, one_ray: int
+) -> None:
+    def fill(*_: int) -> None:
+        world.redis.config_set("maxmemory", world.redis.info("memory")["used_memory"])
+
+    job, _ = world.job(fill, workers=one_ray)
+    with pytest.raises(BatchError, match="is full; raise its maxmemory") as caught:
+        job.run(Whom())
+    assert "\n" not in str(caught.value)
+    assert still_read(world)
+    with pytest.raises(BatchError, match="is full"):
+        world.job()[0].run(Whom())
+    world.redis.config_set("maxmemory", 0)
+    assert 0 < len(made_at_ms(folder_of(world))) < 16
+    killed: list[psutil.Process] = []
+
+    def kill_one(*_: int) -> None:
+        if not killed:
+            workers = [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
+            killed.append(max(workers, key=lambda child: child.create_time()))
+            killed[0].kill()
+
+    finish(world, one_ray, kill_one)
+    assert killed
+    assert not killed[0].is_running()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "MapWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def test_who_lost_the_lock_publishes_nothing_and_leaves_the_run_to_the_other(
+    world: BatchWorld, one_ray: int
+) -> None:
+    def lose(*_: int) -> None:
+        world.redis.set(lock_key("tiny"), "another")
+
+    job, _ = world.job(lose, workers=one_ray)
+    with pytest.raises(BatchError, match="lock"):
+        job.run(Whom())
+    assert still_read(world)
+    assert registry(world).last()[0].state is State.RUNNING
+    assert world.redis.get(lock_key("tiny")) == b"another"
+    world.redis.delete(lock_key("tiny"))
+
+
+def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: int) -> None:
+    """The files of some shards are there, and Redis came back without their slates."""
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    job, _ = world.job(stop, workers=one_ray)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(Whom())
+    folder = folder_of(world)
+    record = registry(world).get(folder.name)
+    assert record is not None
+    assert (record.state, record.error[:11]) == (State.FAILED, "interrupted")
+    plan = Plan.load(folder)
+    assert plan is not None
+    assert plan.run == folder.name
+    done = made_at_ms(folder)
+    assert done
+    world.redis.unlink(*(slate_key(folder.name, user_id) for user_id in world.slates(folder.name)))
+    job, _ = world.job(workers=one_ray)
+    record = job.run(Whom())
+    assert set(world.slates(record.run)) == set(world.world.user_ids[1:])
+    assert record.done == 1000
+    after = made_at_ms(folder)
+    assert all(after[name] != done[name] for name in done)
+
+
+def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_with(
+    world: BatchWorld, one_ray: int, tmp_path: Path
+) -> None:
+    small = {"shard_users": 8, "step_users": 8}
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ensemble.batch"],
+        env=os.environ | world.environment(**small),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    batch, until = world.var / "batch", time.monotonic() + START_S
+    while len(list(batch.glob("*/*/slates/part-*.parquet"))) < 3:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(is_worker(child) for child in family) or family
+    assert still_read(world)
+    _, alive = psutil.wait_procs(family, timeout=LEFT_S)
+    assert not alive
+    done = made_at_ms(folder_of(world))
+    assert 3 <= len(done) < 126
+    assert world.redis.exists(lock_key("tiny"))
+    assert [record.state for record in registry(world).last()][:1] == [State.RUNNING]
+    world.redis.pexpire(lock_key("tiny"), 500)  # else the next one waits for it to expire, as it must
+    finish(world, one_ray, **small)

@@ -1,0 +1,46 @@
+"""A cluster that is not there is told at once, in one line."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from ensemble.batch.engine import FOLDER, _clear_left_folders, connected
+from ensemble.batch.errors import BatchError
+from ensemble.batch.settings import BatchSettings
+from tests.builders.redis_server import free_port
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "must be host:port, or ray://host:port"),
+        ("host:port", "must be host:port, or ray://host:port"),
+        ("127.0.0.1:{port}", "Connection refused; start the cluster, or leave the address out"),
+        ("ray://127.0.0.1:{port}", "Connection refused; start the cluster, or leave the address out"),
+        ("127.0.0.1:99999", "start the cluster, or leave the address out"),
+        ("no.such.host.invalid:6379", "start the cluster, or leave the address out"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_told(address: str, said: str) -> None:
+    address = address.format(port=free_port())
+    with (
+        pytest.raises(BatchError, match=f"SHORTLIST_BATCH_ADDRESS={address}: .*{said}") as caught,
+        connected(BatchSettings(address=address)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_what_killed_runs_left_is_deleted_and_what_lives_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, alive, other = (tmp_path / name for name in (f"{FOLDER}4194305-a", f"{FOLDER}{os.getpid()}-b", "c"))
+    for folder in (dead, alive, other):
+        (folder / "session").mkdir(parents=True)
+    _clear_left_folders()
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])

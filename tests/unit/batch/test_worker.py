@@ -1,0 +1,63 @@
+"""A worker takes whole shards, and tells what became of one in a single small row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ensemble.batch.settings import BatchSettings
+from ensemble.batch.worker import PATH, ShardWorker, Task
+from ensemble.settings import EnsembleSettings
+from tests.builders.triton import make_world
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> ShardWorker:
+    world = make_world(tmp_path / "bundle")
+    chain = EnsembleSettings(bundle_dir=world.folder, redis_address="127.0.0.1:1")
+    (tmp_path / "slates").mkdir()
+    return ShardWorker(Task("r-1", tmp_path / "slates", chain, BatchSettings(redis_timeout_ms=100)))
+
+
+def shard(folder: Path, name: str, users: int, kept: slice = slice(None)) -> Any:
+    """Writes a shard, gives the block that Ray Data makes of it, or of a part of it."""
+    ids = np.arange(users)
+    path = folder / name
+    pq.write_table(pa.table({"user_id": ids}), path)
+    return pa.table({"user_id": ids[kept], PATH: [str(path)] * len(ids[kept])})
+
+
+def test_half_a_shard_is_refused(worker: ShardWorker, tmp_path: Path) -> None:
+    """Its slates' file would say that the other half is done as well."""
+    with pytest.raises(ValueError, match="a block of 3 users is not one whole shard"):
+        worker._compute(shard(tmp_path, "part-00000.parquet", 5, slice(0, 3)))
+
+
+def test_two_shards_in_one_block_are_refused(worker: ShardWorker, tmp_path: Path) -> None:
+    parts = [shard(tmp_path, f"part-0000{part}.parquet", 4) for part in range(2)]
+    with pytest.raises(ValueError, match="a block of 8 users is not one whole shard"):
+        worker._compute(pa.concat_tables(parts))
+
+
+def test_a_redis_that_does_not_answer_is_told(worker: ShardWorker, tmp_path: Path) -> None:
+    (told,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
+    assert told["error"].startswith("Redis at 127.0.0.1:1: ")
+    assert told["users"] == 0
+    assert not list((tmp_path / "slates").iterdir())
+
+
+def test_a_bundle_that_cannot_be_opened_is_told(worker: ShardWorker, tmp_path: Path) -> None:
+    (tmp_path / "bundle" / "ranker.onnx").unlink()
+    (told,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
+    assert "ranker.onnx" in told["error"]
+
+
+def test_what_it_tells_does_not_grow_with_the_shard(worker: ShardWorker, tmp_path: Path) -> None:
+    rows = [worker(shard(tmp_path, "part-00000.parquet", users)) for users in (1, 5000)]
+    assert [row.num_rows for row in rows] == [1, 1]
+    assert not any(pa.types.is_nested(column.type) for row in rows for column in row.schema)
