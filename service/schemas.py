@@ -29,7 +29,10 @@ class RecommendRequest(BaseModel):
         extra="forbid",
         frozen=True,
         json_schema_extra={
-            "examples": [{"user_id": 7, "n": 5, "exclude_item_ids": [12, 90], "explain": True}]
+            "examples": [
+                {"user_id": 7, "n": 5, "exclude_item_ids": [12, 90], "explain": True},
+                {"user_id": 7, "n": 5, "source": "batch"},
+            ]
         },
     )
 
