@@ -138,7 +138,7 @@ def cpu(found: Found) -> list[Row]:
     for name, (job, phase) in jobs(found).items():
         cores: Mapping[str, float] = job["cores"]
         if cores:  # a run of a second is not seen at work
-            rows.append(Row(name, {kind: cores[kind] for kind in (*KINDS, REDIS, MACHINE)}, phase))
+            rows.append(Row(name, {kind: cores.get(kind, 0.0) for kind in (*KINDS, REDIS, MACHINE)}, phase))
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +81,11 @@ class Watch:
         for kind, seconds in self.cpu_of.values():
             sums[kind] += seconds
         for kind, process in self.beside.items():
-            times = process.cpu_times()
-            sums[kind] = times.user + times.system
-        machine = psutil.cpu_times()
-        return sums | {MACHINE: sum(machine) - machine.idle - machine.iowait - machine.guest}
+            with suppress(psutil.NoSuchProcess):  # the job will say that it is gone
+                times = process.cpu_times()
+                sums[kind] = times.user + times.system
+        all_ = psutil.cpu_times()
+        return sums | {MACHINE: all_.user + all_.nice + all_.system + all_.irq + all_.softirq}
 
     def peak(self) -> Sample:
         """The sample with the most memory.
@@ -100,7 +102,9 @@ class Watch:
             return {}
         first, last = within[0], within[-1]
         took = last.at_s - first.at_s
-        return {kind: (seconds - first.cpu_s[kind]) / took for kind, seconds in last.cpu_s.items()}
+        return {
+            kind: (last.cpu_s.get(kind, seconds) - seconds) / took for kind, seconds in first.cpu_s.items()
+        }
 
     def figures(self) -> dict[str, object]:
         """What is kept of it: the peak by kind, what memory did over time, and the CPU of the job."""
