@@ -135,22 +135,28 @@ def _clear_left_folders() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Looks whether anything listens there: Ray itself would go on trying for a minute.
+    """Looks whether a cluster may be there: Ray itself would go on trying for minutes.
 
     Raises:
-        BatchError: nothing does, or it is no address.
+        BatchError: nothing listens there, or something else does, such as Redis; or it is no address.
     """
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    import grpc
+
+    setting, place = f"SHORTLIST_BATCH_ADDRESS={address}", address.rpartition("://")[2]
+    host, _, port = place.rpartition(":")
+    if address == "auto":
+        return
     if not port.isdigit():
-        if address == "auto":
-            return
-        raise BatchError(f"SHORTLIST_BATCH_ADDRESS={address}: must be host:port, or ray://host:port")
+        raise BatchError(f"{setting}: must be host:port, or ray://host:port")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            with grpc.insecure_channel(place, [("grpc.enable_http_proxy", 0)]) as channel:
+                grpc.channel_ready_future(channel).result(CONNECT_S)
+    except grpc.FutureTimeoutError:
+        raise BatchError(f"{setting}: what answers there is not Ray; look up the cluster's port") from None
     except (OSError, OverflowError, ValueError) as error:
-        raise BatchError(
-            f"SHORTLIST_BATCH_ADDRESS={address}: {error}; start the cluster, or leave the address out"
-        ) from None
+        raise BatchError(f"{setting}: {error}; start the cluster, or leave the address out") from None
 
 
 def _line(error: BaseException) -> str:

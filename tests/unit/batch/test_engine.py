@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from ensemble.batch import engine
 from ensemble.batch.engine import FOLDER, _clear_left_folders, connected
 from ensemble.batch.errors import BatchError
 from ensemble.batch.settings import BatchSettings
@@ -33,6 +35,18 @@ def test_a_cluster_that_does_not_answer_is_told(address: str, said: str) -> None
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_another_server_is_told_from_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis has the port that clusters have as well; Ray would go on asking it for minutes."""
+    monkeypatch.setattr(engine, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(BatchError, match=f"SHORTLIST_BATCH_ADDRESS={address}: what answers there is not"),
+            connected(BatchSettings(address=address)),
+        ):
+            pass
 
 
 def test_what_killed_runs_left_is_deleted_and_what_lives_stays(
