@@ -28,8 +28,13 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOOPBACK = "127.0.0.1"
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Else Ray replaces the loopback address by the machine's own, and its servers listen on every one."""
+ALONE = {
+    # Else Ray replaces the loopback address by the machine's own, and its servers listen on every one.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Seconds that what outlives a killed run goes on looking for it; else a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+}
+"""For a Ray of the run's own."""
 CONNECT_S = 5.0
 FOLDER = "batch-ray-"
 QUEUED = 2
