@@ -60,7 +60,7 @@ class BatchWorld:
 
     def batch(self, **changed: Any) -> BatchSettings:
         """The batch's settings: shards so small that there are several."""
-        return BatchSettings(**{"n": 20, "shard_users": 64, "workers": 1, "lock_s": 3, **changed})
+        return BatchSettings(**{"n": 20, "shard_users": 64, "workers": 1, **changed})
 
     def job(self, progress: Any = lambda *_: None, **changed: Any) -> tuple[Job, list[str]]:
         """Makes a job, and a list that gets what it says."""

@@ -27,7 +27,8 @@ from tests.builders.runs import make_record, store_slates
 
 FORMER = "r-1"
 START_S = 240.0
-LEFT_S = 20.0
+LEFT_S = 60.0
+"""The last ones look for the dead run for 15 seconds; the machine may be busy."""
 
 
 @pytest.fixture
@@ -115,13 +116,21 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie does not, whose new parent does not look after it."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def test_who_lost_the_lock_publishes_nothing_and_leaves_the_run_to_the_other(
     world: BatchWorld, one_ray: int
 ) -> None:
     def lose(*_: int) -> None:
         world.redis.set(lock_key("tiny"), "another")
 
-    job, _ = world.job(lose, workers=one_ray)
+    job, _ = world.job(lose, workers=one_ray, lock_s=3)
     with pytest.raises(BatchError, match="lock"):
         job.run(Whom())
     assert still_read(world)
@@ -177,13 +186,15 @@ def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_wit
     family = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert any(is_worker(child) for child in family) or family
+    assert world.redis.exists(lock_key("tiny")), "whoever comes next waits until it expires"
+    assert len(family) > 5
     assert still_read(world)
-    _, alive = psutil.wait_procs(family, timeout=LEFT_S)
-    assert not alive
+    until = time.monotonic() + LEFT_S
+    while (left := [child for child in family if is_alive(child)]) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not left
     done = made_at_ms(folder_of(world))
     assert 3 <= len(done) < 126
-    assert world.redis.exists(lock_key("tiny"))
     assert [record.state for record in registry(world).last()][:1] == [State.RUNNING]
-    world.redis.pexpire(lock_key("tiny"), 500)  # else the next one waits for it to expire, as it must
+    world.redis.delete(lock_key("tiny"))
     finish(world, one_ray, **small)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -165,6 +166,19 @@ def test_nothing_is_left_at_work(life: Life) -> None:
     folders = {path.name for path in (life.world.var / "batch" / "tiny").iterdir()}
     assert folders == {record.run for record in life.records}
     assert not list((life.world.var / "batch").rglob("*.tmp"))
+
+
+def test_rays_servers_listen_on_loopback_alone(one_ray: int) -> None:
+    assert one_ray
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = {
+        place.laddr.ip
+        for process in family
+        for place in process.net_connections("tcp")
+        if place.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_some_users_of_another_bundle_need_a_full_run_first(life: Life, other_bundle: str) -> None:
