@@ -76,8 +76,15 @@ def connected(settings: BatchSettings) -> Iterator[int]:
             # Ray takes SIGTERM for a crash, and is gone at once: neither the lock nor its processes would be.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield settings.workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
-    finally:
+    except (KeyboardInterrupt, SystemExit):
+        folder = None  # Ray may end the process when it is shut down at work, so that comes last: at its exit
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    else:
+        ray.shutdown()
+    finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -89,7 +89,7 @@ class Registry:
         """
         before = self.published()
         if record.run in before.lineage[:1]:  # its process died after the switch
-            self._tidy(record, before, lock)
+            self._tidy(before, lock)
             return before
         if record.parent is not None and record.parent not in before.lineage[:1]:
             raise BatchError(
@@ -100,7 +100,7 @@ class Registry:
         ended = record.ended_at_s if record.ended_at_s is not None else time.time()
         record = replace(record, state=State.PUBLISHED, ended_at_s=ended, error="")
         self._switch(after, lock, record)
-        self._tidy(record, after, lock)
+        self._tidy(after, lock)
         return after
 
     def rollback(self, lock: RunLock) -> Published:
@@ -133,9 +133,9 @@ class Registry:
             raise BatchError(f"run {run} is read, or may be rolled back to; its slates stay")
         return self._unlink([run])
 
-    def _tidy(self, record: Record, published: Published, lock: RunLock) -> None:
-        """Ends what a publication makes pointless: slates of older runs, and runs that were not finished; but
-        where only some users were renewed, a full run may still be resumed.
+    def _tidy(self, published: Published, lock: RunLock) -> None:
+        """Ends what a publication makes pointless: slates of older runs, and runs that were not finished: they
+        would publish what they computed before this one.
 
         Whatever fails here, the next publication does; this one stands.
         """
@@ -145,9 +145,7 @@ class Registry:
             kept = {*published.lineage, *published.former}
             doomed = {run.decode() for run in self._redis.smembers(self._stored)} - kept
             for other in self._read(sorted(doomed)):
-                if other.is_unfinished and record.parent and not other.parent:
-                    doomed.discard(other.run)
-                elif other.is_unfinished:
+                if other.is_unfinished:
                     self.save(replace(other, state=State.ABANDONED))
             self._unlink(doomed)
             self._trim(kept)
