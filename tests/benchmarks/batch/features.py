@@ -12,23 +12,33 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from feature_repo.dataset import DATASET_FILE, DatasetError
+import pyarrow.parquet as pq
+
+from feature_repo.dataset import DATASET_FILE, ITEMS_FILE, DatasetError
 from training.bundle import write_json
 from training.config import load_settings
 from training.materialize import materialize
-from training.prepared import FILES, dataset_yaml, load_prepared
+from training.prepared import FILES, dataset_yaml, load_prepared, to_arrow
 
 TEST_START, CLOCK = "test-start", "clock"
 
 
 def copied(source: Path, target: Path, moment: str) -> datetime | None:
-    """Copies a prepared data set with its clock at the moment; gives the instant, None for now."""
+    """Copies a prepared data set with its clock at the moment; gives the instant, None for now.
+
+    At the start of the test part every item is available: availability is of today, and training's evaluation
+    does not look at it.
+    """
     prepared = load_prepared(source)
     as_of = prepared.split.validate_until if moment == TEST_START else prepared.dataset.as_of
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in FILES.values():
         shutil.copy2(source / name, target / name)
+    flag = prepared.dataset.availability
+    if moment == TEST_START and flag:
+        items = to_arrow(prepared.items.assign(**{flag: True}), prepared.dataset.items)
+        pq.write_table(items, target / ITEMS_FILE, compression="zstd")
     dataset = prepared.dataset.model_copy(update={"as_of": as_of, "split": prepared.split})
     (target / DATASET_FILE).write_text(dataset_yaml(dataset))
     return as_of
