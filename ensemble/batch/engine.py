@@ -48,6 +48,8 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     Raises:
         BatchError: the cluster does not answer, or Ray does not start.
     """
+    if settings.address:
+        _check_reachable(settings.address)
     for name, value in (ENVIRONMENT if settings.address else ENVIRONMENT | ALONE).items():
         os.environ.setdefault(name, value)
     import ray
@@ -56,7 +58,6 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     folder = None
     try:
         if settings.address:
-            _check_reachable(settings.address)
             how: dict[str, Any] = {"address": settings.address}
             remedy = (
                 f"start a cluster of Ray {ray.__version__} with Python 3.11 that this machine is part of, or "
