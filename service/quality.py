@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 from ensemble.contract import FULL_QUALITY
 from service.window import Clock, Window
@@ -11,8 +12,11 @@ STEPS = (0.0, 0.25, 0.5, 0.75, FULL_QUALITY)
 """At 0 the ranker is left out as well."""
 WINDOW_S = 0.1
 WINDOW_SAMPLES = 8
-TIGHT, EASY = 0.9, 0.5
-"""Shares of the ensemble's time. Between the two nothing changes, so that the quality does not swing."""
+TIGHT = 0.9
+"""The share of the ensemble's time beyond which the quality is lowered."""
+EASY = tuple(TIGHT * max(low / high, 0.5) for low, high in pairwise(STEPS))
+"""Of each step, the share below which it is raised to the next: there is room even if all of the time grows as
+the candidates do. Between a step's two shares nothing changes, so that the quality does not swing."""
 PATIENCE, CALM = 5, 4
 """Windows in a row before it is lowered, and before it is raised: from the bottom to the top in 1.6 s."""
 
@@ -41,7 +45,8 @@ class Quality:
         if p95_s is None:
             return
         self._tight = self._tight + 1 if p95_s > TIGHT * self._time_s and is_last_resort else 0
-        self._easy = self._easy + 1 if p95_s < EASY * self._time_s else 0
+        is_easy = self._step < len(EASY) and p95_s < EASY[self._step] * self._time_s
+        self._easy = self._easy + 1 if is_easy else 0
         if self._tight >= PATIENCE:
             self._move(-1)
         elif self._easy >= CALM:

@@ -155,11 +155,14 @@ def test_quality_is_left_alone_between_the_two_thresholds_and_while_fewer_in_fli
     feed(quality, clock, 0.069, 10, is_last_resort=False)
     assert quality.value == 1.0
     feed(quality, clock, 0.069, 0.6)
-    feed(quality, clock, 0.045, 0.5)  # ends the window that holds both
+    feed(quality, clock, 0.055, 0.5)  # ends the window that holds both
     lowered = quality.value
     assert 0 < lowered < 1.0
-    feed(quality, clock, 0.045, 20)
+    feed(quality, clock, 0.055, 20)
     assert quality.value == lowered
+    assert lowered == 0.75
+    feed(quality, clock, 0.045, 1)
+    assert quality.value == 1.0, "0.06 at the most, which is within nine tenths of the time"
 
 
 def test_a_moment_of_slowness_costs_no_quality() -> None:
