@@ -15,8 +15,8 @@ WINDOW_SAMPLES = 8
 TIGHT = 0.9
 """The share of the ensemble's time beyond which the quality is lowered."""
 EASY = tuple(TIGHT * max(low / high, 0.5) for low, high in pairwise(STEPS))
-"""Of each step, the share below which it is raised to the next: there is room even if all of the time grows as
-the candidates do. Between a step's two shares nothing changes, so that the quality does not swing."""
+"""Of each step, the share below which it is raised to the next: there is room even if all of the time grows
+as the candidates do. Between a step's two shares nothing changes, so that the quality does not swing."""
 PATIENCE, CALM = 5, 4
 """Windows in a row before it is lowered, and before it is raised: from the bottom to the top in 1.6 s."""
 
