@@ -134,8 +134,9 @@ class Registry:
         return self._unlink([run])
 
     def _tidy(self, published: Published, lock: RunLock) -> None:
-        """Ends what a publication makes pointless: slates of older runs, and runs that were not finished: they
-        would publish what they computed before this one.
+        """Ends what a publication makes pointless: slates of older runs, and runs that were not finished.
+
+        Those would publish what they computed before this one.
 
         Whatever fails here, the next publication does; this one stands.
         """
