@@ -172,21 +172,22 @@ def _ask_fully(design: Design) -> None:
         raise ScaleError(f"{design.name} answers {', '.join(kinds)}")
 
 
-def _until(attempt: Callable[[], object], patience_s: float = 1800.0) -> float:
-    """Tries until it works, gives the instant.
+def _until(attempt: Callable[[], object], patience_s: float = 1800.0, rest: float = 0.0) -> float:
+    """Tries until it works, gives the instant; after each try it rests `rest` times as long as that took.
 
     Raises:
         ScaleError: it never did.
     """
     until = time.monotonic() + patience_s
     while True:
+        began = time.monotonic()
         try:
             attempt()
             return time.monotonic()
         except Exception as error:  # whatever is not ready yet
             if time.monotonic() > until:
-                raise ScaleError(f"no full answer after {patience_s:.0f} s: {error}") from error
-            time.sleep(TRIES_S)
+                raise ScaleError(f"not there after {patience_s:.0f} s: {error}") from error
+            time.sleep(max(TRIES_S, rest * (time.monotonic() - began)))
 
 
 def _until_indexed(stand: Stand) -> float:
@@ -197,7 +198,7 @@ def _until_indexed(stand: Stand) -> float:
         if int(info["indexing"]) or int(info["num_docs"]) < manifest["items"]:
             raise ScaleError(f"{info['num_docs']} of {manifest['items']} items are indexed")
 
-    return _until(check, 3600.0)
+    return _until(check, 3600.0, rest=50.0)  # a look at a graph costs the thread that builds it
 
 
 def _info(client: redis.Redis, bundle: str) -> dict[str, Any]:
