@@ -57,7 +57,8 @@ def run(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSetting
     """Computes and publishes a run, or goes on with one."""
     for package in ("merlin", "nvtabular", "treelite", "dask"):  # what they lack here is meant to be away
         warnings.filterwarnings("ignore", module=rf"{package}\b.*")
-    from ensemble.batch.job import Job, Whom  # Arrow takes a second, which no other command needs
+    from ensemble.batch.job import Job  # Arrow takes a second, which no other command needs
+    from ensemble.batch.users import Whom
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = ("n", "workers", "address", "retrieval")

@@ -19,6 +19,9 @@ from ensemble.contract import (
     NO_DEADLINE,
     PAD_ID,
     Degradation,
+    ErrorCode,
+    Stage,
+    StageError,
     degradation_mask,
 )
 from ensemble.graph import Stores
@@ -70,6 +73,7 @@ class Chain:
         Raises:
             BundleError: the bundle cannot be served.
             RedisError: Redis does not answer.
+            StageError: its index is to be asked, and does not hold every item.
         """
         bundle = Bundle.open(settings.bundle, settings.provider, settings.ort_threads, verify)
         stores = redis_stores(
@@ -77,6 +81,16 @@ class Chain:
         )
         if batch.retrieval is Retrieval.EXACT:
             stores = replace(stores, vectors=ExactVectorIndex(bundle.item_ids, bundle.item_vectors))
+        elif stores.watch is not None:
+            stores.watch.start()
+            stores.watch.stop()  # it has looked
+            if not stores.vectors.is_whole:
+                raise StageError(
+                    ErrorCode.DEPENDENCY,
+                    Stage.RETRIEVE_CANDIDATES,
+                    f"the index holds {stores.watch.found} of {bundle.manifest.items} items; wait until it "
+                    f"holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
+                )
         stores.items.load()
         return cls(bundle, stores, settings, batch.n)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -69,7 +70,8 @@ def connected(settings: BatchSettings) -> Iterator[int]:
             how = _own(settings, folder)
             remedy = "Ray needs a short TMPDIR with room for its logs, and memory for its object store"
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
+            with silent():
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
         except (RayError, OSError, RuntimeError, ValueError, ImportError) as error:
             where = f"SHORTLIST_BATCH_ADDRESS={settings.address}" if settings.address else "Ray did not start"
             raise BatchError(f"{where}: {_line(error)}; {remedy}") from None
@@ -88,6 +90,20 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Drops what is written to the standard error: Ray tells there that it was told to be quiet."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _own(settings: BatchSettings, folder: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ensemble.batch.records import Record, State, Trigger
 from ensemble.batch.registry import MOST_PARTIAL, Registry
 from ensemble.batch.settings import BatchSettings
 from ensemble.batch.tally import UNKNOWN, Tally
+from ensemble.batch.users import Whom
 from ensemble.contract import slate_key
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
@@ -33,22 +33,6 @@ KEPT_FOLDERS = 3
 PART = "run `make batch` for everyone first, or add --only to publish these users alone"
 Progress = Callable[[int, int], None]
 """Takes the users done and the users in all."""
-
-
-@dataclass(frozen=True)
-class Whom:
-    """Whose slates are made: everyone's, or those of some users. `is_alone` publishes only theirs; else they
-    renew a part of what is published."""
-
-    users: str = ""
-    active_since: datetime | None = None
-    changed: bool = False
-    is_alone: bool = False
-
-    @property
-    def is_everyone(self) -> bool:
-        """Whether nobody is left out."""
-        return not self.users and self.active_since is None and not self.changed
 
 
 class Job:
@@ -138,6 +122,8 @@ class Job:
             parent=parent,
             n=self.batch.n,
             k=self.chain.k,
+            max_overfetch=self.chain.max_overfetch,
+            max_seen=self.chain.max_seen,
             retrieval=str(self.batch.retrieval),
             shard_users=self.batch.shard_users,
             folder=(self.folder / run).resolve(),

@@ -30,6 +30,8 @@ class Plan:
     parent: str | None
     n: int
     k: int
+    max_overfetch: int
+    max_seen: int
     retrieval: str
     shard_users: int
     folder: Path = field(compare=False)

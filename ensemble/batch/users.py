@@ -34,6 +34,22 @@ ADVICE = "prepare the data with `make data`, or name users by --users"
 
 
 @dataclass(frozen=True)
+class Whom:
+    """Whose slates are made: everyone's, or those of some users. `is_alone` publishes only theirs; else they
+    renew a part of what is published."""
+
+    users: str = ""
+    active_since: datetime | None = None
+    changed: bool = False
+    is_alone: bool = False
+
+    @property
+    def is_everyone(self) -> bool:
+        """Whether nobody is left out."""
+        return not self.users and self.active_since is None and not self.changed
+
+
+@dataclass(frozen=True)
 class Selection:
     """The users of a run, in words, and what tells whether they are still the same; `ids` reads them."""
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ensemble.batch.errors import BatchError
-from ensemble.batch.job import Whom
 from ensemble.batch.lock import RunLock, lock_key
 from ensemble.batch.plan import Plan
 from ensemble.batch.records import Record, State
 from ensemble.batch.registry import Registry
+from ensemble.batch.users import Whom
 from ensemble.contract import Published, slate_key
 from tests.builders.batch import BatchWorld
 from tests.builders.runs import make_record, store_slates

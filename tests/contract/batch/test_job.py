@@ -16,10 +16,11 @@ import pytest
 
 from ensemble.batch.changes import ChangedUsers
 from ensemble.batch.errors import BatchError
-from ensemble.batch.job import Job, Whom
+from ensemble.batch.job import Job
 from ensemble.batch.lock import lock_key
 from ensemble.batch.records import Record, State
 from ensemble.batch.registry import Registry
+from ensemble.batch.users import Whom
 from ensemble.contract import Published, StoredSlate, slate_key
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_world
