@@ -20,6 +20,7 @@ from deploy.local.settings import LocalSettings
 from ensemble.contract import Degradation, Source
 from tests.benchmarks.batch.pace import shards_of, tenths
 from tests.benchmarks.batch.place import Figures, Place
+from tests.benchmarks.pauses import Pauses, watched_pauses
 from tests.benchmarks.scale import phases as growth
 from tests.benchmarks.scale.stand import Stand
 from tests.benchmarks.servers import BenchError
@@ -132,12 +133,14 @@ def serving(it: Measured) -> Figures:
         asked: dict[str, Any] = {"n": ANSWERED, "fields": {"source": Source.BATCH}}
         port = it.place.settings.port
         asyncio.run(traffic.closed_loop(port, drawn, clients=1, duration_s=WARM_S, **asked))
-        run = asyncio.run(traffic.open_loop(port, drawn, rate=RATE, duration_s=it.plan.served_s, **asked))
-    return judged(run) | {"rate": RATE, "users": len(drawn)}
+        with watched_pauses() as found:
+            run = asyncio.run(traffic.open_loop(port, drawn, rate=RATE, duration_s=it.plan.served_s, **asked))
+    return judged(run, found[0]) | {"rate": RATE, "users": len(drawn)}
 
 
-def judged(run: traffic.Run) -> Figures:
-    """Counts what came back, and gives percentiles of the latency from when each request was due.
+def judged(run: traffic.Run, pauses: Pauses) -> Figures:
+    """Counts what came back, and gives percentiles of the latency from when each request was due; of those too
+    that were not under way while the machine stood still.
 
     Raises:
         BenchError: one failed, or its answer is no stored slate, or holds fewer items without saying so.
@@ -153,7 +156,13 @@ def judged(run: traffic.Run) -> Figures:
         lacking.update(flags)
     latency = [exchange.latency_ms for exchange in run.exchanges]
     p50, p95, p99 = np.percentile(latency, [50, 95, 99]).tolist()
-    return {
+    begun = run.started_s
+    unpaused = [e.latency_ms for e in run.exchanges if not pauses.touch(begun + e.due_s, begun + e.done_s)]
+    still: Figures = {}
+    if pauses.is_known and unpaused:
+        still = {"pauses": len(pauses.spans), "longest_pause_ms": pauses.longest_ms}
+        still["unpaused_p99_ms"] = float(np.percentile(unpaused, 99))
+    return still | {
         "answers": len(latency),
         "answers_per_s": len(latency) / run.seconds,
         "p50_ms": p50,

@@ -28,6 +28,7 @@ from tests.benchmarks.batch.watch import (
     kind_of,
     thinned,
 )
+from tests.benchmarks.pauses import Pauses
 from tests.benchmarks.servers import BenchError
 from tests.load.traffic import Exchange, Run, request_bytes
 
@@ -187,14 +188,16 @@ def answer(source: str, items: int = 10, status: int = 200, degraded: tuple[str,
 
 
 def test_only_stored_slates_that_are_whole_or_say_otherwise_are_timed() -> None:
-    figures = phases.judged(Run([answer("batch")] * 3, seconds=1.0, cpu_s=0.003))
+    figures = phases.judged(Run([answer("batch")] * 3, seconds=1.0, cpu_s=0.003), Pauses())
     assert figures["answers"] == 3
     assert figures["p99_ms"] == pytest.approx(4.0)
-    figures = phases.judged(Run([answer("batch"), answer("batch", 9, degraded=("short",))], seconds=1.0))
+    figures = phases.judged(
+        Run([answer("batch"), answer("batch", 9, degraded=("short",))], seconds=1.0), Pauses()
+    )
     assert figures["degraded"] == {"short": 1}
     for wrong in (answer("popular"), answer("batch", items=9), answer("batch", status=503)):
         with pytest.raises(BenchError, match=r"user 7: \d+, no stored slate"):
-            phases.judged(Run([answer("batch"), wrong], seconds=1.0))
+            phases.judged(Run([answer("batch"), wrong], seconds=1.0), Pauses())
 
 
 def test_a_load_may_ask_for_a_source() -> None:
