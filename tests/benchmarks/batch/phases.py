@@ -139,7 +139,7 @@ def serving(it: Measured) -> Figures:
 
 
 def judged(run: traffic.Run, pauses: Pauses) -> Figures:
-    """Counts what came back, and gives percentiles of the latency from when each request was due; of those too
+    """Counts what came back, and gives percentiles of the latency from when each request was due, and of those
     that were not under way while the machine stood still.
 
     Raises:
