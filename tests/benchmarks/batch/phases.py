@@ -139,8 +139,8 @@ def serving(it: Measured) -> Figures:
 
 
 def judged(run: traffic.Run, pauses: Pauses) -> Figures:
-    """Counts what came back, and gives percentiles of the latency from when each request was due, and of those
-    that were not under way while the machine stood still.
+    """Counts what came back, and gives percentiles of the latency from when each request was due; also of those
+    alone that were not under way in a pause of the machine.
 
     Raises:
         BenchError: one failed, or its answer is no stored slate, or holds fewer items without saying so.
