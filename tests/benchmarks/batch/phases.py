@@ -139,7 +139,7 @@ def serving(it: Measured) -> Figures:
 
 
 def judged(run: traffic.Run, pauses: Pauses) -> Figures:
-    """Counts what came back, and gives percentiles of the latency from when each request was due; also of those
+    """Counts what came back, and gives percentiles of the latency from when each was due; also of those
     alone that were not under way in a pause of the machine.
 
     Raises:
