@@ -21,17 +21,17 @@ PAGE = ROOT / "docs" / "growth.md"
 class Measured:
     """Figures of this repository's own runs: milliseconds of CPU, bytes."""
 
-    model_ms: float = 1.28  # per answer at 16 clients, performance-log.md, row G9; so the next two
-    tritonserver_ms: float = 0.11
-    gateway_ms: float = 0.48
+    model_ms: float = 2.23  # per answer at 16 clients and a million items, growth.md; so the next two
+    tritonserver_ms: float = 0.16
+    gateway_ms: float = 0.68
     user_reads_ms: float = 0.15  # of Redis, the features and seen items of one user
-    search_ms: float = 0.6  # assumed of 29 among 12.5 million, from 0.55 of 200 among 20,000
+    search_ms: float = 0.5  # assumed of 29 among 12.5 million; 0.46 were measured of 100 among a million
     index_ms: float = 0.5  # per item that is added to the graph
     user_feature_bytes: int = 304  # keys of Redis, as MEMORY USAGE tells them; so all below
     seen_bytes: int = 103
-    vector_bytes: int = 856
-    graph_bytes: int = 1000
-    card_bytes: int = 80
+    vector_bytes: int = 864
+    graph_bytes: int = 869
+    card_bytes: int = 87
     item_feature_bytes: int = 358
     waste: float = 1.11  # what the allocator takes for a byte of a key: 810 MiB for a million times 765 bytes
 
