@@ -74,8 +74,8 @@ def measure_parts(settings: LocalSettings, record: Record, role: str) -> None:
     say(f"single stages in the {role} environment")
     result = settings.var / f"{role}.json"
     options = ("--benchmark-json", str(result), "--benchmark-max-time=0.5", "-p", "no:cacheprovider")
-    variables = {"SHORTLIST_BENCH_BUNDLE": str(settings.bundle)}
-    run(settings, role, "-m", "pytest", f"tests/benchmarks/{role}", *options, **variables)
+    measured = str(settings.bundle)
+    run(settings, role, "-m", "pytest", f"tests/benchmarks/{role}", *options, SHORTLIST_BENCH_BUNDLE=measured)
     for one in json.loads(result.read_text())["benchmarks"]:
         stats, extra = one["stats"], one["extra_info"]
         name = one["name"].removeprefix("test_")
