@@ -77,7 +77,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if self.fail is not None:
             await context.abort(*self.fail)
         outputs = answer(read_inputs(request))
-        outputs["degraded"] = outputs["degraded"] | contract.degradation_mask(self.lacks)
+        outputs["degraded"] = np.bitwise_or(outputs["degraded"], contract.degradation_mask(self.lacks))
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         for wanted in request.outputs:
             if wanted.name in self.left_out:
