@@ -204,7 +204,8 @@ def keep_schedule(
         f"everyone {told}; every {batch.poll_s:g} s a look for a new bundle, and for more than "
         f"{batch.changed_users:,} changed users"
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the latter may be ignored, in a background of a shell
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         scheduler.start()
     for number in (signal.SIGTERM, signal.SIGINT):
