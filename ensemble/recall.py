@@ -14,6 +14,7 @@ import numpy.typing as npt
 from redis import Redis
 
 from ensemble.contract import index_search_key
+from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 from training.manifest import ITEM_IDS_FILE, ITEM_VECTORS_FILE, USER_VECTORS_FILE, Manifest
@@ -25,8 +26,6 @@ LADDER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 2
 """EF_RUNTIME that is tried, in times of K. A search keeps at least the K items in view that it answers."""
 SURE = 1.645
 """Standard errors by which the measured mean must clear the target: reached with 95 % confidence."""
-BLOCK = 50_000
-"""Items that exact search compares at a time."""
 AT_A_TIME = 4
 """Users per round trip: few, so that what serves meanwhile waits little."""
 TIE = 1e-6
@@ -86,13 +85,9 @@ class Exact:
     def of(cls, item_ids: Ids, item_vectors: Floats, queries: Floats, k: int) -> Exact:
         """Compares every item with every query, some items at a time; `item_ids` ascend."""
         k = min(k, len(item_ids))
-        best = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for at in range(0, len(item_ids), BLOCK):
-            products = queries @ np.asarray(item_vectors[at : at + BLOCK], dtype=np.float32).T
-            if products.shape[1] > k:
-                products = np.partition(products, -k, axis=1)[:, -k:]
-            best = np.partition(np.concatenate([best, products], axis=1), -k, axis=1)[:, -k:]
-        return cls(item_ids, item_vectors, queries, k, best.min(axis=1))
+        index = ExactVectorIndex(item_ids, item_vectors)
+        _, scores = index.search(queries, [k] * len(queries), [{}] * len(queries), k)
+        return cls(item_ids, item_vectors, queries, k, scores[:, -1])
 
     def recall(self, found: Ids) -> npt.NDArray[np.float64]:
         """Takes the ids found per query (Q,K), padded below 0; gives the share of the K nearest among them.

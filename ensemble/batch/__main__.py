@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from redis import Redis
 from rich.console import Console
 
-from ensemble.batch.errors import BatchError, redis_explained
+from ensemble.batch.errors import INTERRUPTED, BatchError, redis_explained
 from ensemble.batch.lock import RunLock
 from ensemble.batch.records import Trigger
 from ensemble.batch.registry import Registry
@@ -27,7 +27,6 @@ from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 from training.manifest import BundleError, read_manifest
 
-INTERRUPTED = "interrupted; the same command goes on where it stopped"
 WIDE = 180
 """Columns of a table that goes to a file or a pipe."""
 
@@ -58,6 +57,7 @@ def run(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSetting
     for package in ("merlin", "nvtabular", "treelite", "dask"):  # what they lack here is meant to be away
         warnings.filterwarnings("ignore", module=rf"{package}\b.*")
     from ensemble.batch.job import Job  # Arrow takes a second, which no other command needs
+    from ensemble.batch.plan import write
     from ensemble.batch.users import Whom
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -141,13 +141,6 @@ def instant(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: write it as 2026-11-21 or 2026-11-21T08:00") from None
     return read if read.tzinfo else read.replace(tzinfo=UTC)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -83,7 +83,6 @@ class Chain:
             stores = replace(stores, vectors=ExactVectorIndex(bundle.item_ids, bundle.item_vectors))
         elif stores.watch is not None:
             stores.watch.start()
-            stores.watch.stop()  # it has looked
             if not stores.vectors.is_whole:
                 raise StageError(
                     ErrorCode.DEPENDENCY,

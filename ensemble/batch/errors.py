@@ -9,6 +9,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
+
 
 class BatchError(RuntimeError):
     """Says in one line what is wrong with a batch run, and what to do."""

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from ensemble.batch import users
 from ensemble.batch.changes import ChangedUsers
-from ensemble.batch.errors import BatchError, explain, redis_explained
+from ensemble.batch.errors import INTERRUPTED, BatchError, explain, redis_explained
 from ensemble.batch.lock import RunLock
 from ensemble.batch.plan import Plan, new_run
 from ensemble.batch.records import Record, State, Trigger
@@ -98,7 +98,7 @@ class Job:
     def _note_failure(self, error: BaseException, plan: Plan, lock: RunLock) -> None:
         """Writes into the run's record why it ended; not where it may be another's by now, nor where it is
         published already."""
-        said = "interrupted; the same command goes on where it stopped"
+        said = INTERRUPTED
         if isinstance(error, RedisError):
             said = explain(error, self.chain.redis_address)
         elif isinstance(error, BatchError):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.contract import PAD_ID, ErrorCode, Filters, Stage, StageError
-from ensemble.stores.vectors import Floats, Ids
+from ensemble.stores.vectors import Floats, Ids, blank
 
 BLOCK = 8192
 """Items compared at a time: their products with 256 users take 8 MiB."""
@@ -42,11 +42,11 @@ class ExactVectorIndex:
             raise StageError(ErrorCode.CONTRACT, Stage.RETRIEVE_CANDIDATES, message)
         most = min(max(counts, default=0), width, len(self.item_ids))
         if not most:
-            return _blank(len(vectors), width)
+            return blank(len(vectors), width)
         places, scores = self._nearest(vectors, most)
         ids = self.item_ids[places]  # every place is one: there are `most` items
         order = np.lexsort((ids, -scores), axis=1)
-        found_ids, found_scores = _blank(len(vectors), width)
+        found_ids, found_scores = blank(len(vectors), width)
         found_ids[:, :most] = np.take_along_axis(ids, order, axis=1)
         found_scores[:, :most] = np.take_along_axis(scores, order, axis=1)
         is_beyond = np.arange(width) >= np.asarray(counts)[:, None]
@@ -69,10 +69,6 @@ class ExactVectorIndex:
                 kept = _best(places, scores, most)
                 places, scores = _taken(places, kept), _taken(scores, kept)
         return places, scores
-
-
-def _blank(rows: int, width: int) -> tuple[Ids, Floats]:
-    return np.full((rows, width), PAD_ID, dtype=np.int64), np.full((rows, width), -np.inf, dtype=np.float32)
 
 
 def _taken(array: npt.NDArray[Any], columns: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

@@ -103,7 +103,7 @@ class MemoryVectorIndex:
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
     ) -> tuple[Ids, Floats]:
         """Finds the nearest items by computing every score."""
-        ids, scores = _blank(len(vectors), width)
+        ids, scores = blank(len(vectors), width)
         for row, vector in enumerate(vectors):
             kept = np.ones(len(self.item_ids), dtype=np.bool_)
             for column, values in filters[row].items():
@@ -156,7 +156,7 @@ class RedisVectorIndex:
         pipe: Any = self.redis.pipeline(transaction=False)
         for vector, count, wanted in zip(vectors, counts, filters, strict=True):
             pipe.execute_command(*self._command(vector, min(count, width), wanted))
-        ids, scores = _blank(len(vectors), width)
+        ids, scores = blank(len(vectors), width)
         try:
             replies = pipe.execute()
         except ResponseError as error:
@@ -214,7 +214,8 @@ def filter_query(filters: Filters, kinds: Mapping[str, str]) -> str:
     return f"({' '.join(terms)})" if terms else "*"
 
 
-def _blank(rows: int, width: int) -> tuple[Ids, Floats]:
+def blank(rows: int, width: int) -> tuple[Ids, Floats]:
+    """Gives ids and scores (rows,width) of nothing found: `PAD_ID` and -inf."""
     return np.full((rows, width), PAD_ID, dtype=np.int64), np.full((rows, width), -np.inf, dtype=np.float32)
 
 

@@ -97,6 +97,16 @@ def environment(settings: LocalSettings) -> dict[str, str]:
 
 
 @contextmanager
+def serving(settings: LocalSettings, *names: str) -> Iterator[None]:
+    """Holds the named servers up, all by default, and ends all of them."""
+    try:
+        up(settings, names)
+        yield
+    finally:
+        down(settings)
+
+
+@contextmanager
 def our_servers(settings: LocalSettings) -> Iterator[None]:
     """Holds an empty Redis up; whatever else was started with these settings ends with it."""
     for left in ("redis", "feast"):  # Feast's registry tells which rows it has written already

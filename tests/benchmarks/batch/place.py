@@ -6,8 +6,7 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import psutil
 import redis
 
 from deploy.local.settings import ROOT, LocalSettings, python_of
-from deploy.local.stack import down, up
 from ensemble import contract
 from tests.benchmarks.batch.watch import watched
 from tests.benchmarks.processes import MIB, REDIS, of_ours
 from tests.benchmarks.record import say
-from tests.benchmarks.servers import BenchError, bench_settings, environment, run
+from tests.benchmarks.servers import BenchError, bench_settings, environment, run, serving
 
 Figures = dict[str, Any]
 PATIENCE_S = 3 * 3600.0
@@ -65,14 +63,9 @@ class Place:
         """A client of its Redis."""
         return redis.Redis(port=self.settings.redis_port, protocol=2)
 
-    @contextmanager
-    def serving(self, *names: str) -> Iterator[None]:
+    def serving(self, *names: str) -> AbstractContextManager[None]:
         """Holds the named servers up, and ends all of them."""
-        try:
-            up(self.settings, names)
-            yield
-        finally:
-            down(self.settings)
+        return serving(self.settings, *names)
 
     def run(self, role: str, *arguments: str, **variables: str) -> float:
         """Runs a command of a role to its end, however long it takes; gives its seconds.

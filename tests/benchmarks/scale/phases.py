@@ -16,6 +16,7 @@ import redis
 
 from deploy.local.stack import down, up
 from ensemble import contract
+from ensemble.stores.index_watch import index_info
 from tests.benchmarks.designs import GATEWAY, OURS, Design, GrpcCaller, HttpCaller, our_messages
 from tests.benchmarks.processes import MIB, by_kind, of_ours
 from tests.benchmarks.replies import Kind, World, judge_gateway, judge_ours
@@ -68,7 +69,7 @@ def index(stand: Stand) -> Figures:
         bundle = stand.bundle
         figures: Figures = {"seconds": seconds, "redis_mib": stand.memory_mib()["redis"], "said": said}
         figures["grown_mib"] = figures["redis_mib"] - before
-        figures["index_mib"] = float(_info(stand.redis, bundle)["vector_index_sz_mb"])
+        figures["index_mib"] = float(index_info(stand.redis, bundle)["vector_index_sz_mb"])
         figures["kind"] = stand.manifest["index"]["kind"]
         found = stand.redis.get(contract.index_search_key(bundle))
         figures["chosen"] = json.loads(found) if found else None
@@ -132,7 +133,7 @@ def restart(stand: Stand) -> Figures:
     try:
         up(stand.settings, ["redis"])
         answers_s = time.monotonic() - started
-        info = _info(stand.redis, manifest["bundle"])
+        info = index_info(stand.redis, manifest["bundle"])
         there = int(info["num_docs"])
         whole_s = _until_indexed(stand) - started
         return {
@@ -194,17 +195,11 @@ def _until_indexed(stand: Stand) -> float:
     manifest = stand.manifest
 
     def check() -> None:
-        info = _info(stand.redis, manifest["bundle"])
+        info = index_info(stand.redis, manifest["bundle"])
         if int(info["indexing"]) or int(info["num_docs"]) < manifest["items"]:
             raise ScaleError(f"{info['num_docs']} of {manifest['items']} items are indexed")
 
     return _until(check, 3600.0, rest=50.0)  # a look at a graph costs the thread that builds it
-
-
-def _info(client: redis.Redis, bundle: str) -> dict[str, Any]:
-    ask: Any = client.execute_command
-    reply: list[Any] = ask("FT.INFO", contract.index_name(bundle))
-    return {key.decode(): value for key, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _key_sizes(stand: Stand, client: redis.Redis) -> Figures:

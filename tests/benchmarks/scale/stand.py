@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import redis
 
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings
-from deploy.local.stack import down, up
 from tests.benchmarks.processes import by_kind, of_ours, used
-from tests.benchmarks.servers import BenchError, own_ports, run
+from tests.benchmarks.servers import BenchError, own_ports, run, serving
 
 READY_S = 3600.0
 LOG = "scale.log"
@@ -59,14 +57,9 @@ class Stand:
         read: dict[str, Any] = json.loads((self.settings.bundle / "manifest.json").read_text())
         return read
 
-    @contextmanager
-    def serving(self, *names: str) -> Iterator[None]:
+    def serving(self, *names: str) -> AbstractContextManager[None]:
         """Holds the named servers up, all by default, and ends all of them."""
-        try:
-            up(self.settings, names)
-            yield
-        finally:
-            down(self.settings)
+        return serving(self.settings, *names)
 
     def run(self, role: str, *arguments: str) -> tuple[float, str]:
         """Runs a command of a role to its end, however long it takes; gives its seconds and what it said.
