@@ -62,6 +62,10 @@ class RunLock:
         """Whether another may hold it by now: Redis said so, or could not be told in time that we live."""
         return self._is_lost or time.monotonic() > self._good_until_s
 
+    def note_lost(self) -> None:
+        """Takes another's word for it: Redis refused this token before the next renewal could find out."""
+        self._is_lost = True
+
     def __enter__(self) -> RunLock:
         """Takes the lock, after at most its expiry.
 

@@ -158,6 +158,7 @@ class Registry:
             keys += [_record_key(record.run), self._runs, self._stored]
             values += [record.encode(), record.started_at_s, record.run]
         if not self._redis.eval(SWITCH, len(keys), *keys, *values):
+            lock.note_lost()
             raise BatchError(
                 f"the lock of {self.dataset} was lost: Redis was away, or this process stood still, beyond "
                 f"SHORTLIST_BATCH_LOCK_S. Nothing was published; run it again: it goes on where it stopped"
