@@ -73,18 +73,18 @@ materialize: environments ## bring the features to Redis with Feast  [DATA=]
 .PHONY: export
 export: environments ## build the bundle's vector index and Triton's model repository
 	@$(STACK) up redis
-	@$(TRITON) -m ensemble.index
-	@$(TRITON) -m ensemble.export
+	@$(TRITON) -m ensemble.publish.index
+	@$(TRITON) -m ensemble.publish.export
 
 .PHONY: batch
 batch: environments ## make everyone's slate and publish them all at once  [USERS=file ACTIVE_SINCE=2026-11-01 CHANGED=1]
 	@$(STACK) up redis
-	@$(BATCH) -m ensemble.batch run $(if $(USERS),--users '$(USERS)') \
+	@$(BATCH) -m batch run $(if $(USERS),--users '$(USERS)') \
 		$(if $(ACTIVE_SINCE),--active-since '$(ACTIVE_SINCE)') $(if $(CHANGED),--changed)
 
 .PHONY: batch-status
 batch-status: environments ## show the last batch runs
-	@$(BATCH) -m ensemble.batch status
+	@$(BATCH) -m batch status
 
 .PHONY: test
 test: environments ## run every role's tests in its own environment, the integration tests last
@@ -110,43 +110,43 @@ fix: environments ## repair what ruff can repair
 
 .PHONY: bench
 bench: environments ## measure four designs side by side, the whole path and each stage; 15 minutes  [QUICK=1: try it]
-	@$(DEV) -m tests.benchmarks.run $(if $(QUICK),--quick)
+	@$(DEV) -m bench.run $(if $(QUICK),--quick)
 
 .PHONY: flame
 flame: environments ## sample the running chain under load and draw where its time goes
-	@$(DEV) -m tests.benchmarks.flame
+	@$(DEV) -m bench.flame
 
 .PHONY: chaos
 chaos: environments ## kill and stall each server under load; print what callers get  [SECONDS=30] [PUBLISH=1]
-	@$(DEV) -m tests.chaos.run chaos $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+	@$(DEV) -m bench.chaos.run chaos $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
 
 .PHONY: overload
 overload: environments ## ask for two and three times what the servers can do  [SECONDS=60] [PUBLISH=1]
-	@$(DEV) -m tests.chaos.run overload $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
+	@$(DEV) -m bench.chaos.run overload $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(PUBLISH),--publish)
 
 .PHONY: bench-scale
 bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes on where it was  [SIZES=10000,100000] [USERS=]
-	@$(DEV) -m tests.benchmarks.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
+	@$(DEV) -m bench.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
 
 .PHONY: bench-batch
 bench-batch: environments ## measure slates for everyone: 2 workers, a loop over users, a million users  [QUICK=1: small sizes] [USERS=1000000] [DATA=]
-	@$(DEV) -m tests.benchmarks.batch.run $(if $(QUICK),--quick) $(if $(USERS),--users-at-scale '$(USERS)') \
+	@$(DEV) -m bench.batch.run $(if $(QUICK),--quick) $(if $(USERS),--users-at-scale '$(USERS)') \
 		$(if $(DATA),--data '$(DATA)')
 
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
-	@$(DEV) -m tests.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
+	@$(DEV) -m bench.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
 		$(if $(USERS),--users '$(USERS)')
 
 .PHONY: fuzz
 fuzz: environments ## ask a copy of the stack whatever the API allows and forbids  [MINUTES=]
-	@$(DEV) -m tests.fuzz.fuzz $(if $(MINUTES),--minutes '$(MINUTES)')
+	@$(DEV) -m bench.fuzz.fuzz $(if $(MINUTES),--minutes '$(MINUTES)')
 
 .PHONY: lock
 lock: ## compile requirements/*.txt anew from requirements/*.in
 	@$(call with_python,--lock)
 
-SOURCES := service ensemble training feature_repo deploy tests
+SOURCES := contract service ensemble training feature_repo batch deploy bench tests
 
 # Debian's python3.11-venv brings the interpreter itself, so this is said before there is one.
 define with_python

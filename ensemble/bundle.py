@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from ensemble.contract import ErrorCode, StageError
+from contract import bundle as bundle_files
+from contract.affinity import user_item_feature_names
+from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
+from contract.dataset import Dataset
+from contract.encoders import Encoders
+from contract.errors import ErrorCode, StageError
+from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
 from ensemble.settings import Provider
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import head_of
-from feature_repo.affinity import user_item_feature_names
-from feature_repo.dataset import Dataset
-from feature_repo.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
-from training import manifest as bundle_files
-from training.encoders import Encoders
-from training.manifest import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from merlin.dag import Node
 from merlin.schema import Schema
 
+from contract.tensors import REQUEST_TENSORS
 from ensemble.bundle import Bundle
-from ensemble.contract import REQUEST_TENSORS
 from ensemble.settings import EnsembleSettings
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser

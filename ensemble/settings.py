@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from feature_repo.environment import read_settings
+from contract.environment import read_settings
 
 
 class Provider(StrEnum):

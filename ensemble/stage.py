@@ -19,7 +19,7 @@ from merlin.schema import ColumnSchema, Schema
 from merlin.table import NumpyColumn, TensorTable
 from redis.exceptions import RedisError
 
-from ensemble.contract import ErrorCode, StageError
+from contract.errors import ErrorCode, StageError
 
 LOG = logging.getLogger(__name__)
 Array = npt.NDArray[Any]

@@ -11,8 +11,8 @@ from pathlib import Path
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
-from feature_repo import names
-from feature_repo.dataset import DATASET_FILE, Column, Dataset, Role
+from contract import names
+from contract.dataset import DATASET_FILE, Column, Dataset, Role
 
 FEAST_TYPES: dict[str, FeastType] = {"int64": Int64, "float32": Float32, "string": String, "bool": Bool}
 

@@ -16,26 +16,26 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service import health, pages, routes
-from service.access import AccessLayer
-from service.answer import Answers
-from service.body import BodyLayer
 from service.bundle import Bundle, BundleUnreadable, read_bundle
-from service.checks import Checks
-from service.deadline import Deadline
-from service.endpoint import RecommendEndpoint
-from service.errors import install_handlers
+from service.http import health, pages, routes
+from service.http.access import AccessLayer
+from service.http.body import BodyLayer
+from service.http.checks import Checks
+from service.http.connections import bounded_protocol
+from service.http.endpoint import RecommendEndpoint
+from service.http.openapi import describe
+from service.http.overload import OverloadLayer
+from service.http.problems import install_handlers
+from service.http.requests import RECOMMENDATIONS, RequestLayer
+from service.http.warm import WarmUp
+from service.limits.deadline import Deadline
 from service.logs import configure_logs
 from service.metrics import Metrics
-from service.middleware import RECOMMENDATIONS, RequestLayer
-from service.openapi import describe
-from service.overload import OverloadLayer
-from service.protocol import bounded_protocol
-from service.recommender import Recommender, TritonRecommender
-from service.redis_store import RedisStore
 from service.settings import Settings, WrongSettings, load_settings
-from service.store import Store
-from service.warm import WarmUp
+from service.slates.answer import Answers
+from service.store.redis_store import RedisStore
+from service.store.store import Store
+from service.triton.client import Recommender, TritonRecommender
 
 log = structlog.get_logger()
 

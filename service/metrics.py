@@ -16,11 +16,12 @@ from prometheus_client import (
     generate_latest,
 )
 
-from ensemble.contract import Published, run_began_s
-from service.circuits import Circuit
-from service.concurrency import AdaptiveLimit
-from service.quality import Quality
-from service.room import Room
+from contract.keys import run_began_s
+from contract.slates import Published
+from service.limits.circuits import Circuit
+from service.limits.concurrency import AdaptiveLimit
+from service.limits.event_loop import Room
+from service.limits.quality import Quality
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every series
 

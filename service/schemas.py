@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from ensemble import contract
+from contract.slates import Source
+from contract.tensors import EXCLUDE_WIDTHS, MAX_N, NO_CONTEXT
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
-ContextValue = Annotated[StrictInt, Field(gt=contract.NO_CONTEXT, le=INT64_MAX)]
+ContextValue = Annotated[StrictInt, Field(gt=NO_CONTEXT, le=INT64_MAX)]
 FilterValue = (
     Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
     | Annotated[StrictFloat, Field(allow_inf_nan=False)]
@@ -39,14 +40,14 @@ class RecommendRequest(BaseModel):
     user_id: Id = Field(
         description="The user. One that the models do not know gets an answer too, and is told so."
     )
-    n: Annotated[StrictInt, Field(ge=1, le=contract.MAX_N)] = Field(10, description="Items wanted.")
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_N)] = Field(10, description="Items wanted.")
     context: dict[StrictStr, ContextValue] = Field(
         default_factory=dict,
         max_length=MAX_NAMES,
         description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
         "`context`.",
     )
-    exclude_item_ids: Annotated[list[Id], Field(max_length=contract.EXCLUDE_WIDTHS[-1])] = Field(
+    exclude_item_ids: Annotated[list[Id], Field(max_length=EXCLUDE_WIDTHS[-1])] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
     filters: dict[StrictStr, Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]] = (
@@ -121,7 +122,7 @@ class RecommendResponse(BaseModel):
     request_id: str = Field(description="Also in the header x-request-id, and in the log.")
     user_id: int
     items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
-    source: contract.Source = Field(
+    source: Source = Field(
         description="`ensemble`; `batch`, a stored slate, where that was asked for or the ensemble did not "
         "answer; `popular` where neither did."
     )

@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from ensemble import contract
-from service.keys import ApiKey, parse_keys
+from contract.tensors import MODEL_NAME
+from service.api_keys import ApiKey, parse_keys
 
 PREFIX = "SHORTLIST_"
 
@@ -62,7 +62,7 @@ class TritonSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: Address = Field("127.0.0.1:8001", description="Triton's gRPC port, as host:port.")
-    model: str = Field(contract.MODEL_NAME, min_length=1, description="Triton's name for the ensemble.")
+    model: str = Field(MODEL_NAME, min_length=1, description="Triton's name for the ensemble.")
     max_in_flight: PositiveInt = Field(
         64,
         description="Most requests that may wait for the ensemble at once; how many may is found by trying, "
@@ -156,8 +156,9 @@ class Settings(BaseSettings):
     )
     api_keys: ApiKeys = Field(
         (),
-        description="Who may ask under /v1: NAME:HASH, separated by commas, as `python -m service.keys NAME` "
-        "prints them. None: anyone, which is refused unless the host is loopback.",
+        description="Who may ask under /v1: NAME:HASH, separated by commas, as "
+        "`python -m service.api_keys NAME` prints them. None: anyone, which is "
+        "refused unless the host is loopback.",
     )
     allow_anonymous: bool = Field(
         False,
@@ -208,8 +209,8 @@ class Settings(BaseSettings):
         if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
             raise ValueError(
                 f"SHORTLIST_API_KEYS: must be set where SHORTLIST_HOST, {self.host}, is not loopback: "
-                "`python -m service.keys NAME` makes a key; or set SHORTLIST_ALLOW_ANONYMOUS=true behind a "
-                "proxy that knows its callers"
+                "`python -m service.api_keys NAME` makes a key; or set SHORTLIST_ALLOW_ANONYMOUS=true "
+                "behind a proxy that knows its callers"
             )
         return self
 

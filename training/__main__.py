@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from feature_repo.dataset import DatasetError
+from contract.bundle import METRICS_FILE, BundleError, read_manifest
+from contract.dataset import DatasetError
 from training.config import Quality, TrainingSettings, load_settings
-from training.datasets.catalog import prepare
-from training.datasets.synthetic import Size
-from training.manifest import METRICS_FILE, BundleError, read_manifest
-from training.prepared import Prepared
+from training.data.prepared import Prepared
+from training.data.sources.catalog import prepare
+from training.data.sources.synthetic import Size
 from training.progress import Steps
 
 
@@ -53,7 +53,7 @@ def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: 
     """Shows the metrics of a bundle, as they were measured when it was trained."""
     table = _table(chosen.bundle or settings.var_dir / "bundles" / "current")
     if chosen.write:
-        from training.tables import replace_block
+        from training.evaluation.tables import replace_block
 
         replace_block(chosen.write, table)
         steps.say(f"{chosen.write}: written")
@@ -63,7 +63,7 @@ def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: 
 
 def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
     """Brings features and seen items into Redis with Feast."""
-    from training.materialize import materialize
+    from feature_repo.materialize import materialize
 
     prepared = _prepared(settings, steps)
     with steps.step("Materialise features"):
@@ -77,7 +77,7 @@ def _prepared(settings: TrainingSettings, steps: Steps) -> Prepared:
 
 
 def _table(folder: Path) -> str:
-    from training.tables import markdown
+    from training.evaluation.tables import markdown
 
     read_manifest(folder)
     return markdown((folder / METRICS_FILE).read_text())

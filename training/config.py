@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from feature_repo.environment import read_settings
-from training.dlrm_config import DlrmConfig
-from training.two_tower_config import TwoTowerConfig
+from contract.environment import read_settings
+from training.ranking.config import DlrmConfig
+from training.retrieval.config import TwoTowerConfig
 
 
 class Quality(StrEnum):

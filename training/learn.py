@@ -13,24 +13,23 @@ import numpy.typing as npt
 import nvtabular as nvt
 import pandas as pd
 
-from feature_repo import names
-from feature_repo.affinity import LISTS
-from training.candidates import candidate_rows
+from contract import names
+from contract.affinity import LISTS
+from contract.bundle import OrderSpec
+from contract.encoders import Encoders, Field
 from training.config import TrainingSettings
-from training.dlrm import CandidateRows, Dlrm, fit_dlrm
-from training.encoders import Encoders
-from training.evaluate import evaluate_vectors, retrieve
-from training.fields import Field
-from training.fit_ordering import fit_ordering
-from training.heldout import HeldOut, held_out
-from training.manifest import OrderSpec
-from training.prepared import Prepared
-from training.ranking import RankingRows, RankingTable, concatenate
-from training.raw import Array, all_columns
-from training.retrieval import UserHistories, item_columns, retrieval_examples
-from training.slates import Retrieval, make_slates
-from training.two_tower import TwoTower, fit_two_tower
-from training.workflow import fit_workflow, workflow_rows
+from training.data.prepared import Prepared
+from training.data.raw import Array, all_columns
+from training.examples.candidates import CandidateRows, candidate_rows
+from training.examples.exposures import RankingRows, RankingTable, concatenate
+from training.examples.positives import UserHistories, item_columns, retrieval_examples
+from training.examples.split import HeldOut, held_out
+from training.examples.workflow import fit_workflow, workflow_rows
+from training.ranking.dlrm import Dlrm, fit_dlrm
+from training.ranking.ordering import fit_ordering
+from training.retrieval.two_tower import TwoTower, fit_two_tower
+from training.slates.search import evaluate_vectors, retrieve
+from training.slates.slates import Retrieval, make_slates
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""

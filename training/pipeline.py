@@ -11,10 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from feature_repo.dataset import DATASET_FILE
-from training import manifest as files
-from training.assess import assess, test_facts
-from training.bundle import (
+from contract import bundle as files
+from contract.bundle import ModelSpec
+from contract.dataset import DATASET_FILE
+from training.config import Quality, TrainingSettings
+from training.data.prepared import Prepared, dataset_yaml, read_stamp
+from training.data.raw import Array
+from training.evaluation.assess import assess, test_facts
+from training.evaluation.report import over_seeds
+from training.examples.exposures import RankingRows, take
+from training.export.ranker import candidate_columns, export_ranker, ranker_spec
+from training.export.saved_models import FOLDER as SAVED_MODELS
+from training.export.saved_models import keep_models
+from training.export.serving_files import dataset_card, popular_slate, sample_users, write_item_table
+from training.export.towers import Model, export_model, index_spec, model_spec, run_model
+from training.export.write import (
     bundle_id,
     find_bundle,
     git_commit,
@@ -25,9 +36,6 @@ from training.bundle import (
     versions,
     write_json,
 )
-from training.config import Quality, TrainingSettings
-from training.evaluate import over_seeds
-from training.export import Model, export_model, index_spec, model_spec, run_model
 from training.learn import (
     Learned,
     fit_encoders,
@@ -37,15 +45,7 @@ from training.learn import (
     make_candidates,
     make_rows,
 )
-from training.manifest import ModelSpec
-from training.prepared import Prepared, dataset_yaml, read_stamp
 from training.progress import Steps
-from training.ranker_export import candidate_columns, export_ranker, ranker_spec
-from training.ranking import RankingRows, take
-from training.raw import Array
-from training.saved_models import FOLDER as SAVED_MODELS
-from training.saved_models import keep_models
-from training.serving_files import dataset_card, popular_slate, sample_users, write_item_table
 
 SAMPLE_ROWS = 512
 """Encoded real rows on which every export is compared with TensorFlow."""
@@ -217,7 +217,7 @@ def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:
     )
     for text in (dataset_yaml(prepared.dataset), repr(sorted(read_stamp(prepared.folder).items())), chosen):
         digest.update(text.encode())
-    for file in sorted((*CODE.glob("training/**/*.py"), *CODE.glob("feature_repo/*.py"))):
+    for file in sorted((*CODE.glob("training/**/*.py"), *CODE.glob("contract/*.py"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -12,12 +12,12 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && 
  && useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var
 COPY --from=environment /opt/environment /opt/environment
 WORKDIR /srv/shortlist
-COPY feature_repo feature_repo
-COPY training/__init__.py training/manifest.py training/fields.py training/encoders.py training/ordering.py training/
+COPY contract contract
 COPY ensemble ensemble
+COPY batch batch
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
     SHORTLIST_VAR_DIR=/srv/shortlist/var
 USER shortlist
-# A schedule that is alive is healthy; whether its runs are, says `python -m ensemble.batch status`.
+# A schedule that is alive is healthy; whether its runs are, says `python -m batch status`.
 HEALTHCHECK --interval=30s CMD ["true"]
-CMD ["python", "-m", "ensemble.batch", "schedule"]
+CMD ["python", "-m", "batch", "schedule"]

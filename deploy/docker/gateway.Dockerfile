@@ -10,7 +10,7 @@ FROM python:3.11.14-slim-bookworm
 RUN useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var
 COPY --from=environment /opt/environment /opt/environment
 WORKDIR /srv/shortlist
-COPY ensemble/__init__.py ensemble/contract.py ensemble/
+COPY contract contract
 COPY service service
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 \
     SHORTLIST_HOST=0.0.0.0 SHORTLIST_PORT=8080 SHORTLIST_BUNDLE_DIR=/srv/shortlist/var/bundles/current

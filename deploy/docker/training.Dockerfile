@@ -11,6 +11,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && 
  && useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var
 COPY --from=environment /opt/environment /opt/environment
 WORKDIR /srv/shortlist
+COPY contract contract
 COPY feature_repo feature_repo
 COPY training training
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 \

@@ -32,8 +32,7 @@ RUN uv venv --python 3.11.14 /opt/environment \
  && useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var
 COPY --from=stub /build/triton_python_backend_stub /opt/tritonserver/backends/python/triton_python_backend_stub
 WORKDIR /srv/shortlist
-COPY feature_repo feature_repo
-COPY training/__init__.py training/manifest.py training/fields.py training/encoders.py training/ordering.py training/
+COPY contract contract
 COPY ensemble ensemble
 # The stub takes the first python3 on PATH for its home, and loads that interpreter's libpython.
 ENV PATH=/opt/environment/bin:$PATH LD_LIBRARY_PATH=/opt/python/current/lib:$LD_LIBRARY_PATH \
@@ -43,5 +42,5 @@ EXPOSE 8000 8001 8002
 # A real slate, as Triton's own readiness outlives its Python process. A server that will not answer again is
 # killed: the container ends, and its restart policy starts it again. Needs an init process, which compose gives.
 HEALTHCHECK --interval=5s --timeout=15s --start-period=60s --retries=2 \
-  CMD ["python", "-m", "ensemble.probe", "--replace"]
+  CMD ["python", "-m", "ensemble.triton.probe", "--replace"]
 CMD ["tritonserver", "--model-repository=/srv/shortlist/var/models"]

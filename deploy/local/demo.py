@@ -26,12 +26,12 @@ PATH = (
     Step("prepare", "training", ("-m", "training", "prepare")),
     Step("train", "training", ("-m", "training", "train")),
     Step("materialize", "training", ("-m", "training", "materialize")),
-    Step("index", "triton", ("-m", "ensemble.index")),
-    Step("export", "triton", ("-m", "ensemble.export")),
+    Step("index", "triton", ("-m", "ensemble.publish.index")),
+    Step("export", "triton", ("-m", "ensemble.publish.export")),
 )
 """The commands from raw files to what Triton serves, in order."""
 QUALITY = Step("evaluate", "training", ("-m", "training", "evaluate"))
-LOAD = Step("load", "dev", ("-m", "tests.load.load", "--duration", str(LOAD_S)))
+LOAD = Step("load", "dev", ("-m", "bench.load.load", "--duration", str(LOAD_S)))
 
 
 def run_demo(console: Console, settings: LocalSettings) -> None:

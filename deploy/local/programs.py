@@ -10,8 +10,8 @@ from pathlib import Path
 
 import redis
 
+from contract.tensors import MODEL_NAME
 from deploy.local.settings import LOOPBACK, LocalSettings, python_of
-from ensemble.contract import MODEL_NAME
 
 SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0

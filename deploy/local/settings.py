@@ -37,7 +37,7 @@ class LocalSettings(BaseSettings):
         False, description="Whether the gateway needs no keys: only behind a proxy that knows its callers."
     )
     api_key: SecretStr | None = Field(
-        None, description="Key that demo and load send; make one with `python -m service.keys NAME`."
+        None, description="Key that demo and load send; make one with `python -m service.api_keys NAME`."
     )
     redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")
     redis_address: str | None = Field(

@@ -24,7 +24,7 @@ from redis.retry import Retry
 
 from deploy.local.settings import LOOPBACK, LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path
-from ensemble.probe import Look, Probe, Sign
+from ensemble.triton.probe import Look, Probe, Sign
 
 STUB = "triton_python_backend_stub"
 INTERVAL_S, SUSPICIOUS_S = 1.0, 0.2

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from merlin.schema import Schema
 
+from contract.encoders import Encoders
 from ensemble.bundle import Ranker, Tower
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded, packed_tensors
-from training.encoders import Encoders
 
 
 class EncodeUser(Stage):

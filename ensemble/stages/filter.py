@@ -10,7 +10,8 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from ensemble.contract import PAD_ID, Rule
+from contract.slates import Rule
+from contract.tensors import PAD_ID
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.items import ItemTable

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from merlin.schema import Schema
 
+from contract import names
+from contract.affinity import LISTS, user_item_features
+from contract.bundle import Inputs
+from contract.dataset import Column, Dataset, Role
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.items import ItemSnapshot, ItemTable
-from feature_repo import names
-from feature_repo.affinity import LISTS, user_item_features
-from feature_repo.dataset import Column, Dataset, Role
-from training.manifest import Inputs
 
 CANDIDATE_NUMERIC = "candidate_numeric"
 SEEN_ITEM_IDS = "seen_item_ids"

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from merlin.schema import Schema
 
-from ensemble.contract import PAD_ID, decode_filters
+from contract.filters import decode_filters
+from contract.tensors import PAD_ID
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.vectors import VectorIndex

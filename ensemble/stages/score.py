@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from merlin.schema import Schema
 
+from contract.errors import ErrorCode, StageError
 from ensemble.bundle import Ranker
-from ensemble.contract import ErrorCode, StageError
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.contract import PAD_ID, ErrorCode, Filters, Stage, StageError
+from contract.errors import ErrorCode, StageError
+from contract.filters import Filters
+from contract.tensors import PAD_ID, Stage
 from ensemble.stores.vectors import Floats, Ids, blank
 
 BLOCK = 8192

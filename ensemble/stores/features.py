@@ -15,10 +15,11 @@ import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
-from ensemble import contract
+from contract import names
+from contract.dataset import Column, Columns, Dataset, Role
+from contract.keys import decode_seen, feature_key, seen_key
+from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
-from feature_repo import names
-from feature_repo.dataset import Column, Columns, Dataset, Role
 
 Ids = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -118,10 +119,10 @@ class RedisFeatureStore:
         pipe: Any = self.redis.pipeline(transaction=False)
         for user_id in user_ids.tolist():
             pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
-            pipe.execute_command("GETRANGE", contract.seen_key(user_id), 0, 8 * self.max_seen - 1)
+            pipe.execute_command("GETRANGE", seen_key(user_id), 0, 8 * self.max_seen - 1)
         replies = pipe.execute()
         rows = self._users.decode(replies[::2])
-        seen = [contract.decode_seen(value) for value in replies[1::2]]
+        seen = [decode_seen(value) for value in replies[1::2]]
         return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
 
     def read_items(self, item_ids: Ids) -> Rows:
@@ -167,7 +168,7 @@ class _EntityReader:
         self.join_key = join_key
 
     def key(self, value: int) -> bytes:
-        return contract.feature_key(self.join_key, value, self.dataset.name)
+        return feature_key(self.join_key, value, self.dataset.name)
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
         found = np.zeros(len(replies), dtype=np.bool_)
@@ -246,7 +247,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:
-    padded = np.full((len(seen), width), contract.PAD_ID, dtype=np.int64)
+    padded = np.full((len(seen), width), PAD_ID, dtype=np.int64)
     for row, item_ids in enumerate(seen):
         kept = item_ids[:width]
         padded[row, : len(kept)] = kept

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.contract import PAD_ID, Filters
+from contract.filters import Filters
+from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.vectors import Floats, Ids, VectorIndex
 

@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ensemble.contract import index_name
+from contract.keys import index_name
 
 LOG = logging.getLogger(__name__)
 EVERY_S = 1.0

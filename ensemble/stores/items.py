@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.contract import ErrorCode, StageError
+from contract import names
+from contract.bundle import Inputs
+from contract.encoders import Encoders
+from contract.errors import ErrorCode, StageError
 from ensemble.stores.features import Array, FeatureStore, Ids, RedisFeatureStore, Rows
-from feature_repo import names
-from training.encoders import Encoders
-from training.manifest import Inputs
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64

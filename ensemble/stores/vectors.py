@@ -14,17 +14,10 @@ import numpy.typing as npt
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from ensemble.contract import (
-    PAD_ID,
-    ErrorCode,
-    Filters,
-    Stage,
-    StageError,
-    index_name,
-    index_search_key,
-    item_vector_prefix,
-    tag,
-)
+from contract.errors import ErrorCode, StageError
+from contract.filters import Filters
+from contract.keys import index_name, index_search_key, item_vector_prefix, tag
+from contract.tensors import PAD_ID, Stage
 from ensemble.stores.index_watch import IndexWatch
 
 Ids = npt.NDArray[np.int64]
@@ -164,7 +157,7 @@ class RedisVectorIndex:
                 self.__dict__.pop("beyond", None)  # a new index may be searched otherwise
                 if self.watch is not None:
                     self.watch.doubt()
-                message = f"Redis has no index {self.index}; run python -m ensemble.index"
+                message = f"Redis has no index {self.index}; run python -m ensemble.publish.index"
                 raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
             raise
         for row, reply in enumerate(replies):

@@ -16,13 +16,14 @@ import pytest
 import yaml
 from redis import Redis
 
-from ensemble.batch.job import Job
-from ensemble.batch.settings import BatchSettings
-from ensemble.contract import StoredSlate, encode_seen, seen_key, slate_prefix
-from ensemble.index import build_index
+from batch.compute.job import Job
+from batch.settings import BatchSettings
+from contract.dataset import DATASET_FILE
+from contract.keys import encode_seen, seen_key, slate_prefix
+from contract.names import USER_ID
+from contract.slates import StoredSlate
+from ensemble.publish.index import build_index
 from ensemble.settings import EnsembleSettings
-from feature_repo.dataset import DATASET_FILE
-from feature_repo.names import USER_ID
 from tests.builders.feast_store import feast_repository, write_world
 from tests.builders.triton import World, make_world
 

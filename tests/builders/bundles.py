@@ -8,8 +8,8 @@ from rich.console import Console
 
 from tests.builders.datasets import small_world
 from training.config import Quality, TrainingSettings
+from training.data.prepared import Prepared
 from training.pipeline import train_bundle
-from training.prepared import Prepared
 from training.progress import Steps
 
 

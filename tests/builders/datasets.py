@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from training.datasets import catalog
-from training.datasets.synthetic import Size
-from training.prepared import Prepared
+from training.data.prepared import Prepared
+from training.data.sources import catalog
+from training.data.sources.synthetic import Size
 
 SMALL = Size(users=300, items=120, days=12, interactions=6_000)
 

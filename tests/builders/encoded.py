@@ -7,11 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo import names
-from feature_repo.dataset import Role
-from training.encoders import Encoders, Scale, Vocabulary
-from training.fields import OOV_CODE, Field
-from training.prepared import Prepared, to_numpy
+from contract import names
+from contract.dataset import Role
+from contract.encoders import OOV_CODE, Encoders, Field, Scale, Vocabulary
+from training.data.prepared import Prepared, to_numpy
 
 RECENT = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
 

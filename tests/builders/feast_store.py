@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from feature_repo import names
-from feature_repo.dataset import DATASET_FILE, Dataset, Role
+from contract import names
+from contract.dataset import DATASET_FILE, Dataset, Role
 from tests.builders.triton import World
 
-REPOSITORY = Path(names.__file__).parent
+REPOSITORY = Path(__file__).parents[2] / "feature_repo"
 
 
 def feast_repository(

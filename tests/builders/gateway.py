@@ -15,15 +15,17 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
-from ensemble import contract
+from contract.filters import Filters
+from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
+from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID
 from service.bundle import Bundle, Card, read_bundle
-from service.deadline import Deadline
-from service.errors import DependencyUnavailable
+from service.failures import DependencyUnavailable
+from service.limits.deadline import Deadline
 from service.main import build_app
 from service.schemas import RecommendRequest
 from service.settings import Settings
-from service.store import MemoryStore, Store
-from service.tensors import Array, Slate, decode_slate
+from service.store.store import MemoryStore, Store
+from service.triton.tensors import Array, Slate, decode_slate
 
 BUNDLE = "synthetic-1"
 CATALOGUE = 400
@@ -90,26 +92,26 @@ def make_outputs(
     The user's retrieved items are 200 + user_id, 201 + user_id, ...; the ranker likes even ids better.
     """
     retrieved = (200 + user_id % CATALOGUE + np.arange(k + 5)) % CATALOGUE
-    rules = list(contract.Rule)
+    rules = list(Rule)
     removed = np.zeros(len(retrieved), dtype=np.int8)
-    removed[np.isin(retrieved, np.array(excluded, dtype=np.int64))] = 1 + rules.index(contract.Rule.EXCLUDED)
-    removed[np.isin(retrieved, np.array(seen, dtype=np.int64))] = 1 + rules.index(contract.Rule.SEEN)
+    removed[np.isin(retrieved, np.array(excluded, dtype=np.int64))] = 1 + rules.index(Rule.EXCLUDED)
+    removed[np.isin(retrieved, np.array(seen, dtype=np.int64))] = 1 + rules.index(Rule.SEEN)
     alive = np.flatnonzero(removed == 0)
-    removed[alive[k:]] = 1 + rules.index(contract.Rule.BEYOND_K)
-    candidates = np.full(k, contract.PAD_ID)
+    removed[alive[k:]] = 1 + rules.index(Rule.BEYOND_K)
+    candidates = np.full(k, PAD_ID)
     candidates[: len(alive[:k])] = retrieved[alive[:k]]
     ranking = np.where(candidates % 2 == 0, 0.5, 0.25) - np.arange(k) / 1000
     best = np.argsort(-ranking, kind="stable")[: min(n, len(alive))]
-    item_ids = np.full(contract.MAX_N, contract.PAD_ID)
-    item_scores = np.full(contract.MAX_N, -np.inf)
+    item_ids = np.full(MAX_N, PAD_ID)
+    item_scores = np.full(MAX_N, -np.inf)
     item_ids[: len(best)], item_scores[: len(best)] = candidates[best], ranking[best]
-    flags = [contract.Degradation.UNKNOWN_USER] if user_id >= 1000 else []
-    flags += [contract.Degradation.SHORT] if len(best) < n else []
+    flags = [Degradation.UNKNOWN_USER] if user_id >= 1000 else []
+    flags += [Degradation.SHORT] if len(best) < n else []
     stage_us = [900, 200, 1400, 100, 50, 1100, 40]
     values: dict[str, Any] = {
         "item_ids": item_ids,
         "item_scores": item_scores,
-        "degraded": [contract.degradation_mask(flags)],
+        "degraded": [degradation_mask(flags)],
         "stage_us": stage_us,
         "retrieved_ids": retrieved,
         "retrieved_scores": 1 - np.arange(len(retrieved)) / 100,
@@ -117,9 +119,9 @@ def make_outputs(
         "candidate_ids": candidates,
         "retrieval_scores": 1 - np.arange(k) / 100,
         "ranking_scores": ranking,
-        "propensities": np.arange(contract.MAX_N) < len(best),
+        "propensities": np.arange(MAX_N) < len(best),
     }
-    return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in contract.OUTPUT_TENSORS}
+    return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in OUTPUT_TENSORS}
 
 
 class FakeRecommender:
@@ -133,7 +135,7 @@ class FakeRecommender:
         self.qualities: list[float] = []
 
     async def recommend(
-        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float = contract.FULL_QUALITY
+        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float = FULL_QUALITY
     ) -> Slate:
         """Answers after `wait_s`, as a well-behaved ensemble would."""
         self.requests.append(request)
@@ -171,7 +173,7 @@ class BrokenStore:
         """Does not answer."""
         raise self._down()
 
-    async def published(self, timeout_s: float) -> contract.Published:  # noqa: ARG002
+    async def published(self, timeout_s: float) -> Published:  # noqa: ARG002
         """Does not answer."""
         raise self._down()
 
@@ -180,7 +182,7 @@ class BrokenStore:
         runs: Sequence[str],  # noqa: ARG002
         user_id: int,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
-    ) -> tuple[contract.StoredSlate | None, list[int]]:
+    ) -> tuple[StoredSlate | None, list[int]]:
         """Does not answer."""
         raise self._down()
 
@@ -191,7 +193,7 @@ class BrokenStore:
     async def passing(
         self,
         item_ids: Sequence[int],  # noqa: ARG002
-        filters: contract.Filters,  # noqa: ARG002
+        filters: Filters,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
     ) -> set[int]:
         """Does not answer."""
@@ -212,17 +214,17 @@ RUN = "20260101-060000-abcd"
 
 def make_stored(
     item_ids: Sequence[int],
-    flags: Sequence[contract.Degradation] = (),
+    flags: Sequence[Degradation] = (),
     run: str = RUN,
     made_at_s: float | None = None,
     bundle: str = BUNDLE,
-) -> contract.StoredSlate:
+) -> StoredSlate:
     """A slate as a batch run stores it, scores falling from 0.9; made an hour ago unless told."""
     made_at_s = time.time() - 3600 if made_at_s is None else made_at_s
-    return contract.StoredSlate(
+    return StoredSlate(
         item_ids=np.array(item_ids, dtype=np.int64),
         item_scores=np.linspace(0.9, 0.1, len(item_ids), dtype=np.float32),
-        degraded=contract.degradation_mask(flags),
+        degraded=degradation_mask(flags),
         bundle=bundle,
         run=run,
         made_at_ms=int(made_at_s * 1000),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from redis import Redis
 
-from ensemble.batch.records import Record, Trigger
-from ensemble.contract import StoredSlate, slate_key
+from batch.runs.records import Record, Trigger
+from contract.keys import slate_key
+from contract.slates import StoredSlate
 
 DATASET = "small"
 

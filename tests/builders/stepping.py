@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble.recommender import Recommender
+from ensemble.run.recommender import Recommender
 from ensemble.stage import Stage
 
 

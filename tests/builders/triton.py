@@ -16,21 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
-from ensemble import contract
+from contract import bundle as files
+from contract import names
+from contract.affinity import user_item_feature_names
+from contract.bundle import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpec, sha256
+from contract.dataset import DATASET_FILE, Dataset
+from contract.encoders import Encoders, Field, Scale, Vocabulary
+from contract.errors import StageError
+from contract.filters import encode_filters
+from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, encode_excluded
 from ensemble.bundle import Bundle
 from ensemble.graph import Stores
-from ensemble.recommender import Recommender, item_table
+from ensemble.run.recommender import Recommender, item_table
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
-from feature_repo import names
-from feature_repo.affinity import user_item_feature_names
-from feature_repo.dataset import DATASET_FILE, Dataset
-from training import manifest as files
-from training.encoders import Encoders, Scale, Vocabulary
-from training.fields import Field
-from training.manifest import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpec, sha256
-from training.ranker_graph import DlrmWeights, Layer, ranker_graph
+from training.export.ranker_graph import ranker_graph
+from training.ranking.weights import DlrmWeights, Layer
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 WIDTH = 8
@@ -299,10 +301,10 @@ def make_request(
     n: int = 5,
     excluded: Sequence[int] = (),
     filters: dict[str, list[int | str]] | None = None,
-    surface: int = contract.NO_CONTEXT,
+    surface: int = NO_CONTEXT,
     seed: int = 0,
-    deadline_us: int = contract.NO_DEADLINE,
-    quality: float = contract.FULL_QUALITY,
+    deadline_us: int = NO_DEADLINE,
+    quality: float = FULL_QUALITY,
 ) -> dict[str, np.ndarray]:
     """Makes one user's request tensors, each (1, width)."""
     single = {
@@ -313,16 +315,16 @@ def make_request(
         "context_surface": surface,
     }
     return {name: np.array([[value]], dtype=np.int64) for name, value in single.items()} | {
-        "exclude_item_ids": contract.encode_excluded(excluded),
-        "filters": contract.encode_filters(filters or {}),
+        "exclude_item_ids": encode_excluded(excluded),
+        "filters": encode_filters(filters or {}),
         "quality": np.array([[quality]], dtype=np.float32),
     }
 
 
 def slate(answer: Any) -> list[int]:
     """Lists the item ids of an answer's first row, without the tail."""
-    assert not isinstance(answer, contract.StageError), answer
-    return [int(i) for i in answer["item_ids"][0] if i != contract.PAD_ID]
+    assert not isinstance(answer, StageError), answer
+    return [int(i) for i in answer["item_ids"][0] if i != PAD_ID]
 
 
 def _draw_features(world: World, rng: np.random.Generator) -> None:

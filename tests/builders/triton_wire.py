@@ -12,8 +12,9 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from ensemble import contract
-from service.tensors import Array
+from contract.slates import Degradation, degradation_mask
+from contract.tensors import PAD_ID
+from service.triton.tensors import Array
 from tests.builders.gateway import BUNDLE, make_outputs
 
 Inputs = dict[str, Array]
@@ -30,7 +31,7 @@ def read_inputs(request: Any) -> Inputs:
 def answer(inputs: Inputs) -> dict[str, Array]:
     """The small world's output tensors for the request's rows."""
     rows = [
-        make_outputs(int(user_id), int(n), [item_id for item_id in excluded if item_id != contract.PAD_ID])
+        make_outputs(int(user_id), int(n), [item_id for item_id in excluded if item_id != PAD_ID])
         for user_id, n, excluded in zip(
             inputs["user_id"][:, 0], inputs["n"][:, 0], inputs["exclude_item_ids"].tolist(), strict=True
         )
@@ -50,7 +51,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.cancelled = 0
         self.max_batch_size = 32
         self.left_out: set[str] = set()
-        self.lacks: list[contract.Degradation] = []
+        self.lacks: list[Degradation] = []
         self.requests: list[Any] = []
         self.started = asyncio.Event()
 
@@ -77,7 +78,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if self.fail is not None:
             await context.abort(*self.fail)
         outputs = answer(read_inputs(request))
-        outputs["degraded"] = np.bitwise_or(outputs["degraded"], contract.degradation_mask(self.lacks))
+        outputs["degraded"] = np.bitwise_or(outputs["degraded"], degradation_mask(self.lacks))
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         for wanted in request.outputs:
             if wanted.name in self.left_out:

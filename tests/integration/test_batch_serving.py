@@ -16,10 +16,21 @@ import numpy as np
 import pytest
 import redis
 
+from contract.filters import passes
+from contract.keys import (
+    AVAILABILITY_FIELD,
+    UNAVAILABLE,
+    batch_key,
+    decode_seen,
+    feature_key,
+    item_card_prefix,
+    item_vector_key,
+    seen_key,
+    slate_key,
+)
+from contract.slates import Published, StoredSlate
 from deploy.local.ports import free_port
 from deploy.local.settings import ROOT, python_of
-from ensemble import contract
-from ensemble.contract import Published, StoredSlate
 from tests.builders.world import World, eventually
 from tests.integration.test_page import Page
 
@@ -98,9 +109,9 @@ def stored(stack: World, redis_client: redis.Redis, url: str) -> Iterator[Stored
     """Publishes a run with one user's slate; what was published before is published again afterwards."""
     manifest = stack.manifest()
     user_id = int(manifest["sample_user_ids"][0])
-    prefix = contract.item_card_prefix(manifest["bundle"])
+    prefix = item_card_prefix(manifest["bundle"])
     catalogue = sorted(int(key.decode().removeprefix(prefix)) for key in redis_client.scan_iter(f"{prefix}*"))
-    seen = contract.decode_seen(value_of(redis_client, contract.seen_key(user_id))).tolist()
+    seen = decode_seen(value_of(redis_client, seen_key(user_id))).tolist()
     item_ids = [*seen[:5], *(item_id for item_id in catalogue if item_id not in set(seen))][:DEPTH]
     began_s = time.time() - AGE_S
     run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(began_s))}-0000"
@@ -112,9 +123,9 @@ def stored(stack: World, redis_client: redis.Redis, url: str) -> Iterator[Stored
         run,
         int(began_s * 1000),
     )
-    pointer = contract.batch_key(manifest["dataset"])
+    pointer = batch_key(manifest["dataset"])
     with (
-        changed(redis_client, contract.slate_key(run, user_id), slate.encode()),
+        changed(redis_client, slate_key(run, user_id), slate.encode()),
         changed(redis_client, pointer, Published((run,)).encode()),
     ):
         assert eventually(lambda: ask(url, user_id, source="batch")["source"] == "batch", 20)
@@ -187,11 +198,11 @@ def test_an_item_that_becomes_unavailable_in_the_feature_store_is_soon_gone_and_
     stack: World, url: str, redis_client: redis.Redis, stored: Stored
 ) -> None:
     gone = stored.unseen[1]
-    key: Any = contract.feature_key("item_id", gone, stack.manifest()["dataset"])
-    field: Any = contract.AVAILABILITY_FIELD
+    key: Any = feature_key("item_id", gone, stack.manifest()["dataset"])
+    field: Any = AVAILABILITY_FIELD
     before: Any = redis_client.hget(key, field)
-    assert before not in (None, contract.UNAVAILABLE), "materialised as available"
-    redis_client.hset(key, field, contract.UNAVAILABLE)
+    assert before not in (None, UNAVAILABLE), "materialised as available"
+    redis_client.hset(key, field, UNAVAILABLE)
     try:
         assert eventually(lambda: gone not in ids(ask(url, stored.user_id, source="batch", n=5)), 30)
         answer = ask(url, stored.user_id, source="batch", n=5, explain=True)
@@ -211,7 +222,7 @@ def test_a_filter_is_kept_by_what_the_index_holds(
     column, dtype = next((name, kind) for name, kind in manifest["filters"].items() if kind != "float32")
 
     def held(item_id: int) -> bytes | None:
-        value: Any = redis_client.hget(contract.item_vector_key(manifest["bundle"], item_id), column)
+        value: Any = redis_client.hget(item_vector_key(manifest["bundle"], item_id), column)
         return None if value is None else bytes(value)
 
     first = held(stored.unseen[0])
@@ -219,7 +230,7 @@ def test_a_filter_is_kept_by_what_the_index_holds(
     text = bytes.fromhex(first.split(b",")[0].decode()).decode()
     value = text if dtype == "string" else int(text)
     answer = ask(url, stored.user_id, source="batch", n=20, filters={column: [value]})
-    expected = [item_id for item_id in stored.unseen if contract.passes(held(item_id), dtype, [value])]
+    expected = [item_id for item_id in stored.unseen if passes(held(item_id), dtype, [value])]
     assert ids(answer) == expected[:20]
     assert 0 < len(expected) < len(stored.unseen)
 
@@ -227,7 +238,7 @@ def test_a_filter_is_kept_by_what_the_index_holds(
 def test_a_damaged_slate_is_answered_with_the_popular_one(
     url: str, redis_client: redis.Redis, stored: Stored
 ) -> None:
-    with changed(redis_client, contract.slate_key(stored.run, stored.user_id), os.urandom(64)):
+    with changed(redis_client, slate_key(stored.run, stored.user_id), os.urandom(64)):
         answer = ask(url, stored.user_id, source="batch")
     assert (answer["source"], answer["degraded"]) == ("popular", ["batch_unavailable"])
     assert ask(url, stored.user_id, source="batch")["source"] == "batch"

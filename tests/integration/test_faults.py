@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bench.chaos.judge import Judged, Made, judge
+from bench.chaos.stand import REDIS, STUB, TRITON, Stand
+from bench.load.traffic import closed_loop
 from tests.builders.world import World
-from tests.chaos.judge import Judged, Made, judge
-from tests.chaos.stand import REDIS, STUB, TRITON, Stand
 from tests.integration.conftest import Demo
-from tests.load.traffic import closed_loop
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.fuzz.fuzz import fuzz
 from deploy.local.programs import http_fault
 from tests.builders.world import World, eventually
-from tests.fuzz.fuzz import fuzz
 
 SECONDS = 30
 

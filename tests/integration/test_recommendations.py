@@ -10,7 +10,8 @@ import pytest
 import redis
 from tritonclient.grpc import InferenceServerClient
 
-from ensemble import contract
+from contract.keys import decode_seen, seen_key
+from contract.tensors import MODEL_NAME, REQUEST_TENSORS, Stage
 from tests.builders.world import World
 
 UNKNOWN_USER = 2**53 - 1
@@ -26,9 +27,9 @@ def ids(answer: dict[str, Any]) -> list[int]:
 
 
 def seen(client: redis.Redis, user_id: int) -> set[int]:
-    value = client.get(contract.seen_key(user_id))
+    value = client.get(seen_key(user_id))
     assert value is None or isinstance(value, bytes)
-    return set(contract.decode_seen(value).tolist())
+    return set(decode_seen(value).tolist())
 
 
 def test_a_known_user_gets_ten_unseen_items_from_the_ensemble(
@@ -44,7 +45,7 @@ def test_a_known_user_gets_ten_unseen_items_from_the_ensemble(
     assert all(0.0 <= score <= 1.0 for score in scores)
     assert seen(redis_client, known_user)
     assert not set(ids(answer)) & seen(redis_client, known_user)
-    assert {stage.value for stage in contract.Stage} <= set(answer["timings_ms"])
+    assert {stage.value for stage in Stage} <= set(answer["timings_ms"])
 
 
 def test_the_answer_is_the_same_again(stack: World, known_user: int) -> None:
@@ -156,12 +157,12 @@ def test_the_ready_check_names_every_dependency(stack: World) -> None:
 
 
 def test_triton_serves_the_chain_with_dynamic_batching(triton_client: InferenceServerClient) -> None:
-    assert triton_client.is_model_ready(contract.MODEL_NAME)
-    config = triton_client.get_model_config(contract.MODEL_NAME, as_json=True)["config"]
+    assert triton_client.is_model_ready(MODEL_NAME)
+    config = triton_client.get_model_config(MODEL_NAME, as_json=True)["config"]
     assert config["max_batch_size"] > 1
     assert "dynamic_batching" in config
     asked = {entry["name"] for entry in config["input"]}
-    assert {tensor.name for tensor in contract.REQUEST_TENSORS} <= asked
+    assert {tensor.name for tensor in REQUEST_TENSORS} <= asked
 
 
 def test_the_metrics_count_what_was_answered(stack: World, known_user: int) -> None:

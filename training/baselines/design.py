@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
 
-from training.fields import PAD_CODE, Field
+from contract.encoders import PAD_CODE, Field
 
 Array = npt.NDArray[Any]
 Columns = Mapping[str, Array]

@@ -8,8 +8,8 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
+from contract.encoders import Field
 from training.baselines.design import Columns, numerics, small_categoricals
-from training.fields import Field
 
 PARAMETERS = {
     "objective": "binary",

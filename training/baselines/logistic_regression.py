@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from contract.encoders import Field
 from training.baselines.design import Columns, one_hot
-from training.fields import Field
-from training.ranking_metrics import log_loss
+from training.metrics.ranking import log_loss
 
 PENALTIES = (0.001, 0.01, 0.1)
 """Inverse strengths tried of the L2 penalty; validation chooses."""

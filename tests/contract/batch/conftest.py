@@ -9,8 +9,8 @@ import google.protobuf  # noqa: F401  before Merlin, which forces the slow Pytho
 import pytest
 from redis import Redis
 
-from ensemble.batch import engine
-from ensemble.batch.settings import BatchSettings
+from batch.compute import engine
+from batch.settings import BatchSettings
 from ensemble.stores.client import connect
 from tests.builders.batch import BatchWorld, make_batch_world
 from tests.builders.search_redis import running_redis

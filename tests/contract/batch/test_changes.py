@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from redis import Redis
 
-from ensemble.batch.changes import CHUNK, ChangedUsers
+from batch.runs.changes import CHUNK, ChangedUsers
 
 
 def read(noted: ChangedUsers, until_s: float = float("inf")) -> list[int]:

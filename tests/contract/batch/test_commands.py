@@ -1,4 +1,4 @@
-"""`python -m ensemble.batch`: what its commands print, and one line with a status where they cannot."""
+"""`python -m batch`: what its commands print, and one line with a status where they cannot."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble.batch.changes import ChangedUsers
-from ensemble.batch.lock import RunLock
-from ensemble.batch.records import State, Trigger
-from ensemble.batch.registry import Registry
-from ensemble.contract import Published
+from batch.runs.changes import ChangedUsers
+from batch.runs.lock import RunLock
+from batch.runs.records import State, Trigger
+from batch.runs.registry import Registry
+from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -29,7 +29,7 @@ def command(redis_address: str, tmp_path: Path) -> Command:
     def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         told = {"SHORTLIST_REDIS_ADDRESS": redis_address, "SHORTLIST_VAR_DIR": str(tmp_path)}
         return subprocess.run(
-            [sys.executable, "-m", "ensemble.batch", *arguments],
+            [sys.executable, "-m", "batch", *arguments],
             env=os.environ | told | settings,
             capture_output=True,
             text=True,

@@ -15,13 +15,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from ensemble.batch.errors import BatchError
-from ensemble.batch.lock import RunLock, lock_key
-from ensemble.batch.plan import Plan
-from ensemble.batch.records import Record, State
-from ensemble.batch.registry import Registry
-from ensemble.batch.users import Whom
-from ensemble.contract import Published, slate_key
+from batch.compute.users import Whom
+from batch.errors import BatchError
+from batch.runs.lock import RunLock, lock_key
+from batch.runs.plan import Plan
+from batch.runs.records import Record, State
+from batch.runs.registry import Registry
+from contract.keys import slate_key
+from contract.slates import Published
 from tests.builders.batch import BatchWorld
 from tests.builders.runs import make_record, store_slates
 
@@ -172,7 +173,7 @@ def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_wit
     small = {"shard_users": 8, "step_users": 8}
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "ensemble.batch"],
+        [sys.executable, "-m", "batch"],
         env=os.environ | world.environment(**small),
         stdout=log,
         stderr=log,

@@ -10,10 +10,10 @@ import time
 
 from redis import Redis
 
-from ensemble.batch.lock import RunLock
-from ensemble.batch.records import State
-from ensemble.batch.registry import Registry
-from ensemble.contract import Published
+from batch.runs.lock import RunLock
+from batch.runs.records import State
+from batch.runs.registry import Registry
+from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
 
 KILLS = 12

@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ensemble.batch.changes import ChangedUsers
-from ensemble.batch.errors import BatchError
-from ensemble.batch.job import Job
-from ensemble.batch.lock import lock_key
-from ensemble.batch.records import Record, State
-from ensemble.batch.registry import Registry
-from ensemble.batch.users import Whom
-from ensemble.contract import Published, StoredSlate, slate_key
+from batch.compute.job import Job
+from batch.compute.users import Whom
+from batch.errors import BatchError
+from batch.runs.changes import ChangedUsers
+from batch.runs.lock import lock_key
+from batch.runs.records import Record, State
+from batch.runs.registry import Registry
+from contract.keys import slate_key
+from contract.slates import Published, StoredSlate
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_world
 
@@ -260,7 +261,7 @@ def test_a_cluster_by_address_from_the_command_line(batch_world: BatchWorld, one
     address = ray.get_runtime_context().gcs_address
     report = batch_world.var / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "ensemble.batch", "--changed", "--only", "--report", str(report)],
+        [sys.executable, "-m", "batch", "--changed", "--only", "--report", str(report)],
         env=os.environ | batch_world.environment(address=address),
         capture_output=True,
         text=True,

@@ -9,8 +9,8 @@ import time
 import pytest
 from redis import Redis
 
-from ensemble.batch.errors import BatchError
-from ensemble.batch.lock import RunLock, holder, lock_key
+from batch.errors import BatchError
+from batch.runs.lock import RunLock, holder, lock_key
 
 DATASET = "small"
 HOLD = """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from ensemble.batch.errors import BatchError, redis_explained
-from ensemble.batch.lock import RunLock, lock_key
-from ensemble.batch.records import State, Trigger
-from ensemble.batch.registry import KEPT_RECORDS, Registry
-from ensemble.contract import Published, batch_key
+from batch.errors import BatchError, redis_explained
+from batch.runs.lock import RunLock, lock_key
+from batch.runs.records import State, Trigger
+from batch.runs.registry import KEPT_RECORDS, Registry
+from contract.keys import batch_key
+from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
 
 

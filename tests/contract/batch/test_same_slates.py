@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensemble.batch.chain import Chain, Slates
+from batch.compute.chain import Chain, Slates
+from contract.errors import StageError
+from contract.slates import Degradation, degradation_mask
+from contract.tensors import PAD_ID
 from ensemble.bundle import Bundle
-from ensemble.contract import PAD_ID, Degradation, StageError, degradation_mask
-from ensemble.recommender import Recommender, redis_stores
+from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_request
 

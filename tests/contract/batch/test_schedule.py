@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble.batch.changes import ChangedUsers
-from ensemble.batch.cron import cron_trigger
-from ensemble.batch.lock import RunLock
-from ensemble.batch.records import Record, Trigger
-from ensemble.batch.registry import MOST_PARTIAL, Registry
-from ensemble.batch.schedule import Due, Watch
-from ensemble.batch.settings import BatchSettings
+from batch.runs.changes import ChangedUsers
+from batch.runs.lock import RunLock
+from batch.runs.records import Record, Trigger
+from batch.runs.registry import MOST_PARTIAL, Registry
+from batch.schedule.cron import cron_trigger
+from batch.schedule.schedule import Due, Watch
+from batch.settings import BatchSettings
+from contract.bundle import Manifest, read_manifest
 from ensemble.settings import EnsembleSettings
 from tests.builders.runs import make_record, store_slates
 from tests.builders.triton import make_world
-from training.manifest import Manifest, read_manifest
 
 DATASET = "tiny"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.http.connections import bounded_protocol
 from service.main import build_app
-from service.protocol import bounded_protocol
 from tests.builders.gateway import FakeRecommender, make_bundle, make_settings, make_store
 
 pytestmark = pytest.mark.anyio

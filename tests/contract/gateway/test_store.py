@@ -13,12 +13,25 @@ import pytest
 import redis
 import structlog
 
-from ensemble import contract
-from ensemble.contract import Filters, Published
+from contract.filters import Filters
+from contract.keys import (
+    AVAILABILITY_FIELD,
+    batch_key,
+    encode_card,
+    encode_seen,
+    feature_key,
+    item_card_key,
+    item_vector_key,
+    seen_key,
+    slate_key,
+    tags,
+)
+from contract.keys import UNAVAILABLE as UNAVAILABLE_of_contract
+from contract.slates import Published
 from service.bundle import Card
-from service.errors import DependencyUnavailable
-from service.redis_store import RedisStore
-from service.store import MemoryStore, Store
+from service.failures import DependencyUnavailable
+from service.store.redis_store import RedisStore
+from service.store.store import MemoryStore, Store
 from tests.builders.gateway import make_stored
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +138,7 @@ class TestRedisStore(StoreSuite):
         self, store: RedisStore, redis_process: Any
     ) -> None:
         with redis.Redis(port=redis_process.port) as client:
-            client.set(contract.item_card_key("b2", 3), contract.encode_card({"item_title": "other"}))
+            client.set(item_card_key("b2", 3), encode_card({"item_title": "other"}))
         assert await store.cards([3], 5) == {}
 
     async def test_many_cards_take_one_command(self, store: RedisStore, redis_process: Any) -> None:
@@ -139,8 +152,8 @@ class TestRedisStore(StoreSuite):
         self, store: RedisStore, redis_process: Any
     ) -> None:
         with redis.Redis(port=redis_process.port) as client:
-            client.set(contract.seen_key(5), b"12345")
-            client.set(contract.item_card_key(BUNDLE, 5), b"{")
+            client.set(seen_key(5), b"12345")
+            client.set(item_card_key(BUNDLE, 5), b"{")
         with pytest.raises(DependencyUnavailable, match="seen:5"):
             await store.seen(5, 5)
         with pytest.raises(DependencyUnavailable, match="item_card:b1:5"):
@@ -198,7 +211,7 @@ class TestRedisStore(StoreSuite):
         await store.open()
         assert await store.published(5) == PUBLISHED
         with redis.Redis(port=redis_process.port) as client:
-            client.delete(contract.batch_key(DATASET))
+            client.delete(batch_key(DATASET))
             now_s += 0.9
             assert await store.published(5) == PUBLISHED
             now_s += 0.1
@@ -220,11 +233,11 @@ class TestRedisStore(StoreSuite):
         self, store: RedisStore, redis_process: Any
     ) -> None:
         with redis.Redis(port=redis_process.port) as client:
-            client.set(contract.batch_key(DATASET), b'{"lineage": 7}')
-            client.set(contract.slate_key("child", 8), SLATES[1][1].encode()[:-1])
-            client.set(contract.slate_key("parent", 5), SLATES[1][1].encode())
-            client.set(contract.seen_key(5), b"12345")
-            client.hset(contract.item_vector_key(BUNDLE, 34), "item_price", "cheap")
+            client.set(batch_key(DATASET), b'{"lineage": 7}')
+            client.set(slate_key("child", 8), SLATES[1][1].encode()[:-1])
+            client.set(slate_key("parent", 5), SLATES[1][1].encode())
+            client.set(seen_key(5), b"12345")
+            client.hset(item_vector_key(BUNDLE, 34), "item_price", "cheap")
         with structlog.testing.capture_logs() as lines:
             with pytest.raises(DependencyUnavailable, match="batch:tiny"):
                 await store.published(5)
@@ -242,7 +255,7 @@ class TestRedisStore(StoreSuite):
     ) -> None:
         with redis.Redis(port=redis_process.port) as client:
             for item_id in range(10, 15):
-                client.set(contract.item_card_key(BUNDLE, item_id), contract.encode_card({"item_title": "x"}))
+                client.set(item_card_key(BUNDLE, item_id), encode_card({"item_title": "x"}))
 
             def reads() -> int:
                 stats: Any = client.info("commandstats")
@@ -314,23 +327,23 @@ def fill(port: int) -> None:
     """Writes as the materialisation and the bundle's publication do."""
     with redis.Redis(port=port) as client:
         for user_id, item_ids in SEEN.items():
-            client.set(contract.seen_key(user_id), contract.encode_seen(item_ids))
+            client.set(seen_key(user_id), encode_seen(item_ids))
         for item_id, card in CARDS.items():
-            client.set(contract.item_card_key(BUNDLE, item_id), contract.encode_card(card))
-        client.set(contract.batch_key(DATASET), PUBLISHED.encode())
+            client.set(item_card_key(BUNDLE, item_id), encode_card(card))
+        client.set(batch_key(DATASET), PUBLISHED.encode())
         for user_id, slate in SLATES:
-            client.set(contract.slate_key(slate.run, user_id), slate.encode())
+            client.set(slate_key(slate.run, user_id), slate.encode())
         for item_id in UNAVAILABLE:
             mark(client, item_id)
         for item_id, columns in ROWS.items():
             held = {
-                name: float(np.float32(values[0])) if name == "item_price" else contract.tags(values)
+                name: float(np.float32(values[0])) if name == "item_price" else tags(values)
                 for name, values in columns.items()
             }
-            client.hset(contract.item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **held})
+            client.hset(item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **held})
 
 
 def mark(client: Any, item_id: int) -> None:
     """Writes that an item is not available."""
-    key = contract.feature_key("item_id", item_id, DATASET)
-    client.hset(key, contract.AVAILABILITY_FIELD, contract.UNAVAILABLE)
+    key = feature_key("item_id", item_id, DATASET)
+    client.hset(key, AVAILABILITY_FIELD, UNAVAILABLE_of_contract)

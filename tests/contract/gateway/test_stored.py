@@ -14,10 +14,18 @@ import httpx
 import pytest
 import redis
 
-from ensemble import contract
-from ensemble.contract import Published
-from service.errors import DependencyUnavailable
-from service.redis_store import RedisStore
+from contract.keys import (
+    AVAILABILITY_FIELD,
+    UNAVAILABLE,
+    batch_key,
+    encode_seen,
+    feature_key,
+    seen_key,
+    slate_key,
+)
+from contract.slates import Published
+from service.failures import DependencyUnavailable
+from service.store.redis_store import RedisStore
 from tests.builders.gateway import BUNDLE, FakeRecommender, client_of, make_app, make_stored
 
 pytestmark = pytest.mark.anyio
@@ -48,8 +56,8 @@ async def ask(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
 def store_slate(port: int, run: str, item_ids: list[int]) -> None:
     """Stores a slate for user 9 and publishes its run."""
     with redis.Redis(port=port) as client:
-        client.set(contract.slate_key(run, 9), make_stored(item_ids, run=run).encode())
-        client.set(contract.batch_key(DATASET), Published((run,)).encode())
+        client.set(slate_key(run, 9), make_stored(item_ids, run=run).encode())
+        client.set(batch_key(DATASET), Published((run,)).encode())
 
 
 async def test_a_newly_published_run_is_read_and_what_becomes_seen_or_unavailable_is_gone(
@@ -63,9 +71,9 @@ async def test_a_newly_published_run_is_read_and_what_becomes_seen_or_unavailabl
             assert (answer["source"], answer["run"]) == ("batch", run)
             assert [item["item_id"] for item in answer["items"]] == item_ids[:2]
         with redis.Redis(port=redis_process.port) as there:
-            there.set(contract.seen_key(9), contract.encode_seen([310]))
-            key = contract.feature_key("item_id", 312, DATASET)
-            there.hset(key, contract.AVAILABILITY_FIELD, contract.UNAVAILABLE)
+            there.set(seen_key(9), encode_seen([310]))
+            key = feature_key("item_id", 312, DATASET)
+            there.hset(key, AVAILABILITY_FIELD, UNAVAILABLE)
         answer = await ask(client)
         assert [item["item_id"] for item in answer["items"]] == [311, 313]
         assert answer["degraded"] == ["ensemble_unavailable", "display"]  # there are no cards here
@@ -113,7 +121,7 @@ async def test_a_damaged_slate_or_pointer_is_no_error_of_the_callers_answer(
 ) -> None:
     store_slate(redis_process.port, "run", [300, 301])
     async with gateway(tmp_path, redis_process.address) as client:
-        for key in (contract.slate_key("run", 9), contract.batch_key(DATASET)):
+        for key in (slate_key("run", 9), batch_key(DATASET)):
             with redis.Redis(port=redis_process.port) as there:
                 there.set(key, damaged)
             answer = await ask(client, source="batch")
@@ -125,7 +133,7 @@ async def test_an_item_whose_key_is_of_another_type_counts_as_available_and_harm
 ) -> None:
     store_slate(redis_process.port, "run", [300, 301])
     with redis.Redis(port=redis_process.port) as there:
-        there.set(contract.feature_key("item_id", 300, DATASET), b"no hash")
+        there.set(feature_key("item_id", 300, DATASET), b"no hash")
     async with gateway(tmp_path, redis_process.address) as client:
         for _ in range(8):
             answer = await ask(client, source="batch")

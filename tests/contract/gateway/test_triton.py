@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from ensemble import contract
-from ensemble.contract import ErrorCode, StageError
-from service.deadline import Deadline
-from service.errors import DependencyUnavailable
-from service.recommender import Recommender, TritonRecommender, triton_error
+from contract.errors import ErrorCode, StageError
+from contract.filters import decode_filters
+from contract.slates import Degradation
+from contract.tensors import (
+    ALWAYS_TENSORS,
+    MODEL_NAME,
+    NO_CONTEXT,
+    OUTPUT_TENSORS,
+    REQUEST_TENSORS,
+    SLATE_TENSORS,
+)
+from service.failures import DependencyUnavailable
+from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.settings import TritonSettings
+from service.triton.client import Recommender, TritonRecommender, triton_error
 from tests.builders.gateway import BUNDLE, CONTEXT, FakeRecommender
 from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
 
@@ -58,9 +67,9 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
         before = time.time()
         await recommender.recommend(asked, Deadline.after(5), seed=11)
         await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=2**63 - 1)
-    promised = {tensor.name: tensor for tensor in contract.REQUEST_TENSORS}
+    promised = {tensor.name: tensor for tensor in REQUEST_TENSORS}
     for request in triton.requests:
-        assert request.model_name == contract.MODEL_NAME
+        assert request.model_name == MODEL_NAME
         tensors = read_inputs(request)
         assert set(tensors) == set(promised) | set(CONTEXT)
         for name, tensor in tensors.items():
@@ -73,8 +82,8 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
     assert first["exclude_item_ids"].shape == (1, 128)
     assert second["exclude_item_ids"].shape == (1, 16)
     assert first["context_tab"][0, 0] == 4
-    assert first["context_hour"][0, 0] == contract.NO_CONTEXT
-    assert contract.decode_filters(first["filters"][0]) == {"item_genre": ["dräma"]}
+    assert first["context_hour"][0, 0] == NO_CONTEXT
+    assert decode_filters(first["filters"][0]) == {"item_genre": ["dräma"]}
     assert (first["seed"][0, 0], second["seed"][0, 0]) == (11, 2**63 - 1)
     assert 4.9 < first["deadline_us"][0, 0] / 1e6 - before < 8
 
@@ -125,8 +134,8 @@ async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> No
             RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0
         )
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
-    assert set(few) == {*contract.SLATE_TENSORS, *contract.ALWAYS_TENSORS, "propensities"}
-    assert sorted(many) == sorted(tensor.name for tensor in contract.OUTPUT_TENSORS)
+    assert set(few) == {*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities"}
+    assert sorted(many) == sorted(tensor.name for tensor in OUTPUT_TENSORS)
     assert plain.item_ids == told.item_ids
     assert plain.retrieved is None
     assert told.retrieved
@@ -194,7 +203,7 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
             await recommender.check(Deadline.after(10))
         triton.fail = None
-        triton.lacks = [contract.Degradation.PARTIAL_INDEX]
+        triton.lacks = [Degradation.PARTIAL_INDEX]
         with pytest.raises(DependencyUnavailable, match="does not hold every item yet"):
             await recommender.check(Deadline.after(10))
         triton.lacks = []
@@ -245,7 +254,7 @@ def test_an_error_without_words_is_still_a_failing_dependency() -> None:
 
 def test_the_contracts_dtypes_all_cross_the_wire() -> None:
     names = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8, "UINT8": np.uint8}
-    for tensor in (*contract.REQUEST_TENSORS, *contract.OUTPUT_TENSORS):
+    for tensor in (*REQUEST_TENSORS, *OUTPUT_TENSORS):
         assert np_to_triton_dtype(tensor.dtype) in names, tensor.name
     for name, dtype in names.items():
         assert triton_to_np_dtype(name) == dtype

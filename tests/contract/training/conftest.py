@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.prepared import Prepared
+from training.data.prepared import Prepared
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from feature_repo import names
-from feature_repo.changed import batch_runs_key, changed_users_key
-from feature_repo.seen import seen_key
+from contract import names
+from contract.keys import batch_runs_key, changed_users_key, seen_key
+from feature_repo.materialize import materialize
 from tests.builders.datasets import quiet, small_world
 from tests.builders.redis_server import redis_server
-from training.materialize import materialize
-from training.prepared import Prepared
+from training.data.prepared import Prepared
 
 
 @pytest.fixture(scope="module")

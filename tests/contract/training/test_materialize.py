@@ -18,18 +18,17 @@ import pytest
 from feast import FeatureStore
 from redis import Redis
 
-from ensemble.contract import decode_seen
-from feature_repo import names
-from feature_repo.dataset import Column, DatasetError, Role
-from feature_repo.seen import seen_key
+from contract import names
+from contract.dataset import Column, DatasetError, Role
+from contract.keys import decode_seen, seen_key
+from feature_repo.materialize import Arrived, Feast, check_arrival, materialize
+from feature_repo.online import OnlineStore
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.redis_server import redis_server
-from training.datasets import catalog
-from training.features import feature_tables, first_event
-from training.materialize import Arrived, Feast, check_arrival, materialize
-from training.online import OnlineStore
-from training.prepared import Prepared, dataset_yaml
-from training.ranking import RankingTable
+from training.data.prepared import Prepared, dataset_yaml
+from training.data.sources import catalog
+from training.examples.exposures import RankingTable
+from training.features.tables import feature_tables, first_event
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 from redis import Redis
 
-from feature_repo import names
-from feature_repo.dataset import DATASET_FILE
-from feature_repo.seen import PATTERN
-from tests.benchmarks.scale.build import restricted
-from tests.benchmarks.scale.load import load
-from tests.benchmarks.scale.world import CATEGORIES, make_world
+from bench.scale.build import restricted
+from bench.scale.load import load
+from bench.scale.world import CATEGORIES, make_world
+from contract import names
+from contract.dataset import DATASET_FILE
+from contract.keys import PATTERN
+from feature_repo.materialize import materialize
+from feature_repo.online import OnlineStore
 from tests.builders.datasets import quiet
 from tests.builders.redis_server import redis_server
-from training import features
-from training.materialize import materialize
-from training.online import OnlineStore
-from training.prepared import Prepared, dataset_yaml, to_arrow
-from training.validate import validate
+from training.data.prepared import Prepared, dataset_yaml, to_arrow
+from training.data.validate import validate
+from training.features import tables as features
 
 USERS, ITEMS = 200, 150
 

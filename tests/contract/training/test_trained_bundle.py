@@ -9,18 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo import names
-from training import manifest as files
-from training.encoders import Encoders
-from training.export import run_model
-from training.fields import OOV_CODE
-from training.heldout import all_user_ids
-from training.manifest import BundleError, Manifest, read_dataset, read_manifest
+from contract import bundle as files
+from contract import names
+from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
+from contract.encoders import OOV_CODE, Encoders
+from training.data.prepared import Prepared
+from training.data.raw import raw_arrays
+from training.examples.exposures import RankingTable
+from training.examples.snapshot import Candidates, items_as_of, unknown_user, users_as_of
+from training.examples.split import all_user_ids
+from training.export.towers import run_model
 from training.pipeline import QUERY_USERS
-from training.prepared import Prepared
-from training.ranking import RankingTable
-from training.raw import raw_arrays
-from training.snapshot import Candidates, items_as_of, unknown_user, users_as_of
 
 Bundle = tuple[Prepared, Path]
 

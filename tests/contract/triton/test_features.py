@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble import contract
-from ensemble.contract import PAD_ID
+from contract import names
+from contract.bundle import Inputs
+from contract.dataset import DATASET_FILE, Dataset
+from contract.encoders import NULL_CODE, Encoders, Field, Scale, Vocabulary
+from contract.keys import encode_seen, seen_key
+from contract.tensors import PAD_ID
 from ensemble.stores import items
 from ensemble.stores.features import FeatureStore, MemoryFeatureStore, RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from feature_repo import names
-from feature_repo.dataset import DATASET_FILE, Dataset
 from tests.builders.feast_store import feast_repository, write_rows, write_world
 from tests.builders.triton import DATASET, NOW, make_world
-from training.encoders import Encoders, Scale, Vocabulary
-from training.fields import NULL_CODE, Field
-from training.manifest import Inputs
 
 TTL = timedelta(days=30)
 
@@ -145,7 +144,7 @@ class TestRedis(FeatureStoreSuite):
         write_rows(self.feast, store._users.dataset, view, {key: dict(values)}, at)
 
     def write_seen(self, store: Any, user_id: int, item_ids: list[int]) -> None:
-        store.redis.set(contract.seen_key(user_id), contract.encode_seen(item_ids))
+        store.redis.set(seen_key(user_id), encode_seen(item_ids))
 
     def test_equals_get_online_features_on_every_live_and_missing_row(
         self, tmp_path: Path, store: RedisFeatureStore, dataset: Dataset

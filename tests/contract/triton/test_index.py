@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble import contract, index
-from ensemble.index import IndexBuildError, build_index, create_command, drop_bundle, main
+from contract.bundle import BundleError, IndexSpec, read_manifest, sha256
+from contract.keys import decode_card, item_card_key
+from ensemble.publish import index
+from ensemble.publish.index import IndexBuildError, build_index, create_command, drop_bundle, main
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info
 from tests.builders.search_redis import running_redis
 from tests.builders.triton import World, make_world
-from training.manifest import BundleError, IndexSpec, read_manifest, sha256
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_it_writes_vectors_and_cards_and_every_item_is_indexed(redis: Redis, wor
     assert build_index(redis, worlds[0].folder, keep=2)
     assert indexed(redis, "one") == 20
     item_id = worlds[0].item_ids[3]
-    card = contract.decode_card(run(redis, "GET", contract.item_card_key("one", item_id)))
+    card = decode_card(run(redis, "GET", item_card_key("one", item_id)))
     assert card == {"item_name": f"item {item_id}"}
     vector = np.frombuffer(run(redis, "HGET", f"item_vector:one:{item_id}", "vector"), dtype="<f4")
     np.testing.assert_array_equal(vector, np.load(worlds[0].folder / "item_vectors.npy")[3])

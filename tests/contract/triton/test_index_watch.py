@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from ensemble import contract
+from contract.errors import StageError
+from contract.keys import index_search_key, item_vector_key
+from contract.slates import Degradation, degradations
 from ensemble.bundle import Bundle
-from ensemble.contract import Degradation, StageError
-from ensemble.index import build_index, drop_bundle
-from ensemble.recommender import Recommender, redis_stores
+from ensemble.publish.index import build_index, drop_bundle
+from ensemble.run.recommender import Recommender, redis_stores
 from ensemble.stores import index_watch
 from ensemble.stores.client import connect
 from tests.builders.redis_server import free_port
@@ -55,7 +56,7 @@ class Served:
         (answer,) = self.recommender.answer([make_request(101)])
         if isinstance(answer, StageError):
             return None
-        flags = contract.degradations(int(answer["degraded"][0, 0]))
+        flags = degradations(int(answer["degraded"][0, 0]))
         return Degradation.PARTIAL_INDEX in flags, answer["retrieved_ids"][0].tolist()
 
     def is_marked(self) -> bool | None:
@@ -119,7 +120,7 @@ def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tm
     with running_redis(folder, port=port, is_kept=True) as address:
         redis = connect(address, 60_000)
         build_index(redis, world.folder, 2)
-        redis.set(contract.index_search_key("tiny-1"), json.dumps({"beyond": ITEMS}))
+        redis.set(index_search_key("tiny-1"), json.dumps({"beyond": ITEMS}))
         served = Served(world, address)
         served.watch.start()
         full = served.answer()
@@ -146,7 +147,7 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
 ) -> None:
     world, port, folder = make_world(tmp_path / "bundle", items=60), free_port(), tmp_path / "redis"
     folder.mkdir()
-    key = contract.item_vector_key("tiny-1", world.item_ids[0])
+    key = item_vector_key("tiny-1", world.item_ids[0])
     with running_redis(folder, port=port, is_kept=True) as address:
         redis = connect(address, 5_000)
         build_index(redis, world.folder, 2)

@@ -15,26 +15,26 @@ from merlin.dag import Graph
 from merlin.schema import Schema
 from redis import Redis
 
-from ensemble.runtime import ShortlistRuntime, to_table
+from contract import names
+from contract.affinity import affinity_columns, user_item_feature_names
+from contract.bundle import Inputs, RankerSpec
+from contract.dataset import Dataset
+from contract.encoders import Encoders, Field, Scale, Vocabulary
+from ensemble.publish.runtime import ShortlistRuntime
+from ensemble.run.line import to_table
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from feature_repo import names
-from feature_repo.affinity import affinity_columns, user_item_feature_names
-from feature_repo.dataset import Dataset
 from tests.builders.feast_store import feast_repository
-from training.datasets.catalog import prepare
-from training.datasets.synthetic import Size
-from training.encoders import Encoders, Scale, Vocabulary
-from training.features import feature_tables
-from training.fields import Field
-from training.manifest import Inputs, RankerSpec
-from training.prepared import Prepared
-from training.ranking import RankingTable, take
-from training.raw import all_columns, raw_arrays
+from training.data.prepared import Prepared
+from training.data.raw import all_columns, raw_arrays
+from training.data.sources.catalog import prepare
+from training.data.sources.synthetic import Size
+from training.examples.exposures import RankingTable, take
+from training.features.tables import feature_tables
 
 EXPOSURES = 1_000
 SIZE = Size(users=300, items=240, days=20, interactions=12_000)

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble import contract
+from contract.bundle import USER_VECTORS_FILE, Manifest, read_manifest, sha256
+from contract.keys import index_search_key
+from contract.tensors import PAD_ID
 from ensemble.bundle import Bundle
-from ensemble.index import build_index, drop_bundle, main
-from ensemble.recall import LADDER, Breadth, Exact, choose_breadth, measure
+from ensemble.publish.index import build_index, drop_bundle, main
+from ensemble.publish.recall import LADDER, Breadth, Exact, choose_breadth, measure
 from ensemble.stores.index_watch import index_info
 from ensemble.stores.vectors import MemoryVectorIndex, RedisVectorIndex
 from tests.builders.triton import WIDTH, World, make_world
-from training.manifest import USER_VECTORS_FILE, Manifest, read_manifest, sha256
 
 ITEMS, USERS, K = 3000, 60, 20
 REACHABLE = 0.9
@@ -97,7 +98,7 @@ def test_filters_and_more_than_k_are_searched_too(redis: Redis, world: World, ma
     index = RedisVectorIndex(redis, manifest.bundle, manifest.filters)
     query = np.ones((1, WIDTH), dtype=np.float32)
     ids, _ = index.search(query, [15 * K], [{}], 15 * K)
-    assert len({*ids[0].tolist()} - {contract.PAD_ID}) == 15 * K
+    assert len({*ids[0].tolist()} - {PAD_ID}) == 15 * K
     ids, _ = index.search(query, [K], [{"item_category": [2]}], K)
     kept = {i for (view, i), row in world.rows.items() if row.get("item_category") == 2}
     assert len({*ids[0].tolist()}) == K
@@ -116,7 +117,7 @@ def test_what_was_measured_is_kept_until_the_target_or_k_changes(
     assert first is not None
     assert lower is not None
     assert lower.ef < first.ef
-    stored: Any = redis.get(contract.index_search_key(manifest.bundle))
+    stored: Any = redis.get(index_search_key(manifest.bundle))
     assert Breadth.decode(stored) == lower
 
 
@@ -138,7 +139,7 @@ def test_an_unreachable_target_is_one_line_and_the_older_bundle_stays(
     assert "the widest search misses SHORTLIST_RECALL_TARGET: EF_RUNTIME 640" in error
     assert "raise SHORTLIST_HEAD_ITEMS" in error
     assert f"SHORTLIST_FLAT_UP_TO={ITEMS}" in error
-    assert redis.get(contract.index_search_key("graph")) is None
+    assert redis.get(index_search_key("graph")) is None
     assert int(index_info(redis, "older")["num_docs"]) == 60
 
     monkeypatch.setenv("SHORTLIST_RECALL_TARGET", "0.3")
@@ -154,7 +155,7 @@ def test_exact_search_needs_no_breadth(redis: Redis, tmp_path: Path) -> None:
     assert (
         choose_breadth(redis, world.folder, read_manifest(world.folder), K, REACHABLE, lambda _: None) is None
     )
-    assert redis.get(contract.index_search_key("flat")) is None
+    assert redis.get(index_search_key("flat")) is None
 
 
 def test_a_dropped_bundle_leaves_no_breadth(redis: Redis, world: World, manifest: Manifest) -> None:
@@ -172,4 +173,4 @@ def test_exact_search_itself_has_full_recall_and_any_of_equals_counts(world: Wor
     vectors = np.ones((4, 2), dtype=np.float32)
     equal = Exact.of(np.array([3, 5, 7, 9]), vectors, np.ones((1, 2), dtype=np.float32), 2)
     assert equal.recall(np.array([[9, 5]])).tolist() == [1.0]
-    assert equal.recall(np.array([[9, contract.PAD_ID]])).tolist() == [0.5]
+    assert equal.recall(np.array([[9, PAD_ID]])).tolist() == [0.5]

@@ -10,11 +10,13 @@ import mmh3
 import pytest
 from redis import Redis
 
-from ensemble import contract
+from contract import names
+from contract.dataset import DATASET_FILE, Dataset
+from contract.filters import Filters
+from contract.filters import passes as passes_of_contract
+from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, feature_key, item_vector_key
 from ensemble.bundle import Bundle
-from ensemble.index import build_index
-from feature_repo import names
-from feature_repo.dataset import DATASET_FILE, Dataset
+from ensemble.publish.index import build_index
 from tests.builders.feast_store import feast_repository, write_rows
 from tests.builders.triton import BRANDS, DATASET, NOW, make_world
 
@@ -41,7 +43,7 @@ def feast(
 
 def test_the_availability_field_is_feasts_hash_of_view_and_feature() -> None:
     hashed = mmh3.hash(f"{names.ITEM_CATALOG}:{names.IS_AVAILABLE}", signed=False)
-    assert hashed.to_bytes(4, "little") == contract.AVAILABILITY_FIELD
+    assert hashed.to_bytes(4, "little") == AVAILABILITY_FIELD
 
 
 def test_the_key_of_a_row_is_feasts_own() -> None:
@@ -52,7 +54,7 @@ def test_the_key_of_a_row_is_feasts_own() -> None:
     for entity, value in ((names.ITEM_ID, 0), (names.USER_ID, 2**63 - 1)):
         key = EntityKey(join_keys=[entity], entity_values=[Value(int64_val=value)])
         packed = serialize_entity_key(key, entity_key_serialization_version=3)
-        assert contract.feature_key(entity, value, "tiny") == packed + b"tiny"
+        assert feature_key(entity, value, "tiny") == packed + b"tiny"
 
 
 def test_an_item_is_unavailable_exactly_where_feast_wrote_so(
@@ -66,13 +68,13 @@ def test_an_item_is_unavailable_exactly_where_feast_wrote_so(
     write_rows(feast, dataset, names.ITEM_CATALOG, rows, NOW)
     held = {
         item_id: redis.hget(
-            contract.feature_key(names.ITEM_ID, item_id, dataset.name),
-            contract.AVAILABILITY_FIELD,
+            feature_key(names.ITEM_ID, item_id, dataset.name),
+            AVAILABILITY_FIELD,
         )
         for item_id in (1, 2, 3, 4)
     }
     assert held[1] is not None, "the field is there where Feast wrote it"
-    assert {item_id for item_id, value in held.items() if value == contract.UNAVAILABLE} == {2}
+    assert {item_id for item_id, value in held.items() if value == UNAVAILABLE} == {2}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_an_item_is_unavailable_exactly_where_feast_wrote_so(
     ids=str,
 )
 def test_an_item_passes_a_filter_by_what_the_index_wrote_of_it(
-    tmp_path: Path, redis: Redis, filters: contract.Filters
+    tmp_path: Path, redis: Redis, filters: Filters
 ) -> None:
     world = make_world(tmp_path / "bundle", items=ITEMS)
     build_index(redis, world.folder, keep=2)
@@ -103,9 +105,9 @@ def test_an_item_passes_a_filter_by_what_the_index_wrote_of_it(
         return all(set(held[c]) & set(filters[c]) for c in filters)
 
     def passes(item_id: int) -> bool:
-        held: Any = redis.hmget(contract.item_vector_key("tiny-1", item_id), list(filters))
+        held: Any = redis.hmget(item_vector_key("tiny-1", item_id), list(filters))
         return all(
-            contract.passes(value, kinds[column], allowed)
+            passes_of_contract(value, kinds[column], allowed)
             for value, (column, allowed) in zip(held, filters.items(), strict=True)
         )
 

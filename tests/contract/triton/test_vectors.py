@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from ensemble import contract
+from contract.errors import ErrorCode, StageError
+from contract.filters import Filters
+from contract.tensors import PAD_ID
 from ensemble.bundle import Bundle
-from ensemble.contract import PAD_ID, ErrorCode, StageError
-from ensemble.index import build_index
+from ensemble.publish.index import build_index
 from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
 from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
 
@@ -73,9 +74,7 @@ class VectorIndexSuite:
         ],
         ids=str,
     )
-    def test_filters_before_it_searches(
-        self, index: VectorIndex, world: World, filters: contract.Filters
-    ) -> None:
+    def test_filters_before_it_searches(self, index: VectorIndex, world: World, filters: Filters) -> None:
         def holds(item_id: int) -> bool:
             row = world.rows.get(("item_catalog", item_id), {})
             held = {c: v if isinstance(v := row.get(c), list) else [v] for c in filters}
@@ -126,7 +125,7 @@ class TestRedis(VectorIndexSuite):
     def test_says_which_index_is_missing(self, redis: Redis, bundle: Bundle) -> None:
         index = RedisVectorIndex(redis, "nowhere", bundle.manifest.filters)
         with pytest.raises(
-            StageError, match=r"no index item_vectors:nowhere; run python -m ensemble.index"
+            StageError, match=r"no index item_vectors:nowhere; run python -m ensemble.publish.index"
         ) as caught:
             index.search(np.ones((1, WIDTH), dtype=np.float32), [5], [{}], 9)
         assert caught.value.code is ErrorCode.DEPENDENCY

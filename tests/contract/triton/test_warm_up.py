@@ -7,8 +7,8 @@ from pathlib import Path
 from redis import Redis
 
 from ensemble.bundle import Bundle
-from ensemble.index import build_index
-from ensemble.recommender import Recommender, redis_stores
+from ensemble.publish.index import build_index
+from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.triton import make_settings, make_world
 
 

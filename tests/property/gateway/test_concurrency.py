@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.contract import FULL_QUALITY
-from service.concurrency import AdaptiveLimit
-from service.quality import STEPS, Quality
+from contract.tensors import FULL_QUALITY
+from service.limits.concurrency import AdaptiveLimit
+from service.limits.quality import STEPS, Quality
 
 latencies = st.lists(
     st.tuples(st.floats(0, 1), st.floats(0, 10), st.booleans()), max_size=300

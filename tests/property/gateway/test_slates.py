@@ -10,14 +10,15 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ensemble import contract
-from ensemble.contract import ErrorCode, StageError
+from contract.errors import ErrorCode, StageError
+from contract.filters import decode_filters
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT, PAD_ID
 from service.bundle import PopularItem
-from service.errors import DependencyUnavailable
-from service.fallback import FILTERS, PopularSlates
-from service.recommender import triton_error
+from service.failures import DependencyUnavailable
 from service.schemas import RecommendRequest
-from service.tensors import Row, decode_slate, encode_rows, seed_of
+from service.slates.popular import FILTERS, PopularSlates
+from service.triton.client import triton_error
+from service.triton.tensors import Row, decode_slate, encode_rows, seed_of
 from tests.builders.gateway import make_outputs
 
 ids = st.integers(0, 2**63 - 1)
@@ -38,7 +39,7 @@ filters = st.dictionaries(
 requests = st.builds(
     RecommendRequest,
     user_id=ids,
-    n=st.integers(1, contract.MAX_N),
+    n=st.integers(1, MAX_N),
     context=st.dictionaries(
         st.sampled_from(["context_a", "context_b"]), st.integers(-(2**63) + 1, 2**63 - 1)
     ),
@@ -92,22 +93,22 @@ def test_the_tensors_of_several_requests_say_what_each_of_them_says(
         rows = [Row.of(request, at(deadline_us), seed, 0.5) for request, deadline_us, seed in asked]
     except StageError as refusal:
         event(f"refused as {refusal.code}")
-        is_long = any(len(json.dumps(one.filters)) > contract.FILTER_WIDTHS[-1] for one, _, _ in asked)
+        is_long = any(len(json.dumps(one.filters)) > FILTER_WIDTHS[-1] for one, _, _ in asked)
         if is_long and refusal.code is ErrorCode.BAD_REQUEST:
             return
         raise
     tensors = encode_rows(rows, context)
     assert all(tensor.ndim == 2 and tensor.shape[0] == len(rows) for tensor in tensors.values())
-    assert tensors["exclude_item_ids"].shape[1] in contract.EXCLUDE_WIDTHS
-    assert tensors["filters"].shape[1] in contract.FILTER_WIDTHS
+    assert tensors["exclude_item_ids"].shape[1] in EXCLUDE_WIDTHS
+    assert tensors["filters"].shape[1] in FILTER_WIDTHS
     assert tensors["quality"].tolist() == [[0.5]] * len(rows)
     for row, (request, deadline_us, seed) in enumerate(asked):
         excluded = tensors["exclude_item_ids"][row].tolist()
         assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
-        assert set(excluded[len(request.exclude_item_ids) :]) <= {contract.PAD_ID}
-        assert contract.decode_filters(np.asarray(tensors["filters"][row], np.uint8)) == request.filters
+        assert set(excluded[len(request.exclude_item_ids) :]) <= {PAD_ID}
+        assert decode_filters(np.asarray(tensors["filters"][row], np.uint8)) == request.filters
         for name in context:
-            assert tensors[name][row, 0] == request.context.get(name, contract.NO_CONTEXT)
+            assert tensors[name][row, 0] == request.context.get(name, NO_CONTEXT)
         scalars = {"user_id": request.user_id, "n": request.n, "deadline_us": deadline_us, "seed": seed}
         assert {name: int(tensors[name][row, 0]) for name in scalars} == scalars
 
@@ -127,7 +128,7 @@ def test_a_decoded_slate_is_unpadded_descending_and_consistent_with_its_explanat
     user_id: int, n: int, excluded: list[int], k: int, is_explained: bool
 ) -> None:
     slate = decode_slate(make_outputs(user_id, n, [200 + i for i in excluded], k=k), n, is_explained)
-    assert contract.PAD_ID not in slate.item_ids
+    assert PAD_ID not in slate.item_ids
     assert len(slate.item_ids) == len(slate.scores) <= n
     assert slate.scores == sorted(slate.scores, reverse=True)
     assert (slate.retrieved is not None) == is_explained
@@ -149,7 +150,7 @@ def test_any_json_object_is_a_request_or_is_refused(body: dict[str, object]) -> 
         request = RecommendRequest.model_validate_json(json.dumps(body))
     except ValidationError:
         return  # any other exception would fail the test
-    assert 1 <= request.n <= contract.MAX_N
+    assert 1 <= request.n <= MAX_N
 
 
 @given(st.text(st.characters(codec="ascii")))

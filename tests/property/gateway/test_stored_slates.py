@@ -14,14 +14,15 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ensemble import contract
-from ensemble.contract import Published, StoredSlate
-from service.deadline import Deadline
-from service.errors import DependencyUnavailable, NotStored
-from service.ladder import Asked
+from contract.keys import slate_key
+from contract.slates import Degradation, Published, StoredSlate, degradation_mask
+from contract.tensors import MAX_N
+from service.failures import DependencyUnavailable, NotStored
+from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
-from service.store import MemoryStore
-from service.stored import StoredStep
+from service.slates.batch import StoredStep
+from service.slates.ladder import Asked
+from service.store.store import MemoryStore
 from tests.builders.gateway import make_stored
 
 names = (
@@ -29,10 +30,8 @@ names = (
     .filter(lambda name: len(name.encode(errors="replace")) < 256)
     .filter(lambda name: name.isprintable())
 )
-flags = st.sets(st.sampled_from(contract.Degradation)).map(contract.degradation_mask)
-item_ids = st.lists(
-    st.integers(0, 2**32 + 5) | st.integers(0, 2**63 - 1), unique=True, max_size=contract.MAX_N
-)
+flags = st.sets(st.sampled_from(Degradation)).map(degradation_mask)
+item_ids = st.lists(st.integers(0, 2**32 + 5) | st.integers(0, 2**63 - 1), unique=True, max_size=MAX_N)
 
 
 @st.composite
@@ -110,7 +109,7 @@ def test_any_bytes_are_a_pointer_or_are_refused(value: bytes) -> None:
         event("refused")
         return
     for run in (*published.lineage, *published.former):
-        assert contract.slate_key(run, 7).encode()
+        assert slate_key(run, 7).encode()
 
 
 def test_no_key_means_that_nothing_is_published_and_deep_nesting_is_refused() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.affinity import LISTS, user_item_feature_names, user_item_features
-from feature_repo.dataset import Dataset
-from feature_repo.names import NULL_INT
+from contract.affinity import LISTS, user_item_feature_names, user_item_features
+from contract.dataset import Dataset
+from contract.names import NULL_INT
 
 DATASET = Dataset.model_validate(
     {

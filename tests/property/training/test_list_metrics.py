@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from training.metrics import retrieval_metrics
+from training.metrics.lists import retrieval_metrics
 
 
 def oracle(

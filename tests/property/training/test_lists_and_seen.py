@@ -8,10 +8,10 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import names
-from feature_repo.dataset import Column, Dataset, Role
-from training.online import seen_items
-from training.prepared import Prepared, to_numpy
+from contract import names
+from contract.dataset import Column, Dataset, Role
+from feature_repo.online import seen_items
+from training.data.prepared import Prepared, to_numpy
 
 IDS = st.integers(-(2**63) + 1, 2**63 - 1)
 START = datetime(2025, 1, 1, tzinfo=UTC)

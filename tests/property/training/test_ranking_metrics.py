@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from training import ranking_metrics
+from training.metrics import ranking as ranking_metrics
 
 SEEDS = st.integers(0, 2**32)
 

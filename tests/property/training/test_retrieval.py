@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import names
-from feature_repo.dataset import Dataset
+from contract import names
+from contract.dataset import Dataset
 from tests.builders.encoded import RECENT, encoders_of
-from training.activity import snapshot_instants, user_activity
-from training.heldout import held_out
-from training.prepared import Prepared, to_numpy
-from training.retrieval import UserHistories, retrieval_examples
+from training.data.prepared import Prepared, to_numpy
+from training.examples.positives import UserHistories, retrieval_examples
+from training.examples.split import held_out
+from training.features.activity import snapshot_instants, user_activity
 
 START = datetime(2024, 1, 10, tzinfo=UTC)
 DATASET = Dataset.model_validate(

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.dataset import Dataset
-from training.encoders import Encoders
-from training.fields import OOV_CODE, PAD_CODE
-from training.raw import all_columns, raw_arrays
-from training.workflow import FittedWorkflow, fit_workflow, workflow_rows
+from contract.dataset import Dataset
+from contract.encoders import OOV_CODE, PAD_CODE, Encoders
+from training.data.raw import all_columns, raw_arrays
+from training.examples.workflow import FittedWorkflow, fit_workflow, workflow_rows
 
 DATASET = Dataset.model_validate(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on later ones
 import pytest
 
-from ensemble.recommender import Recommender
+from ensemble.run.recommender import Recommender
 from tests.builders.triton import World, make_recommender, make_world
 
 

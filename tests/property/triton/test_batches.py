@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.contract import NO_CONTEXT, StageError
-from ensemble.recommender import Recommender
+from contract.errors import StageError
+from contract.tensors import NO_CONTEXT
+from ensemble.run.recommender import Recommender
 from tests.builders.triton import BRANDS, World, make_recommender, make_request
 
 FILTERS: list[dict[str, Any]] = [

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.contract import PAD_ID, Rule
+from contract.slates import Rule
+from contract.tensors import PAD_ID
 from ensemble.stages.filter import POSITION, first_k, is_among, removed_by
 from ensemble.stages.order import top_n
 

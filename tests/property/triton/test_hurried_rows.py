@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.contract import NO_DEADLINE, Degradation, degradations
-from ensemble.pace import Pace
-from ensemble.recommender import Recommender
+from contract.slates import Degradation, degradations
+from contract.tensors import NO_DEADLINE
+from ensemble.run.pace import Pace
+from ensemble.run.recommender import Recommender
 from tests.builders.triton import NOW, World, make_recommender, make_request, slate
 from tests.property.triton.test_batches import assert_equal_answers
 

@@ -8,8 +8,10 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ensemble.contract import NO_DEADLINE, PAD_ID, Degradation, ErrorCode, Stage, StageError, degradations
-from ensemble.recommender import Recommender
+from contract.errors import ErrorCode, StageError
+from contract.slates import Degradation, degradations
+from contract.tensors import NO_DEADLINE, PAD_ID, Stage
+from ensemble.run.recommender import Recommender
 from tests.builders.stepping import make_it_step
 from tests.builders.triton import World, make_recommender, make_request
 from tests.property.triton.test_batches import assert_equal_answers

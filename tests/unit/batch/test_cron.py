@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ensemble.batch.cron import cron_trigger, next_time, weekday_names
+from batch.schedule.cron import cron_trigger, next_time, weekday_names
 
 SATURDAY = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.batch import engine
-from ensemble.batch.engine import FOLDER, _clear_left_folders, connected
-from ensemble.batch.errors import BatchError
-from ensemble.batch.settings import BatchSettings
+from batch.compute import engine
+from batch.compute.engine import FOLDER, _clear_left_folders, connected
+from batch.errors import BatchError
+from batch.settings import BatchSettings
 from tests.builders.redis_server import free_port
 
 

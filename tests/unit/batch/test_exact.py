@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.contract import PAD_ID, Filters, StageError
+from contract.errors import StageError
+from contract.filters import Filters
+from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.vectors import MemoryVectorIndex, VectorIndex
 

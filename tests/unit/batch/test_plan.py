@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ensemble.batch.plan import PLAN_FILE, Plan, new_run, write
+from batch.runs.plan import PLAN_FILE, Plan, new_run, write
 
 
 @pytest.fixture

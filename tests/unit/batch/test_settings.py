@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.batch.settings import BatchSettings
+from batch.settings import BatchSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "batch.md").read_text()
 ROWS = dict(re.findall(r"^\| `SHORTLIST_BATCH_(\w+)` \| ([^|]+) \|", PAGE, flags=re.MULTILINE))

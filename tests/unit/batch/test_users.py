@@ -16,10 +16,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.batch import users
-from ensemble.batch.errors import BatchError
-from ensemble.batch.users import Selection, Shards, active_since, everyone, listed, write_shards
-from feature_repo.dataset import Dataset
+from batch.compute import users
+from batch.compute.users import Selection, Shards, active_since, everyone, listed, write_shards
+from batch.errors import BatchError
+from contract.dataset import Dataset
 from tests.builders.triton import DATASET
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ensemble.batch.settings import BatchSettings
-from ensemble.batch.worker import PATH, ShardWorker, Task
+from batch.compute.worker import PATH, ShardWorker, Task
+from batch.settings import BatchSettings
 from ensemble.settings import EnsembleSettings
 from tests.builders.triton import make_world
 

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import structlog
 
-from ensemble import contract
-from ensemble.contract import ErrorCode, StageError
-from service.errors import DependencyUnavailable
-from service.store import MemoryStore
-from service.tensors import seed_of
+from contract.errors import ErrorCode, StageError
+from contract.tensors import Stage
+from service.failures import DependencyUnavailable
+from service.store.store import MemoryStore
+from service.triton.tensors import seed_of
 from tests.builders.gateway import (
     BUNDLE,
     SEEN,
@@ -46,7 +46,7 @@ async def test_the_ensembles_slate_comes_with_display_fields_and_stage_times(tmp
     assert answer["bundle"] == BUNDLE
     assert ids(response) == [208, 210, 212]
     assert answer["items"][0]["item_title"] == card_of(208)["item_title"]
-    assert set(answer["timings_ms"]) == {*map(str, contract.Stage), "ensemble", "display", "total"}
+    assert set(answer["timings_ms"]) == {*map(str, Stage), "ensemble", "display", "total"}
     assert "explain" not in answer
 
 
@@ -235,6 +235,6 @@ async def test_the_popular_slate_never_breaks_a_filter(
 
 
 def _far() -> Any:
-    from service.deadline import Deadline
+    from service.limits.deadline import Deadline
 
     return Deadline.after(5)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from ensemble import contract
-from ensemble.contract import ErrorCode, StageError
-from service.batcher import Batcher
-from service.deadline import Deadline
-from service.errors import DependencyUnavailable
+from contract.errors import ErrorCode, StageError
+from contract.slates import Source
+from service.failures import DependencyUnavailable
+from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
-from service.tensors import Row, Slate
+from service.triton.batcher import Batcher
+from service.triton.tensors import Row, Slate
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ class Ensemble:
             raise self.fail
         if POISON in users:
             raise StageError(ErrorCode.BAD_REQUEST, "filter_candidates", "no such column")
-        return [Slate(contract.Source.ENSEMBLE, [user], [1.0]) for user in users]
+        return [Slate(Source.ENSEMBLE, [user], [1.0]) for user in users]
 
 
 def row(user_id: int) -> Row:

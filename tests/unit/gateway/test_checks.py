@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.checks import KEPT_S, Checks
-from service.errors import DependencyUnavailable
+from service.failures import DependencyUnavailable
+from service.http.checks import KEPT_S, Checks
 from tests.builders.gateway import BrokenStore, FakeRecommender, client_of, make_app, make_store
 
 pytestmark = pytest.mark.anyio

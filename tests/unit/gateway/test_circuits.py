@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from ensemble.contract import ErrorCode, StageError
-from service.circuits import ALL_LATE_S, FAILURES, TOGETHER_S, Circuit, CircuitOpen
-from service.errors import DependencyUnavailable
+from contract.errors import ErrorCode, StageError
+from service.failures import DependencyUnavailable
+from service.limits.circuits import ALL_LATE_S, FAILURES, TOGETHER_S, Circuit, CircuitOpen
 
 DOWN = DependencyUnavailable("redis", "connection refused")
 LATE = DependencyUnavailable("redis", "no answer in time", is_late=True)

@@ -6,8 +6,8 @@ import heapq
 
 import pytest
 
-from service.concurrency import AdaptiveLimit
-from service.quality import STEPS, Quality
+from service.limits.concurrency import AdaptiveLimit
+from service.limits.quality import STEPS, Quality
 
 TARGET_S = 0.05
 LEAST, MOST = 4, 64

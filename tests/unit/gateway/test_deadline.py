@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.deadline import Deadline
+from service.limits.deadline import Deadline
 
 
 class Clock:

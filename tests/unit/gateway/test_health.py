@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ensemble.contract import ErrorCode, StageError
-from service.errors import DependencyUnavailable
+from contract.errors import ErrorCode, StageError
+from service.failures import DependencyUnavailable
 from tests.builders.gateway import BUNDLE, BrokenStore, FakeRecommender, client_of, make_app
 
 pytestmark = pytest.mark.anyio

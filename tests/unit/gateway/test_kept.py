@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.kept import Kept
+from service.store.cache import Kept
 
 
 class Hands:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from service.keys import ApiKey, caller_of, digest_of, main, make_key, parse_keys
+from service.api_keys import ApiKey, caller_of, digest_of, main, make_key, parse_keys
 from service.logs import configure_logs
 from service.schemas import Problem
 from service.settings import WrongSettings, load_settings

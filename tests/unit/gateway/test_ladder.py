@@ -10,15 +10,15 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from ensemble import contract
-from ensemble.contract import ErrorCode, StageError
-from service.circuits import TOGETHER_S
-from service.deadline import Deadline
-from service.errors import DependencyUnavailable, EnsembleBusy, NotStored
-from service.ladder import Asked, Ladder, Outcome, Step
+from contract.errors import ErrorCode, StageError
+from contract.slates import Degradation, Source
+from service.failures import DependencyUnavailable, EnsembleBusy, NotStored
+from service.limits.circuits import TOGETHER_S
+from service.limits.deadline import Deadline
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
-from service.tensors import Slate
+from service.slates.ladder import Asked, Ladder, Outcome, Step
+from service.triton.tensors import Slate
 from tests.builders.gateway import BrokenStore, FakeRecommender, ask, client_of, make_app
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ class Fixed:
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        return Slate(contract.Source.BATCH, [asked.request.user_id], [1.0], self.degraded)
+        return Slate(Source.BATCH, [asked.request.user_id], [1.0], self.degraded)
 
 
 def asked() -> Asked:
@@ -147,7 +147,7 @@ async def test_a_row_that_was_late_on_the_way_is_answered_from_the_next_step(tmp
     class Late(FakeRecommender):
         async def recommend(self, *rest: Any) -> Any:
             await super().recommend(*rest)
-            return Slate(contract.Source.ENSEMBLE, [], [], [contract.Degradation.LATE])
+            return Slate(Source.ENSEMBLE, [], [], [Degradation.LATE])
 
     answer = (await ask(make_app(tmp_path, Late()), user_id=9, n=3)).json()
     assert answer["source"] == "popular"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.endpoint import WATCH_AFTER_S
+from service.http.endpoint import WATCH_AFTER_S
 from service.schemas import Problem
 from tests.builders.gateway import FakeRecommender, client_of, make_app
 

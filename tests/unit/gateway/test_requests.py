@@ -76,7 +76,7 @@ async def test_the_edges_of_what_is_allowed_are_answered(tmp_path: Path, body: d
 
 
 async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(tmp_path: Path) -> None:
-    from service.tensors import Row
+    from service.triton.tensors import Row
     from tests.builders.gateway import FakeRecommender
 
     class Encoding(FakeRecommender):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from service.limits.event_loop import LEAST, SLOW_S, TICKS, Room
 from service.metrics import Metrics
-from service.room import LEAST, SLOW_S, TICKS, Room
 
 LATE = 2 * SLOW_S
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import structlog
 
-from ensemble.contract import Degradation, ErrorCode, Filters, Published, StageError, StoredSlate
-from service.errors import DependencyUnavailable
-from service.store import MemoryStore
-from service.stored import SPARE
+from contract.errors import ErrorCode, StageError
+from contract.filters import Filters
+from contract.slates import Degradation, Published, StoredSlate
+from service.failures import DependencyUnavailable
+from service.slates.batch import SPARE
+from service.store.store import MemoryStore
 from tests.builders.gateway import (
     BUNDLE,
     RUN,

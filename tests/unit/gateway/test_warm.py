@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import DependencyUnavailable
-from service.keys import ApiKey, digest_of
+from service.api_keys import ApiKey, digest_of
+from service.failures import DependencyUnavailable
 from tests.builders.gateway import FakeRecommender, client_of, make_app
 
 pytestmark = pytest.mark.anyio

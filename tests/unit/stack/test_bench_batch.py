@@ -11,11 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from ensemble.contract import PAD_ID
-from tests.benchmarks.batch import phases, report, run
-from tests.benchmarks.batch.pace import FEWEST, Shard, shards_of, tenths
-from tests.benchmarks.batch.stored import agreement, as_lists
-from tests.benchmarks.batch.watch import (
+from bench.batch import phases, report, run
+from bench.batch.pace import FEWEST, Shard, shards_of, tenths
+from bench.batch.stored import agreement, as_lists
+from bench.batch.watch import (
     ACTORS,
     DRIVER,
     HELPERS,
@@ -28,9 +27,10 @@ from tests.benchmarks.batch.watch import (
     kind_of,
     thinned,
 )
-from tests.benchmarks.pauses import Pauses
-from tests.benchmarks.servers import BenchError
-from tests.load.traffic import Exchange, Run, request_bytes
+from bench.load.traffic import Exchange, Run, request_bytes
+from bench.pauses import Pauses
+from bench.servers import BenchError
+from contract.tensors import PAD_ID
 
 FACTS = {
     "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 24, "system": "Linux", "load": "0.1"},

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.servers import BenchError
-from tests.chaos.judge import Judged, Made, in_time, judge, percentile, recovered_s, share
-from tests.chaos.run import PAGE, publish
-from tests.load.traffic import Exchange
+from bench.chaos.judge import Judged, Made, in_time, judge, percentile, recovered_s, share
+from bench.chaos.run import PAGE, publish
+from bench.load.traffic import Exchange
+from bench.servers import BenchError
 
 ITEMS = [{"item_id": 1, "score": 0.5}]
 

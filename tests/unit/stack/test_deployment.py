@@ -48,7 +48,7 @@ def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_witho
     assert services["gateway"]["environment"]["SHORTLIST_API_KEYS"] == KEYS
     run = run_compose("config")
     assert run.returncode != 0
-    assert "set it, in .env or the environment, to what python -m service.keys NAME prints" in run.stderr
+    assert "set it, in .env or the environment, to what python -m service.api_keys NAME prints" in run.stderr
 
 
 @pytest.mark.parametrize(("profile", "triton"), [("cpu", "triton"), ("gpu", "triton-gpu")])
@@ -70,7 +70,7 @@ def test_triton_is_healthy_only_while_it_makes_slates_and_is_replaced_otherwise(
     services: dict[str, Any], name: str
 ) -> None:
     lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().partition("HEALTHCHECK")[2]
-    assert '"ensemble.probe", "--replace"' in lines
+    assert '"ensemble.triton.probe", "--replace"' in lines
     assert services[name]["init"] is True, "the first process of a container cannot be killed from inside"
     assert services[name]["restart"] == "unless-stopped"
 
@@ -78,7 +78,7 @@ def test_triton_is_healthy_only_while_it_makes_slates_and_is_replaced_otherwise(
 def test_the_schedule_is_a_service_of_its_own_and_may_end_its_run(services: dict[str, Any]) -> None:
     batch = services["batch"]
     text = (ROOT / batch["build"]["dockerfile"]).read_text()
-    assert 'CMD ["python", "-m", "ensemble.batch", "schedule"]' in text
+    assert 'CMD ["python", "-m", "batch", "schedule"]' in text
     assert "/locks/batch.txt" in text
     assert batch["environment"]["SHORTLIST_BATCH_CRON"] == "0 3 * * *"
     assert batch["environment"]["SHORTLIST_REDIS_ADDRESS"] == "redis:6379"
@@ -126,9 +126,12 @@ def test_every_copied_path_exists_and_reaches_the_build() -> None:
 @pytest.mark.parametrize("image", ["triton", "batch"])
 def test_the_image_holds_every_module_that_the_ensemble_imports(image: str) -> None:
     copied = (ROOT / "deploy" / "docker" / f"{image}.Dockerfile").read_text()
-    for module in sorted((ROOT / "ensemble").rglob("*.py")):
-        for name in re.findall(r"^from training\.(\w+) import", module.read_text(), flags=re.MULTILINE):
-            assert f"training/{name}.py" in copied, f"{module.name} imports training.{name}"
+    ours = re.compile(
+        r"^\s*(?:from|import) (contract|ensemble|batch|training|service|feature_repo)\b", re.MULTILINE
+    )
+    for module in sorted((ROOT / ("batch" if image == "batch" else "ensemble")).rglob("*.py")):
+        for name in ours.findall(module.read_text()):
+            assert f"COPY {name} {name}" in copied, f"{module.name} imports {name}"
 
 
 def test_the_dashboard_and_the_alerts_read_only_metrics_that_exist() -> None:

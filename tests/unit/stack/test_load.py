@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from tests.load import report, result, traffic
+from bench.load import report, result, traffic
 
 STALL_S = 0.5
 

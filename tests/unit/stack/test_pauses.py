@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.benchmarks.pauses import Pauses, in_common, watched_pauses
+from bench.pauses import Pauses, in_common, watched_pauses
 
 
 def test_a_pause_is_one_of_every_core() -> None:

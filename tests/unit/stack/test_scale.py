@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.designs import GATEWAY, OURS
-from tests.benchmarks.scale import paper, run
-from tests.benchmarks.scale.report import BEGIN, END, markdown, publish, read
-from tests.benchmarks.scale.run import measure, sizes
-from tests.benchmarks.scale.stand import ScaleError, Stand
+from bench.designs import GATEWAY, OURS
+from bench.scale import paper, run
+from bench.scale.report import BEGIN, END, markdown, publish, read
+from bench.scale.run import measure, sizes
+from bench.scale.stand import ScaleError, Stand
 
 FACTS = {
     "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 24, "system": "Linux", "load": "0.1"},
@@ -110,7 +110,7 @@ def test_the_page_holds_what_the_figures_on_paper_come_to(tmp_path: Path) -> Non
     page = tmp_path / "growth.md"
     page.write_text(paper.PAGE.read_text())
     paper.publish(page)
-    assert page.read_text() == paper.PAGE.read_text(), "run python -m tests.benchmarks.scale.paper"
+    assert page.read_text() == paper.PAGE.read_text(), "run python -m bench.scale.paper"
 
 
 def test_more_to_answer_and_slower_searches_cost_more_on_paper() -> None:

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as triton
 
-from ensemble import contract
-from tests.benchmarks import flame, grpc_traffic, page, targets
-from tests.benchmarks.designs import GATEWAY, our_messages, written
-from tests.benchmarks.flame_svg import write_svg
-from tests.benchmarks.grpc_traffic import NOT_SENT
-from tests.benchmarks.record import Record
-from tests.benchmarks.replies import Kind, World, judge_gateway, judge_ours, judge_reference, tensors_of
-from tests.benchmarks.series import CLOSED, COMPARED_AT
-from tests.benchmarks.servers import BenchError
-from tests.benchmarks.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
+from bench import flame, grpc_traffic, page, targets
+from bench.designs import GATEWAY, our_messages, written
+from bench.flame_svg import write_svg
+from bench.grpc_traffic import NOT_SENT
+from bench.load.traffic import Exchange
+from bench.record import Record
+from bench.replies import Kind, World, judge_gateway, judge_ours, judge_reference, tensors_of
+from bench.series import CLOSED, COMPARED_AT
+from bench.servers import BenchError
+from bench.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
+from contract.slates import Degradation, degradation_mask
+from contract.tensors import PAD_ID, REQUEST_TENSORS
 from tests.builders.redis_server import free_port
-from tests.load.traffic import Exchange
 
 USER, SEEN, SLATE = 7, 3, [1, 2]
 
@@ -47,7 +48,7 @@ def reply(**tensors: np.ndarray) -> Exchange:
 
 
 def ours(ids: list[int], degraded: int = 0) -> Exchange:
-    padded = np.full((1, 5), contract.PAD_ID)
+    padded = np.full((1, 5), PAD_ID)
     padded[0, : len(ids)] = ids
     return reply(item_ids=padded, degraded=np.array([[degraded]]))
 
@@ -75,7 +76,7 @@ def test_references_may_answer_seen_items_but_none_twice(world: World) -> None:
 
 
 def test_only_whole_slates_count_as_full(world: World) -> None:
-    lacking = contract.degradation_mask([contract.Degradation.FEWER_CANDIDATES])
+    lacking = degradation_mask([Degradation.FEWER_CANDIDATES])
     assert judge_ours(world)(ours(SLATE, lacking)) is Kind.DEGRADED
     judge = judge_gateway(world)
     assert judge(gateway(SLATE)) is Kind.FULL
@@ -94,7 +95,7 @@ def test_messages_ask_for_their_user_alone() -> None:
         request = triton.ModelInferRequest.FromString(message)
         sent = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
         assert np.frombuffer(sent["user_id"], np.int64).tolist() == [user]
-        assert set(sent) == {t.name for t in contract.REQUEST_TENSORS} | {"context_hour"}
+        assert set(sent) == {t.name for t in REQUEST_TENSORS} | {"context_hour"}
     assert set(written("m", [1], lambda _: {"x": np.zeros((1, 1), np.int64)}, ["y"])) == {1}
 
 

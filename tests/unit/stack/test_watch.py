@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
+from contract.tensors import MODEL_NAME, REQUEST_TENSORS
 from deploy.local import watch
 from deploy.local.ports import free_port
 from deploy.local.settings import LocalSettings
-from ensemble.contract import MODEL_NAME, REQUEST_TENSORS
-from ensemble.probe import Look, Probe, Sign
+from ensemble.triton.probe import Look, Probe, Sign
 
 WELL, BROKEN, SILENT, STARTING = (
     Look(Sign.ANSWERS),

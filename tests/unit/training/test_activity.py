@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.dataset import Dataset
-from training.activity import SMOOTHING, item_activity, snapshot_instants, user_activity
-from training.prepared import Prepared
+from contract.dataset import Dataset
+from training.data.prepared import Prepared
+from training.features.activity import SMOOTHING, item_activity, snapshot_instants, user_activity
 
 START = pd.Timestamp("2022-04-25T00:00Z")
 

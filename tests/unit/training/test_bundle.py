@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from training.bundle import bundle_id, find_bundle, publish, seal, staged
-from training.manifest import BundleError, read_manifest
+from contract.bundle import BundleError, read_manifest
+from training.export.write import bundle_id, find_bundle, publish, seal, staged
 
 SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
 

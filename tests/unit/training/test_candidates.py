@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo import names
+from contract import names
+from contract.encoders import OOV_CODE
 from tests.builders.datasets import small_world
 from tests.builders.encoded import encoders_of
-from training.activity import event_times
-from training.candidates import NEGATIVES, SNAPSHOTS, _draw, candidate_rows
-from training.fields import OOV_CODE
-from training.heldout import HeldOut, interaction_matrix, is_before
-from training.ranking import RankingTable
+from training.examples.candidates import NEGATIVES, SNAPSHOTS, _draw, candidate_rows
+from training.examples.exposures import RankingTable
+from training.examples.split import HeldOut, interaction_matrix, is_before
+from training.features.activity import event_times
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_repo.dataset import DatasetError
+from contract.dataset import DatasetError
 from tests.builders.datasets import DECLARATION, SMALL, own_tables, quiet, small_world, write_own
-from training.datasets import catalog
-from training.datasets.synthetic import Size
-from training.prepared import read_stamp
-from training.validate import ProblemsError
+from training.data.prepared import read_stamp
+from training.data.sources import catalog
+from training.data.sources.synthetic import Size
+from training.data.validate import ProblemsError
 
 
 def test_without_files_the_default_is_the_synthetic_world_and_says_how_to_get_the_real_one(

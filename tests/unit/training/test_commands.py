@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from contract.bundle import BundleError
 from training.__main__ import main
-from training.bundle import write_json
 from training.config import Quality, TrainingSettings
-from training.manifest import BundleError
-from training.tables import BEGIN, END, markdown, replace_block
+from training.evaluation.tables import BEGIN, END, markdown, replace_block
+from training.export.write import write_json
 
 METRICS = {
     "bundle": "toy-1",

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.dlrm import CANDIDATE, TARGET, CandidateRows, Dlrm, _weights, fit_dlrm
-from training.dlrm_config import DlrmConfig
-from training.dlrm_network import MaskedMean
-from training.fields import OOV_CODE, PAD_CODE, Field
-from training.ranking_metrics import auc
+from contract.encoders import OOV_CODE, PAD_CODE, Field
+from training.examples.candidates import CandidateRows
+from training.metrics.ranking import auc
+from training.ranking.config import DlrmConfig
+from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _weights, fit_dlrm
+from training.ranking.network import MaskedMean
 
 FIELDS = {
     field.name: field

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_repo.names import NULL_INT
-from training.encoders import Encoders, Scale, Vocabulary
-from training.fields import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Encoders, Field, Scale, Vocabulary
+from contract.names import NULL_INT
 
 IDS = Vocabulary(np.array([-5, 3, 2**62]), np.array([4, 3, 5]))
 WORDS = Vocabulary(np.array(["", "a", "ü"], dtype=object), np.array([5, 3, 4]))

@@ -9,9 +9,9 @@ import onnx
 import pytest
 import tensorflow as tf
 
-from training.export import ExportError, export_model, index_spec, model_spec, run_model
-from training.fields import Field
-from training.raw import Array
+from contract.encoders import Field
+from training.data.raw import Array
+from training.export.towers import ExportError, export_model, index_spec, model_spec, run_model
 
 FIELDS = {
     "user_id": Field("user_id", "categorical", "user_id", 10),

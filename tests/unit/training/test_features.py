@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import names
+from contract import names
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
-from training.activity import item_activity, snapshot_instants, user_activity
-from training.datasets import catalog
-from training.features import busy_instants, digest, feature_tables, first_event, write_features
-from training.prepared import Prepared
+from training.data.prepared import Prepared
+from training.data.sources import catalog
+from training.features.activity import item_activity, snapshot_instants, user_activity
+from training.features.tables import busy_instants, digest, feature_tables, first_event, write_features
 
 
 @pytest.fixture(scope="module")

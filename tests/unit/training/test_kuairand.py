@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from feature_repo import names
+from contract import names
 from tests.builders.datasets import quiet
-from training.datasets import catalog, kuairand
+from training.data.sources import catalog, kuairand
 
 LOG_COLUMNS = ["user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "long_view", "tab"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from contract.bundle import OrderSpec
 from tests.builders.datasets import own_tables, quiet, write_own
 from training.config import Quality, TrainingSettings
-from training.datasets import catalog
-from training.datasets.synthetic import Size
-from training.manifest import OrderSpec
+from training.data.sources import catalog
+from training.data.sources.synthetic import Size
 from training.pipeline import learn
 from training.progress import Steps
 

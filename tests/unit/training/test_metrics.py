@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from training.metrics import bootstrap, list_metrics, means, ndcg_at, recall_at, retrieval_metrics, top_k
+from training.metrics.lists import (
+    bootstrap,
+    list_metrics,
+    means,
+    ndcg_at,
+    recall_at,
+    retrieval_metrics,
+    top_k,
+)
 
 
 def test_recall_is_hits_over_all_relevant_even_beyond_k() -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tests.builders.datasets import quiet
-from training.datasets import catalog, movielens
+from training.data.sources import catalog, movielens
 
 RATINGS = [
     (1 + i % 12, 1 + (i * 5 + i // 12) % 11, 1 + (i * 3) % 5, 1_000_000_000 + i * 3_600) for i in range(132)

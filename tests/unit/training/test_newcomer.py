@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.newcomer import newcomer
+from training.retrieval.newcomer import newcomer
 
 Array = npt.NDArray[np.floating[Any]]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from training.fit_ordering import FEWEST_CLICKS, fit_ordering
-from training.manifest import OrderSpec
-from training.ordering import log_odds, order_scores
+from contract.bundle import OrderSpec
+from contract.ordering import log_odds, order_scores
+from training.ranking.ordering import FEWEST_CLICKS, fit_ordering
 
 
 def draw(weights: OrderSpec, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo import names
-from feature_repo.dataset import Column, Dataset, DatasetError, Role
+from contract import names
+from contract.dataset import Column, Dataset, DatasetError, Role
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
-from training.datasets import catalog
-from training.prepared import default_split, in_order, load_prepared, to_numpy, write_prepared
+from training.data.prepared import default_split, in_order, load_prepared, to_numpy, write_prepared
+from training.data.sources import catalog
 
 
 def test_numbers_text_and_lists_have_one_null_each() -> None:

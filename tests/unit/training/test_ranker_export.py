@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from training.dlrm import CANDIDATE, TARGET, Dlrm, _tensors
-from training.dlrm_config import DlrmConfig
-from training.dlrm_network import build_network
-from training.export import ExportError
-from training.fields import PAD_CODE, Field
-from training.manifest import RankerSpec
-from training.ranker_export import export_ranker, ranker_spec, run_ranker
-from training.raw import Array
+from contract.bundle import RankerSpec
+from contract.encoders import PAD_CODE, Field
+from training.data.raw import Array
+from training.export.ranker import export_ranker, ranker_spec, run_ranker
+from training.export.towers import ExportError
+from training.ranking.config import DlrmConfig
+from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _tensors
+from training.ranking.network import build_network
 
 FIELDS = {
     field.name: field

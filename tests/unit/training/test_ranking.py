@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.dataset import Dataset
-from training.prepared import Prepared
-from training.ranking import RankingTable, concatenate, take
-from training.raw import all_columns
+from contract.dataset import Dataset
+from training.data.prepared import Prepared
+from training.data.raw import all_columns
+from training.examples.exposures import RankingTable, concatenate, take
 
 START = pd.Timestamp("2022-04-25T00:00Z")
 

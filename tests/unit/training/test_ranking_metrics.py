@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.ranking_metrics import auc, bootstrap_users, calibration_error, gauc
+from training.metrics.ranking import auc, bootstrap_users, calibration_error, gauc
 
 
 def test_one_class_alone_has_no_auc() -> None:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from training.datasets.synthetic import Size, World, make_world, read
+from training.data.sources.synthetic import Size, World, make_world, read
 
 SIZE = Size(users=400, items=200, days=15, interactions=20_000)
 

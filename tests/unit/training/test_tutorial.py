@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from feature_repo.dataset import Activity, Checks, Dataset, Role
+from contract.dataset import Activity, Checks, Dataset, Role
 from tests.builders.datasets import quiet
-from training.datasets import catalog
-from training.prepared import dataset_yaml
-from training.validate import ProblemsError
+from training.data.prepared import dataset_yaml
+from training.data.sources import catalog
+from training.data.validate import ProblemsError
 
 PAGE = (Path(__file__).parents[3] / "docs" / "your-data.md").read_text()
 

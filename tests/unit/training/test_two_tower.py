@@ -8,25 +8,31 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from feature_repo import names
+from contract import names
+from contract.encoders import OOV_CODE, PAD_CODE, Field
 from tests.builders.datasets import small_world
 from tests.builders.encoded import encoders_of
-from training.drawing import (
+from training.data.prepared import Prepared
+from training.examples.positives import RetrievalExamples, UserHistories, item_columns, retrieval_examples
+from training.examples.snapshot import unknown_user
+from training.examples.split import held_out
+from training.export.towers import export_model, model_spec, run_model
+from training.retrieval.config import TwoTowerConfig
+from training.retrieval.sampling import (
     batches,
     drawing_chances,
     newcomer_chances,
     sampling_probabilities,
     unknown_columns,
 )
-from training.export import export_model, model_spec, run_model
-from training.fields import OOV_CODE, PAD_CODE, Field
-from training.heldout import held_out
-from training.prepared import Prepared
-from training.retrieval import RetrievalExamples, UserHistories, item_columns, retrieval_examples
-from training.snapshot import unknown_user
-from training.towers import NEWCOMER_TASTE, POPULARITY_BOUND, ItemTower, UserTower, pool
-from training.two_tower import TwoTower, fit_two_tower, merlin_schema, popular_direction, two_tower_model
-from training.two_tower_config import TwoTowerConfig
+from training.retrieval.towers import NEWCOMER_TASTE, POPULARITY_BOUND, ItemTower, UserTower, pool
+from training.retrieval.two_tower import (
+    TwoTower,
+    fit_two_tower,
+    merlin_schema,
+    popular_direction,
+    two_tower_model,
+)
 
 ITEMS = 12
 FIELDS = {

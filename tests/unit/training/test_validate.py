@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from feature_repo.dataset import DatasetError
+from contract.dataset import DatasetError
 from tests.builders.datasets import DECLARATION, own_tables, quiet, write_own
-from training.datasets import catalog
-from training.validate import ProblemsError
+from training.data.sources import catalog
+from training.data.validate import ProblemsError
 
 Tables = dict[str, pd.DataFrame]
 

@@ -9,31 +9,32 @@ import numpy as np
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ensemble import contract
+from contract import names
+from contract.encoders import NULL_CODE
+from contract.errors import ErrorCode, StageError
+from contract.slates import Degradation, Rule, degradation_mask, degradations
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_ID, Stage
 from ensemble.bundle import Bundle
-from ensemble.contract import PAD_ID, Degradation, ErrorCode, Rule, StageError
-from ensemble.recommender import Recommender
+from ensemble.run.recommender import Recommender
+from ensemble.run.warm_up import sample_batches
 from ensemble.stores.vectors import MemoryVectorIndex
-from ensemble.warm_up import sample_batches
-from feature_repo import names
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
-from training.fields import NULL_CODE
 
 KNOWN = 101
 
 
 def flags(answer: Any) -> list[Degradation]:
-    return contract.degradations(int(answer["degraded"][0, 0]))
+    return degradations(int(answer["degraded"][0, 0]))
 
 
 def test_the_chain_is_the_contracts_stages_in_their_order(recommender: Recommender) -> None:
-    assert recommender.stages == tuple(contract.Stage)
+    assert recommender.stages == tuple(Stage)
 
 
 def test_the_graph_writes_every_output_of_the_contract(recommender: Recommender) -> None:
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert not isinstance(answer, StageError)
-    for tensor in contract.OUTPUT_TENSORS:
+    for tensor in OUTPUT_TENSORS:
         array = answer[tensor.name]
         assert array.dtype == tensor.dtype, tensor.name
         assert array.shape[0] == 1
@@ -128,7 +129,7 @@ def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None
 def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
     empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
     retrieve = recommender.graph.output_node
-    while retrieve.op.name != contract.Stage.RETRIEVE_CANDIDATES:
+    while retrieve.op.name != Stage.RETRIEVE_CANDIDATES:
         retrieve = retrieve.parents[0]
     retrieve.op.index = empty
     (answer,) = recommender.answer([make_request(KNOWN)])
@@ -234,7 +235,7 @@ def test_warming_up_asks_for_every_batch_size_and_width(recommender: Recommender
     assert asked[:6] == [1, 2, 4, 8, 16, 32]
     batches = list(sample_batches(recommender.bundle, 32))
     widths = {(r["exclude_item_ids"].shape[1], r["filters"].shape[1]) for batch in batches for r in batch}
-    assert widths == set(product(contract.EXCLUDE_WIDTHS, contract.FILTER_WIDTHS))
+    assert widths == set(product(EXCLUDE_WIDTHS, FILTER_WIDTHS))
     users = {int(r["user_id"][0, 0]) for batch in batches for r in batch}
     assert users == set(recommender.bundle.manifest.sample_user_ids)
 
@@ -369,7 +370,7 @@ def test_an_index_that_lacks_items_before_or_after_the_search_is_told(
             assert not isinstance(answer, StageError)
             assert flags(answer) == [*others, Degradation.PARTIAL_INDEX]
         assert slate(both[0]) == slate(whole)
-    assert contract.degradation_mask([Degradation.PARTIAL_INDEX]) == 1 << 7, "the bits of the others stay"
+    assert degradation_mask([Degradation.PARTIAL_INDEX]) == 1 << 7, "the bits of the others stay"
 
 
 def test_quality_leaves_as_many_candidates_as_are_asked_for(recommender: Recommender) -> None:

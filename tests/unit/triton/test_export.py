@@ -11,12 +11,12 @@ import pytest
 import tritonclient.grpc.model_config_pb2 as triton
 from google.protobuf import text_format
 
+from contract.bundle import BundleError
+from contract.tensors import OUTPUT_TENSORS, REQUEST_TENSORS
 from ensemble.bundle import Bundle
-from ensemble.contract import OUTPUT_TENSORS, REQUEST_TENSORS
-from ensemble.export import export, main
+from ensemble.publish.export import export, main
 from ensemble.settings import Provider
 from tests.builders.triton import World, make_settings
-from training.manifest import BundleError
 
 
 @pytest.fixture

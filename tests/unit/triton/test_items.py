@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from contract import names
+from contract.affinity import LISTS, user_item_features
+from contract.dataset import Dataset
+from contract.errors import ErrorCode, StageError
 from ensemble.bundle import Bundle
-from ensemble.contract import ErrorCode, StageError
-from ensemble.recommender import item_table
+from ensemble.run.recommender import item_table
 from ensemble.stores import items as module
 from ensemble.stores.items import ItemTable
-from feature_repo import names
-from feature_repo.affinity import LISTS, user_item_features
-from feature_repo.dataset import Dataset
 from tests.builders.triton import World, make_settings
 
 WAIT_S = 10.0

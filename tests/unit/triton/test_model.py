@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from ensemble import recommender as recommender_module
-from ensemble.contract import OUTPUT_TENSORS, SLATE_TENSORS, StageError
-from ensemble.export import export
+from contract.errors import StageError
+from contract.tensors import OUTPUT_TENSORS, SLATE_TENSORS
 from ensemble.graph import Stores
-from ensemble.model import TritonPythonModel
-from ensemble.recommender import item_table
+from ensemble.publish.export import export
+from ensemble.run import recommender as recommender_module
+from ensemble.run.recommender import item_table
+from ensemble.triton.model import TritonPythonModel
 from tests.builders.triton import World, make_request, make_settings, memory_index, slate
 
 FINAL = 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble.contract import MAX_N, PAD_ID
-from ensemble.recommender import Recommender
+from contract.bundle import OrderSpec
+from contract.tensors import MAX_N, PAD_ID
+from ensemble.run.recommender import Recommender
 from ensemble.stages.order import gumbel_keys, propensities_of
 from tests.builders.triton import World, make_recommender, make_request, slate
-from training.manifest import OrderSpec
 
 
 def answered(recommender: Recommender, seed: int) -> list[int]:

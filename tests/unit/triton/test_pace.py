@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ensemble.pace import Pace
+from ensemble.run.pace import Pace
 
 
 class Clock:

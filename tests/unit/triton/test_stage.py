@@ -10,8 +10,9 @@ from merlin.dag import Graph
 from merlin.schema import Schema
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ensemble.contract import ErrorCode, StageError
-from ensemble.runtime import ShortlistRuntime, line, to_table
+from contract.errors import ErrorCode, StageError
+from ensemble.publish.runtime import ShortlistRuntime
+from ensemble.run.line import line, to_table
 from ensemble.stage import Array, Stage, Tensors, tensor
 
 

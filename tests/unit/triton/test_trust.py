@@ -15,13 +15,13 @@ import pytest
 import yaml
 from onnx.external_data_helper import convert_model_to_external_data
 
+from contract import bundle as files
+from contract.bundle import BundleError, sha256
+from contract.dataset import DATASET_FILE
+from contract.encoders import Encoders
 from ensemble.bundle import Bundle
-from feature_repo.dataset import DATASET_FILE
 from tests.builders.pickles import TOLD, watched
 from tests.builders.triton import World
-from training import manifest as files
-from training.encoders import Encoders
-from training.manifest import BundleError, sha256
 
 KINDS = (
     *(DATASET_FILE, files.ENCODERS_FILE, files.ITEM_IDS_FILE, files.ITEM_VECTORS_FILE),
@@ -185,7 +185,8 @@ class Unpickled:
 
 IMPORTS = """
 import google.protobuf
-from ensemble import export, model
+from ensemble.publish import export
+from ensemble.triton import model
 from tests.builders.triton import make_recommender, make_request, make_world, slate
 """
 SERVING = """

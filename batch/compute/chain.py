@@ -1,0 +1,127 @@
+"""The chain for everyone: the stages that answer requests, run on hundreds of users at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from batch.settings import BatchSettings, Retrieval
+from contract.errors import ErrorCode, StageError
+from contract.names import USER_ID
+from contract.slates import Degradation, degradation_mask
+from contract.tensors import (
+    EXCLUDE_WIDTHS,
+    FILTER_WIDTHS,
+    FULL_QUALITY,
+    NO_CONTEXT,
+    NO_DEADLINE,
+    PAD_ID,
+    Stage,
+)
+from ensemble.bundle import Bundle
+from ensemble.graph import Stores
+from ensemble.run.recommender import Recommender, redis_stores
+from ensemble.settings import EnsembleSettings
+from ensemble.stage import Tensors
+from ensemble.stores.exact import ExactVectorIndex
+
+Ids = npt.NDArray[np.int64]
+UNKNOWN = degradation_mask([Degradation.UNKNOWN_USER])
+
+
+@dataclass(frozen=True, eq=False)
+class Slates:
+    """The slates of users: all (B,) or (B,N), the tail of a short one PAD_ID and -inf."""
+
+    user_ids: Ids
+    item_ids: Ids
+    item_scores: npt.NDArray[np.float32]
+    degraded: Ids
+
+    @property
+    def lengths(self) -> npt.NDArray[np.intp]:
+        """How many items each slate has, (B,)."""
+        counts: npt.NDArray[np.intp] = (self.item_ids != PAD_ID).sum(axis=1)
+        return counts
+
+    def known(self) -> Slates:
+        """Leaves out the users of whom nothing is known: for them the popular slate is as good."""
+        kept = (self.degraded & UNKNOWN) == 0
+        return Slates(self.user_ids[kept], self.item_ids[kept], self.item_scores[kept], self.degraded[kept])
+
+
+class Chain:
+    """Makes the slates of users from a bundle and the state of the stores."""
+
+    def __init__(self, bundle: Bundle, stores: Stores, settings: EnsembleSettings, n: int) -> None:
+        self.bundle, self.stores, self.n = bundle, stores, n
+        # Whoever explores logs the chance of each place with the answer; a stored slate has no such log.
+        settings = settings.model_copy(update={"exploration_temperature": 0.0})
+        self.recommender = Recommender(bundle, stores, settings)
+        self.stage_us: Counter[str] = Counter()
+
+    @classmethod
+    def open(cls, settings: EnsembleSettings, batch: BatchSettings, verify: bool = True) -> Chain:
+        """Opens the bundle, connects to Redis and reads the item features.
+
+        Raises:
+            BundleError: the bundle cannot be served.
+            RedisError: Redis does not answer.
+            StageError: its index is to be asked, and does not hold every item.
+        """
+        bundle = Bundle.open(settings.bundle, settings.provider, settings.ort_threads, verify)
+        stores = redis_stores(
+            bundle, settings.model_copy(update={"redis_timeout_ms": batch.redis_timeout_ms})
+        )
+        if batch.retrieval is Retrieval.EXACT:
+            stores = replace(stores, vectors=ExactVectorIndex(bundle.item_ids, bundle.item_vectors))
+        elif stores.watch is not None:
+            stores.watch.start()
+            if not stores.vectors.is_whole:
+                raise StageError(
+                    ErrorCode.DEPENDENCY,
+                    Stage.RETRIEVE_CANDIDATES,
+                    f"the index holds {stores.watch.found} of {bundle.manifest.items} items; wait until it "
+                    f"holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
+                )
+        stores.items.load()
+        return cls(bundle, stores, settings, batch.n)
+
+    def slates(self, user_ids: Ids, step: int) -> Iterator[Slates]:
+        """Takes users (B,), gives their slates, at most `step` users at a time.
+
+        Raises:
+            StageError: a stage failed.
+        """
+        for start in range(0, len(user_ids), step):
+            some = user_ids[start : start + step]
+            table = self.recommender.run(self._asked(some))
+            for name, duration_us in zip(self.recommender.stages, table["stage_us"][0].tolist(), strict=True):
+                self.stage_us[name] += duration_us
+            yield Slates(
+                some,
+                table["item_ids"][:, : self.n],
+                table["item_scores"][:, : self.n],
+                table["degraded"][:, 0],
+            )
+
+    def _asked(self, user_ids: Ids) -> Tensors:
+        """Asks as a request does that names a user and `n`, and nothing else."""
+        rows = len(user_ids)
+        fixed: Tensors = {
+            USER_ID: user_ids[:, None],
+            "n": np.full((rows, 1), self.n, dtype=np.int64),
+            "exclude_item_ids": np.full((rows, EXCLUDE_WIDTHS[0]), PAD_ID, dtype=np.int64),
+            "filters": np.zeros((rows, FILTER_WIDTHS[0]), dtype=np.uint8),
+            "seed": np.zeros((rows, 1), dtype=np.int64),
+            "deadline_us": np.full((rows, 1), NO_DEADLINE, dtype=np.int64),
+            "quality": np.full((rows, 1), FULL_QUALITY, dtype=np.float32),
+        }
+        context = {
+            name: np.full((rows, 1), NO_CONTEXT, dtype=np.int64) for name in self.bundle.manifest.context
+        }
+        return fixed | context

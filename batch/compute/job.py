@@ -1,0 +1,248 @@
+"""One batch run, from who is to be computed to what is read: resumed where a former one stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from batch.compute import users
+from batch.compute.tally import UNKNOWN, Tally
+from batch.compute.users import Whom
+from batch.errors import INTERRUPTED, BatchError, explain, redis_explained
+from batch.runs.changes import ChangedUsers
+from batch.runs.lock import RunLock
+from batch.runs.plan import Plan, new_run
+from batch.runs.records import Record, State, Trigger
+from batch.runs.registry import MOST_PARTIAL, Registry
+from batch.settings import BatchSettings
+from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
+from contract.keys import slate_key
+from ensemble.settings import EnsembleSettings
+from ensemble.stores.client import connect
+
+SAVE_S = 1.0
+"""Seconds between two writings of how far a run is."""
+KEPT_FOLDERS = 3
+PART = "run `make batch` for everyone first, or add --only to publish these users alone"
+Progress = Callable[[int, int], None]
+"""Takes the users done and the users in all."""
+
+
+class Job:
+    """Runs the batch of one bundle on one Redis."""
+
+    def __init__(
+        self,
+        chain: EnsembleSettings,
+        batch: BatchSettings,
+        say: Callable[[str], None],
+        progress: Progress = lambda done, of: None,  # noqa: ARG005
+    ) -> None:
+        """Opens the bundle's manifest; nothing is computed yet.
+
+        Raises:
+            BatchError: there is no bundle that can be read.
+        """
+        try:
+            folder = chain.bundle.resolve()
+            self.manifest: Manifest = read_manifest(folder)
+            self.dataset = read_dataset(folder)
+        except BundleError as error:
+            raise BatchError(str(error)) from None
+        # From here on it is this bundle, whichever is promoted meanwhile.
+        self.chain, self.batch = chain.model_copy(update={"bundle_dir": folder}), batch
+        self.say, self.progress = say, progress
+        self.redis: Any = connect(chain.redis_address, batch.redis_timeout_ms)
+        self.registry = Registry(self.redis, self.manifest.dataset)
+        self.changes = ChangedUsers(self.redis, self.manifest.dataset)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this data set are kept."""
+        return (self.batch.dir or self.chain.var_dir / "batch") / self.manifest.dataset
+
+    def run(self, whom: Whom, trigger: Trigger = Trigger.HAND, again: bool = False) -> Record:
+        """Computes and publishes; a run that was begun for the same goes on, but not with `again`.
+
+        Raises:
+            BatchError: it cannot, says why; what was published stays, and so does what is computed already.
+        """
+        with (
+            redis_explained(self.chain.redis_address),
+            RunLock(self.redis, self.manifest.dataset, self.batch.lock_s, self.say) as lock,
+        ):
+            record, plan = self._begun(whom, trigger, again)
+            try:
+                record = self._computed(record, plan, lock)
+                record = self._published(record, plan, lock)
+            except (BatchError, RedisError, KeyboardInterrupt, SystemExit) as error:
+                with suppress(RedisError, BatchError):
+                    self._note_failure(error, plan, lock)
+                raise
+            self.say(
+                f"run {record.run} is read now: {record.done:,} slates, {record.users_per_s:,.0f} users/s, "
+                f"started in {record.start_up_s:.0f} s"
+            )
+            if whom.is_everyone or whom.changed:
+                self.changes.forget(record.started_at_s)
+            self._clean(plan)
+            return record
+
+    def _note_failure(self, error: BaseException, plan: Plan, lock: RunLock) -> None:
+        """Writes into the run's record why it ended; not where it may be another's by now, nor where it is
+        published already."""
+        said = INTERRUPTED
+        if isinstance(error, RedisError):
+            said = explain(error, self.chain.redis_address)
+        elif isinstance(error, BatchError):
+            said = str(error)
+        record = self.registry.get(plan.run)
+        if record is not None and record.is_unfinished and not lock.is_lost:
+            self.registry.save(replace(record, state=State.FAILED, error=said, ended_at_s=time.time()))
+
+    def _begun(self, whom: Whom, trigger: Trigger, again: bool) -> tuple[Record, Plan]:
+        """Finds the run that was begun for the same, or begins one."""
+        now_s = self.registry.now_s()
+        parent = None if whom.is_everyone or whom.is_alone else self._parent()
+        selection = self._selection(whom, now_s)
+        run = new_run()
+        wanted = Plan(
+            run=run,
+            dataset=self.manifest.dataset,
+            bundle=self.manifest.bundle,
+            selection=selection.words,
+            mark=selection.mark,
+            parent=parent,
+            n=self.batch.n,
+            k=self.chain.k,
+            max_overfetch=self.chain.max_overfetch,
+            max_seen=self.chain.max_seen,
+            retrieval=str(self.batch.retrieval),
+            shard_users=self.batch.shard_users,
+            folder=(self.folder / run).resolve(),
+        )
+        if not again and (found := self._unfinished(wanted, now_s)):
+            record, plan = found
+            done, unknown = plan.stored()
+            self.say(f"run {plan.run} goes on: {done + unknown:,} of {plan.users:,} users are done")
+            skipped = dict(plan.skipped) | ({UNKNOWN: unknown} if unknown else {})
+            return replace(
+                record, state=State.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
+            ), plan
+        try:
+            shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
+            plan = replace(wanted, users=shards.users, skipped=shards.skipped)
+            plan.slates_folder.mkdir()
+            plan.save()
+        except (BatchError, OSError) as error:
+            shutil.rmtree(wanted.folder, ignore_errors=True)
+            raise BatchError(str(error)) from None
+        record = Record(
+            run=run,
+            dataset=plan.dataset,
+            bundle=plan.bundle,
+            trigger=trigger,
+            selection=plan.selection,
+            started_at_s=now_s,
+            parent=parent,
+            users=plan.users,
+            skipped=plan.skipped,
+            n=plan.n,
+            k=plan.k,
+        )
+        self.registry.save(record)
+        told = "".join(f", {count:,} {reason} skipped" for reason, count in plan.skipped.items())
+        self.say(f"run {run}: {plan.users:,} users ({plan.selection}){told}, bundle {plan.bundle}")
+        return record, plan
+
+    def _parent(self) -> str:
+        lineage = self.registry.published().lineage
+        published = self.registry.get(lineage[0]) if lineage else None
+        if published is None:
+            raise BatchError(f"nothing is published that some users' slates could renew; {PART}")
+        if published.bundle != self.manifest.bundle:
+            raise BatchError(
+                f"run {published.run} is of bundle {published.bundle}, not of {self.manifest.bundle}; {PART}"
+            )
+        if len(lineage) > MOST_PARTIAL:
+            raise BatchError(f"{MOST_PARTIAL} partial runs follow each other by now; {PART}")
+        return published.run
+
+    def _selection(self, whom: Whom, now_s: float) -> users.Selection:
+        data = self.chain.var_dir / "data" / self.manifest.dataset
+        if whom.users:
+            return users.listed(whom.users)
+        if whom.active_since is not None:
+            return users.active_since(data, self.dataset, whom.active_since)
+        if whom.changed:
+            return users.changed(self.changes, now_s)
+        return users.everyone(data)
+
+    def _unfinished(self, wanted: Plan, now_s: float) -> tuple[Record, Plan] | None:
+        """Finds the last run that was begun for the same and has not outlived half of its slates' time."""
+        for record in self.registry.last():
+            plan = Plan.load(self.folder.resolve() / record.run) if record.is_unfinished else None
+            is_fresh = now_s - record.started_at_s < self.batch.ttl_s / 2
+            if plan is not None and is_fresh and plan.continues(wanted):
+                self._forget_lost(plan)
+                return record, plan
+        return None
+
+    def _computed(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+        """Computes what is not stored yet."""
+        # Ray takes seconds to import, which no other command should wait for.
+        from batch.compute.engine import compute, connected
+        from batch.compute.worker import Task
+
+        began_s, before_s = time.time(), record.compute_s
+        open_shards = [shard for shard in plan.shards() if not plan.slates_of(shard).is_file()]
+        if not open_shards:
+            return record
+        tally = Tally(record)
+        saved_s = 0.0
+        task = Task(plan.run, plan.slates_folder, self.chain, self.batch)
+        with connected(self.batch) as workers, closing(compute(open_shards, task, workers)) as rows:
+            for told in rows:
+                if told["error"]:
+                    raise BatchError(told["error"])
+                if lock.is_lost:
+                    raise BatchError("the lock was lost while computing; run it again: it goes on")
+                record = tally.add(told, began_s, before_s)
+                self.progress(record.done + record.skipped.get(UNKNOWN, 0), record.users)
+                if time.monotonic() - saved_s > SAVE_S:
+                    self.registry.save(record)
+                    saved_s = time.monotonic()
+        self.registry.save(record)
+        return record
+
+    def _forget_lost(self, plan: Plan) -> None:
+        """Computes a finished shard again where Redis does not have its slates any more."""
+        done = [path for shard in plan.shards() if (path := plan.slates_of(shard)).is_file()]
+        for path in done:
+            user_id = plan.some_user(path)
+            if user_id is not None and not self.redis.exists(slate_key(plan.run, user_id)):
+                path.unlink()
+
+    def _published(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+        missing = [shard.name for shard in plan.shards() if not plan.slates_of(shard).is_file()]
+        if missing:
+            raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
+        record = replace(record, ended_at_s=time.time(), state=State.PUBLISHED)
+        self.registry.publish(record, lock)
+        return record
+
+    def _clean(self, plan: Plan) -> None:
+        """Deletes the folders of older runs; those that may still be wanted stay."""
+        published = self.registry.published()
+        kept = {plan.run, *published.lineage, *published.former}
+        folders = sorted((path for path in self.folder.iterdir() if path.is_dir()), reverse=True)
+        for folder in folders[KEPT_FOLDERS:]:
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""Adds up what the workers tell of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+from batch.runs.records import Record
+
+UNKNOWN = "unknown"
+"""Skipped: users of whom nothing is known, for whom the popular slate is as good."""
+
+
+class Tally:
+    """Keeps a run's record up to date, shard by shard."""
+
+    def __init__(self, record: Record) -> None:
+        self.record, self.opened_s = record, 0.0
+        self.stage_s: Counter[str] = Counter(dict(record.stage_s))
+        self.skipped: Counter[str] = Counter(dict(record.skipped))
+        self.bytes = record.bytes_per_user * record.done
+        self.memory_mib: dict[int, float] = {}
+
+    def add(self, told: dict[str, Any], began_s: float, before_s: float) -> Record:
+        """Takes one shard's row, when this process began to compute, and the seconds that former ones did."""
+        self.opened_s = min(self.opened_s or told["opened_at_s"], told["opened_at_s"])
+        self.stage_s.update(json.loads(told["stage_s"]))
+        self.bytes += told["bytes"]
+        self.memory_mib[told["pid"]] = told["memory_mib"]
+        if told["unknown"]:
+            self.skipped[UNKNOWN] += told["unknown"]
+        done = self.record.done + told["users"]
+        driver_mib = getrusage(RUSAGE_SELF).ru_maxrss / 1024
+        self.record = replace(
+            self.record,
+            done=done,
+            skipped=dict(self.skipped),
+            stage_s=dict(self.stage_s),
+            start_up_s=self.opened_s - began_s,
+            compute_s=before_s + time.time() - self.opened_s,
+            bytes_per_user=self.bytes / done if done else 0.0,
+            peak_mib={"driver": driver_mib, "workers": sum(self.memory_mib.values())},
+        )
+        return self.record

@@ -1,0 +1,150 @@
+"""Computes and stores one shard of users after the other. Ray makes as many of these as there are workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from redis.exceptions import RedisError
+
+from batch.compute.chain import Chain, Slates
+from batch.errors import explain
+from batch.settings import BatchSettings
+from contract.bundle import BundleError
+from contract.errors import StageError
+from contract.keys import slate_key
+from contract.names import USER_ID
+from contract.slates import StoredSlate
+from ensemble.settings import EnsembleSettings
+from ensemble.stores.client import connect
+
+PATH = "path"  # as Ray Data names the column of paths
+STORE = "store"
+"""The stage after those of the chain: writing the slates into Redis."""
+SLATES = pa.schema(
+    [
+        (USER_ID, pa.int64()),
+        ("item_ids", pa.list_(pa.int64())),
+        ("item_scores", pa.list_(pa.float32())),
+        ("degraded", pa.int64()),
+        ("made_at_ms", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told once: whose run it works for, and how."""
+
+    run: str
+    slates_folder: Path
+    chain: EnsembleSettings
+    batch: BatchSettings
+
+
+class ShardWorker:
+    """Takes a shard, gives one row that says what became of it; `error` is empty where all is stored.
+
+    The chain is opened at the first shard, so that what keeps it from opening is told like every other
+    failure. The file of a shard's slates is written last: where it is, Redis has them.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.opened_at_s = 0.0
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The chain, opened once per process."""
+        chain = Chain.open(self.task.chain, self.task.batch)
+        self.opened_at_s = time.time()
+        return chain
+
+    @cached_property
+    def redis(self) -> Any:
+        """Where the slates go."""
+        return connect(self.task.chain.redis_address, self.task.batch.redis_timeout_ms)
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """Computes one whole shard."""
+        told: dict[str, Any] = {"error": "", "users": 0, "unknown": 0, "bytes": 0, "stage_s": "{}"}
+        try:
+            told |= self._compute(shard)
+        except RedisError as error:
+            told["error"] = explain(error, self.task.chain.redis_address)
+        except (StageError, BundleError, OSError) as error:
+            told["error"] = f"{error}; the log of Redis, or `make status`, may say more"
+        memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        told |= {"pid": os.getpid(), "opened_at_s": self.opened_at_s, "memory_mib": memory_mib}
+        return pa.Table.from_pylist([told])
+
+    def _compute(self, shard: pa.Table) -> dict[str, Any]:
+        path = _path_of(shard)
+        before_us: Counter[str] = Counter(self.chain.stage_us)
+        stage_s: dict[str, float] = {STORE: 0.0}
+        ids = shard[USER_ID].to_numpy()
+        parts, stored = [], 0
+        for slates in self.chain.slates(ids, self.task.batch.step_users):
+            known, made_at_ms = slates.known(), int(time.time() * 1000)
+            started = time.perf_counter()
+            stored += self._store(known, made_at_ms)
+            stage_s[STORE] += time.perf_counter() - started
+            parts.append(_table(known, made_at_ms))
+        table = pa.concat_tables(parts)
+        target = self.task.slates_folder / path.name
+        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.rename(target)
+        for name, microseconds in (self.chain.stage_us - before_us).items():
+            stage_s[name] = microseconds / 1e6
+        unknown = len(ids) - len(table)
+        return {"users": len(table), "unknown": unknown, "bytes": stored, "stage_s": json.dumps(stage_s)}
+
+    def _store(self, slates: Slates, made_at_ms: int) -> int:
+        """Writes slates into Redis, gives their bytes."""
+        pipe = self.redis.pipeline(transaction=False)
+        bundle, run, stored = self.chain.bundle.manifest.bundle, self.task.run, 0
+        rows = zip(slates.user_ids.tolist(), slates.lengths, slates.degraded.tolist(), strict=True)
+        for at, (user_id, n, degraded) in enumerate(rows):
+            slate = StoredSlate(
+                slates.item_ids[at, :n], slates.item_scores[at, :n], degraded, bundle, run, made_at_ms
+            )
+            value = slate.encode()
+            stored += len(value)
+            pipe.set(slate_key(run, user_id), value, ex=self.task.batch.ttl_s)
+        pipe.execute()
+        return stored
+
+
+def _path_of(shard: pa.Table) -> Path:
+    """Names the file that a block of users is; a block must be one file, or its slates would be a part of
+    what their file's name says."""
+    paths = shard[PATH].unique().to_pylist()
+    if len(paths) != 1 or pq.read_metadata(paths[0]).num_rows != len(shard):
+        raise ValueError(f"a block of {len(shard)} users is not one whole shard but of {paths}")
+    return Path(paths[0])
+
+
+def _table(slates: Slates, made_at_ms: int) -> pa.Table:
+    """Takes slates, gives their rows as `SLATES` has them."""
+    kept, ends = slates.item_ids >= 0, [0, *slates.lengths.cumsum().tolist()]
+    rows = len(slates.user_ids)
+    return pa.table(
+        [
+            pa.array(slates.user_ids),
+            pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slates.item_ids[kept])),
+            pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slates.item_scores[kept])),
+            pa.array(slates.degraded),
+            pa.array([made_at_ms] * rows, pa.int64()),
+        ],
+        schema=SLATES,
+    )

@@ -1,0 +1,110 @@
+"""Settings of the batch job, beside those of the chain; read from `SHORTLIST_BATCH_*`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.environment import read_settings
+from contract.tensors import MAX_N
+
+
+class Retrieval(StrEnum):
+    """What finds the items nearest to a user."""
+
+    EXACT = "exact"  # a matrix product with all of the bundle's vectors
+    REDIS = "redis"  # the index that online requests ask
+
+
+class BatchSettings(BaseSettings):
+    """Every number of the batch job that may be turned, with its unit and which way to turn it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHORTLIST_BATCH_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    n: Annotated[int, Field(ge=1, le=MAX_N)] = Field(
+        50,
+        description="Items stored per user. Higher: more is left where seen and unavailable items are "
+        "removed at reading; 8 bytes each.",
+    )
+    ttl_s: PositiveInt = Field(
+        7 * 24 * 3600,
+        description="Seconds that a stored slate lives; at least twice the time between two full runs. "
+        "Higher: users still have one when runs fail for days, though an old one.",
+    )
+    shard_users: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        2048,
+        description="Users computed, stored and resumed together. Higher: less overhead, more memory per "
+        "worker, more to repeat after a crash.",
+    )
+    step_users: Annotated[int, Field(ge=1, le=4096)] = Field(
+        64,
+        description="Users of a shard that go through the chain at a time. Higher: fewer calls, less of it "
+        "in the processor's cache, more memory.",
+    )
+    workers: NonNegativeInt = Field(
+        0,
+        description="Processes that run the chain. 0: one per core of this machine, or of the cluster less "
+        "one. Higher than the cores: slower.",
+    )
+    address: str = Field(
+        "",
+        description="Address of a Ray cluster, such as host:6379. Empty: Ray is started on this machine, for "
+        "the run alone.",
+    )
+    object_store_mb: Annotated[int, Field(ge=80)] = Field(
+        128,
+        description="Megabytes of Ray's object store on this machine; only user ids and counts go "
+        "through it.",
+    )
+    retrieval: Retrieval = Field(
+        Retrieval.EXACT,
+        description="exact: a matrix product over the bundle's vectors. redis: the index that requests ask, "
+        "for catalogues too large to compare.",
+    )
+    dir: Path | None = Field(
+        None,
+        description="Folder of runs, shared by all machines of a cluster. Default: batch under "
+        "SHORTLIST_VAR_DIR.",
+    )
+    redis_timeout_ms: PositiveInt = Field(
+        10_000,
+        description="Milliseconds a round trip of the job to Redis may take. Higher: a busy Redis does not "
+        "fail a run.",
+    )
+    lock_s: Annotated[float, Field(ge=1)] = Field(
+        30,
+        description="Seconds after which the lock of a run that died is free. Lower: the next one begins "
+        "sooner; higher: a longer stall of Redis or of the process does not cost the run its publication.",
+    )
+    cron: str = Field(
+        "",
+        description="When everyone is computed: minute, hour, day, month, weekday, as cron reads them, such "
+        "as `0 3 * * *`. Empty: never by the clock.",
+    )
+    timezone: str = Field("UTC", description="Time zone of SHORTLIST_BATCH_CRON, such as Europe/Berlin.")
+    poll_s: Annotated[float, Field(ge=0.1)] = Field(
+        10,
+        description="Seconds between two looks for a new bundle and for changed users. Lower: noticed "
+        "sooner; a look costs a few round trips to Redis.",
+    )
+    changed_users: PositiveInt = Field(
+        1000,
+        description="More users than this changed: only they are computed. Lower: fresher slates, more and "
+        "smaller runs; higher than there are users: never.",
+    )
+    retry_s: Annotated[float, Field(ge=1)] = Field(
+        60,
+        description="Seconds until the schedule tries a run that failed again; twice as long each time, up "
+        "to an hour. Lower: back sooner after a short outage, more attempts in a long one.",
+    )
+
+
+def load_batch_settings() -> BatchSettings:
+    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
+    return read_settings(BatchSettings)

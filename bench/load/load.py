@@ -1,0 +1,109 @@
+"""Loads the running gateway at a fixed rate with the data set's own users: `python -m bench.load.load`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redis
+
+from bench.load import report, result, traffic
+from contract.keys import seen_key
+from deploy.local.settings import load_settings
+
+LOOK_AT = 200_000
+"""Most users looked at in Redis; the ones used are drawn from these."""
+
+WARM_UP_S = 0.3
+
+
+class LoadError(Exception):
+    """Says in one line why there is nothing to load."""
+
+
+def user_ids(address: str, most: int, seed: int) -> list[int]:
+    """Draws users that have a history, from their keys in Redis.
+
+    Raises:
+        LoadError: Redis does not answer, or holds no user.
+    """
+    host, _, port = address.rpartition(":")
+    prefix = seen_key(0).removesuffix("0")
+    found: list[int] = []
+    try:
+        with redis.Redis(host=host, port=int(port)) as client:
+            for key in client.scan_iter(f"{prefix}*", count=1000):
+                found.append(int(key.decode().removeprefix(prefix)))
+                if len(found) == LOOK_AT:
+                    break
+    except redis.RedisError as error:
+        raise LoadError(f"Redis at {address} does not answer ({error}); start it with `make up`") from None
+    if not found:
+        raise LoadError(f"Redis at {address} holds no user; run `make materialize`")
+    found.sort()  # a scan has no order of its own; with it the same seed draws the same users
+    return random.Random(seed).sample(found, min(most, len(found)))
+
+
+def positive(value: str) -> float:
+    """Reads a number above zero."""
+    number = float(value)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{value} must be above 0")
+    return number
+
+
+async def load(arguments: argparse.Namespace, users: list[int], headers: dict[str, str]) -> traffic.Run:
+    """Warms up, which counts for nothing: it opens connections and fills caches; then loads."""
+    asked: dict[str, Any] = {"n": arguments.n, "seed": arguments.seed, "headers": headers}
+    await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **asked)
+    return await traffic.open_loop(
+        arguments.port, users, rate=arguments.rate, duration_s=arguments.duration, **asked
+    )
+
+
+def main() -> int:
+    """Runs, prints and writes the report; 1 where a request failed or there was nothing to load."""
+    settings = load_settings()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=positive, default=50.0, help="requests per second (default: 50)")
+    parser.add_argument("--duration", type=positive, default=10.0, help="seconds (default: 10)")
+    parser.add_argument("--users", type=int, default=1000, help="most users to draw from (default: 1000)")
+    parser.add_argument("--n", type=int, default=10, help="items per request (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the users and the arrivals (default: 0)")
+    parser.add_argument("--port", type=int, default=settings.port, help=f"default: {settings.port}")
+    arguments = parser.parse_args()
+    url = f"http://{traffic.HOST}:{arguments.port}"
+    try:
+        httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
+        users = user_ids(settings.redis, max(arguments.users, 1), arguments.seed)
+    except httpx.HTTPError as error:
+        print(f"the gateway at {url} does not answer ({error}); run `make up`", file=sys.stderr)
+        return 1
+    except LoadError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"loading {url} for {arguments.duration:g} s at {arguments.rate:g} requests/s", flush=True)
+    asked = {
+        "n": arguments.n,
+        "seed": arguments.seed,
+        "rate": arguments.rate,
+        "duration_s": arguments.duration,
+    }
+    found = result.count(asyncio.run(load(arguments, users, settings.headers)), arguments.duration)
+    told = report.summary(found, {**asked, "users": len(users)})
+    print(report.text(told, found.latency))
+    name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
+    for path in report.write(told, found.latency, settings.var / "load", name):
+        print(f"wrote       {os.path.relpath(path, Path.cwd())}")
+    return 1 if found.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

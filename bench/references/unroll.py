@@ -1,0 +1,59 @@
+"""A Triton Python model: repeats the user's columns once per candidate, for the ranker.
+
+It adds the ranker's inputs that the published chain has not: the user-item features, made by our function
+from a table in the process, and the context as null.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from contract import affinity, names
+from contract.dataset import Dataset
+from contract.encoders import NULL_CODE, Encoders
+
+
+class TritonPythonModel:
+    """Takes one user's columns and K candidates' columns, gives K rows of every input of the ranker."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Opens the compared columns, the scales and the data set's description beside this file."""
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        told = json.loads(config["parameters"]["told"]["string_value"])
+        self.item_columns, self.user_columns = told["item_columns"], told["user_columns"]
+        self.context, self.made = told["context"], told["made"]
+        self.dataset = Dataset.load(folder / "dataset.yaml")
+        encoders = Encoders.load(folder / "encoders.npz")
+        self.scales = {name: encoders.scales[name] for name in self.made}
+        with np.load(folder / "compared.npz") as file:
+            self.compared = dict(file)
+        self.item_ids = self.compared[names.ITEM_ID][:-1]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Unrolls one request after the other."""
+        return [self._unroll(request) for request in requests]
+
+    def _unroll(self, request: Any) -> Any:
+        def read(name: str) -> Any:
+            return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+
+        item_ids = read("item_id_raw")
+        columns = {name: read(name) for name in self.item_columns}
+        columns |= {name: np.repeat(read(name), len(item_ids), axis=0) for name in self.user_columns}
+        recents = {u: self._compared(read(f"{u}_raw")) for u in affinity.LISTS}
+        made = affinity.user_item_features(self.dataset, recents, self._compared(item_ids[None]))
+        columns |= {name: self.scales[name].encode(made[name][0]) for name in self.made}
+        columns |= {name: np.full(len(item_ids), NULL_CODE, dtype=np.int64) for name in self.context}
+        tensors = [pb_utils.Tensor(name, column) for name, column in columns.items()]
+        return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("item_id_raw", item_ids)])
+
+    def _compared(self, item_ids: Any) -> dict[str, Any]:
+        at = np.minimum(np.searchsorted(self.item_ids, item_ids), len(self.item_ids) - 1)
+        rows = np.where(self.item_ids[at] == item_ids, at, len(self.item_ids))
+        return {name: table[rows] for name, table in self.compared.items()} | {names.ITEM_ID: item_ids}

@@ -1,0 +1,145 @@
+"""`python -m bench.scale.load`: writes a world's features into Redis, byte for byte as Feast does.
+
+Feast's own materialisation writes about ten thousand rows a second and holds a view in memory as objects. A
+benchmark of millions of rows writes the same hashes itself; a test compares them with Feast's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mmh3
+import numpy as np
+import pandas as pd
+from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from redis import Redis
+
+from bench.scale.world import make_world
+from contract import names
+from contract.dataset import Column, Columns, Role
+from feature_repo.online import OnlineStore
+from training.config import load_settings
+from training.data.prepared import Prepared
+from training.export.write import write_json
+from training.features.activity import item_activity, user_activity
+from training.features.tables import JUST_BEFORE, first_event
+
+CHUNK = 20_000
+ROUND_TRIP = 1000
+_STRING, _INT64 = 2, 4  # Feast's value types
+Rows = dict[str, pd.DataFrame]
+
+
+def latest_rows(world: Prepared) -> Rows:
+    """Gives each view's row per key as of the world's clock, a midnight.
+
+    `make materialize` would give each one's activity as of the last day on which it changed.
+    """
+    as_of, first = pd.Timestamp(world.dataset.clock()), pd.Timestamp(first_event(world))
+    now = pd.DatetimeIndex([as_of])
+    flag = str(world.dataset.availability)
+    items = world.items.assign(**{names.IS_AVAILABLE: world.items[flag].fillna(True)})
+    facts = {names.USER_PROFILE: world.users, names.ITEM_CATALOG: items}
+    rows = {view: frame.assign(**{names.EVENT_TIMESTAMP: first}) for view, frame in facts.items()}
+    for view, make in ((names.USER_ACTIVITY, user_activity), (names.ITEM_ACTIVITY, item_activity)):
+        rows[view] = make(world, now).assign(**{names.EVENT_TIMESTAMP: as_of - JUST_BEFORE})
+    return rows
+
+
+def load(world: Prepared, redis: Redis, max_seen: int) -> dict[str, float]:
+    """Writes features and seen items, gives how many keys of each and the seconds taken."""
+    rows = latest_rows(world)
+    facts: dict[str, float] = {}
+    for join_key, views in ((names.USER_ID, names.USER_VIEWS), (names.ITEM_ID, names.ITEM_VIEWS)):
+        started = time.monotonic()
+        columns = {view: world.dataset.view_columns(view) for view in views}
+        facts[f"{join_key}_keys"] = _write(
+            redis, world.dataset.name, join_key, columns, {v: rows.pop(v) for v in views}
+        )
+        facts[f"{join_key}_s"] = time.monotonic() - started
+    started = time.monotonic()
+    facts["seen_keys"] = OnlineStore(redis).write_seen(world, world.dataset.clock(), max_seen)
+    facts["seen_s"] = time.monotonic() - started
+    return facts
+
+
+def _write(redis: Redis, project: str, join_key: str, views: Mapping[str, Columns], rows: Rows) -> int:
+    """Writes one hash per key that any view has: Feast keeps all views of an entity together."""
+    keys = np.unique(np.concatenate([frame[join_key].to_numpy(np.int64) for frame in rows.values()]))
+    name = join_key.encode()
+    head = struct.pack("<III", 1, _STRING, len(name)) + name + struct.pack("<II", _INT64, 8)
+    for at in range(0, len(keys), CHUNK):
+        some = keys[at : at + CHUNK]
+        parts: list[list[Any]] = [[] for _ in some]
+        for view, columns in views.items():
+            frame = rows[view]
+            lies = np.searchsorted(frame[join_key].to_numpy(np.int64), [some[0], some[-1] + 1])
+            part = frame.iloc[lies[0] : lies[1]]
+            places = np.searchsorted(some, part[join_key].to_numpy(np.int64))
+            for place, values in zip(places.tolist(), _encoded(view, columns, part), strict=True):
+                parts[place] += values
+        for start in range(0, len(some), ROUND_TRIP):
+            pipe: Any = redis.pipeline(transaction=False)
+            for key, values in zip(
+                some[start : start + ROUND_TRIP].tolist(), parts[start : start + ROUND_TRIP], strict=True
+            ):
+                pipe.execute_command("HSET", head + struct.pack("<q", key) + project.encode(), *values)
+            pipe.execute()
+    return len(keys)
+
+
+def _encoded(view: str, columns: Columns, frame: pd.DataFrame) -> Iterator[list[bytes]]:
+    """Gives the fields and values of every row's hash."""
+    fields = [struct.pack("<I", mmh3.hash(f"{view}:{name}", signed=False)) for name in columns]
+    values = [_serialized(frame[name], column) for name, column in columns.items()]
+    seconds = frame[names.EVENT_TIMESTAMP].astype("int64").to_numpy() // 10**9
+    stamps = {s: Timestamp(seconds=s).SerializeToString() for s in np.unique(seconds).tolist()}
+    stamp_field = f"_ts:{view}".encode()
+    for second, row in zip(seconds.tolist(), zip(*values, strict=True), strict=True):
+        pairs = [part for pair in zip(fields, row, strict=True) for part in pair]
+        yield [*pairs, stamp_field, stamps[second]]
+
+
+def _serialized(values: pd.Series, column: Column) -> list[bytes]:
+    kind = {"float32": "float_val", "int64": "int64_val", "string": "string_val", "bool": "bool_val"}[
+        str(column.dtype)
+    ]
+    if column.role is Role.LIST:
+        made = [Value() for _ in range(len(values))]
+        for value, elements in zip(made, values, strict=True):
+            getattr(value, kind.replace("_val", "_list_val")).val.extend(elements)
+        return [value.SerializeToString() for value in made]
+    memo: dict[Any, bytes] = {}
+    found = []
+    for value in values.astype(object).where(values.notna(), None).tolist():
+        data = memo.get(value)
+        if data is None:
+            data = Value(**{} if value is None else {kind: value}).SerializeToString()
+            if column.dtype != "float32":
+                memo[value] = data
+        found.append(data)
+    return found
+
+
+def main() -> int:
+    """Draws the same world as the build did, loads it, and notes how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, required=True)
+    parser.add_argument("--users", type=int, required=True)
+    parser.add_argument("--report", type=Path, required=True, help="where the times are written, as JSON")
+    chosen = parser.parse_args()
+    settings = load_settings()
+    host, _, port = settings.redis_address.partition(":")
+    world = make_world(chosen.users, chosen.items, settings.seed)
+    write_json(chosen.report, load(world, Redis(host=host, port=int(port)), settings.max_seen))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,83 @@
+"""User-item features: how a candidate relates to the user's recent items, in training and in serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contract import names
+from contract.dataset import Dataset
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+LISTS = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
+_KINDS = {names.USER_RECENT_ITEM_IDS: "recent", names.USER_RECENT_POSITIVE_ITEM_IDS: "positive"}
+
+
+def feature_name(column: str, recent: str) -> str:
+    """Names the matches of an item column with one of the user's lists, such as `user_item_tag_recent`."""
+    return f"user_{column}_{_KINDS[recent]}" if column != names.ITEM_ID else f"user_item_{_KINDS[recent]}"
+
+
+def affinity_columns(dataset: Dataset) -> tuple[str, ...]:
+    """Lists the item columns that are compared: the item itself, and those marked `is_affinity`."""
+    return (names.ITEM_ID, *dataset.affinity)
+
+
+def user_item_feature_names(dataset: Dataset) -> tuple[str, ...]:
+    """Lists the user-item features in their order."""
+    return tuple(feature_name(column, recent) for column in affinity_columns(dataset) for recent in LISTS)
+
+
+def user_item_features(
+    dataset: Dataset,
+    recents: Mapping[str, Mapping[str, Array]],
+    candidates: Mapping[str, Array],
+) -> dict[str, Floats]:
+    """Counts, per candidate, the user's recent items that share a value with it; float32 (B,K) per feature.
+
+    `recents` maps each of `LISTS` to the columns of those items, raw: (B,S), or (B,S,L) where the column is
+    a list; `candidates` holds the same columns as (B,K) or (B,K,L). Both include `item_id`. Null and padding
+    are `NULL_INT` in int64 columns and None in strings, and match nothing. A recent item counts once, however
+    many of its elements match. Serving may give smaller columns that match alike: narrower integers, whose
+    null is their least value, and lists of few distinct values as bits of a uint64, (B,S) and (B,K).
+    """
+    return {
+        feature_name(column, recent): _matches(recents[recent][column], candidates[column])
+        for column in affinity_columns(dataset)
+        for recent in LISTS
+    }
+
+
+def _matches(recent: Array, candidate: Array) -> Floats:
+    """Counts the entries of `recent` (B,S[,L]) that share a value with each of `candidate` (B,K[,L])."""
+    if recent.dtype.kind == "u":
+        return _counts((recent[:, :, None] & candidate[:, None, :]) != 0)
+    left = recent if recent.ndim == 3 else recent[:, :, None]
+    right = candidate if candidate.ndim == 3 else candidate[:, :, None]
+    shared = np.zeros((len(left), left.shape[1], right.shape[1]), dtype=np.bool_)
+    for j in range(right.shape[2]):
+        values = right[:, None, :, j]
+        known = ~_is_null(values)
+        for i in range(left.shape[2]):
+            equal = left[:, :, None, i] == values
+            shared |= equal if known.all() else equal & known
+    return _counts(shared)
+
+
+def _counts(shared: npt.NDArray[np.bool_]) -> Floats:
+    """Counts over the second axis of (B,S,K); bytes are added several times faster than booleans counted."""
+    narrow = np.int8 if shared.shape[1] < 128 else np.int32
+    counts: Floats = shared.view(np.int8).sum(axis=1, dtype=narrow).astype(np.float32)
+    return counts
+
+
+def _is_null(values: Array) -> npt.NDArray[np.bool_]:
+    """Marks nulls: the least value of an integer column, which for int64 is `NULL_INT`, None in strings."""
+    null = np.iinfo(values.dtype).min if values.dtype.kind == "i" else None
+    missing: npt.NDArray[np.bool_] = values == null
+    return missing

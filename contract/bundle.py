@@ -1,0 +1,247 @@
+"""The manifest of a bundle, and how a bundle is opened and verified.
+
+Imported by the ensemble: no Merlin, no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contract.dataset import DATASET_FILE, Dataset
+
+MANIFEST_FILE = "manifest.json"
+USER_TOWER_FILE = "user_tower.onnx"
+ITEM_TOWER_FILE = "item_tower.onnx"
+RANKER_FILE = "ranker.onnx"
+ENCODERS_FILE = "encoders.npz"
+ITEM_IDS_FILE = "item_ids.npy"
+ITEM_VECTORS_FILE = "item_vectors.npy"
+USER_VECTORS_FILE = "user_vectors.npy"
+ITEM_TABLE_FILE = "items.parquet"
+POPULAR_FILE = "popular.json"
+METRICS_FILE = "metrics.json"
+CARD_FILE = "dataset_card.md"
+FORMAT: Literal[2] = 2
+"""Of the manifest; raised with each change that makes older bundles unreadable."""
+Array = npt.NDArray[Any]
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A file of the bundle's own folder: no path, so that none leads out of it."""
+
+
+class BundleError(ValueError):
+    """Says which file of a bundle is missing, changed or unreadable, and what to do."""
+
+
+class Inputs(BaseModel):
+    """Encoded columns as a model takes them: packed by kind, in this order, lists with their length.
+
+    That is `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)), and one
+    int64 (rows, length) per list, named as it; an input without columns is left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    lists: dict[str, int] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is taken."""
+        return (*self.categorical, *self.numeric, *self.lists)
+
+    def pack(self, columns: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+        """Takes encoded columns, gives the model's inputs; `prefix` comes before the packed ones' names.
+
+        Columns are (rows,) or for lists (rows, S); the ranker's candidates (B,K), lists (B,K,L).
+        """
+        inputs = {name: np.ascontiguousarray(columns[name], dtype=np.int64) for name in self.lists}
+        if self.categorical:
+            inputs[f"{prefix}categorical"] = _beside([columns[name] for name in self.categorical], np.int64)
+        if self.numeric:
+            inputs[f"{prefix}numeric"] = _beside([columns[name] for name in self.numeric], np.float32)
+        return inputs
+
+    def unpack(self, packed: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
+        """Takes what `pack` gave, gives the columns."""
+        columns = {name: packed[name] for name in self.lists}
+        for kind, names in (("categorical", self.categorical), ("numeric", self.numeric)):
+            columns |= {name: packed[f"{prefix}{kind}"][..., at] for at, name in enumerate(names)}
+        return columns
+
+    def without(self, names: Collection[str]) -> Inputs:
+        """Leaves columns out."""
+        return Inputs(
+            categorical=tuple(name for name in self.categorical if name not in names),
+            numeric=tuple(name for name in self.numeric if name not in names),
+            lists={name: length for name, length in self.lists.items() if name not in names},
+        )
+
+    def packed(self, prefix: str = "") -> tuple[str, ...]:
+        """Names what `pack` gives."""
+        kinds = (("categorical", self.categorical), ("numeric", self.numeric))
+        return (*self.lists, *(f"{prefix}{kind}" for kind, columns in kinds if columns))
+
+
+def _beside(columns: Sequence[Array], dtype: type[np.generic]) -> Array:
+    """Puts columns beside each other, as a last axis; numpy's own `stack` takes three times as long."""
+    packed = np.empty((*columns[0].shape, len(columns)), dtype=dtype)
+    for at, column in enumerate(columns):
+        packed[..., at] = column
+    return packed
+
+
+class ModelSpec(Inputs):
+    """One ONNX model: its file, what it takes per row, and the name of its only output."""
+
+    file: str
+    output: str
+
+
+class RankerSpec(BaseModel):
+    """The ranker's ONNX model: what it takes of users, (B, ...), and of their candidates, (B, K, ...).
+
+    The packed inputs are called `user_categorical`, `candidate_numeric` and so on. It gives `output`, (B, K).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    output: str
+    user: Inputs
+    candidate: Inputs
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is taken."""
+        return (*self.user.columns, *self.candidate.columns)
+
+
+class IndexSpec(BaseModel):
+    """How the vector index of this bundle is built. Scores are inner products."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["FLAT", "HNSW"]
+    m: int = 16
+    ef_construction: int = 200
+    ef_runtime: int = 200
+
+
+class OrderSpec(BaseModel):
+    """How the slate is ordered: P(click) is the logistic function of
+    ranking * log-odds(ranking score) + retrieval * retrieval score + intercept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ranking: float = Field(1.0, ge=0)
+    retrieval: float = Field(0.0, ge=0)
+    intercept: float = 0.0
+
+
+class Manifest(BaseModel):
+    """What a bundle holds and how it was made. Never changed after it is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[2] = FORMAT
+    bundle: str = Field(pattern=r"^[a-z0-9_-]+$")
+    dataset: str
+    created_at: str
+    git_commit: str
+    seed: int
+    versions: dict[str, str]
+    checksums: dict[FileName, str] = Field(description="sha256 of every other file of the bundle, by name.")
+    items: int
+    vector_width: int = Field(description="D, the prior coordinate included.")
+    score_range: tuple[float, float] = Field(
+        description="Bounds of the inner product of any user with any item."
+    )
+    index: IndexSpec
+    user_tower: ModelSpec
+    item_tower: ModelSpec
+    ranker: RankerSpec
+    order: OrderSpec = OrderSpec()
+    context: tuple[str, ...]
+    display: tuple[str, ...]
+    display_name: str | None
+    filters: dict[str, str] = Field(description="Filterable item columns and their element dtype.")
+    sample_user_ids: tuple[int, ...]
+
+
+def sha256(path: Path) -> str:
+    """Takes a file, gives its sha256 as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
+    """Reads a bundle's manifest and compares every file with its checksum before anything of it is loaded.
+
+    Raises:
+        BundleError: a file is missing, changed or unreadable.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        facts = json.loads(path.read_text())
+        if isinstance(facts, dict) and facts.get("format", FORMAT) != FORMAT:
+            raise BundleError(
+                f"{path}: the bundle is of format {facts['format']}, this version reads {FORMAT}; train again"
+            )
+        manifest = Manifest.model_validate(facts)
+    except FileNotFoundError:
+        raise BundleError(f"{path}: not found; run `make train`, or point to another bundle") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: not a bundle manifest of format {FORMAT}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BundleError(
+            f"{path}: not a bundle manifest of format {FORMAT}: {where}: {first['msg']}"
+        ) from None
+    if verify:
+        verify_files(folder, manifest)
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compares every file of a bundle with its checksum; nothing is loaded, and nothing may be there beside.
+
+    A model may keep its weights in a file beside it, so a file that the manifest does not name is refused as
+    well, and so is a link, which may lead anywhere. Whoever can write the manifest can write checksums:
+    these tell damage, not malice.
+
+    Raises:
+        BundleError: a file is missing, changed, a link, or not in the manifest.
+    """
+    for model in (manifest.user_tower, manifest.item_tower, manifest.ranker):
+        if model.file not in manifest.checksums:
+            raise BundleError(f"{folder / model.file}: has no checksum in the manifest; train again")
+    for file in sorted(folder.iterdir()):
+        if file.name not in manifest.checksums and file.name != MANIFEST_FILE:
+            raise BundleError(f"{file}: is not in the manifest; take it out of the bundle")
+        if file.is_symlink():
+            raise BundleError(f"{file}: is a link; a bundle holds its files itself")
+    for name, expected in manifest.checksums.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing; the bundle is incomplete, restore it or train again")
+        if sha256(file) != expected:
+            raise BundleError(
+                f"{file}: its checksum differs from the manifest; restore the bundle or train again"
+            )
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Reads the `dataset.yaml` that a bundle was trained with."""
+    return Dataset.load(folder / DATASET_FILE)

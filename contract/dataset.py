@@ -1,0 +1,376 @@
+"""Parses and validates `dataset.yaml`, the one file from which every feature, model input and stage follows.
+
+Shared by training, the ensemble and the Feast definitions; needs only PyYAML and pydantic.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from contract import names
+
+DATASET_FILE = "dataset.yaml"
+USERS_FILE = "users.parquet"
+ITEMS_FILE = "items.parquet"
+INTERACTIONS_FILE = "interactions.parquet"
+
+
+class DatasetError(ValueError):
+    """Says what is wrong with a data set: the file, the column, the row count and the remedy."""
+
+
+class Role(StrEnum):
+    """What a column is for."""
+
+    ID = "id"
+    CATEGORICAL = "categorical"
+    NUMERIC = "numeric"
+    LIST = "list"
+    CONTEXT = "context"
+    LABEL = "label"
+    TIMESTAMP = "timestamp"
+    DISPLAY_NAME = "display_name"
+    DISPLAY = "display"
+    AVAILABILITY = "availability"
+
+
+class Column(BaseModel):
+    """One column of one table. `dtype` is the value's, or for a list its elements'."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Role
+    dtype: Literal["int64", "float32", "string", "bool", "timestamp"] | None = None
+    vocabulary: PositiveInt | None = Field(
+        None,
+        description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all.",
+    )
+    max_length: PositiveInt = Field(8, description="Elements kept of a list, from its start.")
+    is_log: bool = Field(
+        False, description="Numeric columns: take log(1+x) before normalising; for counts and durations."
+    )
+    is_affinity: bool = Field(
+        False, description="Item columns: count its matches between the user's recent items and a candidate."
+    )
+    is_filterable: bool = Field(False, description="Item columns: a request may filter on it.")
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _default_dtype(self) -> Self:
+        if self.dtype is None:
+            default = {
+                Role.NUMERIC: "float32",
+                Role.TIMESTAMP: "timestamp",
+                Role.DISPLAY_NAME: "string",
+                Role.DISPLAY: "string",
+                Role.AVAILABILITY: "bool",
+            }.get(self.role, "int64")
+            object.__setattr__(self, "dtype", default)
+        return self
+
+
+Columns = dict[str, Column]
+
+_ALLOWED_ROLES = {
+    "users": {Role.ID, Role.CATEGORICAL, Role.NUMERIC, Role.LIST},
+    "items": {
+        Role.ID,
+        Role.CATEGORICAL,
+        Role.NUMERIC,
+        Role.LIST,
+        Role.DISPLAY_NAME,
+        Role.DISPLAY,
+        Role.AVAILABILITY,
+    },
+    "interactions": {Role.ID, Role.TIMESTAMP, Role.LABEL, Role.CONTEXT},
+}
+_PREFIX = {"users": "user_", "items": "item_"}
+
+
+class Split(BaseModel):
+    """Instants that end each part, exclusive: train, then validation, then test."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train_until: datetime
+    validate_until: datetime
+    test_until: datetime
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.train_until < self.validate_until < self.test_until:
+            raise ValueError("must be in order: train_until < validate_until < test_until")
+        return self
+
+
+class Activity(BaseModel):
+    """How the features derived from interactions are made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recent_items: PositiveInt = Field(50, description="S, the length of the recent-item lists.")
+    snapshot_hours: PositiveInt = Field(
+        24, description="Hours between two snapshots; features are as of the last one."
+    )
+    snapshot_offset_hours: Annotated[int, Field(ge=0, lt=24)] = Field(
+        0, description="Hour of the day, UTC, at which a snapshot is taken."
+    )
+
+
+class Checks(BaseModel):
+    """What a data set must hold before anything is made of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_users: PositiveInt = Field(10, description="Fewest rows of the users table.")
+    min_items: PositiveInt = Field(10, description="Fewest rows of the items table.")
+    min_interactions: PositiveInt = Field(100, description="Fewest rows of the interactions table.")
+    max_unknown_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01,
+        description="Largest share of interactions whose user, or whose item, has no row in its table. "
+        "A few are normal (a row that came late); many are a wrong join. Raise it where they are expected.",
+    )
+
+
+class Dataset(BaseModel):
+    """A data set's name, clock, columns and roles, as `dataset.yaml` states them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    title: str = ""
+    source: str = ""
+    licence: str = ""
+    as_of: datetime | None = Field(None, description="The features' clock; None means now.")
+    history_until: datetime | None = Field(
+        None,
+        description="Interactions without a timestamp happened before this, in file order per user.",
+    )
+    label: str = Field("", description="The label to predict; default: the first label column.")
+    retrieval_positives: str = Field(
+        "any",
+        description="What retrieval learns to find: `any` interaction, or a label column that must be 1.",
+    )
+    seen_labels: str = Field(
+        "any", description="What counts as seen: `any` interaction, or a label column that is 1."
+    )
+    split: Split | None = Field(
+        None, description="Default: 80 % / 10 % / 10 % of the timed interactions, by time."
+    )
+    ttl_s: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="Seconds after which a view's row reads as missing, by view. Default: never.",
+    )
+    activity: Activity = Activity()
+    checks: Checks = Checks()
+    users: Columns
+    items: Columns
+    interactions: Columns
+
+    @field_validator("as_of", "history_until")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        return value
+
+    @model_validator(mode="after")
+    def _roles_fit_their_tables(self) -> Self:
+        for table, columns in (
+            ("users", self.users),
+            ("items", self.items),
+            ("interactions", self.interactions),
+        ):
+            for name, column in columns.items():
+                where = f"{table}.{name}"
+                if column.role not in _ALLOWED_ROLES[table]:
+                    allowed = ", ".join(sorted(_ALLOWED_ROLES[table]))
+                    raise ValueError(
+                        f"{where}: role {column.role} does not belong here; use one of {allowed}"
+                    )
+                prefix = _PREFIX.get(table)
+                if prefix and not name.startswith(prefix):
+                    raise ValueError(
+                        f"{where}: rename it to {prefix}{name}; columns of {table} begin with {prefix}"
+                    )
+                if column.role is Role.CONTEXT and not name.startswith("context_"):
+                    raise ValueError(
+                        f"{where}: rename it to context_{name}; context columns begin with context_"
+                    )
+                if column.role is Role.CONTEXT and column.dtype != "int64":
+                    raise ValueError(
+                        f"{where}: dtype {column.dtype} is not supported; code the context as int64"
+                    )
+                if column.role is Role.LABEL and column.dtype != "int64":
+                    raise ValueError(f"{where}: a label is int64, 0 or 1 (null where unknown)")
+        for table, columns, ids in (
+            ("users", self.users, {names.USER_ID}),
+            ("items", self.items, {names.ITEM_ID}),
+            ("interactions", self.interactions, {names.USER_ID, names.ITEM_ID}),
+        ):
+            found = {name for name, column in columns.items() if column.role is Role.ID}
+            if found != ids:
+                raise ValueError(
+                    f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}"
+                )
+        if not self.labels:
+            raise ValueError("interactions: no column has role label; name the one to predict")
+        if len([c for c in self.interactions.values() if c.role is Role.TIMESTAMP]) != 1:
+            raise ValueError("interactions: exactly one column must have role timestamp")
+        for field in ("label", "retrieval_positives", "seen_labels"):
+            value = getattr(self, field)
+            if value not in ("", "any", *self.labels) or (field == "label" and value == "any"):
+                raise ValueError(f"{field}: {value!r} is not one of the label columns {self.labels}")
+        for view in self.ttl_s:
+            if view not in names.VIEWS:
+                raise ValueError(f"ttl_s: {view!r} is not a view; use one of {', '.join(names.VIEWS)}")
+        derived = set(self.user_activity) | set(self.item_activity)
+        clash = derived & (set(self.users) | set(self.items))
+        if clash:
+            raise ValueError(
+                f"{sorted(clash)}: these names are derived from interactions; rename your columns"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Dataset:
+        """Reads `dataset.yaml`, or the one in the folder `path`.
+
+        Raises:
+            DatasetError: the file is missing, not YAML, or a field is wrong; the message names the field.
+        """
+        file = path / DATASET_FILE if path.is_dir() else path
+        try:
+            raw = yaml.safe_load(file.read_text())
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{file}: not found; write it beside {USERS_FILE} (see docs/your-data.md)"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{file}: not valid YAML: {error}") from None
+        if not isinstance(raw, dict):
+            raise DatasetError(f"{file}: must be a mapping with the keys name, users, items, interactions")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(p) for p in e['loc']) or 'dataset'}: {e['msg']}" for e in error.errors()]
+            raise DatasetError(f"{file}: " + "; ".join(lines)) from None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All label columns, in file order."""
+        return tuple(name for name, column in self.interactions.items() if column.role is Role.LABEL)
+
+    @property
+    def target(self) -> str:
+        """The label that the ranker predicts."""
+        return self.label or self.labels[0]
+
+    @property
+    def timestamp(self) -> str:
+        """The interactions' timestamp column."""
+        return next(name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP)
+
+    @property
+    def context(self) -> Columns:
+        """Context columns: known at request time, null-coded when the caller does not say."""
+        return {name: column for name, column in self.interactions.items() if column.role is Role.CONTEXT}
+
+    @property
+    def user_profile(self) -> Columns:
+        """Features of the users table, without the id."""
+        return _features(self.users)
+
+    @property
+    def item_catalog(self) -> Columns:
+        """Features of the items table, without the id and what is only displayed."""
+        return _features(self.items)
+
+    @property
+    def item_filters(self) -> Columns:
+        """Item columns that a request may filter on."""
+        return {name: column for name, column in self.item_catalog.items() if column.is_filterable}
+
+    @property
+    def availability(self) -> str | None:
+        """The item column that says whether an item may be answered, if there is one."""
+        return next((n for n, c in self.items.items() if c.role is Role.AVAILABILITY), None)
+
+    @property
+    def display_name(self) -> str | None:
+        """The item column that people read, if there is one."""
+        return next((n for n, c in self.items.items() if c.role is Role.DISPLAY_NAME), None)
+
+    @property
+    def display(self) -> tuple[str, ...]:
+        """Item columns shown with an answer, the display name first."""
+        first = (self.display_name,) if self.display_name else ()
+        return first + tuple(n for n, c in self.items.items() if c.role is Role.DISPLAY)
+
+    @property
+    def affinity(self) -> Columns:
+        """Item columns whose matches with the user's recent items are user-item features."""
+        return {name: column for name, column in self.item_catalog.items() if column.is_affinity}
+
+    @property
+    def user_activity(self) -> Columns:
+        """Features of a user derived from interactions, as of the last snapshot."""
+        recent = Column(role=Role.LIST, dtype="int64", max_length=self.activity.recent_items)
+        derived = {
+            names.USER_RECENT_ITEM_IDS: recent,
+            names.USER_RECENT_POSITIVE_ITEM_IDS: recent,
+            names.USER_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True),
+        }
+        return derived | {
+            names.rate_of(names.USER, label): Column(role=Role.NUMERIC) for label in self.labels
+        }
+
+    @property
+    def item_activity(self) -> Columns:
+        """Features of an item derived from interactions, as of the last snapshot."""
+        derived = {names.ITEM_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True)}
+        return derived | {
+            names.rate_of(names.ITEM, label): Column(role=Role.NUMERIC) for label in self.labels
+        }
+
+    def ttl(self, view: str) -> timedelta | None:
+        """Takes a view's name; None where its rows never expire."""
+        seconds = self.ttl_s.get(view)
+        return None if seconds is None else timedelta(seconds=seconds)
+
+    def view_columns(self, view: str) -> Columns:
+        """Takes a view's name, gives its features in order."""
+        return {
+            names.USER_PROFILE: self.user_profile,
+            names.USER_ACTIVITY: self.user_activity,
+            names.ITEM_CATALOG: self.item_catalog_stored,
+            names.ITEM_ACTIVITY: self.item_activity,
+        }[view]
+
+    @property
+    def item_catalog_stored(self) -> Columns:
+        """What the item catalogue view stores: the features, and whether the item is available."""
+        return self.item_catalog | {names.IS_AVAILABLE: Column(role=Role.AVAILABILITY)}
+
+    def clock(self) -> datetime:
+        """The instant that features are as of: `as_of`, or now."""
+        return self.as_of or datetime.now(UTC)
+
+
+def _features(columns: Columns) -> Columns:
+    kept = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST)
+    return {name: column for name, column in columns.items() if column.role in kept}

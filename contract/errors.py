@@ -1,0 +1,31 @@
+"""Who is responsible for a failure, and how a stage's failure survives Triton as text."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Who is responsible for a failure."""
+
+    BAD_REQUEST = "bad_request"  # the caller: 4xx, outside the service level
+    CONTRACT = "contract"  # our bug: 500, never hidden by the fallback
+    DEPENDENCY = "dependency"  # Redis, Triton, a model: fallback, else 503
+
+
+class StageError(Exception):
+    """A stage's failure; prints `code|stage|message`, which survives Triton as text."""
+
+    def __init__(self, code: ErrorCode, stage: str, message: str) -> None:
+        super().__init__(f"{code}|{stage}|{message}")
+        self.code, self.stage, self.message = code, stage, message
+
+    @classmethod
+    def parse(cls, text: str) -> StageError | None:
+        """Finds `code|stage|message` in a Triton error text; None where there is none."""
+        for code in ErrorCode:
+            _, found, rest = text.partition(f"{code}|")
+            stage, bar, message = rest.partition("|")
+            if found and bar:
+                return cls(code, stage, message)
+        return None

@@ -1,0 +1,147 @@
+"""Every key of Redis and its codec, each once."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+def index_name(bundle: str) -> str:
+    """Names the vector index of a bundle."""
+    return f"item_vectors:{bundle}"
+
+
+def item_vector_prefix(bundle: str) -> str:
+    """The prefix of the keys that the bundle's index covers: `item_vector:{bundle}:{item_id}`."""
+    return f"item_vector:{bundle}:"
+
+
+def item_vector_key(bundle: str, item_id: int) -> str:
+    """The key of an item's hash: its vector, and each column that a request may filter on."""
+    return f"{item_vector_prefix(bundle)}{item_id}"
+
+
+TAG_SEPARATOR = ","
+"""Stands between the values of a column that is a list."""
+
+
+def tag(value: object) -> str:
+    """Writes a value as a tag: hex, so that no value needs escaping, whatever it holds."""
+    return str(value).encode().hex()
+
+
+def tags(values: Sequence[object]) -> str:
+    """Writes the values that an item holds in a column."""
+    return TAG_SEPARATOR.join(tag(value) for value in values)
+
+
+def item_card_key(bundle: str, item_id: int) -> str:
+    """The key of an item's display fields."""
+    return f"item_card:{bundle}:{item_id}"
+
+
+def item_card_prefix(bundle: str) -> str:
+    """The prefix of the keys of a bundle's cards."""
+    return f"item_card:{bundle}:"
+
+
+def bundles_key(dataset: str) -> str:
+    """The key of the bundles of a data set that are indexed: a sorted set, by the time they were."""
+    return f"bundles:{dataset}"
+
+
+def index_search_key(bundle: str) -> str:
+    """The key of how the bundle's index is searched, as JSON: `beyond` and what it was measured on."""
+    return f"index_search:{bundle}"
+
+
+def batch_key(dataset: str) -> str:
+    """The key of the pointer to the published batch run: a `Published`, switched as one."""
+    return f"batch:{dataset}"
+
+
+def slate_key(run: str, user_id: int) -> str:
+    """The key of the slate that a batch run stored for a user: a `StoredSlate`."""
+    return f"slate:{run}:{user_id}"
+
+
+def slate_prefix(run: str) -> str:
+    """The prefix of the keys of a run's slates."""
+    return f"slate:{run}:"
+
+
+def run_began_s(run: str) -> float | None:
+    """When a batch run began, Unix time in seconds, as its id says; None for an id that does not."""
+    try:
+        return datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def changed_users_key(dataset: str) -> str:
+    """The key of the users who changed since they were last computed: a sorted set, by Unix time, seconds.
+
+    Whatever changes what is known of a user adds the id; a published batch run takes away what it covers.
+    """
+    return f"changed_users:{dataset}"
+
+
+def feature_key(entity: str, value: int, dataset: str) -> bytes:
+    """The key of the feature store's row of `user_id` or `item_id`: Feast's entity key of version 3."""
+    return _feature_head(entity) + struct.pack("<q", value) + dataset.encode()
+
+
+@lru_cache
+def _feature_head(entity: str) -> bytes:
+    name = entity.encode()
+    return struct.pack("<III", 1, 2, len(name)) + name + struct.pack("<II", 4, 8)  # 2: string, 4: int64
+
+
+AVAILABILITY_FIELD = b"\xee\x08\x1a\xaa"
+"""The field of an item's row that holds whether it is available: Feast's hash of view and feature."""
+UNAVAILABLE = b"\x38\x00"
+"""That field's value, a Feast Value, where the item is not available; any other, and none, mean it is."""
+
+
+def seen_key(user_id: int) -> str:
+    """The key of the items that a user has seen: the only definition of seen."""
+    return f"seen:{user_id}"
+
+
+def encode_seen(item_ids: npt.ArrayLike) -> bytes:
+    """Packs item ids, newest first, as little-endian int64."""
+    return np.asarray(item_ids, dtype="<i8").tobytes()
+
+
+def decode_seen(value: bytes | None) -> npt.NDArray[np.int64]:
+    """Unpacks `encode_seen`; no key means nothing seen.
+
+    Raises:
+        ValueError: the length is no multiple of 8 bytes.
+    """
+    return np.frombuffer(value or b"", dtype="<i8").astype(np.int64, copy=False)
+
+
+def encode_card(fields: Mapping[str, str | None]) -> bytes:
+    """Packs an item's display fields as compact JSON."""
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_card(value: bytes) -> dict[str, str | None]:
+    """Unpacks `encode_card`."""
+    card: dict[str, str | None] = json.loads(value)
+    return card
+
+
+PATTERN = "seen:*"
+
+
+def batch_runs_key(dataset: str) -> str:
+    """The key of the batch runs of a data set; where there is none, nobody has a slate to renew."""
+    return f"batch_runs:{dataset}"

@@ -1,0 +1,72 @@
+"""`python -m ensemble.publish.export`: writes a bundle's Triton model repository, whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
+from merlin.systems.dag import Ensemble
+
+from contract.bundle import BundleError
+from contract.tensors import MODEL_NAME
+from ensemble.bundle import Bundle
+from ensemble.graph import Stores, recommend_graph, request_schema
+from ensemble.publish.runtime import ShortlistRuntime
+from ensemble.run.recommender import item_table
+from ensemble.settings import EnsembleSettings, load_settings
+from ensemble.stores.features import MemoryFeatureStore
+from ensemble.stores.vectors import MemoryVectorIndex
+
+
+def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
+    """Verifies a bundle, builds its graph, and writes `output/recommend`; what was there is replaced at the
+    end.
+
+    Raises:
+        BundleError: a file of the bundle is missing, changed or unreadable, or its models do not load here.
+    """
+    bundle = Bundle.open(folder.resolve(), settings.provider, settings.ort_threads)
+    features = MemoryFeatureStore(bundle.dataset, bundle.dataset.clock)
+    vectors = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
+    stores = Stores(features, vectors, item_table(bundle, features, settings))
+    ensemble = Ensemble(recommend_graph(bundle, stores, settings), request_schema(bundle))
+
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = output.parent / f".{output.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        ensemble.export(str(temporary), ShortlistRuntime(), bundle=bundle, settings=settings)
+        target, old = output / MODEL_NAME, temporary / "old"
+        if target.exists():
+            target.rename(old)
+        (temporary / MODEL_NAME).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports one bundle; 0, or 1 with one line that says what is wrong."""
+    settings = load_settings()
+    parser = argparse.ArgumentParser(prog="python -m ensemble.publish.export", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=settings.bundle, help="the bundle's folder")
+    parser.add_argument(
+        "--output", type=Path, default=settings.var_dir / "models", help="the model repository"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        target = export(chosen.bundle, chosen.output, settings)
+    except BundleError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"exported {chosen.bundle} to {target}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,260 @@
+"""`python -m ensemble.publish.index`: puts a bundle's item vectors and cards into Redis, beside those
+that are serving."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from contract import bundle as bundle_files
+from contract.bundle import BundleError, Manifest, read_manifest
+from contract.keys import (
+    TAG_SEPARATOR,
+    bundles_key,
+    encode_card,
+    index_name,
+    index_search_key,
+    item_card_key,
+    item_card_prefix,
+    item_vector_prefix,
+    tags,
+)
+from ensemble.publish.recall import RecallError, choose_breadth
+from ensemble.settings import load_settings
+from ensemble.stores.client import connect
+from ensemble.stores.index_watch import index_info, pause_s
+from ensemble.stores.vectors import VECTOR_FIELD, alias
+
+CHUNK = 1000
+POLL_S = 0.05
+PATIENCE_S = 600.0
+"""Seconds without another item in the index, after which it is given up."""
+TIMEOUT_MS = 60_000
+
+
+class IndexBuildError(RuntimeError):
+    """Says why the index was not built, and what to do."""
+
+
+def build_index(
+    redis: Redis,
+    folder: Path,
+    keep: int,
+    patience_s: float = PATIENCE_S,
+    accept: Callable[[Manifest], None] = lambda _: None,
+) -> bool:
+    """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
+    `keep`.
+
+    The bundle counts as built only once every item is indexed, and older ones go only once `accept` did not
+    raise. False where it was built before; then `accept` alone is called.
+
+    Raises:
+        IndexBuildError: Redis lacks the search module or did not index every item; what was serving still
+        serves.
+    """
+    manifest = read_manifest(folder)
+    if is_built(redis, manifest, patience_s):
+        accept(manifest)
+        return False
+    drop_bundle(redis, manifest.bundle)
+    try:
+        _write_items(redis, folder, manifest)
+        _command(redis, *create_command(manifest))
+        _wait(redis, manifest, patience_s)
+    except ResponseError as error:
+        drop_bundle(redis, manifest.bundle)
+        hint = "; start Redis with its search module" if "unknown command" in str(error).lower() else ""
+        raise IndexBuildError(f"Redis refused the index of {manifest.bundle}: {error}{hint}") from error
+    except IndexBuildError:
+        drop_bundle(redis, manifest.bundle)
+        raise
+    built = bundles_key(manifest.dataset)
+    redis.zadd(built, {manifest.bundle: time.time()})
+    accept(manifest)
+    for old in _command(redis, "ZRANGE", built, 0, -keep - 1):
+        drop_bundle(redis, old.decode())
+        redis.zrem(built, old)
+    return True
+
+
+def is_built(redis: Redis, manifest: Manifest, patience_s: float = PATIENCE_S) -> bool:
+    """Tells whether the bundle was built before and every item is still there.
+
+    A Redis that was restarted indexes its items anew, which is waited for while it gets on.
+    """
+    if redis.zscore(bundles_key(manifest.dataset), manifest.bundle) is None:
+        return False
+    try:
+        for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
+            if is_over:
+                return found == manifest.items
+    except ResponseError:  # there is no such index
+        pass
+    return False
+
+
+def create_command(manifest: Manifest) -> tuple[str | int, ...]:
+    """Writes FT.CREATE: exact search (FLAT) or a graph (HNSW) over inner products, and the filterable
+    columns."""
+    spec = manifest.index
+    vector: list[str | int] = ["TYPE", "FLOAT32", "DIM", manifest.vector_width, "DISTANCE_METRIC", "IP"]
+    if spec.kind == "FLAT":
+        vector += ["INITIAL_CAP", max(1, manifest.items)]
+    else:
+        vector += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction, "EF_RUNTIME", spec.ef_runtime]
+    fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
+    for column, dtype in manifest.filters.items():
+        fields += [column, "AS", alias(manifest.filters, column)]
+        fields += ["NUMERIC"] if dtype == "float32" else ["TAG", "SEPARATOR", TAG_SEPARATOR]
+    prefix = item_vector_prefix(manifest.bundle)
+    create = ("FT.CREATE", index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
+    return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
+
+
+def drop_bundle(redis: Redis, bundle: str) -> None:
+    """Deletes a bundle's index, how it is searched, its vectors and cards; nothing where there are none."""
+    redis.delete(index_search_key(bundle))
+    with contextlib.suppress(ResponseError):  # there was none
+        _command(redis, "FT.DROPINDEX", index_name(bundle))
+    for prefix in (item_vector_prefix(bundle), item_card_prefix(bundle)):
+        keys = redis.scan_iter(match=f"{prefix}*", count=CHUNK)
+        for chunk in _chunks(keys):
+            redis.unlink(*chunk)
+
+
+def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
+    ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+    vectors = np.load(folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+    wanted = ["item_id", *dict.fromkeys((*manifest.filters, *manifest.display))]
+    table = pq.read_table(folder / bundle_files.ITEM_TABLE_FILE, columns=wanted).sort_by("item_id")
+    lies = np.searchsorted(table["item_id"].to_numpy(), [*ids[::CHUNK], np.iinfo(np.int64).max])
+    prefix = item_vector_prefix(manifest.bundle)
+    for chunk, start in enumerate(range(0, len(ids), CHUNK)):
+        some = table.slice(lies[chunk], lies[chunk + 1] - lies[chunk]).to_pylist()
+        rows = {row["item_id"]: row for row in some}
+        pipe = redis.pipeline(transaction=False)
+        blobs = np.ascontiguousarray(vectors[start : start + CHUNK], dtype="<f4")
+        for item_id, vector in zip(ids[start : start + CHUNK].tolist(), blobs, strict=True):
+            row = rows.get(item_id, {})
+            fields: dict[Any, Any] = _attributes(row, manifest.filters)
+            fields[VECTOR_FIELD] = vector.tobytes()
+            pipe.hset(f"{prefix}{item_id}", mapping=fields)
+            card = {name: _text(row.get(name)) for name in manifest.display}
+            pipe.set(item_card_key(manifest.bundle, item_id), encode_card(card))
+        pipe.execute()
+
+
+def _attributes(row: Mapping[str, Any], filters: Mapping[str, str]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for column, dtype in filters.items():
+        value = row.get(column)
+        values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+        if values:
+            found[column] = float(np.float32(values[0])) if dtype == "float32" else tags(values)
+    return found
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    return None if value is None else str(value)
+
+
+def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:
+    found = failures = 0
+    for found, is_over, failures in _looks(redis, manifest.bundle, patience_s):
+        if is_over and found >= manifest.items:
+            return
+        if is_over and failures:
+            break
+    raise IndexBuildError(
+        f"{index_name(manifest.bundle)}: {found} of {manifest.items} items were indexed, {failures} "
+        f"failed; compare vector_width in the manifest with item_vectors.npy, and train again"
+    )
+
+
+def _looks(redis: Redis, bundle: str, patience_s: float) -> Iterator[tuple[int, bool, int]]:
+    """Looks at an index again and again: how many items it holds, whether indexing is over, and how many
+    failed. Ends once nothing was added for `patience_s` seconds: a large graph takes hours, and gets on.
+
+    Raises:
+        ResponseError: there is no such index.
+    """
+    most, added = -1, time.monotonic()
+    while (asked := time.monotonic()) - added <= patience_s:
+        info = index_info(redis, bundle)
+        found = int(info["num_docs"])
+        if found > most:
+            most, added = found, asked
+        yield found, not float(info["indexing"]), int(info.get("hash_indexing_failures", 0))
+        # Looking costs Redis' one thread: without a rest the items of a large graph came in at a fifth.
+        time.sleep(pause_s(time.monotonic() - asked, POLL_S))
+
+
+def _command(redis: Redis, *arguments: str | int) -> Any:
+    run: Any = redis.execute_command
+    return run(*arguments)
+
+
+def _chunks(keys: Any) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    for key in keys:
+        chunk.append(key)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Indexes one bundle; 0, or 1 with one line that says what is wrong."""
+    settings = load_settings()
+    parser = argparse.ArgumentParser(prog="python -m ensemble.publish.index", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=settings.bundle, help="the bundle's folder")
+    parser.add_argument(
+        "--keep", type=int, default=settings.keep_bundles, help="bundles that stay, this one included"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.keep < 1:
+        parser.error("--keep must be at least 1")
+    started = time.monotonic()
+    try:
+        manifest = read_manifest(chosen.bundle, verify=False)
+        redis = connect(settings.redis_address, TIMEOUT_MS)
+
+        def accept(manifest: Manifest) -> None:
+            k, target, head = settings.k, settings.recall_target, settings.head_items
+            choose_breadth(redis, chosen.bundle, manifest, k, target, _say, head)
+
+        built = build_index(redis, chosen.bundle, chosen.keep, accept=accept)
+    except (BundleError, IndexBuildError, RecallError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except RedisError as error:
+        address = settings.redis_address
+        sys.stderr.write(f"Redis at {address}: {error}; start it, or set SHORTLIST_REDIS_ADDRESS\n")
+        return 1
+    seconds = time.monotonic() - started
+    done = f"{manifest.items} items indexed in {seconds:.1f} s" if built else "indexed already"
+    sys.stdout.write(f"{manifest.bundle}: {done}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

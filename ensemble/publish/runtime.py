@@ -1,0 +1,119 @@
+"""Merlin's Triton runtime, with dynamic batching, a model.py of ours and no pickle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
+import numpy as np
+import tritonclient.grpc.model_config_pb2 as triton
+from google.protobuf import text_format
+from merlin.dag import Graph
+from merlin.schema import Schema
+from merlin.systems.dag import Ensemble
+from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
+from merlin.table import TensorTable
+
+from contract.tensors import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
+from ensemble.bundle import Bundle
+from ensemble.run.line import line, run_line, to_table
+from ensemble.settings import EnsembleSettings
+from ensemble.triton import model
+
+VERSION = "1"
+BUNDLE_FOLDER = "bundle"
+
+
+class ShortlistRuntime(TritonExecutorRuntime):
+    """Runs the chain node after node, and exports it as one Triton model that batches.
+
+    Merlin's executor converts and merges the table around every node, for graphs that branch; ours is a
+    line, so each node takes the table of the one before. Its exporter pickles the graph; ours copies the
+    bundle, from which `model.py` builds the same graph.
+    """
+
+    def transform(self, graph: Graph, transformable: TensorTable) -> TensorTable:
+        """Runs the graph on a table of numpy columns, as Merlin calls it; serving calls `run_line`."""
+        stages = [node.op for node in line(graph)]
+        return to_table(run_line(stages, {n: column.values for n, column in transformable.items()}))
+
+    def export(
+        self, ensemble: Ensemble, path: str, version: int = 1, name: str | None = None, **written: Any
+    ) -> tuple[triton.ModelConfig, list[triton.ModelConfig]]:
+        """Writes `path/name/config.pbtxt`, `version/model.py` and `version/bundle/`.
+
+        `written` holds the `bundle` and the `settings`; Merlin's own signature knows neither.
+        """
+        bundle, settings = written["bundle"], written["settings"]
+        folder = Path(path) / (name or MODEL_NAME)
+        versioned = folder / str(version)
+        versioned.mkdir(parents=True)
+        config = model_config(ensemble.output_schema, bundle, settings)
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+        shutil.copyfile(model.__file__, versioned / "model.py")
+        copied = versioned / BUNDLE_FOLDER
+        copied.mkdir()
+        for file in (*bundle.manifest.checksums, "manifest.json"):
+            shutil.copyfile(bundle.folder / file, copied / file)
+        return config, []
+
+
+def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettings) -> triton.ModelConfig:
+    """Writes Triton's description of the model: shapes without the batch axis, and dynamic batching.
+
+    Raises:
+        ValueError: the contract promises an output that the graph does not write.
+    """
+    missing = [
+        t.name for t in OUTPUT_TENSORS if t.name != "stage_us" and t.name not in output_schema.column_names
+    ]
+    if missing:
+        raise ValueError(f"the graph does not write {missing}, which the contract promises")
+    context = tuple(Tensor(name, np.int64, 1) for name in bundle.manifest.context)
+    batching = triton.ModelDynamicBatching(
+        max_queue_delay_microseconds=settings.queue_delay_us, default_queue_policy=queue_policy(settings)
+    )
+    group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=settings.instances)
+    config = triton.ModelConfig(
+        name=MODEL_NAME,
+        backend="python",
+        max_batch_size=settings.max_batch_size,
+        dynamic_batching=batching,
+        instance_group=[group],
+        input=[triton.ModelInput(**_described(t)) for t in (*REQUEST_TENSORS, *context)],
+        output=[triton.ModelOutput(**_described(t)) for t in OUTPUT_TENSORS],
+    )
+    config.parameters["bundle"].string_value = bundle.manifest.bundle
+    return config
+
+
+def queue_policy(settings: EnsembleSettings) -> triton.ModelQueuePolicy | None:
+    """Bounds Triton's queue, where that is asked for: what does not fit, and what waited too long, is refused
+    as `UNAVAILABLE`. None, the default, leaves the queue to the deadlines and to the gateway's bound.
+
+    With any bound Triton stops fetching ahead, and its batcher may then sleep for half a second beside a
+    request and an idle model. A request may shorten its wait by Triton's parameter `timeout`, in
+    microseconds; without a default, Triton ignores that parameter.
+    """
+    if not settings.queue_size and not settings.queue_timeout_ms:
+        return None
+    return triton.ModelQueuePolicy(
+        timeout_action=triton.ModelQueuePolicy.TimeoutAction.REJECT,
+        default_timeout_microseconds=settings.queue_timeout_ms * 1000,
+        allow_timeout_override=settings.queue_timeout_ms > 0,
+        max_queue_size=settings.queue_size,
+    )
+
+
+_TYPES = {
+    np.int64: triton.TYPE_INT64,
+    np.int8: triton.TYPE_INT8,
+    np.uint8: triton.TYPE_UINT8,
+    np.float32: triton.TYPE_FP32,
+}
+
+
+def _described(t: Tensor) -> dict[str, Any]:
+    return {"name": t.name, "data_type": _TYPES[t.dtype], "dims": [t.width]}

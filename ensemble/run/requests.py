@@ -1,0 +1,122 @@
+"""Requests as one table and back: stacked when they come together, checked, and cut apart when answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import ErrorCode, StageError
+from contract.filters import decode_filters
+from contract.slates import Degradation, degradation_mask
+from contract.tensors import MAX_N, PAD_ID
+from ensemble.stage import Array, Tensors
+from ensemble.stores.vectors import check_filters
+
+Rows = npt.NDArray[np.intp]
+PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
+"""What fills the inputs of one of a few widths, where requests of different widths come together."""
+LATE_ROW = {
+    "item_ids": PAD_ID,
+    "item_scores": -np.inf,
+    "degraded": degradation_mask([Degradation.LATE]),
+    "retrieved_ids": PAD_ID,
+    "retrieved_scores": -np.inf,
+    "candidate_ids": PAD_ID,
+    "retrieval_scores": -np.inf,
+}
+"""What stands in the row of a user whose deadline passed on the way; all else is 0."""
+
+
+class Answer(Mapping[str, Array]):
+    """One request's rows of a table of several. A tensor is cut out when it is asked for: few of them are."""
+
+    def __init__(self, tensors: Tensors, places: slice | Rows) -> None:
+        """Takes where in the table the request's rows are: side by side, or each its own, -1 for late."""
+        self.tensors, self.places = tensors, places
+
+    def __getitem__(self, name: str) -> Array:
+        """Gives one tensor of the request's rows."""
+        array = self.tensors[name]
+        if isinstance(self.places, slice):
+            return array[self.places]
+        found: Array = array[self.places]
+        found[self.places < 0] = LATE_ROW.get(name, 0)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Lists the tensors' names."""
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        """Counts the tensors."""
+        return len(self.tensors)
+
+
+class Batch:
+    """The tensors of requests of one or more users each, as one table. `owners` (B,) says whose a row is."""
+
+    def __init__(self, requests: Sequence[Mapping[str, Array]]) -> None:
+        self.requests = requests
+        self.tensors: Tensors = {name: _stacked([r[name] for r in requests], name) for name in requests[0]}
+        self.ends = np.cumsum([len(request["user_id"]) for request in requests])
+        self.owners = np.repeat(np.arange(len(requests)), np.diff(self.ends, prepend=0))
+
+    def complaints(self, kinds: Mapping[str, str]) -> dict[int, StageError]:
+        """Finds the requests that are wrong; Triton has checked their dtypes and shapes.
+
+        Takes the filterable columns with their dtypes. Each error is `bad_request` and names the field.
+        """
+        n, user_id, filters = (self.tensors[name] for name in ("n", "user_id", "filters"))
+        found: dict[int, StageError] = {}
+        for name, is_wrong, must in (
+            ("n", (n < 1) | (n > MAX_N), f"from 1 to {MAX_N}"),
+            ("user_id", user_id < 0, "0 or more"),
+        ):
+            for row in np.flatnonzero(is_wrong):
+                message = f"{name} must be {must}, got {self.tensors[name][row, 0]}"
+                found[self.owners[row]] = StageError(ErrorCode.BAD_REQUEST, "request", message)
+        for row in np.flatnonzero(filters.any(axis=1)):
+            try:
+                check_filters(decode_filters(filters[row]), kinds)
+            except StageError as error:
+                found[self.owners[row]] = error
+        return found
+
+    def cut(self, table: Tensors, rows: Rows) -> dict[int, Answer]:
+        """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none
+        where no row of it is left."""
+        if not len(rows):
+            return {}
+        places = np.full(len(self.owners), -1, dtype=np.intp)
+        places[rows] = np.arange(len(rows))
+        answers, start = {}, 0
+        for request, end in enumerate(self.ends.tolist()):
+            first, last = places[start], places[end - 1]
+            if first >= 0 and last - first == end - 1 - start:
+                answers[request] = Answer(table, slice(first, last + 1))
+            elif (places[start:end] >= 0).any():
+                answers[request] = Answer(table, places[start:end])
+            start = end
+        return answers
+
+
+def take(tensors: Mapping[str, Array], rows: Array) -> Tensors:
+    """Keeps some rows of a table, by position or by mask."""
+    return {name: array[rows] for name, array in tensors.items()}
+
+
+def _stacked(arrays: Sequence[Array], name: str) -> Array:
+    if len(arrays) == 1:
+        return arrays[0]
+    width = max(array.shape[1] for array in arrays)
+    return np.concatenate([_widened(array, width, PADDING.get(name, 0)) for array in arrays])
+
+
+def _widened(array: Array, width: int, fill: int) -> Array:
+    if array.shape[1] == width:
+        return array
+    wide = np.full((len(array), width), fill, dtype=array.dtype)
+    wide[:, : array.shape[1]] = array
+    return wide

@@ -1,0 +1,59 @@
+"""Real requests of every size and width, so that ready means warm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, product
+
+import numpy as np
+
+from contract.filters import Filters, encode_filters
+from contract.tensors import (
+    EXCLUDE_WIDTHS,
+    FILTER_WIDTHS,
+    FULL_QUALITY,
+    MAX_N,
+    NO_CONTEXT,
+    NO_DEADLINE,
+    PAD_ID,
+)
+from ensemble.bundle import Bundle
+from ensemble.stage import Array
+
+Request = dict[str, Array]
+VALUES: dict[str, int | float | str] = {"int64": 0, "float32": 0.0, "string": "0"}
+"""A value to filter on, by dtype; whether any item has it does not matter."""
+QUALITIES = (0.5, 0.0)
+
+
+def sample_batches(bundle: Bundle, max_batch_size: int) -> Iterator[list[Request]]:
+    """Gives batches of 1, 2, 4 and so on up to the largest, of the manifest's sample users; then single users
+    with every width of excluded ids and filters, and with lower quality."""
+    users = cycle(bundle.manifest.sample_user_ids or (0,))
+    for size in (*(2**power for power in range(max_batch_size.bit_length() - 1)), max_batch_size):
+        yield [sample_request(bundle, next(users)) for _ in range(size)]
+    wanted: Filters = {name: [VALUES[dtype]] for name, dtype in list(bundle.manifest.filters.items())[:1]}
+    for excluded, width in product(EXCLUDE_WIDTHS, FILTER_WIDTHS):
+        yield [sample_request(bundle, next(users), excluded, width, wanted)]
+    for quality in QUALITIES:
+        yield [sample_request(bundle, next(users), quality=quality)]
+
+
+def sample_request(
+    bundle: Bundle,
+    user_id: int,
+    excluded: int = EXCLUDE_WIDTHS[0],
+    width: int = FILTER_WIDTHS[0],
+    wanted: Filters | None = None,
+    quality: float = FULL_QUALITY,
+) -> Request:
+    """Makes one user's request, which excludes nothing and is never late; E is `excluded`, F `width`."""
+    values = {"user_id": user_id, "n": MAX_N, "seed": 0, "deadline_us": NO_DEADLINE}
+    values |= dict.fromkeys(bundle.manifest.context, NO_CONTEXT)
+    request: Request = {name: np.array([[value]], dtype=np.int64) for name, value in values.items()}
+    filters = encode_filters(wanted or {})
+    return request | {
+        "exclude_item_ids": np.full((1, excluded), PAD_ID, dtype=np.int64),
+        "filters": np.pad(filters, ((0, 0), (0, max(0, width - filters.shape[1])))),
+        "quality": np.array([[quality]], dtype=np.float32),
+    }

@@ -1,0 +1,171 @@
+"""`python -m ensemble.triton.probe [--replace]`: asks a Triton for a real slate, says what its answer means.
+
+Triton's own health check cannot be trusted: this release goes on reporting ready when its Python process is
+dead. Standard library and contract only, so that a container's health check starts in a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from contract.errors import StageError
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, FULL_QUALITY, MODEL_NAME, NO_DEADLINE, PAD_ID
+
+TIMEOUT_S, COUNT_S = 1.5, 0.5
+"""Seconds for a slate, and for Triton's own count of batches. The first leaves Triton the second after which
+it gives up on its Python process and says so."""
+BROKEN_TEXT = "is not healthy"
+"""What Triton says of a Python process that is dead, or has not moved for a second."""
+STATS = "/stats"
+NOT_YET = ("not ready", "unknown model", "no version")
+LOOKS, PAUSE_S = 3, 1.0
+SERVER = "tritonserver"
+
+
+class Sign(StrEnum):
+    """What one look at a server says of it."""
+
+    ANSWERS = "answers"  # the chain spoke, were it only to say that Redis is away
+    STARTING = "starting"  # it does not listen, or its model is not loaded yet
+    BROKEN = "broken"  # it says that its Python process does not move
+    SILENT = "silent"  # it took the request and gave no answer of the chain: stuck, or too busy
+
+
+@dataclass(frozen=True)
+class Look:
+    """A sign, and the words behind it."""
+
+    sign: Sign
+    why: str = ""
+
+
+class Probe:
+    """Sends real requests to one Triton over HTTP."""
+
+    def __init__(self, host: str, port: int, timeout_s: float = TIMEOUT_S) -> None:
+        self._address, self._timeout_s = (host, port), timeout_s
+        self._body = b""
+
+    def look(self) -> Look:
+        """Asks for one slate."""
+        try:
+            if not self._body:
+                status, told = self._call("GET", f"/v2/models/{MODEL_NAME}")
+                if status != http.client.OK:
+                    return Look(Sign.STARTING, told)
+                self._body = _request(json.loads(told)["inputs"])
+            status, told = self._call("POST", f"/v2/models/{MODEL_NAME}/infer", self._body)
+        except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException, ValueError) as error:
+            return Look(Sign.STARTING, f"it does not listen: {error!r}")
+        except OSError as error:
+            return Look(Sign.SILENT, f"no answer within {self._timeout_s:g} s: {error}")
+        return _meaning(status, told)
+
+    def executions(self) -> int | None:
+        """How many batches the model has run; None where Triton does not say.
+
+        A busy server is told from a stuck one by this: it rises.
+        """
+        try:
+            status, told = self._call("GET", f"/v2/models/{MODEL_NAME}{STATS}")
+            return int(json.loads(told)["model_stats"][0]["execution_count"]) if status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError, LookupError):
+            return None
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+        timeout_s = COUNT_S if path.endswith(STATS) else self._timeout_s
+        connection = http.client.HTTPConnection(*self._address, timeout=timeout_s)
+        try:
+            connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+
+def _request(inputs: list[dict[str, Any]]) -> bytes:
+    """Takes the model's inputs as Triton describes them, gives one request with a value for each."""
+    given: dict[str, list[int] | list[float]] = {
+        "n": [1],
+        "exclude_item_ids": [PAD_ID] * EXCLUDE_WIDTHS[0],
+        "filters": [0] * FILTER_WIDTHS[0],
+        "deadline_us": [NO_DEADLINE],
+        "quality": [FULL_QUALITY],
+    }
+    tensors = []
+    for described in inputs:
+        values = given.get(described["name"], [0])
+        tensors.append(
+            {
+                "name": described["name"],
+                "datatype": described["datatype"],
+                "shape": [1, len(values)],
+                "data": values,
+            }
+        )
+    return json.dumps({"inputs": tensors, "outputs": [{"name": "item_ids"}]}).encode()
+
+
+def _meaning(status: int, told: str) -> Look:
+    """Takes an answer's status and text, gives what it means."""
+    if status == http.client.OK:
+        return Look(Sign.ANSWERS)
+    text = told[:300]
+    if StageError.parse(text) is not None:
+        return Look(Sign.ANSWERS, text)
+    if BROKEN_TEXT in text:
+        return Look(Sign.BROKEN, text)
+    # What is left comes from Triton itself: the model is loading, or the queue is full or too slow.
+    return Look(Sign.STARTING if any(words in text for words in NOT_YET) else Sign.SILENT, text)
+
+
+def servers() -> Iterator[int]:
+    """Finds the process ids of the Tritons in this container."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == SERVER:
+                yield int(entry.name)
+        except OSError:
+            continue
+
+
+def main() -> int:
+    """The health check of a container: 0 where the chain answers, 1 where it does not.
+
+    With `--replace`, a server that is broken at every look, or stuck, is killed, and what runs the
+    container starts it again; one that is starting or busy is left alone.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="Triton's HTTP port (default: 8000)")
+    parser.add_argument("--replace", action="store_true", help="kill a Triton that will not answer again")
+    given = parser.parse_args()
+    probe = Probe("127.0.0.1", given.port)
+    executed = probe.executions()
+    for turn in range(LOOKS):
+        found = probe.look()
+        if found.sign in (Sign.ANSWERS, Sign.STARTING):
+            break
+        time.sleep(PAUSE_S if turn + 1 < LOOKS else 0)
+    if found.sign is Sign.ANSWERS:
+        return 0
+    print(f"triton is {found.sign}: {found.why}", file=sys.stderr)  # noqa: T201
+    is_stuck = found.sign is Sign.BROKEN or (found.sign is Sign.SILENT and probe.executions() == executed)
+    if given.replace and is_stuck:
+        for server in servers():
+            os.kill(server, signal.SIGKILL)  # asked to end, it would wait for its dead Python process
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

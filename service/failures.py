@@ -1,0 +1,33 @@
+"""What the gateway raises where a server does not answer, or a field is wrong."""
+
+from __future__ import annotations
+
+
+class DependencyUnavailable(Exception):
+    """A server that the gateway needs did not answer, or not in time."""
+
+    def __init__(self, dependency: str, reason: str, *, is_late: bool = False) -> None:
+        super().__init__(f"{dependency}: {reason}")
+        self.dependency, self.reason, self.is_late = dependency, reason, is_late
+
+
+class EnsembleBusy(DependencyUnavailable):
+    """As many requests as are allowed wait for the ensemble already."""
+
+    def __init__(self, in_flight: int) -> None:
+        super().__init__("triton", f"{in_flight} requests wait for it already")
+
+
+class NotStored(DependencyUnavailable):
+    """No slate is stored for this user, as far as is known, or nothing is left of it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("batch", reason)
+
+
+class WrongField(Exception):
+    """A field of the request that only this bundle, or these settings, can tell to be wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message

@@ -1,0 +1,103 @@
+"""The API's description, made exact: what this bundle and these settings accept, and how refusals look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.bundle import Manifest
+from service.http.access import GUARDED
+from service.http.problems import PROBLEM_TYPE
+from service.schemas import INT64_MAX
+from service.settings import Settings
+
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_KEY = "key"
+_HEADERS = {
+    "401": {"www-authenticate": "How to say who asks."},
+    "415": {"accept": "What a body may be."},
+    "503": {"retry-after": "Seconds until another try is worth while."},
+}
+_HEADERS_OF_STATUS = {
+    status: {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+    for status, headers in _HEADERS.items()
+}
+
+
+def describe(app: FastAPI, manifest: Manifest, settings: Settings) -> None:
+    """Completes what FastAPI writes under /openapi.json; drawn once, at the first request for it."""
+    generate = app.openapi
+    is_done = False
+
+    def openapi() -> dict[str, Any]:
+        nonlocal is_done
+        document = generate()
+        if not is_done:
+            _describe_refusals(document, has_keys=bool(settings.api_keys))
+            _describe_request(document, manifest, settings)
+            _make_exact(document["components"])
+            _make_exact(document["paths"])
+            is_done = True
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_refusals(document: dict[str, Any], has_keys: bool) -> None:
+    document["components"]["securitySchemes"] = {
+        _KEY: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "Made by `python -m service.api_keys NAME`. A gateway without keys asks for none.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        is_guarded = path.startswith(GUARDED)
+        for operation in operations.values():
+            if is_guarded:
+                operation["security"] = [{_KEY: []}] if has_keys else [{}, {_KEY: []}]
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if "Problem" in str(content.get("application/json", "")):
+                    content[PROBLEM_TYPE] = content.pop("application/json")
+                    if status in _HEADERS_OF_STATUS:
+                        response["headers"] = _HEADERS_OF_STATUS[status]
+
+
+def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Settings) -> None:
+    """Names the context and the filters of the bundle; another name is refused."""
+    fields = document["components"]["schemas"]["RecommendRequest"]["properties"]
+    context, filters = fields["context"], fields["filters"]
+    context["properties"] = {name: context["additionalProperties"] for name in manifest.context}
+    values = filters["additionalProperties"]
+    filters["properties"] = {
+        name: values | {"items": _filter_value(values["items"], dtype)}
+        for name, dtype in manifest.filters.items()
+    }
+    for field in (context, filters):
+        field["additionalProperties"] = False
+        field.pop("propertyNames", None)
+        field.pop("maxProperties", None)
+    for budget in fields["latency_budget_ms"]["anyOf"]:
+        if budget["type"] == "integer":
+            budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
+
+
+def _filter_value(anything: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Of the types that a filter's value may have, those that fit a column's dtype."""
+    kinds = {"string": ("string",), "float32": ("integer", "number")}.get(dtype, ("integer",))
+    return {"anyOf": [one for one in anything["anyOf"] if one["type"] in kinds]}
+
+
+def _make_exact(node: Any) -> None:
+    """Writes bounds as integers: the greatest int64, as FastAPI's float, would be one too many."""
+    if isinstance(node, list):
+        for one in node:
+            _make_exact(one)
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name in _BOUNDS and isinstance(value, float) and value.is_integer():
+                node[name] = min(int(value), INT64_MAX)
+            else:
+                _make_exact(value)

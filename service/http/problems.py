@@ -1,0 +1,160 @@
+"""What can go wrong, who is responsible, and how the caller is told: RFC 9457 problem documents.
+
+Source: RFC 9457, Problem Details for HTTP APIs, section 3.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from contract.errors import ErrorCode, StageError
+from service.failures import DependencyUnavailable, WrongField
+
+log = structlog.get_logger()
+
+PROBLEM_TYPE = "application/problem+json"
+STATUS = {
+    ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.CONTRACT: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.DEPENDENCY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The one table from a stage's error code to a status.
+
+A dependency's failure is normally answered by the fallback.
+"""
+
+
+def problem_document(status: int, detail: str, *, request_id: str = "", **more: Any) -> dict[str, Any]:
+    """Builds a problem document; `detail` says what is wrong and what to do, for the caller's eyes."""
+    document: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase}
+    document |= {"status": int(status), "detail": detail}
+    if request_id:
+        document["instance"] = f"urn:request:{request_id}"
+    return document | more
+
+
+def problem(status: int, detail: str, *, request_id: str = "", **more: Any) -> Response:
+    """Answers with a problem document."""
+    document = problem_document(status, detail, request_id=request_id, **more)
+    return Response(json.dumps(document).encode(), int(status), media_type=PROBLEM_TYPE)
+
+
+def request_id_of_scope(scope: Scope) -> str:
+    """The id that the outermost layer gave to this request."""
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the outermost layer gave to this request."""
+    return request_id_of_scope(request.scope)
+
+
+_REMEDIES = {
+    "missing": "is missing: send it",
+    "extra_forbidden": "is not a field of this request: remove it, or see /docs for the fields",
+    "json_invalid": "is not valid JSON",
+    "int_type": "must be an integer, without quotes or decimals",
+    "string_type": "must be a string",
+    "int_from_float": "must be an integer, without decimals",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_attributes_type": "must be a JSON object sent with content-type: application/json",
+}
+_NOT_THE_CALLERS = ("int", "float", "str", "constrained-int", "constrained-float", "constrained-str", "[key]")
+"""Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
+
+
+def _field_error(error: dict[str, Any]) -> tuple[str, str]:
+    """Takes one error of pydantic's, gives the field as the caller wrote it and what it must be."""
+    kind, location = error["type"], list(error["loc"])
+    where = location[0] if location else "body"
+    path = [str(part) for part in location[1:]]
+    if kind == "json_invalid":  # its location is a byte offset
+        return "body", f"is not valid JSON near byte {path[0] if path else 0}"
+    if path and path[-1] in _NOT_THE_CALLERS:
+        path.pop()
+    message = _REMEDIES.get(kind) or error["msg"].replace("Input should", "must").replace("Value error, ", "")
+    return ".".join(path) or str(where), message
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    messages: dict[str, list[str]] = {}
+    for one in error.errors():
+        field, message = _field_error(one)
+        if message not in messages.setdefault(field, []):  # one per branch, where several types are allowed
+            messages[field].append(message)
+    wrong = [{"field": field, "message": " or ".join(several)} for field, several in messages.items()]
+    is_json = not any(one["type"] == "json_invalid" for one in error.errors())
+    detail = "; ".join(f"{one['field']} {one['message']}" for one in wrong)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if is_json else HTTPStatus.BAD_REQUEST
+    return problem(status, detail, request_id=request_id_of(request), errors=wrong)
+
+
+async def _on_wrong_field(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WrongField)
+    wrong = {"field": error.field, "message": error.message}
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"{error.field} {error.message}",
+        request_id=request_id_of(request),
+        errors=[wrong],
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = {
+        HTTPStatus.BAD_REQUEST: "The body cannot be read: send one JSON object",
+        HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist here: see /docs for the routes",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not allowed here: see /docs for the methods",
+    }.get(HTTPStatus(error.status_code), str(error.detail))
+    response = problem(error.status_code, detail, request_id=request_id_of(request))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_stage_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StageError)
+    more = {"code": str(error.code), "stage": error.stage}
+    if error.code is ErrorCode.BAD_REQUEST:
+        return problem(STATUS[error.code], error.message, request_id=request_id_of(request), **more)
+    # The message is about our own insides: it goes to the log, the caller gets the id to find it by.
+    log.error(
+        "stage_error",
+        request_id=request_id_of(request),
+        stage=error.stage,
+        code=error.code,
+        error=error.message,
+    )
+    detail = f"The stage {error.stage} broke its contract; this is our fault. Report the request id."
+    return problem(STATUS[error.code], detail, request_id=request_id_of(request), **more)
+
+
+async def _on_dependency(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DependencyUnavailable)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{error.dependency} does not answer: try again shortly",
+        request_id=request_id_of(request),
+        dependency=error.dependency,
+    )
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every error of the app a problem document."""
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(WrongField, _on_wrong_field)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(StageError, _on_stage_error)
+    app.add_exception_handler(DependencyUnavailable, _on_dependency)

@@ -1,0 +1,177 @@
+"""How one request is answered within its budget: a slate from the ladder, and its display fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from contract.slates import Degradation, Source
+from service.bundle import Bundle, Card
+from service.failures import DependencyUnavailable, WrongField
+from service.limits.deadline import Deadline
+from service.limits.event_loop import Room
+from service.metrics import Metrics
+from service.schemas import RecommendRequest
+from service.settings import Settings
+from service.slates.batch import StoredStep
+from service.slates.ensemble import EnsembleStep
+from service.slates.ladder import Asked, Ladder, Outcome
+from service.slates.popular import PopularStep
+from service.store.store import Store
+from service.triton.client import Recommender
+from service.triton.tensors import Origin, Retrieved, Slate
+
+DISPLAY = str(Degradation.DISPLAY)
+_FILTER_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "float32": (int, float)}
+_EXPLAINED = Retrieved.__slots__
+_ORIGIN = Origin.__slots__
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The JSON that `schemas.RecommendResponse` describes, and what the headers and the log say of it."""
+
+    body: bytes
+    source: str
+    timings_ms: dict[str, float]
+    notes: dict[str, Any]
+
+    @property
+    def server_timing(self) -> str:
+        """The times of the stages as the header of that name writes them."""
+        return ", ".join([f"{stage};dur={ms}" for stage, ms in self.timings_ms.items()])
+
+
+class Answers:
+    """Answers requests.
+
+    Holds what is shared between them: the bundle, the ladder, the servers' clients.
+    """
+
+    def __init__(
+        self, settings: Settings, bundle: Bundle, recommender: Recommender, store: Store, metrics: Metrics
+    ) -> None:
+        self.settings, self.bundle, self.recommender, self.store = settings, bundle, recommender, store
+        self.metrics = metrics
+        self.room = Room(settings.max_requests)
+        live = EnsembleStep(recommender, settings, self.room)
+        self.stored = StoredStep(store, settings.store_timeout_ms / 1000)
+        popular = PopularStep(bundle.popular, store, settings.store_timeout_ms / 1000)
+        # Where the ensemble did not answer, that nobody stored a slate either is no news.
+        ladder = Ladder([live, self.stored, popular], metrics, untold=[Outcome.MISSING])
+        outright = Ladder([self.stored, popular], metrics)
+        self.ladders = {None: ladder, str(Source.BATCH): outright}
+        metrics.watch_circuit(live.circuit)
+        metrics.watch_ensemble(live.limit, live.quality)
+        metrics.watch_batch(lambda: self.stored.published)
+        self._popular_cards = bundle.cards()
+
+    async def answer(self, request: RecommendRequest, request_id: str) -> Answer:
+        """Makes the best slate that the budget allows.
+
+        Raises:
+            WrongField: the request names something that this bundle does not have, or wants too long.
+            StageError: the ensemble refused the request or broke its contract; no later step hides that.
+        """
+        started = time.monotonic()
+        check_request(request, self.bundle, self.settings)
+        budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
+        asked = Asked(request, request_id, Deadline(started + budget_s))
+        slate = await self.ladders[request.source].slate(asked)
+        degraded = slate.degraded
+        with asked.timed("display"):
+            cards, is_complete = await self.cards(_shown(slate), asked.deadline)
+        if not is_complete:
+            degraded = [*degraded, DISPLAY]
+        timings = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
+        timings = {stage: round(ms, 3) for stage, ms in timings.items()}
+        self.metrics.answered(degraded, timings)
+        content: dict[str, Any] = {
+            "request_id": request_id,
+            "user_id": request.user_id,
+            "items": [
+                {"item_id": item_id, "score": score, **cards.get(item_id, {})}
+                for item_id, score in zip(slate.item_ids, slate.scores, strict=True)
+            ],
+            "source": slate.source,
+            "degraded": degraded,
+            "bundle": self.bundle.name,
+            "timings_ms": timings,
+        }
+        if slate.origin is not None:
+            content |= {name: getattr(slate.origin, name) for name in _ORIGIN}
+        if slate.retrieved is not None:
+            content["explain"] = {
+                "items": [_explained(one) | cards.get(one.item_id, {}) for one in slate.retrieved],
+                "removed": slate.removed(),
+            }
+        notes = {"user_id": request.user_id, "n": len(slate.item_ids), "source": slate.source}
+        notes |= {"degraded": degraded} | asked.notes
+        return Answer(orjson.dumps(content), str(slate.source), timings, notes)
+
+    async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
+        """Display fields, and whether none is missing.
+
+        Those of popular items are at hand; Redis has the others.
+        """
+        if not self.bundle.manifest.display:
+            return {}, True
+        found: dict[int, Card] = {}
+        others: list[int] = []
+        for item_id in dict.fromkeys(item_ids):
+            card = self._popular_cards.get(item_id)
+            if card is None:
+                others.append(item_id)
+            else:
+                found[item_id] = card
+        if not others:
+            return found, True
+        try:
+            timeout_s = min(deadline.left_s(), self.settings.store_timeout_ms / 1000)
+            read = await self.store.cards(others, timeout_s)
+        except DependencyUnavailable:
+            return found, False
+        return found | read, len(read) == len(others)
+
+
+def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings) -> None:
+    """Compares the request with what this bundle and these settings know.
+
+    Raises:
+        WrongField: a name in context or filters is unknown, a filter's value has another type, or the
+            latency budget is out of range.
+    """
+    manifest = bundle.manifest
+    for name in request.context:
+        if name not in manifest.context:
+            raise WrongField(f"context.{name}", f"is not known to this bundle: {_one_of(manifest.context)}")
+    for column, values in request.filters.items():
+        dtype = manifest.filters.get(column)
+        if dtype is None:
+            raise WrongField(
+                f"filters.{column}", f"is not known to this bundle: {_one_of(list(manifest.filters))}"
+            )
+        if not all(isinstance(value, _FILTER_TYPES.get(dtype, int)) for value in values):
+            raise WrongField(f"filters.{column}", f"must list {dtype} values")
+    budget = request.latency_budget_ms
+    if budget is not None and not settings.reserve_ms < budget <= settings.latency_budget_ms:
+        raise WrongField(
+            "latency_budget_ms",
+            f"must be above {settings.reserve_ms} (reserved) and at most {settings.latency_budget_ms}",
+        )
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"use one of {', '.join(names)}" if names else "it has none; leave it out"
+
+
+def _shown(slate: Slate) -> list[int]:
+    return slate.item_ids + [one.item_id for one in slate.retrieved or ()]
+
+
+def _explained(one: Retrieved) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _EXPLAINED}

@@ -1,0 +1,150 @@
+"""The stored slate: what a batch run made for the user, without what must not be shown any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+import structlog
+
+from contract.slates import Degradation, Published, Rule, Source, StoredSlate, degradation_mask, degradations
+from service.failures import DependencyUnavailable, NotStored
+from service.limits.deadline import Clock, Deadline
+from service.schemas import RecommendRequest
+from service.slates.ladder import Asked
+from service.slates.popular import FILTERS
+from service.store.redis_reader import REDIS
+from service.store.store import Store
+from service.triton.tensors import Origin, Retrieved, Slate
+
+log = structlog.get_logger()
+
+SHARE = 0.5
+"""Of the time that is left, what this step may take; the rest is the popular slate's."""
+SPARE = 4
+"""Items looked at beyond those wanted, so that one that is unavailable seldom costs another round trip."""
+_RECOMPUTED = degradation_mask([Degradation.SHORT, Degradation.DISPLAY])
+
+
+class StoredStep:
+    """Reads the user's slate of the published batch run, and takes out what must not be shown.
+
+    The newest run of the lineage that holds the user counts. Items that the user has seen since, that are not
+    available now, that the request excludes or that do not pass its filters are gone; those behind them move
+    up. The request's context is not asked for: the slate was made without.
+    """
+
+    name = "batch"
+
+    def __init__(self, store: Store, store_timeout_s: float, unix_clock: Clock = time.time) -> None:
+        self._store, self._store_timeout_s, self._unix_clock = store, store_timeout_s, unix_clock
+        self.published = Published(())
+        """What was published when that was last read."""
+
+    async def slate(self, asked: Asked) -> Slate:
+        """Makes the stored slate.
+
+        Raises:
+            NotStored: nothing is published, the user has no slate, or nothing is left of it; also where Redis
+                fails and, as far as is known, nothing is published: then nobody misses it, unless it was
+                asked for outright.
+            DependencyUnavailable: Redis does not answer, or not in time, or what it holds cannot be read.
+        """
+        request, deadline = asked.request, asked.deadline.share(SHARE)
+        try:
+            lineage = (await self.look(self._time_s(deadline))).lineage
+        except DependencyUnavailable as error:
+            if request.source is None and not self.published.lineage:
+                raise NotStored(str(error)) from None
+            raise
+        if not lineage:
+            raise NotStored("no run is published")
+        stored, seen = await self._store.stored(lineage, request.user_id, self._time_s(deadline))
+        if stored is None:
+            raise NotStored("no slate is stored for this user")
+        origin = self._origin(stored)
+        removed = await self._removed(request, stored.item_ids.tolist(), seen, deadline)
+        slate = left_of(stored, request, removed, origin)
+        if not slate.item_ids:
+            raise NotStored("nothing is left of the slate that is stored for this user")
+        asked.notes |= {"run": origin.run, "age_s": origin.age_s}
+        return slate
+
+    async def look(self, timeout_s: float) -> Published:
+        """Reads which run is published, and remembers it.
+
+        Raises:
+            DependencyUnavailable: Redis does not answer in time, or the pointer cannot be read.
+        """
+        self.published = await self._store.published(timeout_s)
+        return self.published
+
+    def _time_s(self, deadline: Deadline) -> float:
+        return min(deadline.left_s(), self._store_timeout_s)
+
+    def _origin(self, stored: StoredSlate) -> Origin:
+        """Says where the slate comes from.
+
+        Raises:
+            DependencyUnavailable: it holds what no run writes.
+        """
+        try:
+            made_at = datetime.fromtimestamp(stored.made_at_ms / 1000, UTC)
+            if not np.isfinite(stored.item_scores).all() or (stored.item_ids < 0).any():
+                raise ValueError("an item or a score is none")
+        except (ValueError, OverflowError, OSError) as error:
+            log.warning("damaged", run=stored.run, reason=str(error))
+            raise DependencyUnavailable(REDIS, f"a slate of run {stored.run}: {error}") from None
+        age_s = max(0.0, self._unix_clock() - made_at.timestamp())
+        text = made_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return Origin(stored.bundle, stored.run, text, round(age_s, 3))
+
+    async def _removed(
+        self, request: RecommendRequest, item_ids: list[int], seen: list[int], deadline: Deadline
+    ) -> dict[int, str]:
+        """Which items are not shown, and by which rule; where nobody asks why, only as far as is needed."""
+        removed = dict.fromkeys(request.exclude_item_ids, str(Rule.EXCLUDED))
+        removed |= dict.fromkeys(seen, str(Rule.SEEN))
+        left = [item_id for item_id in item_ids if item_id not in removed]
+        if request.filters and left:
+            passing = await self._store.passing(left, request.filters, self._time_s(deadline))
+            removed |= {item_id: FILTERS for item_id in left if item_id not in passing}
+            left = [item_id for item_id in left if item_id in passing]
+        start = 0
+        for end in (len(left),) if request.explain else (request.n + SPARE, len(left)):
+            some = left[start:end]
+            if not some:
+                break
+            gone = await self._store.unavailable(some, self._time_s(deadline))
+            removed |= dict.fromkeys(gone, str(Rule.UNAVAILABLE))
+            if len(some) - len(gone) >= request.n:
+                break
+            start = end
+        return removed
+
+
+def left_of(
+    stored: StoredSlate, request: RecommendRequest, removed: Mapping[int, str], origin: Origin
+) -> Slate:
+    """Takes the best `n` items that are not removed; `short` is said of these, not of what was stored."""
+    item_ids, scores = stored.item_ids.tolist(), stored.item_scores.tolist()
+    left = [(i, score) for i, score in zip(item_ids, scores, strict=True) if i not in removed][: request.n]
+    mask = stored.degraded & ~_RECOMPUTED
+    if len(left) < request.n:
+        mask |= degradation_mask([Degradation.SHORT])
+    places = {item_id: place for place, (item_id, _) in enumerate(left, 1)}
+    return Slate(
+        source=Source.BATCH,
+        item_ids=[item_id for item_id, _ in left],
+        scores=[score for _, score in left],
+        degraded=[str(flag) for flag in degradations(mask)],
+        retrieved=[
+            Retrieved(item_id, rank, score, removed.get(item_id), slate_rank=places.get(item_id))
+            for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1)
+        ]
+        if request.explain
+        else None,
+        origin=origin,
+    )

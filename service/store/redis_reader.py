@@ -1,0 +1,106 @@
+"""Redis as the gateway reads it: within a time limit, behind a circuit, and joined with who else reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from service.failures import DependencyUnavailable
+from service.limits.circuits import Circuit
+from service.store.reads import Reads
+
+REDIS = "redis"
+
+Value = bytes | None
+Fields = tuple[bytes | str, ...]
+"""Of a hash: its key, then the names of fields."""
+
+
+class RedisReader:
+    """Reads keys in one MGET, and fields of hashes in one pipeline, for all who ask at the same time."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._client: redis.Redis | None = None
+        self._keys = Reads(self._mget, REDIS)
+        self._hashes = Reads(self._hmget, REDIS)
+        self.circuit = Circuit(REDIS)
+
+    async def open(self) -> None:
+        """Makes the client; it connects when needed, and anew after Redis has been away."""
+        host, _, port = self._address.rpartition(":")
+        self._client = redis.Redis(
+            host=host,
+            port=int(port),
+            socket_connect_timeout=1,
+            socket_timeout=None,  # every call has its own, shorter limit
+            # One more try, at once: after a restart of Redis the idle connections are dead.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def get(self, keys: Sequence[str], timeout_s: float) -> Sequence[Value]:
+        """Reads these keys.
+
+        Raises:
+            DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
+        """
+        return await self._keys.get(keys, timeout_s)
+
+    async def get_fields(self, hashes: Sequence[Fields], timeout_s: float) -> Sequence[Sequence[Value]]:
+        """Reads these fields of these hashes; a key of another type has none, as MGET says of its keys.
+
+        Raises:
+            DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
+        """
+        return await self._hashes.get(hashes, timeout_s)
+
+    async def check(self, timeout_s: float) -> str:
+        """Sends PING, whatever the circuit says."""
+        await self._within(timeout_s, self._redis.ping())
+        return f"answers at {self._address}"
+
+    @property
+    def _redis(self) -> redis.Redis:
+        assert self._client is not None, "open() comes first"
+        return self._client
+
+    async def _mget(self, keys: Sequence[str]) -> Sequence[Value]:
+        with self.circuit.guard():
+            values: Sequence[Value] = await self._within(self._timeout_s, self._redis.mget(keys))
+        return values
+
+    async def _hmget(self, hashes: Sequence[Fields]) -> Sequence[Sequence[Value]]:
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for one in hashes:
+            pipe.execute_command("HMGET", *one)
+        with self.circuit.guard():
+            replies = await self._within(self._timeout_s, pipe.execute(raise_on_error=False))
+            for reply in replies:
+                if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
+                    raise DependencyUnavailable(REDIS, f"{self._address}: {reply}")
+        return [
+            [None] * (len(one) - 1) if isinstance(reply, RedisError) else reply
+            for one, reply in zip(hashes, replies, strict=True)
+        ]
+
+    async def _within(self, timeout_s: float, reply: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await reply
+        except TimeoutError:
+            reason = f"no answer from {self._address} in time"
+            raise DependencyUnavailable(REDIS, reason, is_late=True) from None
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable(REDIS, f"{self._address}: {error}") from None

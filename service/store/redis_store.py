@@ -1,0 +1,170 @@
+"""The store that serves: Redis, as the materialisation, the bundle's publication and batch runs wrote it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from contract.filters import Filters, passes
+from contract.keys import (
+    AVAILABILITY_FIELD,
+    UNAVAILABLE,
+    batch_key,
+    decode_card,
+    decode_seen,
+    feature_key,
+    item_card_key,
+    item_vector_key,
+    seen_key,
+    slate_key,
+)
+from contract.slates import Published, StoredSlate
+from service.bundle import Card
+from service.failures import DependencyUnavailable
+from service.limits.window import Clock
+from service.store.cache import Kept
+from service.store.redis_reader import REDIS, RedisReader
+
+log = structlog.get_logger()
+
+POINTER_S, AVAILABILITY_S = 1.0, 5.0
+
+
+class RedisStore:
+    """Reads over one reader, in one round trip each.
+
+    Kept in this process are cards, which never change within a bundle, for `pointer_s` seconds which run is
+    read, and for `availability_s` whether an item is available.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        bundle: str,
+        timeout_s: float,
+        kept_cards: int,
+        *,
+        dataset: str,
+        columns: Mapping[str, str],
+        pointer_s: float = POINTER_S,
+        availability_s: float = AVAILABILITY_S,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Takes the bundle whose cards and columns are read; `columns` maps those it filters on to dtypes."""
+        self._bundle, self._dataset, self._columns = bundle, dataset, dict(columns)
+        self._reader = RedisReader(address, timeout_s)
+        self._cards = Kept[Card](kept_cards)
+        self._is_unavailable = Kept[bool](kept_cards, availability_s, clock)
+        self._pointer = Kept[Published](1, pointer_s, clock)
+        self.circuit = self._reader.circuit
+
+    async def open(self) -> None:
+        """Makes the client; it connects when needed."""
+        await self._reader.open()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._reader.close()
+
+    async def seen(self, user_id: int, timeout_s: float) -> list[int]:
+        """Reads one key."""
+        key = seen_key(user_id)
+        (value,) = await self._reader.get([key], timeout_s)
+        return _decode_seen(key, value)
+
+    async def cards(self, item_ids: Sequence[int], timeout_s: float) -> dict[int, Card]:
+        """Reads in one MGET the cards that are not at hand."""
+        found = self._cards.get(item_ids)
+        missing = [item_id for item_id in item_ids if item_id not in found]
+        if not missing:
+            return found
+        keys = [item_card_key(self._bundle, item_id) for item_id in missing]
+        values = await self._reader.get(keys, timeout_s)
+        read = {}
+        for item_id, key, value in zip(missing, keys, values, strict=True):
+            try:
+                if value is not None:
+                    read[item_id] = decode_card(value)
+            except ValueError as error:
+                raise _damaged(key, error) from None
+        self._cards.put(read)
+        return found | read
+
+    async def published(self, timeout_s: float) -> Published:
+        """Reads the pointer, unless that was done a moment ago."""
+        kept = self._pointer.get((0,))
+        if kept:
+            return kept[0]
+        key = batch_key(self._dataset)
+        (value,) = await self._reader.get([key], timeout_s)
+        try:
+            published = Published.decode(value)
+        except ValueError as error:
+            raise _damaged(key, error) from None
+        self._pointer.put({0: published})
+        return published
+
+    async def stored(
+        self, runs: Sequence[str], user_id: int, timeout_s: float
+    ) -> tuple[StoredSlate | None, list[int]]:
+        """Reads the user's key in every run, and what was seen, in one MGET."""
+        keys = [slate_key(run, user_id) for run in runs]
+        keys.append(seen_key(user_id))
+        *values, seen = await self._reader.get(keys, timeout_s)
+        slate = None
+        for key, value in zip(keys, values, strict=False):
+            if value is not None:
+                try:
+                    slate = StoredSlate.decode(value)
+                except ValueError as error:
+                    raise _damaged(key, error) from None
+                break
+        return slate, _decode_seen(keys[-1], seen)
+
+    async def unavailable(self, item_ids: Sequence[int], timeout_s: float) -> set[int]:
+        """Reads in one pipeline the items that were not looked at a few seconds ago."""
+        known = self._is_unavailable.get(item_ids)
+        unknown = [item_id for item_id in item_ids if item_id not in known]
+        if unknown:
+            field, dataset = AVAILABILITY_FIELD, self._dataset
+            hashes = [(feature_key("item_id", item_id, dataset), field) for item_id in unknown]
+            replies = await self._reader.get_fields(hashes, timeout_s)
+            read = {item_id: value == UNAVAILABLE for item_id, (value,) in zip(unknown, replies, strict=True)}
+            self._is_unavailable.put(read)
+            known |= read
+        return {item_id for item_id, is_unavailable in known.items() if is_unavailable}
+
+    async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
+        """Reads in one pipeline the columns as the bundle's index holds them."""
+        keys = [item_vector_key(self._bundle, item_id) for item_id in item_ids]
+        hashes = [(key, *filters) for key in keys]
+        replies = await self._reader.get_fields(hashes, timeout_s) if hashes else []
+        wanted = [(self._columns[column], allowed) for column, allowed in filters.items()]
+        passing = set()
+        for item_id, key, values in zip(item_ids, keys, replies, strict=True):
+            try:
+                if all(passes(value, *rule) for value, rule in zip(values, wanted, strict=True)):
+                    passing.add(item_id)
+            except ValueError as error:
+                raise _damaged(key, error) from None
+        return passing
+
+    async def check(self, timeout_s: float) -> str:
+        """Sends PING, whatever the circuit says."""
+        return await self._reader.check(timeout_s)
+
+
+def _decode_seen(key: str, value: bytes | None) -> list[int]:
+    try:
+        item_ids: list[int] = decode_seen(value).tolist()
+    except ValueError as error:
+        raise _damaged(key, error) from None
+    return item_ids
+
+
+def _damaged(key: str, error: ValueError) -> DependencyUnavailable:
+    """Logs what cannot be read, and gives the error that lets the next way try."""
+    log.warning("damaged", key=key, reason=str(error))
+    return DependencyUnavailable(REDIS, f"{key}: {error}")

@@ -1,0 +1,101 @@
+"""What the gateway reads beside the ensemble's slates: cards, what a user has seen, and stored slates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from contract.filters import Filters
+from contract.slates import Published, StoredSlate
+from service.bundle import Card
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Reads within a time limit, in one round trip each.
+
+    Every method raises `DependencyUnavailable` where the store does not answer in `timeout_s` seconds, or
+    holds something that cannot be read.
+    """
+
+    async def seen(self, user_id: int, timeout_s: float) -> list[int]:
+        """Items that the user has seen, newest first; empty for a user without any."""
+
+    async def cards(self, item_ids: Sequence[int], timeout_s: float) -> dict[int, Card]:
+        """Display fields of those of the items that have any."""
+
+    async def published(self, timeout_s: float) -> Published:
+        """Which batch run is read now, or was a moment ago."""
+
+    async def stored(
+        self, runs: Sequence[str], user_id: int, timeout_s: float
+    ) -> tuple[StoredSlate | None, list[int]]:
+        """The user's slate in the first of these runs that has one, and what the user has seen."""
+
+    async def unavailable(self, item_ids: Sequence[int], timeout_s: float) -> set[int]:
+        """Those of the items that are not available now, or were not a few seconds ago."""
+
+    async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
+        """Those of the items that have one of the allowed values in every column."""
+
+    async def check(self, timeout_s: float) -> str:
+        """Says in a few words what was found."""
+
+
+class MemoryStore:
+    """The twin without a server, for tests and for trying the gateway alone."""
+
+    def __init__(
+        self,
+        seen: Mapping[int, Sequence[int]],
+        cards: Mapping[int, Card],
+        published: Published = Published(()),  # noqa: B008  (frozen)
+        slates: Iterable[tuple[int, StoredSlate]] = (),
+        unavailable: Collection[int] = (),
+        columns: Mapping[int, Mapping[str, Sequence[object]]] | None = None,
+    ) -> None:
+        """Takes slates with the users they are for, and by item the values of columns."""
+        self._seen, self._cards, self._published = seen, cards, published
+        self._slates = {(slate.run, user_id): slate for user_id, slate in slates}
+        self._unavailable, self._columns = unavailable, columns or {}
+
+    async def seen(self, user_id: int, timeout_s: float) -> list[int]:  # noqa: ARG002  (memory is never late)
+        """Copies the user's list."""
+        return list(self._seen.get(user_id, ()))
+
+    async def cards(self, item_ids: Sequence[int], timeout_s: float) -> dict[int, Card]:  # noqa: ARG002
+        """Copies the cards that exist."""
+        return {item_id: dict(self._cards[item_id]) for item_id in item_ids if item_id in self._cards}
+
+    async def published(self, timeout_s: float) -> Published:  # noqa: ARG002
+        """Gives what it was told."""
+        return self._published
+
+    async def stored(
+        self, runs: Sequence[str], user_id: int, timeout_s: float
+    ) -> tuple[StoredSlate | None, list[int]]:
+        """Looks through the runs in turn."""
+        found = (self._slates.get((run, user_id)) for run in runs)
+        return next((slate for slate in found if slate), None), await self.seen(user_id, timeout_s)
+
+    async def unavailable(self, item_ids: Sequence[int], timeout_s: float) -> set[int]:  # noqa: ARG002
+        """Looks each item up."""
+        return {item_id for item_id in item_ids if item_id in self._unavailable}
+
+    async def passing(
+        self,
+        item_ids: Sequence[int],
+        filters: Filters,
+        timeout_s: float,  # noqa: ARG002
+    ) -> set[int]:
+        """Compares the values."""
+        held = {item_id: self._columns.get(item_id, {}) for item_id in item_ids}
+        return {
+            item_id
+            for item_id, row in held.items()
+            if all(set(row.get(column, ())) & set(allowed) for column, allowed in filters.items())
+        }
+
+    async def check(self, timeout_s: float) -> str:  # noqa: ARG002
+        """Is always there."""
+        return "in memory"

@@ -1,0 +1,122 @@
+"""Joins the rows that come while calls are under way into the next call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from contract.errors import StageError
+from service.failures import DependencyUnavailable
+from service.triton.tensors import Row, Slate
+
+Call = Callable[[Sequence[Row]], Awaitable[Sequence[Slate]]]
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """One row, whoever waits for its slate, and the call that carries it once there is one."""
+
+    row: Row
+    slate: asyncio.Future[Slate]
+    call: _Carrier | None = None
+
+
+@dataclass(slots=True)
+class _Carrier:
+    """One call and how many of its rows are still waited for."""
+
+    awaited: int
+    task: asyncio.Task[None] | None = field(default=None)
+
+    def leave(self) -> None:
+        """Ends the call with the last caller who waits for it; one that is done takes no notice."""
+        self.awaited -= 1
+        if self.awaited == 0 and self.task is not None:
+            self.task.cancel()
+
+
+class Batcher:
+    """Sends a row at once while calls are few, and with the others that wait once they are many.
+
+    No row waits for company: batches grow by themselves with the load, as group commits do. The rows share
+    the cost of their call.
+    """
+
+    def __init__(self, call: Call, most_rows: int, most_calls: int) -> None:
+        self._call, self._most_rows, self._most_calls = call, most_rows, most_calls
+        self._waiting: deque[_Waiter] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._is_due = False
+
+    async def slate(self, row: Row) -> Slate:
+        """Gives the row's slate; whoever is cancelled while waiting takes their row out.
+
+        Raises:
+            DependencyUnavailable: the call failed, or the row's deadline passed before it ended.
+            StageError: as the ensemble raised it for this row.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(row, loop.create_future())
+        timer = loop.call_later(row.deadline.left_s(), _late, waiter)
+        self._waiting.append(waiter)
+        if not self._is_due and len(self._calls) < self._most_calls:
+            self._is_due = True
+            loop.call_soon(self._send)  # after whatever else came in this turn of the loop
+        try:
+            return await waiter.slate
+        finally:
+            timer.cancel()
+            if waiter.call is not None:
+                waiter.call.leave()
+
+    def _send(self) -> None:
+        self._is_due = False
+        while len(self._calls) < self._most_calls and (batch := self._next()):
+            carrier = _Carrier(len(batch))
+            for waiter in batch:
+                waiter.call = carrier
+            carrier.task = asyncio.get_running_loop().create_task(self._carry(batch))
+            self._calls.add(carrier.task)
+            carrier.task.add_done_callback(self._done)
+
+    def _next(self) -> list[_Waiter]:
+        batch: list[_Waiter] = []
+        while self._waiting and len(batch) < self._most_rows:
+            waiter = self._waiting.popleft()
+            if not waiter.slate.done():
+                batch.append(waiter)
+        return batch
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._send()
+
+    async def _carry(self, batch: Sequence[_Waiter]) -> None:
+        try:
+            slates = await self._call([waiter.row for waiter in batch])
+        except StageError as error:
+            if len(batch) > 1:  # one row's fault is not the others'
+                await asyncio.gather(*(self._carry([waiter]) for waiter in batch if not waiter.slate.done()))
+            else:
+                _fail(batch[0], error)
+        except DependencyUnavailable as error:
+            for waiter in batch:  # each an error of its own: who catches it may add to it
+                _fail(waiter, DependencyUnavailable(error.dependency, error.reason, is_late=error.is_late))
+        except Exception as error:
+            for waiter in batch:
+                _fail(waiter, error)
+        else:
+            for waiter, slate in zip(batch, slates, strict=True):
+                if not waiter.slate.done():
+                    waiter.slate.set_result(slate)
+
+
+def _late(waiter: _Waiter) -> None:
+    _fail(waiter, DependencyUnavailable("triton", "no answer in time", is_late=True))
+
+
+def _fail(waiter: _Waiter, error: Exception) -> None:
+    if not waiter.slate.done():
+        waiter.slate.set_exception(error)

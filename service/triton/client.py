@@ -1,0 +1,208 @@
+"""The ensemble, as the gateway sees it: one protocol, and the implementation that calls Triton over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from contract.errors import ErrorCode, StageError
+from contract.slates import Degradation
+from contract.tensors import ALWAYS_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MODEL_NAME, SLATE_TENSORS
+from service.failures import DependencyUnavailable
+from service.limits.deadline import Deadline
+from service.schemas import RecommendRequest
+from service.settings import TritonSettings
+from service.triton.batcher import Batcher
+from service.triton.tensors import Array, Row, Slate, decode_slate, encode_rows
+
+TRITON = "triton"
+QUEUE_TIMEOUT = "timeout"
+"""Triton's own name for the microseconds that a request may wait in its queue."""
+_QUEUED_TOO_LONG = "timeout expired"
+"""Triton's words for a request that has waited in its queue for longer than it said it would."""
+_SLATE_OUTPUTS = (*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities")
+_EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *EXPLAIN_TENSORS)))
+_DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
+_NUMPY = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8}
+_CHANNEL = [
+    (
+        "grpc.keepalive_time_ms",
+        10_000,
+    ),  # a vanished host is noticed without a request that has to wait for it
+    ("grpc.keepalive_timeout_ms", 2_000),
+    (
+        "grpc.initial_reconnect_backoff_ms",
+        100,
+    ),  # the default, up to two minutes, would outlive Triton's restart
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """Makes slates. Tests put a fake here."""
+
+    async def recommend(
+        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float
+    ) -> Slate:
+        """Makes the slate for one request from the share `quality`, 0 to 1, of the candidates.
+
+        Raises:
+            DependencyUnavailable: it does not answer, or not before the deadline.
+            StageError: the request is wrong (`bad_request`), or we are (`contract`).
+        """
+
+    async def check(self, deadline: Deadline) -> str:
+        """Makes a real slate, and says in a few words what was found.
+
+        Raises:
+            DependencyUnavailable: it does not answer.
+        """
+
+
+class TritonRecommender:
+    """Calls the ensemble inside Triton, over one gRPC channel that all requests share."""
+
+    def __init__(
+        self,
+        settings: TritonSettings,
+        bundle: str,
+        context: Sequence[str],
+        sample_user_id: int,
+    ) -> None:
+        self._address, self._model, self._bundle = settings.address, settings.model, bundle
+        self._context = tuple(context)
+        self._sample = RecommendRequest(user_id=sample_user_id, n=1)
+        self._most_rows = settings.most_rows
+        self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._described: dict[tuple[Any, ...], Any] = {}
+
+    async def open(self) -> None:
+        """Makes the channel; it connects at the first call, and again whenever Triton comes back."""
+        self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def recommend(
+        self,
+        request: RecommendRequest,
+        deadline: Deadline,
+        seed: int,
+        quality: float = FULL_QUALITY,
+    ) -> Slate:
+        """Makes the slate for one request, in one call, which it may share; an explained one goes alone."""
+        if deadline.left_s() <= 0:
+            raise DependencyUnavailable(TRITON, "no time left", is_late=True)
+        row = Row.of(request, deadline, seed, quality)
+        if request.explain:
+            return (await self._infer([row]))[0]
+        return await self._batcher.slate(row)
+
+    async def check(self, deadline: Deadline) -> str:
+        """Makes a real slate: Triton goes on calling a model ready whose process has died.
+
+        Also compares the bundles, as a slate of another bundle would be shown with this one's name; and an
+        index that lacks items is not ready, though it answers.
+        """
+        asked = service_pb2.ModelReadyRequest(name=self._model)
+        ready = await self._called(self._opened.ModelReady(asked, timeout=deadline.left_s()))
+        if not ready.ready:
+            raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
+        asked = service_pb2.ModelConfigRequest(name=self._model)
+        described = await self._called(self._opened.ModelConfig(asked, timeout=deadline.left_s()))
+        slate = await self.recommend(self._sample, deadline, seed=0)
+        served = described.config.parameters["bundle"].string_value
+        if served not in ("", self._bundle):
+            reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
+            raise DependencyUnavailable(TRITON, reason)
+        if Degradation.PARTIAL_INDEX in slate.degraded:
+            reason = "the vector index does not hold every item yet: Redis is indexing them again"
+            raise DependencyUnavailable(TRITON, reason)
+        if 0 < described.config.max_batch_size < self._most_rows:
+            reason = (
+                f"takes {described.config.max_batch_size} rows a call, SHORTLIST_TRITON__MOST_ROWS is more"
+            )
+            raise DependencyUnavailable(TRITON, f"{reason}: lower it")
+        return f"model {self._model} answers at {self._address}"
+
+    async def _infer(self, rows: Sequence[Row]) -> list[Slate]:
+        """Makes the slates of B rows in one call, which ends when the last of them is late."""
+        left_s = max(row.deadline.left_s() for row in rows)
+        is_explained = rows[0].request.explain
+        tensors = encode_rows(rows, self._context)
+        message = service_pb2.ModelInferRequest()
+        message.CopyFrom(self._description(tensors, is_explained))
+        # Triton drops what has waited in its queue for so long: nobody would wait for the answer.
+        message.parameters[QUEUE_TIMEOUT].int64_param = max(1, int(left_s * 1e6))
+        message.raw_input_contents.extend([tensor.tobytes() for tensor in tensors.values()])
+        response = await self._called(self._opened.ModelInfer(message, timeout=left_s))
+        outputs = _arrays(response)
+        return [decode_slate(outputs, row.request.n, is_explained, at) for at, row in enumerate(rows)]
+
+    def _description(self, tensors: Mapping[str, Array], is_explained: bool) -> Any:
+        """What a call says of its tensors: the same for every call of this shape, so it is kept."""
+        shapes = tuple(tensor.shape for tensor in tensors.values())
+        described = self._described.get((shapes, is_explained))
+        if described is None:
+            described = service_pb2.ModelInferRequest(model_name=self._model)
+            for name, tensor in tensors.items():
+                described.inputs.add(name=name, datatype=_DTYPES[tensor.dtype], shape=tensor.shape)
+            for name in _EXPLAINED_OUTPUTS if is_explained else _SLATE_OUTPUTS:
+                described.outputs.add(name=name)
+            self._described[shapes, is_explained] = described
+        return described
+
+    @property
+    def _opened(self) -> Any:
+        assert self._stub is not None, "open() comes first"
+        return self._stub
+
+    async def _called(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise triton_error(error.code().name, error.details() or "") from None
+
+
+def triton_error(status: str, message: str) -> Exception:
+    """Takes what a failed call says, gives the exception that the gateway acts on.
+
+    A stage's own words win over the status. A request that Triton cannot understand is our bug, never hidden.
+    """
+    stage_error = StageError.parse(message)
+    if stage_error is not None and stage_error.code is not ErrorCode.DEPENDENCY:
+        return stage_error
+    if stage_error is not None:
+        is_late = "deadline" in stage_error.message
+        return DependencyUnavailable(TRITON, f"{stage_error.stage}: {stage_error.message}", is_late=is_late)
+    code = status.removeprefix("StatusCode.")
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
+        return DependencyUnavailable(TRITON, "deadline exceeded", is_late=True)
+    if code == grpc.StatusCode.INVALID_ARGUMENT.name:
+        return StageError(ErrorCode.CONTRACT, MODEL_NAME, message)
+    is_late = _QUEUED_TOO_LONG in message.lower()
+    return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}", is_late=is_late)
+
+
+def _arrays(response: Any) -> Mapping[str, Array]:
+    """Reads every output; numpy views of the message's own bytes.
+
+    One of another dtype is left out: who needs it says that it is missing.
+    """
+    return {
+        output.name: np.frombuffer(data, dtype=_NUMPY[output.datatype]).reshape(tuple(output.shape))
+        for output, data in zip(response.outputs, response.raw_output_contents, strict=False)
+        if output.datatype in _NUMPY
+    }

@@ -1,0 +1,213 @@
+"""Measures one training run: ranking, retrieval, unknown users, end to end, each beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contract import names
+from contract.encoders import Encoders, Field
+from contract.ordering import order_scores
+from training.baselines.ease import Ease, ease_weights
+from training.baselines.item_knn import ItemKNN, binary
+from training.baselines.lightgbm import fit_lightgbm
+from training.baselines.logistic_regression import fit_logistic_regression
+from training.baselines.top_pop import TopPop
+from training.config import Quality, TrainingSettings
+from training.data.prepared import Prepared
+from training.data.raw import Array
+from training.evaluation.report import Report
+from training.examples.exposures import RankingRows
+from training.examples.snapshot import unknown_user
+from training.examples.split import HeldOut, held_out, interaction_matrix, is_before
+from training.learn import Learned, Rows, fit_ranker
+from training.metrics.ranking import auc, bootstrap_users, log_loss, ranking_metrics
+from training.slates.search import evaluate_lists, evaluate_scores, evaluate_vectors, reorder
+from training.slates.slates import make_slates
+
+RANKERS: dict[str, Callable[..., Any]] = {
+    "LightGBM": fit_lightgbm,
+    "logistic regression": fit_logistic_regression,
+}
+DENSE_ITEMS = 10_000
+"""Items up to which the baselines that need an (I,I) matrix are fitted."""
+
+Vectors = npt.NDArray[np.float32]
+
+
+def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
+    """Measures a run on the test part; the baselines beside the first seed alone.
+
+    Where nobody finds anything new in the test part, the ranking of its exposures alone is measured.
+    """
+    report = Report(is_full=settings.quality is Quality.FULL)
+    split = prepared.split
+    held = held_out(prepared, split.validate_until, split.test_until)
+    is_first = seed == settings.seed
+    assess_ranking(report, prepared, settings, rows, learned, seed)
+    if is_first and settings.quality is not Quality.DEFAULT:
+        assess_ranking_baselines(report, prepared, settings, rows, learned, seed)
+    if not len(held.user_rows):
+        return report
+    vectors = learned.retrieval.vectors(held, split.validate_until)
+    report.add("retrieval", "two-tower", evaluate_vectors(held, *vectors))
+    assess_unknown_users(report, prepared, learned, held, vectors[1])
+    assess_end_to_end(report, prepared, learned, held, vectors, settings.k)
+    if is_first:
+        assess_retrieval_baselines(report, prepared, held)
+    return report
+
+
+def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
+    """Counts what the test part holds."""
+    split = prepared.split
+    held = held_out(prepared, split.validate_until, split.test_until)
+    return {
+        "from": split.validate_until.isoformat(),
+        "until": split.test_until.isoformat(),
+        "rows": len(rows.test),
+        "users": len(held.user_rows),
+        "relevant": int(held.relevant.nnz),
+    }
+
+
+def assess_ranking(
+    report: Report, prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int
+) -> None:
+    """Adds the ranker's metrics on the test's exposures in context, and where asked without."""
+    fields, test = learned.encoders.fields, rows.test.encoded(learned.encoders, prepared.dataset)
+    add_ranker(report, "ranking", "DLRM", prepared, rows, learned.dlrm.predict(test))
+    if prepared.dataset.context and settings.quality is Quality.FULL:
+        bare = without_context(prepared, fields)
+        dlrm = fit_ranker(prepared, learned.encoders, rows, settings, seed, bare)
+        add_ranker(report, "ranking_without_context", "DLRM", prepared, rows, dlrm.predict(test))
+
+
+def assess_ranking_baselines(
+    report: Report, prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int
+) -> None:
+    """Adds what simpler rankers reach on the same encoded rows."""
+    fields, test = learned.encoders.fields, rows.test.encoded(learned.encoders, prepared.dataset)
+    parts = RankerParts.of(prepared, rows, learned.encoders)
+    sections: dict[str, Mapping[str, Field]] = {"ranking": fields}
+    if prepared.dataset.context and settings.quality is Quality.FULL:
+        sections["ranking_without_context"] = without_context(prepared, fields)
+    for section, known in sections.items():
+        for name, fit in RANKERS.items():
+            ranker = fit(known, *parts.without_unknown(), seed)
+            add_ranker(report, section, name, prepared, rows, ranker.predict(test))
+
+
+def without_context(prepared: Prepared, fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Leaves out what is known at request time alone."""
+    return {name: field for name, field in fields.items() if name not in prepared.dataset.context}
+
+
+@dataclass(frozen=True, eq=False)
+class RankerParts:
+    """Encoded rows and target labels of train and validation, for rankers that know one label."""
+
+    train: dict[str, Array]
+    labels: Vectors
+    validation: dict[str, Array]
+    validation_labels: Vectors
+
+    @classmethod
+    def of(cls, prepared: Prepared, rows: Rows, encoders: Encoders) -> RankerParts:
+        """Encodes the exposures of both parts."""
+        dataset = prepared.dataset
+        return cls(
+            rows.train.encoded(encoders, dataset),
+            target_labels(prepared, rows.train),
+            rows.validation.encoded(encoders, dataset),
+            target_labels(prepared, rows.validation),
+        )
+
+    def without_unknown(self) -> tuple[dict[str, Array], Vectors, dict[str, Array], Vectors]:
+        """Leaves out the rows whose target is unknown."""
+        train, validation = ~np.isnan(self.labels), ~np.isnan(self.validation_labels)
+        return (
+            {name: values[train] for name, values in self.train.items()},
+            self.labels[train],
+            {name: values[validation] for name, values in self.validation.items()},
+            self.validation_labels[validation],
+        )
+
+
+def target_labels(prepared: Prepared, rows: RankingRows) -> Vectors:
+    """Gives the target of every row: 0, 1 or NaN."""
+    return rows.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
+
+
+def add_ranker(
+    report: Report, section: str, model: str, prepared: Prepared, rows: Rows, scores: Vectors
+) -> None:
+    """Adds the metrics of predicted probabilities of the test's exposures."""
+    labels = target_labels(prepared, rows.test)
+    known = ~np.isnan(labels)
+    users, labels, scores = (
+        rows.test.frame[names.USER_ID].to_numpy(np.int64)[known],
+        labels[known],
+        scores[known],
+    )
+    report.add(section, model, ranking_metrics(users, labels, scores))
+    if report.is_full:
+        row = report.sections[section][model]
+        row["auc_interval"] = list(bootstrap_users(lambda at: auc(labels[at], scores[at]), users))
+        row["log_loss_interval"] = list(bootstrap_users(lambda at: log_loss(labels[at], scores[at]), users))
+
+
+def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:
+    """Adds what simpler models of the train part's interactions retrieve."""
+    split = prepared.split
+    in_train, before = is_before(prepared, split.train_until), is_before(prepared, split.validate_until)
+    timed = prepared.interactions[prepared.dataset.timestamp].notna().to_numpy()
+    train, history = interaction_matrix(prepared, in_train), interaction_matrix(prepared, before)
+    popular = TopPop(interaction_matrix(prepared, in_train & timed, prepared.dataset.target))
+    models: dict[str, Any] = {"TopPop": popular}
+    if train.shape[1] <= DENSE_ITEMS:
+        weights = ease_weights(train, ridge=500.0)
+        models["ItemKNN"] = ItemKNN(binary(train))
+        models["EASE"] = Ease(weights)
+        models["EASE with popularity"] = Ease(weights, popular.counts, prior=0.01)
+    for name, model in models.items():
+        values = evaluate_scores(held, model, history)
+        report.add("retrieval", name, values)
+        at_10 = {metric: of_users for metric, of_users in values.items() if metric.endswith("@10")}
+        report.add("end_to_end", f"{name} alone", at_10)
+        if name == "TopPop":
+            report.add("unknown_users", name, values)
+
+
+def assess_unknown_users(
+    report: Report, prepared: Prepared, learned: Learned, held: HeldOut, items: Vectors
+) -> None:
+    """Adds what the same users get when nothing is known of them, as an unknown user is served."""
+    raw = unknown_user(prepared.dataset)
+    columns = learned.encoders.encode_all(raw)
+    two_tower = learned.retrieval.two_tower
+    one = two_tower.encode_users({name: columns[name] for name in two_tower.user_features})
+    everyone = np.repeat(one, len(held.user_rows), axis=0)
+    report.add("unknown_users", "two-tower", evaluate_vectors(held, everyone, items))
+
+
+def assess_end_to_end(
+    report: Report,
+    prepared: Prepared,
+    learned: Learned,
+    held: HeldOut,
+    vectors: tuple[Vectors, Vectors],
+    k: int,
+) -> None:
+    """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""
+    instant = prepared.split.validate_until
+    slates = make_slates(prepared, learned.encoders, learned.dlrm, held, vectors, instant, k)
+    served = order_scores(slates.ranking_scores, slates.retrieval_scores, learned.order)
+    orders = {"two-tower, then DLRM": served, "DLRM's order alone": slates.ranking_scores}
+    for model, scores in orders.items():
+        report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
+    report.add("end_to_end", "two-tower alone", evaluate_lists(held, slates.items))

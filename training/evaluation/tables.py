@@ -1,0 +1,81 @@
+"""Writes a bundle's metrics as Markdown tables, for people and for `docs/quality.md`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contract.bundle import BundleError
+
+BEGIN, END = "<!-- metrics: begin -->", "<!-- metrics: end -->"
+
+_TITLES = {
+    "ranking": "Ranking, with context",
+    "ranking_without_context": "Ranking, without context",
+    "retrieval": "Retrieval, whole catalogue without seen items",
+    "unknown_users": "Retrieval for unknown users: id and history withheld",
+    "end_to_end": "End to end: retrieve, filter, rank; context unknown",
+}
+_COLUMNS = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "recall@10": "Recall@10",
+    "recall@100": "Recall@100",
+    "ndcg@10": "NDCG@10",
+    "ndcg@100": "NDCG@100",
+}
+
+
+def markdown(metrics_json: str) -> str:
+    """Takes the contents of `metrics.json`, gives one table per section."""
+    metrics: dict[str, Any] = json.loads(metrics_json)
+    lines = [
+        f"Bundle `{metrics['bundle']}` on {metrics['dataset']}, quality {metrics['quality']}, "
+        f"seed {', '.join(map(str, metrics['seeds']))}. Test: {metrics['test']['rows']:,} rows, "
+        f"{metrics['test']['users']:,} users with {metrics['test']['relevant']:,} items to find.",
+    ]
+    for section, models in metrics["sections"].items():
+        lines += ["", f"**{_TITLES.get(section, section)}**", "", *_table(models)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(models: dict[str, dict[str, Any]]) -> list[str]:
+    shown = [name for name in _COLUMNS if any(name in row for row in models.values())]
+    lines = [
+        "| model | " + " | ".join(_COLUMNS[name] for name in shown) + " |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    for model, row in models.items():
+        lines.append(f"| {model} | " + " | ".join(_cell(row, name) for name in shown) + " |")
+    return lines
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    cell = f"{row[name]:.4f}"
+    if f"{name}_seeds" in row:
+        cell += f" ± {row[f'{name}_seeds']:.4f}"
+    if f"{name}_interval" in row:
+        low, high = row[f"{name}_interval"]
+        cell += f" [{low:.4f}, {high:.4f}]"
+    return cell
+
+
+def replace_block(path: Path, table: str) -> None:
+    """Puts a table between the two marks of a Markdown file.
+
+    Raises:
+        BundleError: the file has no such marks.
+    """
+    text = path.read_text()
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise BundleError(f"{path}: has no lines {BEGIN} and {END} to write between")
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(f"{head}{BEGIN}\n\n{table}\n{END}{tail}")
+    temporary.rename(path)

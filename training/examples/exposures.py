@@ -1,0 +1,218 @@
+"""Rows that the ranker learns from: an exposure, everything known just before it, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from contract import names
+from contract.affinity import LISTS, affinity_columns, user_item_features
+from contract.dataset import Column, Dataset, Role
+from contract.encoders import Encoders
+from training.data.prepared import Prepared, to_numpy
+from training.data.raw import Array, all_columns, raw_arrays
+from training.features.activity import (
+    EntityLog,
+    Spans,
+    event_times,
+    item_activity,
+    snapshot_instants,
+    user_activity,
+)
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+CHUNK = 32_768
+
+
+@dataclass(frozen=True, eq=False)
+class RankingRows:
+    """Exposures of items to users, one per row.
+
+    `frame` holds every raw column that a model may read. `labels` (rows, T) follow `dataset.labels`: 0, 1, or
+    NaN where unknown. `times` (rows,) are the exposures' instants, ns.
+    """
+
+    frame: pd.DataFrame
+    labels: Floats
+    times: Ints
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def encoded(self, encoders: Encoders, dataset: Dataset) -> dict[str, Array]:
+        """Encodes every column, some rows at a time: (rows,), lists (rows, S). Codes come as int32."""
+        columns = all_columns(dataset)
+        parts = []
+        for at in range(0, max(len(self), 1), CHUNK):
+            coded = encoders.encode_all(raw_arrays(self.frame.iloc[at : at + CHUNK], columns))
+            parts.append({n: v.astype(np.int32) if v.dtype.kind == "i" else v for n, v in coded.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True, eq=False)
+class RankingTable:
+    """All that ranking rows are made of: the prepared tables, and the activity at every snapshot."""
+
+    prepared: Prepared
+    times: pd.Series
+    user_activity: pd.DataFrame
+    item_activity: pd.DataFrame
+
+    @classmethod
+    def of(cls, prepared: Prepared, until: datetime) -> RankingTable:
+        """Computes the activity as of every snapshot up to `until`."""
+        times = event_times(prepared.dataset, prepared.interactions)
+        instants = snapshot_instants(prepared.dataset, min(times.min(), pd.Timestamp(until)), until)
+        return cls(prepared, times, user_activity(prepared, instants), item_activity(prepared, instants))
+
+    def exposures(
+        self, start: datetime | None, until: datetime, as_of: datetime | None = None
+    ) -> RankingRows:
+        """Collects the timed exposures in [start, until), with features as of the last snapshot before each.
+
+        With `as_of`, no snapshot after that instant is read: a test whose features are not updated.
+        """
+        dataset = self.prepared.dataset
+        kept = self.prepared.interactions[dataset.timestamp].notna() & (self.times < pd.Timestamp(until))
+        if start is not None:
+            kept &= self.times >= pd.Timestamp(start)
+        rows = self.prepared.interactions[kept].reset_index(drop=True)
+        at = self.times[kept].reset_index(drop=True)
+        clock = at if as_of is None else at.clip(upper=pd.Timestamp(as_of).tz_convert("UTC"))
+        frame = self._known_at(rows[[names.USER_ID, names.ITEM_ID]], clock)
+        return RankingRows(
+            frame=_ordered(dataset, frame.assign(**{name: rows[name] for name in dataset.context})),
+            labels=np.stack([_label(rows[name]) for name in dataset.labels], axis=1),
+            times=at.astype("int64").to_numpy(),
+        )
+
+    def pairs(self, user_ids: Ints, item_ids: Ints, as_of: datetime) -> RankingRows:
+        """Makes a row of each user and item (rows,) as serving does at `as_of`: context and labels null."""
+        dataset = self.prepared.dataset
+        pairs = pd.DataFrame({names.USER_ID: user_ids, names.ITEM_ID: item_ids})
+        clock = pd.Series(pd.Timestamp(as_of).tz_convert("UTC"), index=pairs.index)
+        return RankingRows(
+            frame=_ordered(dataset, self._known_at(pairs, clock)),
+            labels=np.full((len(pairs), len(dataset.labels)), np.nan, dtype=np.float32),
+            times=clock.astype("int64").to_numpy(),
+        )
+
+    def histories(self) -> RankingRows:
+        """Makes a row of each of the last `recent_items` exposures of every history, only its prefix known.
+
+        When such a row happened is not known, so neither are its context and its item's activity: they are
+        null. Labels that tell nothing in histories are NaN; see `countable_labels`.
+        """
+        prepared, dataset = self.prepared, self.prepared.dataset
+        log = EntityLog.of(prepared, names.USER)
+        is_history = prepared.interactions[dataset.timestamp].isna().to_numpy()[log.order]
+        labels = np.stack(list(log.labels.values()), axis=1).astype(np.float32)
+        at = np.flatnonzero(is_history & ~np.isnan(labels).all(axis=1))
+        users = log.group[at]
+        instant = self.times.min() + pd.Timedelta(microseconds=1)
+        known = pd.DataFrame(log.user_columns(Spans(log.ids[users], log.starts[users], at), instant))
+        frame = _with_facts(
+            prepared, pd.DataFrame({names.USER_ID: log.ids[users], names.ITEM_ID: log.items[at]})
+        )
+        frame = frame.assign(**{name: known[name] for name in dataset.user_activity})
+        frame = _with_user_item(prepared, frame)
+        return RankingRows(frame=_ordered(dataset, frame), labels=labels[at], times=log.times[at])
+
+    def _known_at(self, pairs: pd.DataFrame, clock: pd.Series) -> pd.DataFrame:
+        """Adds what is known of each user and item at each row's instant, and of the two together."""
+        frame = _with_facts(self.prepared, pairs)
+        frame = _as_of(frame, clock, self.user_activity, names.USER_ID)
+        frame = _as_of(frame, clock, self.item_activity, names.ITEM_ID)
+        return _with_user_item(self.prepared, frame)
+
+
+def concatenate(parts: list[RankingRows]) -> RankingRows:
+    """Joins rows, in order."""
+    return RankingRows(
+        frame=pd.concat([part.frame for part in parts], ignore_index=True),
+        labels=np.concatenate([part.labels for part in parts]),
+        times=np.concatenate([part.times for part in parts]),
+    )
+
+
+def take(rows: RankingRows, kept: npt.NDArray[np.bool_] | Ints) -> RankingRows:
+    """Picks rows, by mask or by place."""
+    places = np.arange(len(rows))[kept]
+    frame = rows.frame.iloc[places].reset_index(drop=True)
+    return replace(rows, frame=frame, labels=rows.labels[places], times=rows.times[places])
+
+
+def _with_facts(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the profile of each row's user and the facts of its item; null where there are none."""
+    dataset = prepared.dataset
+    for entity_id, table, columns in (
+        (names.USER_ID, prepared.users, dataset.user_profile),
+        (names.ITEM_ID, prepared.items, dataset.item_catalog),
+    ):
+        facts = table[[entity_id, *columns]]
+        frame = frame.merge(facts, on=entity_id, how="left", validate="many_to_one")
+    return frame
+
+
+def _as_of(frame: pd.DataFrame, clock: pd.Series, activity: pd.DataFrame, entity_id: str) -> pd.DataFrame:
+    """Adds the last row of `activity` at or before each row's clock, as Feast's point-in-time join does."""
+    left = pd.DataFrame({entity_id: frame[entity_id], "clock": clock.astype("datetime64[ns, UTC]")})
+    left = left.assign(place=np.arange(len(left))).sort_values("clock", kind="stable")
+    right = activity.sort_values(names.EVENT_TIMESTAMP, kind="stable")
+    joined = pd.merge_asof(left, right, left_on="clock", right_on=names.EVENT_TIMESTAMP, by=entity_id)
+    joined = joined.sort_values("place", ignore_index=True)
+    features = [name for name in activity if name not in (entity_id, names.EVENT_TIMESTAMP)]
+    return frame.assign(**{name: joined[name] for name in features})
+
+
+def _with_user_item(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
+    """Adds the user-item features."""
+    dataset = prepared.dataset
+    compared = [name for name in affinity_columns(dataset) if name != names.ITEM_ID]
+    item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)
+    table = {name: _with_null_row(to_numpy(prepared.items[name], dataset.items[name])) for name in compared}
+
+    def facts(ids: Ints) -> dict[str, Array]:
+        at = np.searchsorted(item_ids, ids).clip(max=len(item_ids) - 1)
+        at = np.where(item_ids[at] == ids, at, len(item_ids))
+        return {names.ITEM_ID: ids, **{name: values[at] for name, values in table.items()}}
+
+    parts = []
+    for start in range(0, max(len(frame), 1), CHUNK):
+        chunk = frame.iloc[start : start + CHUNK]
+        recents = {
+            name: facts(np.asarray(to_numpy(chunk[name], dataset.user_activity[name]), dtype=np.int64))
+            for name in LISTS
+        }
+        candidates = facts(chunk[names.ITEM_ID].to_numpy(np.int64)[:, None])
+        parts.append(user_item_features(dataset, recents, candidates))
+    return frame.assign(**{n: np.concatenate([part[n][:, 0] for part in parts]) for n in parts[0]})
+
+
+def _ordered(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
+    """Puts the columns in the order of `all_columns`; one that is not there is null throughout."""
+    columns = all_columns(dataset)
+    absent = {name: _nulls(column, len(frame)) for name, column in columns.items() if name not in frame}
+    return frame.assign(**absent)[list(columns)]
+
+
+def _with_null_row(values: Array) -> Array:
+    """Appends a row of nulls, for items that the table does not have."""
+    null = {"i": names.NULL_INT, "f": np.nan, "b": False}.get(values.dtype.kind)
+    return np.concatenate([values, np.full((1, *values.shape[1:]), null, dtype=values.dtype)])
+
+
+def _label(values: pd.Series) -> Floats:
+    label: Floats = values.to_numpy(np.float32, na_value=np.nan)
+    return label
+
+
+def _nulls(column: Column, rows: int) -> pd.Series:
+    if column.role is Role.NUMERIC:
+        return pd.Series(np.full(rows, np.nan, dtype=np.float32))
+    return pd.Series(pd.array([pd.NA] * rows, dtype="Int64"))

@@ -1,0 +1,78 @@
+"""Who is asked, what they should find and what they have seen, in a later part of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from contract import names
+from training.data.prepared import Prepared
+from training.features.activity import event_times
+
+ANY = "any"
+Ints = npt.NDArray[np.int64]
+
+
+def all_user_ids(prepared: Prepared) -> Ints:
+    """Lists every user with a row of features or an interaction, ascending."""
+    tables = (prepared.users, prepared.interactions)
+    return np.unique(np.concatenate([table[names.USER_ID].to_numpy(np.int64) for table in tables]))
+
+
+def rows_of(ids: Ints, wanted: Ints) -> Ints:
+    """Finds the row of every wanted id in the ascending `ids`; -1 where there is none."""
+    at = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
+    return np.where(ids[at] == wanted, at, -1) if len(ids) else np.full(len(wanted), -1)
+
+
+def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: str = ANY) -> csr_matrix:
+    """Counts interactions, (U,I): all users as `all_user_ids` lists them, items as in their table.
+
+    `rows` (interactions,) picks those that count; with a `label`, only where it is 1. An item without a row
+    cannot be answered, and has no column.
+    """
+    log, item_ids = prepared.interactions, prepared.items[names.ITEM_ID].to_numpy(np.int64)
+    items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
+    kept = rows & (items >= 0)
+    if label not in ("", ANY):
+        kept &= (log[label] == 1).to_numpy(np.bool_, na_value=False)
+    user_ids = all_user_ids(prepared)
+    users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[kept])
+    counts = np.ones(len(users), dtype=np.float32)
+    return csr_matrix((counts, (users, items[kept])), shape=(len(user_ids), len(item_ids)))
+
+
+def is_before(prepared: Prepared, instant: datetime) -> npt.NDArray[np.bool_]:
+    """Marks the interactions strictly before an instant, histories included."""
+    return np.asarray(event_times(prepared.dataset, prepared.interactions) < pd.Timestamp(instant))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Users with something new to find: their ids and rows in `all_user_ids`, (U,).
+
+    `relevant` and `seen` are (U,I), nonzero where true.
+    """
+
+    user_ids: Ints
+    user_rows: Ints
+    relevant: csr_matrix
+    seen: csr_matrix
+
+
+def held_out(prepared: Prepared, start: datetime, until: datetime) -> HeldOut:
+    """Collects what users chose (the target is 1) from `start` until `until` and had not seen before."""
+    dataset = prepared.dataset
+    before = is_before(prepared, start)
+    later = is_before(prepared, until) & ~before
+    seen = interaction_matrix(prepared, before, dataset.seen_labels)
+    relevant = interaction_matrix(prepared, later, dataset.target) > 0
+    relevant = csr_matrix(relevant.astype(np.int8) - relevant.multiply(seen > 0).astype(np.int8))
+    relevant.eliminate_zeros()
+    rows = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int64)
+    return HeldOut(all_user_ids(prepared)[rows], rows, relevant[rows], seen[rows])

@@ -1,0 +1,82 @@
+"""Exports the ranker with the user's half apart from the candidates', and refuses one that differs from
+TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from contract.affinity import user_item_feature_names
+from contract.bundle import Inputs, RankerSpec
+from contract.dataset import Dataset
+from contract.encoders import Field
+from contract.names import ITEM_ID
+from training.export.ranker_graph import ranker_graph
+from training.export.towers import Array, compare, model_spec
+from training.ranking.dlrm import Dlrm, Floats
+
+CANDIDATES = 8
+"""Candidates of each user on whom the export is compared with TensorFlow."""
+
+
+def candidate_columns(dataset: Dataset) -> frozenset[str]:
+    """Names the columns that differ between a user's candidates; all others are of user or context."""
+    return frozenset(
+        (ITEM_ID, *dataset.item_catalog, *dataset.item_activity, *user_item_feature_names(dataset))
+    )
+
+
+def ranker_spec(
+    features: Sequence[str], fields: Mapping[str, Field], of_candidates: Collection[str], file: str
+) -> RankerSpec:
+    """Takes the ranker's features and which of them are candidates', gives what the exported model takes."""
+
+    def inputs(names: Sequence[str]) -> Inputs:
+        spec = model_spec(names, fields, "", "")
+        return Inputs(categorical=spec.categorical, numeric=spec.numeric, lists=spec.lists)
+
+    return RankerSpec(
+        file=file,
+        output="ranking_scores",
+        user=inputs([name for name in features if name not in of_candidates]),
+        candidate=inputs([name for name in features if name in of_candidates]),
+    )
+
+
+def export_ranker(dlrm: Dlrm, spec: RankerSpec, sample: Mapping[str, Array], folder: Path) -> None:
+    """Writes `spec.file` into `folder`, and compares it with TensorFlow on `sample`, encoded real rows.
+
+    Each row is scored as a user of its own, and each row's item as a candidate of several users.
+
+    Raises:
+        ExportError: an output differs by more than `TOLERANCE`, or is not a number.
+    """
+    model = ranker_graph(spec, *dlrm.candidate_weights())
+    path = folder / spec.file
+    path.write_bytes(model.SerializeToString())
+    rows = len(next(iter(sample.values())))
+    for k in (1, min(CANDIDATES, rows)):
+        users = np.arange(rows // k)
+        candidates = np.random.default_rng(k).permutation(rows)[: len(users) * k].reshape(-1, k)
+        user = {name: sample[name][users] for name in spec.user.columns}
+        candidate = {name: sample[name][candidates] for name in spec.candidate.columns}
+        flat = {name: sample[name][np.repeat(users, k)] for name in spec.user.columns}
+        flat |= {name: sample[name][candidates.ravel()] for name in spec.candidate.columns}
+        expected = dlrm.predict_candidates(flat).reshape(-1, k)
+        compare(spec.file, run_ranker(path, spec, user, candidate), expected)
+
+
+def run_ranker(
+    path: Path, spec: RankerSpec, user: Mapping[str, Array], candidate: Mapping[str, Array]
+) -> Floats:
+    """Runs an exported ranker on encoded columns of users, (B,) or lists (B,S), and of their candidates.
+
+    Those are (B,K) or lists (B,K,L). Gives P of each candidate, (B,K).
+    """
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = spec.user.pack(user, "user_") | spec.candidate.pack(candidate, "candidate_")
+    scores: Floats = session.run([spec.output], inputs)[0]
+    return scores

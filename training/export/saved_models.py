@@ -1,0 +1,51 @@
+"""Keeps trained models as SavedModels beside the bundles, for the benchmark against stock Merlin Systems."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from contract.bundle import ModelSpec
+from training.export.towers import Model, model_spec
+from training.learn import Learned
+
+FOLDER = "saved_models"
+"""Below `var`: one folder per bundle, in it one per model."""
+
+
+def keep_models(folder: Path, learned: Learned) -> None:
+    """Writes the user tower and the ranker of one training run; its item vectors are in the bundle."""
+    towers, dlrm, fields = learned.retrieval.two_tower, learned.dlrm, learned.encoders.fields
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model, features, output in (
+        ("user_tower", towers.user_tower, towers.user_features, "user_vector"),
+        ("ranker", dlrm.candidate_model, dlrm.features, "ranking_scores"),
+    ):
+        save_model(model, model_spec(features, fields, name, output), folder / name)
+
+
+def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
+    """Writes a SavedModel whose `serving_default` takes every column by name: (rows,), lists (rows, S).
+
+    `model` is as for `export.export_model`; the output has the name and shape that the ONNX model's has.
+    """
+    signature = {name: tf.TensorSpec((None, length), tf.int64, name) for name, length in spec.lists.items()}
+    signature |= {name: tf.TensorSpec((None,), tf.int64, name) for name in spec.categorical}
+    signature |= {name: tf.TensorSpec((None,), tf.float32, name) for name in spec.numeric}
+
+    def named(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        shaped = {name: value if name in spec.lists else value[:, None] for name, value in columns.items()}
+        output = tf.cast(model(shaped), tf.float32)
+        return {spec.output: tf.reshape(output, (-1,)) if output.shape[-1] in (1, None) else output}
+
+    function = tf.function(named, input_signature=[signature], autograph=False)
+    module = tf.Module()
+    module.serve = function  # who loads this and saves it again finds the signature here
+    # A callable's variables are not found by themselves; what is not tracked is not saved.
+    module.kept = list(function.get_concrete_function().variables)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    tf.saved_model.save(module, str(temporary), signatures={"serving_default": function})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -1,0 +1,125 @@
+"""Writes a bundle: whole or not at all, never changed after, `current` pointing to the newest.
+
+A bundle is one folder: models, encoders, item vectors, item table, popular slate, metrics, `dataset.yaml`,
+dataset card, and `manifest.json`, which holds the checksum of every other file and is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from contract.bundle import MANIFEST_FILE, BundleError, Manifest, read_manifest, sha256
+
+CURRENT = "current"
+_LIBRARIES = (
+    "numpy",
+    "pandas",
+    "nvtabular",
+    "merlin-models",
+    "tensorflow-cpu",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "feast",
+)
+
+
+def bundle_id(dataset: str, fingerprint: str, at: datetime) -> str:
+    """Names a bundle after its data set, its time, and what it was made from."""
+    return f"{dataset}-{at:%Y%m%d-%H%M%S}-{fingerprint[:8]}"
+
+
+@contextmanager
+def staged(bundles: Path, name: str) -> Iterator[Path]:
+    """Gives a hidden folder to write into; it becomes `bundles/name` if it was sealed, else nothing remains.
+
+    Raises:
+        BundleError: there is a bundle of that name, or the folder was left without a manifest.
+    """
+    target, folder = bundles / name, bundles / f".{name}.{os.getpid()}.tmp"
+    if target.exists():
+        raise BundleError(f"{target}: exists; a bundle is never changed, train under another name")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if not (folder / MANIFEST_FILE).is_file():
+            raise BundleError(f"{target}: was not sealed with a manifest; nothing is kept")
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> Manifest:
+    """Writes the manifest from `facts` and the checksums of all files; the folder is complete then."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    manifest = Manifest.model_validate(
+        dict(facts) | {"checksums": {path.name: sha256(path) for path in files}}
+    )
+    write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def publish(bundles: Path, name: str) -> None:
+    """Points `bundles/current` to a bundle, in one step: a reader finds the old one or the new one.
+
+    Raises:
+        BundleError: the bundle is incomplete or changed; `current` stays as it is.
+    """
+    read_manifest(bundles / name)
+    link = bundles / f".{CURRENT}.{os.getpid()}.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(bundles / CURRENT)
+
+
+def find_bundle(bundles: Path, dataset: str, fingerprint: str) -> str | None:
+    """Finds the newest whole bundle made from the same data, settings and code; None where there is none."""
+    for folder in sorted(bundles.glob(f"{dataset}-*-{fingerprint[:8]}"), reverse=True):
+        try:
+            return read_manifest(folder).bundle
+        except BundleError:
+            continue
+    return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON, to a temporary name first."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.rename(path)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what trained the bundle."""
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in _LIBRARIES}
+
+
+def git_commit() -> str:
+    """The commit of this code, with `+changes` where files differ from it; `unknown` outside a checkout."""
+    here = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../contract")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def now() -> datetime:
+    """The present, UTC."""
+    return datetime.now(UTC)

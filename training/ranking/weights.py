@@ -1,0 +1,34 @@
+"""The weights of a trained DLRM, apart from TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A dense layer: `kernel` (inputs, outputs), `bias` (outputs,)."""
+
+    kernel: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class DlrmWeights:
+    """One trained DLRM. Merlin orders the numerics, and the vectors that interact, by name.
+
+    `tables` holds an embedding table (cardinality, width) per categorical and per list. `bottom`, over the
+    numerics, ends without an activation and is empty where there are none; `top` is activated throughout;
+    `head` gives the logit. Activations are ReLU.
+    """
+
+    tables: Mapping[str, Floats]
+    bottom: tuple[Layer, ...]
+    top: tuple[Layer, ...]
+    head: Layer

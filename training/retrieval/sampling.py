@@ -1,0 +1,91 @@
+"""What training draws: how likely each example is, and batches of them joined with their items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contract import names
+from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.examples.positives import RetrievalExamples
+from training.retrieval.config import TwoTowerConfig
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+
+def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.NDArray[np.float64]:
+    """Gives every example's chance to be drawn, (rows,).
+
+    A timed one weighs `timed_weight` times a history's, half of that every `half_life` of the timed span
+    earlier; one whose target is 1 weighs `target_weight` times another.
+    """
+    ages = examples.age_days
+    span = float(ages[examples.is_timed].max(initial=0.0)) or 1.0
+    recency = config.timed_weight * 0.5 ** (ages / span / config.half_life)
+    weights = np.where(examples.is_timed, recency, 1.0)
+    weights *= np.where(examples.is_target, config.target_weight, 1.0)
+    chances: npt.NDArray[np.float64] = weights / weights.sum()
+    return chances
+
+
+def newcomer_chances(
+    examples: RetrievalExamples, chances: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Gives every example's chance to stand for an unknown user's: timed, with the target 1.
+
+    An unknown user comes now; what histories hold was shown in another time, and often not chosen.
+    """
+    kept = np.where(examples.is_timed & examples.is_target, chances, 0.0)
+    total = kept.sum()
+    return kept / total if total > 0 else chances
+
+
+def sampling_probabilities(
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    chances: npt.NDArray[np.float64],
+) -> Floats:
+    """Gives every item code the chance to be drawn as a negative, (cardinality,)."""
+    codes = catalogue[names.ITEM_ID][examples.items]
+    return np.bincount(codes, chances, fields[names.ITEM_ID].cardinality).astype(np.float32)
+
+
+def unknown_columns(fields: Mapping[str, Field], columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Takes user columns, gives those of as many users of whom nothing is known."""
+    nothing = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}
+    blank = {name: np.full_like(values, nothing[fields[name].kind]) for name, values in columns.items()}
+    blank[names.USER_ID][:] = OOV_CODE
+    return blank
+
+
+def batches(
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    chances: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    sizes: tuple[int, int],
+    seed: int,
+) -> Iterator[dict[str, Array]]:
+    """Draws batches without end: columns (B,1), lists (B,S).
+
+    The first `sizes[0]` rows are known users', drawn by `chances[0]`; the others, by `chances[1]`, have their
+    user withheld.
+    """
+    rng = np.random.default_rng(seed)
+    ends = [np.cumsum(part) for part in chances]
+    while True:
+        drawn = [
+            np.searchsorted(end, rng.random(size) * end[-1], side="right")
+            for end, size in zip(ends, sizes, strict=True)
+        ]
+        known, withheld = (examples.batch(np.minimum(rows, len(examples) - 1)) for rows in drawn)
+        unknown = unknown_columns(fields, withheld)
+        items = examples.items[np.minimum(np.concatenate(drawn), len(examples) - 1)]
+        columns = {name: np.concatenate([known[name], unknown[name]]) for name in known}
+        columns |= {name: values[items] for name, values in catalogue.items()}
+        yield {name: v[:, None] if v.ndim == 1 else v for name, v in columns.items()}

@@ -1,0 +1,229 @@
+"""The two towers: user and item columns to vectors of unit length and one coordinate of popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from merlin.schema import Schema
+
+from contract import names
+from contract.encoders import OOV_CODE, PAD_CODE, Field
+from training.retrieval.config import TwoTowerConfig
+
+Tensors = Mapping[str, tf.Tensor]
+
+POOLS = (
+    (names.USER_RECENT_ITEM_IDS, 0.02, 1.0),
+    (names.USER_RECENT_ITEM_IDS, 0.25, 0.5),
+    (names.USER_RECENT_POSITIVE_ITEM_IDS, 0.02, 0.5),
+)
+"""Lists of items that the user tower pools: column, decay per position at the start, weight at the start."""
+
+PRIOR_SPEED = 5.0
+"""How much faster than the tables the prior learns: one number needs larger steps than a vector."""
+
+PRIOR_START = 0.8
+"""The prior's factor at the start, in logits per standard deviation of the log count."""
+
+GATE_START = (2.0, -1.0)
+"""At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
+
+POPULARITY_BOUND = 2.0
+"""The most that popularity counts for a user: exactly so for one without history."""
+
+NEWCOMER_TASTE = 0.2
+"""The length of the direction of a user without history, 1 for all others: popularity decides, as no taste is
+sure, and the scores stay in the range of everyone's."""
+
+
+def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+    """Averages embeddings (B,S,D), newest first, where `mask` (B,S) is 1; (B,D).
+
+    Position s weighs exp(-decay * s). One is added to the sum of weights: the shorter the list, the nearer to
+    zero. Padding counts for nothing.
+    """
+    weights = mask * tf.exp(-decay * tf.range(tf.shape(mask)[1], dtype=tf.float32))
+    total = tf.reduce_sum(weights, axis=1, keepdims=True)
+    return tf.reduce_sum(embeddings * weights[:, :, None], axis=1) / (total + 1.0)
+
+
+def is_present(codes: tf.Tensor) -> tf.Tensor:
+    """Takes codes (B,S), gives 1.0 where there is no padding."""
+    return tf.cast(tf.not_equal(codes, PAD_CODE), tf.float32)
+
+
+def _withhold(values: tf.Tensor, rows: tf.Tensor, instead: int) -> tf.Tensor:
+    return tf.where(rows, tf.cast(instead, values.dtype), values)
+
+
+class _Tower(tf.keras.layers.Layer):
+    """Sums one vector per side column; these start at zero, so that at first the item tables alone decide."""
+
+    def __init__(self, fields: Sequence[Field], schema: Schema, width: int, name: str) -> None:
+        super().__init__(name=name)
+        self.schema = schema
+        self.fields = tuple(fields)
+        self.width = width
+        self.tables: dict[str, tf.Variable] = {}
+
+    def _add_table(self, name: str, start: npt.NDArray[np.float32]) -> None:
+        self.tables[name] = self.add_weight(
+            name=f"{name}_table", shape=start.shape, initializer=tf.constant_initializer(start)
+        )
+
+    def _add_side_tables(self, names_: Sequence[str]) -> None:
+        for field in self.fields:
+            if field.name in names_:
+                rows = 1 if field.kind == "numeric" else field.cardinality
+                self._add_table(field.name, np.zeros((rows, self.width), np.float32))
+
+    def _side(self, inputs: Tensors, names_: Sequence[str]) -> list[tf.Tensor]:
+        return [self._one(field, inputs[field.name]) for field in self.fields if field.name in names_]
+
+    def _one(self, field: Field, values: tf.Tensor) -> tf.Tensor:
+        table = self.tables[field.name]
+        if field.kind == "numeric":
+            return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
+        if field.kind == "categorical":
+            return tf.gather(table, tf.reshape(values, (-1,)))
+        return pool(tf.gather(table, values), is_present(values), tf.constant(0.0))
+
+    def compute_output_shape(self, _: object) -> tf.TensorShape:
+        """Says (B, D + 1), whatever the inputs."""
+        return tf.TensorShape((None, self.width + 1))
+
+
+class UserTower(_Tower):
+    """Encodes users: their recent items, their id and profile; (B, D + 1).
+
+    The first D are a direction of length 1, the last coordinate is how much popularity counts, up to
+    `POPULARITY_BOUND`. A user without history has the length `NEWCOMER_TASTE` and the bound. An unknown
+    user has `OOV_CODE` as id, padding as lists and null as profile; training withholds ids, and shows it
+    unknown users.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        schema: Schema,
+        item_start: npt.NDArray[np.float32],
+        base: npt.NDArray[np.float32],
+        config: TwoTowerConfig,
+    ) -> None:
+        """Takes the item table (cardinality, D) and the vector (D,) that users without history start at."""
+        super().__init__(fields, schema, config.width, "user_tower")
+        self.config = config
+        self.side = tuple(f.name for f in fields if f.vocabulary != names.ITEM_ID)
+        self._add_table(names.ITEM_ID, item_start)
+        self._add_side_tables(self.side)
+        self.pools = tuple(p for p in POOLS if p[0] in {f.name for f in fields})
+        self.decays = [self._scalar(f"decay_{i}", decay) for i, (_, decay, _) in enumerate(self.pools)]
+        self.mixes = [
+            self.add_weight(
+                name=f"mix_{i}",
+                shape=(self.width, self.width),
+                initializer=tf.constant_initializer(weight * np.eye(self.width, dtype=np.float32)),
+            )
+            for i, (_, _, weight) in enumerate(self.pools)
+        ]
+        self.base = self.add_weight(name="base", shape=base.shape, initializer=tf.constant_initializer(base))
+        gate = np.array([GATE_START[0], *[GATE_START[1]] * len(self.pools)], dtype=np.float32)
+        self.gate = self.add_weight(name="gate", shape=gate.shape, initializer=tf.constant_initializer(gate))
+        # Added where there is no history; fitted after training, not by its steps.
+        self.newcomer = self.add_weight(
+            name="newcomer", shape=(self.width,), initializer="zeros", trainable=False
+        )
+        self.is_placed = self.add_weight(name="is_placed", shape=(), initializer="zeros", trainable=False)
+
+    def place_newcomer(self, direction: npt.NDArray[np.float32], sums: npt.NDArray[np.float32]) -> None:
+        """Moves users without history by what leads the unknown one, now at `sums` (D + 1,), to a place.
+
+        Its length is kept, so that a profile turns it as much as before.
+        """
+        length = float(np.linalg.norm(sums[:-1]))
+        self.newcomer.assign_add(direction / np.linalg.norm(direction) * length - sums[:-1])
+        self.is_placed.assign(1.0)
+
+    def _scalar(self, name: str, value: float) -> tf.Variable:
+        return self.add_weight(name=name, shape=(), initializer=tf.constant_initializer(value))
+
+    def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Takes encoded columns, (B,1) or for lists (B,S), gives vectors (B, D + 1)."""
+        sums = self.sums(inputs, training)
+        direction = tf.math.l2_normalize(sums[:, :-1], axis=1)
+        weight = POPULARITY_BOUND * tf.sigmoid(sums[:, -1:])
+        placed = self._is_new(inputs) * self.is_placed
+        direction *= 1.0 + placed * (NEWCOMER_TASTE - 1.0)
+        weight += placed * (POPULARITY_BOUND - weight)
+        return tf.concat([direction, weight], axis=1)
+
+    def _is_new(self, inputs: Tensors) -> tf.Tensor:
+        """Gives 1.0 for users without history, (B,1)."""
+        counts = [tf.reduce_sum(is_present(inputs[p[0]]), axis=1, keepdims=True) for p in self.pools]
+        return tf.cast(tf.equal(tf.add_n(counts), 0.0), tf.float32)
+
+    def sums(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Gives what vectors are made of: the direction at any length and the gate's logit; (B, D + 1)."""
+        if training:
+            ids = inputs[names.USER_ID]
+            dropped = tf.random.uniform(tf.shape(ids)) < self.config.user_dropout
+            inputs = {**inputs, names.USER_ID: _withhold(ids, dropped, OOV_CODE)}
+        embedded = {
+            name: tf.gather(self.tables[names.ITEM_ID], inputs[name]) for name in {p[0] for p in self.pools}
+        }
+        total = self.base[None] + tf.add_n(self._side(inputs, self.side))
+        gate = tf.fill(tf.shape(total[:, :1]), self.gate[0])
+        for i, (name, _, _) in enumerate(self.pools):
+            mask = is_present(inputs[name])
+            total += tf.matmul(pool(embedded[name], mask, self.decays[i]), self.mixes[i])
+            gate += self.gate[i + 1] * tf.math.log(1.0 + tf.reduce_sum(mask, axis=1, keepdims=True)) / 4.0
+        return tf.concat([total + self._is_new(inputs) * self.newcomer[None], gate], axis=1)
+
+
+class ItemTower(_Tower):
+    """Encodes items: their id and catalogue; (B, D + 1).
+
+    The last coordinate is the popularity prior: a factor, learned, of the log of how often an item was chosen
+    of late. An unknown item has `OOV_CODE` as id and the least popularity; training withholds ids, so that
+    this has a vector.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        schema: Schema,
+        item_start: npt.NDArray[np.float32],
+        popularity: npt.NDArray[np.float32],
+        config: TwoTowerConfig,
+    ) -> None:
+        super().__init__(fields, schema, config.width, "item_tower")
+        self.config = config
+        self.side = tuple(f.name for f in fields if f.name != names.ITEM_ID)
+        self._add_table(names.ITEM_ID, item_start)
+        self._add_side_tables(self.side)
+        self.popularity = self.add_weight(
+            name="popularity",
+            shape=popularity.shape,
+            initializer=tf.constant_initializer(popularity),
+            trainable=False,
+        )
+        start = tf.constant_initializer(PRIOR_START / PRIOR_SPEED)
+        self.factor = self.add_weight(name="popularity_factor", shape=(), initializer=start)
+
+    def prior(self) -> tf.Tensor:
+        """Gives every item code's popularity prior, in logits; (cardinality,)."""
+        return PRIOR_SPEED * self.factor * self.popularity
+
+    def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """Takes encoded columns, (B,1) or for lists (B,L), gives vectors (B, D + 1)."""
+        codes = tf.reshape(inputs[names.ITEM_ID], (-1,))
+        prior = tf.gather(self.prior(), codes)
+        if training:
+            codes = _withhold(codes, tf.random.uniform(tf.shape(codes)) < self.config.item_dropout, OOV_CODE)
+        total = tf.add_n([tf.gather(self.tables[names.ITEM_ID], codes), *self._side(inputs, self.side)])
+        # The logits are divided by the temperature; the prior, in logits, must come out as it went in.
+        coordinate = self.config.temperature * prior[:, None]
+        return tf.concat([tf.math.l2_normalize(total, axis=1), coordinate], axis=1)

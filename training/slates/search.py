@@ -1,0 +1,57 @@
+"""Retrieves from the whole catalogue, and measures what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from training.examples.split import HeldOut
+from training.metrics.lists import list_metrics, retrieval_metrics, top_k
+
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+PerUser = Mapping[str, Floats]
+
+
+def vector_scorer(users: Vectors, items: Vectors) -> Any:
+    """Scores the whole catalogue for rows of users, by inner product."""
+    return lambda rows: users[rows] @ items.T
+
+
+def evaluate_vectors(held: HeldOut, users: Vectors, items: Vectors) -> PerUser:
+    """Takes the vectors of the held-out users and of the catalogue, gives retrieval metrics per user."""
+    return retrieval_metrics(vector_scorer(users, items), held.relevant, held.seen)
+
+
+def evaluate_scores(held: HeldOut, model: Any, history: csr_matrix) -> PerUser:
+    """Takes a baseline, and the histories of all users (U,I), gives retrieval metrics per held-out user."""
+    return retrieval_metrics(
+        lambda rows: model.score(history[held.user_rows[rows]]), held.relevant, held.seen
+    )
+
+
+def retrieve(held: HeldOut, users: Vectors, items: Vectors, k: int, rows: int = 512) -> Ints:
+    """Gives the `k` best unseen items of every held-out user, catalogue positions, best first; (U,K)."""
+    parts = []
+    for start in range(0, max(len(users), 1), rows):
+        part = slice(start, start + rows)
+        scores = users[part] @ items.T
+        scores[held.seen[part].toarray() > 0] = -np.inf
+        parts.append(top_k(scores, k))
+    return np.concatenate(parts)
+
+
+def reorder(candidates: Ints, scores: npt.NDArray[np.float32]) -> Ints:
+    """Takes candidates (U,K), -1 in the tail, and their ranking scores, gives them best first."""
+    sunk = np.where(candidates >= 0, scores, -np.inf)
+    return np.take_along_axis(candidates, np.argsort(-sunk, axis=1, kind="stable"), axis=1)
+
+
+def evaluate_lists(held: HeldOut, lists: Ints) -> PerUser:
+    """Takes ready lists of positions (U,N), gives Recall@10 and NDCG@10 per user."""
+    return list_metrics(lists, held.relevant, cutoffs=(10,))
