@@ -18,7 +18,7 @@ from bench.series import COMPARED_AT, measured
 from bench.servers import BenchError
 from bench.side_by_side import Bench
 from bench.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
-from contract.tensors import Stage
+from contract.tensors import StageName
 from deploy.local.settings import LOOPBACK
 
 CHAIN, BY_STAGE = "Inside the chain", "Inside the chain, by stage"
@@ -81,7 +81,7 @@ def measure_chain(bench: Bench, clients: int, seconds: int) -> None:
     figures["neither_percent"] = 100 * spent[PYTHON] / sum(parts.values())
     labels = {"by": "clock", "clients": clients}
     bench.record.add(CHAIN, f"{name}, by its own clock", figures, "per request", labels)
-    stages = {str(stage): spent[stage] for stage in Stage}
+    stages = {str(stage): spent[stage] for stage in StageName}
     stages["around the stages"] = sum(parts.values()) - sum(stages.values())
     for stage, stage_s in stages.items():
         share = 100 * stage_s / sum(parts.values())

@@ -13,7 +13,7 @@ from bench.record import Record, say
 from bench.replies import Kind
 from bench.series import Measured
 from bench.servers import BenchError, run
-from contract.tensors import Stage
+from contract.tensors import StageName
 from deploy.local.settings import LocalSettings
 from deploy.local.stack import up
 
@@ -49,7 +49,7 @@ def add_stages(record: Record, one: Measured) -> None:
     if not one.kinds[Kind.FULL]:
         raise BenchError(f"no answer to one client is full: {dict(one.kinds)}")
     told = _timings([exchange for exchange in one.run.exchanges if exchange.status == 200])
-    parts = {stage: told[stage] for stage in map(str, Stage)}
+    parts = {stage: told[stage] for stage in map(str, StageName)}
     parts["gRPC and Triton"] = told["ensemble"] - sum(parts.values())
     parts["gateway and HTTP"] = told["caller"] - told["ensemble"]
     for name, ms in parts.items():
@@ -59,7 +59,7 @@ def add_stages(record: Record, one: Measured) -> None:
 
 def _timings(exchanges: Sequence[Exchange]) -> dict[str, np.ndarray]:
     """Milliseconds of each part, of the answers that the ensemble made."""
-    stages = set(map(str, Stage))
+    stages = set(map(str, StageName))
     told: dict[str, list[float]] = {}
     for exchange in exchanges:
         timings = json.loads(exchange.body)["timings_ms"]

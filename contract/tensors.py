@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ FILTER_WIDTHS = (256, 2048)
 """The few widths F."""
 
 
-class Stage(StrEnum):
+class StageName(StrEnum):
     """The stages in the order of the chain; the value is the metric label, span and log key."""
 
     LOOKUP_USER_FEATURES = "lookup_user_features"
@@ -64,8 +65,9 @@ REQUEST_TENSORS = (
 FULL_QUALITY = 1.0
 
 SLATE_TENSORS = ("item_ids", "item_scores")
-ALWAYS_TENSORS = ("degraded", "stage_us")
-"""`degraded` int64 (B,1) bit mask of `Degradation`; `stage_us` int64 (B,T) microseconds per stage."""
+ALWAYS_TENSORS = ("degraded", "stage_us", "bundle_id")
+"""`degraded` int64 (B,1) bit mask of `Degradation`; `stage_us` int64 (B,T) microseconds per stage;
+`bundle_id` int64 (B,1), which bundle answered."""
 EXPLAIN_TENSORS = (
     "retrieved_ids",
     "retrieved_scores",
@@ -79,7 +81,8 @@ OUTPUT_TENSORS = (
     Tensor("item_ids", np.int64, MAX_N),
     Tensor("item_scores", np.float32, MAX_N),
     Tensor("degraded", np.int64, 1),
-    Tensor("stage_us", np.int64, len(Stage)),
+    Tensor("stage_us", np.int64, len(StageName)),
+    Tensor("bundle_id", np.int64, 1),
     Tensor("retrieved_ids", np.int64, -1),
     Tensor("retrieved_scores", np.float32, -1),
     Tensor("removed_by", np.int8, -1),
@@ -88,6 +91,11 @@ OUTPUT_TENSORS = (
     Tensor("ranking_scores", np.float32, -1),
     Tensor("propensities", np.float32, MAX_N),
 )
+
+
+def bundle_id(name: str) -> int:
+    """Takes a bundle's name, gives what stands for it in the tensor `bundle_id`: 63 bits of its BLAKE2b."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) >> 1
 
 
 def fit_width(length: int, widths: Sequence[int], field: str) -> int:

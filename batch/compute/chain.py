@@ -20,7 +20,7 @@ from contract.tensors import (
     NO_CONTEXT,
     NO_DEADLINE,
     PAD_ID,
-    Stage,
+    StageName,
 )
 from ensemble.bundle import Bundle
 from ensemble.graph import Stores
@@ -84,7 +84,7 @@ class Chain:
             if not stores.vectors.is_whole:
                 raise StageError(
                     ErrorCode.DEPENDENCY,
-                    Stage.RETRIEVE_CANDIDATES,
+                    StageName.RETRIEVE_CANDIDATES,
                     f"the index holds {stores.watch.found} of {bundle.manifest.items} items; wait until it "
                     f"holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
                 )

@@ -19,6 +19,7 @@ from merlin.table import TensorTable
 from contract.tensors import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
 from ensemble.bundle import Bundle
 from ensemble.run.line import line, run_line, to_table
+from ensemble.run.run import ADDED_AT_THE_END
 from ensemble.settings import EnsembleSettings
 from ensemble.triton import model
 
@@ -66,9 +67,8 @@ def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettin
     Raises:
         ValueError: the contract promises an output that the graph does not write.
     """
-    missing = [
-        t.name for t in OUTPUT_TENSORS if t.name != "stage_us" and t.name not in output_schema.column_names
-    ]
+    added = {*output_schema.column_names, *ADDED_AT_THE_END}
+    missing = [t.name for t in OUTPUT_TENSORS if t.name not in added]
     if missing:
         raise ValueError(f"the graph does not write {missing}, which the contract promises")
     context = tuple(Tensor(name, np.int64, 1) for name in bundle.manifest.context)

@@ -77,17 +77,20 @@ class Recommender:
         self.graph = Graph(recommend_graph(bundle, stores, settings))
         self.graph.construct_schema(request_schema(bundle))
         self.inputs = tuple(request_schema(bundle).column_names)
-        self.line = Line([node.op for node in line(self.graph)], settings.finish_ms / 1000)
+        self.line = Line(
+            [node.op for node in line(self.graph)], settings.finish_ms / 1000, bundle.manifest.bundle
+        )
         self.stages = self.line.names
         self.tally, self.asking, self.is_warm = Tally(), Pace(), False
 
     def run(self, tensors: Mapping[str, Array]) -> Tensors:
-        """Takes the request tensors of B users, gives every tensor of the chain, and `stage_us` (B,T).
+        """Takes the request tensors of B users, gives every tensor of the chain, and those that are
+        added at the end.
 
         Raises:
             StageError: a stage failed.
         """
-        return self.line.timed(run_line(self.line.stages, tensors))
+        return self.line.finished(run_line(self.line.stages, tensors))
 
     def warm_up(self) -> bool:
         """Answers sample requests of every size and width, so that the first real one finds everything in

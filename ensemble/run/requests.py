@@ -26,7 +26,9 @@ LATE_ROW = {
     "candidate_ids": PAD_ID,
     "retrieval_scores": -np.inf,
 }
-"""What stands in the row of a user whose deadline passed on the way; all else is 0."""
+"""What stands in the row of a user whose deadline passed on the way; all else is 0, but what is the same in
+every row."""
+SAME_IN_EVERY_ROW = ("bundle_id",)
 
 
 class Answer(Mapping[str, Array]):
@@ -42,7 +44,7 @@ class Answer(Mapping[str, Array]):
         if isinstance(self.places, slice):
             return array[self.places]
         found: Array = array[self.places]
-        found[self.places < 0] = LATE_ROW.get(name, 0)
+        found[self.places < 0] = array[0] if name in SAME_IN_EVERY_ROW else LATE_ROW.get(name, 0)
         return found
 
     def __iter__(self) -> Iterator[str]:

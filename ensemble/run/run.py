@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from contract.errors import ErrorCode, StageError
-from contract.tensors import Stage as Name
+from contract.tensors import StageName, bundle_id
 from ensemble.run.deadline import Watch
 from ensemble.run.line import run_line
 from ensemble.run.pace import Pace
@@ -21,20 +21,25 @@ from ensemble.stores.client import ending_by
 Answers = dict[int, Answer | StageError]
 AtOnce = Callable[[int, Answer], None]
 """Takes a request's place in the batch and its answer, before the others have theirs."""
+ADDED_AT_THE_END = ("stage_us", "bundle_id")
+"""The tensors of an answer that no stage writes."""
 
 
 class Line:
-    """The stages in order, and how long the scoring takes of late."""
+    """The stages in order, whose bundle they serve, and how long the scoring takes of late."""
 
-    def __init__(self, stages: Sequence[Stage], finish_s: float) -> None:
-        """Takes the seconds of each deadline that are kept for ordering and answering."""
-        self.stages, self.finish_s = list(stages), finish_s
+    def __init__(self, stages: Sequence[Stage], finish_s: float, bundle: str) -> None:
+        """Takes the seconds of each deadline that are kept for ordering and answering, and the bundle's
+        name."""
+        self.stages, self.finish_s, self.bundle_id = list(stages), finish_s, bundle_id(bundle)
         self.names = tuple(stage.name for stage in stages)
-        self.scoring = self.names.index(Name.SCORE_CANDIDATES)
+        self.scoring = self.names.index(StageName.SCORE_CANDIDATES)
         self.pace = Pace()
 
-    def timed(self, table: Tensors) -> Tensors:
-        """Adds `stage_us` (B,T) to a last table, and learns how long the scoring took."""
+    def finished(self, table: Tensors) -> Tensors:
+        """Adds `stage_us` (B,T) and `bundle_id` (B,1) to a last table, and learns how long the scoring
+        took."""
+        table["bundle_id"] = np.full((len(table["user_id"]), 1), self.bundle_id, dtype=np.int64)
         table["stage_us"] = np.concatenate([table[us_name(name)] for name in self.names], axis=1)
         if ranked := int(np.count_nonzero(table[IS_RANKED])):
             self.pace.note(ranked, int(table["stage_us"][0, self.scoring]) / 1e6)
@@ -79,7 +84,7 @@ class Run:
 
         last = run_line(self.line.stages[start:], table, going_on)
         if last:
-            self.tables.append(self.line.timed(last))
+            self.tables.append(self.line.finished(last))
             durations_us = last["stage_us"][0, start:].tolist()
             self.stage_us.update(dict(zip(self.line.names[start:], durations_us, strict=True)))
             answers = self.batch.cut(last, watch.rows)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
-from contract.tensors import PAD_ID, Stage
+from contract.tensors import PAD_ID, StageName
 from ensemble.stores.vectors import Floats, Ids, blank
 
 BLOCK = 8192
@@ -41,7 +41,7 @@ class ExactVectorIndex:
         """
         if any(filters):
             message = "exact search for many users takes no filters"
-            raise StageError(ErrorCode.CONTRACT, Stage.RETRIEVE_CANDIDATES, message)
+            raise StageError(ErrorCode.CONTRACT, StageName.RETRIEVE_CANDIDATES, message)
         most = min(max(counts, default=0), width, len(self.item_ids))
         if not most:
             return blank(len(vectors), width)

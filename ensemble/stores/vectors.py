@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
-from contract.tensors import PAD_ID, Stage
+from contract.tensors import PAD_ID, StageName
 from ensemble.stores.index_watch import IndexWatch
 
 Ids = npt.NDArray[np.int64]
@@ -67,7 +67,7 @@ def check_filters(filters: Filters, kinds: Mapping[str, str]) -> None:
 
 
 def _reject(message: str) -> None:
-    raise StageError(ErrorCode.BAD_REQUEST, Stage.RETRIEVE_CANDIDATES, message)
+    raise StageError(ErrorCode.BAD_REQUEST, StageName.RETRIEVE_CANDIDATES, message)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class RedisVectorIndex:
                 if self.watch is not None:
                     self.watch.doubt()
                 message = f"Redis has no index {self.index}; run python -m ensemble.publish.index"
-                raise StageError(ErrorCode.DEPENDENCY, Stage.RETRIEVE_CANDIDATES, message) from None
+                raise StageError(ErrorCode.DEPENDENCY, StageName.RETRIEVE_CANDIDATES, message) from None
             raise
         for row, reply in enumerate(replies):
             found, products = self._read(reply, vectors[row])

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
 from contract.slates import Rule, Source, degradations
-from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, Stage, encode_excluded
+from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, StageName, encode_excluded
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 
 Array = npt.NDArray[np.generic]
 _RULES = list(Rule)
-_STAGES = [str(stage) for stage in Stage]
+_STAGES = [str(stage) for stage in StageName]
 
 
 @dataclass(frozen=True, slots=True)

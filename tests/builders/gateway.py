@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from contract.filters import Filters
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
-from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID
+from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID, bundle_id
 from service.bundle import Bundle, Card, read_bundle
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
@@ -113,6 +113,7 @@ def make_outputs(
         "item_scores": item_scores,
         "degraded": [degradation_mask(flags)],
         "stage_us": stage_us,
+        "bundle_id": [bundle_id(BUNDLE)],
         "retrieved_ids": retrieved,
         "retrieved_scores": 1 - np.arange(len(retrieved)) / 100,
         "removed_by": removed,

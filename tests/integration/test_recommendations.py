@@ -11,7 +11,7 @@ import redis
 from tritonclient.grpc import InferenceServerClient
 
 from contract.keys import decode_seen, seen_key
-from contract.tensors import MODEL_NAME, REQUEST_TENSORS, Stage
+from contract.tensors import MODEL_NAME, REQUEST_TENSORS, StageName
 from tests.builders.world import World
 
 UNKNOWN_USER = 2**53 - 1
@@ -45,7 +45,7 @@ def test_a_known_user_gets_ten_unseen_items_from_the_ensemble(
     assert all(0.0 <= score <= 1.0 for score in scores)
     assert seen(redis_client, known_user)
     assert not set(ids(answer)) & seen(redis_client, known_user)
-    assert {stage.value for stage in Stage} <= set(answer["timings_ms"])
+    assert {stage.value for stage in StageName} <= set(answer["timings_ms"])
 
 
 def test_the_answer_is_the_same_again(stack: World, known_user: int) -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, degradations
-from contract.tensors import NO_DEADLINE, PAD_ID, Stage
+from contract.tensors import NO_DEADLINE, PAD_ID, StageName, bundle_id
 from ensemble.run.recommender import Recommender
 from tests.builders.stepping import make_it_step
 from tests.builders.triton import World, make_recommender, make_request
 from tests.property.triton.test_batches import assert_equal_answers
 
-STAGES = list(Stage)
+STAGES = list(StageName)
 IN_TIME = len(STAGES)
 LATE_AT = st.integers(0, IN_TIME)
 """Before which stage a row's deadline has passed; `IN_TIME` for none."""
@@ -83,6 +83,7 @@ def test_late_users_of_a_request_do_not_touch_its_other_users(world: World) -> N
                 else:
                     assert degradations(int(its_row["degraded"][0, 0])) == [Degradation.LATE]
                     assert (its_row["item_ids"] == PAD_ID).all()
+                    assert its_row["bundle_id"] == bundle_id("tiny-1")
                     assert np.isneginf(its_row["item_scores"]).all()
 
     check()
@@ -104,7 +105,7 @@ def test_requests_whose_callers_have_gone_do_not_touch_the_others(world: World) 
             else:
                 assert isinstance(answer, StageError)
                 assert "caller has gone" in answer.message
-        scored = stages[STAGES.index(Stage.SCORE_CANDIDATES)].rows
-        assert sum(scored) == sum(at > STAGES.index(Stage.SCORE_CANDIDATES) for _, at in users)
+        scored = stages[STAGES.index(StageName.SCORE_CANDIDATES)].rows
+        assert sum(scored) == sum(at > STAGES.index(StageName.SCORE_CANDIDATES) for _, at in users)
 
     check()

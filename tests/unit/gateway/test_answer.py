@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from contract.errors import ErrorCode, StageError
-from contract.tensors import Stage
+from contract.tensors import StageName
 from service.failures import DependencyUnavailable
 from service.store.store import MemoryStore
 from service.triton.tensors import seed_of
@@ -46,7 +46,7 @@ async def test_the_ensembles_slate_comes_with_display_fields_and_stage_times(tmp
     assert answer["bundle"] == BUNDLE
     assert ids(response) == [208, 210, 212]
     assert answer["items"][0]["item_title"] == card_of(208)["item_title"]
-    assert set(answer["timings_ms"]) == {*map(str, Stage), "ensemble", "display", "total"}
+    assert set(answer["timings_ms"]) == {*map(str, StageName), "ensemble", "display", "total"}
     assert "explain" not in answer
 
 

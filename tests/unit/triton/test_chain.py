@@ -13,7 +13,7 @@ from contract import names
 from contract.encoders import NULL_CODE
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, Rule, degradation_mask, degradations
-from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_ID, Stage
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_ID, StageName, bundle_id
 from ensemble.bundle import Bundle
 from ensemble.run.recommender import Recommender
 from ensemble.run.warm_up import sample_batches
@@ -28,7 +28,7 @@ def flags(answer: Any) -> list[Degradation]:
 
 
 def test_the_chain_is_the_contracts_stages_in_their_order(recommender: Recommender) -> None:
-    assert recommender.stages == tuple(Stage)
+    assert recommender.stages == tuple(StageName)
 
 
 def test_the_graph_writes_every_output_of_the_contract(recommender: Recommender) -> None:
@@ -39,6 +39,16 @@ def test_the_graph_writes_every_output_of_the_contract(recommender: Recommender)
         assert array.dtype == tensor.dtype, tensor.name
         assert array.shape[0] == 1
         assert tensor.width in (array.shape[1], -1), tensor.name
+
+
+def test_every_row_says_which_bundle_answered(recommender: Recommender) -> None:
+    one, other = recommender.answer([make_request(KNOWN), make_request(9_999)])
+    assert not isinstance(one, StageError)
+    assert not isinstance(other, StageError)
+    for answer in (one, other):
+        assert answer["bundle_id"].tolist() == [[bundle_id("tiny-1")]]
+    assert bundle_id("tiny-1") == 0x41663CFC76C3725
+    assert 0 <= bundle_id("tiny-2") < 2**63
 
 
 def test_a_known_user_gets_the_best_unseen_available_items(recommender: Recommender, world: World) -> None:
@@ -129,7 +139,7 @@ def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None
 def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
     empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
     retrieve = recommender.graph.output_node
-    while retrieve.op.name != Stage.RETRIEVE_CANDIDATES:
+    while retrieve.op.name != StageName.RETRIEVE_CANDIDATES:
         retrieve = retrieve.parents[0]
     retrieve.op.index = empty
     (answer,) = recommender.answer([make_request(KNOWN)])
