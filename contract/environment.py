@@ -1,14 +1,136 @@
-"""How settings are read from the environment, by every role that may import this package."""
+"""How settings are read from the environment, by every role, and what the setting of Redis may be."""
 
 from __future__ import annotations
 
+import re
+import ssl
 import sys
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pydantic_settings import BaseSettings
 
 S = TypeVar("S", bound=BaseSettings)
+
+REDIS_URL = "SHORTLIST_REDIS_URL"
+SECRET = "secret"
+"""Pydantic's type of an error whose input is not repeated."""
+_FORM = "redis://[user][:password]@host:port/database, or rediss:// for TLS"
+_ENCODED = "write @ : / ? # % in user and password as %40 %3A %2F %3F %23 %25"
+_CA_FILE = "ssl_ca_certs"
+
+
+class RedisUrl:
+    """Where Redis is and how it is entered: `redis://user:password@host:port/database`, all but the host as
+    need be; `rediss://` for TLS, with `?ssl_ca_certs=FILE` where the system does not know the authority.
+
+    Neither its text nor any of its errors shows the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Takes a URL whose user and password are percent-encoded.
+
+        Raises:
+            ValueError: it is none; the message repeats no part of it, as any may be of the password.
+        """
+        try:
+            parts = urlsplit(url)
+            port, options = parts.port, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        except ValueError:
+            raise ValueError(f"must be {_FORM}; {_ENCODED}") from None
+        if parts.scheme not in ("redis", "rediss"):
+            raise ValueError(f"must be {_FORM}")
+        database = parts.path.removeprefix("/") or "0"
+        host = parts.hostname or ""
+        is_whole = re.fullmatch(r"[^\s@]+", host) and port != 0 and not parts.fragment
+        if not is_whole or not re.fullmatch(r"\d{1,9}", database, re.ASCII):
+            raise ValueError(f"must be {_FORM}; {_ENCODED}")
+        if parts.username and not parts.password:
+            raise ValueError(
+                "names a user without a password; a password alone is written redis://:password@host"
+            )
+        if ":" in host:
+            raise ValueError("must have a name or an IPv4 address for its host: Feast reads no IPv6 address")
+        self.has_tls = parts.scheme == "rediss"
+        self.host, self.port, self.database = host, port or 6379, int(database)
+        self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
+        self.ca_file = options.pop(_CA_FILE, "")
+        if options or (self.ca_file and not self.has_tls):
+            raise ValueError(f"may end with ?{_CA_FILE}=FILE, for rediss:// alone, and with nothing else")
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise ValueError(f"names a file that is not there: {_CA_FILE}={self.ca_file}")
+        self._url = url
+
+    @property
+    def address(self) -> str:
+        """host:port, for messages."""
+        return f"{self.host}:{self.port}"
+
+    def get_secret_value(self) -> str:
+        """Gives the URL with its password: for an environment, never for a command line or a log."""
+        return self._url
+
+    def connection_kwargs(self) -> dict[str, Any]:
+        """Gives the arguments by which `redis.Redis`, of either kind and any version, connects."""
+        options: dict[str, Any] = {"host": self.host, "port": self.port, "db": self.database}
+        options |= {"username": self.user} if self.user else {}
+        options |= {"password": self.password} if self.password else {}
+        if self.has_tls:
+            options |= {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
+            options |= {"ssl_ca_certs": self.ca_file} if self.ca_file else {}
+        return options
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Gives what checks the server's certificate and name; None where there is no TLS."""
+        return ssl.create_default_context(cafile=self.ca_file or None) if self.has_tls else None
+
+    def __repr__(self) -> str:
+        """Shows no password."""
+        entry = f"{self.user}:***@" if self.password else ""
+        return f"redis{'s' * self.has_tls}://{entry}{self.address}/{self.database}"
+
+    def __eq__(self, other: object) -> bool:
+        """Compares the password as well."""
+        return isinstance(other, RedisUrl) and other._url == self._url
+
+    def __hash__(self) -> int:
+        """Follows `==`."""
+        return hash(self._url)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        """Lets a setting have this type: its text is read, and written without the password."""
+
+        def read(value: Any) -> RedisUrl:
+            if isinstance(value, cls):
+                return value
+            try:
+                return cls(str(value))
+            except ValueError as error:
+                raise PydanticCustomError(SECRET, "{why}", {"why": str(error)}) from None
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.plain_serializer_function_ser_schema(repr)
+        )
+
+
+LOCAL_REDIS = RedisUrl("redis://127.0.0.1:6379/0")
+
+
+def redis_remedy(error: Exception) -> str:
+    """Says what to do about an error of a Redis client, whichever release it is of."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    said = str(error)
+    if "AuthenticationError" in kinds or "NOAUTH" in said:
+        return f"authentication failed: look at user and password in {REDIS_URL}"
+    if "NoPermissionError" in kinds:
+        return f"docs/operations.md lists what the user in {REDIS_URL} must be allowed"
+    if "CERTIFICATE" in said or "SSL" in said:
+        return f"look at rediss:// and {_CA_FILE} in {REDIS_URL}"
+    return f"start it (`make up`), or set {REDIS_URL}"
 
 
 def read_settings(kind: type[S]) -> S:
@@ -21,9 +143,10 @@ def read_settings(kind: type[S]) -> S:
 
 
 def describe(error: ValidationError, prefix: str = "SHORTLIST_") -> str:
-    """Names each wrong setting, its value and what is expected, in one line."""
+    """Names each wrong setting, its value unless it is secret, and what is expected, in one line."""
     parts = []
     for e in error.errors():
         name = "__".join(str(part) for part in e["loc"]).upper()
-        parts.append(f"{prefix}{name}={e['input']}: {e['msg']}" if name else str(e["msg"]))
+        value = "" if e["type"] == SECRET else f"={e['input']}"
+        parts.append(f"{prefix}{name}{value}: {e['msg']}" if name else str(e["msg"]))
     return "settings: " + "; ".join(parts)
