@@ -19,7 +19,7 @@ from bench.grpc_traffic import NOT_SENT
 from bench.load.traffic import Exchange
 from bench.servers import BenchError
 from contract.keys import decode_seen, seen_key
-from contract.slates import Source, degradations
+from contract.slates import SlateSource, degradations
 from contract.tensors import PAD_ID
 
 
@@ -135,7 +135,7 @@ def judge_gateway(world: World) -> Judge:
             raise BenchError(f"user {exchange.user_id}: {exchange.status} {exchange.body[:300]!r}")
         answer = json.loads(exchange.body)
         ids = [item["item_id"] for item in answer["items"]]
-        is_popular = answer["source"] == Source.POPULAR
+        is_popular = answer["source"] == SlateSource.POPULAR
         if is_popular or not answer["degraded"]:
             world.check(ids, exchange.user_id, hides_seen=not is_popular)
         if is_popular:

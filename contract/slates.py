@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Source(StrEnum):
+class SlateSource(StrEnum):
     """Who made the slate."""
 
     ENSEMBLE = "ensemble"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from contract.slates import Source
+from contract.slates import SlateSource
 from contract.tensors import EXCLUDE_WIDTHS, MAX_N, NO_CONTEXT
 
 INT64_MAX = 2**63 - 1
@@ -122,7 +122,7 @@ class RecommendResponse(BaseModel):
     request_id: str = Field(description="Also in the header x-request-id, and in the log.")
     user_id: int
     items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
-    source: Source = Field(
+    source: SlateSource = Field(
         description="`ensemble`; `batch`, a stored slate, where that was asked for or the ensemble did not "
         "answer; `popular` where neither did."
     )

@@ -23,7 +23,7 @@ from bench.pauses import Pauses, watched_pauses
 from bench.scale import phases as growth
 from bench.scale.stand import Stand
 from bench.servers import BenchError
-from contract.slates import Degradation, Source
+from contract.slates import Degradation, SlateSource
 from deploy.local.settings import LocalSettings
 
 HERE = "bench.batch"
@@ -130,7 +130,7 @@ def serving(it: Measured) -> Figures:
     with it.place.serving("redis", "gateway"):
         users = it.place.users_with_slates(it.place.published())
         drawn = np.random.default_rng(0).permutation(users)[:SERVED_USERS].tolist()
-        asked: dict[str, Any] = {"n": ANSWERED, "fields": {"source": Source.BATCH}}
+        asked: dict[str, Any] = {"n": ANSWERED, "fields": {"source": SlateSource.BATCH}}
         port = it.place.settings.port
         asyncio.run(traffic.closed_loop(port, drawn, clients=1, duration_s=WARM_S, **asked))
         with watched_pauses() as found:
@@ -150,7 +150,7 @@ def judged(run: traffic.Run, pauses: Pauses) -> Figures:
         answer = json.loads(exchange.body) if exchange.status == 200 else {}
         flags = answer.get("degraded", ())
         is_whole = len(answer.get("items", ())) == ANSWERED or Degradation.SHORT in flags
-        if answer.get("source") != Source.BATCH or not is_whole:
+        if answer.get("source") != SlateSource.BATCH or not is_whole:
             told = exchange.body[:300].decode(errors="replace")
             raise BenchError(f"user {exchange.user_id}: {exchange.status}, no stored slate: {told}")
         lacking.update(flags)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bench.load.traffic import Exchange
-from contract.slates import Degradation, Source
+from contract.slates import Degradation, SlateSource
 
 TOLERANCE_MS = 10.0
 WINDOW_S, STEP_S = 1.0, 0.1
@@ -62,9 +62,9 @@ def judge(exchange: Exchange) -> Judged:
         source, degraded, items = answer["source"], answer["degraded"], answer["items"]
     except (ValueError, KeyError, TypeError):
         return told(Made.WRONG, "the body is no answer")
-    if source == Source.ENSEMBLE:
+    if source == SlateSource.ENSEMBLE:
         return told(Made.LESS if LADDER & set(degraded) else Made.FULL, *degraded)
-    if source not in set(Source) or not any(reason.startswith("ensemble_") for reason in degraded):
+    if source not in set(SlateSource) or not any(reason.startswith("ensemble_") for reason in degraded):
         return told(Made.WRONG, f"source {source} without a reason")
     return told(Made.CHEAP if items else Made.WRONG, *degraded)
 

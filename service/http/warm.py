@@ -11,7 +11,7 @@ import orjson
 import structlog
 from starlette.types import ASGIApp, Message
 
-from contract.slates import Source
+from contract.slates import SlateSource
 from service.http.requests import RECOMMENDATIONS, REQUEST_ID
 
 log = structlog.get_logger()
@@ -50,8 +50,8 @@ class WarmUp:
             left = self._wanted - self.answered
             at_once = min(TOGETHER, left) if left <= 2 * TOGETHER else 1
             sources = await asyncio.gather(*(self._ask(next(numbers)) for _ in range(at_once)))
-            self.answered += sources.count(Source.ENSEMBLE)
-            if Source.ENSEMBLE not in sources:
+            self.answered += sources.count(SlateSource.ENSEMBLE)
+            if SlateSource.ENSEMBLE not in sources:
                 await asyncio.sleep(PAUSE_S)
         log.info("warm", detail=self.detail)
 

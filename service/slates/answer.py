@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from contract.slates import Degradation, Source
+from contract.slates import Degradation, SlateSource
 from service.bundle import Bundle, Card
 from service.failures import DependencyUnavailable, WrongField
 from service.limits.deadline import Deadline
@@ -64,7 +64,7 @@ class Answers:
         # Where the ensemble did not answer, that nobody stored a slate either is no news.
         ladder = Ladder([live, self.stored, popular], metrics, untold=[Outcome.MISSING])
         outright = Ladder([self.stored, popular], metrics)
-        self.ladders = {None: ladder, str(Source.BATCH): outright}
+        self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
         metrics.watch_circuit(live.circuit)
         metrics.watch_ensemble(live.limit, live.quality)
         metrics.watch_batch(lambda: self.stored.published)

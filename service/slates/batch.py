@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 import numpy as np
 import structlog
 
-from contract.slates import Degradation, Published, Rule, Source, StoredSlate, degradation_mask, degradations
+from contract.slates import (
+    Degradation,
+    Published,
+    Rule,
+    SlateSource,
+    StoredSlate,
+    degradation_mask,
+    degradations,
+)
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Clock, Deadline
 from service.schemas import RecommendRequest
@@ -136,7 +144,7 @@ def left_of(
         mask |= degradation_mask([Degradation.SHORT])
     places = {item_id: place for place, (item_id, _) in enumerate(left, 1)}
     return Slate(
-        source=Source.BATCH,
+        source=SlateSource.BATCH,
         item_ids=[item_id for item_id, _ in left],
         scores=[score for _, score in left],
         degraded=[str(flag) for flag in degradations(mask)],

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from contract.filters import Filters
-from contract.slates import Degradation, Rule, Source
+from contract.slates import Degradation, Rule, SlateSource
 from service.bundle import PopularItem
 from service.failures import DependencyUnavailable
 from service.schemas import RecommendRequest
@@ -59,7 +59,7 @@ class PopularSlates:
         if len(kept) < request.n:
             degraded.append(str(Degradation.SHORT))
         return Slate(
-            source=Source.POPULAR,
+            source=SlateSource.POPULAR,
             item_ids=[item.item_id for item in kept],
             scores=[item.score for item in kept],
             degraded=degraded,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
-from contract.slates import Rule, Source, degradations
+from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, StageName, encode_excluded
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
@@ -50,7 +50,7 @@ class Origin:
 class Slate:
     """An ordered answer, without its display fields."""
 
-    source: Source
+    source: SlateSource
     item_ids: list[int]
     scores: list[float]
     degraded: list[str] = field(default_factory=list)
@@ -138,7 +138,7 @@ def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool, row: 
         live = item_ids.index(PAD_ID) if PAD_ID in item_ids else len(item_ids)
         stage_us = outputs["stage_us"][row].tolist()
         return Slate(
-            source=Source.ENSEMBLE,
+            source=SlateSource.ENSEMBLE,
             item_ids=item_ids[:live],
             scores=outputs["item_scores"][row, :live].tolist(),
             degraded=_degradations(int(outputs["degraded"][row, 0])),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from contract.errors import ErrorCode, StageError
-from contract.slates import Source
+from contract.slates import SlateSource
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
@@ -41,7 +41,7 @@ class Ensemble:
             raise self.fail
         if POISON in users:
             raise StageError(ErrorCode.BAD_REQUEST, "filter_candidates", "no such column")
-        return [Slate(Source.ENSEMBLE, [user], [1.0]) for user in users]
+        return [Slate(SlateSource.ENSEMBLE, [user], [1.0]) for user in users]
 
 
 def row(user_id: int) -> Row:

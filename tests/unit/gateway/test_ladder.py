@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract.errors import ErrorCode, StageError
-from contract.slates import Degradation, Source
+from contract.slates import Degradation, SlateSource
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored
 from service.limits.circuits import TOGETHER_S
 from service.limits.deadline import Deadline
@@ -37,7 +37,7 @@ class Fixed:
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
-        return Slate(Source.BATCH, [asked.request.user_id], [1.0], self.degraded)
+        return Slate(SlateSource.BATCH, [asked.request.user_id], [1.0], self.degraded)
 
 
 def asked() -> Asked:
@@ -147,7 +147,7 @@ async def test_a_row_that_was_late_on_the_way_is_answered_from_the_next_step(tmp
     class Late(FakeRecommender):
         async def recommend(self, *rest: Any) -> Any:
             await super().recommend(*rest)
-            return Slate(Source.ENSEMBLE, [], [], [Degradation.LATE])
+            return Slate(SlateSource.ENSEMBLE, [], [], [Degradation.LATE])
 
     answer = (await ask(make_app(tmp_path, Late()), user_id=9, n=3)).json()
     assert answer["source"] == "popular"
