@@ -78,11 +78,12 @@ def running_stacks(settings: LocalSettings) -> list[Stack]:
         BenchError: py-spy cannot, or a part of the stack is missing.
         RedisError, OSError, psutil.Error: the stack does not run.
     """
-    users = seen_users(settings.redis_port)
+    manifest = json.loads((settings.bundle / "manifest.json").read_text())
+    users = seen_users(settings.redis_port, manifest["dataset"])
     if not users:
         raise BenchError("no user has seen anything; run make materialize")
     stub = busiest_stub(of_ours(settings))
-    messages = our_messages(users, _context(settings.bundle), 10)
+    messages = our_messages(users, tuple(manifest["context"]), 10)
     caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", messages)
     say(f"sampling process {stub.pid} for {SAMPLED_S} s, {CLIENTS} clients")
     return inside(sampled(stub.pid, lambda: caller.closed(CLIENTS, SAMPLED_S + 1.0, seed=0)))
@@ -105,10 +106,6 @@ def main() -> int:
         say(f"{part}: {share:.0%}")
     say(f"wrote {picture}")
     return 0
-
-
-def _context(bundle: Path) -> tuple[str, ...]:
-    return tuple(json.loads((bundle / "manifest.json").read_text())["context"])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2 as triton
 from bench.grpc_traffic import NOT_SENT
 from bench.load.traffic import Exchange
 from bench.servers import BenchError
-from contract.keys import decode_seen, seen_key
+from contract.keys import decode_seen, seen_key, seen_prefix
 from contract.slates import SlateSource, degradations
 from contract.tensors import PAD_ID
 
@@ -42,6 +42,7 @@ class World:
     """What answers are held against: the items that there are, and what each user has seen."""
 
     redis_port: int
+    dataset: str
     items: frozenset[int]
     users: tuple[int, ...]
     n: int
@@ -50,7 +51,7 @@ class World:
     def seen(self) -> dict[int, frozenset[int]]:
         """Reads every user's seen items."""
         with redis.Redis(port=self.redis_port) as client:
-            values = client.mget([seen_key(user) for user in self.users])
+            values = client.mget([seen_key(self.dataset, user) for user in self.users])
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
         return dict(zip(self.users, sets, strict=True))
 
@@ -66,9 +67,9 @@ class World:
             raise BenchError(f"user {user}: a wrong slate: {ids}")
 
 
-def seen_users(redis_port: int) -> tuple[int, ...]:
-    """Lists the users who have seen something, as Redis holds them."""
-    prefix, _, _ = seen_key(0).rpartition("0")
+def seen_users(redis_port: int, dataset: str) -> tuple[int, ...]:
+    """Lists the users of a data set who have seen something, as Redis holds them."""
+    prefix = seen_prefix(dataset)
     with redis.Redis(port=redis_port) as client:
         keys = client.scan_iter(match=f"{prefix}*", count=10_000)
         return tuple(sorted(int(key.decode().removeprefix(prefix)) for key in keys))

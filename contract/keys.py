@@ -109,9 +109,14 @@ UNAVAILABLE = b"\x38\x00"
 """That field's value, a Feast Value, where the item is not available; any other, and none, mean it is."""
 
 
-def seen_key(user_id: int) -> str:
-    """The key of the items that a user has seen: the only definition of seen."""
-    return f"seen:{user_id}"
+def seen_key(dataset: str, user_id: int) -> str:
+    """The key of the items of a data set that a user has seen: the only definition of seen."""
+    return f"{seen_prefix(dataset)}{user_id}"
+
+
+def seen_prefix(dataset: str) -> str:
+    """The prefix of the keys of what the users of a data set have seen."""
+    return f"seen:{dataset}:"
 
 
 def encode_seen(item_ids: npt.ArrayLike) -> bytes:
@@ -137,9 +142,6 @@ def decode_card(value: bytes) -> dict[str, str | None]:
     """Unpacks `encode_card`."""
     card: dict[str, str | None] = json.loads(value)
     return card
-
-
-PATTERN = "seen:*"
 
 
 def batch_runs_key(dataset: str) -> str:

@@ -137,9 +137,6 @@ def materialize(
     online.note_changed(project, changed)
     write_features(prepared.folder, tables)
 
-    for other in online.projects():
-        if other != project:
-            say(f"forgot {online.forget(other):,} rows of {other}")
     feast = Feast(prepared, redis_address, is_quiet=is_quiet)
     is_unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
     if not is_unchanged:

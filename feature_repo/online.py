@@ -1,5 +1,5 @@
-"""What Redis holds of a data set: Feast's rows, and `seen:{user_id}`. Counts them, writes the latter, forgets
-both.
+"""What Redis holds of a data set: Feast's rows, and what each user has seen. Counts them, writes the latter,
+forgets both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from redis import Redis
 
 from contract import names
-from contract.keys import PATTERN, batch_runs_key, changed_users_key, encode_seen, seen_key
+from contract.keys import batch_runs_key, changed_users_key, encode_seen, seen_key, seen_prefix
 from training.data.prepared import Prepared
 from training.features.activity import event_times
 
@@ -49,10 +49,6 @@ class OnlineStore:
     def note(self, project: str, loaded: Loaded) -> None:
         """Remembers what was loaded."""
         self.redis.set(_STATE + project, json.dumps(asdict(loaded)))
-
-    def projects(self) -> list[str]:
-        """Lists the data sets that were loaded."""
-        return sorted(key.decode().removeprefix(_STATE) for key in self.redis.scan_iter(f"{_STATE}*"))
 
     def forget(self, project: str) -> int:
         """Deletes every row of a data set, gives their number. Feast's own deletion would also hit
@@ -96,14 +92,16 @@ class OnlineStore:
         entries = list(lists.items())
         for start in range(0, len(entries), _BATCH):
             items = {user_id: encode_seen(some) for user_id, some in entries[start : start + _BATCH]}
-            before: Any = self.redis.mget([seen_key(user_id) for user_id in items])
+            before: Any = self.redis.mget([seen_key(project, user_id) for user_id in items])
             changed = [user for user, old in zip(items, before, strict=True) if old != items[user]]
             if changed:
                 self.note_changed(project, changed)
-                self.redis.mset({seen_key(user_id): items[user_id] for user_id in changed})
+                self.redis.mset({seen_key(project, user_id): items[user_id] for user_id in changed})
                 self.note_changed(project, changed)
-        kept = {seen_key(user_id).encode() for user_id in lists}
-        stale = [key for key in self.redis.scan_iter(PATTERN, count=_BATCH) if key not in kept]
+        kept = {seen_key(project, user_id).encode() for user_id in lists}
+        stale = [
+            key for key in self.redis.scan_iter(f"{seen_prefix(project)}*", count=_BATCH) if key not in kept
+        ]
         for start in range(0, len(stale), _BATCH):
             chunk = stale[start : start + _BATCH]
             forgotten = [int(key.rpartition(b":")[2]) for key in chunk]

@@ -120,7 +120,7 @@ class Notebook:
         row = rows_of(self.user_ids, np.array([user_id]))
         user = self.encoders.encode_all({name: v[row] for name, v in self.candidates.users.items()})
         scores = self.item_vectors @ tower(user)[0]
-        value: Any = self.redis.get(seen_key(user_id))
+        value: Any = self.redis.get(seen_key(self.manifest.dataset, user_id))
         seen = rows_of(self.item_ids, decode_seen(value))
         scores[seen[seen >= 0]] = -np.inf
         scores[~self.is_available] = -np.inf

@@ -139,7 +139,7 @@ def run(given: argparse.Namespace) -> bool:
         stand = Stand(settings)
         say("materialising features, building the index, starting the servers")
         stand.serve(given.data or manifest["dataset"])
-        users = user_ids(settings.redis, USERS, seed=0)
+        users = user_ids(settings.redis, manifest["dataset"], USERS, seed=0)
         result = measure(stand, users, budget_ms, given)
     lines = [told, "", *result.pop("lines")]
     say("\n" + "\n".join(lines) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import sys
@@ -15,7 +16,7 @@ import httpx
 import redis
 
 from bench.load import report, result, traffic
-from contract.keys import seen_key
+from contract.keys import seen_prefix
 from deploy.local.settings import load_settings
 
 LOOK_AT = 200_000
@@ -28,14 +29,14 @@ class LoadError(Exception):
     """Says in one line why there is nothing to load."""
 
 
-def user_ids(address: str, most: int, seed: int) -> list[int]:
-    """Draws users that have a history, from their keys in Redis.
+def user_ids(address: str, dataset: str, most: int, seed: int) -> list[int]:
+    """Draws users of a data set that have a history, from their keys in Redis.
 
     Raises:
         LoadError: Redis does not answer, or holds no user.
     """
     host, _, port = address.rpartition(":")
-    prefix = seen_key(0).removesuffix("0")
+    prefix = seen_prefix(dataset)
     found: list[int] = []
     try:
         with redis.Redis(host=host, port=int(port)) as client:
@@ -46,9 +47,21 @@ def user_ids(address: str, most: int, seed: int) -> list[int]:
     except redis.RedisError as error:
         raise LoadError(f"Redis at {address} does not answer ({error}); start it with `make up`") from None
     if not found:
-        raise LoadError(f"Redis at {address} holds no user; run `make materialize`")
+        raise LoadError(f"Redis at {address} holds no user of {dataset}; run `make materialize`")
     found.sort()  # a scan has no order of its own; with it the same seed draws the same users
     return random.Random(seed).sample(found, min(most, len(found)))
+
+
+def served_dataset(bundle: Path) -> str:
+    """Reads which data set the gateway's bundle was trained on.
+
+    Raises:
+        LoadError: there is no bundle.
+    """
+    try:
+        return str(json.loads((bundle / "manifest.json").read_text())["dataset"])
+    except OSError:
+        raise LoadError(f"{bundle}: no bundle that says whom to ask for; run `make train`") from None
 
 
 def positive(value: str) -> float:
@@ -82,7 +95,9 @@ def main() -> int:
     url = f"http://{traffic.HOST}:{arguments.port}"
     try:
         httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
-        users = user_ids(settings.redis, max(arguments.users, 1), arguments.seed)
+        users = user_ids(
+            settings.redis, served_dataset(settings.bundle), max(arguments.users, 1), arguments.seed
+        )
     except httpx.HTTPError as error:
         print(f"the gateway at {url} does not answer ({error}); run `make up`", file=sys.stderr)
         return 1

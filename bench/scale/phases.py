@@ -94,7 +94,9 @@ def serve(stand: Stand) -> Figures:
         began = time.monotonic()
         up(stand.settings, ["redis"])
         figures: Figures = {"redis_whole_s": _until_indexed(stand) - began}
-        world = World(stand.settings.redis_port, frozenset(range(1, stand.items + 1)), tuple(users), N)
+        world = World(
+            stand.settings.redis_port, PROJECT, frozenset(range(1, stand.items + 1)), tuple(users), N
+        )
         messages = our_messages(users, stand.manifest["context"], N)
         began = time.monotonic()
         up(stand.settings, ["triton"])
@@ -206,7 +208,7 @@ def _key_sizes(stand: Stand, client: redis.Redis) -> Figures:
     users = [draw.randint(1, stand.users) for _ in range(SAMPLE_KEYS)]
     items = [draw.randint(1, stand.items) for _ in range(SAMPLE_KEYS)]
     kinds: dict[str, list[str] | list[bytes]] = {
-        "seen": [seen_key(user) for user in users],
+        "seen": [seen_key(PROJECT, user) for user in users],
         "item_vector": [f"{item_vector_prefix(bundle)}{item}" for item in items],
         "item_card": [item_card_key(bundle, item) for item in items],
     }

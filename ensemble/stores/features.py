@@ -17,7 +17,7 @@ from redis import Redis
 
 from contract import names
 from contract.dataset import Column, Columns, Dataset, Role
-from contract.keys import decode_seen, feature_key, seen_key
+from contract.keys import decode_seen, feature_key, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
@@ -111,6 +111,7 @@ class RedisFeatureStore:
 
     def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
         self.redis, self.max_seen = redis, max_seen
+        self._seen = seen_prefix(dataset.name)
         self._users = _EntityReader(dataset, names.USER_ID, names.USER_VIEWS, clock)
         self._items = _EntityReader(dataset, names.ITEM_ID, names.ITEM_VIEWS, clock)
 
@@ -119,7 +120,7 @@ class RedisFeatureStore:
         pipe: Any = self.redis.pipeline(transaction=False)
         for user_id in user_ids.tolist():
             pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
-            pipe.execute_command("GETRANGE", seen_key(user_id), 0, 8 * self.max_seen - 1)
+            pipe.execute_command("GETRANGE", f"{self._seen}{user_id}", 0, 8 * self.max_seen - 1)
         replies = pipe.execute()
         rows = self._users.decode(replies[::2])
         seen = [decode_seen(value) for value in replies[1::2]]

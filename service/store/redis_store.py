@@ -70,7 +70,7 @@ class RedisStore:
 
     async def seen(self, user_id: int, timeout_s: float) -> list[int]:
         """Reads one key."""
-        key = seen_key(user_id)
+        key = seen_key(self._dataset, user_id)
         (value,) = await self._reader.get([key], timeout_s)
         return _decode_seen(key, value)
 
@@ -111,7 +111,7 @@ class RedisStore:
     ) -> tuple[StoredSlate | None, list[int]]:
         """Reads the user's key in every run, and what was seen, in one MGET."""
         keys = [slate_key(run, user_id) for run in runs]
-        keys.append(seen_key(user_id))
+        keys.append(seen_key(self._dataset, user_id))
         *values, seen = await self._reader.get(keys, timeout_s)
         slate = None
         for key, value in zip(keys, values, strict=False):

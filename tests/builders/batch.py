@@ -123,7 +123,7 @@ def make_batch_world(var: Path, address: str, redis: Redis, *, users: int, items
             write_world(feast, world.dataset, world)
     pipe: Any = redis.pipeline(transaction=False)
     for user_id, item_ids in world.seen.items():
-        pipe.set(seen_key(user_id), encode_seen(item_ids))
+        pipe.set(seen_key(world.dataset.name, user_id), encode_seen(item_ids))
     pipe.execute()
     build_index(redis, world.folder, keep=2)
     write_tables(var / "data" / world.dataset.name, world)

@@ -111,7 +111,7 @@ def stored(stack: World, redis_client: redis.Redis, url: str) -> Iterator[Stored
     user_id = int(manifest["sample_user_ids"][0])
     prefix = item_card_prefix(manifest["bundle"])
     catalogue = sorted(int(key.decode().removeprefix(prefix)) for key in redis_client.scan_iter(f"{prefix}*"))
-    seen = decode_seen(value_of(redis_client, seen_key(user_id))).tolist()
+    seen = decode_seen(value_of(redis_client, seen_key(manifest["dataset"], user_id))).tolist()
     item_ids = [*seen[:5], *(item_id for item_id in catalogue if item_id not in set(seen))][:DEPTH]
     began_s = time.time() - AGE_S
     run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(began_s))}-0000"

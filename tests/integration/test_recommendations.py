@@ -27,7 +27,7 @@ def ids(answer: dict[str, Any]) -> list[int]:
 
 
 def seen(client: redis.Redis, user_id: int) -> set[int]:
-    value = client.get(seen_key(user_id))
+    value = client.get(seen_key("synthetic", user_id))
     assert value is None or isinstance(value, bytes)
     return set(decode_seen(value).tolist())
 

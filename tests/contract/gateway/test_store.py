@@ -152,9 +152,9 @@ class TestRedisStore(StoreSuite):
         self, store: RedisStore, redis_process: Any
     ) -> None:
         with redis.Redis(port=redis_process.port) as client:
-            client.set(seen_key(5), b"12345")
+            client.set(seen_key(DATASET, 5), b"12345")
             client.set(item_card_key(BUNDLE, 5), b"{")
-        with pytest.raises(DependencyUnavailable, match="seen:5"):
+        with pytest.raises(DependencyUnavailable, match="seen:tiny:5"):
             await store.seen(5, 5)
         with pytest.raises(DependencyUnavailable, match="item_card:b1:5"):
             await store.cards([5], 5)
@@ -236,14 +236,14 @@ class TestRedisStore(StoreSuite):
             client.set(batch_key(DATASET), b'{"lineage": 7}')
             client.set(slate_key("child", 8), SLATES[1][1].encode()[:-1])
             client.set(slate_key("parent", 5), SLATES[1][1].encode())
-            client.set(seen_key(5), b"12345")
+            client.set(seen_key(DATASET, 5), b"12345")
             client.hset(item_vector_key(BUNDLE, 34), "item_price", "cheap")
         with structlog.testing.capture_logs() as lines:
             with pytest.raises(DependencyUnavailable, match="batch:tiny"):
                 await store.published(5)
             with pytest.raises(DependencyUnavailable, match="slate:child:8"):
                 await store.stored(PUBLISHED.lineage, 8, 5)
-            with pytest.raises(DependencyUnavailable, match="seen:5"):
+            with pytest.raises(DependencyUnavailable, match="seen:tiny:5"):
                 await store.stored(PUBLISHED.lineage, 5, 5)
             with pytest.raises(DependencyUnavailable, match="item_vector:b1:34"):
                 await store.passing([34], {"item_price": [1]}, 5)
@@ -327,7 +327,7 @@ def fill(port: int) -> None:
     """Writes as the materialisation and the bundle's publication do."""
     with redis.Redis(port=port) as client:
         for user_id, item_ids in SEEN.items():
-            client.set(seen_key(user_id), encode_seen(item_ids))
+            client.set(seen_key(DATASET, user_id), encode_seen(item_ids))
         for item_id, card in CARDS.items():
             client.set(item_card_key(BUNDLE, item_id), encode_card(card))
         client.set(batch_key(DATASET), PUBLISHED.encode())

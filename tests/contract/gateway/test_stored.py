@@ -71,7 +71,7 @@ async def test_a_newly_published_run_is_read_and_what_becomes_seen_or_unavailabl
             assert (answer["source"], answer["run"]) == ("batch", run)
             assert [item["item_id"] for item in answer["items"]] == item_ids[:2]
         with redis.Redis(port=redis_process.port) as there:
-            there.set(seen_key(9), encode_seen([310]))
+            there.set(seen_key(DATASET, 9), encode_seen([310]))
             key = feature_key("item_id", 312, DATASET)
             there.hset(key, AVAILABILITY_FIELD, UNAVAILABLE)
         answer = await ask(client)

@@ -82,9 +82,9 @@ def test_whose_facts_changed_is_noted(world: Prepared, address: str, redis: Redi
 def test_who_has_seen_something_else_is_noted(world: Prepared, address: str, redis: Redis) -> None:
     redis.zadd(batch_runs_key(world.dataset.name), {"r-1": 1.0})
     noted(world, address, redis)
-    redis.set(seen_key(11), b"")
-    redis.delete(seen_key(12))
-    redis.set(seen_key(987_654_321), b"")
+    redis.set(seen_key(world.dataset.name, 11), b"")
+    redis.delete(seen_key(world.dataset.name, 12))
+    redis.set(seen_key(world.dataset.name, 987_654_321), b"")
     assert noted(world, address, redis) == [11, 12, 987_654_321]
-    assert not redis.exists(seen_key(987_654_321))
-    assert redis.exists(seen_key(12))
+    assert not redis.exists(seen_key(world.dataset.name, 987_654_321))
+    assert redis.exists(seen_key(world.dataset.name, 12))

@@ -174,7 +174,7 @@ def test_incremental_picks_up_a_new_snapshot(
     arrived: Arrived, world: Prepared, address: str, redis: Redis
 ) -> None:
     assert arrived.command == "materialize"
-    before = redis.get(seen_key(1))
+    before = redis.get(seen_key("synthetic", 1))
     later = world.dataset.model_copy(update={"as_of": arrived.as_of + timedelta(days=1)})
     moved = replace(world, dataset=later)
     again = load(moved, address)
@@ -190,7 +190,7 @@ def test_incremental_picks_up_a_new_snapshot(
     expected = rows.loc[is_new, names.USER_RECENT_ITEM_IDS]
     assert [list(v) for v in answer[names.USER_RECENT_ITEM_IDS]] == [list(v) for v in expected]
     assert again.rows[names.USER_ACTIVITY] >= arrived.rows[names.USER_ACTIVITY]
-    assert len(redis.get(seen_key(1)) or b"") >= len(before or b"")
+    assert len(redis.get(seen_key("synthetic", 1)) or b"") >= len(before or b"")
 
 
 def test_facts_that_changed_are_loaded_again(world: Prepared, address: str, redis: Redis) -> None:
@@ -200,7 +200,7 @@ def test_facts_that_changed_are_loaded_again(world: Prepared, address: str, redi
         store = store_of(changed, address, patch)
         answer = store.get_online_features(["item_catalog:item_brand"], [{names.ITEM_ID: 5}]).to_dict()
     assert answer["item_brand"] == ["another brand"]
-    assert redis.exists(seen_key(1))
+    assert redis.exists(seen_key("synthetic", 1))
 
 
 def test_one_name_at_the_end_of_another_is_another_data_set(redis: Redis) -> None:
@@ -222,10 +222,9 @@ def test_the_command_works_by_hand_and_an_emptied_redis_is_filled(
     assert OnlineStore(redis).rows("synthetic") == arrived.rows
 
 
-def test_another_data_set_leaves_no_stale_keys(
-    world: Prepared, address: str, redis: Redis, tmp_path: Path
-) -> None:
+def test_two_data_sets_live_in_one_redis(world: Prepared, address: str, redis: Redis, tmp_path: Path) -> None:
     load(world, address)
+    before = {key: redis.dump(key) for key in redis.scan_iter()}
     declaration = DECLARATION | {
         "name": "etic",
         "as_of": "2025-04-01T00:00:00Z",
@@ -239,11 +238,12 @@ def test_another_data_set_leaves_no_stale_keys(
         names.ITEM_CATALOG: 15,
         names.ITEM_ACTIVITY: 15,
     }
-    left = [key for key in redis.scan_iter() if not key.endswith(b"etic") or key.endswith(b"synthetic")]
-    assert sorted(left) == sorted(seen_key(user).encode() for user in range(20))
+    assert {key: redis.dump(key) for key in before} == before
+    of_own = [key for key in set(redis.scan_iter()) - set(before) if not key.endswith(b"etic")]
+    assert sorted(of_own) == sorted(seen_key("etic", user).encode() for user in range(20))
     newest_first = own.interactions.iloc[::-1]
     mine = newest_first.loc[newest_first[names.USER_ID] == 3, names.ITEM_ID].drop_duplicates()
-    stored = redis.get(seen_key(3))
+    stored = redis.get(seen_key("etic", 3))
     assert isinstance(stored, bytes)
     assert decode_seen(stored).tolist() == mine.tolist()
     with pytest.MonkeyPatch.context() as patch:

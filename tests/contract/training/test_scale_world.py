@@ -17,7 +17,7 @@ from bench.scale.load import load
 from bench.scale.world import CATEGORIES, make_world
 from contract import names
 from contract.dataset import DATASET_FILE
-from contract.keys import PATTERN
+from contract.keys import seen_prefix
 from feature_repo.materialize import materialize
 from feature_repo.online import OnlineStore
 from tests.builders.datasets import quiet
@@ -64,12 +64,15 @@ def test_the_bulk_loader_writes_what_feast_writes(
     address = "{host}:{port}".format(**redis.connection_pool.connection_kwargs)
     materialize(world, address, say=quiet, is_quiet=True)
     project = world.dataset.name
-    by_feast, seen_by_feast = hashes(redis, project), redis.mget(sorted(redis.keys(PATTERN)))
+    by_feast, seen_by_feast = (
+        hashes(redis, project),
+        redis.mget(sorted(redis.keys(f"{seen_prefix(project)}*"))),
+    )
     redis.flushall()
     facts = load(world, redis, max_seen=1024)
     assert len(by_feast) == facts["user_id_keys"] + facts["item_id_keys"] == USERS + ITEMS
     assert hashes(redis, project) == by_feast
-    assert redis.mget(sorted(redis.keys(PATTERN))) == seen_by_feast
+    assert redis.mget(sorted(redis.keys(f"{seen_prefix(project)}*"))) == seen_by_feast
     assert facts["seen_keys"] == len(seen_by_feast) == USERS
 
 

@@ -5,8 +5,10 @@ import numpy as np
 from contract.keys import decode_seen, encode_seen, seen_key
 
 
-def test_training_writes_what_the_ensemble_reads() -> None:
+def test_what_is_written_is_what_is_read() -> None:
     items = np.array([7, 2**62, 0])
-    assert seen_key(12) == seen_key(12)
-    assert encode_seen(items) == encode_seen(items)
     assert decode_seen(encode_seen(items)).tolist() == items.tolist()
+
+
+def test_a_user_of_another_data_set_is_another_user() -> None:
+    assert seen_key("films", 12) == "seen:films:12" != seen_key("songs", 12)

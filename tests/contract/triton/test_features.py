@@ -144,7 +144,7 @@ class TestRedis(FeatureStoreSuite):
         write_rows(self.feast, store._users.dataset, view, {key: dict(values)}, at)
 
     def write_seen(self, store: Any, user_id: int, item_ids: list[int]) -> None:
-        store.redis.set(seen_key(user_id), encode_seen(item_ids))
+        store.redis.set(seen_key(store._users.dataset.name, user_id), encode_seen(item_ids))
 
     def test_equals_get_online_features_on_every_live_and_missing_row(
         self, tmp_path: Path, store: RedisFeatureStore, dataset: Dataset

@@ -29,7 +29,7 @@ USER, SEEN, SLATE = 7, 3, [1, 2]
 
 @pytest.fixture
 def world() -> World:
-    made = World(redis_port=0, items=frozenset(range(6)), users=(USER,), n=2)
+    made = World(redis_port=0, dataset="small", items=frozenset(range(6)), users=(USER,), n=2)
     made.__dict__["seen"] = {USER: frozenset({SEEN})}  # as if read from Redis
     return made
 
