@@ -13,6 +13,14 @@ class ErrorCode(StrEnum):
     DEPENDENCY = "dependency"  # Redis, Triton, a model: fallback, else 503
 
 
+class WrongField(ValueError):
+    """A field of a request that only a bundle, or the settings, can tell to be wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
 class StageError(Exception):
     """A stage's failure; prints `code|stage|message`, which survives Triton as text."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -31,14 +31,25 @@ TAG_SEPARATOR = ","
 """Stands between the values of a column that is a list."""
 
 
-def tag(value: object) -> str:
-    """Writes a value as a tag: hex, so that no value needs escaping, whatever it holds."""
-    return str(value).encode().hex()
+def tag(value: str) -> str:
+    """Writes a value, in canonical form, as a tag: hex, so that none needs escaping, whatever it holds."""
+    return value.encode().hex()
 
 
-def tags(values: Sequence[object]) -> str:
-    """Writes the values that an item holds in a column."""
-    return TAG_SEPARATOR.join(tag(value) for value in values)
+def encode_tags(values: Iterable[str]) -> str:
+    """Packs the values, in canonical form, that an item holds in a column."""
+    return TAG_SEPARATOR.join(sorted(map(tag, values)))
+
+
+def decode_tags(value: bytes | None) -> frozenset[str]:
+    """Unpacks `encode_tags`; no field means no value.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None:
+        return frozenset()
+    return frozenset(bytes.fromhex(one).decode() for one in value.decode().split(TAG_SEPARATOR))
 
 
 def item_card_key(bundle: str, item_id: int) -> str:

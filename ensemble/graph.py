@@ -48,7 +48,7 @@ def recommend_graph(bundle: Bundle, stores: Stores, settings: EnsembleSettings) 
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
         >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, bundle.manifest.vector_width)
-        >> RetrieveCandidates(stores.vectors, k, r)
+        >> RetrieveCandidates(stores.vectors, bundle.manifest.filters, k, r)
         >> FilterCandidates(stores.items, k, r)
         >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
         >> ScoreCandidates(bundle.ranker, k)

@@ -1,4 +1,4 @@
-"""What the gateway raises where a server does not answer, or a field is wrong."""
+"""What the gateway raises where a server does not answer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,3 @@ class NotStored(DependencyUnavailable):
 
     def __init__(self, reason: str) -> None:
         super().__init__("batch", reason)
-
-
-class WrongField(Exception):
-    """A field of the request that only this bundle, or these settings, can tell to be wrong."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field, self.message = field, message

@@ -61,7 +61,6 @@ def build_app(
             settings.store_timeout_ms / 1000,
             settings.kept_cards,
             dataset=manifest.dataset,
-            columns=manifest.filters,
             pointer_s=settings.pointer_ms / 1000,
             availability_s=settings.availability_ms / 1000,
         )

@@ -13,7 +13,8 @@ INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
 ContextValue = Annotated[StrictInt, Field(gt=NO_CONTEXT, le=INT64_MAX)]
 FilterValue = (
-    Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
+    StrictBool
+    | Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
     | Annotated[StrictFloat, Field(allow_inf_nan=False)]
     | Annotated[StrictStr, Field(min_length=1, max_length=256)]
 )

@@ -18,22 +18,23 @@ from redis.exceptions import RedisError, ResponseError
 
 from contract import bundle as bundle_files
 from contract.bundle import BundleError, Manifest, read_manifest
+from contract.filters import held_values
 from contract.keys import (
     TAG_SEPARATOR,
     bundles_key,
     encode_card,
+    encode_tags,
     index_name,
     index_search_key,
     item_card_key,
     item_card_prefix,
     item_vector_prefix,
-    tags,
 )
 from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info, pause_s
-from ensemble.stores.vectors import VECTOR_FIELD, alias
+from ensemble.stores.vectors import VECTOR_FIELD, Floats, alias
 
 CHUNK = 1000
 POLL_S = 0.05
@@ -96,6 +97,9 @@ def is_built(redis: Redis, manifest: Manifest, patience_s: float = PATIENCE_S) -
     if redis.zscore(bundles_key(manifest.dataset), manifest.bundle) is None:
         return False
     try:
+        declared = index_info(redis, manifest.bundle).get("attributes", ())
+        if any(b"NUMERIC" in one for one in declared):  # by an earlier version: all are tags now
+            return False
         for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
             if is_over:
                 return found == manifest.items
@@ -114,9 +118,8 @@ def create_command(manifest: Manifest) -> tuple[str | int, ...]:
     else:
         vector += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction, "EF_RUNTIME", spec.ef_runtime]
     fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
-    for column, dtype in manifest.filters.items():
-        fields += [column, "AS", alias(manifest.filters, column)]
-        fields += ["NUMERIC"] if dtype == "float32" else ["TAG", "SEPARATOR", TAG_SEPARATOR]
+    for column in manifest.filters:
+        fields += [column, "AS", alias(manifest.filters, column), "TAG", "SEPARATOR", TAG_SEPARATOR]
     prefix = item_vector_prefix(manifest.bundle)
     create = ("FT.CREATE", index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
     return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
@@ -147,22 +150,17 @@ def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
         blobs = np.ascontiguousarray(vectors[start : start + CHUNK], dtype="<f4")
         for item_id, vector in zip(ids[start : start + CHUNK].tolist(), blobs, strict=True):
             row = rows.get(item_id, {})
-            fields: dict[Any, Any] = _attributes(row, manifest.filters)
-            fields[VECTOR_FIELD] = vector.tobytes()
-            pipe.hset(f"{prefix}{item_id}", mapping=fields)
+            pipe.hset(f"{prefix}{item_id}", mapping=item_fields(row, vector, manifest.filters))
             card = {name: _text(row.get(name)) for name in manifest.display}
             pipe.set(item_card_key(manifest.bundle, item_id), encode_card(card))
         pipe.execute()
 
 
-def _attributes(row: Mapping[str, Any], filters: Mapping[str, str]) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for column, dtype in filters.items():
-        value = row.get(column)
-        values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
-        if values:
-            found[column] = float(np.float32(values[0])) if dtype == "float32" else tags(values)
-    return found
+def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str]) -> dict[Any, Any]:
+    """Takes an item's row and vector (D,), gives its hash: the vector, and the columns that hold a value."""
+    held = {column: held_values(row.get(column), dtype) for column, dtype in dtypes.items()}
+    tags = {column: encode_tags(values) for column, values in held.items() if values}
+    return {**tags, VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes()}
 
 
 def _text(value: object) -> str | None:

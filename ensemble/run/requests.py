@@ -12,7 +12,6 @@ from contract.filters import decode_filters
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Array, Tensors
-from ensemble.stores.vectors import check_filters
 
 Rows = npt.NDArray[np.intp]
 PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
@@ -81,7 +80,7 @@ class Batch:
                 found[self.owners[row]] = StageError(ErrorCode.BAD_REQUEST, "request", message)
         for row in np.flatnonzero(filters.any(axis=1)):
             try:
-                check_filters(decode_filters(filters[row]), kinds)
+                decode_filters(filters[row], kinds)
             except StageError as error:
                 found[self.owners[row]] = error
         return found

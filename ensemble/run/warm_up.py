@@ -7,7 +7,7 @@ from itertools import cycle, product
 
 import numpy as np
 
-from contract.filters import Filters, encode_filters
+from contract.filters import Value, Wanted, encode_filters
 from contract.tensors import (
     EXCLUDE_WIDTHS,
     FILTER_WIDTHS,
@@ -21,7 +21,7 @@ from ensemble.bundle import Bundle
 from ensemble.stage import Array
 
 Request = dict[str, Array]
-VALUES: dict[str, int | float | str] = {"int64": 0, "float32": 0.0, "string": "0"}
+VALUES: dict[str, Value] = {"int64": 0, "float32": 0.0, "string": "0", "bool": True}
 """A value to filter on, by dtype; whether any item has it does not matter."""
 QUALITIES = (0.5, 0.0)
 
@@ -32,7 +32,7 @@ def sample_batches(bundle: Bundle, max_batch_size: int) -> Iterator[list[Request
     users = cycle(bundle.manifest.sample_user_ids or (0,))
     for size in (*(2**power for power in range(max_batch_size.bit_length() - 1)), max_batch_size):
         yield [sample_request(bundle, next(users)) for _ in range(size)]
-    wanted: Filters = {name: [VALUES[dtype]] for name, dtype in list(bundle.manifest.filters.items())[:1]}
+    wanted: Wanted = {name: [VALUES[dtype]] for name, dtype in list(bundle.manifest.filters.items())[:1]}
     for excluded, width in product(EXCLUDE_WIDTHS, FILTER_WIDTHS):
         yield [sample_request(bundle, next(users), excluded, width, wanted)]
     for quality in QUALITIES:
@@ -44,7 +44,7 @@ def sample_request(
     user_id: int,
     excluded: int = EXCLUDE_WIDTHS[0],
     width: int = FILTER_WIDTHS[0],
-    wanted: Filters | None = None,
+    wanted: Wanted | None = None,
     quality: float = FULL_QUALITY,
 ) -> Request:
     """Makes one user's request, which excludes nothing and is never late; E is `excluded`, F `width`."""

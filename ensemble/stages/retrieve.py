@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float, Int
 from merlin.schema import Schema
@@ -45,10 +47,10 @@ class RetrieveCandidates(Stage):
 
     reads = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
 
-    def __init__(self, index: VectorIndex, k: int, width: int) -> None:
-        """Takes R, the width of what it writes."""
+    def __init__(self, index: VectorIndex, dtypes: Mapping[str, str], k: int, width: int) -> None:
+        """Takes the columns that one may filter on, with their dtypes, and R, the width of what it writes."""
         super().__init__()
-        self.index, self.k, self.width = index, k, width
+        self.index, self.dtypes, self.k, self.width = index, dtypes, k, width
 
     @property
     def writes(self) -> Schema:
@@ -75,7 +77,7 @@ class RetrieveCandidates(Stage):
         """Searches once per user."""
         kept = considered(quality, n, self.k)
         counts = wanted(kept, seen_item_ids, exclude_item_ids, self.width)[:, 0].tolist()
-        conditions = [decode_filters(row) for row in filters]
+        conditions = [decode_filters(row, self.dtypes) for row in filters]
         was_whole = self.index.is_whole  # a search that began before the last item came may have missed it
         ids, scores = self.index.search(user_vector, counts, conditions, self.width)
         is_partial = not (was_whole and self.index.is_whole)

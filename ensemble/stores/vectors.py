@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from contract.errors import ErrorCode, StageError
-from contract.filters import Filters
+from contract.filters import Filters, passes
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
 from contract.tensors import PAD_ID, StageName
 from ensemble.stores.index_watch import IndexWatch
@@ -48,28 +49,6 @@ class VectorIndex(Protocol):
         ...
 
 
-def check_filters(filters: Filters, kinds: Mapping[str, str]) -> None:
-    """Compares a request's filters with the columns that the bundle lets it filter on, and their dtypes.
-
-    Raises:
-        StageError: `bad_request`, naming the column and what would be right.
-    """
-    for column, values in filters.items():
-        if column not in kinds:
-            known = ", ".join(sorted(kinds)) or "none"
-            _reject(f"filters.{column}: this bundle cannot filter on it; it can on: {known}")
-        if not values:
-            _reject(f"filters.{column}: the list is empty; name at least one value, or leave the filter out")
-        expected: tuple[type, ...] = {"string": (str,), "float32": (int, float)}.get(kinds[column], (int,))
-        for value in values:
-            if not isinstance(value, expected) or isinstance(value, bool):
-                _reject(f"filters.{column}: {value!r} is not of type {kinds[column]}")
-
-
-def _reject(message: str) -> None:
-    raise StageError(ErrorCode.BAD_REQUEST, StageName.RETRIEVE_CANDIDATES, message)
-
-
 @dataclass(frozen=True)
 class Catalogue:
     """The items' ids, ascending, and their vectors (I,D); a memory-mapped file serves as well."""
@@ -88,9 +67,12 @@ class MemoryVectorIndex:
 
     is_whole = True
 
-    def __init__(self, item_ids: Ids, vectors: Floats, attributes: Mapping[str, Array] | None = None) -> None:
-        """Takes ids (I,), vectors (I,D), and filterable columns, raw, (I,) or (I,L) where a list."""
-        self.item_ids, self.vectors, self.attributes = item_ids, vectors, dict(attributes or {})
+    def __init__(
+        self, item_ids: Ids, vectors: Floats, held: Sequence[Mapping[str, AbstractSet[str]]] = ()
+    ) -> None:
+        """Takes ids (I,), vectors (I,D), and of each item what it holds in filterable columns, in canonical
+        form; without, no item passes a filter."""
+        self.item_ids, self.vectors, self.held = item_ids, vectors, held or [{}] * len(item_ids)
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
@@ -98,10 +80,7 @@ class MemoryVectorIndex:
         """Finds the nearest items by computing every score."""
         ids, scores = blank(len(vectors), width)
         for row, vector in enumerate(vectors):
-            kept = np.ones(len(self.item_ids), dtype=np.bool_)
-            for column, values in filters[row].items():
-                held = self.attributes[column].reshape(len(self.item_ids), -1)
-                kept &= np.isin(held, np.asarray(values, dtype=held.dtype)).any(axis=1)
+            kept = np.array([passes(filters[row], held) for held in self.held], dtype=np.bool_)
             products = self.vectors[kept] @ vector
             _fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
         return ids, scores
@@ -196,14 +175,10 @@ def alias(kinds: Mapping[str, str], column: str) -> str:
 def filter_query(filters: Filters, kinds: Mapping[str, str]) -> str:
     """Writes a request's filters as the part of a RediSearch query before the KNN; `*` where there are
     none."""
-    terms = []
-    for column, values in filters.items():
-        field = f"@{alias(kinds, column)}"
-        if kinds[column] == "float32":
-            ranges = "|".join(f"{field}:[{np.float32(v)} {np.float32(v)}]" for v in values)
-            terms.append(f"({ranges})")
-        else:
-            terms.append(f"{field}:{{{'|'.join(tag(v) for v in values)}}}")
+    terms = [
+        f"@{alias(kinds, column)}:{{{'|'.join(sorted(map(tag, allowed)))}}}"
+        for column, allowed in filters.items()
+    ]
     return f"({' '.join(terms)})" if terms else "*"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from contract.filters import JSON_TYPES
 from service.bundle import Manifest
 from service.http.access import GUARDED
 from service.http.problems import PROBLEM_TYPE
@@ -86,8 +87,7 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
 
 def _filter_value(anything: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Of the types that a filter's value may have, those that fit a column's dtype."""
-    kinds = {"string": ("string",), "float32": ("integer", "number")}.get(dtype, ("integer",))
-    return {"anyOf": [one for one in anything["anyOf"] if one["type"] in kinds]}
+    return {"anyOf": [one for one in anything["anyOf"] if one["type"] in JSON_TYPES[dtype]]}
 
 
 def _make_exact(node: Any) -> None:

@@ -16,8 +16,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from contract.errors import ErrorCode, StageError
-from service.failures import DependencyUnavailable, WrongField
+from contract.errors import ErrorCode, StageError, WrongField
+from service.failures import DependencyUnavailable
 
 log = structlog.get_logger()
 
@@ -70,7 +70,16 @@ _REMEDIES = {
     "dict_type": "must be an object",
     "model_attributes_type": "must be a JSON object sent with content-type: application/json",
 }
-_NOT_THE_CALLERS = ("int", "float", "str", "constrained-int", "constrained-float", "constrained-str", "[key]")
+_NOT_THE_CALLERS = (
+    "bool",
+    "int",
+    "float",
+    "str",
+    "constrained-int",
+    "constrained-float",
+    "constrained-str",
+    "[key]",
+)
 """Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 
+from contract.errors import WrongField
+from contract.filters import Filters, check_filters
 from contract.slates import Degradation, SlateSource
 from service.bundle import Bundle, Card
-from service.failures import DependencyUnavailable, WrongField
+from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.limits.event_loop import Room
 from service.metrics import Metrics
@@ -26,7 +28,6 @@ from service.triton.client import Recommender
 from service.triton.tensors import Origin, Retrieved, Slate
 
 DISPLAY = str(Degradation.DISPLAY)
-_FILTER_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "float32": (int, float)}
 _EXPLAINED = Retrieved.__slots__
 _ORIGIN = Origin.__slots__
 
@@ -60,7 +61,7 @@ class Answers:
         self.room = Room(settings.max_requests)
         live = EnsembleStep(recommender, settings, self.room)
         self.stored = StoredStep(store, settings.store_timeout_ms / 1000)
-        popular = PopularStep(bundle.popular, store, settings.store_timeout_ms / 1000)
+        popular = PopularStep(bundle, store, settings.store_timeout_ms / 1000)
         # Where the ensemble did not answer, that nobody stored a slate either is no news.
         ladder = Ladder([live, self.stored, popular], metrics, untold=[Outcome.MISSING])
         outright = Ladder([self.stored, popular], metrics)
@@ -78,9 +79,9 @@ class Answers:
             StageError: the ensemble refused the request or broke its contract; no later step hides that.
         """
         started = time.monotonic()
-        check_request(request, self.bundle, self.settings)
+        filters = check_request(request, self.bundle, self.settings)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
-        asked = Asked(request, request_id, Deadline(started + budget_s))
+        asked = Asked(request, filters, request_id, Deadline(started + budget_s))
         slate = await self.ladders[request.source].slate(asked)
         degraded = slate.degraded
         with asked.timed("display"):
@@ -138,8 +139,8 @@ class Answers:
         return found | read, len(read) == len(others)
 
 
-def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings) -> None:
-    """Compares the request with what this bundle and these settings know.
+def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings) -> Filters:
+    """Compares the request with what this bundle and these settings know, gives its filters.
 
     Raises:
         WrongField: a name in context or filters is unknown, a filter's value has another type, or the
@@ -149,20 +150,13 @@ def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings)
     for name in request.context:
         if name not in manifest.context:
             raise WrongField(f"context.{name}", f"is not known to this bundle: {_one_of(manifest.context)}")
-    for column, values in request.filters.items():
-        dtype = manifest.filters.get(column)
-        if dtype is None:
-            raise WrongField(
-                f"filters.{column}", f"is not known to this bundle: {_one_of(list(manifest.filters))}"
-            )
-        if not all(isinstance(value, _FILTER_TYPES.get(dtype, int)) for value in values):
-            raise WrongField(f"filters.{column}", f"must list {dtype} values")
     budget = request.latency_budget_ms
     if budget is not None and not settings.reserve_ms < budget <= settings.latency_budget_ms:
         raise WrongField(
             "latency_budget_ms",
             f"must be above {settings.reserve_ms} (reserved) and at most {settings.latency_budget_ms}",
         )
+    return check_filters(request.filters, manifest.filters)
 
 
 def _one_of(names: Sequence[str]) -> str:

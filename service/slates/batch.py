@@ -73,7 +73,7 @@ class StoredStep:
         if stored is None:
             raise NotStored("no slate is stored for this user")
         origin = self._origin(stored)
-        removed = await self._removed(request, stored.item_ids.tolist(), seen, deadline)
+        removed = await self._removed(asked, stored.item_ids.tolist(), seen, deadline)
         slate = left_of(stored, request, removed, origin)
         if not slate.item_ids:
             raise NotStored("nothing is left of the slate that is stored for this user")
@@ -110,14 +110,15 @@ class StoredStep:
         return Origin(stored.bundle, stored.run, text, round(age_s, 3))
 
     async def _removed(
-        self, request: RecommendRequest, item_ids: list[int], seen: list[int], deadline: Deadline
+        self, asked: Asked, item_ids: list[int], seen: list[int], deadline: Deadline
     ) -> dict[int, str]:
         """Which items are not shown, and by which rule; where nobody asks why, only as far as is needed."""
+        request = asked.request
         removed = dict.fromkeys(request.exclude_item_ids, str(Rule.EXCLUDED))
         removed |= dict.fromkeys(seen, str(Rule.SEEN))
         left = [item_id for item_id in item_ids if item_id not in removed]
-        if request.filters and left:
-            passing = await self._store.passing(left, request.filters, self._time_s(deadline))
+        if asked.filters and left:
+            passing = await self._store.passing(left, asked.filters, self._time_s(deadline))
             removed |= {item_id: FILTERS for item_id in left if item_id not in passing}
             left = [item_id for item_id in left if item_id in passing]
         start = 0

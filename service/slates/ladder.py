@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
+from contract.filters import Filters
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
@@ -31,6 +32,7 @@ class Asked:
     """One request on its way down: its budget, the time each step took, and what its log line will say."""
 
     request: RecommendRequest
+    filters: Filters
     request_id: str
     deadline: Deadline
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from contract.filters import Filters
+from contract.filters import Filters, held_values, passes
 from contract.slates import Degradation, Rule, SlateSource
-from service.bundle import PopularItem
+from service.bundle import Bundle, PopularItem
 from service.failures import DependencyUnavailable
 from service.schemas import RecommendRequest
 from service.slates.ladder import Asked
@@ -24,10 +25,11 @@ FILTERS = "filters"
 class PopularSlates:
     """Answers from the popular list alone: no server is asked, nothing can fail."""
 
-    def __init__(self, items: Sequence[PopularItem]) -> None:
-        self._items = tuple(items)
+    def __init__(self, items: Sequence[PopularItem], dtypes: Mapping[str, str]) -> None:
+        """Takes the columns that the bundle filters on, with their dtypes."""
+        self._items = tuple((item, _held(item, dtypes)) for item in items)
 
-    def slate(self, request: RecommendRequest, seen: Collection[int]) -> Slate:
+    def slate(self, request: RecommendRequest, filters: Filters, seen: Collection[int]) -> Slate:
         """Takes the best `n` popular items that are not seen, not excluded, and known to pass the filters.
 
         An item whose value in a filtered column is not known is left out: breaking a caller's rule is
@@ -37,15 +39,16 @@ class PopularSlates:
         kept: list[PopularItem] = []
         retrieved: list[Retrieved] = []
         is_unchecked = False
-        for rank, item in enumerate(self._items, 1):
+        for rank, (item, held) in enumerate(self._items, 1):
             slate_rank = None
             if item.item_id in seen:
                 removed_by: str | None = str(Rule.SEEN)
             elif item.item_id in excluded:
                 removed_by = str(Rule.EXCLUDED)
-            elif request.filters and not (passes := _passes(item, request.filters)):
+            elif not passes(filters, held):
                 removed_by = FILTERS
-                is_unchecked |= passes is None
+                told = {column: allowed for column, allowed in filters.items() if column in held}
+                is_unchecked |= passes(told, held)
             else:
                 removed_by = None
                 if len(kept) < request.n:
@@ -72,8 +75,9 @@ class PopularStep:
 
     name = "popular"
 
-    def __init__(self, items: Sequence[PopularItem], store: Store, store_timeout_s: float) -> None:
-        self._slates, self._store, self._store_timeout_s = PopularSlates(items), store, store_timeout_s
+    def __init__(self, bundle: Bundle, store: Store, store_timeout_s: float) -> None:
+        self._slates = PopularSlates(bundle.popular, bundle.manifest.filters)
+        self._store, self._store_timeout_s = store, store_timeout_s
 
     async def slate(self, asked: Asked) -> Slate:
         """Makes the popular slate; seen items are removed where Redis answers in the time left."""
@@ -81,25 +85,15 @@ class PopularStep:
             timeout_s = min(asked.deadline.left_s(), self._store_timeout_s)
             seen = await self._store.seen(asked.request.user_id, timeout_s)
         except DependencyUnavailable:
-            slate = self._slates.slate(asked.request, ())
+            slate = self._slates.slate(asked.request, asked.filters, ())
             return replace(slate, degraded=[SEEN, *slate.degraded])
-        return self._slates.slate(asked.request, seen)
+        return self._slates.slate(asked.request, asked.filters, seen)
 
 
-def _passes(item: PopularItem, filters: Filters) -> bool | None:
-    """Whether the item has one of the allowed values in every column; None where that cannot be told."""
-    is_told = True
-    for column, allowed in filters.items():
-        if column not in item.fields:
-            is_told = False
-            continue
-        value = item.fields[column]
-        values = value if isinstance(value, list) else [value]
-        if not _spellings(values) & _spellings(allowed):
-            return False
-    return True if is_told else None
-
-
-def _spellings(values: Sequence[object]) -> set[object]:
-    """Each value, and as text: a display field is text whatever its column is."""
-    return {*values, *map(str, values)}
+def _held(item: PopularItem, dtypes: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """What the item holds in the columns that it tells of; no value of the column's dtype tells nothing."""
+    held = {}
+    for column in dtypes.keys() & item.fields.keys():
+        with suppress(ValueError, TypeError, OverflowError):
+            held[column] = held_values(item.fields[column], dtypes[column])
+    return held

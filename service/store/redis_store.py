@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import structlog
 
@@ -14,6 +14,7 @@ from contract.keys import (
     batch_key,
     decode_card,
     decode_seen,
+    decode_tags,
     feature_key,
     item_card_key,
     item_vector_key,
@@ -47,13 +48,12 @@ class RedisStore:
         kept_cards: int,
         *,
         dataset: str,
-        columns: Mapping[str, str],
         pointer_s: float = POINTER_S,
         availability_s: float = AVAILABILITY_S,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Takes the bundle whose cards and columns are read; `columns` maps those it filters on to dtypes."""
-        self._bundle, self._dataset, self._columns = bundle, dataset, dict(columns)
+        """Takes the bundle whose cards and columns are read, and the data set."""
+        self._bundle, self._dataset = bundle, dataset
         self._reader = RedisReader(address, timeout_s)
         self._cards = Kept[Card](kept_cards)
         self._is_unavailable = Kept[bool](kept_cards, availability_s, clock)
@@ -141,11 +141,10 @@ class RedisStore:
         keys = [item_vector_key(self._bundle, item_id) for item_id in item_ids]
         hashes = [(key, *filters) for key in keys]
         replies = await self._reader.get_fields(hashes, timeout_s) if hashes else []
-        wanted = [(self._columns[column], allowed) for column, allowed in filters.items()]
         passing = set()
         for item_id, key, values in zip(item_ids, keys, replies, strict=True):
             try:
-                if all(passes(value, *rule) for value, rule in zip(values, wanted, strict=True)):
+                if passes(filters, dict(zip(filters, map(decode_tags, values), strict=True))):
                     passing.add(item_id)
             except ValueError as error:
                 raise _damaged(key, error) from None

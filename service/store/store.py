@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol, runtime_checkable
 
-from contract.filters import Filters
+from contract.filters import Filters, passes
 from contract.slates import Published, StoredSlate
 from service.bundle import Card
 
@@ -52,9 +53,9 @@ class MemoryStore:
         published: Published = Published(()),  # noqa: B008  (frozen)
         slates: Iterable[tuple[int, StoredSlate]] = (),
         unavailable: Collection[int] = (),
-        columns: Mapping[int, Mapping[str, Sequence[object]]] | None = None,
+        columns: Mapping[int, Mapping[str, AbstractSet[str]]] | None = None,
     ) -> None:
-        """Takes slates with the users they are for, and by item the values of columns."""
+        """Takes slates with the users they are for, and by item the values of columns, in canonical form."""
         self._seen, self._cards, self._published = seen, cards, published
         self._slates = {(slate.run, user_id): slate for user_id, slate in slates}
         self._unavailable, self._columns = unavailable, columns or {}
@@ -89,12 +90,7 @@ class MemoryStore:
         timeout_s: float,  # noqa: ARG002
     ) -> set[int]:
         """Compares the values."""
-        held = {item_id: self._columns.get(item_id, {}) for item_id in item_ids}
-        return {
-            item_id
-            for item_id, row in held.items()
-            if all(set(row.get(column, ())) & set(allowed) for column, allowed in filters.items())
-        }
+        return {item_id for item_id in item_ids if passes(filters, self._columns.get(item_id, {}))}
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Is always there."""

@@ -23,7 +23,7 @@ from contract.bundle import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpe
 from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
-from contract.filters import encode_filters
+from contract.filters import Wanted, encode_filters, held_values
 from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, encode_excluded
 from ensemble.bundle import Bundle
 from ensemble.graph import Stores
@@ -281,26 +281,17 @@ def make_recommender(world: World, order: OrderSpec | None = None, **changed: An
 
 def memory_index(world: World, bundle: Bundle) -> MemoryVectorIndex:
     """Fills the memory twin with the bundle's vectors and filter columns."""
-    table = pq.read_table(world.folder / files.ITEM_TABLE_FILE).to_pydict()
-    attributes = {}
-    for name, dtype in bundle.manifest.filters.items():
-        column = world.dataset.items[name]
-        null = {"string": "", "float32": np.nan}.get(dtype, names.NULL_INT)
-        kind = {"string": object, "float32": np.float32}.get(dtype, np.int64)
-        padded: list[Any]
-        if column.role == "list":
-            padded = [(list(v or []) + [null] * column.max_length)[: column.max_length] for v in table[name]]
-        else:
-            padded = [null if v is None else v for v in table[name]]
-        attributes[name] = np.array(padded, dtype=kind)
-    return MemoryVectorIndex(bundle.item_ids, bundle.item_vectors, attributes)
+    rows = pq.read_table(world.folder / files.ITEM_TABLE_FILE).to_pylist()
+    dtypes = bundle.manifest.filters.items()
+    held = [{name: held_values(row[name], dtype) for name, dtype in dtypes} for row in rows]
+    return MemoryVectorIndex(bundle.item_ids, bundle.item_vectors, held)
 
 
 def make_request(
     user_id: int = 100,
     n: int = 5,
     excluded: Sequence[int] = (),
-    filters: dict[str, list[int | str]] | None = None,
+    filters: Wanted | None = None,
     surface: int = NO_CONTEXT,
     seed: int = 0,
     deadline_us: int = NO_DEADLINE,

@@ -71,7 +71,7 @@ def popular_slate(prepared: Prepared, bundle: str) -> dict[str, Any]:
         {names.ITEM_ID: int(item), "score": float(score)}
         | {name: _text(row[name]) for name in shown}
         | {name: _plain(row[name]) for name in filtered}
-        for (item, score), (_, row) in zip(ranked.itertuples(index=False), rows.iterrows(), strict=True)
+        for (item, score), row in zip(ranked.itertuples(index=False), rows.to_dict("records"), strict=True)
     ]
     return {"bundle": bundle, "items": items}
 

@@ -8,23 +8,22 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import numpy as np
 import pytest
 import redis
 import structlog
 
-from contract.filters import Filters
+from contract.filters import Wanted, check_filters, held_values
 from contract.keys import (
     AVAILABILITY_FIELD,
     batch_key,
     encode_card,
     encode_seen,
+    encode_tags,
     feature_key,
     item_card_key,
     item_vector_key,
     seen_key,
     slate_key,
-    tags,
 )
 from contract.keys import UNAVAILABLE as UNAVAILABLE_of_contract
 from contract.slates import Published
@@ -38,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 BUNDLE, DATASET = "b1", "tiny"
 COLUMNS = {"item_genre": "string", "item_year": "int64", "item_price": "float32"}
-WORLD: dict[str, Any] = {"dataset": DATASET, "columns": COLUMNS}
+WORLD: dict[str, Any] = {"dataset": DATASET}
 SEEN = {7: [30, 20, 2**62]}
 CARDS: dict[int, Card] = {1: {"item_title": "Ünder “quotes”"}, 2: {"item_title": None}}
 PUBLISHED = Published(("child", "parent"), ("parent",))
@@ -49,10 +48,13 @@ SLATES = [
     (9, make_stored([7], run="abandoned")),
 ]
 UNAVAILABLE = {20, 22}
-ROWS: dict[int, dict[str, list[Any]]] = {
-    30: {"item_genre": ["drama", "Krimi & mehr, fein"], "item_year": [1999], "item_price": [0.1]},
-    31: {"item_genre": ["crime"], "item_year": [-5]},
-    32: {},
+ROWS = {
+    item_id: {column: held_values(value, COLUMNS[column]) for column, value in row.items()}
+    for item_id, row in {
+        30: {"item_genre": ["drama", "Krimi & mehr, fein"], "item_year": [1999], "item_price": [0.1]},
+        31: {"item_genre": ["crime"], "item_year": [-5]},
+        32: {},
+    }.items()
 }
 
 
@@ -110,10 +112,11 @@ class StoreSuite:
         ids=str,
     )
     async def test_items_pass_a_filter_by_the_values_of_their_columns(
-        self, store: Store, filters: Filters, passing: set[int]
+        self, store: Store, filters: Wanted, passing: set[int]
     ) -> None:
-        assert await store.passing([30, 31, 32, 33], filters, 5) == passing
-        assert await store.passing([], filters, 5) == set()
+        allowed = check_filters(filters, COLUMNS)
+        assert await store.passing([30, 31, 32, 33], allowed, 5) == passing
+        assert await store.passing([], allowed, 5) == set()
 
     async def test_the_check_says_something(self, store: Store) -> None:
         assert await store.check(5)
@@ -246,7 +249,7 @@ class TestRedisStore(StoreSuite):
             with pytest.raises(DependencyUnavailable, match="seen:tiny:5"):
                 await store.stored(PUBLISHED.lineage, 5, 5)
             with pytest.raises(DependencyUnavailable, match="item_vector:b1:34"):
-                await store.passing([34], {"item_price": [1]}, 5)
+                await store.passing([34], {"item_price": {"1.0"}}, 5)
         assert [line["event"] for line in lines] == ["damaged"] * 4
         assert store.circuit.state == "closed"
 
@@ -336,10 +339,7 @@ def fill(port: int) -> None:
         for item_id in UNAVAILABLE:
             mark(client, item_id)
         for item_id, columns in ROWS.items():
-            held = {
-                name: float(np.float32(values[0])) if name == "item_price" else tags(values)
-                for name, values in columns.items()
-            }
+            held = {name: encode_tags(values) for name, values in columns.items()}
             client.hset(item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **held})
 
 

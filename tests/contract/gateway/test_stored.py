@@ -38,9 +38,7 @@ PATIENCE_S = 20.0
 @asynccontextmanager
 async def gateway(folder: Path, address: str, timeout_s: float = 2.0) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway whose ensemble is down, over a Redis; it looks at the pointer and at items every time."""
-    store = RedisStore(
-        address, BUNDLE, timeout_s, 100, dataset=DATASET, columns={}, pointer_s=0.0, availability_s=0.0
-    )
+    store = RedisStore(address, BUNDLE, timeout_s, 100, dataset=DATASET, pointer_s=0.0, availability_s=0.0)
     app = make_app(folder, FakeRecommender(DOWN), store, store_timeout_ms=int(timeout_s * 1000))
     async with client_of(app) as client:
         yield client

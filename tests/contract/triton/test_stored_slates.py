@@ -12,9 +12,8 @@ from redis import Redis
 
 from contract import names
 from contract.dataset import DATASET_FILE, Dataset
-from contract.filters import Filters
-from contract.filters import passes as passes_of_contract
-from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, feature_key, item_vector_key
+from contract.filters import Wanted, check_filters, passes
+from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, decode_tags, feature_key, item_vector_key
 from ensemble.bundle import Bundle
 from ensemble.publish.index import build_index
 from tests.builders.feast_store import feast_repository, write_rows
@@ -93,24 +92,21 @@ def test_an_item_is_unavailable_exactly_where_feast_wrote_so(
     ids=str,
 )
 def test_an_item_passes_a_filter_by_what_the_index_wrote_of_it(
-    tmp_path: Path, redis: Redis, filters: Filters
+    tmp_path: Path, redis: Redis, filters: Wanted
 ) -> None:
     world = make_world(tmp_path / "bundle", items=ITEMS)
     build_index(redis, world.folder, keep=2)
-    kinds = Bundle.open(world.folder).manifest.filters
+    allowed = check_filters(filters, Bundle.open(world.folder).manifest.filters)
 
     def holds(item_id: int) -> bool:
         row = world.rows.get(("item_catalog", item_id), {})
         held = {c: v if isinstance(v := row.get(c), list) else [v] for c in filters}
         return all(set(held[c]) & set(filters[c]) for c in filters)
 
-    def passes(item_id: int) -> bool:
+    def is_passing(item_id: int) -> bool:
         held: Any = redis.hmget(item_vector_key("tiny-1", item_id), list(filters))
-        return all(
-            passes_of_contract(value, kinds[column], allowed)
-            for value, (column, allowed) in zip(held, filters.items(), strict=True)
-        )
+        return passes(allowed, dict(zip(filters, map(decode_tags, held), strict=True)))
 
     expected = [item_id for item_id in world.item_ids if holds(item_id)]
-    assert [item_id for item_id in world.item_ids if passes(item_id)] == expected
+    assert [item_id for item_id in world.item_ids if is_passing(item_id)] == expected
     assert bool(expected) != (filters == {"item_category": [77]})

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from contract.errors import ErrorCode, StageError
-from contract.filters import Filters
+from contract.filters import Wanted, check_filters
 from contract.tensors import PAD_ID
 from ensemble.bundle import Bundle
 from ensemble.publish.index import build_index
@@ -74,19 +74,22 @@ class VectorIndexSuite:
         ],
         ids=str,
     )
-    def test_filters_before_it_searches(self, index: VectorIndex, world: World, filters: Filters) -> None:
+    def test_filters_before_it_searches(
+        self, index: VectorIndex, world: World, bundle: Bundle, filters: Wanted
+    ) -> None:
         def holds(item_id: int) -> bool:
             row = world.rows.get(("item_catalog", item_id), {})
             held = {c: v if isinstance(v := row.get(c), list) else [v] for c in filters}
             return all(set(held[c]) & set(filters[c]) for c in filters)
 
-        ids, _ = index.search(np.ones((1, WIDTH), dtype=np.float32), [ITEMS], [filters], ITEMS)
+        allowed = check_filters(filters, bundle.manifest.filters)
+        ids, _ = index.search(np.ones((1, WIDTH), dtype=np.float32), [ITEMS], [allowed], ITEMS)
         assert sorted(ids[0][ids[0] != PAD_ID].tolist()) == [i for i in world.item_ids if holds(i)]
 
     def test_filters_each_user_apart(self, index: VectorIndex) -> None:
         vectors = np.ones((2, WIDTH), dtype=np.float32)
-        both, _ = index.search(vectors, [ITEMS] * 2, [{"item_category": [1]}, {}], ITEMS)
-        alone, _ = index.search(vectors[:1], [ITEMS], [{"item_category": [1]}], ITEMS)
+        both, _ = index.search(vectors, [ITEMS] * 2, [{"item_category": {"1"}}, {}], ITEMS)
+        alone, _ = index.search(vectors[:1], [ITEMS], [{"item_category": {"1"}}], ITEMS)
         np.testing.assert_array_equal(both[0], alone[0])
         assert (both[1] != PAD_ID).sum() == ITEMS
 
@@ -109,9 +112,9 @@ class TestRedis(VectorIndexSuite):
         catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
         here = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
         vectors = np.random.default_rng(2).normal(size=(4, WIDTH)).astype(np.float32)
-        counts, wanted = [3, 7, 9, ITEMS], [{}, {"item_category": [1]}, {"item_category": [77]}, {}]
-        ids, scores = here.search(vectors, counts, wanted, 20)  # type: ignore[arg-type]
-        expected_ids, expected = index.search(vectors, counts, wanted, 20)  # type: ignore[arg-type]
+        counts, wanted = [3, 7, 9, ITEMS], [{}, {"item_category": {"1"}}, {"item_category": {"77"}}, {}]
+        ids, scores = here.search(vectors, counts, wanted, 20)
+        expected_ids, expected = index.search(vectors, counts, wanted, 20)
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_allclose(scores, expected, atol=1e-6)
 

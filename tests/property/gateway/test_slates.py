@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contract.errors import ErrorCode, StageError
-from contract.filters import decode_filters
+from contract.filters import check_filters
 from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT, PAD_ID
 from service.bundle import PopularItem
 from service.failures import DependencyUnavailable
@@ -24,6 +24,7 @@ from tests.builders.gateway import make_outputs
 ids = st.integers(0, 2**63 - 1)
 few_ids = st.lists(st.integers(0, 30), max_size=20)
 genres = st.sampled_from(["a", "b", "c"])
+DTYPES = {"item_genre": "string", "item_tags": "string"}
 items = st.lists(
     st.builds(
         lambda item_id, fields: PopularItem(item_id=item_id, score=1.0, **fields),
@@ -56,7 +57,7 @@ def test_the_popular_slate_is_what_a_plain_loop_would_keep(
     items: list[PopularItem], seen: list[int], excluded: list[int], wanted: dict[str, list[str]], n: int
 ) -> None:
     request = RecommendRequest(user_id=1, n=n, exclude_item_ids=excluded, filters=wanted, explain=True)
-    slate = PopularSlates(items).slate(request, seen)
+    slate = PopularSlates(items, DTYPES).slate(request, check_filters(wanted, DTYPES), seen)
 
     def fits(item: PopularItem, column: str) -> bool:
         value = item.fields.get(column, [])
@@ -106,7 +107,8 @@ def test_the_tensors_of_several_requests_say_what_each_of_them_says(
         excluded = tensors["exclude_item_ids"][row].tolist()
         assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
         assert set(excluded[len(request.exclude_item_ids) :]) <= {PAD_ID}
-        assert decode_filters(np.asarray(tensors["filters"][row], np.uint8)) == request.filters
+        written = np.asarray(tensors["filters"][row], np.uint8).tobytes().rstrip(b"\0")
+        assert json.loads(written or b"{}") == request.filters
         for name in context:
             assert tensors[name][row, 0] == request.context.get(name, NO_CONTEXT)
         scalars = {"user_id": request.user_id, "n": request.n, "deadline_us": deadline_us, "seed": seed}

@@ -14,6 +14,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from contract.filters import check_filters
 from contract.keys import slate_key
 from contract.slates import Degradation, Published, StoredSlate, degradation_mask
 from contract.tensors import MAX_N
@@ -127,7 +128,7 @@ few_ids = st.lists(st.integers(0, 30), max_size=12)
 few_slates = st.lists(st.integers(0, 30), unique=True, max_size=30)
 genres = st.sampled_from(["a", "b", "c"])
 rows = st.dictionaries(
-    st.integers(0, 30), st.fixed_dictionaries({}, optional={"genre": st.lists(genres, max_size=2)})
+    st.integers(0, 30), st.fixed_dictionaries({}, optional={"genre": st.frozensets(genres, max_size=2)})
 )
 wanted = st.dictionaries(st.just("genre"), st.lists(genres, min_size=1, max_size=2), max_size=1)
 
@@ -159,7 +160,7 @@ def test_what_is_left_of_a_slate_is_what_a_plain_loop_would_keep(
 
     score_of = dict(zip(stored, slate.item_scores.tolist(), strict=True))
     kept = [i for i in stored if i not in {*seen, *unavailable, *excluded} and fits(i)]
-    asked = Asked(request, "id", Deadline.after(60))
+    asked = Asked(request, check_filters(filters, {"genre": "string"}), "id", Deadline.after(60))
     step = StoredStep(store, 60)
     if not kept:
         with pytest.raises(NotStored):
@@ -188,7 +189,7 @@ def test_whatever_a_slate_says_it_is_served_with_an_age_or_declined(
     store = MemoryStore({}, {}, Published(("run",)), [(7, slate)])
     step = StoredStep(store, 60)
     try:
-        left = asyncio.run(step.slate(Asked(RecommendRequest(user_id=7), "id", Deadline.after(60))))
+        left = asyncio.run(step.slate(Asked(RecommendRequest(user_id=7), {}, "id", Deadline.after(60))))
     except DependencyUnavailable:
         event("declined")
         return

@@ -92,4 +92,4 @@ def test_it_is_a_vector_index_without_filters() -> None:
     assert isinstance(index, VectorIndex)
     assert index.is_whole
     with pytest.raises(StageError, match="takes no filters"):
-        index.search(np.ones((1, 2), dtype=np.float32), [1], [{"item_category": [1]}], 1)
+        index.search(np.ones((1, 2), dtype=np.float32), [1], [{"item_category": {"1"}}], 1)

@@ -41,7 +41,7 @@ class Fixed:
 
 
 def asked() -> Asked:
-    return Asked(RecommendRequest(user_id=7), "id", Deadline.after(5))
+    return Asked(RecommendRequest(user_id=7), {}, "id", Deadline.after(5))
 
 
 def metrics() -> Metrics:

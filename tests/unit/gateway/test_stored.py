@@ -172,10 +172,10 @@ async def test_an_explanation_holds_the_whole_slate_and_the_rules(tmp_path: Path
 
 
 async def test_a_filter_is_never_broken_and_an_item_that_tells_nothing_is_left_out(tmp_path: Path) -> None:
-    columns: dict[int, dict[str, list[object]]] = {
-        300: {"item_genre": ["drama"], "item_year": [1999]},
-        301: {"item_genre": ["crime"], "item_year": [1999]},
-        302: {"item_genre": ["drama", "crime"], "item_year": [2001]},
+    columns = {
+        300: {"item_genre": {"drama"}, "item_year": {"1999"}},
+        301: {"item_genre": {"crime"}, "item_year": {"1999"}},
+        302: {"item_genre": {"drama", "crime"}, "item_year": {"2001"}},
     }
     stored = make_stored([300, 301, 302, 303])
     app = make_app(tmp_path, store=store_of({9: stored}, columns=columns))

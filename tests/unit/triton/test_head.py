@@ -23,7 +23,9 @@ class Forgetful:
 
     def __init__(self, ids: Ids, vectors: Floats, missing: Ids) -> None:
         kept = ~np.isin(ids, missing)
-        self.exact = MemoryVectorIndex(ids[kept], vectors[kept], {"item_kind": (ids % 2)[kept]})
+        self.exact = MemoryVectorIndex(
+            ids[kept], vectors[kept], [{"item_kind": {str(i % 2)}} for i in ids[kept]]
+        )
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
@@ -65,7 +67,7 @@ def test_users_with_filters_get_what_the_graph_found(catalogue: tuple[Ids, Float
     head = head_of(ids, vectors, 50)
     graph = Forgetful(ids, vectors, head.item_ids)
     users = np.random.default_rng(2).normal(size=(3, D)).astype(np.float32)
-    filters: list[Filters] = [{"item_kind": [1]}, {}, {"item_kind": [0]}]
+    filters: list[Filters] = [{"item_kind": {"1"}}, {}, {"item_kind": {"0"}}]
     found, _ = HeadedVectorIndex(graph, head).search(users, [10] * 3, filters, WIDTH)
     alone, _ = graph.search(users, [10] * 3, filters, WIDTH)
     np.testing.assert_array_equal(found[[0, 2]], alone[[0, 2]])
