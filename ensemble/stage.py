@@ -7,16 +7,14 @@ import logging
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import merlin.dtypes as md
 import numpy as np
 import numpy.typing as npt
-from merlin.dag import BaseOperator, ColumnSelector, DataFormats
+from merlin.dag import BaseOperator, ColumnSelector
 from merlin.schema import ColumnSchema, Schema
-from merlin.table import NumpyColumn, TensorTable
 from redis.exceptions import RedisError
 
 from contract.errors import ErrorCode, StageError
@@ -68,11 +66,6 @@ class Stage(BaseOperator):
         """The class name in snake case: metric label, span and log key."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
-    @property
-    def supported_formats(self) -> DataFormats:
-        """Tables of numpy arrays only."""
-        return DataFormats.NUMPY_TENSOR_TABLE
-
     def compute_output_schema(
         self, input_schema: Schema, col_selector: ColumnSelector, prev_output_schema: Schema | None = None
     ) -> Schema:
@@ -90,23 +83,15 @@ class Stage(BaseOperator):
         self._dtypes = {c.name: _numpy_dtype(c) for c in added.column_schemas.values()}
         return input_schema + added + Schema([tensor(us_name(self.name), np.int64, 1)])
 
-    def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
-        """Runs on Merlin's table: numpy arrays out of its columns, the new ones into columns beside them."""
-        del col_selector
-        table = TensorTable()
-        table.update(transformable)
-        for name, array in self.add({name: table[name].values for name in self.reads}).items():
-            table[name] = NumpyColumn(array, _unsafe=True)
-        return table
-
-    def add(self, tensors: Mapping[str, Array]) -> Tensors:
-        """Runs on named arrays and times itself; gives what it writes, its duration included.
+    def transform(self, col_selector: ColumnSelector, transformable: Tensors) -> Tensors:
+        """Adds to a table of numpy arrays what it writes, and its duration; gives the table.
 
         Raises:
             StageError: it failed; `dependency` where the outside world did, `contract` where we did.
         """
+        del col_selector
         started = time.perf_counter_ns()
-        read = {name: tensors[name] for name in self.reads}
+        read = {name: transformable[name] for name in self.reads}
         try:
             added = self.run(**read)
             self._check(added)
@@ -119,8 +104,9 @@ class Stage(BaseOperator):
             added = answer
         rows = len(next(iter(read.values())))
         duration_us = (time.perf_counter_ns() - started) // 1000
-        added[us_name(self.name)] = np.full((rows, 1), duration_us, dtype=np.int64)
-        return added
+        transformable |= added
+        transformable[us_name(self.name)] = np.full((rows, 1), duration_us, dtype=np.int64)
+        return transformable
 
     def _check(self, added: Tensors) -> None:
         found = {name: array.dtype for name, array in added.items()}

@@ -10,7 +10,6 @@ import pytest
 
 from contract.affinity import LISTS, affinity_columns, user_item_features
 from contract.tensors import MAX_N, PAD_ID
-from ensemble.run.line import line
 from tests.builders.triton import World, make_recommender, make_request, make_world
 
 WIDTHS = (100, 400, 1600)
@@ -30,7 +29,7 @@ def chain(world: World, k: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers one request for a slate of 100; gives the stages by name and every tensor of the chain."""
     recommender = make_recommender(world, k=k, max_overfetch=k, max_seen=k)
     tensors = make_request(world.user_ids[1], n=MAX_N)
-    stages = {node.op.name: node.op for node in line(recommender.graph)}
+    stages = {node.op.name: node.op for node in recommender.chain}
     return stages, tensors | recommender.run(tensors)
 
 

@@ -10,16 +10,13 @@ import google.protobuf  # noqa: F401  before Merlin, which forces the slow Pytho
 import numpy as np
 import tritonclient.grpc.model_config_pb2 as triton
 from google.protobuf import text_format
-from merlin.dag import Graph
 from merlin.schema import Schema
 from merlin.systems.dag import Ensemble
 from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
-from merlin.table import TensorTable
 
 from contract.tensors import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
 from ensemble.bundle import Bundle
-from ensemble.run.line import line, run_line, to_table
-from ensemble.run.run import ADDED_AT_THE_END
+from ensemble.run.recommender import ADDED_AT_THE_END
 from ensemble.settings import EnsembleSettings
 from ensemble.triton import model
 
@@ -28,17 +25,10 @@ BUNDLE_FOLDER = "bundle"
 
 
 class ShortlistRuntime(TritonExecutorRuntime):
-    """Runs the chain node after node, and exports it as one Triton model that batches.
+    """Exports the graph as one Triton model that batches.
 
-    Merlin's executor converts and merges the table around every node, for graphs that branch; ours is a
-    line, so each node takes the table of the one before. Its exporter pickles the graph; ours copies the
-    bundle, from which `model.py` builds the same graph.
+    Merlin's exporter pickles the graph; this copies the bundle, from which `model.py` builds the same graph.
     """
-
-    def transform(self, graph: Graph, transformable: TensorTable) -> TensorTable:
-        """Runs the graph on a table of numpy columns, as Merlin calls it; serving calls `run_line`."""
-        stages = [node.op for node in line(graph)]
-        return to_table(run_line(stages, {n: column.values for n, column in transformable.items()}))
 
     def export(
         self, ensemble: Ensemble, path: str, version: int = 1, name: str | None = None, **written: Any

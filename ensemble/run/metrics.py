@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from contract.slates import degradations
-from ensemble.run.deadline import GONE, LATE, Watch
+from contract.tensors import StageName
+from ensemble.run.deadlines import Deadlines
 from ensemble.stage import Tensors
 
 EVERY_S = 1.0
@@ -19,7 +20,6 @@ COUNTERS = {
     "cpu_seconds": "CPU seconds inside ONNX Runtime, by the threads that called it.",
     "stage_seconds": "Seconds by stage.",
     "late_rows": "Users whose deadline passed, by the stage that was not run for them.",
-    "cancelled_rows": "Users whose caller went away, by the stage that was not run for them.",
     "degraded_rows": "Users answered with less, by what their slate lacks.",
     "failed_requests": "Requests answered with an error, by its code.",
 }
@@ -32,7 +32,7 @@ PREFIX = "shortlist_chain_"
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class Tally:
+class Counters:
     """Counts in plain numbers, by metric and labels: a request pays almost nothing for being counted."""
 
     def __init__(self) -> None:
@@ -45,32 +45,25 @@ class Tally:
         key = (metric, tuple(labels.items()))
         self.counts[key] = self.counts.get(key, 0) + amount
 
-    def batch(
-        self, requests: int, watch: Watch, stage_us: Mapping[str, int], tables: Sequence[Tensors]
-    ) -> None:
-        """Takes a batch that was run: who stopped on the way, the microseconds by stage, and the last table
-        of each part that ran."""
-        self.add("requests", requests)
-        self.add("rows", len(watch.owners))
-        self.add("executions")
-        for (stage, why), rows in watch.counts.items():
-            if why in (LATE, GONE):
-                self.add("late_rows" if why == LATE else "cancelled_rows", rows, stage=stage)
-        for stage, duration_us in stage_us.items():
-            self.add("stage_seconds", duration_us / 1e6, stage=stage)
-        for table in tables:
+    def run(self, deadlines: Deadlines, table: Tensors) -> None:
+        """Takes the deadlines of a run of the chain, and its last table, empty where there is none."""
+        for stage, rows in deadlines.late.items():
+            self.add("late_rows", rows, stage=stage)
+        if table:
+            for stage, duration_us in zip(StageName, table["stage_us"][0].tolist(), strict=True):
+                self.add("stage_seconds", duration_us / 1e6, stage=str(stage))
             for mask in table["degraded"][:, 0].tolist():
                 for flag in degradations(mask) if mask else ():
                     self.add("degraded_rows", degradation=str(flag))
 
 
 class Publication:
-    """Shows a tally, and what is now, on Triton's /metrics. Instances of the model add to the same counters;
+    """Shows counters, and what is now, on Triton's /metrics. Instances of the model add to the same counters;
     a gauge is labelled by instance."""
 
-    def __init__(self, pb_utils: Any, instance: str, tally: Tally) -> None:
+    def __init__(self, pb_utils: Any, instance: str, counters: Counters) -> None:
         """Takes Triton's own module."""
-        self.instance, self.tally = instance, tally
+        self.instance, self.counters = instance, counters
         family = pb_utils.MetricFamily
         self.families = {
             name: family(name=f"{PREFIX}{name}_total", description=text, kind=family.COUNTER)
@@ -84,7 +77,7 @@ class Publication:
 
     def publish(self, gauges: Mapping[str, float]) -> None:
         """Adds what was counted since the last time, and sets the gauges."""
-        for key, count in list(self.tally.counts.items()):
+        for key, count in list(self.counters.counts.items()):
             if key not in self.told or count != self.told[key]:
                 self._metric(key).increment(count - self.told.get(key, 0))
                 self.told[key] = count

@@ -6,22 +6,22 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from merlin.dag import Graph
 
 from contract.affinity import affinity_columns, user_item_feature_names
-from contract.errors import StageError
+from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
+from contract.tensors import bundle_id
 from ensemble.bundle import Bundle
 from ensemble.graph import Stores, recommend_graph, request_schema
-from ensemble.run.deadline import IsCancelled, Watch
-from ensemble.run.line import line, run_line
-from ensemble.run.metrics import Tally
-from ensemble.run.pace import Pace
-from ensemble.run.requests import Answer, Batch
-from ensemble.run.run import AtOnce, Line, Run
+from ensemble.run.batch import Batch, Reply
+from ensemble.run.chain import Before, chain_of, run_chain
+from ensemble.run.deadlines import Deadlines
+from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
 from ensemble.settings import EnsembleSettings
-from ensemble.stage import Array, Tensors
+from ensemble.stage import Array, Tensors, us_name
 from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.head import HeadedVectorIndex
@@ -30,6 +30,8 @@ from ensemble.stores.items import ItemTable
 from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
 
 LOG = logging.getLogger(__name__)
+ADDED_AT_THE_END = ("stage_us", "bundle_id")
+"""The tensors of an answer that no stage writes."""
 LOOK_MS = 5_000
 """Most milliseconds that a look at the index may take; beside the requests."""
 
@@ -74,33 +76,35 @@ class Recommender:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.bundle, self.stores, self.settings, self.now_s = bundle, stores, settings, now_s
-        self.graph = Graph(recommend_graph(bundle, stores, settings))
-        self.graph.construct_schema(request_schema(bundle))
-        self.inputs = tuple(request_schema(bundle).column_names)
-        self.line = Line(
-            [node.op for node in line(self.graph)], settings.finish_ms / 1000, bundle.manifest.bundle
-        )
-        self.stages = self.line.names
-        self.tally, self.asking, self.is_warm = Tally(), Pace(), False
+        graph = Graph(recommend_graph(bundle, stores, settings))
+        graph.construct_schema(request_schema(bundle))
+        self.chain = chain_of(graph)
+        self.stages = tuple(node.op.name for node in self.chain)
+        self.bundle_id = bundle_id(bundle.manifest.bundle)
+        self.counters, self.is_warm = Counters(), False
 
-    def run(self, tensors: Mapping[str, Array]) -> Tensors:
-        """Takes the request tensors of B users, gives every tensor of the chain, and those that are
-        added at the end.
+    def run(self, tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
+        """Takes the request tensors of B users, gives every tensor of the chain, and those that are added at
+        the end; none where `before` left no row.
 
         Raises:
             StageError: a stage failed.
         """
-        return self.line.finished(run_line(self.line.stages, tensors))
+        table = run_chain(self.chain, tensors, before)
+        if table:
+            table["stage_us"] = np.concatenate([table[us_name(stage)] for stage in self.stages], axis=1)
+            table["bundle_id"] = np.full_like(table["user_id"], self.bundle_id)
+        return table
 
     def warm_up(self) -> bool:
         """Answers sample requests of every size and width, so that the first real one finds everything in
         place; says whether it could. Without Redis it cannot, and is to be called again."""
+        uncounted = Counters()
         for requests in sample_batches(self.bundle, self.settings.max_batch_size):
-            for answer in self._answer(requests)[0]:
+            for answer in self._answer(requests, uncounted):
                 if isinstance(answer, StageError):
                     LOG.warning("not warm yet: %s", answer)
                     return False
-        self.line.pace = Pace()  # the first runs are slower than those to come
         self.is_warm = True
         return True
 
@@ -113,38 +117,36 @@ class Recommender:
         models = self.bundle.user_tower.seconds + self.bundle.ranker.seconds
         return models, self.stores.patience.seconds if self.stores.patience else 0.0
 
-    def answer(
-        self,
-        requests: Sequence[Mapping[str, Array]],
-        is_cancelled: Sequence[IsCancelled] = (),
-        at_once: AtOnce | None = None,
-    ) -> list[Answer | StageError]:
+    def answer(self, requests: Sequence[Mapping[str, Array]]) -> list[Reply | StageError]:
         """Answers requests of one or more users each, in one run; a wrong one fails alone, and so does one
-        whose deadline passes on the way, or whose caller has gone.
-
-        `is_cancelled` tells of each request, when it is called, whether its caller has gone. `at_once` is
-        given, as soon as they are ready, the answers that are not to wait for the ranker's run on others.
-        """
-        answers, run = self._answer(requests, is_cancelled, at_once)
-        self.tally.batch(len(requests), run.watch, run.stage_us, run.tables)
+        whose deadline passes on the way."""
+        answers = self._answer(requests, self.counters)
+        self.counters.add("requests", len(requests))
+        self.counters.add("rows", sum(len(request["user_id"]) for request in requests))
+        self.counters.add("executions")
         for answer in answers:
             if isinstance(answer, StageError):
-                self.tally.add("failed_requests", code=str(answer.code))
+                self.counters.add("failed_requests", code=str(answer.code))
         return answers
 
     def _answer(
-        self,
-        requests: Sequence[Mapping[str, Array]],
-        is_cancelled: Sequence[IsCancelled] = (),
-        at_once: AtOnce | None = None,
-    ) -> tuple[list[Answer | StageError], Run]:
-        batch = Batch(requests)
-        deadlines_us = batch.tensors["deadline_us"][:, 0]
-        watch = Watch(deadlines_us, batch.owners, is_cancelled, self.asking, self.now_s)
+        self, requests: Sequence[Mapping[str, Array]], counters: Counters
+    ) -> list[Reply | StageError]:
+        batch, answers = Batch(requests), dict[int, Reply | StageError]()
+        deadlines = Deadlines(batch.tensors["deadline_us"][:, 0], batch.owners, self.now_s)
         for request, complaint in batch.complaints(self.bundle.manifest.filters).items():
-            watch.stop(watch.owned_by([request]), complaint)
-        run = Run(self.line, batch, watch, at_once)
-        for place in run.start():
-            (run.answers[place],), alone = self._answer([requests[place]], is_cancelled[place : place + 1])
-            run.tables += alone.tables
-        return [run.answers.get(place) or watch.stopped[place] for place in range(len(requests))], run
+            deadlines.stop(deadlines.owners[deadlines.rows] == request, complaint)
+        table: Tensors = {}
+        try:
+            if len(deadlines.rows):
+                table = self.run(batch.table(deadlines.rows), deadlines.before)
+            if table:
+                answers |= batch.cut(table, deadlines.rows)
+        except StageError as error:
+            failed = deadlines.running()
+            if len(failed) == 1 or error.code is ErrorCode.DEPENDENCY:
+                answers |= dict.fromkeys(failed, error)
+            else:  # one of them may have failed the others
+                answers |= {place: self._answer([requests[place]], counters)[0] for place in failed}
+        counters.run(deadlines, table)
+        return [answers.get(place) or deadlines.stopped[place] for place in range(len(requests))]

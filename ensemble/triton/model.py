@@ -31,6 +31,9 @@ class TritonPythonModel:
         means warm. Where Redis is down, the model is ready without, and made warm in the background."""
         import triton_python_backend_utils as pb_utils
 
+        from ensemble.triton.lean_merlin import import_lean_merlin
+
+        import_lean_merlin()
         from ensemble.bundle import Bundle
         from ensemble.run.metrics import EVERY_S, Publication
         from ensemble.run.recommender import Recommender, redis_stores
@@ -51,7 +54,7 @@ class TritonPythonModel:
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
-        self.publication = Publication(pb_utils, args["model_instance_name"], self.recommender.tally)
+        self.publication = Publication(pb_utils, args["model_instance_name"], self.recommender.counters)
         self._stop, self._every_s = threading.Event(), EVERY_S
         self._publish()
         self._background = threading.Thread(target=self._keep, name="publication", daemon=True)
@@ -69,22 +72,11 @@ class TritonPythonModel:
         started, models_s, redis_s = time.perf_counter(), *self.recommender.outside_s()
         models_cpu_s = self.recommender.models_cpu_s()
         tensors = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        sent: set[int] = set()
-
-        def send(place: int, answer: Any) -> None:
-            response = self._response(requests[place], answer)
-            final = self.pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            requests[place].get_response_sender().send(response, flags=final)
-            sent.add(place)
-
-        answers = self.recommender.answer(tensors, [request.is_cancelled for request in requests], send)
-        responses = [
-            None if place in sent else self._response(requests[place], answer)
-            for place, answer in enumerate(answers)
-        ]
+        answers = self.recommender.answer(tensors)
+        responses = [self._response(*pair) for pair in zip(requests, answers, strict=True)]
         self._count(time.perf_counter() - started, models_s, redis_s)
         used_s = self.recommender.models_cpu_s() - models_cpu_s
-        self.recommender.tally.add("cpu_seconds", used_s, part="onnxruntime")
+        self.recommender.counters.add("cpu_seconds", used_s, part="onnxruntime")
         return responses
 
     def finalize(self) -> None:
@@ -112,7 +104,7 @@ class TritonPythonModel:
     def _count(self, took_s: float, models_s: float, redis_s: float) -> None:
         models_now_s, redis_now_s = self.recommender.outside_s()
         models_s, redis_s = models_now_s - models_s, redis_now_s - redis_s
-        add = self.recommender.tally.add
+        add = self.recommender.counters.add
         add("seconds", models_s, part="onnxruntime")
         add("seconds", redis_s, part="redis")
         add("seconds", max(0.0, took_s - models_s - redis_s), part="python")

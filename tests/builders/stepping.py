@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ensemble.run.recommender import Recommender
@@ -26,16 +25,17 @@ class SteppingStage:
         self.stage, self.clock, self.name = stage, clock, stage.name
         self.rows: list[int] = []
 
-    def add(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        self.rows.append(len(tensors["user_id"]))
-        added: dict[str, Any] = self.stage.add(tensors)
+    def transform(self, selector: Any, table: dict[str, Any]) -> dict[str, Any]:
+        self.rows.append(len(table["user_id"]))
+        table = self.stage.transform(selector, table)
         self.clock.now_s += 1
-        return added
+        return table
 
 
 def make_it_step(recommender: Recommender) -> tuple[SteppingClock, list[SteppingStage]]:
     """Puts a stepping clock into a recommender; a deadline of s seconds has passed before the s-th stage."""
-    clock = SteppingClock()
-    stages = [SteppingStage(stage, clock) for stage in recommender.line.stages]
-    recommender.now_s, recommender.line.stages = clock, stages  # type: ignore[assignment]
+    recommender.now_s = clock = SteppingClock()
+    stages = [SteppingStage(node.op, clock) for node in recommender.chain]
+    for node, stage in zip(recommender.chain, stages, strict=True):
+        node.op = stage
     return clock, stages

@@ -20,8 +20,7 @@ from contract.affinity import affinity_columns, user_item_feature_names
 from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
-from ensemble.publish.runtime import ShortlistRuntime
-from ensemble.run.line import to_table
+from ensemble.run.chain import chain_of, run_chain
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
@@ -169,19 +168,16 @@ def assemble(
     items.load()
     rows = len(row[names.USER_ID])
     graph = make_graph(dataset, store, items, ranker)
-    table = ShortlistRuntime().transform(
-        graph,
-        to_table(
-            {
-                names.USER_ID: row[names.USER_ID][:, None],
-                "candidate_ids": row[names.ITEM_ID][:, None],
-                "candidate_mask": np.ones((rows, 1), dtype=np.bool_),
-                "quality": np.ones((rows, 1), dtype=np.float32),
-                **{name: row[name][:, None] for name in dataset.context},
-            }
-        ),
+    found = run_chain(
+        chain_of(graph),
+        {
+            names.USER_ID: row[names.USER_ID][:, None],
+            "candidate_ids": row[names.ITEM_ID][:, None],
+            "candidate_mask": np.ones((rows, 1), dtype=np.bool_),
+            "quality": np.ones((rows, 1), dtype=np.float32),
+            **{name: row[name][:, None] for name in dataset.context},
+        },
     )
-    found = {name: column.values for name, column in table.items()}
     found |= {names.ITEM_ID: row[names.ITEM_ID]} | store.read_items(row[names.ITEM_ID]).columns
     known = [name for name in all_columns(dataset) if name not in user_item_feature_names(dataset)]
     fed = ranker.spec.user.unpack(ranker.inputs, "user_")

@@ -25,7 +25,7 @@ def test_it_gets_warm_once_redis_has_what_it_needs(redis: Redis, redis_address: 
     assert recommender.is_warm
     searches = int(redis.info("commandstats")["cmdstat_FT.SEARCH"]["calls"])
     assert searches >= 1 + 2 + 4 + 8 + 16 + 32
-    assert recommender.tally.counts["requests", ()] == 0, "sample requests count for nobody"
+    assert recommender.counters.counts["requests", ()] == 0, "sample requests count for nobody"
     models_s, redis_s = recommender.outside_s()
     assert models_s > 0
     assert redis_s > 0

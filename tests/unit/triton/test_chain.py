@@ -138,10 +138,8 @@ def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None
 
 def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
     empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
-    retrieve = recommender.graph.output_node
-    while retrieve.op.name != StageName.RETRIEVE_CANDIDATES:
-        retrieve = retrieve.parents[0]
-    retrieve.op.index = empty
+    stages = {node.op.name: node.op for node in recommender.chain}
+    stages[StageName.RETRIEVE_CANDIDATES].index = empty
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert slate(answer) == []
     assert flags(answer) == [Degradation.SHORT]
@@ -313,7 +311,7 @@ def test_requests_of_different_widths_run_together(recommender: Recommender) -> 
 
 
 def test_a_ranker_that_gives_logits_is_our_bug(recommender: Recommender) -> None:
-    score = recommender.graph.output_node.parents[0].op
+    score = recommender.chain[-2].op
     score.ranker = _Logits(score.ranker)
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert isinstance(answer, StageError)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,8 +18,6 @@ from ensemble.run import recommender as recommender_module
 from ensemble.run.recommender import item_table
 from ensemble.triton.model import TritonPythonModel
 from tests.builders.triton import World, make_request, make_settings, memory_index, slate
-
-FINAL = 1
 
 
 class FakeTensor:
@@ -50,20 +47,9 @@ class FakeRequest:
 
     def __init__(self, tensors: dict[str, Any], outputs: tuple[str, ...] = SLATE_TENSORS) -> None:
         self.tensors, self.outputs = tensors, outputs
-        self.has_gone, self.sent = False, list[Any]()
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, array) for name, array in self.tensors.items()]
-
-    def is_cancelled(self) -> bool:
-        return self.has_gone
-
-    def get_response_sender(self) -> FakeRequest:
-        return self
-
-    def send(self, response: Any, flags: int) -> None:
-        assert flags == FINAL
-        self.sent.append(response)
 
     def requested_output_names(self) -> list[str]:
         return list(self.outputs)
@@ -116,7 +102,6 @@ def model(world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         TritonError=FakeError,
         InferenceResponse=FakeResponse,
         MetricFamily=FakeFamily,
-        TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
     )
     monkeypatch.setattr(FakeFamily, "values", {})
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
@@ -179,15 +164,6 @@ def test_a_request_of_several_users_gets_a_row_for_each(model: Any) -> None:
     assert single.outputs["item_ids"].shape[0] == 1
 
 
-def test_a_request_whose_caller_has_gone_is_not_answered_with_a_slate(model: Any) -> None:
-    gone = FakeRequest(make_request(101))
-    gone.has_gone = True
-    model.recommender.now_s = iter(range(1_000)).__next__  # each look is a second later
-    error, good = model.execute([gone, FakeRequest(make_request(101))])
-    assert "caller has gone" in error.error.message
-    assert good.error is None
-
-
 def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
     assert model.recommender.is_warm
     assert FakeFamily.values["shortlist_chain_warm", ("recommend_0_0",)] == 1
@@ -213,12 +189,3 @@ def test_what_ran_is_counted(model: Any) -> None:
     assert told["shortlist_chain_stage_seconds_total", "score_candidates"] > 0
     model._publish()
     assert told == {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
-
-
-def test_who_cannot_wait_for_the_ranker_is_sent_at_once(model: Any) -> None:
-    model.recommender.line.pace.note(1, 1.0)  # ranking takes a second a user
-    soon = FakeRequest(make_request(101, deadline_us=int((time.time() + 1) * 1e6)))
-    hurried, ranked = model.execute([soon, FakeRequest(make_request(102))])
-    assert hurried is None
-    assert [len(slate(response.outputs)) for response in soon.sent] == [5]
-    assert len(slate(ranked.outputs)) == 5

@@ -13,7 +13,7 @@ from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Array, Tensors
 
-Rows = npt.NDArray[np.intp]
+Places = npt.NDArray[np.intp]
 PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
 """What fills the inputs of one of a few widths, where requests of different widths come together."""
 LATE_ROW = {
@@ -30,10 +30,10 @@ every row."""
 SAME_IN_EVERY_ROW = ("bundle_id",)
 
 
-class Answer(Mapping[str, Array]):
+class Reply(Mapping[str, Array]):
     """One request's rows of a table of several. A tensor is cut out when it is asked for: few of them are."""
 
-    def __init__(self, tensors: Tensors, places: slice | Rows) -> None:
+    def __init__(self, tensors: Tensors, places: slice | Places) -> None:
         """Takes where in the table the request's rows are: side by side, or each its own, -1 for late."""
         self.tensors, self.places = tensors, places
 
@@ -64,6 +64,10 @@ class Batch:
         self.ends = np.cumsum([len(request["user_id"]) for request in requests])
         self.owners = np.repeat(np.arange(len(requests)), np.diff(self.ends, prepend=0))
 
+    def table(self, rows: Places) -> Tensors:
+        """Gives the rows (B',) with which the chain begins."""
+        return self.tensors if len(rows) == len(self.owners) else take(self.tensors, rows)
+
     def complaints(self, kinds: Mapping[str, str]) -> dict[int, StageError]:
         """Finds the requests that are wrong; Triton has checked their dtypes and shapes.
 
@@ -85,22 +89,20 @@ class Batch:
                 found[self.owners[row]] = error
         return found
 
-    def cut(self, table: Tensors, rows: Rows) -> dict[int, Answer]:
+    def cut(self, table: Tensors, rows: Places) -> dict[int, Reply]:
         """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none
         where no row of it is left."""
-        if not len(rows):
-            return {}
         places = np.full(len(self.owners), -1, dtype=np.intp)
         places[rows] = np.arange(len(rows))
-        answers, start = {}, 0
+        replies, start = {}, 0
         for request, end in enumerate(self.ends.tolist()):
             first, last = places[start], places[end - 1]
             if first >= 0 and last - first == end - 1 - start:
-                answers[request] = Answer(table, slice(first, last + 1))
+                replies[request] = Reply(table, slice(first, last + 1))
             elif (places[start:end] >= 0).any():
-                answers[request] = Answer(table, places[start:end])
+                replies[request] = Reply(table, places[start:end])
             start = end
-        return answers
+        return replies
 
 
 def take(tensors: Mapping[str, Array], rows: Array) -> Tensors:
