@@ -23,10 +23,10 @@ ifdef QUALITY
 export SHORTLIST_QUALITY := $(QUALITY)
 endif
 
-# Every role reads the address; the local Redis is told its port.
+# Every role reads the URL; the local Redis is told its port.
 SHORTLIST_REDIS_PORT ?= 6379
-SHORTLIST_REDIS_ADDRESS ?= 127.0.0.1:$(SHORTLIST_REDIS_PORT)
-export SHORTLIST_REDIS_PORT SHORTLIST_REDIS_ADDRESS
+SHORTLIST_REDIS_URL ?= redis://127.0.0.1:$(SHORTLIST_REDIS_PORT)
+export SHORTLIST_REDIS_PORT SHORTLIST_REDIS_URL
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(chosen, "count", 1) < 1:
         parser.error("--count must be at least 1")
     try:
-        with redis_explained(chain.redis_address):
+        with redis_explained(chain.redis_url):
             status: int = chosen.command(chosen, chain, batch)
             return status
     except BatchError as error:
@@ -131,7 +131,7 @@ def opened(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSett
         dataset = chosen.dataset or read_manifest(chain.bundle, verify=False).dataset
     except BundleError as error:
         raise BatchError(f"{error}; or name the data set by --dataset") from None
-    return connect(chain.redis_address, batch.redis_timeout_ms), dataset
+    return connect(chain.redis_url, batch.redis_timeout_ms), dataset
 
 
 def instant(text: str) -> datetime:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from contract.environment import RedisUrl, explain_redis
 
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
 
@@ -20,27 +22,29 @@ class HeldError(BatchError):
     """Says that another run is at work."""
 
 
-def explain(error: RedisError, address: str) -> str:
-    """Says in one line what Redis at `address` refused, and what to do."""
+def explain(error: RedisError, url: RedisUrl) -> str:
+    """Says in one line what the Redis at `url` refused, and what to do."""
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, OutOfMemoryError) or "OOM" in said:
         return (
-            f"Redis at {address} is full; raise its maxmemory, or store less: a smaller SHORTLIST_BATCH_N, a "
-            f"shorter SHORTLIST_BATCH_TTL_S. What was published is still read"
+            f"Redis at {url.address} is full; raise its maxmemory, or store less: a smaller "
+            f"SHORTLIST_BATCH_N, a shorter SHORTLIST_BATCH_TTL_S. What was published is still read"
         )
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError, ConnectionError, TimeoutError)):
-        return f"Redis at {address}: {said}; start it (`make up`), or set SHORTLIST_REDIS_ADDRESS"
-    return f"Redis at {address} refused: {said}"
+    if isinstance(
+        error, (RedisConnectionError, RedisTimeoutError, NoPermissionError, ConnectionError, TimeoutError)
+    ):
+        return f"Redis at {url.address}: {explain_redis(error)}"
+    return f"Redis at {url.address} refused: {said}"
 
 
 @contextmanager
-def redis_explained(address: str) -> Iterator[None]:
+def redis_explained(url: RedisUrl) -> Iterator[None]:
     """Turns whatever Redis refuses in its body into one line.
 
     Raises:
-        BatchError: Redis at `address` is full, unreachable, or refused.
+        BatchError: The Redis at `url` is full, unreachable, or refused.
     """
     try:
         yield
     except RedisError as error:
-        raise BatchError(explain(error, address)) from error
+        raise BatchError(explain(error, url)) from error

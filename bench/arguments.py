@@ -11,13 +11,12 @@ USERS_FILE = "users.json"
 
 
 def build_arguments(description: str | None) -> argparse.Namespace:
-    """Reads bundle, saved_models, features, target, redis, k and n; begins the target folder anew."""
+    """Reads bundle, saved_models, features, target, k and n; begins the target folder anew."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
     parser.add_argument("--saved-models", type=Path, required=True, help="those of the same training run")
     parser.add_argument("--features", type=Path, required=True, help="folder of our Feast project's sources")
     parser.add_argument("--target", type=Path, required=True, help="written anew")
-    parser.add_argument("--redis", required=True, help="host:port")
     parser.add_argument("--k", type=int, default=100, help="candidates")
     parser.add_argument("--n", type=int, default=10, help="items answered")
     given = parser.parse_args()

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.environment import RedisUrl
 from deploy.local import triton_server
 from deploy.local.ports import free_port
 from deploy.local.programs import http_fault
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, python_of
 from deploy.local.stack import down, up
+from feature_repo.connection import VARIABLE, connection_string
 
 PORTS = ("port", "redis_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
 COMMAND_S = 900
@@ -38,8 +40,8 @@ def own_ports() -> dict[str, Any]:
 def bench_settings(var: Path, bundle: Path) -> LocalSettings:
     """Gives the servers a folder and ports of their own."""
     ports = own_ports()
-    address = f"{LOOPBACK}:{ports['redis_port']}"
-    return LocalSettings(var_dir=var, bundle_dir=bundle, redis_address=address, **ports)
+    url = RedisUrl(f"redis://{LOOPBACK}:{ports['redis_port']}")
+    return LocalSettings(var_dir=var, bundle_dir=bundle, redis_url=url, **ports)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def run(
 
 def environment(settings: LocalSettings) -> dict[str, str]:
     """The variables of every command, as `make` gives them."""
-    return {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    feast = {VARIABLE: connection_string(settings.redis)}
+    quiet = {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return {**os.environ, **settings.environment(), **feast, **quiet}
 
 
 @contextmanager

@@ -82,7 +82,6 @@ def build(settings: LocalSettings, name: str, saved_models: Path, dataset: str) 
         "saved-models": saved_models,
         "features": settings.var / "data" / dataset / "features",
         "target": target,
-        "redis": settings.redis,
         "k": K,
         "n": N,
     }

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 S = TypeVar("S", bound=BaseSettings)
 
 REDIS_URL = "SHORTLIST_REDIS_URL"
+AUTHENTICATION_FAILED = f"authentication failed: look at user and password in {REDIS_URL}"
 SECRET = "secret"
 """Pydantic's type of an error whose input is not repeated."""
 _FORM = "redis://[user][:password]@host:port/database, or rediss:// for TLS"
@@ -62,6 +63,10 @@ class RedisUrl:
             raise ValueError(f"may end with ?{_CA_FILE}=FILE, for rediss:// alone, and with nothing else")
         if self.ca_file and not Path(self.ca_file).is_file():
             raise ValueError(f"names a file that is not there: {_CA_FILE}={self.ca_file}")
+        try:
+            self.tls_context()
+        except ssl.SSLError:
+            raise ValueError(f"names a file without certificates: {_CA_FILE}={self.ca_file}") from None
         self._url = url
 
     @property
@@ -120,17 +125,17 @@ class RedisUrl:
 LOCAL_REDIS = RedisUrl("redis://127.0.0.1:6379/0")
 
 
-def redis_remedy(error: Exception) -> str:
-    """Says what to do about an error of a Redis client, whichever release it is of."""
+def explain_redis(error: Exception) -> str:
+    """Says in one line what a Redis client's error is and what to do, whichever release the client is of."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    said = str(error)
-    if "AuthenticationError" in kinds or "NOAUTH" in said:
-        return f"authentication failed: look at user and password in {REDIS_URL}"
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if "AuthenticationError" in kinds:
+        return AUTHENTICATION_FAILED
     if "NoPermissionError" in kinds:
-        return f"docs/operations.md lists what the user in {REDIS_URL} must be allowed"
-    if "CERTIFICATE" in said or "SSL" in said:
-        return f"look at rediss:// and {_CA_FILE} in {REDIS_URL}"
-    return f"start it (`make up`), or set {REDIS_URL}"
+        return f"{said}; docs/operations.md lists what the user in {REDIS_URL} must be allowed"
+    if "SSL" in said:
+        return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"
+    return f"{said}; start it (`make up`), or set {REDIS_URL}"
 
 
 def read_settings(kind: type[S]) -> S:

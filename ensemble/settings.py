@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contract.environment import read_settings
+from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 
 
 class Provider(StrEnum):
@@ -31,15 +31,21 @@ class EnsembleSettings(BaseSettings):
     """Every number of the chain that may be turned, with its unit and which way to turn it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="SHORTLIST_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     var_dir: Path = Field(Path("var"), description="Where bundles, models and logs are kept.")
     bundle_dir: Path | None = Field(
         None, description="The bundle to index and export. Default: bundles/current."
     )
-    redis_address: Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")] = Field(
-        "127.0.0.1:6379", description="host:port of the Redis that holds features, vectors and seen items."
+    redis_url: RedisUrl = Field(
+        LOCAL_REDIS,
+        description="URL of the Redis that holds features, vectors and seen items, with user and password.",
     )
     redis_timeout_ms: PositiveInt = Field(
         200,

@@ -25,7 +25,9 @@ from redis.exceptions import RedisError
 
 import feature_repo
 from contract.dataset import DatasetError
+from contract.environment import RedisUrl, explain_redis
 from feature_repo.changed import changed_users
+from feature_repo.connection import BY_HAND, VARIABLE, connection_string
 from feature_repo.online import Loaded, OnlineStore
 from training.data.prepared import Prepared
 from training.features.tables import digest, feature_tables, first_event, write_features
@@ -53,15 +55,15 @@ class Arrived:
 class Feast:
     """Runs Feast's own commands on `feature_repo/` for one data set."""
 
-    def __init__(self, prepared: Prepared, redis_address: str, *, is_quiet: bool = False) -> None:
+    def __init__(self, prepared: Prepared, url: RedisUrl, *, is_quiet: bool = False) -> None:
         var_dir = prepared.folder.resolve().parents[1]
         self.folder = var_dir / "feast" / prepared.dataset.name
         self.is_quiet = is_quiet
         self.variables = {
             "SHORTLIST_DATASET": prepared.dataset.name,
             "SHORTLIST_VAR_DIR": str(var_dir),
-            "SHORTLIST_REDIS_ADDRESS": redis_address,
         }
+        self.url = url
 
     @property
     def registry(self) -> Path:
@@ -75,12 +77,12 @@ class Feast:
         slow = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
         inherited = {name: value for name, value in os.environ.items() if name != slow}
         calm = {"DASK_DATAFRAME__QUERY_PLANNING_WARNING": "False", "PYTHONWARNINGS": "ignore"}
-        return inherited | calm | self.variables
+        return inherited | calm | self.variables | {VARIABLE: connection_string(self.url)}
 
     def by_hand(self, *arguments: str) -> str:
-        """Writes a command as a person would type it."""
+        """Writes a command as a person would type it, who has SHORTLIST_REDIS_URL set."""
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
-        return f"{settings} feast --chdir {shlex.quote(str(REPOSITORY))} {shlex.join(arguments)}"
+        return f"{settings} {BY_HAND} feast --chdir {shlex.quote(str(REPOSITORY))} {shlex.join(arguments)}"
 
     def run(self, *commands: tuple[str, ...]) -> None:
         """Runs Feast's commands one after the other in one process, as starting one takes seconds.
@@ -122,14 +124,14 @@ class Feast:
 
 
 def materialize(
-    prepared: Prepared, redis_address: str, *, max_seen: int = 1024, say: Say = print, is_quiet: bool = False
+    prepared: Prepared, url: RedisUrl, *, max_seen: int = 1024, say: Say = print, is_quiet: bool = False
 ) -> Arrived:
     """Brings a data set's features and seen items into Redis as of its clock, and counts what is there then.
 
     Raises:
         DatasetError: Redis does not answer, or Feast failed.
     """
-    online = connect(redis_address)
+    online = connect(url)
     project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
     say(f"features of {project} as of {as_of:%Y-%m-%d %H:%M:%S} UTC")
     tables = feature_tables(prepared, as_of)
@@ -137,7 +139,7 @@ def materialize(
     online.note_changed(project, changed)
     write_features(prepared.folder, tables)
 
-    feast = Feast(prepared, redis_address, is_quiet=is_quiet)
+    feast = Feast(prepared, url, is_quiet=is_quiet)
     is_unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
     if not is_unchanged:
         online.forget(project)
@@ -179,21 +181,17 @@ def check_arrival(rows: Mapping[str, int], tables: Mapping[str, pa.Table], feast
             )
 
 
-def connect(redis_address: str) -> OnlineStore:
-    """Opens the Redis at `host:port`.
+def connect(url: RedisUrl) -> OnlineStore:
+    """Opens Redis.
 
     Raises:
         DatasetError: it does not answer.
     """
-    host, _, port = redis_address.partition(":")
     try:
-        redis = Redis(host=host, port=int(port))
+        redis = Redis(**url.connection_kwargs())
         redis.ping()
-    except (RedisError, ValueError) as error:
-        raise DatasetError(
-            f"Redis does not answer at {redis_address}: {error}; "
-            "start it (`make up`), or set SHORTLIST_REDIS_ADDRESS to its host:port"
-        ) from None
+    except RedisError as error:
+        raise DatasetError(f"Redis does not answer at {url.address}: {explain_redis(error)}") from None
     return OnlineStore(redis)
 
 

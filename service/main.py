@@ -56,7 +56,7 @@ def build_app(
     recommender = recommender or TritonRecommender(settings.triton, manifest.bundle, manifest.context, sample)
     if store is None:
         store = RedisStore(
-            settings.redis_address,
+            settings.redis_url,
             manifest.bundle,
             settings.store_timeout_ms / 1000,
             settings.kept_cards,

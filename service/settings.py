@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from contract.environment import LOCAL_REDIS, RedisUrl
 from contract.tensors import MODEL_NAME
 from service.api_keys import ApiKey, parse_keys
 
@@ -32,7 +33,7 @@ class WrongSettings(ValueError):
 
 def _host_and_port(value: str) -> str:
     if not re.fullmatch(r"[^\s:/]+:\d{1,5}", value) or not 0 < int(value.rpartition(":")[2]) < 65536:
-        raise ValueError("must be host:port, such as 127.0.0.1:6379")
+        raise ValueError("must be host:port, such as 127.0.0.1:8001")
     return value
 
 
@@ -44,8 +45,8 @@ def _keys(value: Any) -> Any:
 
 
 ApiKeys = Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_keys)]
-SECRET = "api_keys"
-"""A wrong value of this setting is not repeated: it may be a key where its hash should be."""
+SECRETS = ("api_keys", "redis_url")
+"""A wrong value of these is not repeated: it may hold a password, or a key where its hash should be."""
 
 
 def is_loopback(host: str) -> bool:
@@ -85,7 +86,12 @@ class Settings(BaseSettings):
     """Settings of the gateway. Environment names begin with SHORTLIST_; nested ones use two underscores."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     host: str = Field(
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
         "Default: bundles/current under SHORTLIST_VAR_DIR.",
     )
     triton: TritonSettings = TritonSettings()
-    redis_address: Address = Field("127.0.0.1:6379", description="Redis, as host:port.")
+    redis_url: RedisUrl = Field(LOCAL_REDIS, description="URL of Redis, with user and password.")
     store_timeout_ms: PositiveInt = Field(
         20,
         description="Milliseconds that one Redis call of the gateway may take, never past the request's own "
@@ -241,7 +247,7 @@ def load_settings() -> Settings:
         for wrong in error.errors():
             name = PREFIX + "__".join(str(part) for part in wrong["loc"]).upper()
             message = wrong["msg"].removeprefix("Value error, ")
-            if wrong["loc"] and wrong["loc"][0] != SECRET:
+            if wrong["loc"] and wrong["loc"][0] not in SECRETS:
                 message += f", not {wrong['input']!r}"
             lines.append(f"{name}: {message}" if wrong["loc"] else message)
         raise WrongSettings("; ".join(lines)) from None

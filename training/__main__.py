@@ -67,7 +67,7 @@ def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: St
 
     prepared = _prepared(settings, steps)
     with steps.step("Materialise features"):
-        materialize(prepared, settings.redis_address, max_seen=settings.max_seen, say=steps.say)
+        materialize(prepared, settings.redis_url, max_seen=settings.max_seen, say=steps.say)
 
 
 def _prepared(settings: TrainingSettings, steps: Steps) -> Prepared:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contract.environment import read_settings
+from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 from training.ranking.config import DlrmConfig
 from training.retrieval.config import TwoTowerConfig
 
@@ -40,7 +40,11 @@ class TrainingSettings(BaseSettings):
     """Everything of the training commands that may be turned."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SHORTLIST_", env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix="SHORTLIST_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     data: str = Field(
@@ -52,8 +56,9 @@ class TrainingSettings(BaseSettings):
         Path("data"), description="Where the files of kuairand and movielens are looked for."
     )
     var_dir: Path = Field(Path("var"), description="Where prepared data, bundles and logs are kept.")
-    redis_address: Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")] = Field(
-        "127.0.0.1:6379", description="host:port of the Redis that features are materialised to."
+    redis_url: RedisUrl = Field(
+        LOCAL_REDIS,
+        description="URL of the Redis that features are materialised to, with user and password.",
     )
     max_seen: PositiveInt = Field(
         1024, description="Seen items kept per user, newest first. Lower: older ones may be answered again."

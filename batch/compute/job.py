@@ -59,7 +59,7 @@ class Job:
         # From here on it is this bundle, whichever is promoted meanwhile.
         self.chain, self.batch = chain.model_copy(update={"bundle_dir": folder}), batch
         self.say, self.progress = say, progress
-        self.redis: Any = connect(chain.redis_address, batch.redis_timeout_ms)
+        self.redis: Any = connect(chain.redis_url, batch.redis_timeout_ms)
         self.registry = Registry(self.redis, self.manifest.dataset)
         self.changes = ChangedUsers(self.redis, self.manifest.dataset)
 
@@ -75,7 +75,7 @@ class Job:
             BatchError: it cannot, says why; what was published stays, and so does what is computed already.
         """
         with (
-            redis_explained(self.chain.redis_address),
+            redis_explained(self.chain.redis_url),
             RunLock(self.redis, self.manifest.dataset, self.batch.lock_s, self.say) as lock,
         ):
             record, plan = self._begun(whom, trigger, again)
@@ -100,7 +100,7 @@ class Job:
         published already."""
         said = INTERRUPTED
         if isinstance(error, RedisError):
-            said = explain(error, self.chain.redis_address)
+            said = explain(error, self.chain.redis_url)
         elif isinstance(error, BatchError):
             said = str(error)
         record = self.registry.get(plan.run)

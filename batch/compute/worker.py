@@ -72,7 +72,7 @@ class ShardWorker:
     @cached_property
     def redis(self) -> Any:
         """Where the slates go."""
-        return connect(self.task.chain.redis_address, self.task.batch.redis_timeout_ms)
+        return connect(self.task.chain.redis_url, self.task.batch.redis_timeout_ms)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """Computes one whole shard."""
@@ -80,7 +80,7 @@ class ShardWorker:
         try:
             told |= self._compute(shard)
         except RedisError as error:
-            told["error"] = explain(error, self.task.chain.redis_address)
+            told["error"] = explain(error, self.task.chain.redis_url)
         except (StageError, BundleError, OSError) as error:
             told["error"] = f"{error}; the log of Redis, or `make status`, may say more"
         memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -64,7 +64,7 @@ class Watch:
         command: Sequence[str] = RUN,
     ) -> None:
         self.chain, self.batch, self.cron, self.say, self.command = chain, batch, cron, say, command
-        self.redis: Any = connect(chain.redis_address, batch.redis_timeout_ms)
+        self.redis: Any = connect(chain.redis_url, batch.redis_timeout_ms)
         self._said = ""
         self._failed: tuple[Due, int, float] | None = None  # which, how often, and when it is tried again
         self._child: subprocess.Popen[bytes] | None = None
@@ -85,7 +85,7 @@ class Watch:
         except (BundleError, BatchError) as error:
             self._once(str(error))
         except RedisError as error:
-            self._once(explain(error, self.chain.redis_address))
+            self._once(explain(error, self.chain.redis_url))
         else:
             self._said = ""
 

@@ -56,7 +56,7 @@ def main() -> int:
     try:
         as_of = copied(chosen.prepared, chosen.target, chosen.moment)
         arrived = materialize(
-            load_prepared(chosen.target), settings.redis_address, max_seen=settings.max_seen, is_quiet=True
+            load_prepared(chosen.target), settings.redis_url, max_seen=settings.max_seen, is_quiet=True
         )
     except DatasetError as error:
         raise SystemExit(str(error)) from None

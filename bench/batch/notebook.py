@@ -182,8 +182,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, required=True, help="items of a slate")
     parser.add_argument("--report", type=Path, required=True)
     chosen = parser.parse_args()
-    host, _, port = load_settings().redis_address.partition(":")
-    redis, started = Redis(host=host, port=int(port)), time.monotonic()
+    redis, started = Redis(**load_settings().redis_url.connection_kwargs()), time.monotonic()
     notebook = opened(chosen.prepared, chosen.bundle, redis, chosen.k, chosen.n)
     tower, ranker = (Kept(chosen.saved_models / name) for name in ("user_tower", "ranker"))
     facts: dict[str, Any] = {"start_up_s": time.monotonic() - started}

@@ -16,6 +16,7 @@ import httpx
 import redis
 
 from bench.load import report, result, traffic
+from contract.environment import RedisUrl, explain_redis
 from contract.keys import seen_prefix
 from deploy.local.settings import load_settings
 
@@ -29,25 +30,24 @@ class LoadError(Exception):
     """Says in one line why there is nothing to load."""
 
 
-def user_ids(address: str, dataset: str, most: int, seed: int) -> list[int]:
+def user_ids(url: RedisUrl, dataset: str, most: int, seed: int) -> list[int]:
     """Draws users of a data set that have a history, from their keys in Redis.
 
     Raises:
         LoadError: Redis does not answer, or holds no user.
     """
-    host, _, port = address.rpartition(":")
     prefix = seen_prefix(dataset)
     found: list[int] = []
     try:
-        with redis.Redis(host=host, port=int(port)) as client:
+        with redis.Redis(**url.connection_kwargs()) as client:
             for key in client.scan_iter(f"{prefix}*", count=1000):
                 found.append(int(key.decode().removeprefix(prefix)))
                 if len(found) == LOOK_AT:
                     break
     except redis.RedisError as error:
-        raise LoadError(f"Redis at {address} does not answer ({error}); start it with `make up`") from None
+        raise LoadError(f"Redis at {url.address}: {explain_redis(error)}") from None
     if not found:
-        raise LoadError(f"Redis at {address} holds no user of {dataset}; run `make materialize`")
+        raise LoadError(f"Redis at {url.address} holds no user of {dataset}; run `make materialize`")
     found.sort()  # a scan has no order of its own; with it the same seed draws the same users
     return random.Random(seed).sample(found, min(most, len(found)))
 

@@ -18,6 +18,7 @@ from bench.references.repository import Stage
 from bench.references.rows import Rows, Tensor, raw_tensors
 from contract import names
 from contract.keys import index_name
+from feature_repo.connection import VARIABLE
 
 HERE = Path(__file__).parent
 USER_VIEW, ITEM_VIEW = "user_features", "item_features"
@@ -31,7 +32,7 @@ def build(given: Given) -> None:
     project.mkdir(parents=True)
     (project / "feature_store.yaml").write_text(
         "project: reference_01\nprovider: local\nregistry: registry.db\n"
-        f"online_store:\n  type: redis\n  connection_string: {given.redis}\n"
+        f"online_store:\n  type: redis\n  connection_string: ${{{VARIABLE}}}\n"
         "offline_store:\n  type: file\nentity_key_serialization_version: 3\n"
     )
     store = FeatureStore(str(project))
@@ -56,7 +57,7 @@ def build(given: Given) -> None:
                 HERE / "knn.py",
                 (given.inputs.vector,),
                 (retrieved,),
-                {"redis": given.redis, "index": index_name(given.manifest.bundle), "k": given.k},
+                {"index": index_name(given.manifest.bundle), "k": given.k},
             ),
             Stage(
                 "query-item-features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Connects, and writes the query that every request sends."""
         told = json.loads(json.loads(args["model_config"])["parameters"]["told"]["string_value"])
-        host, _, port = told["redis"].rpartition(":")
-        self.index = Redis(host=host, port=int(port)).ft(told["index"])
+        self.index = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"]).ft(told["index"])
         k = told["k"]
         knn = Query(f"*=>[KNN {k} @vector $vector AS distance]").sort_by("distance").paging(0, k)
         self.query = knn.no_content().dialect(2)

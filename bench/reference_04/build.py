@@ -5,6 +5,7 @@ Runs in the training environment: `python -m bench.reference_04.build --help`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,12 @@ CHUNK = 1000
 
 def build(given: Given) -> None:
     """Writes everything into the target folder and Redis."""
-    host, _, port = given.redis.rpartition(":")
-    redis = Redis(host=host, port=int(port))
+    redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"])
     _write(redis, USERS, _hashes(given.users))
     _write(redis, ITEMS, _items(given))
     _create_index(redis, given)
 
     user_columns = (*given.inputs.user, *raw_tensors(given.dataset))
-    told = {"redis": given.redis}
     write_stages(
         given,
         lookup=Stage(
@@ -41,7 +40,7 @@ def build(given: Given) -> None:
             HERE / "user_features.py",
             (REQUEST,),
             user_columns,
-            told | {"prefix": USERS},
+            {"prefix": USERS},
         ),
         candidates=(
             Stage(
@@ -49,7 +48,7 @@ def build(given: Given) -> None:
                 HERE / "knn.py",
                 (given.inputs.vector,),
                 (CANDIDATES, *given.inputs.item),
-                told | {"index": INDEX, "k": given.k},
+                {"index": INDEX, "k": given.k},
                 instances=4,
             ),
         ),

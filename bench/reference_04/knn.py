@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ class TritonPythonModel:
         """Connects, and writes the query that every request sends."""
         config = json.loads(args["model_config"])
         told = json.loads(config["parameters"]["told"]["string_value"])
-        host, _, port = told["redis"].rpartition(":")
-        self.index = Redis(host=host, port=int(port), decode_responses=True).ft(told["index"])
+        redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
+        self.index = redis.ft(told["index"])
         self.outputs = [
             (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), len(o["dims"]) > 1)
             for o in config["output"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ class TritonPythonModel:
         """Connects, and reads which fields there are."""
         config = json.loads(args["model_config"])
         told = json.loads(config["parameters"]["told"]["string_value"])
-        host, _, port = told["redis"].rpartition(":")
-        self.redis = Redis(host=host, port=int(port), decode_responses=True)
+        self.redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
         self.prefix = told["prefix"]
         self.outputs = [
             (

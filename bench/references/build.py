@@ -32,7 +32,6 @@ class Given:
     bundle: Path
     saved_models: Path
     target: Path
-    redis: str
     k: int
     n: int
     manifest: Manifest
@@ -52,7 +51,6 @@ def arguments(description: str | None) -> Given:
         bundle=given.bundle,
         saved_models=given.saved_models,
         target=given.target,
-        redis=given.redis,
         k=given.k,
         n=given.n,
         manifest=read_manifest(given.bundle),

@@ -135,9 +135,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, required=True, help="where the times are written, as JSON")
     chosen = parser.parse_args()
     settings = load_settings()
-    host, _, port = settings.redis_address.partition(":")
     world = make_world(chosen.users, chosen.items, settings.seed)
-    write_json(chosen.report, load(world, Redis(host=host, port=int(port)), settings.max_seen))
+    write_json(chosen.report, load(world, Redis(**settings.redis_url.connection_kwargs()), settings.max_seen))
     return 0
 
 

@@ -35,7 +35,7 @@ def main() -> int:
     chosen = parser.parse_args()
     settings = load_settings()
     bundle = Bundle.open(settings.bundle)
-    redis = connect(settings.redis_address, PATIENCE_MS)
+    redis = connect(settings.redis_url, PATIENCE_MS)
     rng = np.random.default_rng(SEED)
     users = rng.choice(chosen.users, min(USERS, chosen.users), replace=False) + 1
     store = RedisFeatureStore(redis, bundle.dataset, bundle.dataset.clock, settings.max_seen)

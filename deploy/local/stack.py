@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from contract.environment import REDIS_URL
 from deploy.local.ports import PortTaken, check_free
 from deploy.local.programs import Program, http_fault, programs, redis_fault
 from deploy.local.settings import LocalSettings, load_settings
@@ -95,8 +96,8 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
     wanted = [known[name] for name in (names or known) if name in known]
     if settings.has_own_redis:
         if fault := redis_fault(settings.redis):
-            raise StackError(f"redis: {fault} (the address is SHORTLIST_REDIS_ADDRESS)")
-        say("redis", f"your own at {settings.redis}")
+            raise StackError(f"redis: {fault} (it is the one of {REDIS_URL})")
+        say("redis", f"your own at {settings.redis.address}")
     check_needs(wanted)
     supervisor = Supervisor(socket_path(settings))
     was_up = supervisor.is_up()

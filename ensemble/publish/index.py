@@ -18,6 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from contract import bundle as bundle_files
 from contract.bundle import BundleError, Manifest, read_manifest
+from contract.environment import explain_redis
 from contract.filters import held_values
 from contract.keys import (
     TAG_SEPARATOR,
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         manifest = read_manifest(chosen.bundle, verify=False)
-        redis = connect(settings.redis_address, TIMEOUT_MS)
+        redis = connect(settings.redis_url, TIMEOUT_MS)
 
         def accept(manifest: Manifest) -> None:
             k, target, head = settings.k, settings.recall_target, settings.head_items
@@ -245,8 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except RedisError as error:
-        address = settings.redis_address
-        sys.stderr.write(f"Redis at {address}: {error}; start it, or set SHORTLIST_REDIS_ADDRESS\n")
+        sys.stderr.write(f"Redis at {settings.redis_url.address}: {explain_redis(error)}\n")
         return 1
     seconds = time.monotonic() - started
     done = f"{manifest.items} items indexed in {seconds:.1f} s" if built else "indexed already"

@@ -43,13 +43,13 @@ def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
         ms / 1000 for ms in (settings.redis_timeout_ms, settings.redis_rest_ms, settings.redis_probe_ms)
     )
     patience = Patience(most_s, settings.redis_failures, rest_s, probe_s)
-    redis = connect(settings.redis_address, settings.redis_timeout_ms, patience, notes_server=True)
-    background = connect(settings.redis_address, settings.redis_timeout_ms)
+    redis = connect(settings.redis_url, settings.redis_timeout_ms, patience, notes_server=True)
+    background = connect(settings.redis_url, settings.redis_timeout_ms)
     clock, max_seen = bundle.dataset.clock, settings.max_seen
     features = RedisFeatureStore(redis, bundle.dataset, clock, max_seen)
     items = item_table(bundle, RedisFeatureStore(background, bundle.dataset, clock, max_seen), settings)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    looking = connect(settings.redis_address, LOOK_MS)
+    looking = connect(settings.redis_url, LOOK_MS)
     name, filters = bundle.manifest.bundle, bundle.manifest.filters
     watch = IndexWatch(looking, name, bundle.manifest.items, lambda: patience.server)
     vectors: VectorIndex = RedisVectorIndex(redis, name, filters, catalogue=catalogue, watch=watch)

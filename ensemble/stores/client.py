@@ -6,20 +6,23 @@ from __future__ import annotations
 import math
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from circuitbreaker import STATE_HALF_OPEN, CircuitBreaker
 from redis import Redis
 from redis.client import Pipeline
 from redis.connection import Connection, ConnectionPool
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from contract.environment import AUTHENTICATION_FAILED, RedisUrl
 
 _ENDS_S: ContextVar[float] = ContextVar("ends_s", default=math.inf)
 """When this thread's round trips end at the latest, in seconds of `time.monotonic`."""
@@ -77,14 +80,35 @@ class TimedSocket(socket.socket):
             super().settimeout(_wait_s(self.most_s))
 
 
+class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
+    """The same with TLS, which sends in pieces."""
+
+    def send(self, *arguments: Any) -> int:
+        """Sends what one piece holds."""
+        self._bound()
+        return super().send(*arguments)
+
+
 class TimedConnection(Connection):
-    """A connection over a `TimedSocket`. Where a wait ends too early, redis-py closes it: what Redis still
-    answers is never taken for the reply to a later command."""
+    """A connection over a `TimedSocket`, with TLS where a context is given. Where a wait ends too early,
+    redis-py closes it: what Redis still answers is never taken for the reply to a later command."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self.tls = tls
+        if tls is not None:
+            tls.sslsocket_class = TimedTlsSocket
 
     def _connect(self) -> TimedSocket:
         self.socket_connect_timeout = _wait_s(self.socket_timeout)
         plain: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
-        timed = TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        timed: TimedSocket
+        if self.tls is None:
+            timed = TimedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        else:
+            with plain:  # closed where the handshake fails
+                plain.settimeout(_wait_s(self.socket_timeout))
+                timed = cast(TimedTlsSocket, self.tls.wrap_socket(plain, server_hostname=self.host))
         timed.settimeout(self.socket_timeout)
         return timed
 
@@ -111,6 +135,7 @@ class Patience:
 
         Raises:
             RedisConnectionError: Redis did not answer of late, and is not asked.
+            AuthenticationError: it refused user and password; the message says where they are set.
         """
         if not self.circuit.closed:
             self._probe(ping)
@@ -119,6 +144,8 @@ class Patience:
         try:
             with ending_by(ends_s), self.circuit if ends_s - now_s >= self.probe_s else nullcontext():
                 yield
+        except AuthenticationError:
+            raise AuthenticationError(AUTHENTICATION_FAILED) from None
         finally:
             self.seconds += time.monotonic() - now_s
 
@@ -173,14 +200,14 @@ class TimedPipeline(Pipeline):
 
 
 def connect(
-    address: str, timeout_ms: float, patience: Patience | None = None, notes_server: bool = False
+    url: RedisUrl, timeout_ms: float, patience: Patience | None = None, notes_server: bool = False
 ) -> TimedRedis:
-    """Takes `host:port`, gives a client that connects at its first command.
+    """Takes where Redis is, gives a client that connects at its first command.
 
     A connection that Redis closed meanwhile is made anew, so that a restarted Redis is used at once. With
     `notes_server`, each new one first asks which run of Redis it leads to, which `patience.server` then says.
     """
-    host, _, port = address.rpartition(":")
+    options = url.connection_kwargs()
     patience = patience or Patience(timeout_ms / 1000)
 
     def connected(connection: Connection) -> None:
@@ -190,8 +217,8 @@ def connect(
 
     pool = ConnectionPool(
         TimedConnection,
-        host=host,
-        port=int(port),
+        **{name: value for name, value in options.items() if not name.startswith("ssl")},
+        tls=url.tls_context(),
         socket_timeout=timeout_ms / 1000,
         socket_keepalive=True,
         redis_connect_func=connected,

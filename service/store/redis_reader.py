@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from contract.environment import RedisUrl, explain_redis
 from service.failures import DependencyUnavailable
 from service.limits.circuits import Circuit
 from service.store.reads import Reads
@@ -26,8 +27,8 @@ Fields = tuple[bytes | str, ...]
 class RedisReader:
     """Reads keys in one MGET, and fields of hashes in one pipeline, for all who ask at the same time."""
 
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self._address, self._timeout_s = address, timeout_s
+    def __init__(self, url: RedisUrl, timeout_s: float) -> None:
+        self._url, self._timeout_s = url, timeout_s
         self._client: redis.Redis | None = None
         self._keys = Reads(self._mget, REDIS)
         self._hashes = Reads(self._hmget, REDIS)
@@ -35,10 +36,8 @@ class RedisReader:
 
     async def open(self) -> None:
         """Makes the client; it connects when needed, and anew after Redis has been away."""
-        host, _, port = self._address.rpartition(":")
         self._client = redis.Redis(
-            host=host,
-            port=int(port),
+            **self._url.connection_kwargs(),
             socket_connect_timeout=1,
             socket_timeout=None,  # every call has its own, shorter limit
             # One more try, at once: after a restart of Redis the idle connections are dead.
@@ -69,7 +68,7 @@ class RedisReader:
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""
         await self._within(timeout_s, self._redis.ping())
-        return f"answers at {self._address}"
+        return f"answers at {self._url.address}"
 
     @property
     def _redis(self) -> redis.Redis:
@@ -89,7 +88,7 @@ class RedisReader:
             replies = await self._within(self._timeout_s, pipe.execute(raise_on_error=False))
             for reply in replies:
                 if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
-                    raise DependencyUnavailable(REDIS, f"{self._address}: {reply}")
+                    raise DependencyUnavailable(REDIS, f"{self._url.address}: {reply}")
         return [
             [None] * (len(one) - 1) if isinstance(reply, RedisError) else reply
             for one, reply in zip(hashes, replies, strict=True)
@@ -100,7 +99,7 @@ class RedisReader:
             async with asyncio.timeout(timeout_s):
                 return await reply
         except TimeoutError:
-            reason = f"no answer from {self._address} in time"
+            reason = f"no answer from {self._url.address} in time"
             raise DependencyUnavailable(REDIS, reason, is_late=True) from None
         except (RedisError, OSError) as error:
-            raise DependencyUnavailable(REDIS, f"{self._address}: {error}") from None
+            raise DependencyUnavailable(REDIS, f"{self._url.address}: {explain_redis(error)}") from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from contract.environment import RedisUrl
 from contract.filters import Filters, passes
 from contract.keys import (
     AVAILABILITY_FIELD,
@@ -42,7 +43,7 @@ class RedisStore:
 
     def __init__(
         self,
-        address: str,
+        url: RedisUrl,
         bundle: str,
         timeout_s: float,
         kept_cards: int,
@@ -54,7 +55,7 @@ class RedisStore:
     ) -> None:
         """Takes the bundle whose cards and columns are read, and the data set."""
         self._bundle, self._dataset = bundle, dataset
-        self._reader = RedisReader(address, timeout_s)
+        self._reader = RedisReader(url, timeout_s)
         self._cards = Kept[Card](kept_cards)
         self._is_unavailable = Kept[bool](kept_cards, availability_s, clock)
         self._pointer = Kept[Published](1, pointer_s, clock)

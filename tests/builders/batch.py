@@ -19,6 +19,7 @@ from redis import Redis
 from batch.compute.job import Job
 from batch.settings import BatchSettings
 from contract.dataset import DATASET_FILE
+from contract.environment import RedisUrl
 from contract.keys import encode_seen, seen_key, slate_prefix
 from contract.names import USER_ID
 from contract.slates import StoredSlate
@@ -38,7 +39,7 @@ class BatchWorld:
     """The run-time folder, the Redis that has its features, seen items and index, and what both hold."""
 
     var: Path
-    address: str
+    url: RedisUrl
     redis: Redis
     world: World
 
@@ -52,7 +53,7 @@ class BatchWorld:
         """The chain's settings: small, and read from nowhere."""
         return EnsembleSettings(
             var_dir=self.var,
-            redis_address=self.address,
+            redis_url=self.url,
             redis_timeout_ms=5000,
             k=40,
             max_overfetch=60,
@@ -72,8 +73,9 @@ class BatchWorld:
         """The variables for a process that runs the same job."""
         chain = {
             name: str(getattr(self.chain, name))
-            for name in ("var_dir", "redis_address", "redis_timeout_ms", "k", "max_overfetch", "max_seen")
+            for name in ("var_dir", "redis_timeout_ms", "k", "max_overfetch", "max_seen")
         }
+        chain["redis_url"] = self.url.get_secret_value()
         batch = self.batch(**changed).model_dump(mode="json", exclude_unset=True)
         given = chain | {f"batch_{name}": str(value) for name, value in batch.items()}
         return {f"SHORTLIST_{name.upper()}": value for name, value in given.items()}
@@ -110,7 +112,7 @@ class BatchWorld:
         link.symlink_to(folder)
 
 
-def make_batch_world(var: Path, address: str, redis: Redis, *, users: int, items: int = 200) -> BatchWorld:
+def make_batch_world(var: Path, url: RedisUrl, redis: Redis, *, users: int, items: int = 200) -> BatchWorld:
     """Builds all of it. Every seventh user has seen two thirds of the items, every eleventh all but ten."""
     world = make_world(var / "bundles" / "tiny-1", users=users, items=items)
     rng = np.random.default_rng(1)
@@ -119,7 +121,7 @@ def make_batch_world(var: Path, address: str, redis: Redis, *, users: int, items
             if place % every == 0:
                 world.seen[user_id] = tuple(rng.permutation(world.item_ids)[:share].tolist())
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for feast in feast_repository(var, world.dataset, address, monkeypatch):
+        for feast in feast_repository(var, world.dataset, url, monkeypatch):
             write_world(feast, world.dataset, world)
     pipe: Any = redis.pipeline(transaction=False)
     for user_id, item_ids in world.seen.items():
@@ -127,7 +129,7 @@ def make_batch_world(var: Path, address: str, redis: Redis, *, users: int, items
     pipe.execute()
     build_index(redis, world.folder, keep=2)
     write_tables(var / "data" / world.dataset.name, world)
-    made = BatchWorld(var, address, redis, world)
+    made = BatchWorld(var, url, redis, world)
     made.promote(world.folder)
     return made
 

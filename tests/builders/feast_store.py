@@ -15,13 +15,15 @@ import yaml
 
 from contract import names
 from contract.dataset import DATASET_FILE, Dataset, Role
+from contract.environment import RedisUrl
+from feature_repo.connection import VARIABLE, connection_string
 from tests.builders.triton import World
 
 REPOSITORY = Path(__file__).parents[2] / "feature_repo"
 
 
 def feast_repository(
-    folder: Path, dataset: Dataset, redis_address: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, dataset: Dataset, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
     """Applies the project's own definitions for a data set, gives Feast's store; `folder` is the run-time
     folder."""
@@ -38,7 +40,7 @@ def feast_repository(
         pd.DataFrame(keys | empty).to_parquet(data / "features" / f"{view}.parquet")
     monkeypatch.setenv("SHORTLIST_VAR_DIR", str(folder))
     monkeypatch.setenv("SHORTLIST_DATASET", dataset.name)
-    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
+    monkeypatch.setenv(VARIABLE, connection_string(url))
     sys.modules.pop("feature_repo.definitions", None)
     definitions = importlib.import_module("feature_repo.definitions")
     store = Feast(repo_path=str(REPOSITORY))

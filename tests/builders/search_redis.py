@@ -12,6 +12,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from contract.environment import RedisUrl
 from tests.builders.redis_server import ROOT, free_port, redis_binary
 
 MODULE = (
@@ -23,8 +24,8 @@ START_S = 20.0
 @contextmanager
 def running_redis(
     folder: Path, *, with_search: bool = True, port: int | None = None, is_kept: bool = False
-) -> Iterator[str]:
-    """Starts Redis, gives its host:port, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module.
+) -> Iterator[RedisUrl]:
+    """Starts Redis, gives where it is, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module.
 
     What `is_kept` is there again when it is started in the same folder.
     """
@@ -43,7 +44,7 @@ def running_redis(
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Redis did not start: {log.read_text()[-2000:]}")
             time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
+        yield RedisUrl(f"redis://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(START_S)

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from contract.environment import RedisUrl
+
 
 class SilentRedis:
     """Keeps what it was sent; answers every read with `reply`, or with nothing while it is None. The first
@@ -14,7 +16,7 @@ class SilentRedis:
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.url = RedisUrl(f"redis://127.0.0.1:{self.listener.getsockname()[1]}")
         self.reply: bytes | None = None
         self.trickle_s: float | None = None
         self.hang_ups = 0

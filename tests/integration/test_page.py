@@ -177,7 +177,7 @@ def lonely_url(tmp_path: Path) -> Iterator[str]:
         "BUNDLE_DIR": folder,
         "PORT": port,
         "TRITON__ADDRESS": "127.0.0.1:1",
-        "REDIS_ADDRESS": "127.0.0.1:1",
+        "REDIS_URL": "redis://127.0.0.1:1",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
     told = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}

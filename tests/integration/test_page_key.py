@@ -30,7 +30,7 @@ def locked_url(tmp_path: Path) -> Iterator[str]:
         "BUNDLE_DIR": write_bundle(tmp_path / "bundle"),
         "PORT": port,
         "TRITON__ADDRESS": "127.0.0.1:1",
-        "REDIS_ADDRESS": "127.0.0.1:1",
+        "REDIS_URL": "redis://127.0.0.1:1",
         "API_KEYS": f"page:{digest_of(KEY.encode())}",
     }
     told = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}

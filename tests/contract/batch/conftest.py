@@ -11,22 +11,23 @@ from redis import Redis
 
 from batch.compute import engine
 from batch.settings import BatchSettings
+from contract.environment import RedisUrl
 from ensemble.stores.client import connect
 from tests.builders.batch import BatchWorld, make_batch_world
 from tests.builders.search_redis import running_redis
 
 
 @pytest.fixture(scope="session")
-def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisUrl]:
     """Gives host:port of a Redis with the search module."""
-    with running_redis(tmp_path_factory.mktemp("redis")) as address:
-        yield address
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture
-def redis(redis_address: str) -> Iterator[Redis]:
+def redis(redis_url: RedisUrl) -> Iterator[Redis]:
     """Gives a client of an empty Redis."""
-    client = connect(redis_address, 5000)
+    client = connect(redis_url, 5000)
     client.config_set("maxmemory", 0)
     client.flushall()
     yield client
@@ -39,9 +40,9 @@ def batch_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchWorld
     """Gives a small world whose Redis, its own, has what online requests read."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "redis").mkdir()
-    with running_redis(folder / "redis") as address:
-        client = connect(address, 5000)
-        yield make_batch_world(folder / "var", address, client, users=1_001)
+    with running_redis(folder / "redis") as url:
+        client = connect(url, 5000)
+        yield make_batch_world(folder / "var", url, client, users=1_001)
         client.close()
 
 

@@ -17,6 +17,7 @@ from batch.runs.changes import ChangedUsers
 from batch.runs.lock import RunLock
 from batch.runs.records import State, Trigger
 from batch.runs.registry import Registry
+from contract.environment import RedisUrl
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates
 
@@ -25,9 +26,9 @@ DONE = {"users": 1000, "done": 990, "skipped": {"unknown": 10}, "compute_s": 2.0
 
 
 @pytest.fixture
-def command(redis_address: str, tmp_path: Path) -> Command:
+def command(redis_url: RedisUrl, tmp_path: Path) -> Command:
     def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        told = {"SHORTLIST_REDIS_ADDRESS": redis_address, "SHORTLIST_VAR_DIR": str(tmp_path)}
+        told = {"SHORTLIST_REDIS_URL": redis_url.get_secret_value(), "SHORTLIST_VAR_DIR": str(tmp_path)}
         return subprocess.run(
             [sys.executable, "-m", "batch", *arguments],
             env=os.environ | told | settings,
@@ -122,7 +123,7 @@ def test_rollback_switches_back_and_forth(redis: Redis, command: Command) -> Non
         ([], {}, 1, "manifest.json: not found; run `make train`"),
         (
             ["status", "--dataset", DATASET],
-            {"SHORTLIST_REDIS_ADDRESS": "127.0.0.1:1"},
+            {"SHORTLIST_REDIS_URL": "redis://127.0.0.1:1"},
             1,
             "Redis at 127.0.0.1:1: ",
         ),

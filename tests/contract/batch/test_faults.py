@@ -13,6 +13,7 @@ from redis import Redis
 from batch.runs.lock import RunLock
 from batch.runs.records import State
 from batch.runs.registry import Registry
+from contract.environment import RedisUrl
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
 
@@ -23,8 +24,7 @@ from redis import Redis
 from ensemble.batch.lock import RunLock
 from ensemble.batch.registry import Registry
 from tests.builders.runs import DATASET, make_record, store_slates
-host, _, port = sys.argv[1].partition(":")
-redis = Redis(host=host, port=int(port))
+redis = Redis.from_url(sys.argv[1])
 registry = Registry(redis, DATASET)
 print("ready", flush=True)
 while True:
@@ -46,8 +46,7 @@ from ensemble.batch.errors import BatchError
 from ensemble.batch.lock import RunLock
 from ensemble.batch.registry import Registry
 from tests.builders.runs import DATASET, make_record, store_slates
-host, _, port = sys.argv[1].partition(":")
-redis = Redis(host=host, port=int(port))
+redis = Redis.from_url(sys.argv[1])
 with RunLock(redis, DATASET, seconds=0.5) as lock:
     record = make_record("r-1")
     Registry(redis, DATASET).save(record)
@@ -61,22 +60,25 @@ with RunLock(redis, DATASET, seconds=0.5) as lock:
 """
 
 
-def start(script: str, address: str) -> subprocess.Popen[str]:
+def start(script: str, url: RedisUrl) -> subprocess.Popen[str]:
     """Starts a process, and waits until it says its first line."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, url.get_secret_value()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline()
     return process
 
 
-def test_a_kill_at_any_instant_leaves_what_is_published_whole(redis: Redis, redis_address: str) -> None:
+def test_a_kill_at_any_instant_leaves_what_is_published_whole(redis: Redis, redis_url: RedisUrl) -> None:
     rng = random.Random(0)
     registry = Registry(redis, DATASET)
     seen = set()
     for _ in range(KILLS):
-        process = start(PUBLISHES, redis_address)
+        process = start(PUBLISHES, redis_url)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.wait()
@@ -90,9 +92,9 @@ def test_a_kill_at_any_instant_leaves_what_is_published_whole(redis: Redis, redi
 
 
 def test_a_run_that_stood_still_while_another_published_does_not_publish(
-    redis: Redis, redis_address: str
+    redis: Redis, redis_url: RedisUrl
 ) -> None:
-    process = start(STALLS, redis_address)
+    process = start(STALLS, redis_url)
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -11,22 +11,23 @@ from redis import Redis
 
 from batch.errors import BatchError
 from batch.runs.lock import RunLock, holder, lock_key
+from contract.environment import RedisUrl
 
 DATASET = "small"
 HOLD = """
 import sys, time
 from redis import Redis
 from ensemble.batch.lock import RunLock
-host, _, port = sys.argv[1].partition(":")
-with RunLock(Redis(host=host, port=int(port)), "small", seconds=1.0):
+with RunLock(Redis.from_url(sys.argv[1]), "small", seconds=1.0):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def hold(address: str) -> subprocess.Popen[str]:
+def hold(url: RedisUrl) -> subprocess.Popen[str]:
     """Starts a process that holds the lock for as long as it lives."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, address], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, url.get_secret_value()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -41,8 +42,8 @@ def test_it_is_free_again_after_the_with(redis: Redis) -> None:
         pass
 
 
-def test_one_that_lives_keeps_the_others_out_beyond_the_expiry(redis: Redis, redis_address: str) -> None:
-    process = hold(redis_address)
+def test_one_that_lives_keeps_the_others_out_beyond_the_expiry(redis: Redis, redis_url: RedisUrl) -> None:
+    process = hold(redis_url)
     try:
         time.sleep(1.5)
         with pytest.raises(BatchError, match=rf"another run of small is at work \(.*process {process.pid}\)"):
@@ -53,9 +54,9 @@ def test_one_that_lives_keeps_the_others_out_beyond_the_expiry(redis: Redis, red
 
 
 def test_the_next_one_takes_over_by_itself_where_the_holder_was_killed(
-    redis: Redis, redis_address: str
+    redis: Redis, redis_url: RedisUrl
 ) -> None:
-    process = hold(redis_address)
+    process = hold(redis_url)
     process.kill()
     process.wait()
     assert holder(redis, DATASET) is not None, "nobody gave it back"

@@ -9,6 +9,7 @@ from batch.errors import BatchError, redis_explained
 from batch.runs.lock import RunLock, lock_key
 from batch.runs.records import State, Trigger
 from batch.runs.registry import KEPT_RECORDS, Registry
+from contract.environment import RedisUrl
 from contract.keys import batch_key
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
@@ -192,14 +193,14 @@ def test_a_pointer_that_is_none_is_told(redis: Redis, registry: Registry) -> Non
 
 
 def test_a_full_redis_publishes_nothing_and_keeps_what_is_read(
-    redis: Redis, registry: Registry, redis_address: str
+    redis: Redis, registry: Registry, redis_url: RedisUrl
 ) -> None:
     publish(redis, "r-1")
     with RunLock(redis, DATASET) as lock:
         redis.config_set("maxmemory", 1)
-        with pytest.raises(BatchError, match="is full; raise its maxmemory"), redis_explained(redis_address):
+        with pytest.raises(BatchError, match="is full; raise its maxmemory"), redis_explained(redis_url):
             registry.publish(make_record("r-2"), lock)
-        with pytest.raises(BatchError, match="is full; raise its maxmemory"), redis_explained(redis_address):
+        with pytest.raises(BatchError, match="is full; raise its maxmemory"), redis_explained(redis_url):
             registry.save(make_record("r-2"))
     assert registry.published() == Published(("r-1",))
     assert registry.get("r-2") is None

@@ -25,6 +25,7 @@ from batch.schedule.cron import cron_trigger
 from batch.schedule.schedule import Due, Watch
 from batch.settings import BatchSettings
 from contract.bundle import Manifest, read_manifest
+from contract.environment import RedisUrl
 from ensemble.settings import EnsembleSettings
 from tests.builders.runs import make_record, store_slates
 from tests.builders.triton import make_world
@@ -37,11 +38,10 @@ from redis import Redis
 from ensemble.batch.lock import RunLock
 from ensemble.batch.registry import Registry
 from tests.builders.runs import make_record, store_slates
-address, told, *options = sys.argv[1:]
+url, told, *options = sys.argv[1:]
 with open(told, "a") as file:
     file.write(" ".join(options) + "\\n")
-host, _, port = address.partition(":")
-redis = Redis(host=host, port=int(port))
+redis = Redis.from_url(url)
 with RunLock(redis, "tiny") as lock:
     registry = Registry(redis, "tiny")
     run = f"r-{time.time_ns()}"
@@ -58,9 +58,13 @@ class Stand:
     """A schedule over a real Redis, whose runs are small processes of the test's own."""
 
     redis: Redis
-    address: str
+    url: RedisUrl
     folder: Path
     said: list[str]
+
+    @property
+    def told_url(self) -> str:
+        return self.url.get_secret_value()
 
     @property
     def registry(self) -> Registry:
@@ -77,11 +81,9 @@ class Stand:
         return told.read_text().splitlines() if told.exists() else []
 
     def watch(self, cron: str = "", script: str = PUBLISHES, **settings: Any) -> Watch:
-        chain = EnsembleSettings(
-            redis_address=self.address, bundle_dir=self.folder / "bundle", var_dir=self.folder
-        )
+        chain = EnsembleSettings(redis_url=self.url, bundle_dir=self.folder / "bundle", var_dir=self.folder)
         batch = BatchSettings(cron=cron, **settings)
-        command = (sys.executable, "-c", script, self.address, str(self.folder / "told"))
+        command = (sys.executable, "-c", script, self.told_url, str(self.folder / "told"))
         trigger = cron_trigger(cron, "UTC") if cron else None
         return Watch(chain, batch, trigger, self.said.append, command)
 
@@ -97,10 +99,10 @@ class Stand:
 
 
 @pytest.fixture
-def stand(redis: Redis, redis_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+def stand(redis: Redis, redis_url: RedisUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
     monkeypatch.setattr(Registry, "now_s", lambda _: NOON.timestamp())
     make_world(tmp_path / "bundle")
-    return Stand(redis, redis_address, tmp_path, [])
+    return Stand(redis, redis_url, tmp_path, [])
 
 
 def ago(**since: float) -> datetime:
@@ -203,9 +205,9 @@ def test_of_two_schedules_one_runs(stand: Stand) -> None:
         from ensemble.batch.schedule import Watch
         from ensemble.batch.settings import BatchSettings
         from ensemble.settings import EnsembleSettings
-        address, folder, publishes = sys.argv[1:]
-        chain = EnsembleSettings(redis_address=address, bundle_dir=Path(folder) / "bundle")
-        command = (sys.executable, "-c", publishes, address, folder + "/told")
+        url, folder, publishes = sys.argv[1:]
+        chain = EnsembleSettings(redis_url=url, bundle_dir=Path(folder) / "bundle")
+        command = (sys.executable, "-c", publishes, url, folder + "/told")
         watch = Watch(chain, BatchSettings(), None, print, command)
         ended = threading.Event()
         for _ in range(40):
@@ -213,7 +215,7 @@ def test_of_two_schedules_one_runs(stand: Stand) -> None:
             ended.wait(0.1)
         """
     )
-    command = [sys.executable, "-c", script, stand.address, str(stand.folder), PUBLISHES]
+    command = [sys.executable, "-c", script, stand.told_url, str(stand.folder), PUBLISHES]
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     assert stand.runs == ["--trigger bundle"]
@@ -259,11 +261,11 @@ def test_what_stands_in_the_way_is_told_once(stand: Stand) -> None:
 
 
 def test_an_unreachable_redis_is_told_and_looked_at_again(stand: Stand) -> None:
-    stand = replace(stand, address="127.0.0.1:1")
+    stand = replace(stand, url=RedisUrl("redis://127.0.0.1:1"))
     watch = stand.watch()
     watch.look()
     assert "Redis at 127.0.0.1:1: " in stand.said[0]
-    assert "set SHORTLIST_REDIS_ADDRESS" in stand.said[0]
+    assert "set SHORTLIST_REDIS_URL" in stand.said[0]
 
 
 SLEEPS = """
@@ -278,8 +280,8 @@ from typing import Any
 from ensemble.batch.schedule import keep_schedule
 from ensemble.batch.settings import BatchSettings
 from ensemble.settings import EnsembleSettings
-address, folder, script, told = sys.argv[1:]
-chain = EnsembleSettings(redis_address=address, bundle_dir=Path(folder) / "bundle")
+url, folder, script, told = sys.argv[1:]
+chain = EnsembleSettings(redis_url=url, bundle_dir=Path(folder) / "bundle")
 raise SystemExit(keep_schedule(chain, BatchSettings(poll_s=0.2), (sys.executable, "-c", script, told)))
 """
 
@@ -287,7 +289,15 @@ raise SystemExit(keep_schedule(chain, BatchSettings(poll_s=0.2), (sys.executable
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_schedule_and_its_run(stand: Stand, number: signal.Signals) -> None:
     told = stand.folder / "pid"
-    command = [sys.executable, "-c", KEEPS, stand.address, str(stand.folder), SLEEPS, str(told)]
+    command = [
+        sys.executable,
+        "-c",
+        KEEPS,
+        stand.url.get_secret_value(),
+        str(stand.folder),
+        SLEEPS,
+        str(told),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_until(lambda: told.exists() and bool(told.read_text()))
@@ -306,9 +316,17 @@ def test_the_clock_itself_begins_a_run(stand: Stand, monkeypatch: pytest.MonkeyP
     """With a look only every hour, nothing but the cron expression can begin the second run."""
     monkeypatch.undo()
     script = KEEPS.replace("BatchSettings(poll_s=0.2)", "BatchSettings(poll_s=3600, cron='* * * * *')")
-    script = script.replace(", script, told)", ", script, address, told)")
+    script = script.replace(", script, told)", ", script, url, told)")
     told = stand.folder / "told"
-    command = [sys.executable, "-c", script, stand.address, str(stand.folder), PUBLISHES, str(told)]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        stand.url.get_secret_value(),
+        str(stand.folder),
+        PUBLISHES,
+        str(told),
+    ]
     process = subprocess.Popen(command)
     try:
         wait_until(lambda: len(stand.runs) >= 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.environment import RedisUrl
 from tests.builders.redis_server import free_port, redis_binary
 
 
@@ -27,7 +28,7 @@ class RedisProcess:
     """A real Redis on a port of its own, which a test may stop and start again."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        self.port, self.address = port, f"127.0.0.1:{port}"
+        self.port, self.url = port, RedisUrl(f"redis://127.0.0.1:{port}")
         self._command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         self._command += ["--dir", str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +42,7 @@ class RedisProcess:
                 return
             except OSError:
                 time.sleep(0.05)
-        raise RuntimeError(f"redis-server did not answer at {self.address}")
+        raise RuntimeError(f"redis-server did not answer at {self.url.address}")
 
     def stop(self) -> None:
         """Stops it, if it runs."""

@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-m", "service.main"]
 def environment(bundle: Path, **settings: str) -> dict[str, str]:
     """What the gateway sees: none of the machine's own settings."""
     told = {"BUNDLE_DIR": str(bundle), "PORT": "0", "LATENCY_BUDGET_MS": "8000"}
-    told |= {"REDIS_ADDRESS": "127.0.0.1:1", "TRITON__ADDRESS": "127.0.0.1:1"}
+    told |= {"REDIS_URL": "redis://127.0.0.1:1", "TRITON__ADDRESS": "127.0.0.1:1"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
     return inherited | {f"SHORTLIST_{name}": value for name, value in (told | settings).items()}
 

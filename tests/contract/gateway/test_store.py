@@ -12,6 +12,7 @@ import pytest
 import redis
 import structlog
 
+from contract.environment import RedisUrl
 from contract.filters import Wanted, check_filters, held_values
 from contract.keys import (
     AVAILABILITY_FIELD,
@@ -132,7 +133,7 @@ class TestRedisStore(StoreSuite):
     @pytest.fixture
     async def store(self, redis_process: Any) -> AsyncIterator[RedisStore]:
         fill(redis_process.port)
-        store = RedisStore(redis_process.address, BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
+        store = RedisStore(redis_process.url, BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
         await store.open()
         yield store
         await store.close()
@@ -182,9 +183,7 @@ class TestRedisStore(StoreSuite):
     ) -> None:
         now_s = 0.0
         fill(redis_process.port)
-        store = RedisStore(
-            redis_process.address, BUNDLE, 5, 1000, **WORLD, availability_s=3, clock=lambda: now_s
-        )
+        store = RedisStore(redis_process.url, BUNDLE, 5, 1000, **WORLD, availability_s=3, clock=lambda: now_s)
         await store.open()
         with redis.Redis(port=redis_process.port) as client:
 
@@ -210,7 +209,7 @@ class TestRedisStore(StoreSuite):
     async def test_the_pointer_is_kept_for_its_time(self, redis_process: Any) -> None:
         now_s = 0.0
         fill(redis_process.port)
-        store = RedisStore(redis_process.address, BUNDLE, 5, 10, **WORLD, pointer_s=1, clock=lambda: now_s)
+        store = RedisStore(redis_process.url, BUNDLE, 5, 10, **WORLD, pointer_s=1, clock=lambda: now_s)
         await store.open()
         assert await store.published(5) == PUBLISHED
         with redis.Redis(port=redis_process.port) as client:
@@ -286,7 +285,9 @@ class TestRedisStore(StoreSuite):
 
 
 async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
-    store = RedisStore(f"127.0.0.1:{unused_port}", BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
+    store = RedisStore(
+        RedisUrl(f"redis://127.0.0.1:{unused_port}"), BUNDLE, timeout_s=5, kept_cards=3, **WORLD
+    )
     await store.open()
     started = time.monotonic()
     with pytest.raises(DependencyUnavailable) as error:
@@ -299,7 +300,11 @@ async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:
 async def test_a_redis_that_hangs_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = RedisStore(
-            f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.1, kept_cards=3, **WORLD
+            RedisUrl(f"redis://127.0.0.1:{silent.getsockname()[1]}"),
+            BUNDLE,
+            timeout_s=0.1,
+            kept_cards=3,
+            **WORLD,
         )
         await store.open()
         started = time.monotonic()
@@ -313,7 +318,11 @@ async def test_a_redis_that_hangs_is_given_up_in_time() -> None:
 async def test_a_redis_that_keeps_hanging_is_soon_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = RedisStore(
-            f"127.0.0.1:{silent.getsockname()[1]}", BUNDLE, timeout_s=0.02, kept_cards=3, **WORLD
+            RedisUrl(f"redis://127.0.0.1:{silent.getsockname()[1]}"),
+            BUNDLE,
+            timeout_s=0.02,
+            kept_cards=3,
+            **WORLD,
         )
         await store.open()
         deadline = time.monotonic() + 20

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import redis
 
+from contract.environment import RedisUrl
 from contract.keys import (
     AVAILABILITY_FIELD,
     UNAVAILABLE,
@@ -36,9 +37,9 @@ PATIENCE_S = 20.0
 
 
 @asynccontextmanager
-async def gateway(folder: Path, address: str, timeout_s: float = 2.0) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(folder: Path, url: RedisUrl, timeout_s: float = 2.0) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway whose ensemble is down, over a Redis; it looks at the pointer and at items every time."""
-    store = RedisStore(address, BUNDLE, timeout_s, 100, dataset=DATASET, pointer_s=0.0, availability_s=0.0)
+    store = RedisStore(url, BUNDLE, timeout_s, 100, dataset=DATASET, pointer_s=0.0, availability_s=0.0)
     app = make_app(folder, FakeRecommender(DOWN), store, store_timeout_ms=int(timeout_s * 1000))
     async with client_of(app) as client:
         yield client
@@ -61,7 +62,7 @@ def store_slate(port: int, run: str, item_ids: list[int]) -> None:
 async def test_a_newly_published_run_is_read_and_what_becomes_seen_or_unavailable_is_gone(
     tmp_path: Path, redis_process: Any
 ) -> None:
-    async with gateway(tmp_path, redis_process.address) as client:
+    async with gateway(tmp_path, redis_process.url) as client:
         assert (await ask(client, source="batch"))["degraded"][0] == "batch_missing"
         for run, item_ids in (("first", [300, 301, 302, 303]), ("second", [310, 311, 312, 313])):
             store_slate(redis_process.port, run, item_ids)
@@ -81,7 +82,7 @@ async def test_a_redis_that_goes_is_answered_without_and_one_that_comes_back_is_
     tmp_path: Path, redis_process: Any
 ) -> None:
     store_slate(redis_process.port, "run", [300, 301])
-    async with gateway(tmp_path, redis_process.address) as client:
+    async with gateway(tmp_path, redis_process.url) as client:
         assert (await ask(client, source="batch"))["source"] == "batch"
         redis_process.stop()
         for _ in range(10):  # enough to open the circuit
@@ -100,8 +101,8 @@ async def test_a_redis_that_goes_is_answered_without_and_one_that_comes_back_is_
 
 async def test_a_redis_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        async with gateway(tmp_path, address, timeout_s=0.05) as client:
+        url = RedisUrl(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        async with gateway(tmp_path, url, timeout_s=0.05) as client:
             started = time.monotonic()
             answer = await ask(client, source="batch")
             assert time.monotonic() - started < PATIENCE_S
@@ -118,7 +119,7 @@ async def test_a_damaged_slate_or_pointer_is_no_error_of_the_callers_answer(
     tmp_path: Path, redis_process: Any, damaged: bytes
 ) -> None:
     store_slate(redis_process.port, "run", [300, 301])
-    async with gateway(tmp_path, redis_process.address) as client:
+    async with gateway(tmp_path, redis_process.url) as client:
         for key in (slate_key("run", 9), batch_key(DATASET)):
             with redis.Redis(port=redis_process.port) as there:
                 there.set(key, damaged)
@@ -132,7 +133,7 @@ async def test_an_item_whose_key_is_of_another_type_counts_as_available_and_harm
     store_slate(redis_process.port, "run", [300, 301])
     with redis.Redis(port=redis_process.port) as there:
         there.set(feature_key("item_id", 300, DATASET), b"no hash")
-    async with gateway(tmp_path, redis_process.address) as client:
+    async with gateway(tmp_path, redis_process.url) as client:
         for _ in range(8):
             answer = await ask(client, source="batch")
             assert answer["source"] == "batch"

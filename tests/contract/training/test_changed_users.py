@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from contract import names
+from contract.environment import RedisUrl
 from contract.keys import batch_runs_key, changed_users_key, seen_key
 from feature_repo.materialize import materialize
 from tests.builders.datasets import quiet, small_world
@@ -20,31 +21,30 @@ from training.data.prepared import Prepared
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisUrl]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def redis(address: str) -> Redis:
-    host, _, port = address.partition(":")
-    return Redis(host=host, port=int(port))
+def redis(url: RedisUrl) -> Redis:
+    return Redis(**url.connection_kwargs())
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, address: str) -> Prepared:
+def world(tmp_path_factory: pytest.TempPathFactory, url: RedisUrl) -> Prepared:
     """The world, loaded once."""
     world = small_world(tmp_path_factory.mktemp("var"))
-    materialize(world, address, say=quiet, is_quiet=True)
+    materialize(world, url, say=quiet, is_quiet=True)
     return world
 
 
-def noted(world: Prepared, address: str, redis: Redis) -> list[int]:
+def noted(world: Prepared, url: RedisUrl, redis: Redis) -> list[int]:
     """Loads a world, gives who was noted as changed since the last call."""
     key = changed_users_key(world.dataset.name)
     redis.delete(key)
     before = time.time()
-    materialize(world, address, say=quiet, is_quiet=True)
+    materialize(world, url, say=quiet, is_quiet=True)
     members: Any = redis.zrange(key, 0, -1, withscores=True)
     found = dict(members)
     assert all(before - 1 <= changed_s <= time.time() + 1 for changed_s in found.values())
@@ -60,31 +60,31 @@ def a_day_later(world: Prepared) -> tuple[Prepared, list[int]]:
     return replace(world, dataset=dataset), sorted(map(int, active.unique()))
 
 
-def test_who_did_something_since_is_noted(world: Prepared, address: str, redis: Redis) -> None:
+def test_who_did_something_since_is_noted(world: Prepared, url: RedisUrl, redis: Redis) -> None:
     later, active = a_day_later(world)
     assert 10 < len(active) < len(world.users)
-    assert noted(later, address, redis) == [], "no batch run ever began"
-    noted(world, address, redis)
+    assert noted(later, url, redis) == [], "no batch run ever began"
+    noted(world, url, redis)
     redis.zadd(batch_runs_key(world.dataset.name), {"r-1": 1.0})
-    assert noted(later, address, redis) == active
-    assert noted(later, address, redis) == [], "the same again"
-    assert noted(world, address, redis) == active, "and back"
+    assert noted(later, url, redis) == active
+    assert noted(later, url, redis) == [], "the same again"
+    assert noted(world, url, redis) == active, "and back"
 
 
-def test_whose_facts_changed_is_noted(world: Prepared, address: str, redis: Redis) -> None:
+def test_whose_facts_changed_is_noted(world: Prepared, url: RedisUrl, redis: Redis) -> None:
     redis.zadd(batch_runs_key(world.dataset.name), {"r-1": 1.0})
     facts = world.users.copy()
     facts.loc[facts[names.USER_ID].isin([3, 5]), "user_loyalty_days"] += 7
-    assert noted(replace(world, users=facts), address, redis) == [3, 5]
-    assert noted(world, address, redis) == [3, 5]
+    assert noted(replace(world, users=facts), url, redis) == [3, 5]
+    assert noted(world, url, redis) == [3, 5]
 
 
-def test_who_has_seen_something_else_is_noted(world: Prepared, address: str, redis: Redis) -> None:
+def test_who_has_seen_something_else_is_noted(world: Prepared, url: RedisUrl, redis: Redis) -> None:
     redis.zadd(batch_runs_key(world.dataset.name), {"r-1": 1.0})
-    noted(world, address, redis)
+    noted(world, url, redis)
     redis.set(seen_key(world.dataset.name, 11), b"")
     redis.delete(seen_key(world.dataset.name, 12))
     redis.set(seen_key(world.dataset.name, 987_654_321), b"")
-    assert noted(world, address, redis) == [11, 12, 987_654_321]
+    assert noted(world, url, redis) == [11, 12, 987_654_321]
     assert not redis.exists(seen_key(world.dataset.name, 987_654_321))
     assert redis.exists(seen_key(world.dataset.name, 12))

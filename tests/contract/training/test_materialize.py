@@ -20,7 +20,9 @@ from redis import Redis
 
 from contract import names
 from contract.dataset import Column, DatasetError, Role
+from contract.environment import RedisUrl
 from contract.keys import decode_seen, seen_key
+from feature_repo.connection import VARIABLE, connection_string
 from feature_repo.materialize import Arrived, Feast, check_arrival, materialize
 from feature_repo.online import OnlineStore
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
@@ -32,15 +34,14 @@ from training.features.tables import feature_tables, first_event
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisUrl]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def redis(address: str) -> Redis:
-    host, _, port = address.partition(":")
-    return Redis(host=host, port=int(port))
+def redis(url: RedisUrl) -> Redis:
+    return Redis(**url.connection_kwargs())
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +58,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return world
 
 
-def load(prepared: Prepared, address: str) -> Arrived:
-    return materialize(prepared, address, say=quiet, is_quiet=True)
+def load(prepared: Prepared, url: RedisUrl) -> Arrived:
+    return materialize(prepared, url, say=quiet, is_quiet=True)
 
 
 @pytest.fixture(scope="module")
-def arrived(world: Prepared, address: str) -> Arrived:
+def arrived(world: Prepared, url: RedisUrl) -> Arrived:
     """The world, loaded into a new Redis. Tests that load something else come last, one after another."""
-    return load(world, address)
+    return load(world, url)
 
 
-def store_of(prepared: Prepared, address: str, patch: pytest.MonkeyPatch) -> FeatureStore:
-    feast = Feast(prepared, address)
+def store_of(prepared: Prepared, url: RedisUrl, patch: pytest.MonkeyPatch) -> FeatureStore:
+    feast = Feast(prepared, url)
     for name, value in feast.variables.items():
         patch.setenv(name, value)
+    patch.setenv(VARIABLE, connection_string(url))
     return FeatureStore(repo_path=str(Path(__file__).parents[3] / "feature_repo"))
 
 
@@ -105,10 +107,10 @@ def test_rows_that_arrived_are_counted_in_redis(arrived: Arrived, world: Prepare
 
 
 def test_feast_reads_online_what_the_files_hold(
-    arrived: Arrived, world: Prepared, address: str, monkeypatch: pytest.MonkeyPatch
+    arrived: Arrived, world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert arrived.command == "materialize"
-    store = store_of(world, address, monkeypatch)
+    store = store_of(world, url, monkeypatch)
     for key, views, service in (
         (names.USER_ID, names.USER_VIEWS, names.USER_SERVICE),
         (names.ITEM_ID, names.ITEM_VIEWS, names.ITEM_SERVICE),
@@ -123,10 +125,10 @@ def test_feast_reads_online_what_the_files_hold(
 
 
 def test_a_bundle_has_a_service_of_what_it_reads(
-    arrived: Arrived, world: Prepared, address: str, monkeypatch: pytest.MonkeyPatch
+    arrived: Arrived, world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert arrived.rows
-    store = store_of(world, address, monkeypatch)
+    store = store_of(world, url, monkeypatch)
     assert {s.name for s in store.list_feature_services()} == {
         "user_features",
         "item_features",
@@ -142,14 +144,14 @@ def test_a_bundle_has_a_service_of_what_it_reads(
 
 
 def test_training_values_are_those_of_a_point_in_time_join(
-    arrived: Arrived, world: Prepared, address: str, monkeypatch: pytest.MonkeyPatch
+    arrived: Arrived, world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = world.dataset
     rows = RankingTable.of(world, arrived.as_of).exposures(None, arrived.as_of)
     trained = rows.frame.assign(event_timestamp=pd.to_datetime(rows.times, utc=True))
     trained = trained.drop_duplicates([names.USER_ID, names.EVENT_TIMESTAMP]).sample(1_500, random_state=0)
     order = [names.USER_ID, names.ITEM_ID, names.EVENT_TIMESTAMP]
-    store = store_of(world, address, monkeypatch)
+    store = store_of(world, url, monkeypatch)
     services = [store.get_feature_service(name) for name in (names.USER_SERVICE, names.ITEM_SERVICE)]
     features = [
         f"{p.name}:{f.name}" for s in services for p in s.feature_view_projections for f in p.features
@@ -171,19 +173,19 @@ def test_training_values_are_those_of_a_point_in_time_join(
 
 
 def test_incremental_picks_up_a_new_snapshot(
-    arrived: Arrived, world: Prepared, address: str, redis: Redis
+    arrived: Arrived, world: Prepared, url: RedisUrl, redis: Redis
 ) -> None:
     assert arrived.command == "materialize"
     before = redis.get(seen_key("synthetic", 1))
     later = world.dataset.model_copy(update={"as_of": arrived.as_of + timedelta(days=1)})
     moved = replace(world, dataset=later)
-    again = load(moved, address)
+    again = load(moved, url)
     assert again.command == "materialize-incremental"
     rows = latest(moved, names.USER_ACTIVITY)
     is_new = rows[names.EVENT_TIMESTAMP] >= arrived.as_of - timedelta(seconds=1)
     assert is_new.sum() > 10
     with pytest.MonkeyPatch.context() as patch:
-        store = store_of(moved, address, patch)
+        store = store_of(moved, url, patch)
         users = [{names.USER_ID: int(user)} for user in rows.loc[is_new, names.USER_ID]]
         reference = f"{names.USER_ACTIVITY}:{names.USER_RECENT_ITEM_IDS}"
         answer = store.get_online_features([reference], users).to_dict()
@@ -193,11 +195,11 @@ def test_incremental_picks_up_a_new_snapshot(
     assert len(redis.get(seen_key("synthetic", 1)) or b"") >= len(before or b"")
 
 
-def test_facts_that_changed_are_loaded_again(world: Prepared, address: str, redis: Redis) -> None:
+def test_facts_that_changed_are_loaded_again(world: Prepared, url: RedisUrl, redis: Redis) -> None:
     changed = replace(world, items=world.items.assign(item_brand="another brand"))
-    assert load(changed, address).command == "materialize"
+    assert load(changed, url).command == "materialize"
     with pytest.MonkeyPatch.context() as patch:
-        store = store_of(changed, address, patch)
+        store = store_of(changed, url, patch)
         answer = store.get_online_features(["item_catalog:item_brand"], [{names.ITEM_ID: 5}]).to_dict()
     assert answer["item_brand"] == ["another brand"]
     assert redis.exists(seen_key("synthetic", 1))
@@ -210,20 +212,23 @@ def test_one_name_at_the_end_of_another_is_another_data_set(redis: Redis) -> Non
 
 
 def test_the_command_works_by_hand_and_an_emptied_redis_is_filled(
-    arrived: Arrived, world: Prepared, address: str, redis: Redis
+    arrived: Arrived, world: Prepared, url: RedisUrl, redis: Redis
 ) -> None:
     redis.flushall()
     assert OnlineStore(redis).loaded("synthetic") is None
-    command = Feast(world, address).by_hand(
+    command = Feast(world, url).by_hand(
         "materialize", f"{first_event(world):%Y-%m-%dT%H:%M:%S}", f"{arrived.as_of:%Y-%m-%dT%H:%M:%S}"
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(command, shell=True, check=True, env=os.environ | {"PATH": path}, capture_output=True)
+    given = {"PATH": path, "SHORTLIST_REDIS_URL": url.get_secret_value()}
+    subprocess.run(command, shell=True, check=True, env=os.environ | given, capture_output=True)
     assert OnlineStore(redis).rows("synthetic") == arrived.rows
 
 
-def test_two_data_sets_live_in_one_redis(world: Prepared, address: str, redis: Redis, tmp_path: Path) -> None:
-    load(world, address)
+def test_two_data_sets_live_in_one_redis(
+    world: Prepared, url: RedisUrl, redis: Redis, tmp_path: Path
+) -> None:
+    load(world, url)
     before = {key: redis.dump(key) for key in redis.scan_iter()}
     declaration = DECLARATION | {
         "name": "etic",
@@ -232,7 +237,7 @@ def test_two_data_sets_live_in_one_redis(world: Prepared, address: str, redis: R
     }
     folder = write_own(tmp_path / "own", own_tables(), declaration)
     own = catalog.prepare(str(folder), tmp_path, tmp_path / "var", say=quiet)
-    assert load(own, address).rows == {
+    assert load(own, url).rows == {
         names.USER_PROFILE: 20,
         names.USER_ACTIVITY: 20,
         names.ITEM_CATALOG: 15,
@@ -247,14 +252,14 @@ def test_two_data_sets_live_in_one_redis(world: Prepared, address: str, redis: R
     assert isinstance(stored, bytes)
     assert decode_seen(stored).tolist() == mine.tolist()
     with pytest.MonkeyPatch.context() as patch:
-        store = store_of(own, address, patch)
+        store = store_of(own, url, patch)
         assert store.get_feature_view(names.USER_ACTIVITY).ttl == timedelta(days=1)
         assert not store.get_feature_view(names.ITEM_CATALOG).ttl
 
 
-def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(world: Prepared, address: str) -> None:
-    feast = Feast(world, address)
-    load(world, address)
+def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(world: Prepared, url: RedisUrl) -> None:
+    feast = Feast(world, url)
+    load(world, url)
     tables = feature_tables(world, world.dataset.clock())
     complete = {view: table.column(0).value_counts() for view, table in tables.items()}
     rows = {view: len(counts) for view, counts in complete.items()}
@@ -268,7 +273,5 @@ def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(world: Prepa
 
 
 def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:
-    with pytest.raises(
-        DatasetError, match=r"Redis does not answer at 127.0.0.1:1: .*SHORTLIST_REDIS_ADDRESS"
-    ):
-        load(world, "127.0.0.1:1")
+    with pytest.raises(DatasetError, match=r"Redis does not answer at 127.0.0.1:1: .*SHORTLIST_REDIS_URL"):
+        load(world, RedisUrl("redis://127.0.0.1:1"))

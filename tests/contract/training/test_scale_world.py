@@ -17,6 +17,7 @@ from bench.scale.load import load
 from bench.scale.world import CATEGORIES, make_world
 from contract import names
 from contract.dataset import DATASET_FILE
+from contract.environment import RedisUrl
 from contract.keys import seen_prefix
 from feature_repo.materialize import materialize
 from feature_repo.online import OnlineStore
@@ -40,9 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    with redis_server(tmp_path) as address:
-        host, _, port = address.partition(":")
-        yield Redis(host=host, port=int(port))
+    with redis_server(tmp_path) as url:
+        yield Redis(**url.connection_kwargs())
 
 
 def hashes(redis: Redis, project: str) -> dict[bytes, dict[bytes, bytes]]:
@@ -61,8 +61,8 @@ def test_the_bulk_loader_writes_what_feast_writes(
     """Of one snapshot: the loader makes the last one for everyone, `make materialize` each one's last busy
     one."""
     monkeypatch.setattr(features, "busy_instants", lambda _, until: pd.DatetimeIndex([until]))
-    address = "{host}:{port}".format(**redis.connection_pool.connection_kwargs)
-    materialize(world, address, say=quiet, is_quiet=True)
+    url = RedisUrl("redis://{host}:{port}".format(**redis.connection_pool.connection_kwargs))
+    materialize(world, url, say=quiet, is_quiet=True)
     project = world.dataset.name
     by_feast, seen_by_feast = (
         hashes(redis, project),

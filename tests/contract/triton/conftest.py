@@ -8,21 +8,22 @@ import google.protobuf  # noqa: F401  before Merlin, which forces the slow Pytho
 import pytest
 from redis import Redis
 
+from contract.environment import RedisUrl
 from ensemble.stores.client import connect
 from tests.builders.search_redis import running_redis
 
 
 @pytest.fixture(scope="session")
-def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisUrl]:
     """Gives host:port of a Redis with the search module."""
-    with running_redis(tmp_path_factory.mktemp("redis")) as address:
-        yield address
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture
-def redis(redis_address: str) -> Iterator[Redis]:
+def redis(redis_url: RedisUrl) -> Iterator[Redis]:
     """Gives a client of an empty Redis."""
-    client = connect(redis_address, 5000)
+    client = connect(redis_url, 5000)
     client.flushall()
     yield client
     client.close()

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from contract.environment import RedisUrl
 from ensemble.stores.client import Patience, TimedRedis, connect, ending_by
 from tests.builders.silent_redis import SilentRedis, silent_redis
 
@@ -29,7 +30,7 @@ def silent() -> Iterator[SilentRedis]:
 def patient(server: SilentRedis, most_s: float = 0.05, **circuit: float) -> TimedRedis:
     """Gives a client of the silent server; its circuit never opens unless a test says so."""
     options = {"failures": 10**6, **circuit}
-    return connect(server.address, LONG_S * 1000, Patience(most_s, **options))  # type: ignore[arg-type]
+    return connect(server.url, LONG_S * 1000, Patience(most_s, **options))  # type: ignore[arg-type]
 
 
 def read(redis: Redis, commands: int = 1) -> list[object]:
@@ -141,8 +142,8 @@ def test_a_round_trip_without_time_to_spare_proves_nothing(silent: SilentRedis) 
     assert client.patience.circuit.closed
 
 
-def test_an_error_that_redis_answers_is_an_answer(redis_address: str) -> None:
-    client: Any = connect(redis_address, 5000, Patience(5, failures=1))
+def test_an_error_that_redis_answers_is_an_answer(redis_url: RedisUrl) -> None:
+    client: Any = connect(redis_url, 5000, Patience(5, failures=1))
     for _ in range(3):
         with pytest.raises(ResponseError):
             client.execute_command("NO SUCH COMMAND")

@@ -15,6 +15,7 @@ from contract import names
 from contract.bundle import Inputs
 from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import NULL_CODE, Encoders, Field, Scale, Vocabulary
+from contract.environment import RedisUrl
 from contract.keys import encode_seen, seen_key
 from contract.tensors import PAD_ID
 from ensemble.stores import items
@@ -129,11 +130,11 @@ class TestRedis(FeatureStoreSuite):
         tmp_path: Path,
         dataset: Dataset,
         redis: Redis,
-        redis_address: str,
+        redis_url: RedisUrl,
         monkeypatch: pytest.MonkeyPatch,
     ) -> Iterator[Any]:
         del redis  # emptied
-        yield from feast_repository(tmp_path, dataset, redis_address, monkeypatch)
+        yield from feast_repository(tmp_path, dataset, redis_url, monkeypatch)
 
     @pytest.fixture
     def store(self, repository: Any, redis: Redis, dataset: Dataset) -> RedisFeatureStore:

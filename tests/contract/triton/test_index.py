@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from contract.bundle import BundleError, IndexSpec, read_manifest, sha256
+from contract.environment import RedisUrl
 from contract.keys import decode_card, item_card_key
 from ensemble.publish import index
 from ensemble.publish.index import IndexBuildError, build_index, create_command, drop_bundle, main
@@ -164,36 +165,36 @@ def test_dropping_what_is_not_there_is_no_error(redis: Redis) -> None:
 def test_a_redis_without_the_search_module_is_one_line(
     tmp_path: Path, worlds: list[World], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running_redis(tmp_path, with_search=False) as address:
-        monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", address)
+    with running_redis(tmp_path, with_search=False) as url:
+        monkeypatch.setenv("SHORTLIST_REDIS_URL", url.get_secret_value())
         assert main(["--bundle", str(worlds[0].folder)]) == 1
         error = capsys.readouterr().err
         assert "start Redis with its search module" in error
         assert len(error.splitlines()) == 1
-        assert not connect(address, 1000).keys("*")
+        assert not connect(url, 1000).keys("*")
 
 
 def test_a_redis_that_is_down_is_one_line(
     worlds: list[World], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with running_redis(tmp_path) as address:
+    with running_redis(tmp_path) as url:
         pass  # it was there, and is gone
-    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", address)
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", url.get_secret_value())
     assert main(["--bundle", str(worlds[0].folder)]) == 1
     error = capsys.readouterr().err
-    assert "set SHORTLIST_REDIS_ADDRESS" in error
+    assert "set SHORTLIST_REDIS_URL" in error
     assert len(error.splitlines()) == 1
 
 
 def test_the_command_says_what_it_did(
     worlds: list[World],
     redis: Redis,
-    redis_address: str,
+    redis_url: RedisUrl,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     del redis  # emptied
-    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", redis_url.get_secret_value())
     shutil.move(worlds[0].folder, worlds[0].folder.with_name("renamed"))
     folder = str(worlds[0].folder.with_name("renamed"))
     assert main(["--bundle", folder]) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from contract.environment import RedisUrl
 from contract.errors import StageError
 from contract.keys import index_search_key, item_vector_key
 from contract.slates import Degradation, degradations
@@ -43,8 +44,8 @@ def graph_world(folder: Path) -> World:
 class Served:
     """The chain over one Redis, as the model process holds it."""
 
-    def __init__(self, world: World, address: str) -> None:
-        settings = make_settings(redis_address=address, redis_timeout_ms=5_000, redis_failures=10**6)
+    def __init__(self, world: World, url: RedisUrl) -> None:
+        settings = make_settings(redis_url=url, redis_timeout_ms=5_000, redis_failures=10**6)
         bundle = Bundle.open(world.folder)
         self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
         self.recommender.stores.items.load()
@@ -66,11 +67,11 @@ class Served:
 
 
 @pytest.fixture
-def served(redis_address: str, redis: Redis, tmp_path: Path) -> Iterator[Served]:
+def served(redis_url: RedisUrl, redis: Redis, tmp_path: Path) -> Iterator[Served]:
     """Gives the chain over a Redis that goes on running, with a small exact index."""
     world = make_world(tmp_path / "bundle")
     build_index(redis, world.folder, 2)
-    chain = Served(world, redis_address)
+    chain = Served(world, redis_url)
     chain.watch.start()
     yield chain
     chain.watch.stop()
@@ -117,11 +118,11 @@ def test_an_index_that_went_missing_is_in_doubt_until_it_is_built_again(
 def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tmp_path: Path) -> None:
     world, port, folder = graph_world(tmp_path / "bundle"), free_port(), tmp_path / "redis"
     folder.mkdir()
-    with running_redis(folder, port=port, is_kept=True) as address:
-        redis = connect(address, 60_000)
+    with running_redis(folder, port=port, is_kept=True) as url:
+        redis = connect(url, 60_000)
         build_index(redis, world.folder, 2)
         redis.set(index_search_key("tiny-1"), json.dumps({"beyond": ITEMS}))
-        served = Served(world, address)
+        served = Served(world, url)
         served.watch.start()
         full = served.answer()
         assert full is not None
@@ -148,10 +149,10 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
     world, port, folder = make_world(tmp_path / "bundle", items=60), free_port(), tmp_path / "redis"
     folder.mkdir()
     key = item_vector_key("tiny-1", world.item_ids[0])
-    with running_redis(folder, port=port, is_kept=True) as address:
-        redis = connect(address, 5_000)
+    with running_redis(folder, port=port, is_kept=True) as url:
+        redis = connect(url, 5_000)
         build_index(redis, world.folder, 2)
-        served = Served(world, address)
+        served = Served(world, url)
         served.watch.start()
         kept: dict[Any, Any] = redis.hgetall(key)
         redis.delete(key)

@@ -20,6 +20,7 @@ from contract.affinity import affinity_columns, user_item_feature_names
 from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
+from contract.environment import RedisUrl
 from ensemble.run.chain import chain_of, run_chain
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
@@ -73,11 +74,11 @@ def prepared(tmp_path: Path) -> Prepared:
 
 @pytest.fixture
 def feast(
-    prepared: Prepared, redis: Redis, redis_address: str, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, redis: Redis, redis_url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Any]:
     """Gives Feast's store of that world, with nothing in it yet."""
     del redis  # emptied
-    yield from feast_repository(prepared.folder.parents[1], prepared.dataset, redis_address, monkeypatch)
+    yield from feast_repository(prepared.folder.parents[1], prepared.dataset, redis_url, monkeypatch)
 
 
 def test_the_chains_row_of_a_logged_exposure_is_the_training_row(

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from contract.bundle import USER_VECTORS_FILE, Manifest, read_manifest, sha256
+from contract.environment import RedisUrl
 from contract.keys import index_search_key
 from contract.tensors import PAD_ID
 from ensemble.bundle import Bundle
@@ -123,12 +124,12 @@ def test_what_was_measured_is_kept_until_the_target_or_k_changes(
 
 def test_an_unreachable_target_is_one_line_and_the_older_bundle_stays(
     redis: Redis,
-    redis_address: str,
+    redis_url: RedisUrl,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("SHORTLIST_REDIS_ADDRESS", redis_address)
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", redis_url.get_secret_value())
     monkeypatch.setenv("SHORTLIST_K", str(K))
     monkeypatch.setenv("SHORTLIST_HEAD_ITEMS", "0")
     world = graph_world(tmp_path / "graph", kind="HNSW", m=3, ef_construction=4)

@@ -12,6 +12,7 @@ from redis import Redis
 
 from contract import names
 from contract.dataset import DATASET_FILE, Dataset
+from contract.environment import RedisUrl
 from contract.filters import Wanted, check_filters, passes
 from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, decode_tags, feature_key, item_vector_key
 from ensemble.bundle import Bundle
@@ -33,11 +34,11 @@ def feast(
     tmp_path: Path,
     dataset: Dataset,
     redis: Redis,
-    redis_address: str,
+    redis_url: RedisUrl,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Any]:
     del redis  # emptied
-    yield from feast_repository(tmp_path, dataset, redis_address, monkeypatch)
+    yield from feast_repository(tmp_path, dataset, redis_url, monkeypatch)
 
 
 def test_the_availability_field_is_feasts_hash_of_view_and_feature() -> None:

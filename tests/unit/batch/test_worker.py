@@ -12,6 +12,7 @@ import pytest
 
 from batch.compute.worker import PATH, ShardWorker, Task
 from batch.settings import BatchSettings
+from contract.environment import RedisUrl
 from ensemble.settings import EnsembleSettings
 from tests.builders.triton import make_world
 
@@ -19,7 +20,7 @@ from tests.builders.triton import make_world
 @pytest.fixture
 def worker(tmp_path: Path) -> ShardWorker:
     world = make_world(tmp_path / "bundle")
-    chain = EnsembleSettings(bundle_dir=world.folder, redis_address="127.0.0.1:1")
+    chain = EnsembleSettings(bundle_dir=world.folder, redis_url=RedisUrl("redis://127.0.0.1:1"))
     (tmp_path / "slates").mkdir()
     return ShardWorker(Task("r-1", tmp_path / "slates", chain, BatchSettings(redis_timeout_ms=100)))
 

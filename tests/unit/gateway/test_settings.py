@@ -38,8 +38,10 @@ def test_nested_settings_use_two_underscores(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("PORT", "eighty", "SHORTLIST_PORT: "),
         ("PORT", "70000", "less than or equal to 65535"),
-        ("REDIS_ADDRESS", "localhost", "SHORTLIST_REDIS_ADDRESS: must be host:port"),
-        ("REDIS_ADDRESS", "localhost:99999", "must be host:port"),
+        ("REDIS_URL", "localhost", "SHORTLIST_REDIS_URL: must be redis://"),
+        ("REDIS_URL", "redis://localhost:99999", "SHORTLIST_REDIS_URL: must be redis://"),
+        ("TRITON__ADDRESS", "localhost", "SHORTLIST_TRITON__ADDRESS: must be host:port"),
+        ("TRITON__ADDRESS", "localhost:99999", "must be host:port"),
         ("TRITON__MAX_IN_FLIGHT", "0", "SHORTLIST_TRITON__MAX_IN_FLIGHT: "),
         ("TRITON__ADRESS", "x:1", "SHORTLIST_TRITON__ADRESS: "),
         ("TRITON", "x:1", "SHORTLIST_TRITON: "),

@@ -81,7 +81,7 @@ def test_the_schedule_is_a_service_of_its_own_and_may_end_its_run(services: dict
     assert 'CMD ["python", "-m", "batch", "schedule"]' in text
     assert "/locks/batch.txt" in text
     assert batch["environment"]["SHORTLIST_BATCH_CRON"] == "0 3 * * *"
-    assert batch["environment"]["SHORTLIST_REDIS_ADDRESS"] == "redis:6379"
+    assert batch["environment"]["SHORTLIST_REDIS_URL"] == "redis://redis:6379"
     schedule = (ROOT / "batch" / "schedule" / "schedule.py").read_text()
     grace_s = float(re.findall(r"^GRACE_S = ([\d.]+)$", schedule, flags=re.MULTILINE)[0])
     assert float(batch["stop_grace_period"].removesuffix("s")) > grace_s

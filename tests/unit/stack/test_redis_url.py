@@ -11,7 +11,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contract.environment import LOCAL_REDIS, RedisUrl, read_settings, redis_remedy
+from contract.environment import LOCAL_REDIS, RedisUrl, explain_redis, read_settings
+from tests.builders.certificates import make_certificates
 
 PASSWORD = "s3cr3t/@:?#%, \"'"
 ENCODED = "s3cr3t%2F%40%3A%3F%23%25%2C%20%22%27"
@@ -26,8 +27,7 @@ class Some(BaseSettings):
 
 
 def test_every_part_is_read(tmp_path: Path) -> None:
-    authority = tmp_path / "ca.pem"
-    authority.touch()
+    authority = make_certificates(tmp_path).authority
     url = RedisUrl(f"rediss://web:{ENCODED}@cache.example:7000/3?ssl_ca_certs={authority}")
     assert url.address == "cache.example:7000"
     assert url.connection_kwargs() == {
@@ -79,6 +79,7 @@ def test_its_text_has_no_password(given: str, shown: str) -> None:
         ("redis://cache?protocol=3", "nothing else"),
         ("redis://cache?ssl_ca_certs=ca.pem", "for rediss:// alone"),
         ("rediss://cache?ssl_ca_certs=/no/ca.pem", "not there: ssl_ca_certs=/no/ca.pem"),
+        ("rediss://cache?ssl_ca_certs=/etc/passwd", "without certificates: ssl_ca_certs=/etc/passwd"),
     ],
 )
 def test_a_wrong_one_is_refused_in_one_line_that_repeats_none_of_it(
@@ -107,7 +108,7 @@ def test_it_is_copied_pickled_and_compared_with_its_password() -> None:
 def test_what_to_do_follows_from_what_redis_said() -> None:
     import redis
 
-    assert "user and password in SHORTLIST_REDIS_URL" in redis_remedy(redis.AuthenticationError("wrong"))
-    assert "must be allowed" in redis_remedy(redis.exceptions.NoPermissionError("no"))
-    assert "ssl_ca_certs" in redis_remedy(redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"))
-    assert redis_remedy(redis.ConnectionError("refused")).startswith("start it")
+    assert "user and password in SHORTLIST_REDIS_URL" in explain_redis(redis.AuthenticationError("wrong"))
+    assert "must be allowed" in explain_redis(redis.exceptions.NoPermissionError("no"))
+    assert "ssl_ca_certs" in explain_redis(redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"))
+    assert explain_redis(redis.ConnectionError("refused.")).startswith("refused; start it")

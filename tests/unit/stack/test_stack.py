@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.environment import RedisUrl
 from deploy.local import programs, supervisor, triton_server
 from deploy.local.ports import PortTaken, check_free, free_port, is_free
 from deploy.local.settings import LocalSettings
@@ -66,10 +67,10 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_a_redis_of_the_users_own_is_not_started(settings: LocalSettings) -> None:
-    own = settings.model_copy(update={"redis_address": "cache.example:6379"})
+    own = settings.model_copy(update={"redis_url": RedisUrl("redis://cache.example:6379")})
     assert "redis" in programs.programs(settings)
     assert "redis" not in programs.programs(own)
-    assert own.environment()["SHORTLIST_REDIS_ADDRESS"] == "cache.example:6379"
+    assert own.environment()["SHORTLIST_REDIS_URL"] == "redis://cache.example:6379"
 
 
 def test_the_configuration_keeps_commands_and_variables_whole(settings: LocalSettings) -> None:

@@ -34,7 +34,7 @@ METRICS = {
         ("SHORTLIST_QUALITY", "best", "SHORTLIST_QUALITY=best: "),
         ("SHORTLIST_TWO_TOWER__WIDTH", "0", "SHORTLIST_TWO_TOWER__WIDTH=0: "),
         ("SHORTLIST_DLRM__DROPOUT", "-1", "SHORTLIST_DLRM__DROPOUT=-1: "),
-        ("SHORTLIST_REDIS_ADDRESS", "here", "SHORTLIST_REDIS_ADDRESS=here: "),
+        ("SHORTLIST_REDIS_URL", "here", "SHORTLIST_REDIS_URL: must be redis://"),
     ],
 )
 def test_a_wrong_setting_stops_with_one_line(

@@ -16,7 +16,7 @@ def test_every_field_is_described() -> None:
     [
         ("SHORTLIST_K", "none", "SHORTLIST_K=none"),
         ("SHORTLIST_PROVIDER", "gpu", "SHORTLIST_PROVIDER=gpu"),
-        ("SHORTLIST_REDIS_ADDRESS", "localhost", "SHORTLIST_REDIS_ADDRESS=localhost"),
+        ("SHORTLIST_REDIS_URL", "localhost", "SHORTLIST_REDIS_URL: must be redis://"),
         ("SHORTLIST_MAX_OVERFETCH", "5000", "max_seen must be at least max_overfetch"),
     ],
 )
