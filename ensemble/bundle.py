@@ -125,7 +125,7 @@ class Ranker(OnnxModel):
 
 
 @dataclass(frozen=True)
-class Bundle:
+class LoadedBundle:
     """An opened bundle. Its models are loaded by the stages that run them."""
 
     folder: Path
@@ -138,7 +138,7 @@ class Bundle:
     @classmethod
     def open(
         cls, folder: Path, provider: Provider = Provider.CPU, threads: int = 1, verify: bool = True
-    ) -> Bundle:
+    ) -> LoadedBundle:
         """Verifies a bundle's checksums, then reads it.
 
         Raises:

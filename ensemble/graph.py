@@ -8,8 +8,9 @@ from merlin.dag import Node
 from merlin.schema import Schema
 
 from contract.tensors import REQUEST_TENSORS
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.settings import EnsembleSettings
+from ensemble.sources.source import NearestItems, Source
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.filter import FilterCandidates
@@ -33,22 +34,24 @@ class Stores:
     items: ItemTable
     patience: Patience | None = None  # of the requests' round trips, where they are made to a Redis
     watch: IndexWatch | None = None  # of the index, where it is Redis'
+    sources: tuple[Source, ...] = ()  # of candidates, beside the nearest items
 
 
-def request_schema(bundle: Bundle) -> Schema:
+def request_schema(bundle: LoadedBundle) -> Schema:
     """Describes what every request sends: the contract's tensors, and one int64 (B,1) per context column."""
     fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in REQUEST_TENSORS]
     return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
 
 
-def recommend_graph(bundle: Bundle, stores: Stores, settings: EnsembleSettings) -> Node:
+def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings) -> Node:
     """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
+    sources = (NearestItems(stores.vectors), *stores.sources)
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
         >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, bundle.manifest.vector_width)
-        >> RetrieveCandidates(stores.vectors, bundle.manifest.filters, k, r)
+        >> RetrieveCandidates(sources, bundle.user_features, bundle.manifest.filters, k, r)
         >> FilterCandidates(stores.items, k, r)
         >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
         >> ScoreCandidates(bundle.ranker, k)

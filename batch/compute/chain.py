@@ -22,7 +22,7 @@ from contract.tensors import (
     PAD_ID,
     StageName,
 )
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, redis_stores
 from ensemble.settings import EnsembleSettings
@@ -57,7 +57,7 @@ class Slates:
 class Chain:
     """Makes the slates of users from a bundle and the state of the stores."""
 
-    def __init__(self, bundle: Bundle, stores: Stores, settings: EnsembleSettings, n: int) -> None:
+    def __init__(self, bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings, n: int) -> None:
         self.bundle, self.stores, self.n = bundle, stores, n
         # Whoever explores logs the chance of each place with the answer; a stored slate has no such log.
         settings = settings.model_copy(update={"exploration_temperature": 0.0})
@@ -73,7 +73,7 @@ class Chain:
             RedisError: Redis does not answer.
             StageError: its index is to be asked, and does not hold every item.
         """
-        bundle = Bundle.open(settings.bundle, settings.provider, settings.ort_threads, verify)
+        bundle = LoadedBundle.open(settings.bundle, settings.provider, settings.ort_threads, verify)
         stores = redis_stores(
             bundle, settings.model_copy(update={"redis_timeout_ms": batch.redis_timeout_ms})
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
 import numpy as np
 
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.recall import Exact, measure
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, required=True)
     chosen = parser.parse_args()
     settings = load_settings()
-    bundle = Bundle.open(settings.bundle)
+    bundle = LoadedBundle.open(settings.bundle)
     redis = connect(settings.redis_url, PATIENCE_MS)
     rng = np.random.default_rng(SEED)
     users = rng.choice(chosen.users, min(USERS, chosen.users), replace=False) + 1

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 
 FOLDER = Path(os.environ.get("SHORTLIST_BENCH_BUNDLE", "var/bundles/current"))
 Measure = Callable[..., Any]
@@ -19,14 +19,14 @@ SIZES = ((1, 100), (1, 400), (1, 1600), (16, 100))
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
+def bundle() -> LoadedBundle:
     """The bundle; without one there is nothing to measure."""
     if not FOLDER.is_dir():
         pytest.skip(f"{FOLDER}: no bundle; run `make train`")
-    return Bundle.open(FOLDER)
+    return LoadedBundle.open(FOLDER)
 
 
-def random_columns(bundle: Bundle, names: Iterable[str], *shape: int) -> dict[str, npt.NDArray[Any]]:
+def random_columns(bundle: LoadedBundle, names: Iterable[str], *shape: int) -> dict[str, npt.NDArray[Any]]:
     """Draws encoded columns of a shape, lists one axis longer, from what the encoders can give."""
     rng = np.random.default_rng(0)
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -42,7 +42,7 @@ def random_columns(bundle: Bundle, names: Iterable[str], *shape: int) -> dict[st
 
 @pytest.mark.benchmark(group="ranker")
 @pytest.mark.parametrize(("users", "k"), SIZES, ids=[f"B={b}-K={k}" for b, k in SIZES])
-def test_ranker(benchmark: Measure, bundle: Bundle, users: int, k: int) -> None:
+def test_ranker(benchmark: Measure, bundle: LoadedBundle, users: int, k: int) -> None:
     """P(click) of K candidates of each user in one call, one thread."""
     spec = bundle.ranker.spec
     user = random_columns(bundle, spec.user.columns, users)
@@ -54,7 +54,7 @@ def test_ranker(benchmark: Measure, bundle: Bundle, users: int, k: int) -> None:
 
 
 @pytest.mark.benchmark(group="user tower")
-def test_user_tower(benchmark: Measure, bundle: Bundle) -> None:
+def test_user_tower(benchmark: Measure, bundle: LoadedBundle) -> None:
     """One user's vector, one thread."""
     columns = random_columns(bundle, bundle.user_tower.features, 1)
     bundle.user_tower.open()
@@ -64,7 +64,7 @@ def test_user_tower(benchmark: Measure, bundle: Bundle) -> None:
 
 @pytest.mark.benchmark(group="encoders")
 @pytest.mark.parametrize("k", [100, 1600], ids="rows={}".format)
-def test_encode(benchmark: Measure, bundle: Bundle, k: int) -> None:
+def test_encode(benchmark: Measure, bundle: LoadedBundle, k: int) -> None:
     """Item ids to codes, nulls and unknown ids among them."""
     known = bundle.item_ids[:: max(1, len(bundle.item_ids) // k)][: k - 1]
     raw = np.append(known, -5)

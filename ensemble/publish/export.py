@@ -14,7 +14,7 @@ from merlin.systems.dag import Ensemble
 
 from contract.bundle import BundleError
 from contract.tensors import MODEL_NAME
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.publish.runtime import ShortlistRuntime
 from ensemble.run.recommender import item_table
@@ -30,7 +30,7 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     Raises:
         BundleError: a file of the bundle is missing, changed or unreadable, or its models do not load here.
     """
-    bundle = Bundle.open(folder.resolve(), settings.provider, settings.ort_threads)
+    bundle = LoadedBundle.open(folder.resolve(), settings.provider, settings.ort_threads)
     features = MemoryFeatureStore(bundle.dataset, bundle.dataset.clock)
     vectors = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     stores = Stores(features, vectors, item_table(bundle, features, settings))

@@ -15,7 +15,7 @@ from merlin.systems.dag import Ensemble
 from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
 
 from contract.tensors import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import ADDED_AT_THE_END
 from ensemble.settings import EnsembleSettings
 from ensemble.triton import model
@@ -51,7 +51,9 @@ class ShortlistRuntime(TritonExecutorRuntime):
         return config, []
 
 
-def model_config(output_schema: Schema, bundle: Bundle, settings: EnsembleSettings) -> triton.ModelConfig:
+def model_config(
+    output_schema: Schema, bundle: LoadedBundle, settings: EnsembleSettings
+) -> triton.ModelConfig:
     """Writes Triton's description of the model: shapes without the batch axis, and dynamic batching.
 
     Raises:

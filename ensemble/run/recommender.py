@@ -13,7 +13,7 @@ from contract.affinity import affinity_columns, user_item_feature_names
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
 from contract.tensors import bundle_id
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.run.batch import Batch, Reply
 from ensemble.run.chain import Before, chain_of, run_chain
@@ -36,7 +36,7 @@ LOOK_MS = 5_000
 """Most milliseconds that a look at the index may take; beside the requests."""
 
 
-def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
+def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     """Connects the chain to Redis; nothing is read yet. The item table and the watch of the index, which read
     in the background, have clients of their own, so that their round trips count for nobody's request."""
     most_s, rest_s, probe_s = (
@@ -58,7 +58,7 @@ def redis_stores(bundle: Bundle, settings: EnsembleSettings) -> Stores:
     return Stores(features, vectors, items, patience, watch)
 
 
-def item_table(bundle: Bundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
+def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
     """Makes the table of the bundle's catalogue, empty until it is started."""
     affinity = [name for name in affinity_columns(bundle.dataset) if name != ITEM_ID]
     of_items = bundle.ranker.spec.candidate.without(user_item_feature_names(bundle.dataset))
@@ -70,7 +70,7 @@ class Recommender:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: LoadedBundle,
         stores: Stores,
         settings: EnsembleSettings,
         now_s: Callable[[], float] = time.time,

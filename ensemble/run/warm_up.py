@@ -17,7 +17,7 @@ from contract.tensors import (
     NO_DEADLINE,
     PAD_ID,
 )
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.stage import Array
 
 Request = dict[str, Array]
@@ -26,7 +26,7 @@ VALUES: dict[str, Value] = {"int64": 0, "float32": 0.0, "string": "0", "bool": T
 QUALITIES = (0.5, 0.0)
 
 
-def sample_batches(bundle: Bundle, max_batch_size: int) -> Iterator[list[Request]]:
+def sample_batches(bundle: LoadedBundle, max_batch_size: int) -> Iterator[list[Request]]:
     """Gives batches of 1, 2, 4 and so on up to the largest, of the manifest's sample users; then single users
     with every width of excluded ids and filters, and with lower quality."""
     users = cycle(bundle.manifest.sample_user_ids or (0,))
@@ -40,7 +40,7 @@ def sample_batches(bundle: Bundle, max_batch_size: int) -> Iterator[list[Request
 
 
 def sample_request(
-    bundle: Bundle,
+    bundle: LoadedBundle,
     user_id: int,
     excluded: int = EXCLUDE_WIDTHS[0],
     width: int = FILTER_WIDTHS[0],

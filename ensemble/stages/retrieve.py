@@ -1,8 +1,8 @@
-"""Retrieves the items nearest to the user vector."""
+"""Retrieves candidates from one source or several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,9 +10,9 @@ from merlin.schema import Schema
 
 from contract.filters import decode_filters
 from contract.tensors import PAD_ID
+from ensemble.sources.source import Source, Users, merge
 from ensemble.stage import Array, Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
-from ensemble.stores.vectors import VectorIndex
 
 IS_PARTIAL_INDEX = "is_partial_index"
 
@@ -39,18 +39,27 @@ def wanted(
 
 
 class RetrieveCandidates(Stage):
-    """Asks the vector index for K items and as many more as the filter will take away, in one round trip.
+    """Asks each source for K items and as many more as the filter will take away, once for the batch.
 
-    With a `quality` below 1 it asks for fewer than K. The request's filters are applied inside the search. An
-    index that fails, fails the request; one that lacks items is searched, and said to.
+    With a `quality` below 1 it asks for fewer than K. The request's filters are applied by the sources. One
+    that fails, fails the request; one that lacks items is asked, and said to.
     """
 
-    reads = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
-
-    def __init__(self, index: VectorIndex, dtypes: Mapping[str, str], k: int, width: int) -> None:
-        """Takes the columns that one may filter on, with their dtypes, and R, the width of what it writes."""
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        features: Sequence[str],
+        dtypes: Mapping[str, str],
+        k: int,
+        width: int,
+    ) -> None:
+        """Takes the sources, the raw user columns that they are given, the columns that one may filter on,
+        with their dtypes, and R, the width of what it writes."""
         super().__init__()
-        self.index, self.dtypes, self.k, self.width = index, dtypes, k, width
+        self.sources, self.features, self.dtypes = tuple(sources), tuple(features), dtypes
+        self.k, self.width = k, width
+        own = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
+        self.reads = (*own, *self.features)
 
     @property
     def writes(self) -> Schema:
@@ -73,17 +82,22 @@ class RetrieveCandidates(Stage):
         seen_item_ids: Array,
         exclude_item_ids: Array,
         filters: Array,
+        **features: Array,
     ) -> Tensors:
-        """Searches once per user."""
+        """Asks for all users at once."""
         kept = considered(quality, n, self.k)
         counts = wanted(kept, seen_item_ids, exclude_item_ids, self.width)[:, 0].tolist()
         conditions = [decode_filters(row, self.dtypes) for row in filters]
-        was_whole = self.index.is_whole  # a search that began before the last item came may have missed it
-        ids, scores = self.index.search(user_vector, counts, conditions, self.width)
-        is_partial = not (was_whole and self.index.is_whole)
+        users = Users(user_vector, features, conditions, seen_item_ids, exclude_item_ids)
+        was_whole = self._is_whole()  # a search that began before the last item came may have missed it
+        ids, scores = merge([s.candidates(users, counts, self.width) for s in self.sources], self.width)
+        is_partial = not (was_whole and self._is_whole())
         return {
             "considered": kept,
             "retrieved_ids": ids,
             "retrieved_scores": scores,
             IS_PARTIAL_INDEX: np.full((len(ids), 1), is_partial),
         }
+
+    def _is_whole(self) -> bool:
+        return all(source.is_whole for source in self.sources)

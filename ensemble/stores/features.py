@@ -29,7 +29,7 @@ Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
-class Rows:
+class FeatureRows:
     """Raw features of some keys. `is_found` bool (rows,): at least one view has a live row of the key.
 
     A column is int64 with `NULL_INT`, float32 with NaN, or object with None: (rows,), or (rows, S) for a
@@ -41,7 +41,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class UserRows(Rows):
+class UserRows(FeatureRows):
     """Features of users, and `seen_item_ids` int64 (rows, S), newest first, padded with `PAD_ID`."""
 
     seen_item_ids: Ids
@@ -55,7 +55,7 @@ class FeatureStore(Protocol):
         """Reads the features and the seen items of users (B,) in one round trip."""
         ...
 
-    def read_items(self, item_ids: Ids) -> Rows:
+    def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items (rows,) in one round trip."""
         ...
 
@@ -83,11 +83,11 @@ class MemoryFeatureStore:
         seen = [np.asarray(self.seen.get(int(u), ()), dtype=np.int64) for u in user_ids]
         return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
 
-    def read_items(self, item_ids: Ids) -> Rows:
+    def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
         return self._read(names.ITEM_VIEWS, item_ids)
 
-    def _read(self, views: Sequence[str], keys: Ids) -> Rows:
+    def _read(self, views: Sequence[str], keys: Ids) -> FeatureRows:
         found = np.zeros(len(keys), dtype=np.bool_)
         values: list[list[Any]] = [[] for _ in keys]
         for view in views:
@@ -98,7 +98,7 @@ class MemoryFeatureStore:
                 )
                 found[row] |= is_live
                 values[row] += [stored.get(n) if is_live else None for n in self.dataset.view_columns(view)]
-        return Rows(to_columns(columns_of(self.dataset, views), values), found)
+        return FeatureRows(to_columns(columns_of(self.dataset, views), values), found)
 
 
 class RedisFeatureStore:
@@ -126,7 +126,7 @@ class RedisFeatureStore:
         seen = [decode_seen(value) for value in replies[1::2]]
         return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
 
-    def read_items(self, item_ids: Ids) -> Rows:
+    def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
         return self.decode_items(self.fetch_items(item_ids))
 
@@ -148,7 +148,7 @@ class RedisFeatureStore:
         replies: list[list[bytes | None]] = pipe.execute()
         return replies
 
-    def decode_items(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
+    def decode_items(self, replies: Sequence[Sequence[bytes | None]]) -> FeatureRows:
         """Decodes what `fetch_items` gave."""
         return self._items.decode(replies)
 
@@ -171,7 +171,7 @@ class _EntityReader:
     def key(self, value: int) -> bytes:
         return feature_key(self.join_key, value, self.dataset.name)
 
-    def decode(self, replies: Sequence[Sequence[bytes | None]]) -> Rows:
+    def decode(self, replies: Sequence[Sequence[bytes | None]]) -> FeatureRows:
         found = np.zeros(len(replies), dtype=np.bool_)
         values: list[list[Any]] = []
         for row, reply in enumerate(replies):
@@ -184,7 +184,7 @@ class _EntityReader:
                 found[row] |= is_live
                 decoded += [_value(v) for v in reply[start:end]] if is_live else [None] * (end - start)
             values.append(decoded)
-        return Rows(to_columns(self.columns, values), found)
+        return FeatureRows(to_columns(self.columns, values), found)
 
 
 def to_columns(columns: Columns, values: Sequence[Sequence[Any]]) -> dict[str, Array]:

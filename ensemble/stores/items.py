@@ -16,7 +16,7 @@ from contract import names
 from contract.bundle import Inputs
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
-from ensemble.stores.features import Array, FeatureStore, Ids, RedisFeatureStore, Rows
+from ensemble.stores.features import Array, FeatureRows, FeatureStore, Ids, RedisFeatureStore
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64
@@ -158,7 +158,7 @@ class ItemTable:
         self._snapshot = self._taken(self._arrays)
         return True
 
-    def _changed(self, prints: dict[int, Ids], breathe: bool) -> Iterator[tuple[int, Rows]]:
+    def _changed(self, prints: dict[int, Ids], breathe: bool) -> Iterator[tuple[int, FeatureRows]]:
         """Gives the blocks that changed since the last reading, each with the place of its first item;
         `prints` has a hash per item and block, and is brought up to date.
         """
@@ -208,7 +208,7 @@ class ItemTable:
             rows = self.store.read_items(nobody)
         return self._coded(nobody, rows).grown(len(self.item_ids) + 1)
 
-    def _coded(self, item_ids: Ids, rows: Rows) -> _Arrays:
+    def _coded(self, item_ids: Ids, rows: FeatureRows) -> _Arrays:
         columns = {names.ITEM_ID: item_ids, **rows.columns}
         codes = {name: self.encoders.encode(name, columns[name]) for name in self.inputs.columns}
         packed = self.inputs.pack(codes, "candidate_")

@@ -34,7 +34,7 @@ class TritonPythonModel:
         from ensemble.triton.lean_merlin import import_lean_merlin
 
         import_lean_merlin()
-        from ensemble.bundle import Bundle
+        from ensemble.bundle import LoadedBundle
         from ensemble.run.metrics import EVERY_S, Publication
         from ensemble.run.recommender import Recommender, redis_stores
         from ensemble.settings import load_settings
@@ -44,7 +44,7 @@ class TritonPythonModel:
         self.pb_utils = pb_utils
         settings = load_settings()
         folder = Path(args["model_repository"]) / args["model_version"] / "bundle"
-        bundle = Bundle.open(folder, settings.provider, settings.ort_threads)
+        bundle = LoadedBundle.open(folder, settings.provider, settings.ort_threads)
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()

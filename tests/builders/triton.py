@@ -25,10 +25,11 @@ from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
 from contract.filters import Wanted, encode_filters, held_values
 from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, encode_excluded
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
 from ensemble.settings import EnsembleSettings
+from ensemble.sources.source import Source
 from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
 from training.export.ranker_graph import ranker_graph
@@ -265,21 +266,23 @@ def make_settings(**changed: Any) -> EnsembleSettings:
     return EnsembleSettings(**{"k": 10, "max_overfetch": 20, "max_seen": 32, **changed})
 
 
-def make_recommender(world: World, order: OrderSpec | None = None, **changed: Any) -> Recommender:
-    """Builds the chain on memory stores; with `order` instead of the bundle's, and settings changed."""
+def make_recommender(
+    world: World, order: OrderSpec | None = None, sources: tuple[Source, ...] = (), **changed: Any
+) -> Recommender:
+    """Builds the chain on memory stores; with `order` instead of the bundle's, more sources of candidates,
+    and settings changed."""
     settings = make_settings(**changed)
-    bundle = Bundle.open(world.folder)
+    bundle = LoadedBundle.open(world.folder)
     if order is not None:
         bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"order": order}))
     features = world.memory_store(max_seen=settings.max_seen)
     items = item_table(bundle, features, settings)
     items.load()
-    return Recommender(
-        bundle, Stores(features, memory_index(world, bundle), items), settings, lambda: NOW.timestamp()
-    )
+    stores = Stores(features, memory_index(world, bundle), items, sources=sources)
+    return Recommender(bundle, stores, settings, lambda: NOW.timestamp())
 
 
-def memory_index(world: World, bundle: Bundle) -> MemoryVectorIndex:
+def memory_index(world: World, bundle: LoadedBundle) -> MemoryVectorIndex:
     """Fills the memory twin with the bundle's vectors and filter columns."""
     rows = pq.read_table(world.folder / files.ITEM_TABLE_FILE).to_pylist()
     dtypes = bundle.manifest.filters.items()

@@ -11,7 +11,7 @@ from batch.compute.chain import Chain, Slates
 from contract.errors import StageError
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_request
@@ -49,7 +49,7 @@ def batch(request: pytest.FixtureRequest, batch_world: BatchWorld, asked: np.nda
 @pytest.fixture(scope="module")
 def online(batch_world: BatchWorld) -> Recommender:
     """Gives what answers requests, on the same Redis."""
-    bundle = Bundle.open(batch_world.chain.bundle)
+    bundle = LoadedBundle.open(batch_world.chain.bundle)
     stores = redis_stores(bundle, batch_world.chain)
     stores.items.load()
     return Recommender(bundle, stores, batch_world.chain)

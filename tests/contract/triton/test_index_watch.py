@@ -15,7 +15,7 @@ from contract.environment import RedisUrl
 from contract.errors import StageError
 from contract.keys import index_search_key, item_vector_key
 from contract.slates import Degradation, degradations
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index, drop_bundle
 from ensemble.run.recommender import Recommender, redis_stores
 from ensemble.stores import index_watch
@@ -46,7 +46,7 @@ class Served:
 
     def __init__(self, world: World, url: RedisUrl) -> None:
         settings = make_settings(redis_url=url, redis_timeout_ms=5_000, redis_failures=10**6)
-        bundle = Bundle.open(world.folder)
+        bundle = LoadedBundle.open(world.folder)
         self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
         self.recommender.stores.items.load()
         assert self.recommender.stores.watch is not None

@@ -14,7 +14,7 @@ from contract.bundle import USER_VECTORS_FILE, Manifest, read_manifest, sha256
 from contract.environment import RedisUrl
 from contract.keys import index_search_key
 from contract.tensors import PAD_ID
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index, drop_bundle, main
 from ensemble.publish.recall import LADDER, Breadth, Exact, choose_breadth, measure
 from ensemble.stores.index_watch import index_info
@@ -49,13 +49,13 @@ def manifest(world: World) -> Manifest:
 
 
 def exact_of(world: World, k: int = K) -> Exact:
-    bundle = Bundle.open(world.folder)
+    bundle = LoadedBundle.open(world.folder)
     return Exact.of(bundle.item_ids, bundle.item_vectors, np.load(world.folder / USER_VECTORS_FILE), k)
 
 
 def recall_at(redis: Redis, world: World, manifest: Manifest, ef: int) -> float:
     """Measures recall@K by sets of ids, on its own."""
-    bundle, queries = Bundle.open(world.folder), np.load(world.folder / USER_VECTORS_FILE)
+    bundle, queries = LoadedBundle.open(world.folder), np.load(world.folder / USER_VECTORS_FILE)
     index = RedisVectorIndex(redis, manifest.bundle, manifest.filters, beyond=ef - K)
     found, _ = index.search(queries, [K] * USERS, [{}] * USERS, K)
     best = np.argsort(-(queries @ bundle.item_vectors.T), axis=1)[:, :K]
@@ -168,7 +168,7 @@ def test_a_dropped_bundle_leaves_no_breadth(redis: Redis, world: World, manifest
 
 def test_exact_search_itself_has_full_recall_and_any_of_equals_counts(world: World) -> None:
     exact = exact_of(world)
-    bundle = Bundle.open(world.folder)
+    bundle = LoadedBundle.open(world.folder)
     twin = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     assert measure(twin, exact, 0, 0.5).recall == 1.0
     vectors = np.ones((4, 2), dtype=np.float32)

@@ -15,7 +15,7 @@ from contract.dataset import DATASET_FILE, Dataset
 from contract.environment import RedisUrl
 from contract.filters import Wanted, check_filters, passes
 from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, decode_tags, feature_key, item_vector_key
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from tests.builders.feast_store import feast_repository, write_rows
 from tests.builders.triton import BRANDS, DATASET, NOW, make_world
@@ -97,7 +97,7 @@ def test_an_item_passes_a_filter_by_what_the_index_wrote_of_it(
 ) -> None:
     world = make_world(tmp_path / "bundle", items=ITEMS)
     build_index(redis, world.folder, keep=2)
-    allowed = check_filters(filters, Bundle.open(world.folder).manifest.filters)
+    allowed = check_filters(filters, LoadedBundle.open(world.folder).manifest.filters)
 
     def holds(item_id: int) -> bool:
         row = world.rows.get(("item_catalog", item_id), {})

@@ -11,7 +11,7 @@ from redis import Redis
 from contract.errors import ErrorCode, StageError
 from contract.filters import Wanted, check_filters
 from contract.tensors import PAD_ID
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
 from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
@@ -27,17 +27,19 @@ class VectorIndexSuite:
         return make_world(tmp_path / "bundle", items=ITEMS)
 
     @pytest.fixture
-    def bundle(self, world: World) -> Bundle:
-        return Bundle.open(world.folder)
+    def bundle(self, world: World) -> LoadedBundle:
+        return LoadedBundle.open(world.folder)
 
     @pytest.fixture
-    def index(self, world: World, bundle: Bundle) -> VectorIndex:
+    def index(self, world: World, bundle: LoadedBundle) -> VectorIndex:
         raise NotImplementedError
 
     def test_is_a_vector_index(self, index: VectorIndex) -> None:
         assert isinstance(index, VectorIndex)
 
-    def test_finds_the_greatest_inner_products_best_first(self, index: VectorIndex, bundle: Bundle) -> None:
+    def test_finds_the_greatest_inner_products_best_first(
+        self, index: VectorIndex, bundle: LoadedBundle
+    ) -> None:
         vectors = np.random.default_rng(1).normal(size=(3, WIDTH)).astype(np.float32)
         ids, scores = index.search(vectors, [7, 7, 7], [{}, {}, {}], 9)
         products = vectors @ bundle.item_vectors.T
@@ -55,7 +57,7 @@ class VectorIndexSuite:
         assert (ids != PAD_ID).sum(axis=1).tolist() == [1, 5, 6]
 
     def test_gives_the_whole_catalogue_where_more_is_asked_for(
-        self, index: VectorIndex, bundle: Bundle
+        self, index: VectorIndex, bundle: LoadedBundle
     ) -> None:
         ids, _ = index.search(np.ones((1, WIDTH), dtype=np.float32), [500], [{}], 500)
         assert sorted(ids[0][ids[0] != PAD_ID].tolist()) == bundle.item_ids.tolist()
@@ -75,7 +77,7 @@ class VectorIndexSuite:
         ids=str,
     )
     def test_filters_before_it_searches(
-        self, index: VectorIndex, world: World, bundle: Bundle, filters: Wanted
+        self, index: VectorIndex, world: World, bundle: LoadedBundle, filters: Wanted
     ) -> None:
         def holds(item_id: int) -> bool:
             row = world.rows.get(("item_catalog", item_id), {})
@@ -96,18 +98,18 @@ class VectorIndexSuite:
 
 class TestMemory(VectorIndexSuite):
     @pytest.fixture
-    def index(self, world: World, bundle: Bundle) -> VectorIndex:
+    def index(self, world: World, bundle: LoadedBundle) -> VectorIndex:
         return memory_index(world, bundle)
 
 
 class TestRedis(VectorIndexSuite):
     @pytest.fixture
-    def index(self, redis: Redis, bundle: Bundle) -> VectorIndex:
+    def index(self, redis: Redis, bundle: LoadedBundle) -> VectorIndex:
         build_index(redis, bundle.folder, keep=2)
         return RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters)
 
     def test_scores_computed_here_are_those_that_redis_computes(
-        self, index: RedisVectorIndex, redis: Redis, bundle: Bundle
+        self, index: RedisVectorIndex, redis: Redis, bundle: LoadedBundle
     ) -> None:
         catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
         here = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
@@ -125,7 +127,7 @@ class TestRedis(VectorIndexSuite):
         after = redis.info("stats")["total_reads_processed"]
         assert after - before <= 2, "eight searches and the INFO itself"
 
-    def test_says_which_index_is_missing(self, redis: Redis, bundle: Bundle) -> None:
+    def test_says_which_index_is_missing(self, redis: Redis, bundle: LoadedBundle) -> None:
         index = RedisVectorIndex(redis, "nowhere", bundle.manifest.filters)
         with pytest.raises(
             StageError, match=r"no index item_vectors:nowhere; run python -m ensemble.publish.index"

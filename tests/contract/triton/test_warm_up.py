@@ -7,7 +7,7 @@ from pathlib import Path
 from redis import Redis
 
 from contract.environment import RedisUrl
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.triton import make_settings, make_world
@@ -15,7 +15,7 @@ from tests.builders.triton import make_settings, make_world
 
 def test_it_gets_warm_once_redis_has_what_it_needs(redis: Redis, redis_url: RedisUrl, tmp_path: Path) -> None:
     world = make_world(tmp_path / "bundle")
-    bundle = Bundle.open(world.folder)
+    bundle = LoadedBundle.open(world.folder)
     settings = make_settings(redis_url=redis_url, redis_timeout_ms=5_000)
     recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
     recommender.stores.items.load()

@@ -14,9 +14,10 @@ from contract.encoders import NULL_CODE
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, Rule, degradation_mask, degradations
 from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_ID, StageName, bundle_id
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender
 from ensemble.run.warm_up import sample_batches
+from ensemble.sources.source import NearestItems
 from ensemble.stores.vectors import MemoryVectorIndex
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
 
@@ -139,7 +140,7 @@ def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None
 def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
     empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
     stages = {node.op.name: node.op for node in recommender.chain}
-    stages[StageName.RETRIEVE_CANDIDATES].index = empty
+    stages[StageName.RETRIEVE_CANDIDATES].sources = (NearestItems(empty),)
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert slate(answer) == []
     assert flags(answer) == [Degradation.SHORT]
@@ -334,7 +335,7 @@ def test_a_bundle_that_was_changed_is_refused(world: World, tmp_path: Any) -> No
     shutil.copytree(world.folder, copy)
     (copy / "ranker.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"ranker.onnx: its checksum differs"):
-        Bundle.open(copy)
+        LoadedBundle.open(copy)
 
 
 def test_a_user_list_as_long_as_k_is_still_the_users(world: World) -> None:

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 
 from contract.bundle import BundleError
 from contract.tensors import OUTPUT_TENSORS, REQUEST_TENSORS
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.publish.export import export, main
 from ensemble.settings import Provider
 from tests.builders.triton import World, make_settings
@@ -51,7 +51,7 @@ def test_it_holds_the_bundle_and_neither_a_pickle_nor_a_path_of_this_machine(
             assert str(models.parent) not in path.read_text()
     moved = models.parent / "elsewhere"
     models.rename(moved)
-    assert Bundle.open(moved / "recommend" / "1" / "bundle").manifest.bundle == "tiny-1"
+    assert LoadedBundle.open(moved / "recommend" / "1" / "bundle").manifest.bundle == "tiny-1"
 
 
 def test_a_new_export_replaces_the_old_one(models: Path, world: World) -> None:

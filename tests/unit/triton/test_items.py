@@ -13,7 +13,7 @@ from contract import names
 from contract.affinity import LISTS, user_item_features
 from contract.dataset import Dataset
 from contract.errors import ErrorCode, StageError
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import item_table
 from ensemble.stores import items as module
 from ensemble.stores.items import ItemTable
@@ -23,7 +23,9 @@ WAIT_S = 10.0
 
 
 def make_table(world: World, refresh_s: float = 60.0) -> ItemTable:
-    return item_table(Bundle.open(world.folder), world.memory_store(), make_settings(refresh_s=refresh_s))
+    return item_table(
+        LoadedBundle.open(world.folder), world.memory_store(), make_settings(refresh_s=refresh_s)
+    )
 
 
 def encoded_items(table: ItemTable) -> dict[str, Any]:

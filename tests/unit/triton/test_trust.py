@@ -19,7 +19,7 @@ from contract import bundle as files
 from contract.bundle import BundleError, sha256
 from contract.dataset import DATASET_FILE
 from contract.encoders import Encoders
-from ensemble.bundle import Bundle
+from ensemble.bundle import LoadedBundle
 from tests.builders.pickles import TOLD, watched
 from tests.builders.triton import World
 
@@ -75,7 +75,7 @@ def test_a_damaged_file_of_any_kind_is_named_before_anything_is_loaded(
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
     with pytest.raises(BundleError, match="missing" if harm == "gone" else "checksum differs") as error:
-        Bundle.open(folder)
+        LoadedBundle.open(folder)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -135,7 +135,7 @@ def test_whatever_the_manifest_does_not_answer_for_is_named_before_anything_is_l
 ) -> None:
     harm(folder)
     with pytest.raises(BundleError) as error:
-        Bundle.open(folder)
+        LoadedBundle.open(folder)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -143,7 +143,7 @@ def test_whatever_the_manifest_does_not_answer_for_is_named_before_anything_is_l
 def test_a_link_to_the_bundles_folder_is_how_one_is_chosen(folder: Path) -> None:
     current = folder.parent / "current"
     current.symlink_to(folder)
-    assert Bundle.open(current).manifest.bundle == Bundle.open(folder).manifest.bundle
+    assert LoadedBundle.open(current).manifest.bundle == LoadedBundle.open(folder).manifest.bundle
 
 
 def test_a_models_weights_in_a_file_beside_it_are_refused(folder: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_models_weights_in_a_file_beside_it_are_refused(folder: Path) -> None:
     assert (folder / "weights.bin").is_file()
     change_manifest(folder, checksums=checksums(folder) | {path.name: sha256(path)})
     with pytest.raises(BundleError, match=r"weights\.bin: is not in the manifest"):
-        Bundle.open(folder)
+        LoadedBundle.open(folder)
     (folder / "weights.bin").rename(folder.parent / "weights.bin")
-    bundle = Bundle.open(folder)
+    bundle = LoadedBundle.open(folder)
     with pytest.raises(BundleError, match="cannot load it"):
         bundle.ranker.open()
 
@@ -170,7 +170,7 @@ def test_an_array_that_is_a_pickle_is_refused_even_with_the_right_checksum(folde
             np.save(file, evil) if path.suffix == ".npy" else np.savez(file, header=evil)
         change_manifest(harmed, checksums=checksums(harmed) | {name: sha256(path)})
         with pytest.raises(ValueError, match="allow_pickle=False"):
-            _ = Bundle.open(harmed).item_ids
+            _ = LoadedBundle.open(harmed).item_ids
     assert not Unpickled.happened
 
 
