@@ -142,6 +142,10 @@ load: environments ## load the running gateway at a fixed rate  [RATE= requests/
 fuzz: environments ## ask a copy of the stack whatever the API allows and forbids  [MINUTES=]
 	@$(DEV) -m bench.fuzz.fuzz $(if $(MINUTES),--minutes '$(MINUTES)')
 
+.PHONY: picture
+picture: environments ## draw the rooms of the code anew, docs/images/house.svg
+	@$(DEV) docs/house.py
+
 .PHONY: lock
 lock: ## compile requirements/*.txt anew from requirements/*.in
 	@$(call with_python,--lock)
