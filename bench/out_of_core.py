@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contract.dataset import Column, Dataset, Role
+from contract.columns import Column, Role
+from contract.dataset import Dataset
 from training.data.raw import all_columns, raw_arrays
 from training.examples.workflow import fit_workflow, parquet_rows, workflow_rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from contract import names
+from contract.columns import ONLY_ITEMS, USES, Column, Columns, Role
 
 DATASET_FILE = "dataset.yaml"
 USERS_FILE = "users.parquet"
@@ -33,71 +34,6 @@ class DatasetError(ValueError):
     """Says what is wrong with a data set: the file, the column, the row count and the remedy."""
 
 
-class Role(StrEnum):
-    """What a column is for."""
-
-    ID = "id"
-    CATEGORICAL = "categorical"
-    NUMERIC = "numeric"
-    LIST = "list"
-    CONTEXT = "context"
-    LABEL = "label"
-    TIMESTAMP = "timestamp"
-    DISPLAY_NAME = "display_name"
-    DISPLAY = "display"
-    AVAILABILITY = "availability"
-
-
-class Column(BaseModel):
-    """One column of one table. `dtype` is the value's, or for a list its elements'."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    role: Role
-    dtype: Literal["int64", "float32", "string", "bool", "timestamp"] | None = None
-    vocabulary: PositiveInt | None = Field(
-        None,
-        description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all.",
-    )
-    max_length: PositiveInt = Field(8, description="Elements kept of a list, from its start.")
-    is_log: bool = Field(
-        False, description="Numeric columns: take log(1+x) before normalising; for counts and durations."
-    )
-    is_affinity: bool = Field(
-        False, description="Item columns: count its matches between the user's recent items and a candidate."
-    )
-    is_filterable: bool = Field(False, description="Item columns: a request may filter on it.")
-    description: str = ""
-
-    @model_validator(mode="after")
-    def _default_dtype(self) -> Self:
-        if self.dtype is None:
-            default = {
-                Role.NUMERIC: "float32",
-                Role.TIMESTAMP: "timestamp",
-                Role.DISPLAY_NAME: "string",
-                Role.DISPLAY: "string",
-                Role.AVAILABILITY: "bool",
-            }.get(self.role, "int64")
-            object.__setattr__(self, "dtype", default)
-        return self
-
-
-Columns = dict[str, Column]
-
-_ALLOWED_ROLES = {
-    "users": {Role.ID, Role.CATEGORICAL, Role.NUMERIC, Role.LIST},
-    "items": {
-        Role.ID,
-        Role.CATEGORICAL,
-        Role.NUMERIC,
-        Role.LIST,
-        Role.DISPLAY_NAME,
-        Role.DISPLAY,
-        Role.AVAILABILITY,
-    },
-    "interactions": {Role.ID, Role.TIMESTAMP, Role.LABEL, Role.CONTEXT},
-}
 _PREFIX = {"users": "user_", "items": "item_"}
 
 
@@ -110,11 +46,41 @@ class Split(BaseModel):
     validate_until: datetime
     test_until: datetime
 
+    @field_validator("train_until", "validate_until", "test_until")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        """A plain date is its midnight, and without a zone UTC."""
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.train_until < self.validate_until < self.test_until:
             raise ValueError("must be in order: train_until < validate_until < test_until")
         return self
+
+
+class SplitBy(StrEnum):
+    """What tells the parts apart that train, validation and test are made of."""
+
+    TIME = "time"
+    ROWS = "rows"
+
+
+class TableFile(BaseModel):
+    """Where a table is read from, and how its text is to be taken."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(
+        None, description="File, or folder of parts, beside dataset.yaml. Default: the table's name."
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="What separates the columns of a CSV file. Default: found in its first lines."
+    )
+    encoding: str | None = Field(
+        None,
+        description="How a CSV file's letters are coded, such as utf-8, utf-16 or latin-1. Default: found.",
+    )
 
 
 class Activity(BaseModel):
@@ -168,12 +134,21 @@ class Dataset(BaseModel):
     seen_labels: str = Field(
         "any", description="What counts as seen: `any` interaction, or a label column that is 1."
     )
+    split_by: SplitBy = Field(
+        SplitBy.TIME,
+        description="time: train ends before validation, and that before test. rows: the last rows of each "
+        "user are held out; taken where the rows have no time that tells them apart.",
+    )
     split: Split | None = Field(
         None, description="Default: 80 % / 10 % / 10 % of the timed interactions, by time."
     )
     ttl_s: dict[str, PositiveInt] = Field(
         default_factory=dict,
         description="Seconds after which a view's row reads as missing, by view. Default: never.",
+    )
+    files: dict[str, TableFile] = Field(
+        default_factory=dict,
+        description="Per table, where it is read from; default: <table>.parquet, .csv, ...",
     )
     activity: Activity = Activity()
     checks: Checks = Checks()
@@ -197,26 +172,22 @@ class Dataset(BaseModel):
         ):
             for name, column in columns.items():
                 where = f"{table}.{name}"
-                if column.role not in _ALLOWED_ROLES[table]:
-                    allowed = ", ".join(sorted(_ALLOWED_ROLES[table]))
+                allowed = [role for role, use in USES.items() if table in use.tables]
+                if column.role not in allowed:
                     raise ValueError(
-                        f"{where}: role {column.role} does not belong here; use one of {allowed}"
+                        f"{where}: role {column.role} does not belong here; use one of {', '.join(allowed)}"
                     )
-                prefix = _PREFIX.get(table)
+                prefix = "context_" if column.role is Role.CONTEXT else _PREFIX.get(table)
                 if prefix and not name.startswith(prefix):
                     raise ValueError(
-                        f"{where}: rename it to {prefix}{name}; columns of {table} begin with {prefix}"
+                        f"{where}: rename it to {prefix}{name}, and where the file says otherwise add "
+                        f"`from: {name}`; such columns begin with {prefix}"
                     )
-                if column.role is Role.CONTEXT and not name.startswith("context_"):
-                    raise ValueError(
-                        f"{where}: rename it to context_{name}; context columns begin with context_"
-                    )
-                if column.role is Role.CONTEXT and column.dtype != "int64":
-                    raise ValueError(
-                        f"{where}: dtype {column.dtype} is not supported; code the context as int64"
-                    )
-                if column.role is Role.LABEL and column.dtype != "int64":
-                    raise ValueError(f"{where}: a label is int64, 0 or 1 (null where unknown)")
+                if table != "items" and (wrong := [flag for flag in ONLY_ITEMS if getattr(column, flag)]):
+                    raise ValueError(f"{where}: {', '.join(wrong)} is for columns of items; take it out")
+        for table in self.files:
+            if table not in ("users", "items", "interactions"):
+                raise ValueError(f"files.{table}: no such table; use users, items or interactions")
         for table, columns, ids in (
             ("users", self.users, {names.USER_ID}),
             ("items", self.items, {names.ITEM_ID}),
@@ -227,10 +198,13 @@ class Dataset(BaseModel):
                 raise ValueError(
                     f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}"
                 )
-        if not self.labels:
-            raise ValueError("interactions: no column has role label; name the one to predict")
-        if len([c for c in self.interactions.values() if c.role is Role.TIMESTAMP]) != 1:
-            raise ValueError("interactions: exactly one column must have role timestamp")
+        clocks = [name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP]
+        if len(clocks) > 1:
+            raise ValueError(f"interactions: {', '.join(clocks)} have role timestamp; keep it on one of them")
+        if self.split is not None and (not clocks or self.split_by is SplitBy.ROWS):
+            raise ValueError(
+                "split: needs a column with role timestamp, and not split_by: rows; take split out"
+            )
         for field in ("label", "retrieval_positives", "seen_labels"):
             value = getattr(self, field)
             if value not in ("", "any", *self.labels) or (field == "label" and value == "any"):
@@ -271,18 +245,31 @@ class Dataset(BaseModel):
             raise DatasetError(f"{file}: " + "; ".join(lines)) from None
 
     @property
+    def stored(self) -> Dataset:
+        """The data set as it is prepared: what says how files are read is done, and left out."""
+        tables = {
+            table: {name: column.stored for name, column in columns.items()}
+            for table, columns in (
+                ("users", self.users),
+                ("items", self.items),
+                ("interactions", self.interactions),
+            )
+        }
+        return self.model_copy(update={**tables, "files": {}})
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """All label columns, in file order."""
         return tuple(name for name, column in self.interactions.items() if column.role is Role.LABEL)
 
     @property
     def target(self) -> str:
-        """The label that the ranker predicts."""
+        """The label that the ranker predicts. A prepared data set has one."""
         return self.label or self.labels[0]
 
     @property
     def timestamp(self) -> str:
-        """The interactions' timestamp column."""
+        """The interactions' timestamp column. A prepared data set has one."""
         return next(name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP)
 
     @property

@@ -12,7 +12,8 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from contract import names
-from contract.dataset import DATASET_FILE, Column, Dataset, Role
+from contract.columns import Column, Role
+from contract.dataset import DATASET_FILE, Dataset
 
 FEAST_TYPES: dict[str, FeastType] = {"int64": Int64, "float32": Float32, "string": String, "bool": Bool}
 

@@ -13,7 +13,8 @@ import pandas as pd
 import tensorflow as tf
 
 from contract import affinity, names
-from contract.dataset import Columns, Dataset
+from contract.columns import Columns
+from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import to_numpy
 

@@ -22,7 +22,7 @@ from redis import Redis
 
 from bench.scale.world import make_world
 from contract import names
-from contract.dataset import Column, Columns, Role
+from contract.columns import Column, Columns, Role
 from feature_repo.online import OnlineStore
 from training.config import load_settings
 from training.data.prepared import Prepared

@@ -12,7 +12,8 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueTyp
 from feast.types import Array, FeastType, Float32, Int32, Int64
 
 from contract import names
-from contract.dataset import Column, Columns, Dataset, Role
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
 from contract.encoders import Encoders, Vocabulary
 from feature_repo.connection import VARIABLE
 

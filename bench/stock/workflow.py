@@ -9,7 +9,7 @@ import nvtabular as nvt
 import pandas as pd
 from nvtabular import ops
 
-from contract.dataset import Columns, Role
+from contract.columns import Columns, Role
 from contract.encoders import OOV_CODE, PAD_CODE, Encoders, Vocabulary
 
 

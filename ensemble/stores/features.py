@@ -16,7 +16,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from contract import names
-from contract.dataset import Column, Columns, Dataset, Role
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
 from contract.keys import decode_seen, feature_key, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import names
-from contract.dataset import Role
+from contract.columns import Role
 from contract.encoders import OOV_CODE, Encoders, Field, Scale, Vocabulary
 from training.data.prepared import Prepared, to_numpy
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from contract import names
-from contract.dataset import DATASET_FILE, Dataset, Role
+from contract.columns import Role
+from contract.dataset import DATASET_FILE, Dataset
 from contract.environment import RedisUrl
 from feature_repo.connection import VARIABLE, connection_string
 from tests.builders.triton import World

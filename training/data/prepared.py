@@ -24,16 +24,14 @@ import pyarrow.parquet as pq
 import yaml
 
 from contract import names
+from contract.columns import Column, Columns, Role
 from contract.dataset import (
     DATASET_FILE,
     INTERACTIONS_FILE,
     ITEMS_FILE,
     USERS_FILE,
-    Column,
-    Columns,
     Dataset,
     DatasetError,
-    Role,
     Split,
 )
 

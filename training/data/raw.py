@@ -10,7 +10,8 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import user_item_feature_names
-from contract.dataset import Column, Columns, Dataset, Role
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
 from training.data.prepared import to_numpy
 
 Array = npt.NDArray[Any]

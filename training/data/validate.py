@@ -6,6 +6,7 @@ Plain pandas and pyarrow: current pandera needs pandas 2, NVTabular needs pandas
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -13,8 +14,12 @@ import pandas as pd
 import pyarrow as pa
 
 from contract import names
-from contract.dataset import Column, Columns, Dataset, DatasetError, Role
-from training.data.prepared import FILES, arrow_type, tables_of, to_frame
+from contract.columns import Columns, Role
+from contract.dataset import Dataset, DatasetError
+from training.data.convert import convert
+from training.data.files import RawTable
+from training.data.implied import with_clock, with_label
+from training.data.prepared import FILES, tables_of, to_frame
 
 _TAKE_OUT = "take its line out of dataset.yaml"
 _EXACT = 2**53
@@ -30,9 +35,12 @@ class ProblemsError(DatasetError):
 
 
 def validate(
-    dataset: Dataset, tables: Mapping[str, pa.Table], now: datetime
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Takes the three tables as they were read, gives them with their declared types, and warnings.
+    dataset: Dataset, tables: Mapping[str, RawTable], now: datetime
+) -> tuple[Dataset, dict[str, pd.DataFrame], list[str]]:
+    """Takes the three tables as they were read; gives the data set as it is to be prepared, its tables with
+    their declared types, and warnings.
+
+    A list column that is empty in every row is left out, as there is nothing to learn from it.
 
     Raises:
         ProblemsError: with every problem found.
@@ -40,89 +48,76 @@ def validate(
     problems: list[str] = []
     warnings: list[str] = []
     frames: dict[str, pd.DataFrame] = {}
+    kept: dict[str, Columns] = {}
     for table, columns in tables_of(dataset).items():
-        typed, found = with_declared_types(tables[table], columns, FILES[table])
+        typed, found, said = with_declared_types(tables[table], columns, FILES[table])
         frame = to_frame(typed, {name: columns[name] for name in typed.column_names})
-        frames[table] = frame
         problems += found
-        problems += _rows(tables[table].num_rows, dataset, table)
+        warnings += [*tables[table].said, *said]
+        problems += _rows(tables[table].data.num_rows, dataset, table)
+        for name in _empty_lists(frame, columns):
+            warnings.append(
+                f"{FILES[table]}: column {name} is an empty list in all {len(frame)} rows; it is left out"
+            )
+            frame, columns = frame.drop(columns=name), {n: c for n, c in columns.items() if n != name}
+        kept[table], frames[table] = columns, frame
         problems += _null_columns(frame, columns, FILES[table])
         problems += _inexact(frame, columns, FILES[table])
     interactions = frames["interactions"]
-    problems += _labels(interactions, dataset)
-    problems += _timestamps(interactions, dataset, now)
+    if all(key in interactions for key in (names.USER_ID, names.ITEM_ID)) and not problems:
+        dataset, interactions = with_clock(dataset.model_copy(update=kept), interactions, warnings.append)
+        dataset, interactions = with_label(dataset, interactions, warnings.append)
+        frames["interactions"] = interactions
+    if not problems or dataset.labels:
+        problems += _labels(interactions, dataset)
+    if any(column.role is Role.TIMESTAMP for column in dataset.interactions.values()):
+        problems += _timestamps(interactions, dataset, now)
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
         if key in frames[table]:
             problems += _duplicates(frames[table], key, FILES[table])
             wrong, normal = _unknown(interactions, frames[table], key, dataset)
             problems += wrong
             warnings += normal
+    problems += _clock(interactions, dataset)
     if problems:
         raise ProblemsError(problems)
-    return frames, warnings
+    return dataset.stored, frames, warnings
 
 
-def with_declared_types(table: pa.Table, columns: Columns, file: str) -> tuple[pa.Table, list[str]]:
-    """Takes a table, gives those of its declared columns that can be cast without loss, and what is wrong."""
+def with_declared_types(raw: RawTable, columns: Columns, file: str) -> tuple[pa.Table, list[str], list[str]]:
+    """Takes a table, gives those of its declared columns that can be read as declared, what is wrong, and
+    warnings."""
     problems: list[str] = []
+    warnings: list[str] = []
     arrays: dict[str, pa.ChunkedArray] = {}
+    given = raw.data.column_names
     for name, column in columns.items():
-        if name not in table.column_names:
+        source = column.source or name
+        if source not in given:
             problems.append(
-                f"{file}: column {name} is missing ({table.num_rows} rows); write it, or {_TAKE_OUT}"
+                f"{file}: column {source} is missing ({raw.data.num_rows} rows); {_found(source, given)}"
             )
             continue
-        try:
-            values = _cast(table[name], arrow_type(column))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            reason = str(error).splitlines()[0]
-            problems.append(
-                f"{file}: column {name} is {table[name].type}, not {_said(column)} ({table.num_rows} rows: "
-                f"{reason}); convert it, or change its dtype in dataset.yaml"
-            )
+        converted = convert(raw.data[source], column, f"{file}: column {source}", is_text=raw.is_text)
+        problems += converted.problems
+        warnings += converted.warnings
+        if converted.values is None:
             continue
-        wrong = list(_ids(values, name, file)) if column.role is Role.ID else []
+        wrong = list(_ids(converted.values, source, file)) if column.role is Role.ID else []
         problems += wrong
         if not wrong:
-            arrays[name] = values
-    return pa.table(arrays), problems
+            arrays[name] = converted.values
+    return pa.table(arrays), problems, warnings
 
 
-def _cast(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    """Casts whole floats to int64, numbers to float32 and booleans to 0 or 1; never text to numbers."""
-    given = values.type
-    if pa.types.is_dictionary(given):
-        values, given = values.cast(given.value_type), given.value_type
-    if pa.types.is_null(given):
-        return pa.chunked_array([pa.nulls(len(values), wanted)])
-    if _kind(given) == "list of null" and pa.types.is_list(wanted):
-        return values.cast(wanted)
-    if _kind(given) != _kind(wanted) and not (_kind(given) == "bool" and _kind(wanted) == "number"):
-        raise pa.ArrowTypeError(f"{given} is another kind of value")
-    if pa.types.is_timestamp(wanted) and given.tz is None:
-        values = values.cast(pa.timestamp(given.unit)).cast(pa.timestamp(given.unit, tz="UTC"))
-    # float64 to float32 and nanoseconds to microseconds round; an int64 must keep its value.
-    return values.cast(wanted, safe=_kind(wanted) != "timestamp" and not _is_float(wanted))
-
-
-def _kind(given: pa.DataType) -> str:
-    if pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given):
-        return f"list of {_kind(given.value_type)}"
-    if pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given):
-        return "number"
-    if pa.types.is_string(given) or pa.types.is_large_string(given):
-        return "string"
-    if pa.types.is_boolean(given):
-        return "bool"
-    return "timestamp" if pa.types.is_timestamp(given) else str(given)
-
-
-def _is_float(given: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(given.value_type if pa.types.is_list(given) else given))
-
-
-def _said(column: Column) -> str:
-    return f"a list of {column.dtype}" if column.role is Role.LIST else str(column.dtype)
+def _found(source: str, given: list[str]) -> str:
+    """Says what to do about a column that the file does not have, by what it has."""
+    unnamed = [column for column in given if column.startswith("__index_level_")]
+    near = difflib.get_close_matches(source, given, n=1, cutoff=0.6) or unnamed[:1]
+    likely = (
+        f", or say which one it is: `from: {near[0]}`" if near else ", or name the file's column with `from:`"
+    )
+    return f"write it, {_TAKE_OUT}{likely} (the file has {', '.join(given[:20])})"
 
 
 def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
@@ -145,11 +140,39 @@ def _rows(rows: int, dataset: Dataset, table: str) -> Iterator[str]:
 
 def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
     for name in frame:
-        column, is_null = columns[name], frame[name].isna()
-        if column.role is Role.LIST:
-            is_null |= frame[name].str.len() == 0
-        if len(frame) and is_null.all() and column.role is not Role.ID:
+        column = columns[name]
+        if len(frame) and frame[name].isna().all() and column.role not in (Role.ID, Role.TIMESTAMP):
             yield f"{file}: column {name} is null in all {len(frame)} rows; fill it, or {_TAKE_OUT}"
+
+
+def _empty_lists(frame: pd.DataFrame, columns: Columns) -> list[str]:
+    """Lists the columns of lists that hold not one element."""
+    lists = [name for name in frame if columns[name].role is Role.LIST and len(frame)]
+    return [name for name in lists if not (frame[name].str.len() > 0).any() and frame[name].notna().any()]
+
+
+def _clock(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+    """Looks whether the declared instants lie where there are rows."""
+    file, name = (
+        FILES["interactions"],
+        next((n for n, c in dataset.interactions.items() if c.role is Role.TIMESTAMP), ""),
+    )
+    if name not in frame or frame[name].notna().sum() == 0:
+        return
+    first, last = frame[name].min(), frame[name].max()
+    told = f"{file}: column {name} goes from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+    if dataset.as_of is not None and dataset.as_of <= first:
+        yield f"{told}, and as_of, {dataset.as_of}, is before all of it; set it later, or take it out"
+    split = dataset.split
+    if split is None:
+        return
+    for start, end, part in (
+        (first, split.train_until, "train"),
+        (split.train_until, split.validate_until, "validation"),
+        (split.validate_until, split.test_until, "test"),
+    ):
+        if not ((frame[name] >= start) & (frame[name] < end)).any():
+            yield f"{told}, and split leaves the {part} part without a row; set it within, or take it out"
 
 
 def _inexact(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
@@ -243,6 +266,6 @@ def _unknown(
     return [f"{line}; {remedy}"], []
 
 
-def as_table(frame: pd.DataFrame) -> pa.Table:
+def as_table(frame: pd.DataFrame) -> RawTable:
     """Takes an adapter's frame, gives the table that `validate` takes."""
-    return pa.Table.from_pandas(frame, preserve_index=False)
+    return RawTable(pa.Table.from_pandas(frame, preserve_index=False), is_text=False)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS, affinity_columns, user_item_features
-from contract.dataset import Column, Dataset, Role
+from contract.columns import Column, Role
+from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import Prepared, to_numpy
 from training.data.raw import Array, all_columns, raw_arrays

@@ -23,7 +23,8 @@ from merlin.schema import ColumnSchema, Schema
 from nvtabular import ops
 
 from contract import names
-from contract.dataset import Column, Columns, Dataset, Role
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Encoders, Field, Scale, Vocabulary
 from training.data.raw import Array, all_columns
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from contract import names
-from contract.dataset import Columns, Dataset
+from contract.columns import Columns
+from contract.dataset import Dataset
 from training.data.prepared import Prepared, to_arrow
 from training.features.activity import event_times
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contract import names
-from contract.dataset import Columns
+from contract.columns import Columns
 from training.data.prepared import Prepared, arrow_schema, replace_folder
 from training.features.activity import event_times, item_activity, snapshot_instants, user_activity
 

@@ -19,7 +19,8 @@ from feast import FeatureStore
 from redis import Redis
 
 from contract import names
-from contract.dataset import Column, DatasetError, Role
+from contract.columns import Column, Role
+from contract.dataset import DatasetError
 from contract.environment import RedisUrl
 from contract.keys import decode_seen, seen_key
 from feature_repo.connection import VARIABLE, connection_string

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import names
-from contract.dataset import Column, Dataset, Role
+from contract.columns import Column, Role
+from contract.dataset import Dataset
 from feature_repo.online import seen_items
 from training.data.prepared import Prepared, to_numpy
 

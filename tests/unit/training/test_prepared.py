@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from contract import names
-from contract.dataset import Column, Dataset, DatasetError, Role
+from contract.columns import Column, Role
+from contract.dataset import Dataset, DatasetError
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from training.data.prepared import default_split, in_order, load_prepared, to_numpy, write_prepared
 from training.data.sources import catalog

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from contract.dataset import Activity, Checks, Dataset, Role
+from contract.columns import Role
+from contract.dataset import Activity, Checks, Dataset
 from tests.builders.datasets import quiet
 from training.data.prepared import dataset_yaml
 from training.data.sources import catalog

@@ -134,10 +134,6 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
         _set("users", "user_city", lambda t: [None] * len(t)),
         ("users.parquet", "user_city", "null in all 20 rows", "take its line out"),
     ),
-    "all lists empty": (
-        _set("items", "item_topics", lambda t: [[] for _ in range(len(t))]),
-        ("items.parquet", "item_topics", "null in all 15 rows"),
-    ),
     "too few users": (
         _first("users", 3),
         ("users.parquet", "user_id", "3 rows, at least 10", "checks.min_users"),

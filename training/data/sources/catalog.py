@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from training.data import prepared
+from training.data.files import RawTable
 from training.data.prepared import Prepared, fingerprint, load_prepared, read_stamp
 from training.data.sources import kuairand, movielens, own, synthetic
 from training.data.sources.adapter import Raw
@@ -19,7 +19,7 @@ from training.data.validate import as_table, validate
 
 DEFAULT = "default"
 """KuaiRand where its files are found, else the synthetic world."""
-FORM = "1"
+FORM = "2"
 """Raised when the prepared form changes, so that nothing older is reused. Adapters are hashed themselves."""
 NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
 _DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
@@ -90,7 +90,7 @@ def prepare(
         say(f"{folder}: unchanged, reused")
         return load_prepared(folder)
     dataset, tables = _read(found, size)
-    frames, warnings = validate(dataset, tables, prepared.now())
+    dataset, frames, warnings = validate(dataset, tables, prepared.now())
     for warning in warnings:
         say(warning)
     prepared.write_prepared(folder, dataset, prepared.in_order(frames, dataset), stamp)
@@ -117,7 +117,7 @@ def _folder_of(found: Source, var_dir: Path) -> Path:
     return var_dir / "data" / name
 
 
-def _read(found: Source, size: synthetic.Size) -> tuple[Dataset, dict[str, pa.Table]]:
+def _read(found: Source, size: synthetic.Size) -> tuple[Dataset, dict[str, RawTable]]:
     if found.name == own.NAME:
         assert found.folder is not None
         return own.read(found.folder)

@@ -1,45 +1,80 @@
-"""Reads a folder of the user's own: three parquet files and `dataset.yaml`. No code of theirs is needed."""
+"""Reads a folder of the user's own: three tables, as people keep them, and `dataset.yaml`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from contract.dataset import DATASET_FILE, Dataset
-from training.data.prepared import FILES
+from contract.columns import Role
+from contract.dataset import DATASET_FILE, Dataset, DatasetError, TableFile
+from training.data.files import FileProblemError, RawTable, all_files, find_parts, read_parts
+from training.data.prepared import FILES, tables_of
 from training.data.validate import ProblemsError
 
 NAME = "own"
 
 
 def files(folder: Path) -> list[Path]:
-    """Lists those of the four files that are there."""
-    return [p for p in (folder / name for name in (DATASET_FILE, *FILES.values())) if p.is_file()]
+    """Lists `dataset.yaml` and every file of the tables, those of a folder of parts included."""
+    declaration = folder / DATASET_FILE
+    try:
+        told = Dataset.load(folder).files
+    except DatasetError:
+        told = {}
+    return [file for file in (declaration, *all_files(folder, told)) if file.is_file()]
 
 
-def read(folder: Path) -> tuple[Dataset, dict[str, pa.Table]]:
+def read(folder: Path) -> tuple[Dataset, dict[str, RawTable]]:
     """Reads `dataset.yaml` and the three tables as they are.
+
+    Users, or items, that have no file and of which only the id is declared are those of the interactions.
 
     Raises:
         DatasetError: a file is missing or unreadable; every one is named.
     """
     dataset = Dataset.load(folder)
     problems: list[str] = []
-    tables: dict[str, pa.Table] = {}
-    for table, name in FILES.items():
+    tables: dict[str, RawTable] = {}
+    missing: list[str] = []
+    for table in FILES:
+        told = dataset.files.get(table, TableFile())
         try:
-            tables[table] = pq.read_table(folder / name)
-        except FileNotFoundError:
+            parts = find_parts(folder, table, told)
+            if parts:
+                tables[table] = read_parts(parts, table, told)
+            else:
+                missing.append(table)
+        except FileProblemError as error:
+            problems.append(str(error))
+    for table in missing:
+        ids = _ids_of(table, dataset, tables.get("interactions"))
+        if ids is not None:
+            tables[table] = ids
+        else:
             problems.append(
-                f"{folder / name}: not found (0 rows of {table}); write the table, see docs/your-data.md"
-            )
-        except (OSError, pa.ArrowInvalid) as error:
-            reason = str(error).splitlines()[0]
-            problems.append(
-                f"{folder / name}: not a parquet file (0 rows could be read: {reason}); write it again"
+                f"{folder / FILES[table]}: not found (0 rows of {table}), nor {table} as CSV, Arrow, JSON "
+                "lines or a folder of parts; write the table, see docs/your-data.md"
             )
     if problems:
         raise ProblemsError(problems)
     return dataset, tables
+
+
+def _ids_of(table: str, dataset: Dataset, interactions: RawTable | None) -> RawTable | None:
+    columns = tables_of(dataset)[table]
+    if (
+        table == "interactions"
+        or interactions is None
+        or any(c.role is not Role.ID for c in columns.values())
+    ):
+        return None
+    ((name, column),) = columns.items()
+    source = dataset.interactions[name].source or name
+    if source not in interactions.data.column_names:
+        return None
+    ids = interactions.data[source].unique().drop_null()
+    data = pa.table({column.source or name: ids})
+    return RawTable(
+        data, interactions.is_text, (f"{table}: no file; its {len(ids):,} ids are those of the interactions",)
+    )

@@ -1,0 +1,253 @@
+"""Reads a table as people keep it: Parquet, CSV, Arrow or JSON lines, in one file or a folder of parts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from contract.dataset import DatasetError, TableFile
+
+KINDS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".dat": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+}
+"""What a file's ending says of how it is written."""
+PACKED = (".gz", ".bz2", ".zst", ".lz4")
+DELIMITERS = ",;\t|"
+SAMPLE = 1 << 18
+"""Bytes of a CSV file that are looked at to find its encoding and its delimiter."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawTable:
+    """A table as it was read: `is_text` where the file knows no types, so that every value is text; `said` is
+    what was found out on the way, a line each."""
+
+    data: pa.Table
+    is_text: bool
+    said: tuple[str, ...] = ()
+
+
+class FileProblemError(DatasetError):
+    """Says why a table's file cannot be read, and what to do."""
+
+
+def find_parts(folder: Path, table: str, told: TableFile) -> list[Path]:
+    """Lists the files of a table, in order: `path` where told, else the table's name with a known ending, or
+    a folder of that name. Empty where there is none.
+
+    Raises:
+        FileProblemError: there are several, the told one is missing, or a folder mixes kinds.
+    """
+    if told.path is not None:
+        place = folder / told.path
+        if not place.exists():
+            raise FileProblemError(
+                f"{place}: not found, and files.{table}.path in dataset.yaml names it; correct the path"
+            )
+        found = [place]
+    else:
+        found = [
+            p
+            for p in sorted(folder.glob(f"{table}*"))
+            if (p.name == table and p.is_dir()) or _is_of(p, table)
+        ]
+    if len(found) > 1:
+        names = ", ".join(place.name for place in found)
+        raise FileProblemError(
+            f"{folder}: {table} is there several times ({names}); name one with files.{table}.path in "
+            "dataset.yaml"
+        )
+    return [part for place in found for part in (_parts(place, table) if place.is_dir() else [place])]
+
+
+def _is_of(path: Path, table: str) -> bool:
+    return path.is_file() and _kind(path) is not None and path.name.split(".")[0] == table
+
+
+def _parts(folder: Path, table: str) -> list[Path]:
+    """Lists the data files under a folder; what begins with a dot or an underscore is a program's note."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and not any(part[0] in "._" for part in file.relative_to(folder).parts)
+        and _kind(file)
+    ]
+    if not files:
+        raise FileProblemError(f"{folder}: no file of {table} in it ({', '.join(KINDS)} are read); write one")
+    if len({_kind(file) for file in files}) > 1:
+        raise FileProblemError(f"{folder}: its files are of several kinds; keep one kind")
+    return files
+
+
+def _kind(path: Path) -> str | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def read_parts(parts: list[Path], table: str, told: TableFile) -> RawTable:
+    """Reads the files of a table as one, columns that a part lacks being null there.
+
+    Raises:
+        FileProblemError: a file is not what its ending says, or two parts disagree about a column's type.
+    """
+    tables = [_read(part, table, told) for part in parts]
+    try:
+        data = pa.concat_tables([read.data for read in tables], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise FileProblemError(
+            f"{parts[0].parent}: its parts disagree: {_first_line(error)}; write them with one schema"
+        ) from None
+    said = dict.fromkeys(line for read in tables for line in read.said)
+    return RawTable(data, tables[0].is_text, tuple(said))
+
+
+def _read(file: Path, table: str, told: TableFile) -> RawTable:
+    kind = _kind(file)
+    if kind is None:
+        raise FileProblemError(f"{file}: cannot tell what it is by its ending; use one of {', '.join(KINDS)}")
+    try:
+        if kind == "csv":
+            return _read_csv(file, table, told)
+        if kind == "parquet" and _is_lines_of_text(file):
+            text = _read_csv(file, table, told)
+            said = (*text.said, f"{file.name}: is no parquet file but text, read as CSV")
+            return RawTable(text.data, is_text=True, said=said)
+        return RawTable(_READERS[kind](file), is_text=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError) as error:
+        remedy = (
+            f"quote values that hold the delimiter, or set files.{table}.delimiter" if kind == "csv" else ""
+        )
+        names = {
+            "parquet": "a parquet file",
+            "csv": "a table of text",
+            "arrow": "an Arrow file",
+            "json": "JSON lines",
+        }
+        raise FileProblemError(
+            f"{file}: not {names[kind]} (0 rows could be read: {_first_line(error)}); "
+            + (remedy or "write it again")
+        ) from None
+
+
+def _is_lines_of_text(file: Path) -> bool:
+    """Whether a file is a CSV with at least one row, whatever its ending says."""
+    with file.open("rb") as opened:
+        sample = opened.read(SAMPLE)
+    return b"\0" not in sample and not sample.startswith(b"PAR1") and sample.strip().count(b"\n") > 0
+
+
+def _read_arrow(file: Path) -> pa.Table:
+    try:
+        return pyarrow.feather.read_table(file, memory_map=False)
+    except pa.ArrowInvalid:
+        with pa.input_stream(str(file)) as stream:
+            return pa.ipc.open_stream(stream).read_all()
+
+
+def _read_json(file: Path) -> pa.Table:
+    with pa.input_stream(str(file)) as stream:
+        return pyarrow.json.read_json(stream)
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    "parquet": lambda file: pq.ParquetFile(file).read(),
+    "arrow": _read_arrow,
+    "json": _read_json,
+}
+
+
+def _read_csv(file: Path, table: str, told: TableFile) -> RawTable:
+    """Reads every value as text: what a number, a date or a word is, the declaration says."""
+    with pa.input_stream(str(file)) as stream:
+        sample = stream.read(SAMPLE)
+    if not sample.strip():
+        raise FileProblemError(
+            f"{file}: is empty (0 rows); write the table with a first line that names its columns"
+        )
+    said: list[str] = []
+    encoding = told.encoding or _encoding(sample, said, file, table)
+    try:
+        text = sample.decode(encoding, "replace")
+    except LookupError:
+        raise FileProblemError(
+            f"{file}: encoding {encoding!r} is not known; write one such as utf-8, utf-16 or latin-1"
+        ) from None
+    lines = text.splitlines()
+    delimiter = told.delimiter or _delimiter(lines[0])
+    if told.delimiter is None and delimiter != ",":
+        said.append(f"{file.name}: columns are separated by {delimiter!r}")
+    header = next(csv.reader(io.StringIO(text), delimiter=delimiter))
+    columns = [name.strip().lstrip("\ufeff") for name in header]
+    if doubled := sorted({name for name in columns if columns.count(name) > 1}):
+        raise FileProblemError(f"{file}: names {doubled} for several columns; give each a name of its own")
+    with pa.input_stream(str(file)) as stream:
+        data = pyarrow.csv.read_csv(
+            stream,
+            pyarrow.csv.ReadOptions(encoding=encoding, column_names=columns, skip_rows=1),
+            pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+        )
+    return RawTable(data, is_text=True, said=tuple(said))
+
+
+def _encoding(sample: bytes, said: list[str], file: Path, table: str) -> str:
+    """Finds how letters are coded: by a byte order mark, as UTF-8 where it is that, else as Windows'."""
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if sample.startswith(mark):
+            return name
+    try:
+        sample[: len(sample) - 4 if len(sample) == SAMPLE else None].decode()
+        return "utf-8"
+    except UnicodeDecodeError as error:
+        if len(sample) == SAMPLE and error.start > SAMPLE - 8:
+            return "utf-8"  # the sample ends within a letter
+    found = "cp1252"
+    said.append(f"{file.name}: is not UTF-8, read as {found}; set files.{table}.encoding where that is wrong")
+    return found
+
+
+def _delimiter(header: str) -> str:
+    counts = {mark: header.count(mark) for mark in DELIMITERS}
+    best = max(DELIMITERS, key=lambda mark: counts[mark])
+    return best if counts[best] else ","
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def all_files(folder: Path, files: dict[str, TableFile]) -> Iterator[Path]:
+    """Lists every file that a data set in a folder is made of; what cannot be told yet is left out."""
+    for table in ("users", "items", "interactions"):
+        try:
+            yield from find_parts(folder, table, files.get(table, TableFile()))
+        except FileProblemError:
+            continue
