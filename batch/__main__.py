@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import signal
 import sys
@@ -16,13 +17,13 @@ from pydantic import ValidationError
 from redis import Redis
 from rich.console import Console
 
+from batch.display import ProgressDisplay
 from batch.errors import INTERRUPTED, BatchError, redis_explained
 from batch.runs.lock import RunLock
 from batch.runs.records import Trigger
-from batch.runs.registry import Registry
+from batch.runs.registry import RunRegistry
 from batch.runs.status import Status
-from batch.settings import BatchSettings, Retrieval, load_batch_settings
-from batch.show import Show
+from batch.settings import BatchSettings, RetrievalMode, load_batch_settings
 from contract.bundle import BundleError, read_manifest
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
@@ -56,17 +57,18 @@ def run(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSetting
     """Computes and publishes a run, or goes on with one."""
     for package in ("merlin", "nvtabular", "treelite", "dask"):  # what they lack here is meant to be away
         warnings.filterwarnings("ignore", module=rf"{package}\b.*")
-    from batch.compute.job import Job  # Arrow takes a second, which no other command needs
-    from batch.compute.users import Whom
+    from batch.compute.job import BatchJob  # Arrow takes a second, which no other command needs
+    from batch.compute.users import Selection
     from batch.runs.plan import write
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = ("n", "workers", "address", "retrieval")
     batch = with_options({name: value for name in names if (value := getattr(chosen, name)) is not None})
-    whom = Whom(chosen.users or "", chosen.active_since, chosen.changed, chosen.only)
+    selection = Selection(chosen.users or "", chosen.active_since, chosen.changed, chosen.only)
     try:
-        with Show() as show:
-            record = Job(chain, batch, show.say, show.progress).run(whom, chosen.trigger, chosen.again)
+        with ProgressDisplay() as display:
+            job = BatchJob(chain, batch, display.say, display.progress)
+            record = job.run(selection, chosen.trigger, chosen.again)
     except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
         raise BatchError(INTERRUPTED) from None
     if chosen.report:
@@ -92,7 +94,7 @@ def status(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSett
 def rollback(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSettings) -> int:
     """Lets be read what was before the last switch."""
     redis, dataset = opened(chosen, chain, batch)
-    registry = Registry(redis, dataset)
+    registry = RunRegistry(redis, dataset)
     with RunLock(redis, dataset, batch.lock_s) as lock:
         published = registry.rollback(lock)
     record = registry.get(published.lineage[0])
@@ -105,10 +107,11 @@ def rollback(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSe
 
 
 def schedule(_: argparse.Namespace, chain: EnsembleSettings, batch: BatchSettings) -> int:
-    """Runs what is due until it is told to end."""
-    from batch.schedule.schedule import keep_schedule
+    """Runs what is due, by the clock and by events, until SIGTERM or SIGINT."""
+    from batch.schedule.schedule import Schedule
 
-    return keep_schedule(chain, batch)
+    asyncio.run(Schedule(chain, batch).keep())
+    return 0
 
 
 def with_options(options: dict[str, Any]) -> BatchSettings:
@@ -153,12 +156,12 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     added = command(run, "compute and publish slates, for everyone or for some (the default command)")
-    whom = added.add_mutually_exclusive_group()
-    whom.add_argument("--users", metavar="URL", help="Parquet file or folder with a column user_id")
-    whom.add_argument("--active-since", type=instant, metavar="DATE", help="users who did something since")
-    whom.add_argument("--changed", action="store_true", help="users who changed since they were computed")
+    users = added.add_mutually_exclusive_group()
+    users.add_argument("--users", metavar="URL", help="Parquet file or folder with a column user_id")
+    users.add_argument("--active-since", type=instant, metavar="DATE", help="users who did something since")
+    users.add_argument("--changed", action="store_true", help="users who changed since they were computed")
     added.add_argument("--only", action="store_true", help="publish these users alone: all others have none")
-    added.add_argument("--retrieval", choices=[str(kind) for kind in Retrieval], help="how items are found")
+    added.add_argument("--retrieval", choices=[str(mode) for mode in RetrievalMode], help="what finds items")
     added.add_argument("--n", type=int, help="items stored per user")
     added.add_argument("--workers", type=int, help="processes that run the chain; 0: one per core")
     added.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster (default: this machine)")
@@ -173,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--dataset", help="default: that of the current bundle")
     added = command(rollback, "let be read what was before the last switch")
     added.add_argument("--dataset", help="default: that of the current bundle")
-    command(schedule, "run what is due, by the clock and by events, until told to end")
+    command(schedule, "run what is due, by the clock and by events, until SIGTERM or SIGINT")
     return parser
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from cronsim import CronSim, CronSimError
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import read_settings
 from contract.tensors import MAX_N
 
 
-class Retrieval(StrEnum):
+class RetrievalMode(StrEnum):
     """What finds the items nearest to a user."""
 
     EXACT = "exact"  # a matrix product with all of the bundle's vectors
@@ -62,8 +65,8 @@ class BatchSettings(BaseSettings):
         description="Megabytes of Ray's object store on this machine; only user ids and counts go "
         "through it.",
     )
-    retrieval: Retrieval = Field(
-        Retrieval.EXACT,
+    retrieval: RetrievalMode = Field(
+        RetrievalMode.EXACT,
         description="exact: a matrix product over the bundle's vectors. redis: the index that requests ask, "
         "for catalogues too large to compare.",
     )
@@ -87,7 +90,9 @@ class BatchSettings(BaseSettings):
         description="When everyone is computed: minute, hour, day, month, weekday, as cron reads them, such "
         "as `0 3 * * *`. Empty: never by the clock.",
     )
-    timezone: str = Field("UTC", description="Time zone of SHORTLIST_BATCH_CRON, such as Europe/Berlin.")
+    timezone: ZoneInfo = Field(
+        ZoneInfo("UTC"), description="Time zone of SHORTLIST_BATCH_CRON, such as Europe/Berlin."
+    )
     poll_s: Annotated[float, Field(ge=0.1)] = Field(
         10,
         description="Seconds between two looks for a new bundle and for changed users. Lower: noticed "
@@ -103,6 +108,23 @@ class BatchSettings(BaseSettings):
         description="Seconds until the schedule tries a run that failed again; twice as long each time, up "
         "to an hour. Lower: back sooner after a short outage, more attempts in a long one.",
     )
+
+    @field_validator("cron")
+    @classmethod
+    def _comes_true(cls, cron: str) -> str:
+        try:
+            if cron:
+                next(CronSim(cron, datetime.now(UTC)))
+        except (CronSimError, StopIteration) as error:
+            wrong = str(error) or "it never comes true"
+            raise ValueError(f"{wrong}; write minute, hour, day, month, weekday as in cron") from None
+        return cron
+
+    def slot_after(self, instant_s: float) -> datetime | None:
+        """Gives the first time of the schedule after a Unix time; None where there is no schedule."""
+        if not self.cron:
+            return None
+        return next(CronSim(self.cron, datetime.fromtimestamp(instant_s, self.timezone)), None)
 
 
 def load_batch_settings() -> BatchSettings:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from batch.settings import BatchSettings, Retrieval
+from batch.settings import BatchSettings, RetrievalMode
 from contract.errors import ErrorCode, StageError
 from contract.names import USER_ID
 from contract.slates import Degradation, degradation_mask
@@ -34,7 +34,7 @@ UNKNOWN = degradation_mask([Degradation.UNKNOWN_USER])
 
 
 @dataclass(frozen=True, eq=False)
-class Slates:
+class UserSlates:
     """The slates of users: all (B,) or (B,N), the tail of a short one PAD_ID and -inf."""
 
     user_ids: Ids
@@ -48,13 +48,15 @@ class Slates:
         counts: npt.NDArray[np.intp] = (self.item_ids != PAD_ID).sum(axis=1)
         return counts
 
-    def known(self) -> Slates:
+    def known(self) -> UserSlates:
         """Leaves out the users of whom nothing is known: for them the popular slate is as good."""
         kept = (self.degraded & UNKNOWN) == 0
-        return Slates(self.user_ids[kept], self.item_ids[kept], self.item_scores[kept], self.degraded[kept])
+        return UserSlates(
+            self.user_ids[kept], self.item_ids[kept], self.item_scores[kept], self.degraded[kept]
+        )
 
 
-class Chain:
+class BatchChain:
     """Makes the slates of users from a bundle and the state of the stores."""
 
     def __init__(self, bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings, n: int) -> None:
@@ -65,7 +67,7 @@ class Chain:
         self.stage_us: Counter[str] = Counter()
 
     @classmethod
-    def open(cls, settings: EnsembleSettings, batch: BatchSettings, verify: bool = True) -> Chain:
+    def open(cls, settings: EnsembleSettings, batch: BatchSettings, verify: bool = True) -> BatchChain:
         """Opens the bundle, connects to Redis and reads the item features.
 
         Raises:
@@ -77,7 +79,7 @@ class Chain:
         stores = redis_stores(
             bundle, settings.model_copy(update={"redis_timeout_ms": batch.redis_timeout_ms})
         )
-        if batch.retrieval is Retrieval.EXACT:
+        if batch.retrieval is RetrievalMode.EXACT:
             stores = replace(stores, vectors=ExactVectorIndex(bundle.item_ids, bundle.item_vectors))
         elif stores.watch is not None:
             stores.watch.start()
@@ -91,7 +93,7 @@ class Chain:
         stores.items.load()
         return cls(bundle, stores, settings, batch.n)
 
-    def slates(self, user_ids: Ids, step: int) -> Iterator[Slates]:
+    def slates(self, user_ids: Ids, step: int) -> Iterator[UserSlates]:
         """Takes users (B,), gives their slates, at most `step` users at a time.
 
         Raises:
@@ -102,7 +104,7 @@ class Chain:
             table = self.recommender.run(self._asked(some))
             for name, duration_us in zip(self.recommender.stages, table["stage_us"][0].tolist(), strict=True):
                 self.stage_us[name] += duration_us
-            yield Slates(
+            yield UserSlates(
                 some,
                 table["item_ids"][:, : self.n],
                 table["item_scores"][:, : self.n],

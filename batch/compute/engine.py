@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from batch.compute.worker import ShardWorker, Task
+from batch.compute.worker import ShardTask, ShardWorker
 from batch.errors import BatchError
 from batch.settings import BatchSettings
 from contract.names import USER_ID
@@ -119,7 +119,7 @@ def _own(settings: BatchSettings, folder: str) -> dict[str, Any]:
     }
 
 
-def compute(shards: Sequence[Path], task: Task, workers: int) -> Generator[dict[str, Any], None, None]:
+def compute(shards: Sequence[Path], task: ShardTask, workers: int) -> Generator[dict[str, Any], None, None]:
     """Computes shards of users on so many workers; gives what became of each, as they are done.
 
     Raises:

@@ -13,14 +13,14 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from batch.compute import users
-from batch.compute.tally import UNKNOWN, Tally
-from batch.compute.users import Whom
+from batch.compute.progress import UNKNOWN, RunProgress
+from batch.compute.users import Selection
 from batch.errors import INTERRUPTED, BatchError, explain, redis_explained
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import RunLock
-from batch.runs.plan import Plan, new_run
-from batch.runs.records import Record, State, Trigger
-from batch.runs.registry import MOST_PARTIAL, Registry
+from batch.runs.plan import RunPlan, new_run
+from batch.runs.records import RunRecord, RunState, Trigger
+from batch.runs.registry import MOST_PARTIAL, RunRegistry
 from batch.settings import BatchSettings
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
 from contract.keys import slate_key
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 """Takes the users done and the users in all."""
 
 
-class Job:
+class BatchJob:
     """Runs the batch of one bundle on one Redis."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Job:
         self.chain, self.batch = chain.model_copy(update={"bundle_dir": folder}), batch
         self.say, self.progress = say, progress
         self.redis: Any = connect(chain.redis_url, batch.redis_timeout_ms)
-        self.registry = Registry(self.redis, self.manifest.dataset)
+        self.registry = RunRegistry(self.redis, self.manifest.dataset)
         self.changes = ChangedUsers(self.redis, self.manifest.dataset)
 
     @property
@@ -68,7 +68,7 @@ class Job:
         """Where the runs of this data set are kept."""
         return (self.batch.dir or self.chain.var_dir / "batch") / self.manifest.dataset
 
-    def run(self, whom: Whom, trigger: Trigger = Trigger.HAND, again: bool = False) -> Record:
+    def run(self, selection: Selection, trigger: Trigger = Trigger.HAND, again: bool = False) -> RunRecord:
         """Computes and publishes; a run that was begun for the same goes on, but not with `again`.
 
         Raises:
@@ -78,7 +78,7 @@ class Job:
             redis_explained(self.chain.redis_url),
             RunLock(self.redis, self.manifest.dataset, self.batch.lock_s, self.say) as lock,
         ):
-            record, plan = self._begun(whom, trigger, again)
+            record, plan = self._begun(selection, trigger, again)
             try:
                 record = self._computed(record, plan, lock)
                 record = self._published(record, plan, lock)
@@ -90,12 +90,12 @@ class Job:
                 f"run {record.run} is read now: {record.done:,} slates, {record.users_per_s:,.0f} users/s, "
                 f"started in {record.start_up_s:.0f} s"
             )
-            if whom.is_everyone or whom.changed:
+            if selection.is_everyone or selection.changed:
                 self.changes.forget(record.started_at_s)
             self._clean(plan)
             return record
 
-    def _note_failure(self, error: BaseException, plan: Plan, lock: RunLock) -> None:
+    def _note_failure(self, error: BaseException, plan: RunPlan, lock: RunLock) -> None:
         """Writes into the run's record why it ended; not where it may be another's by now, nor where it is
         published already."""
         said = INTERRUPTED
@@ -105,20 +105,20 @@ class Job:
             said = str(error)
         record = self.registry.get(plan.run)
         if record is not None and record.is_unfinished and not lock.is_lost:
-            self.registry.save(replace(record, state=State.FAILED, error=said, ended_at_s=time.time()))
+            self.registry.save(replace(record, state=RunState.FAILED, error=said, ended_at_s=time.time()))
 
-    def _begun(self, whom: Whom, trigger: Trigger, again: bool) -> tuple[Record, Plan]:
+    def _begun(self, selection: Selection, trigger: Trigger, again: bool) -> tuple[RunRecord, RunPlan]:
         """Finds the run that was begun for the same, or begins one."""
         now_s = self.registry.now_s()
-        parent = None if whom.is_everyone or whom.is_alone else self._parent()
-        selection = self._selection(whom, now_s)
+        parent = None if selection.is_everyone or selection.is_alone else self._parent()
+        selected = self._selected(selection, now_s)
         run = new_run()
-        wanted = Plan(
+        wanted = RunPlan(
             run=run,
             dataset=self.manifest.dataset,
             bundle=self.manifest.bundle,
-            selection=selection.words,
-            mark=selection.mark,
+            selection=selected.description,
+            fingerprint=selected.fingerprint,
             parent=parent,
             n=self.batch.n,
             k=self.chain.k,
@@ -134,17 +134,17 @@ class Job:
             self.say(f"run {plan.run} goes on: {done + unknown:,} of {plan.users:,} users are done")
             skipped = dict(plan.skipped) | ({UNKNOWN: unknown} if unknown else {})
             return replace(
-                record, state=State.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
+                record, state=RunState.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
             ), plan
         try:
-            shards = users.write_shards(selection, wanted.users_folder, self.batch.shard_users)
+            shards = users.write_shards(selected, wanted.users_folder, self.batch.shard_users)
             plan = replace(wanted, users=shards.users, skipped=shards.skipped)
             plan.slates_folder.mkdir()
             plan.save()
         except (BatchError, OSError) as error:
             shutil.rmtree(wanted.folder, ignore_errors=True)
             raise BatchError(str(error)) from None
-        record = Record(
+        record = RunRecord(
             run=run,
             dataset=plan.dataset,
             bundle=plan.bundle,
@@ -158,8 +158,8 @@ class Job:
             k=plan.k,
         )
         self.registry.save(record)
-        told = "".join(f", {count:,} {reason} skipped" for reason, count in plan.skipped.items())
-        self.say(f"run {run}: {plan.users:,} users ({plan.selection}){told}, bundle {plan.bundle}")
+        skips = "".join(f", {count:,} {reason} skipped" for reason, count in plan.skipped.items())
+        self.say(f"run {run}: {plan.users:,} users ({plan.selection}){skips}, bundle {plan.bundle}")
         return record, plan
 
     def _parent(self) -> str:
@@ -175,46 +175,46 @@ class Job:
             raise BatchError(f"{MOST_PARTIAL} partial runs follow each other by now; {PART}")
         return published.run
 
-    def _selection(self, whom: Whom, now_s: float) -> users.Selection:
+    def _selected(self, selection: Selection, now_s: float) -> users.SelectedUsers:
         data = self.chain.var_dir / "data" / self.manifest.dataset
-        if whom.users:
-            return users.listed(whom.users)
-        if whom.active_since is not None:
-            return users.active_since(data, self.dataset, whom.active_since)
-        if whom.changed:
+        if selection.users:
+            return users.listed(selection.users)
+        if selection.active_since is not None:
+            return users.active_since(data, self.dataset, selection.active_since)
+        if selection.changed:
             return users.changed(self.changes, now_s)
         return users.everyone(data)
 
-    def _unfinished(self, wanted: Plan, now_s: float) -> tuple[Record, Plan] | None:
+    def _unfinished(self, wanted: RunPlan, now_s: float) -> tuple[RunRecord, RunPlan] | None:
         """Finds the last run that was begun for the same and has not outlived half of its slates' time."""
         for record in self.registry.last():
-            plan = Plan.load(self.folder.resolve() / record.run) if record.is_unfinished else None
+            plan = RunPlan.load(self.folder.resolve() / record.run) if record.is_unfinished else None
             is_fresh = now_s - record.started_at_s < self.batch.ttl_s / 2
             if plan is not None and is_fresh and plan.continues(wanted):
                 self._forget_lost(plan)
                 return record, plan
         return None
 
-    def _computed(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+    def _computed(self, record: RunRecord, plan: RunPlan, lock: RunLock) -> RunRecord:
         """Computes what is not stored yet."""
         # Ray takes seconds to import, which no other command should wait for.
         from batch.compute.engine import compute, connected
-        from batch.compute.worker import Task
+        from batch.compute.worker import ShardTask
 
         began_s, before_s = time.time(), record.compute_s
         open_shards = [shard for shard in plan.shards() if not plan.slates_of(shard).is_file()]
         if not open_shards:
             return record
-        tally = Tally(record)
+        progress = RunProgress(record)
         saved_s = 0.0
-        task = Task(plan.run, plan.slates_folder, self.chain, self.batch)
-        with connected(self.batch) as workers, closing(compute(open_shards, task, workers)) as rows:
-            for told in rows:
-                if told["error"]:
-                    raise BatchError(told["error"])
+        task = ShardTask(plan.run, plan.slates_folder, self.chain, self.batch)
+        with connected(self.batch) as workers, closing(compute(open_shards, task, workers)) as results:
+            for result in results:
+                if result["error"]:
+                    raise BatchError(result["error"])
                 if lock.is_lost:
                     raise BatchError("the lock was lost while computing; run it again: it goes on")
-                record = tally.add(told, began_s, before_s)
+                record = progress.add(result, began_s, before_s)
                 self.progress(record.done + record.skipped.get(UNKNOWN, 0), record.users)
                 if time.monotonic() - saved_s > SAVE_S:
                     self.registry.save(record)
@@ -222,7 +222,7 @@ class Job:
         self.registry.save(record)
         return record
 
-    def _forget_lost(self, plan: Plan) -> None:
+    def _forget_lost(self, plan: RunPlan) -> None:
         """Computes a finished shard again where Redis does not have its slates any more."""
         done = [path for shard in plan.shards() if (path := plan.slates_of(shard)).is_file()]
         for path in done:
@@ -230,15 +230,15 @@ class Job:
             if user_id is not None and not self.redis.exists(slate_key(plan.run, user_id)):
                 path.unlink()
 
-    def _published(self, record: Record, plan: Plan, lock: RunLock) -> Record:
+    def _published(self, record: RunRecord, plan: RunPlan, lock: RunLock) -> RunRecord:
         missing = [shard.name for shard in plan.shards() if not plan.slates_of(shard).is_file()]
         if missing:
             raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
-        record = replace(record, ended_at_s=time.time(), state=State.PUBLISHED)
+        record = replace(record, ended_at_s=time.time(), state=RunState.PUBLISHED)
         self.registry.publish(record, lock)
         return record
 
-    def _clean(self, plan: Plan) -> None:
+    def _clean(self, plan: RunPlan) -> None:
         """Deletes the folders of older runs; those that may still be wanted stay."""
         published = self.registry.published()
         kept = {plan.run, *published.lineage, *published.former}

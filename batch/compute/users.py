@@ -1,4 +1,4 @@
-"""Whom a run computes: read from where they are named, checked, each once, and cut into shards."""
+"""The users whom a run computes: read from where they are named, checked, each once, and cut into shards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADVICE = "prepare the data with `make data`, or name users by --users"
 
 
 @dataclass(frozen=True)
-class Whom:
+class Selection:
     """Whose slates are made: everyone's, or those of some users. `is_alone` publishes only theirs; else they
     renew a part of what is published."""
 
@@ -50,28 +50,31 @@ class Whom:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The users of a run, in words, and what tells whether they are still the same; `ids` reads them."""
+class SelectedUsers:
+    """The users of a run: a description, a fingerprint that changes when they may have, and `ids` that reads
+    them."""
 
-    words: str
-    mark: str
+    description: str
+    fingerprint: str
     ids: Iterable[Any]
     at_most: int
     is_list: bool = False
-    """Whether each user is meant to be named once: a second time is told."""
+    """Whether each user is meant to be named once: a second time is counted."""
 
 
-def everyone(data: Path) -> Selection:
+def everyone(data: Path) -> SelectedUsers:
     """Takes the folder of the prepared tables, selects each user with a row or an interaction.
 
     Raises:
         BatchError: the tables are not there.
     """
     tables = [_table(data / name) for name in ("users.parquet", "interactions.parquet")]
-    return Selection("everyone", _mark(data / "interactions.parquet"), _columns(tables), _rows(tables))
+    return SelectedUsers(
+        "everyone", _fingerprint(data / "interactions.parquet"), _columns(tables), _rows(tables)
+    )
 
 
-def active_since(data: Path, dataset: Dataset, since: datetime) -> Selection:
+def active_since(data: Path, dataset: Dataset, since: datetime) -> SelectedUsers:
     """Selects the users with an interaction at or after an instant.
 
     Raises:
@@ -80,11 +83,11 @@ def active_since(data: Path, dataset: Dataset, since: datetime) -> Selection:
     path = data / "interactions.parquet"
     table = _table(path)
     later = ds.field(dataset.timestamp) >= pa.scalar(since, pa.timestamp("us", tz="UTC"))
-    words = f"active since {since.isoformat()}"
-    return Selection(words, _mark(path), _columns([table], later), table.count_rows())
+    description = f"active since {since.isoformat()}"
+    return SelectedUsers(description, _fingerprint(path), _columns([table], later), table.count_rows())
 
 
-def listed(url: str) -> Selection:
+def listed(url: str) -> SelectedUsers:
     """Selects the users that the column `user_id` of a Parquet file or folder names; a path, or any address
     that fsspec knows, such as s3://bucket/users.parquet.
 
@@ -96,7 +99,7 @@ def listed(url: str) -> Selection:
         if not files.exists(path):
             raise BatchError(f"{url}: not found; name a Parquet file or a folder of them")
         table = ds.dataset(path, filesystem=files, format="parquet")
-        mark = ",".join(str(files.ukey(name)) for name in sorted(files.find(path)))
+        fingerprint = ",".join(str(files.ukey(name)) for name in sorted(files.find(path)))
         rows = table.count_rows()  # looks into each file, so that what is no Parquet is told here
     except ImportError as error:
         raise BatchError(f"{url}: {error}; install what opens it into the batch environment") from None
@@ -109,12 +112,12 @@ def listed(url: str) -> Selection:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
         raise BatchError(f"{url}: {USER_ID} is of type {kind}; write whole numbers")
-    return Selection(f"users of {url}", mark, _columns([table]), rows, is_list=True)
+    return SelectedUsers(f"users of {url}", fingerprint, _columns([table]), rows, is_list=True)
 
 
-def changed(users: ChangedUsers, until_s: float) -> Selection:
+def changed(users: ChangedUsers, until_s: float) -> SelectedUsers:
     """Selects the users who are noted as changed up to a Unix time."""
-    return Selection("changed", "", map(pa.array, users.read(until_s)), users.count(until_s))
+    return SelectedUsers("changed", "", map(pa.array, users.read(until_s)), users.count(until_s))
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Shards:
     skipped: dict[str, int]
 
 
-def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards:
+def write_shards(selected: SelectedUsers, folder: Path, shard_users: int) -> Shards:
     """Writes each selected user once, as `part-00000.parquet` and so on of at most `shard_users`, int64.
 
     A folder that is there is whole: it is written under another name first. Neither the users nor what they
@@ -138,8 +141,8 @@ def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     skipped: Counter[str] = Counter()
-    buckets = [temporary / f"bucket-{number}" for number in range(selection.at_most // BUCKET + 1)]
-    for values in _readable(selection):
+    buckets = [temporary / f"bucket-{number}" for number in range(selected.at_most // BUCKET + 1)]
+    for values in _readable(selected):
         ids = _whole_numbers(values)
         skipped[MALFORMED] += len(values) - len(ids)
         for number, bucket in enumerate(buckets):
@@ -150,7 +153,7 @@ def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards
     for bucket in buckets:
         ids = np.fromfile(bucket, dtype=np.int64) if bucket.is_file() else left[:0]
         unique = np.unique(ids)
-        if selection.is_list:
+        if selected.is_list:
             skipped[DUPLICATE] += len(ids) - len(unique)
         users += len(unique)
         left = np.concatenate([left, unique])
@@ -161,19 +164,19 @@ def write_shards(selection: Selection, folder: Path, shard_users: int) -> Shards
         bucket.unlink(missing_ok=True)
     if not users:
         shutil.rmtree(temporary)
-        told = f" ({skipped[MALFORMED]} malformed)" if skipped[MALFORMED] else ""
-        raise BatchError(f"{selection.words}: no users{told}; nothing to compute")
+        malformed = f" ({skipped[MALFORMED]} malformed)" if skipped[MALFORMED] else ""
+        raise BatchError(f"{selected.description}: no users{malformed}; nothing to compute")
     temporary.rename(folder)
     return Shards(users, {reason: count for reason, count in skipped.items() if count})
 
 
-def _readable(selection: Selection) -> Iterator[Any]:
+def _readable(selected: SelectedUsers) -> Iterator[Any]:
     """Gives the ids as they are read."""
     try:
-        yield from selection.ids
+        yield from selected.ids
     except (OSError, pa.ArrowException) as error:
         said = str(error).splitlines()[0]
-        raise BatchError(f"{selection.words}: {said}; write the file anew, then run it again") from None
+        raise BatchError(f"{selected.description}: {said}; write the file anew, then run it again") from None
 
 
 def _write(ids: Ids, path: Path) -> None:
@@ -217,6 +220,6 @@ def _rows(tables: Iterable[Any]) -> int:
     return sum(int(table.count_rows()) for table in tables)
 
 
-def _mark(path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     facts = path.stat()
     return f"{facts.st_size}-{facts.st_mtime_ns}"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from redis.exceptions import RedisError
 
-from batch.compute.chain import Chain, Slates
+from batch.compute.chain import BatchChain, UserSlates
 from batch.errors import explain
 from batch.settings import BatchSettings
 from contract.bundle import BundleError
@@ -42,8 +42,8 @@ SLATES = pa.schema(
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a worker is told once: whose run it works for, and how."""
+class ShardTask:
+    """What a worker needs once: the run, where its slates go, and the settings."""
 
     run: str
     slates_folder: Path
@@ -54,18 +54,18 @@ class Task:
 class ShardWorker:
     """Takes a shard, gives one row that says what became of it; `error` is empty where all is stored.
 
-    The chain is opened at the first shard, so that what keeps it from opening is told like every other
+    The chain is opened at the first shard, so that what keeps it from opening is an `error` like every other
     failure. The file of a shard's slates is written last: where it is, Redis has them.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ShardTask) -> None:
         self.task = task
         self.opened_at_s = 0.0
 
     @cached_property
-    def chain(self) -> Chain:
+    def chain(self) -> BatchChain:
         """The chain, opened once per process."""
-        chain = Chain.open(self.task.chain, self.task.batch)
+        chain = BatchChain.open(self.task.chain, self.task.batch)
         self.opened_at_s = time.time()
         return chain
 
@@ -76,16 +76,16 @@ class ShardWorker:
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """Computes one whole shard."""
-        told: dict[str, Any] = {"error": "", "users": 0, "unknown": 0, "bytes": 0, "stage_s": "{}"}
+        result: dict[str, Any] = {"error": "", "users": 0, "unknown": 0, "bytes": 0, "stage_s": "{}"}
         try:
-            told |= self._compute(shard)
+            result |= self._compute(shard)
         except RedisError as error:
-            told["error"] = explain(error, self.task.chain.redis_url)
+            result["error"] = explain(error, self.task.chain.redis_url)
         except (StageError, BundleError, OSError) as error:
-            told["error"] = f"{error}; the log of Redis, or `make status`, may say more"
+            result["error"] = f"{error}; the log of Redis, or `make status`, may say more"
         memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        told |= {"pid": os.getpid(), "opened_at_s": self.opened_at_s, "memory_mib": memory_mib}
-        return pa.Table.from_pylist([told])
+        result |= {"pid": os.getpid(), "opened_at_s": self.opened_at_s, "memory_mib": memory_mib}
+        return pa.Table.from_pylist([result])
 
     def _compute(self, shard: pa.Table) -> dict[str, Any]:
         path = _path_of(shard)
@@ -109,7 +109,7 @@ class ShardWorker:
         unknown = len(ids) - len(table)
         return {"users": len(table), "unknown": unknown, "bytes": stored, "stage_s": json.dumps(stage_s)}
 
-    def _store(self, slates: Slates, made_at_ms: int) -> int:
+    def _store(self, slates: UserSlates, made_at_ms: int) -> int:
         """Writes slates into Redis, gives their bytes."""
         pipe = self.redis.pipeline(transaction=False)
         bundle, run, stored = self.chain.bundle.manifest.bundle, self.task.run, 0
@@ -134,7 +134,7 @@ def _path_of(shard: pa.Table) -> Path:
     return Path(paths[0])
 
 
-def _table(slates: Slates, made_at_ms: int) -> pa.Table:
+def _table(slates: UserSlates, made_at_ms: int) -> pa.Table:
     """Takes slates, gives their rows as `SLATES` has them."""
     kept, ends = slates.item_ids >= 0, [0, *slates.lengths.cumsum().tolist()]
     rows = len(slates.user_ids)

@@ -16,17 +16,17 @@ PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One run: of what it is made, and its folder with the users and the slates as Parquet, shard by shard.
 
-    `mark` tells whether the selected users are still the same. A shard whose slates' file is there is done.
+    `fingerprint` changes when the selected users may have. A shard whose slates' file is there is done.
     """
 
     run: str
     dataset: str
     bundle: str
     selection: str
-    mark: str
+    fingerprint: str
     parent: str | None
     n: int
     k: int
@@ -39,7 +39,7 @@ class Plan:
     skipped: dict[str, int] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def load(cls, folder: Path) -> Plan | None:
+    def load(cls, folder: Path) -> RunPlan | None:
         """Reads the plan of a run's folder; None where there is none that this version reads."""
         try:
             return cls(**json.loads((folder / PLAN_FILE).read_text()), folder=folder)
@@ -53,7 +53,7 @@ class Plan:
         del facts["folder"]
         write(self.folder / PLAN_FILE, json.dumps(facts, indent=1).encode())
 
-    def continues(self, other: Plan) -> bool:
+    def continues(self, other: RunPlan) -> bool:
         """Whether going on with the other gives what this one asks for."""
         return asdict(self) | self._own() == asdict(other) | self._own()
 

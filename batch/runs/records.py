@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import TypeAdapter, ValidationError
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """How far a run is."""
 
     RUNNING = "running"  # or interrupted, where nobody holds the lock
@@ -28,7 +28,7 @@ class Trigger(StrEnum):
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One run. `parent` is the run whose slates it renews in part; `users` are to be computed, `done` are
     stored, `skipped` counts the others by reason. Times are Unix time, durations seconds."""
 
@@ -38,7 +38,7 @@ class Record:
     trigger: Trigger
     selection: str
     started_at_s: float
-    state: State = State.RUNNING
+    state: RunState = RunState.RUNNING
     parent: str | None = None
     ended_at_s: float | None = None
     users: int = 0
@@ -56,7 +56,7 @@ class Record:
     @property
     def is_unfinished(self) -> bool:
         """Whether it may be resumed."""
-        return self.state in (State.RUNNING, State.FAILED)
+        return self.state in (RunState.RUNNING, RunState.FAILED)
 
     @property
     def users_per_s(self) -> float:
@@ -68,7 +68,7 @@ class Record:
         return _RECORD.dump_json(self)
 
     @classmethod
-    def decode(cls, value: bytes) -> Record:
+    def decode(cls, value: bytes) -> RunRecord:
         """Unpacks `encode`; a field that another version added is left out.
 
         Raises:
@@ -80,4 +80,4 @@ class Record:
             raise ValueError(f"no record of a batch run: {error.errors()[0]['msg']}") from None
 
 
-_RECORD = TypeAdapter(Record)
+_RECORD = TypeAdapter(RunRecord)

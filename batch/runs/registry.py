@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from batch.errors import BatchError
 from batch.runs.lock import RunLock
-from batch.runs.records import Record, State
+from batch.runs.records import RunRecord, RunState
 from contract.keys import batch_key, slate_prefix
 from contract.slates import Published
 
@@ -38,7 +38,7 @@ return 1
 """Switches the pointer, and writes the run's record, only while the lock is held: all of it or nothing."""
 
 
-class Registry:
+class RunRegistry:
     """The runs of one data set."""
 
     def __init__(self, redis: Redis, dataset: str) -> None:
@@ -63,7 +63,7 @@ class Registry:
         except ValueError as error:
             raise BatchError(f"{key}: {error}; delete this key of Redis, then run `make batch`") from None
 
-    def save(self, record: Record) -> None:
+    def save(self, record: RunRecord) -> None:
         """Writes a run's record; the oldest records go."""
         pipe = self._redis.pipeline()
         pipe.set(_record_key(record.run), record.encode())
@@ -72,15 +72,15 @@ class Registry:
             pipe.sadd(self._stored, record.run)
         pipe.execute()
 
-    def get(self, run: str) -> Record | None:
+    def get(self, run: str) -> RunRecord | None:
         """Reads a run's record; None where there is none that this version reads."""
         return next(iter(self._read([run])), None)
 
-    def last(self, count: int = KEPT_RECORDS) -> list[Record]:
+    def last(self, count: int = KEPT_RECORDS) -> list[RunRecord]:
         """Reads the last runs, newest first."""
         return self._read([run.decode() for run in self._redis.zrevrange(self._runs, 0, count - 1)])
 
-    def publish(self, record: Record, lock: RunLock) -> Published:
+    def publish(self, record: RunRecord, lock: RunLock) -> Published:
         """Lets the run be read from now on, in one switch; what was read before it is kept for a rollback,
         and the slates of older runs go.
 
@@ -99,7 +99,7 @@ class Registry:
         lineage = (record.run, *(before.lineage if record.parent else ()))
         after = Published(lineage, before.lineage)
         ended = record.ended_at_s if record.ended_at_s is not None else time.time()
-        record = replace(record, state=State.PUBLISHED, ended_at_s=ended, error="")
+        record = replace(record, state=RunState.PUBLISHED, ended_at_s=ended, error="")
         self._switch(after, lock, record)
         self._tidy(after, lock)
         return after
@@ -148,11 +148,11 @@ class Registry:
             doomed = {run.decode() for run in self._redis.smembers(self._stored)} - kept
             for other in self._read(sorted(doomed)):
                 if other.is_unfinished:
-                    self.save(replace(other, state=State.ABANDONED))
+                    self.save(replace(other, state=RunState.ABANDONED))
             self._unlink(doomed)
             self._trim(kept)
 
-    def _switch(self, after: Published, lock: RunLock, record: Record | None = None) -> None:
+    def _switch(self, after: Published, lock: RunLock, record: RunRecord | None = None) -> None:
         keys: list[Any] = [lock.key, batch_key(self.dataset)]
         values: list[Any] = [lock.token, after.encode()]
         if record is not None:
@@ -165,12 +165,12 @@ class Registry:
                 f"SHORTLIST_BATCH_LOCK_S. Nothing was published; run it again: it goes on where it stopped"
             )
 
-    def _read(self, runs: list[str]) -> list[Record]:
+    def _read(self, runs: list[str]) -> list[RunRecord]:
         values = self._redis.mget([_record_key(run) for run in runs]) if runs else []
         records = []
         for value in values:
             with contextlib.suppress(ValueError):  # another version wrote it
-                records += [Record.decode(value)] if value else []
+                records += [RunRecord.decode(value)] if value else []
         return records
 
     def _unlink(self, runs: Iterable[str]) -> int:

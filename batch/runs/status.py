@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -12,8 +11,8 @@ from rich.table import Table
 
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import holder
-from batch.runs.records import Record, State
-from batch.runs.registry import Registry
+from batch.runs.records import RunRecord, RunState
+from batch.runs.registry import RunRegistry
 from contract.slates import Published
 
 INTERRUPTED = "interrupted"
@@ -21,10 +20,10 @@ READ, RENEWED, FORMER = "is read", "is read where not renewed", "can be rolled b
 
 
 @dataclass(frozen=True)
-class Line:
+class RunLine:
     """One run: `state` is its record's, or interrupted; `standing` says what it is to readers."""
 
-    record: Record
+    record: RunRecord
     state: str
     standing: str
     took_s: float
@@ -44,7 +43,7 @@ class Status:
     published: Published
     at_work: str | None
     changed_users: int
-    lines: Sequence[Line]
+    lines: Sequence[RunLine]
 
     @classmethod
     def read(cls, redis: Redis, dataset: str, count: int) -> Status:
@@ -53,18 +52,20 @@ class Status:
         Raises:
             BatchError: the pointer to the published run is something else.
         """
-        registry = Registry(redis, dataset)
+        registry = RunRegistry(redis, dataset)
         published, at_work, now_s = registry.published(), holder(redis, dataset), registry.now_s()
-        lines: list[Line] = []
+        lines: list[RunLine] = []
         is_somebody_at_work = at_work is not None
         for record in registry.last(count):
             state = str(record.state)
-            if record.state is State.RUNNING and is_somebody_at_work:
+            if record.state is RunState.RUNNING and is_somebody_at_work:
                 is_somebody_at_work = False  # one run holds the lock: the newest of those that go on
-            elif record.state is State.RUNNING:
+            elif record.state is RunState.RUNNING:
                 state = INTERRUPTED
-            ends_s = record.ended_at_s or (now_s if state == State.RUNNING else record.started_at_s)
-            lines.append(Line(record, state, _standing(record.run, published), ends_s - record.started_at_s))
+            ends_s = record.ended_at_s or (now_s if state == RunState.RUNNING else record.started_at_s)
+            lines.append(
+                RunLine(record, state, _standing(record.run, published), ends_s - record.started_at_s)
+            )
         return cls(dataset, published, at_work, ChangedUsers(redis, dataset).count(), lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Status:
         return table
 
 
-def line_cells(line: Line) -> tuple[str, ...]:
+def line_cells(line: RunLine) -> tuple[str, ...]:
     """Writes a run as the cells of its row."""
     record = line.record
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in record.skipped.items()) or "0"
@@ -94,11 +95,6 @@ def line_cells(line: Line) -> tuple[str, ...]:
     speed = f"{record.users_per_s:,.0f}" if record.users_per_s else ""
     why = f"{record.trigger}: {record.selection}"
     return (record.run, state, line.standing, why, done, skipped, took, speed, record.bundle)
-
-
-def at(instant_s: float) -> str:
-    """Writes a Unix time."""
-    return f"{datetime.fromtimestamp(instant_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _standing(run: str, published: Published) -> str:

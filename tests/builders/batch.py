@@ -16,7 +16,7 @@ import pytest
 import yaml
 from redis import Redis
 
-from batch.compute.job import Job
+from batch.compute.job import BatchJob
 from batch.settings import BatchSettings
 from contract.dataset import DATASET_FILE
 from contract.environment import RedisUrl
@@ -45,7 +45,7 @@ class BatchWorld:
 
     @property
     def user_ids(self) -> list[int]:
-        """Whom a run for everyone computes, ascending."""
+        """The users that a run for everyone computes, ascending."""
         return [*UNKNOWN_USERS, *self.world.user_ids]
 
     @property
@@ -64,10 +64,10 @@ class BatchWorld:
         """The batch's settings: shards so small that there are several."""
         return BatchSettings(**{"n": 20, "shard_users": 64, "workers": 1, **changed})
 
-    def job(self, progress: Any = lambda *_: None, **changed: Any) -> tuple[Job, list[str]]:
+    def job(self, progress: Any = lambda *_: None, **changed: Any) -> tuple[BatchJob, list[str]]:
         """Makes a job, and a list that gets what it says."""
         said: list[str] = []
-        return Job(self.chain, self.batch(**changed), said.append, progress), said
+        return BatchJob(self.chain, self.batch(**changed), said.append, progress), said
 
     def environment(self, **changed: Any) -> dict[str, str]:
         """The variables for a process that runs the same job."""

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from redis import Redis
 
-from batch.runs.records import Record, Trigger
+from batch.runs.records import RunRecord, Trigger
 from contract.keys import slate_key
 from contract.slates import StoredSlate
 
 DATASET = "small"
 
 
-def make_record(run: str, **changes: Any) -> Record:
+def make_record(run: str, **changes: Any) -> RunRecord:
     """Makes the record of a run of everyone that just began; a run's name ends with its start, in seconds."""
     made: dict[str, Any] = {
         "run": run,
@@ -24,7 +24,7 @@ def make_record(run: str, **changes: Any) -> Record:
         "selection": "everyone",
         "started_at_s": float(run.rpartition("-")[2]),
     }
-    return Record(**(made | changes))
+    return RunRecord(**(made | changes))
 
 
 def store_slates(redis: Redis, run: str, user_ids: range = range(3)) -> None:

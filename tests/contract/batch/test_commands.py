@@ -15,8 +15,8 @@ from redis import Redis
 
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import RunLock
-from batch.runs.records import State, Trigger
-from batch.runs.registry import Registry
+from batch.runs.records import RunState, Trigger
+from batch.runs.registry import RunRegistry
 from contract.environment import RedisUrl
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates
@@ -44,15 +44,15 @@ def publish(redis: Redis, run: str, **changes: object) -> None:
     record = make_record(run, ended_at_s=float(run.rpartition("-")[2]) + 7.5, **(DONE | changes))
     with RunLock(redis, DATASET) as lock:
         store_slates(redis, run)
-        Registry(redis, DATASET).publish(record, lock)
+        RunRegistry(redis, DATASET).publish(record, lock)
 
 
 def test_status_shows_the_last_runs_and_what_they_are_to_readers(redis: Redis, command: Command) -> None:
     publish(redis, "r-1", bundle="small-0")
     publish(redis, "r-100", trigger=Trigger.SCHEDULE)
     publish(redis, "r-200", parent="r-100", selection="changed", trigger=Trigger.CHANGES)
-    Registry(redis, DATASET).save(
-        make_record("r-300", state=State.FAILED, error="Redis at x is full", ended_at_s=303.0)
+    RunRegistry(redis, DATASET).save(
+        make_record("r-300", state=RunState.FAILED, error="Redis at x is full", ended_at_s=303.0)
     )
     ChangedUsers(redis, DATASET).note(np.arange(1234), 500.0)
     shown = command("status", "--dataset", DATASET)
@@ -69,7 +69,7 @@ def test_status_shows_the_last_runs_and_what_they_are_to_readers(redis: Redis, c
 
 
 def test_a_run_that_nobody_works_at_is_interrupted(redis: Redis, command: Command) -> None:
-    registry = Registry(redis, DATASET)
+    registry = RunRegistry(redis, DATASET)
     registry.save(make_record("r-1"))
     registry.save(make_record("r-2"))
     states = {}
@@ -109,9 +109,9 @@ def test_rollback_switches_back_and_forth(redis: Redis, command: Command) -> Non
     assert told.stdout == (
         "small: run r-1 of bundle small-0 is read now, no longer r-2; the same command again undoes it\n"
     )
-    assert Registry(redis, DATASET).published() == Published(("r-1",), ("r-2",))
+    assert RunRegistry(redis, DATASET).published() == Published(("r-1",), ("r-2",))
     command("rollback", "--dataset", DATASET)
-    assert Registry(redis, DATASET).published() == Published(("r-2",), ("r-1",))
+    assert RunRegistry(redis, DATASET).published() == Published(("r-2",), ("r-1",))
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_rollback_switches_back_and_forth(redis: Redis, command: Command) -> Non
         (["status"], {"SHORTLIST_BATCH_N": "1000"}, 2, "SHORTLIST_BATCH_N=1000: "),
         (["--n", "1000"], {}, 2, "--n 1000: Input should be less than or equal to 100"),
         (["--workers", "-1"], {}, 2, "--workers -1: Input should be greater"),
-        (["schedule"], {"SHORTLIST_BATCH_CRON": "0 3 * *"}, 2, "SHORTLIST_BATCH_CRON=0 3 * *, "),
-        (["schedule"], {"SHORTLIST_BATCH_CRON": "0 3 * * 8"}, 2, "weekday '8'"),
+        (["schedule"], {"SHORTLIST_BATCH_CRON": "0 3 * *"}, 2, "SHORTLIST_BATCH_CRON=0 3 * *: "),
+        (["schedule"], {"SHORTLIST_BATCH_CRON": "0 3 * * 8"}, 2, "Bad day-of-week; write minute"),
         (
             ["schedule"],
             {"SHORTLIST_BATCH_CRON": "0 3 * * *", "SHORTLIST_BATCH_TIMEZONE": "Mars"},
             2,
-            "no time zone 'Mars'",
+            "SHORTLIST_BATCH_TIMEZONE=Mars: ",
         ),
     ],
 )
@@ -175,4 +175,4 @@ def test_a_full_redis_does_not_let_a_rollback_lose_what_is_read(redis: Redis, co
     assert ended.returncode == 1
     assert "is full; raise its maxmemory" in ended.stderr
     assert ended.stderr.count("\n") == 1
-    assert Registry(redis, DATASET).published() == Published(("r-2",), ("r-1",))
+    assert RunRegistry(redis, DATASET).published() == Published(("r-2",), ("r-1",))

@@ -15,12 +15,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from batch.compute.users import Whom
+from batch.compute.users import Selection
 from batch.errors import BatchError
 from batch.runs.lock import RunLock, lock_key
-from batch.runs.plan import Plan
-from batch.runs.records import Record, State
-from batch.runs.registry import Registry
+from batch.runs.plan import RunPlan
+from batch.runs.records import RunRecord, RunState
+from batch.runs.registry import RunRegistry
 from contract.keys import slate_key
 from contract.slates import Published
 from tests.builders.batch import BatchWorld
@@ -43,8 +43,8 @@ def world(batch_world: BatchWorld) -> Iterator[BatchWorld]:
     batch_world.redis.config_set("maxmemory", 0)
 
 
-def registry(world: BatchWorld) -> Registry:
-    return Registry(world.redis, "tiny")
+def registry(world: BatchWorld) -> RunRegistry:
+    return RunRegistry(world.redis, "tiny")
 
 
 def still_read(world: BatchWorld) -> bool:
@@ -64,12 +64,12 @@ def made_at_ms(folder: Path) -> dict[str, list[int]]:
     return {part.name: pq.read_table(part)["made_at_ms"].to_pylist() for part in parts}
 
 
-def finish(world: BatchWorld, one_ray: int, progress: Any = lambda *_: None, **changed: Any) -> Record:
+def finish(world: BatchWorld, one_ray: int, progress: Any = lambda *_: None, **changed: Any) -> RunRecord:
     """Runs the same command again: it goes on, computes nothing twice, and publishes everyone."""
     folder, done = folder_of(world), made_at_ms(folder_of(world))
     assert still_read(world)
     job, said = world.job(progress, workers=one_ray, **changed)
-    record = job.run(Whom())
+    record = job.run(Selection())
     assert record.run == folder.name
     assert said[0].startswith(f"run {record.run} goes on: ")
     after = made_at_ms(folder)
@@ -90,11 +90,11 @@ def test_a_full_redis_is_told_and_then_gone_on_with_even_where_a_worker_is_kille
 
     job, _ = world.job(fill, workers=one_ray)
     with pytest.raises(BatchError, match="is full; raise its maxmemory") as caught:
-        job.run(Whom())
+        job.run(Selection())
     assert "\n" not in str(caught.value)
     assert still_read(world)
     with pytest.raises(BatchError, match="is full"):
-        world.job()[0].run(Whom())
+        world.job()[0].run(Selection())
     world.redis.config_set("maxmemory", 0)
     assert 0 < len(made_at_ms(folder_of(world))) < 16
     killed: list[psutil.Process] = []
@@ -133,9 +133,9 @@ def test_who_lost_the_lock_publishes_nothing_and_leaves_the_run_to_the_other(
 
     job, _ = world.job(lose, workers=one_ray, lock_s=3)
     with pytest.raises(BatchError, match="lock"):
-        job.run(Whom())
+        job.run(Selection())
     assert still_read(world)
-    assert registry(world).last()[0].state is State.RUNNING
+    assert registry(world).last()[0].state is RunState.RUNNING
     assert world.redis.get(lock_key("tiny")) == b"another"
     world.redis.delete(lock_key("tiny"))
 
@@ -148,19 +148,19 @@ def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: i
 
     job, _ = world.job(stop, workers=one_ray)
     with pytest.raises(KeyboardInterrupt):
-        job.run(Whom())
+        job.run(Selection())
     folder = folder_of(world)
     record = registry(world).get(folder.name)
     assert record is not None
-    assert (record.state, record.error[:11]) == (State.FAILED, "interrupted")
-    plan = Plan.load(folder)
+    assert (record.state, record.error[:11]) == (RunState.FAILED, "interrupted")
+    plan = RunPlan.load(folder)
     assert plan is not None
     assert plan.run == folder.name
     done = made_at_ms(folder)
     assert done
     world.redis.unlink(*(slate_key(folder.name, user_id) for user_id in world.slates(folder.name)))
     job, _ = world.job(workers=one_ray)
-    record = job.run(Whom())
+    record = job.run(Selection())
     assert set(world.slates(record.run)) == set(world.world.user_ids[1:])
     assert record.done == 1000
     after = made_at_ms(folder)
@@ -196,6 +196,6 @@ def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_wit
     assert not left
     done = made_at_ms(folder_of(world))
     assert 3 <= len(done) < 126
-    assert [record.state for record in registry(world).last()][:1] == [State.RUNNING]
+    assert [record.state for record in registry(world).last()][:1] == [RunState.RUNNING]
     world.redis.delete(lock_key("tiny"))
     finish(world, one_ray, **small)

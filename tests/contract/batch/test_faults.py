@@ -11,8 +11,8 @@ import time
 from redis import Redis
 
 from batch.runs.lock import RunLock
-from batch.runs.records import State
-from batch.runs.registry import Registry
+from batch.runs.records import RunState
+from batch.runs.registry import RunRegistry
 from contract.environment import RedisUrl
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
@@ -21,11 +21,11 @@ KILLS = 12
 PUBLISHES = """
 import sys
 from redis import Redis
-from ensemble.batch.lock import RunLock
-from ensemble.batch.registry import Registry
+from batch.runs.lock import RunLock
+from batch.runs.registry import RunRegistry
 from tests.builders.runs import DATASET, make_record, store_slates
 redis = Redis.from_url(sys.argv[1])
-registry = Registry(redis, DATASET)
+registry = RunRegistry(redis, DATASET)
 print("ready", flush=True)
 while True:
     number = redis.incr("number")
@@ -42,19 +42,19 @@ while True:
 STALLS = """
 import sys
 from redis import Redis
-from ensemble.batch.errors import BatchError
-from ensemble.batch.lock import RunLock
-from ensemble.batch.registry import Registry
+from batch.errors import BatchError
+from batch.runs.lock import RunLock
+from batch.runs.registry import RunRegistry
 from tests.builders.runs import DATASET, make_record, store_slates
 redis = Redis.from_url(sys.argv[1])
 with RunLock(redis, DATASET, seconds=0.5) as lock:
     record = make_record("r-1")
-    Registry(redis, DATASET).save(record)
+    RunRegistry(redis, DATASET).save(record)
     store_slates(redis, "r-1")
     print("stored", flush=True)
     sys.stdin.readline()
     try:
-        Registry(redis, DATASET).publish(record, lock)
+        RunRegistry(redis, DATASET).publish(record, lock)
     except BatchError as error:
         print(error, flush=True)
 """
@@ -75,7 +75,7 @@ def start(script: str, url: RedisUrl) -> subprocess.Popen[str]:
 
 def test_a_kill_at_any_instant_leaves_what_is_published_whole(redis: Redis, redis_url: RedisUrl) -> None:
     rng = random.Random(0)
-    registry = Registry(redis, DATASET)
+    registry = RunRegistry(redis, DATASET)
     seen = set()
     for _ in range(KILLS):
         process = start(PUBLISHES, redis_url)
@@ -86,7 +86,7 @@ def test_a_kill_at_any_instant_leaves_what_is_published_whole(redis: Redis, redi
         runs = {*published.lineage, *published.former}
         assert runs <= stored(redis), "all that is read, or may be rolled back to, has its slates"
         records = [registry.get(run) for run in runs]
-        assert all(record is not None and record.state is State.PUBLISHED for record in records)
+        assert all(record is not None and record.state is RunState.PUBLISHED for record in records)
         seen.add(published.lineage)
     assert len(seen) > KILLS / 2, "the kills fell between publications"
 
@@ -101,7 +101,7 @@ def test_a_run_that_stood_still_while_another_published_does_not_publish(
         process.send_signal(signal.SIGSTOP)
         with RunLock(redis, DATASET, seconds=0.5) as lock:  # waits for the other's to expire
             store_slates(redis, "r-2")
-            Registry(redis, DATASET).publish(make_record("r-2"), lock)
+            RunRegistry(redis, DATASET).publish(make_record("r-2"), lock)
             process.send_signal(signal.SIGCONT)
             process.stdin.write("\n")
             process.stdin.flush()
@@ -110,4 +110,4 @@ def test_a_run_that_stood_still_while_another_published_does_not_publish(
     finally:
         process.kill()
     assert said.startswith("the lock of small was lost: ")
-    assert Registry(redis, DATASET).published() == Published(("r-2",))
+    assert RunRegistry(redis, DATASET).published() == Published(("r-2",))

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.compute.job import Job
-from batch.compute.users import Whom
+from batch.compute.job import BatchJob
+from batch.compute.users import Selection
 from batch.errors import BatchError
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import lock_key
-from batch.runs.records import Record, State
-from batch.runs.registry import Registry
+from batch.runs.records import RunRecord, RunState
+from batch.runs.registry import RunRegistry
 from contract.keys import slate_key
 from contract.slates import Published, StoredSlate
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
@@ -36,23 +36,23 @@ class Life:
     """What was there after each of three runs: for everyone, again, and for some users."""
 
     world: BatchWorld
-    records: list[Record] = field(default_factory=list)
+    records: list[RunRecord] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     slates: list[list[dict[int, StoredSlate]]] = field(default_factory=list)
     done: list[list[tuple[int, int]]] = field(default_factory=list)
     said: list[list[str]] = field(default_factory=list)
 
-    def run(self, job: Job, whom: Whom) -> None:
+    def run(self, job: BatchJob, selection: Selection) -> None:
         """Runs, and notes what is there then: the slates of this and of all former runs."""
         self.done.append([])
         job.progress = lambda *counts: self.done[-1].append(counts)
-        self.records.append(job.run(whom))
+        self.records.append(job.run(selection))
         self.published.append(registry(self.world).published())
         self.slates.append([self.world.slates(record.run) for record in self.records])
 
 
-def registry(world: BatchWorld) -> Registry:
-    return Registry(world.redis, world.world.dataset.name)
+def registry(world: BatchWorld) -> RunRegistry:
+    return RunRegistry(world.redis, world.world.dataset.name)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,15 @@ def life(batch_world: BatchWorld, one_ray: int, other_bundle: str) -> Life:
     """Runs three times."""
     batch_world.forget()
     life = Life(batch_world)
-    for whom in (Whom(), Whom(), Whom(users=batch_world.list_users("some.parquet", LISTED))):
+    for selection in (
+        Selection(),
+        Selection(),
+        Selection(users=batch_world.list_users("some.parquet", LISTED)),
+    ):
         job, said = batch_world.job(workers=one_ray)
         batch_world.promote(batch_world.var / "bundles" / other_bundle)  # meanwhile
         life.said.append(said)
-        life.run(job, whom)
+        life.run(job, selection)
         batch_world.promote(batch_world.world.folder)
     return life
 
@@ -80,7 +84,7 @@ def life(batch_world: BatchWorld, one_ray: int, other_bundle: str) -> Life:
 def test_everyone_has_a_slate_of_whom_anything_is_known(life: Life) -> None:
     record, known = life.records[0], life.world.world.user_ids[1:]
     assert set(life.slates[0][0]) == set(known)
-    assert record.state is State.PUBLISHED
+    assert record.state is RunState.PUBLISHED
     assert (record.users, record.done) == (len(life.world.user_ids), len(known))
     assert record.skipped == {"unknown": len(UNKNOWN_USERS) + 1}
     assert (record.n, record.k, record.selection, record.parent) == (20, 40, "everyone", None)
@@ -190,7 +194,7 @@ def test_some_users_of_another_bundle_need_a_full_run_first(life: Life, other_bu
     job, _ = world.job()
     world.promote(world.world.folder)
     with pytest.raises(BatchError, match="is of bundle tiny-1, not of tiny-2; run `make batch` for everyone"):
-        job.run(Whom(users=url))
+        job.run(Selection(users=url))
     assert registry(world).published() == before
 
 
@@ -211,7 +215,7 @@ def test_a_wrong_list_leaves_what_is_published(
     url = world.list_users(name, values) if name else f"{tmp_path}/nothing.parquet"
     job, _ = world.job()
     with pytest.raises(BatchError, match=said):
-        job.run(Whom(users=url))
+        job.run(Selection(users=url))
     assert registry(world).published() == before
     assert registry(world).last() == records
     assert sorted((world.var / "batch" / "tiny").iterdir()) == folders
@@ -222,7 +226,7 @@ def test_some_users_alone_need_something_to_renew(batch_world: BatchWorld) -> No
     batch_world.forget()
     job, _ = batch_world.job()
     with pytest.raises(BatchError, match="nothing is published that some users' slates could renew; run"):
-        job.run(Whom(users=batch_world.list_users("some.parquet", LISTED)))
+        job.run(Selection(users=batch_world.list_users("some.parquet", LISTED)))
 
 
 def test_without_a_bundle_it_says_how_to_make_one(batch_world: BatchWorld) -> None:
@@ -242,9 +246,9 @@ def test_a_shard_that_fails_publishes_nothing(batch_world: BatchWorld, one_ray: 
     job, _ = batch_world.job(workers=one_ray)
     (folder / "ranker.onnx").unlink()
     with pytest.raises(BatchError, match=r"ranker\.onnx"):
-        job.run(Whom())
+        job.run(Selection())
     (record,) = registry(batch_world).last()
-    assert record.state is State.FAILED
+    assert record.state is RunState.FAILED
     assert "ranker.onnx" in record.error
     assert registry(batch_world).published() == Published(())
     assert not batch_world.slates(record.run)
@@ -268,7 +272,7 @@ def test_a_cluster_by_address_from_the_command_line(batch_world: BatchWorld, one
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    record = Record.decode(report.read_bytes())
+    record = RunRecord.decode(report.read_bytes())
     assert registry(batch_world).published() == Published((record.run,))
     assert set(batch_world.slates(record.run)) == {110, 111}
     assert record.skipped == {"unknown": 1}

@@ -17,7 +17,7 @@ DATASET = "small"
 HOLD = """
 import sys, time
 from redis import Redis
-from ensemble.batch.lock import RunLock
+from batch.runs.lock import RunLock
 with RunLock(Redis.from_url(sys.argv[1]), "small", seconds=1.0):
     print("held", flush=True)
     time.sleep(60)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.compute.chain import Chain, Slates
+from batch.compute.chain import BatchChain, UserSlates
 from contract.errors import StageError
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID
@@ -32,13 +32,13 @@ def asked(batch_world: BatchWorld) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=["exact", "redis"])
-def batch(request: pytest.FixtureRequest, batch_world: BatchWorld, asked: np.ndarray) -> Slates:
+def batch(request: pytest.FixtureRequest, batch_world: BatchWorld, asked: np.ndarray) -> UserSlates:
     """Gives the slates of a batch, by either retrieval."""
-    chain = Chain.open(batch_world.chain, batch_world.batch(retrieval=request.param))
+    chain = BatchChain.open(batch_world.chain, batch_world.batch(retrieval=request.param))
     parts = list(chain.slates(asked, 64))
     assert max(len(part.user_ids) for part in parts) == 64
     assert set(chain.stage_us) == set(chain.recommender.stages)
-    return Slates(
+    return UserSlates(
         *(
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("user_ids", "item_ids", "item_scores", "degraded")
@@ -69,7 +69,7 @@ def together(requests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("users", [1, 7, 40], ids="{} users a request".format)
 def test_batch_and_online_give_the_same_slates(
-    batch: Slates, online: Recommender, asked: np.ndarray, batch_world: BatchWorld, users: int
+    batch: UserSlates, online: Recommender, asked: np.ndarray, batch_world: BatchWorld, users: int
 ) -> None:
     n = batch_world.batch().n
     requests = [make_request(int(user_id), n=n) for user_id in asked]
@@ -92,7 +92,7 @@ def compare(scores: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
         assert abs(scores[place] - scores[other]) < CLOSE, (ours, theirs)
 
 
-def test_what_is_compared_has_every_kind_of_user(batch: Slates, batch_world: BatchWorld) -> None:
+def test_what_is_compared_has_every_kind_of_user(batch: UserSlates, batch_world: BatchWorld) -> None:
     world, settings = batch_world.world, batch_world.chain
     seen = np.array([len(world.seen.get(user_id, ())) for user_id in batch.user_ids.tolist()])
     short = (batch.degraded & degradation_mask([Degradation.SHORT])) != 0
@@ -116,7 +116,7 @@ def test_what_is_compared_has_every_kind_of_user(batch: Slates, batch_world: Bat
         assert not set(slate) & set(world.seen.get(user_id, ())[: settings.max_seen])
 
 
-def test_unknown_users_have_no_slate_of_their_own(batch: Slates, batch_world: BatchWorld) -> None:
+def test_unknown_users_have_no_slate_of_their_own(batch: UserSlates, batch_world: BatchWorld) -> None:
     known = batch.known()
     assert known.user_ids.tolist() == list(batch_world.world.user_ids[1:])
     assert len(known.item_ids) == len(known.item_scores) == len(known.degraded) == len(known.lengths)
@@ -125,7 +125,7 @@ def test_unknown_users_have_no_slate_of_their_own(batch: Slates, batch_world: Ba
 
 def test_a_users_slate_does_not_depend_on_how_many_are_computed_at_a_time(batch_world: BatchWorld) -> None:
     user_ids = np.array(batch_world.world.user_ids[1:50])
-    chain = Chain.open(batch_world.chain, batch_world.batch())
+    chain = BatchChain.open(batch_world.chain, batch_world.batch())
     (whole,) = chain.slates(user_ids, 100)
     pieces = list(chain.slates(user_ids, 7))
     assert [len(piece.user_ids) for piece in pieces] == [7] * 7
@@ -138,6 +138,6 @@ def test_a_users_slate_does_not_depend_on_how_many_are_computed_at_a_time(batch_
 def test_exploration_does_not_reach_what_is_stored(batch_world: BatchWorld) -> None:
     user_ids = np.array(batch_world.world.user_ids[1:10])
     explores = batch_world.chain.model_copy(update={"exploration_temperature": 5.0})
-    (plain,) = Chain.open(batch_world.chain, batch_world.batch()).slates(user_ids, 10)
-    (other,) = Chain.open(explores, batch_world.batch()).slates(user_ids, 10)
+    (plain,) = BatchChain.open(batch_world.chain, batch_world.batch()).slates(user_ids, 10)
+    (other,) = BatchChain.open(explores, batch_world.batch()).slates(user_ids, 10)
     np.testing.assert_array_equal(plain.item_ids, other.item_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -19,10 +20,9 @@ from redis import Redis
 
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import RunLock
-from batch.runs.records import Record, Trigger
-from batch.runs.registry import MOST_PARTIAL, Registry
-from batch.schedule.cron import cron_trigger
-from batch.schedule.schedule import Due, Watch
+from batch.runs.records import RunRecord, Trigger
+from batch.runs.registry import MOST_PARTIAL, RunRegistry
+from batch.schedule.schedule import DueRun, Schedule
 from batch.settings import BatchSettings
 from contract.bundle import Manifest, read_manifest
 from contract.environment import RedisUrl
@@ -35,15 +35,15 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PUBLISHES = """
 import sys, time
 from redis import Redis
-from ensemble.batch.lock import RunLock
-from ensemble.batch.registry import Registry
+from batch.runs.lock import RunLock
+from batch.runs.registry import RunRegistry
 from tests.builders.runs import make_record, store_slates
-url, told, *options = sys.argv[1:]
-with open(told, "a") as file:
+url, begun, *options = sys.argv[1:]
+with open(begun, "a") as file:
     file.write(" ".join(options) + "\\n")
 redis = Redis.from_url(url)
 with RunLock(redis, "tiny") as lock:
-    registry = Registry(redis, "tiny")
+    registry = RunRegistry(redis, "tiny")
     run = f"r-{time.time_ns()}"
     record = make_record(run, dataset="tiny", bundle="tiny-1", started_at_s=registry.now_s())
     time.sleep(0.5)
@@ -63,12 +63,12 @@ class Stand:
     said: list[str]
 
     @property
-    def told_url(self) -> str:
+    def secret_url(self) -> str:
         return self.url.get_secret_value()
 
     @property
-    def registry(self) -> Registry:
-        return Registry(self.redis, DATASET)
+    def registry(self) -> RunRegistry:
+        return RunRegistry(self.redis, DATASET)
 
     @property
     def manifest(self) -> Manifest:
@@ -77,22 +77,20 @@ class Stand:
     @property
     def runs(self) -> list[str]:
         """The options of every run that was begun."""
-        told = self.folder / "told"
-        return told.read_text().splitlines() if told.exists() else []
+        begun = self.folder / "begun"
+        return begun.read_text().splitlines() if begun.exists() else []
 
-    def watch(self, cron: str = "", script: str = PUBLISHES, **settings: Any) -> Watch:
+    def schedule(self, script: str = PUBLISHES, **settings: Any) -> Schedule:
         chain = EnsembleSettings(redis_url=self.url, bundle_dir=self.folder / "bundle", var_dir=self.folder)
-        batch = BatchSettings(cron=cron, **settings)
-        command = (sys.executable, "-c", script, self.told_url, str(self.folder / "told"))
-        trigger = cron_trigger(cron, "UTC") if cron else None
-        return Watch(chain, batch, trigger, self.said.append, command)
+        command = (sys.executable, "-c", script, self.secret_url, str(self.folder / "begun"))
+        return Schedule(chain, BatchSettings(**settings), command, self.said.append)
 
-    def due(self, cron: str = "", **settings: Any) -> Due | None:
-        return self.watch(cron, **settings).due(self.manifest)
+    def due(self, cron: str = "", **settings: Any) -> DueRun | None:
+        return self.schedule(cron=cron, **settings).due(self.manifest)
 
     def publish(self, run: str, began: datetime, **changes: object) -> None:
         made = {"dataset": DATASET, "bundle": "tiny-1", "started_at_s": began.timestamp()}
-        record: Record = make_record(run, **(made | changes))
+        record: RunRecord = make_record(run, **(made | changes))
         with RunLock(self.redis, DATASET) as lock:
             store_slates(self.redis, run)
             self.registry.publish(record, lock)
@@ -100,7 +98,7 @@ class Stand:
 
 @pytest.fixture
 def stand(redis: Redis, redis_url: RedisUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    monkeypatch.setattr(Registry, "now_s", lambda _: NOON.timestamp())
+    monkeypatch.setattr(RunRegistry, "now_s", lambda _: NOON.timestamp())
     make_world(tmp_path / "bundle")
     return Stand(redis, redis_url, tmp_path, [])
 
@@ -189,9 +187,9 @@ def test_nothing_is_due_while_a_run_is_at_work(stand: Stand) -> None:
 
 
 def test_a_look_runs_what_is_due_and_the_next_finds_nothing(stand: Stand) -> None:
-    watch = stand.watch()
-    watch.look()
-    watch.look()
+    schedule = stand.schedule()
+    asyncio.run(schedule.look())
+    asyncio.run(schedule.look())
     assert stand.runs == ["--trigger bundle"]
     assert len(stand.registry.published().lineage) == 1
 
@@ -200,70 +198,69 @@ def test_of_two_schedules_one_runs(stand: Stand) -> None:
     """As on two machines: each looks again and again while the other's run is at work, and after it."""
     script = textwrap.dedent(
         """
-        import sys, threading
+        import asyncio, sys, time
         from pathlib import Path
-        from ensemble.batch.schedule import Watch
-        from ensemble.batch.settings import BatchSettings
+        from batch.schedule.schedule import Schedule
+        from batch.settings import BatchSettings
         from ensemble.settings import EnsembleSettings
         url, folder, publishes = sys.argv[1:]
         chain = EnsembleSettings(redis_url=url, bundle_dir=Path(folder) / "bundle")
-        command = (sys.executable, "-c", publishes, url, folder + "/told")
-        watch = Watch(chain, BatchSettings(), None, print, command)
-        ended = threading.Event()
+        command = (sys.executable, "-c", publishes, url, folder + "/begun")
+        schedule = Schedule(chain, BatchSettings(), command, print)
         for _ in range(40):
-            watch.look()
-            ended.wait(0.1)
+            asyncio.run(schedule.look())
+            time.sleep(0.1)
         """
     )
-    command = [sys.executable, "-c", script, stand.told_url, str(stand.folder), PUBLISHES]
+    command = [sys.executable, "-c", script, stand.secret_url, str(stand.folder), PUBLISHES]
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     assert stand.runs == ["--trigger bundle"]
 
 
 def test_a_run_that_failed_is_tried_again_after_a_while(stand: Stand) -> None:
-    watch = stand.watch(script=FAILS, retry_s=1)
-    watch.look()
-    watch.look()
+    schedule = stand.schedule(script=FAILS, retry_s=1)
+    asyncio.run(schedule.look())
+    asyncio.run(schedule.look())
     assert stand.runs == ["failed"]
     assert stand.said[-1] == "bundle: the run ended with status 1; tried again in 1 s"
     time.sleep(1.1)
-    watch.look()
+    asyncio.run(schedule.look())
     assert stand.runs == ["failed", "failed"]
     assert stand.said[-1] == "bundle: the run ended with status 1; tried again in 2 s"
 
 
 def test_another_run_that_is_due_does_not_wait_for_one_that_failed(stand: Stand) -> None:
-    watch = stand.watch(script=FAILS, retry_s=1000)
-    watch.look()
+    schedule = stand.schedule(script=FAILS, retry_s=1000)
+    asyncio.run(schedule.look())
     stand.publish("r-1", ago(days=2))
-    watch.look()
+    asyncio.run(schedule.look())
     assert len(stand.runs) == 1, "nothing is due now"
     stand.publish("r-2", ago(days=1), bundle="tiny-0")
-    watch.look()
+    asyncio.run(schedule.look())
     assert len(stand.runs) == 1, "the same run as the one that failed"
-    watch.cron = cron_trigger("0 3 * * *", "UTC")
+    schedule.batch = BatchSettings(cron="0 3 * * *", retry_s=1000)
     stand.publish("r-3", ago(days=1))
-    watch.look()
+    asyncio.run(schedule.look())
     assert len(stand.runs) == 2
 
 
 def test_what_stands_in_the_way_is_told_once(stand: Stand) -> None:
-    watch = stand.watch()
+    schedule = stand.schedule()
     (stand.folder / "bundle" / "manifest.json").rename(stand.folder / "away")
-    watch.look()
-    watch.look()
+    asyncio.run(schedule.look())
+    asyncio.run(schedule.look())
     assert len(stand.said) == 1
     assert "manifest.json: not found" in stand.said[0]
     (stand.folder / "away").rename(stand.folder / "bundle" / "manifest.json")
-    watch.look()
+    asyncio.run(schedule.look())
     assert stand.runs == ["--trigger bundle"]
 
 
 def test_an_unreachable_redis_is_told_and_looked_at_again(stand: Stand) -> None:
     stand = replace(stand, url=RedisUrl("redis://127.0.0.1:1"))
-    watch = stand.watch()
-    watch.look()
+    schedule = stand.schedule()
+    asyncio.run(schedule.look())
     assert "Redis at 127.0.0.1:1: " in stand.said[0]
     assert "set SHORTLIST_REDIS_URL" in stand.said[0]
 
@@ -274,34 +271,25 @@ pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(120)
 """
 KEEPS = """
-import sys
+import asyncio, sys
 from pathlib import Path
-from typing import Any
-from ensemble.batch.schedule import keep_schedule
-from ensemble.batch.settings import BatchSettings
+from batch.schedule.schedule import Schedule
+from batch.settings import BatchSettings
 from ensemble.settings import EnsembleSettings
-url, folder, script, told = sys.argv[1:]
+url, folder, *command = sys.argv[1:]
 chain = EnsembleSettings(redis_url=url, bundle_dir=Path(folder) / "bundle")
-raise SystemExit(keep_schedule(chain, BatchSettings(poll_s=0.2), (sys.executable, "-c", script, told)))
+asyncio.run(Schedule(chain, BatchSettings(poll_s=0.2), (sys.executable, "-c", *command)).keep())
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_schedule_and_its_run(stand: Stand, number: signal.Signals) -> None:
-    told = stand.folder / "pid"
-    command = [
-        sys.executable,
-        "-c",
-        KEEPS,
-        stand.url.get_secret_value(),
-        str(stand.folder),
-        SLEEPS,
-        str(told),
-    ]
+    pid = stand.folder / "pid"
+    command = [sys.executable, "-c", KEEPS, stand.secret_url, str(stand.folder), SLEEPS, str(pid)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        wait_until(lambda: told.exists() and bool(told.read_text()))
-        child = int(told.read_text())
+        wait_until(lambda: pid.exists() and bool(pid.read_text()))
+        child = int(pid.read_text())
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     finally:
@@ -312,22 +300,30 @@ def test_a_signal_ends_the_schedule_and_its_run(stand: Stand, number: signal.Sig
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_second_signal_ends_a_run_that_does_not_end_by_itself(stand: Stand) -> None:
+    pid = stand.folder / "pid"
+    script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEPS
+    process = subprocess.Popen(
+        [sys.executable, "-c", KEEPS, stand.secret_url, str(stand.folder), script, str(pid)]
+    )
+    try:
+        wait_until(lambda: pid.exists() and bool(pid.read_text()))
+        process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+
+
 def test_the_clock_itself_begins_a_run(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a look only every hour, nothing but the cron expression can begin the second run."""
     monkeypatch.undo()
     script = KEEPS.replace("BatchSettings(poll_s=0.2)", "BatchSettings(poll_s=3600, cron='* * * * *')")
-    script = script.replace(", script, told)", ", script, url, told)")
-    told = stand.folder / "told"
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        stand.url.get_secret_value(),
-        str(stand.folder),
-        PUBLISHES,
-        str(told),
-    ]
-    process = subprocess.Popen(command)
+    runs = [PUBLISHES, stand.secret_url, str(stand.folder / "begun")]
+    process = subprocess.Popen([sys.executable, "-c", script, stand.secret_url, str(stand.folder), *runs])
     try:
         wait_until(lambda: len(stand.runs) >= 2)
     finally:

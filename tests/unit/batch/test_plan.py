@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.runs.plan import PLAN_FILE, Plan, new_run, write
+from batch.runs.plan import PLAN_FILE, RunPlan, new_run, write
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return Plan(
+def plan(tmp_path: Path) -> RunPlan:
+    return RunPlan(
         run="r-1",
         dataset="tiny",
         bundle="tiny-1",
         selection="everyone",
-        mark="17-4",
+        fingerprint="17-4",
         parent=None,
         n=50,
         k=100,
@@ -41,9 +41,9 @@ def write_ids(path: Path, ids: list[int]) -> None:
     pq.write_table(pa.table({"user_id": np.array(ids, dtype=np.int64)}), path)
 
 
-def test_a_saved_plan_is_loaded(plan: Plan) -> None:
+def test_a_saved_plan_is_loaded(plan: RunPlan) -> None:
     plan.save()
-    loaded = Plan.load(plan.folder)
+    loaded = RunPlan.load(plan.folder)
     assert loaded == plan
     assert loaded is not None
     assert (loaded.folder, loaded.users, loaded.skipped) == (plan.folder, 3, {"malformed": 1})
@@ -59,14 +59,14 @@ def test_what_is_no_plan_is_not_gone_on_with(tmp_path: Path, content: str | byte
     if content is not None:
         data = content if isinstance(content, bytes) else content.encode()
         (tmp_path / PLAN_FILE).write_bytes(data)
-    assert Plan.load(tmp_path) is None
+    assert RunPlan.load(tmp_path) is None
 
 
-def test_a_plan_of_another_version_is_not_gone_on_with(plan: Plan) -> None:
+def test_a_plan_of_another_version_is_not_gone_on_with(plan: RunPlan) -> None:
     plan.save()
     file = plan.folder / PLAN_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"later": 1}))
-    assert Plan.load(plan.folder) is None
+    assert RunPlan.load(plan.folder) is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_plan_of_another_version_is_not_gone_on_with(plan: Plan) -> None:
         {"dataset": "other"},
         {"bundle": "tiny-2"},
         {"selection": "changed"},
-        {"mark": "18-5"},
+        {"fingerprint": "18-5"},
         {"parent": "r-0"},
         {"n": 20},
         {"max_overfetch": 0},
@@ -86,17 +86,17 @@ def test_a_plan_of_another_version_is_not_gone_on_with(plan: Plan) -> None:
     ],
     ids=str,
 )
-def test_a_run_goes_on_only_with_the_same(plan: Plan, changed: dict[str, Any]) -> None:
+def test_a_run_goes_on_only_with_the_same(plan: RunPlan, changed: dict[str, Any]) -> None:
     assert not plan.continues(replace(plan, **changed))
 
 
-def test_run_folder_and_counts_do_not_matter(plan: Plan, tmp_path: Path) -> None:
+def test_run_folder_and_counts_do_not_matter(plan: RunPlan, tmp_path: Path) -> None:
     other = replace(plan, run="r-2", folder=tmp_path / "r-2", users=0, skipped={})
     assert plan.continues(other)
     assert other.continues(plan)
 
 
-def test_what_is_done_is_counted_from_the_files(plan: Plan) -> None:
+def test_what_is_done_is_counted_from_the_files(plan: RunPlan) -> None:
     shards = {"part-00000.parquet": [1, 2], "part-00001.parquet": [3, 4], "part-00002.parquet": [5]}
     for name, ids in shards.items():
         write_ids(plan.users_folder / name, ids)

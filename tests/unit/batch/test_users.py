@@ -1,4 +1,4 @@
-"""Whom a run computes: each once, whatever the list looks like, and never half a list."""
+"""The users of a run: each once, whatever the list looks like, and never half a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.compute import users
-from batch.compute.users import Selection, Shards, active_since, everyone, listed, write_shards
+from batch.compute.users import SelectedUsers, Shards, active_since, everyone, listed, write_shards
 from batch.errors import BatchError
 from contract.dataset import Dataset
 from tests.builders.triton import DATASET
@@ -36,7 +36,7 @@ def read(folder: Path) -> list[list[int]]:
     return [table["user_id"].to_pylist() for table in tables]
 
 
-def written(selection: Selection, folder: Path, shard_users: int = 100) -> tuple[list[list[int]], Shards]:
+def written(selection: SelectedUsers, folder: Path, shard_users: int = 100) -> tuple[list[list[int]], Shards]:
     shards = write_shards(selection, folder / "users", shard_users)
     assert [path.name for path in folder.glob("users*")] == ["users"]
     return read(folder / "users"), shards
@@ -96,12 +96,12 @@ def test_a_list_may_be_at_any_address_that_fsspec_knows(tmp_path: Path, protocol
     assert written(listed(url), tmp_path)[0] == [[8, 9]]
 
 
-def test_another_list_at_the_same_place_has_another_mark(tmp_path: Path) -> None:
+def test_another_list_at_the_same_place_has_another_fingerprint(tmp_path: Path) -> None:
     url = write(tmp_path / "list.parquet", pa.array([1, 2]))
     first = listed(url)
-    assert (first.words, first.mark) == (listed(url).words, listed(url).mark)
+    assert (first.description, first.fingerprint) == (listed(url).description, listed(url).fingerprint)
     write(tmp_path / "list.parquet", pa.array([1, 2, 3]))
-    assert listed(url).mark != first.mark
+    assert listed(url).fingerprint != first.fingerprint
 
 
 def no_parquet(folder: Path) -> str:
@@ -230,7 +230,7 @@ def test_active_since_is_who_acted_then_or_later(data: Path, dataset: Dataset, t
     since = DAY + timedelta(days=2)
     selection = active_since(data, dataset, since)
     assert written(selection, tmp_path) == ([[2, 3, 9]], Shards(3, {}))
-    assert selection.words == "active since 2026-01-03T00:00:00+00:00"
+    assert selection.description == "active since 2026-01-03T00:00:00+00:00"
     later = active_since(data, dataset, since + timedelta(microseconds=1))
     assert written(later, tmp_path / "later")[0] == [[3, 9]]
     with pytest.raises(BatchError, match="no users"):
@@ -257,7 +257,7 @@ def test_each_user_is_in_one_shard_however_many_are_compared_at_a_time(
     pages = [pa.array(ids[start : start + page]) for start in range(0, len(ids), page)]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(users, "BUCKET", bucket)
-        shards, told = written(Selection("some", "", pages, len(ids), is_list=True), folder, shard_users)
+        shards, told = written(SelectedUsers("some", "", pages, len(ids), is_list=True), folder, shard_users)
     together = [user_id for shard in shards for user_id in shard]
     assert sorted(together) == sorted(set(ids))
     assert [len(shard) for shard in shards[:-1]] == [shard_users] * (len(shards) - 1)
@@ -284,7 +284,7 @@ def test_users_are_never_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return unique(ids)
 
     monkeypatch.setattr(np, "unique", counted)
-    write_shards(Selection("some", "", pages(), 1000), folder, 30)
+    write_shards(SelectedUsers("some", "", pages(), 1000), folder, 30)
     assert max(held) <= 100
     assert sum(map(len, read(folder))) == 1000
 
@@ -295,7 +295,7 @@ def test_a_preparation_that_is_killed_leaves_no_users(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shards(Selection("some", "", pages(), 200), tmp_path / "users", 10)
+        write_shards(SelectedUsers("some", "", pages(), 200), tmp_path / "users", 10)
     assert not (tmp_path / "users").exists()
-    shards, _ = written(Selection("some", "", [pa.array([1])], 1), tmp_path)
+    shards, _ = written(SelectedUsers("some", "", [pa.array([1])], 1), tmp_path)
     assert shards == [[1]], "what it left does not get in the next one's way"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.compute.worker import PATH, ShardWorker, Task
+from batch.compute.worker import PATH, ShardTask, ShardWorker
 from batch.settings import BatchSettings
 from contract.environment import RedisUrl
 from ensemble.settings import EnsembleSettings
@@ -22,7 +22,7 @@ def worker(tmp_path: Path) -> ShardWorker:
     world = make_world(tmp_path / "bundle")
     chain = EnsembleSettings(bundle_dir=world.folder, redis_url=RedisUrl("redis://127.0.0.1:1"))
     (tmp_path / "slates").mkdir()
-    return ShardWorker(Task("r-1", tmp_path / "slates", chain, BatchSettings(redis_timeout_ms=100)))
+    return ShardWorker(ShardTask("r-1", tmp_path / "slates", chain, BatchSettings(redis_timeout_ms=100)))
 
 
 def shard(folder: Path, name: str, users: int, kept: slice = slice(None)) -> Any:

@@ -1,4 +1,4 @@
-"""Adds up what the workers tell of a run."""
+"""Adds up the results of a run's shards."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from dataclasses import replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
-from batch.runs.records import Record
+from batch.runs.records import RunRecord
 
 UNKNOWN = "unknown"
 """Skipped: users of whom nothing is known, for whom the popular slate is as good."""
 
 
-class Tally:
+class RunProgress:
     """Keeps a run's record up to date, shard by shard."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RunRecord) -> None:
         self.record, self.opened_s = record, 0.0
         self.stage_s: Counter[str] = Counter(dict(record.stage_s))
         self.skipped: Counter[str] = Counter(dict(record.skipped))
         self.bytes = record.bytes_per_user * record.done
         self.memory_mib: dict[int, float] = {}
 
-    def add(self, told: dict[str, Any], began_s: float, before_s: float) -> Record:
+    def add(self, result: dict[str, Any], began_s: float, before_s: float) -> RunRecord:
         """Takes one shard's row, when this process began to compute, and the seconds that former ones did."""
-        self.opened_s = min(self.opened_s or told["opened_at_s"], told["opened_at_s"])
-        self.stage_s.update(json.loads(told["stage_s"]))
-        self.bytes += told["bytes"]
-        self.memory_mib[told["pid"]] = told["memory_mib"]
-        if told["unknown"]:
-            self.skipped[UNKNOWN] += told["unknown"]
-        done = self.record.done + told["users"]
+        self.opened_s = min(self.opened_s or result["opened_at_s"], result["opened_at_s"])
+        self.stage_s.update(json.loads(result["stage_s"]))
+        self.bytes += result["bytes"]
+        self.memory_mib[result["pid"]] = result["memory_mib"]
+        if result["unknown"]:
+            self.skipped[UNKNOWN] += result["unknown"]
+        done = self.record.done + result["users"]
         driver_mib = getrusage(RUSAGE_SELF).ru_maxrss / 1024
         self.record = replace(
             self.record,

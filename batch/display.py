@@ -29,7 +29,7 @@ class UsersPerSecond(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} users/s")
 
 
-class Show:
+class ProgressDisplay:
     """Writes lines, and a bar with users per second and the time left."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -46,7 +46,7 @@ class Show:
         self._first: tuple[float, int] | None = None  # when, and how many were done
         self._said_s = 0.0
 
-    def __enter__(self) -> Show:
+    def __enter__(self) -> ProgressDisplay:
         """Begins to show."""
         self._bar.start()
         return self
