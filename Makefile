@@ -14,6 +14,8 @@ GATEWAY := .venv/gateway/bin/python
 DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
 STACK := $(DEV) -m deploy.local.stack
+# A command of a role that needs Redis: with its URL, and the password of the local one.
+RUN := $(DEV) -m deploy.local.run
 
 # Given on the command line, DATA and QUALITY become settings of every command.
 ifdef DATA
@@ -23,10 +25,6 @@ ifdef QUALITY
 export SHORTLIST_QUALITY := $(QUALITY)
 endif
 
-# Every role reads the URL; the local Redis is told its port.
-SHORTLIST_REDIS_PORT ?= 6379
-SHORTLIST_REDIS_URL ?= redis://127.0.0.1:$(SHORTLIST_REDIS_PORT)
-export SHORTLIST_REDIS_PORT SHORTLIST_REDIS_URL
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help
@@ -68,23 +66,23 @@ train: environments ## train a bundle and evaluate it  [DATA=] [QUALITY=full: se
 .PHONY: materialize
 materialize: environments ## bring the features to Redis with Feast  [DATA=]
 	@$(STACK) up redis
-	@$(TRAINING) -m training materialize
+	@$(RUN) training -m training materialize
 
 .PHONY: export
 export: environments ## build the bundle's vector index and Triton's model repository
 	@$(STACK) up redis
-	@$(TRITON) -m ensemble.publish.index
-	@$(TRITON) -m ensemble.publish.export
+	@$(RUN) triton -m ensemble.publish.index
+	@$(RUN) triton -m ensemble.publish.export
 
 .PHONY: batch
 batch: environments ## make everyone's slate and publish them all at once  [USERS=file ACTIVE_SINCE=2026-11-01 CHANGED=1]
 	@$(STACK) up redis
-	@$(BATCH) -m batch run $(if $(USERS),--users '$(USERS)') \
+	@$(RUN) batch -m batch run $(if $(USERS),--users '$(USERS)') \
 		$(if $(ACTIVE_SINCE),--active-since '$(ACTIVE_SINCE)') $(if $(CHANGED),--changed)
 
 .PHONY: batch-status
 batch-status: environments ## show the last batch runs
-	@$(BATCH) -m batch status
+	@$(RUN) batch -m batch status
 
 .PHONY: test
 test: environments ## run every role's tests in its own environment, the integration tests last

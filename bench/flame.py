@@ -79,7 +79,7 @@ def running_stacks(settings: LocalSettings) -> list[Stack]:
         RedisError, OSError, psutil.Error: the stack does not run.
     """
     manifest = json.loads((settings.bundle / "manifest.json").read_text())
-    users = seen_users(settings.redis_port, manifest["dataset"])
+    users = seen_users(settings.redis, manifest["dataset"])
     if not users:
         raise BenchError("no user has seen anything; run make materialize")
     stub = busiest_stub(of_ours(settings))

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as triton
 from bench.grpc_traffic import NOT_SENT
 from bench.load.traffic import Exchange
 from bench.servers import BenchError
+from contract.environment import RedisUrl
 from contract.keys import decode_seen, seen_key, seen_prefix
 from contract.slates import SlateSource, degradations
 from contract.tensors import PAD_ID
@@ -41,7 +42,7 @@ ANSWERED = frozenset({Kind.FULL, Kind.DEGRADED, Kind.POPULAR})
 class World:
     """What answers are held against: the items that there are, and what each user has seen."""
 
-    redis_port: int
+    url: RedisUrl
     dataset: str
     items: frozenset[int]
     users: tuple[int, ...]
@@ -50,7 +51,7 @@ class World:
     @cached_property
     def seen(self) -> dict[int, frozenset[int]]:
         """Reads every user's seen items."""
-        with redis.Redis(port=self.redis_port) as client:
+        with redis.Redis(**self.url.connection_kwargs()) as client:
             values = client.mget([seen_key(self.dataset, user) for user in self.users])
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
         return dict(zip(self.users, sets, strict=True))
@@ -67,10 +68,10 @@ class World:
             raise BenchError(f"user {user}: a wrong slate: {ids}")
 
 
-def seen_users(redis_port: int, dataset: str) -> tuple[int, ...]:
+def seen_users(url: RedisUrl, dataset: str) -> tuple[int, ...]:
     """Lists the users of a data set who have seen something, as Redis holds them."""
     prefix = seen_prefix(dataset)
-    with redis.Redis(port=redis_port) as client:
+    with redis.Redis(**url.connection_kwargs()) as client:
         keys = client.scan_iter(match=f"{prefix}*", count=10_000)
         return tuple(sorted(int(key.decode().removeprefix(prefix)) for key in keys))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.environment import RedisUrl
 from deploy.local import triton_server
 from deploy.local.ports import free_port
 from deploy.local.programs import http_fault
@@ -40,8 +39,7 @@ def own_ports() -> dict[str, Any]:
 def bench_settings(var: Path, bundle: Path) -> LocalSettings:
     """Gives the servers a folder and ports of their own."""
     ports = own_ports()
-    url = RedisUrl(f"redis://{LOOPBACK}:{ports['redis_port']}")
-    return LocalSettings(var_dir=var, bundle_dir=bundle, redis_url=url, **ports)
+    return LocalSettings(var_dir=var, bundle_dir=bundle, redis_url=None, **ports)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -138,8 +140,18 @@ def explain_redis(error: Exception) -> str:
     return f"{said}; start it (`make up`), or set {REDIS_URL}"
 
 
+def retired(environment: Mapping[str, str]) -> str:
+    """Names a setting that is given and no longer read, and its successor; empty where there is none."""
+    if "SHORTLIST_REDIS_ADDRESS" in environment:
+        return f"SHORTLIST_REDIS_ADDRESS is no longer read: set {REDIS_URL}=redis://host:port in its place"
+    return ""
+
+
 def read_settings(kind: type[S]) -> S:
-    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
+    """Reads the environment; a wrong value, or a retired one, ends the process with one line and status 2."""
+    if told := retired(os.environ):
+        sys.stderr.write(f"settings: {told}\n")
+        raise SystemExit(2)
     try:
         return kind()
     except ValidationError as error:

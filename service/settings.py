@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from contract.environment import LOCAL_REDIS, RedisUrl
+from contract.environment import LOCAL_REDIS, RedisUrl, retired
 from contract.tensors import MODEL_NAME
 from service.api_keys import ApiKey, parse_keys
 
@@ -236,6 +237,8 @@ def load_settings() -> Settings:
     Raises:
         WrongSettings: a value is wrong; one line names the variable, the value and the remedy.
     """
+    if told := retired(os.environ):
+        raise WrongSettings(told)
     try:
         return Settings()
     except SettingsError as error:

@@ -62,7 +62,7 @@ class Place:
     @property
     def redis(self) -> redis.Redis:
         """A client of its Redis."""
-        return redis.Redis(port=self.settings.redis_port, protocol=2)
+        return redis.Redis(**self.settings.redis.connection_kwargs(), protocol=2)
 
     def serving(self, *names: str) -> AbstractContextManager[None]:
         """Holds the named servers up, and ends all of them."""

@@ -94,9 +94,7 @@ def serve(stand: Stand) -> Figures:
         began = time.monotonic()
         up(stand.settings, ["redis"])
         figures: Figures = {"redis_whole_s": _until_indexed(stand) - began}
-        world = World(
-            stand.settings.redis_port, PROJECT, frozenset(range(1, stand.items + 1)), tuple(users), N
-        )
+        world = World(stand.settings.redis, PROJECT, frozenset(range(1, stand.items + 1)), tuple(users), N)
         messages = our_messages(users, stand.manifest["context"], N)
         began = time.monotonic()
         up(stand.settings, ["triton"])

@@ -33,7 +33,7 @@ class Stand:
     @classmethod
     def of(cls, items: int, users: int, folder: Path) -> Stand:
         """Takes free ports; everything lies in `folder`."""
-        settings = LocalSettings(var_dir=folder, ready_timeout_s=READY_S, **own_ports())
+        settings = LocalSettings(var_dir=folder, redis_url=None, ready_timeout_s=READY_S, **own_ports())
         return cls(items, users, settings)
 
     @property
@@ -44,7 +44,7 @@ class Stand:
     @property
     def redis(self) -> redis.Redis:
         """A client of its Redis."""
-        return redis.Redis(port=self.settings.redis_port, protocol=2)
+        return redis.Redis(**self.settings.redis.connection_kwargs(), protocol=2)
 
     @property
     def bundle(self) -> str:

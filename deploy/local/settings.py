@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, SecretStr, ValidationError
+from pydantic import Field, PositiveFloat, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contract.environment import REDIS_URL, RedisUrl
+from contract.environment import REDIS_URL, RedisUrl, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -21,7 +22,9 @@ LOOPBACK = "127.0.0.1"
 class LocalSettings(BaseSettings):
     """Where the local servers listen and keep their files, and how long they may take."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     var_dir: Path = Field(
         Path("var"), description="Folder of all that is made at run time; move it where there is room."
@@ -72,12 +75,17 @@ class LocalSettings(BaseSettings):
     @property
     def redis(self) -> RedisUrl:
         """The Redis that all roles use."""
-        return self.redis_url or RedisUrl(f"redis://{LOOPBACK}:{self.redis_port}")
+        return self.redis_url or self.local_redis
+
+    @property
+    def local_redis(self) -> RedisUrl:
+        """The Redis that is started here, with the password that the run-time folder keeps."""
+        return RedisUrl(f"redis://:{kept_password(self.var)}@{LOOPBACK}:{self.redis_port}/0")
 
     @property
     def has_own_redis(self) -> bool:
         """Whether the Redis in use is the user's, not started here."""
-        return self.redis.address not in (f"{LOOPBACK}:{self.redis_port}", f"localhost:{self.redis_port}")
+        return self.redis_url is not None and self.redis_url != self.local_redis
 
     @property
     def gateway_url(self) -> str:
@@ -109,13 +117,21 @@ class LocalSettings(BaseSettings):
 
 def load_settings() -> LocalSettings:
     """Reads the settings from the environment; a wrong value is one line, and ends the program with 2."""
-    try:
-        return LocalSettings()
-    except ValidationError as error:
-        for fault in error.errors():
-            name = PREFIX + "__".join(str(part) for part in fault["loc"]).upper()
-            print(f"{name}={os.environ.get(name, '')}: {fault['msg']}", file=sys.stderr)
-        sys.exit(2)
+    return read_settings(LocalSettings)
+
+
+def kept_password(var: Path) -> str:
+    """Reads the password of the local Redis; makes it where there is none, for its owner's eyes alone."""
+    path = var / "redis_password"
+    if not path.is_file():
+        var.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(24))
+        with suppress(FileExistsError):  # another process was first
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_text()
 
 
 def python_of(role: str) -> Path:

@@ -96,13 +96,18 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
     wanted = [known[name] for name in (names or known) if name in known]
     if settings.has_own_redis:
         if fault := redis_fault(settings.redis):
-            raise StackError(f"redis: {fault} (it is the one of {REDIS_URL})")
+            raise StackError(f"redis: {fault}; unset {REDIS_URL} for a local one")
         say("redis", f"your own at {settings.redis.address}")
     check_needs(wanted)
     supervisor = Supervisor(socket_path(settings))
     was_up = supervisor.is_up()
     states = supervisor.states() if was_up else {}
     alive = {name for name, state in states.items() if state["statename"] in ALIVE}
+    if was_up and told_redis(settings) != settings.redis.get_secret_value():
+        say("stack", f"{REDIS_URL} is another than at the start, restarting: {', '.join(sorted(alive))}")
+        down(settings)
+        wanted += [known[name] for name in known if name in alive and known[name] not in wanted]
+        was_up, alive = False, set()
     check_free({setting: port for p in wanted if p.name not in alive for setting, port in p.ports.items()})
     config = write_config(settings, known.values())
     if was_up:
@@ -124,6 +129,13 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
         wait_until_ready(settings, supervisor, program)
     if not names:
         tell_readiness(settings)
+
+
+def told_redis(settings: LocalSettings) -> str:
+    """Gives the URL of Redis that the running supervisor was started with, and gives to its programs."""
+    pid = int((settings.var / "run" / "supervisord.pid").read_text())
+    variables: dict[str, str] = psutil.Process(pid).environ()
+    return variables.get(REDIS_URL, "")
 
 
 def tell_readiness(settings: LocalSettings) -> None:
@@ -180,6 +192,8 @@ def down(settings: LocalSettings) -> None:
 def status(settings: LocalSettings) -> None:
     """Prints each program's state, process and readiness."""
     supervisor = Supervisor(socket_path(settings))
+    if settings.has_own_redis:
+        say("redis", f"your own, {redis_fault(settings.redis) or f'ready at {settings.redis.address}'}")
     if not supervisor.is_up():
         say("stack", "nothing runs")
         return

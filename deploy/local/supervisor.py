@@ -16,7 +16,8 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from deploy.local.programs import Program
+from contract.environment import REDIS_URL
+from deploy.local.programs import Program, write_access
 from deploy.local.settings import ROOT, LocalSettings, python_of
 
 LONGEST_SOCKET_PATH = 96
@@ -42,7 +43,9 @@ def config_path(settings: LocalSettings) -> Path:
 
 
 def _quoted(variables: Mapping[str, str]) -> str:
-    return ",".join(f'{name}="{value}"' for name, value in sorted(variables.items()))
+    """Writes a program's variables. Where Redis is stays out of the file: it holds a password, and every
+    program has it from supervisord's own environment."""
+    return ",".join(f'{name}="{value}"' for name, value in sorted(variables.items()) if name != REDIS_URL)
 
 
 def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
@@ -107,8 +110,9 @@ def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
 
 def write_config(settings: LocalSettings, programs: Iterable[Program]) -> Path:
     """Writes the configuration under a temporary name, then renames it; makes the folders it names."""
-    for folder in ("run", "log", "redis"):
+    for folder in ("run", "log"):
         (settings.var / folder).mkdir(parents=True, exist_ok=True)
+    write_access(settings)
     path = config_path(settings)
     fresh = path.with_suffix(f".{os.getpid()}")
     fresh.write_text(render(settings, programs))
@@ -170,7 +174,8 @@ def start_supervisor(settings: LocalSettings, config: Path) -> Supervisor:
         RuntimeError: it ended or did not answer; the message holds what it said.
     """
     command = [str(python_of("dev")), "-m", "supervisor.supervisord", "--configuration", str(config)]
-    started = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    variables = os.environ | {REDIS_URL: settings.redis.get_secret_value()}
+    started = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables)
     if started.returncode:
         raise RuntimeError(f"supervisord did not start: {(started.stdout + started.stderr).strip()}")
     supervisor, until = Supervisor(socket_path(settings)), time.monotonic() + START_TIMEOUT_S

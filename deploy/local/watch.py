@@ -99,8 +99,7 @@ class Redis:
 
     def __init__(self, settings: LocalSettings) -> None:
         self._client = redis.Redis(
-            LOOPBACK,
-            settings.redis_port,
+            **settings.local_redis.connection_kwargs(),
             socket_timeout=PING_S,
             socket_connect_timeout=PING_S,
             retry=Retry(NoBackoff(), 0),  # the client's own would take minutes to find it silent

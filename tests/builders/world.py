@@ -49,7 +49,7 @@ class World:
     def settings(self) -> LocalSettings:
         """The settings of the servers."""
         values: dict[str, Any] = {name.lower(): port for name, port in self.ports.items()}
-        return LocalSettings(var_dir=self.var, **values)
+        return LocalSettings(var_dir=self.var, redis_url=None, **values)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class World:
 
     def redis(self) -> redis.Redis:
         """A client of this world's Redis; the caller closes it."""
-        return redis.Redis(port=self.ports["REDIS_PORT"])
+        return redis.Redis(**self.settings.redis.connection_kwargs())
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the bundle that is served."""

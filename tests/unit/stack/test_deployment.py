@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from contract.environment import RedisUrl
+
 ROOT = Path(__file__).resolve().parents[3]
 PROFILES = ("cpu", "gpu", "train", "batch")
 KEYS = f"web:{'0' * 64}"
+PASSWORD = "5e" * 24
+SECRETS = {"SHORTLIST_API_KEYS": KEYS, "SHORTLIST_REDIS_PASSWORD": PASSWORD}
 
 
 def run_compose(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +28,7 @@ def run_compose(*arguments: str, **settings: str) -> subprocess.CompletedProcess
 
 
 def compose(*arguments: str) -> str:
-    run = run_compose(*arguments, SHORTLIST_API_KEYS=KEYS)
+    run = run_compose(*arguments, **SECRETS)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -46,7 +50,7 @@ def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_witho
     services: dict[str, Any],
 ) -> None:
     assert services["gateway"]["environment"]["SHORTLIST_API_KEYS"] == KEYS
-    run = run_compose("config")
+    run = run_compose("config", SHORTLIST_REDIS_PASSWORD=PASSWORD)
     assert run.returncode != 0
     assert "set it, in .env or the environment, to what python -m service.api_keys NAME prints" in run.stderr
 
@@ -56,6 +60,21 @@ def test_each_profile_starts_exactly_one_triton(services: dict[str, Any], profil
     started = {name for name, service in services.items() if profile in service.get("profiles", [profile])}
     assert started == {"redis", "gateway", "prometheus", "grafana", triton}
     assert triton == "triton" or services[triton]["networks"]["default"]["aliases"] == ["triton"]
+
+
+def test_redis_demands_a_password_that_every_role_has_and_no_command_line(services: dict[str, Any]) -> None:
+    redis = services["redis"]
+    assert redis["environment"]["REDISCLI_AUTH"] == PASSWORD, "by which the health check enters"
+    assert "requirepass" in " ".join(redis["command"])
+    assert "docker-entrypoint.sh redis-server" in " ".join(redis["command"]), "it loads the modules"
+    for name, service in services.items():
+        assert PASSWORD not in " ".join(service.get("command") or []), name
+        if "SHORTLIST_VAR_DIR" in service.get("environment", {}):
+            url = RedisUrl(service["environment"]["SHORTLIST_REDIS_URL"])
+            assert (url.address, url.password) == ("redis:6379", PASSWORD), name
+    run = run_compose("config", SHORTLIST_API_KEYS=KEYS)
+    assert run.returncode != 0
+    assert "to what openssl rand -hex 24 prints" in run.stderr
 
 
 def test_the_redis_health_check_demands_the_search_module(services: dict[str, Any]) -> None:
@@ -81,15 +100,13 @@ def test_the_schedule_is_a_service_of_its_own_and_may_end_its_run(services: dict
     assert 'CMD ["python", "-m", "batch", "schedule"]' in text
     assert "/locks/batch.txt" in text
     assert batch["environment"]["SHORTLIST_BATCH_CRON"] == "0 3 * * *"
-    assert batch["environment"]["SHORTLIST_REDIS_URL"] == "redis://redis:6379"
+    assert batch["environment"]["SHORTLIST_REDIS_URL"] == f"redis://:{PASSWORD}@redis:6379/0"
     schedule = (ROOT / "batch" / "schedule" / "schedule.py").read_text()
     grace_s = float(re.findall(r"^GRACE_S = ([\d.]+)$", schedule, flags=re.MULTILINE)[0])
     assert float(batch["stop_grace_period"].removesuffix("s")) > grace_s
     assert batch["restart"] == "unless-stopped"
     assert [str(volume).split(":")[0] for volume in batch["volumes"]] == ["var"]
-    run = run_compose(
-        "--profile", "batch", "config", SHORTLIST_API_KEYS=KEYS, SHORTLIST_BATCH_CRON="5 * * * *"
-    )
+    run = run_compose("--profile", "batch", "config", **SECRETS, SHORTLIST_BATCH_CRON="5 * * * *")
     resolved = yaml.safe_load(run.stdout)["services"]
     assert resolved["batch"]["environment"]["SHORTLIST_BATCH_CRON"] == "5 * * * *"
 

@@ -20,6 +20,7 @@ from bench.replies import Kind, World, judge_gateway, judge_ours, judge_referenc
 from bench.series import CLOSED, COMPARED_AT
 from bench.servers import BenchError
 from bench.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
+from contract.environment import LOCAL_REDIS
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID, REQUEST_TENSORS
 from tests.builders.redis_server import free_port
@@ -29,7 +30,7 @@ USER, SEEN, SLATE = 7, 3, [1, 2]
 
 @pytest.fixture
 def world() -> World:
-    made = World(redis_port=0, dataset="small", items=frozenset(range(6)), users=(USER,), n=2)
+    made = World(url=LOCAL_REDIS, dataset="small", items=frozenset(range(6)), users=(USER,), n=2)
     made.__dict__["seen"] = {USER: frozenset({SEEN})}  # as if read from Redis
     return made
 

@@ -56,7 +56,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, told: 
     command = [sys.executable, "-m", "deploy.local.stack", "status"]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {name: value})
     assert run.returncode == 2
-    assert run.stderr.startswith(f"{name}={value}: ")
+    assert run.stderr.startswith(f"settings: {name}={value}: ")
     assert told in run.stderr
     assert len(run.stderr.splitlines()) == 1
 
@@ -71,6 +71,47 @@ def test_a_redis_of_the_users_own_is_not_started(settings: LocalSettings) -> Non
     assert "redis" in programs.programs(settings)
     assert "redis" not in programs.programs(own)
     assert own.environment()["SHORTLIST_REDIS_URL"] == "redis://cache.example:6379"
+
+
+def test_the_local_redis_has_a_password_that_is_made_once_and_is_the_owners(settings: LocalSettings) -> None:
+    url = settings.redis
+    assert len(url.password) == 48
+    assert url == settings.redis == LocalSettings(var_dir=settings.var).redis
+    kept = settings.var / "redis_password"
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (url.password, 0o600)
+    inherited = settings.model_copy(update={"redis_url": url})
+    assert not inherited.has_own_redis, "a command that `make` told of the local one"
+    assert LocalSettings(var_dir=settings.var / "b").redis.password != url.password
+
+
+def test_no_command_and_no_file_but_its_own_has_the_password(settings: LocalSettings) -> None:
+    known = programs.programs(settings)
+    config = supervisor.write_config(settings, known.values())
+    assert settings.redis.password not in config.read_text()
+    assert not any(settings.redis.password in part for program in known.values() for part in program.command)
+    holders = [path for path in settings.var.rglob("*") if path.is_file()]
+    holders = [path for path in holders if settings.redis.password in path.read_text()]
+    assert holders == [settings.var / "redis_password"]
+    assert programs.access_path(settings).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_setting_that_came_before_is_told() -> None:
+    command = [sys.executable, "-m", "deploy.local.stack", "status"]
+    old = {"SHORTLIST_REDIS_ADDRESS": "cache:6379"}
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | old)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert (
+        "SHORTLIST_REDIS_ADDRESS is no longer read: set SHORTLIST_REDIS_URL=redis://host:port" in run.stderr
+    )
+
+
+def test_a_command_of_a_role_is_told_where_the_local_redis_is(settings: LocalSettings) -> None:
+    command = [sys.executable, "-m", "deploy.local.run", "dev", "-c"]
+    command.append("import os; print(os.environ['SHORTLIST_REDIS_URL'])")
+    told = os.environ | {"SHORTLIST_VAR_DIR": str(settings.var)}
+    run = subprocess.run(command, capture_output=True, text=True, env=told, check=True)
+    assert run.stdout.strip() == settings.redis.get_secret_value()
 
 
 def test_the_configuration_keeps_commands_and_variables_whole(settings: LocalSettings) -> None:
