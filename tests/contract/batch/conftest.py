@@ -7,32 +7,13 @@ from contextlib import contextmanager
 
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on later ones
 import pytest
-from redis import Redis
 
 from batch.compute import engine
 from batch.settings import BatchSettings
-from contract.environment import RedisUrl
 from ensemble.stores.client import connect
 from tests.builders.batch import BatchWorld, make_batch_world
+from tests.builders.redis_fixtures import redis, redis_url  # noqa: F401
 from tests.builders.search_redis import running_redis
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisUrl]:
-    """Gives host:port of a Redis with the search module."""
-    with running_redis(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-def redis(redis_url: RedisUrl) -> Iterator[Redis]:
-    """Gives a client of an empty Redis."""
-    client = connect(redis_url, 5000)
-    client.config_set("maxmemory", 0)
-    client.flushall()
-    yield client
-    client.config_set("maxmemory", 0)
-    client.close()
 
 
 @pytest.fixture(scope="session")
