@@ -15,7 +15,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     targets.TARGETS: (),
     side_by_side.RATIOS: (
         "Ours is measured again right before and after each other design's series, so that a busy minute "
-        "falls on both.",
+        "falls on both. CPU is milliseconds per answer of all servers: Triton, its Python processes, Redis.",
     ),
     series.CLOSED: (
         "Each client asks for the next user when it has its answer. `full` and the columns after it count"
@@ -32,9 +32,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "![Open loop](images/bench-open-loop.png)",
     ),
     series.CPU: (
-        "Milliseconds of CPU per answer, whatever the answer is. `stubs` are Triton's Python processes, "
-        "one in ours, one per model in the others. The last column is what the generator took of the "
-        "whole machine.",
+        "Milliseconds of CPU per answer, whatever the answer is; first that of all servers. `stubs` are "
+        "Triton's Python processes, one in ours, one per model in the others. The last column is what the "
+        "generator took of the whole machine.",
         "![CPU by process](images/bench-cpu.png)",
     ),
     chain.OVERHEAD: ("Per request, over gRPC. ONNX Runtime's is the CPU of the threads that call it.",),

@@ -22,6 +22,7 @@ CLOSED, OPEN = "Closed loop", "Open loop"
 CPU, MEMORY, STUBS = "CPU by process", "Memory by process", "Processes of the other designs' models"
 CLIENTS = (1, 4, 16, 64)
 SHARES = (0.5, 0.8, 1.2)
+GENERATOR = "generator"
 COMPARED_AT = 16
 """The number of clients at which designs are compared, as the published figures are."""
 
@@ -65,12 +66,20 @@ class Measured:
         """Full answers until the last one came."""
         return self.kinds[Kind.FULL] / self.run.seconds
 
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of CPU per answer of all the design's processes, Redis among them; the generator's
+        apart."""
+        servers_s = sum(cpu for kind, cpu in self.cpu_s.items() if kind != GENERATOR)
+        return 1e3 * servers_s / self.answers if self.answers else 0.0
+
     def figures(self) -> dict[str, float]:
         """What the tables show."""
         if not self.latency_ms:
             raise BenchError(f"no answer at all: {why_failed(self.run.exchanges)}")
         p50, p95, p99 = np.percentile(self.latency_ms, [50, 95, 99])
         told = {"answers_per_s": self.answers_per_s, "full_per_s": self.full_per_s}
+        told |= {"cpu_ms_per_answer": self.cpu_ms}
         told |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
         if 0 < len(self.full_latency_ms) < len(self.latency_ms):
             told["full_p99_ms"] = float(np.percentile(self.full_latency_ms, 99))
@@ -101,7 +110,7 @@ def measured(design: Design, load: Callable[[], Run]) -> Measured:
         if kind in ANSWERED and not pauses.touch(begun + one.due_s, begun + one.done_s)
     )
     cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in before.cpu_s}
-    cpu_s["generator"] = run.cpu_s
+    cpu_s[GENERATOR] = run.cpu_s
     return Measured(run, Counter(kinds), answered, full, cpu_s, after, pauses, unpaused)
 
 
@@ -164,7 +173,8 @@ def open_series(record: Record, design: Design, plan: Plan, capacity: float) -> 
 
 def add_cpu(record: Record, design: Design, clients: int, one: Measured) -> None:
     """Records milliseconds of CPU per answer by process, and the generator's share of all cores."""
-    per_answer = {f"{kind}_ms": 1e3 * cpu / one.answers for kind, cpu in by_kind(one.cpu_s).items()}
+    per_answer = {"all_servers_ms": one.cpu_ms}
+    per_answer |= {f"{kind}_ms": 1e3 * cpu / one.answers for kind, cpu in by_kind(one.cpu_s).items()}
     share = 100 * one.run.cpu_s / one.run.seconds / (os.cpu_count() or 1)
     figures = per_answer | {"generator_percent_of_all_cores": share}
     record.add(CPU, _name(design, clients), figures, labels={"design": design.name, "clients": clients})

@@ -26,7 +26,7 @@ from bench.designs import (
 from bench.processes import REDIS, of_ours, of_triton
 from bench.record import Record, say
 from bench.replies import World, judge_gateway, judge_ours, judge_reference, judge_stock
-from bench.series import COMPARED_AT, Plan, closed_series, measured, open_series
+from bench.series import COMPARED_AT, Measured, Plan, closed_series, measured, open_series
 from bench.servers import BenchError, Server, other_server, run
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings
 
@@ -107,21 +107,24 @@ def measure_other(bench: Bench, name: str, folder: Path, plan: Plan, capacity: f
             _compare_stock(bench, server, folder, users)
         else:
             _compare_reference(bench, name, server, users)
-        design, ours, beside = _other(bench, name, server, folder), bench.ours(), list[float]()
+        design, ours, beside = _other(bench, name, server, folder), bench.ours(), list[Measured]()
 
         def measure_ours_beside() -> None:
             load = ours.caller.closed(COMPARED_AT, BESIDE_S / 4, seed=98)
             del load  # warm again
             seed = len(beside)
-            beside.append(
-                measured(ours, lambda: ours.caller.closed(COMPARED_AT, BESIDE_S, seed)).answers_per_s
-            )
+            beside.append(measured(ours, lambda: ours.caller.closed(COMPARED_AT, BESIDE_S, seed)))
 
         done = closed_series(bench.record, design, plan, measure_ours_beside)
-        theirs = done[COMPARED_AT].answers_per_s
-        figures = {"ours_per_s": float(np.mean(beside)), "theirs_per_s": theirs}
-        figures |= {"ratio": figures["ours_per_s"] / theirs}
-        note = f"ours measured {BESIDE_S:g} s before and after: {', '.join(f'{b:.0f}/s' for b in beside)}"
+        theirs = done[COMPARED_AT]
+        ours_per_s = float(np.mean([one.answers_per_s for one in beside]))
+        ours_cpu_ms = float(np.mean([one.cpu_ms for one in beside]))
+        figures = {"ours_per_s": ours_per_s, "theirs_per_s": theirs.answers_per_s}
+        figures |= {"ratio": ours_per_s / theirs.answers_per_s}
+        figures |= {"ours_cpu_ms": ours_cpu_ms, "theirs_cpu_ms": theirs.cpu_ms}
+        figures |= {"cpu_ratio": theirs.cpu_ms / ours_cpu_ms}
+        told = ", ".join(f"{one.answers_per_s:.0f}/s" for one in beside)
+        note = f"ours measured {BESIDE_S:g} s before and after: {told}"
         labels = {"design": name}
         row = f"ours to {name}, gRPC, {COMPARED_AT} clients"
         bench.record.add(RATIOS, row, figures, note, labels)

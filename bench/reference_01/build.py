@@ -15,7 +15,7 @@ from feast.types import Array, FeastType, Float32, Int64
 
 from bench.references.build import CANDIDATES, REQUEST, Given, arguments, finish, write_stages
 from bench.references.repository import Stage
-from bench.references.rows import Rows, Tensor, raw_tensors
+from bench.references.rows import Rows, Tensor
 from contract import names
 from contract.keys import index_name
 from feature_repo.connection import VARIABLE
@@ -27,7 +27,7 @@ ITEM_KEY = "item_id_raw"
 
 def build(given: Given) -> None:
     """Writes everything into the target folder and Redis."""
-    user_columns = (*given.inputs.user, *raw_tensors(given.dataset))
+    user_tensors = (*given.user_tensors, *given.raw_tensors)
     project = given.target / "feast"
     project.mkdir(parents=True)
     (project / "feature_store.yaml").write_text(
@@ -36,8 +36,8 @@ def build(given: Given) -> None:
         "offline_store:\n  type: file\nentity_key_serialization_version: 3\n"
     )
     store = FeatureStore(str(project))
-    _fill(store, project, USER_VIEW, REQUEST.name, given.users, user_columns)
-    _fill(store, project, ITEM_VIEW, ITEM_KEY, given.items, given.inputs.item)
+    _fill(store, project, USER_VIEW, REQUEST.name, given.users, user_tensors)
+    _fill(store, project, ITEM_VIEW, ITEM_KEY, given.items, given.item_tensors)
 
     told = {"repo": str(project.resolve())}
     retrieved = Tensor("candidate_ids", np.int64)
@@ -48,14 +48,14 @@ def build(given: Given) -> None:
             "query-user-features",
             features,
             (REQUEST,),
-            user_columns,
+            user_tensors,
             told | {"view": USER_VIEW, "key": REQUEST.name},
         ),
         candidates=(
             Stage(
                 "redis-vss-candidates",
                 HERE / "knn.py",
-                (given.inputs.vector,),
+                (given.vector,),
                 (retrieved,),
                 {"index": index_name(given.manifest.bundle), "k": given.k},
             ),
@@ -63,7 +63,7 @@ def build(given: Given) -> None:
                 "query-item-features",
                 features,
                 (retrieved,),
-                (CANDIDATES, *given.inputs.item),
+                (CANDIDATES, *given.item_tensors),
                 told | {"view": ITEM_VIEW, "key": ITEM_KEY},
             ),
         ),
@@ -72,15 +72,15 @@ def build(given: Given) -> None:
 
 
 def _fill(
-    store: FeatureStore, folder: Path, view: str, key: str, rows: Rows, columns: tuple[Tensor, ...]
+    store: FeatureStore, folder: Path, view: str, key: str, rows: Rows, tensors: tuple[Tensor, ...]
 ) -> None:
     """Defines a view and writes its rows to Redis."""
-    table = pd.DataFrame({key: rows.ids} | {t.name: list(rows.columns[t.name]) for t in columns})
+    table = pd.DataFrame({key: rows.ids} | {t.name: list(rows.tensors[t.name]) for t in tensors})
     table[names.EVENT_TIMESTAMP] = pd.Timestamp.now(tz="UTC")
     path = folder / f"{view}.parquet"
     table.to_parquet(path)
     entity = Entity(name=key, join_keys=[key], value_type=ValueType.INT64)
-    schema = [Field(name=key, dtype=Int64), *(Field(name=t.name, dtype=_feast_type(t)) for t in columns)]
+    schema = [Field(name=key, dtype=Int64), *(Field(name=t.name, dtype=_feast_type(t)) for t in tensors)]
     source = FileSource(name=view, path=str(path), timestamp_field=names.EVENT_TIMESTAMP)
     feature_view = FeatureView(name=view, entities=[entity], ttl=timedelta(0), schema=schema, source=source)
     store.apply([entity, feature_view])
@@ -89,7 +89,7 @@ def _fill(
 
 def _feast_type(tensor: Tensor) -> FeastType:
     element = Float32 if tensor.dtype is np.float32 else Int64
-    return Array(element) if tensor.length else element
+    return Array(element) if tensor.width else element
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from redis.commands.search.indexDefinition import IndexDefinition, IndexType
 
 from bench.references.build import CANDIDATES, REQUEST, Given, arguments, finish, write_stages
 from bench.references.repository import Stage
-from bench.references.rows import Rows, raw_tensors
+from bench.references.rows import Rows
 from contract.bundle import ITEM_IDS_FILE, ITEM_VECTORS_FILE
 
 HERE = Path(__file__).parent
@@ -32,22 +32,21 @@ def build(given: Given) -> None:
     _write(redis, ITEMS, _items(given))
     _create_index(redis, given)
 
-    user_columns = (*given.inputs.user, *raw_tensors(given.dataset))
     write_stages(
         given,
         lookup=Stage(
             "query-user-features",
             HERE / "user_features.py",
             (REQUEST,),
-            user_columns,
+            (*given.user_tensors, *given.raw_tensors),
             {"prefix": USERS},
         ),
         candidates=(
             Stage(
                 "redis-vss-candidates",
                 HERE / "knn.py",
-                (given.inputs.vector,),
-                (CANDIDATES, *given.inputs.item),
+                (given.vector,),
+                (CANDIDATES, *given.item_tensors),
                 {"index": INDEX, "k": given.k},
                 instances=4,
             ),
@@ -79,12 +78,9 @@ def _items(given: Given) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _hashes(rows: Rows) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One field per column, as text; a list as numbers with commas between."""
+    """One field per tensor, as text: numbers with commas between."""
     for row, key in enumerate(rows.ids.tolist()):
-        yield (
-            key,
-            {name: ",".join(map(str, np.atleast_1d(v[row]).tolist())) for name, v in rows.columns.items()},
-        )
+        yield key, {name: ",".join(map(str, a[row].tolist())) for name, a in rows.tensors.items()}
 
 
 def _write(redis: Redis, prefix: str, hashes: Iterator[tuple[int, dict[str, Any]]]) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import triton_python_backend_utils as pb_utils
 from redis import Redis
 from redis.commands.search.query import Query
@@ -22,8 +23,7 @@ class TritonPythonModel:
         redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
         self.index = redis.ft(told["index"])
         self.outputs = [
-            (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), len(o["dims"]) > 1)
-            for o in config["output"]
+            (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), o["dims"]) for o in config["output"]
         ]
         k = told["k"]
         knn = Query(f"*=>[KNN {k} @vector $vector AS distance]").sort_by("distance").paging(0, k)
@@ -36,11 +36,9 @@ class TritonPythonModel:
     def _search(self, request: Any) -> Any:
         vector = pb_utils.get_input_tensor_by_name(request, "user_vector").as_numpy()
         found = self.index.search(self.query, query_params={"vector": vector.tobytes()}).docs
+        frame = pd.DataFrame([vars(document) for document in found]).drop(["payload", "id"], axis=1)
         tensors = []
-        for name, dtype, is_list in self.outputs:
-            texts = [document[name] for document in found]
-            if is_list:
-                texts = ",".join(texts).split(",")
-            values = np.array(texts).astype(dtype)
-            tensors.append(pb_utils.Tensor(name, values.reshape(len(found), -1) if is_list else values))
+        for name, dtype, dims in self.outputs:
+            numbers = np.fromstring(",".join(frame[name]), dtype, sep=",")
+            tensors.append(pb_utils.Tensor(name, numbers.reshape(dims)))
         return pb_utils.InferenceResponse(tensors)

@@ -21,12 +21,7 @@ class TritonPythonModel:
         self.redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
         self.prefix = told["prefix"]
         self.outputs = [
-            (
-                o["name"],
-                pb_utils.triton_string_to_numpy(o["data_type"]),
-                (1, -1) if len(o["dims"]) > 1 else -1,
-            )
-            for o in config["output"]
+            (o["name"], pb_utils.triton_string_to_numpy(o["data_type"])) for o in config["output"]
         ]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -38,7 +33,7 @@ class TritonPythonModel:
         found: Any = self.redis.hgetall(f"{self.prefix}{user_id}")
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor(name, np.array(found[name].split(","), dtype).reshape(shape))
-                for name, dtype, shape in self.outputs
+                pb_utils.Tensor(name, np.fromstring(found[name], dtype, sep=",")[None])
+                for name, dtype in self.outputs
             ]
         )

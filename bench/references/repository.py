@@ -27,7 +27,7 @@ _TYPES: dict[type[np.generic], int] = {np.int64: triton.TYPE_INT64, np.float32: 
 class Stage:
     """One model: the file that runs, its tensors, what it is told, and how many processes run it.
 
-    `folder` is copied beside it: a SavedModel, or a file that the stage reads.
+    `files` are copied beside it, each by its new name.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Stage:
     writes: tuple[Tensor, ...]
     told: Mapping[str, Any] = field(default_factory=dict)
     instances: int = 1
-    files: tuple[Path, ...] = ()
+    files: Mapping[Path, str] = field(default_factory=dict)
 
 
 def write_repository(
@@ -88,11 +88,8 @@ def _write_model(folder: Path, name: str, stage: Stage) -> None:
     versioned = folder / VERSION
     versioned.mkdir(parents=True)
     shutil.copyfile(stage.code, versioned / "model.py")
-    for source in stage.files:
-        if source.is_dir():
-            shutil.copytree(source, versioned / "model.savedmodel")
-        else:
-            shutil.copyfile(source, versioned / source.name)
+    for source, named in stage.files.items():
+        shutil.copyfile(source, versioned / named)
     group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=stage.instances)
     config = triton.ModelConfig(name=name, backend="python", instance_group=[group])
     config.input.extend(_input(t) for t in stage.reads)
@@ -110,4 +107,4 @@ def _output(tensor: Tensor) -> triton.ModelOutput:
 
 
 def _dims(tensor: Tensor) -> list[int]:
-    return [-1, tensor.length] if tensor.length else [-1]
+    return [-1, tensor.width] if tensor.width else [-1]

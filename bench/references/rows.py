@@ -1,4 +1,4 @@
-"""Rows of users and items as the models take them, encoded beforehand, for the references' stores."""
+"""Rows of users and items as the bundle's models take them, encoded beforehand, for the two stores."""
 
 from __future__ import annotations
 
@@ -10,108 +10,102 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import tensorflow as tf
 
 from contract import affinity, names
+from contract.bundle import Inputs, Manifest
 from contract.columns import Columns
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import to_numpy
 
 Array = npt.NDArray[Any]
+USER_COLUMNS, ITEM_COLUMNS = 12, 4
+"""Columns of users, and of items beside their id, in the published design: one field and one tensor each."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor of one row per user or candidate; `length` is 0 for a scalar, else that of the list."""
+    """A named tensor of one row per user or candidate: (rows, width), or (rows,) where the width is 0."""
 
     name: str
     dtype: type[np.generic]
-    length: int = 0
+    width: int = 0
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the two SavedModels read, by where it comes from."""
+class Pack:
+    """Columns that stand beside each other in one field and one tensor; a list stands alone, by its name."""
 
-    tower: tuple[Tensor, ...]
-    vector: Tensor
-    ranker: tuple[Tensor, ...]
-    score: str
-    user: tuple[Tensor, ...]
-    item: tuple[Tensor, ...]
-    made: tuple[str, ...]
-    context: tuple[str, ...]
+    tensor: Tensor
+    columns: tuple[str, ...]
 
-    @classmethod
-    def read(cls, saved_models: Path, dataset: Dataset) -> Inputs:
-        """Asks the SavedModels themselves; `made` are the user-item features."""
-        tower, (vector,) = _signature(saved_models / "user_tower")
-        ranker, (score,) = _signature(saved_models / "ranker")
-        of_items = {names.ITEM_ID, *dataset.item_catalog, *dataset.item_activity}
-        made = set(affinity.user_item_feature_names(dataset))
-        item = tuple(t for t in ranker if t.name in of_items)
-        kept = {t.name: t for t in (*tower, *ranker)}
-        other = of_items | made | set(dataset.context)
-        return cls(
-            tower=tower,
-            vector=vector,
-            ranker=ranker,
-            score=score.name,
-            user=tuple(t for name, t in kept.items() if name not in other),
-            item=item,
-            made=tuple(t.name for t in ranker if t.name in made),
-            context=tuple(t.name for t in ranker if t.name in dataset.context),
-        )
+    def of(self, columns: Mapping[str, Array]) -> Array:
+        """Takes encoded columns, (rows,) or for a list (rows, S); gives the tensor."""
+        if self.columns == (self.tensor.name,):
+            return columns[self.tensor.name].astype(self.tensor.dtype)
+        return np.stack([columns[name] for name in self.columns], axis=1).astype(self.tensor.dtype)
 
 
-def _signature(folder: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    _, inputs = signature.structured_input_signature
-    return _tensors(inputs), _tensors(signature.structured_outputs)
-
-
-def _tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(name, spec.dtype.as_numpy_dtype, spec.shape[1] if len(spec.shape) > 1 else 0)
-        for name, spec in sorted(specs.items())
+def user_packs(manifest: Manifest) -> tuple[Pack, ...]:
+    """Packs what both models read of users."""
+    tower, ranked = manifest.user_tower, manifest.ranker.user
+    read = Inputs(
+        categorical=tuple(dict.fromkeys((*tower.categorical, *ranked.categorical))),
+        numeric=tuple(dict.fromkeys((*tower.numeric, *ranked.numeric))),
+        lists={**tower.lists, **ranked.lists},
     )
+    return _packs(read.without(manifest.context), "user", USER_COLUMNS)
+
+
+def item_packs(manifest: Manifest, dataset: Dataset) -> tuple[Pack, ...]:
+    """Packs what the ranker reads of items; the user-item features are made."""
+    made = affinity.user_item_feature_names(dataset)
+    return _packs(manifest.ranker.candidate.without(made), "item", ITEM_COLUMNS)
+
+
+def _packs(inputs: Inputs, side: str, most: int) -> tuple[Pack, ...]:
+    """Gives `most` packs, if the lists and the numerics leave room for one of categoricals."""
+    packs = [Pack(Tensor(name, np.int64, length), (name,)) for name, length in inputs.lists.items()]
+    if inputs.numeric:
+        packs.append(Pack(Tensor(f"{side}_numeric", np.float32, len(inputs.numeric)), inputs.numeric))
+    parts = np.array_split(np.array(inputs.categorical, dtype=object), max(1, most - len(packs)))
+    for at, part in enumerate(part for part in parts if len(part)):
+        packs.append(Pack(Tensor(f"{side}_categorical_{at}", np.int64, len(part)), tuple(part)))
+    return tuple(packs)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Ids and, per column, one value or list per id."""
+    """Ids and, per tensor, one row per id."""
 
     ids: npt.NDArray[np.int64]
-    columns: dict[str, Array]
+    tensors: dict[str, Array]
 
 
-def user_rows(features: Path, dataset: Dataset, encoders: Encoders, inputs: Inputs) -> Rows:
+def user_rows(features: Path, dataset: Dataset, encoders: Encoders, packs: Sequence[Pack]) -> Rows:
     """Reads the users' newest rows from our Feast project's sources; the recent items raw as well."""
     columns = {**dataset.user_profile, **dataset.user_activity}
     ids, raw = _newest(features, names.USER_VIEWS, names.USER_ID, columns)
     raw[names.USER_ID] = ids
-    encoded = {t.name: encoders.encode(t.name, raw[t.name]) for t in inputs.user}
-    return Rows(ids, encoded | {raw_name(name): raw[name] for name in affinity.LISTS})
+    return Rows(ids, _packed(encoders, raw, packs) | {raw_name(name): raw[name] for name in affinity.LISTS})
 
 
-def item_rows(features: Path, dataset: Dataset, encoders: Encoders, inputs: Inputs) -> Rows:
+def item_rows(features: Path, dataset: Dataset, encoders: Encoders, packs: Sequence[Pack]) -> Rows:
     """Reads the items' newest rows likewise."""
     columns = {**dataset.item_catalog, **dataset.item_activity}
     ids, raw = _newest(features, names.ITEM_VIEWS, names.ITEM_ID, columns)
     raw[names.ITEM_ID] = ids
-    return Rows(ids, {t.name: encoders.encode(t.name, raw[t.name]) for t in inputs.item})
+    return Rows(ids, _packed(encoders, raw, packs))
+
+
+def _packed(encoders: Encoders, raw: Mapping[str, Array], packs: Sequence[Pack]) -> dict[str, Array]:
+    columns = {name: encoders.encode(name, raw[name]) for pack in packs for name in pack.columns}
+    return {pack.tensor.name: pack.of(columns) for pack in packs}
 
 
 def raw_name(column: str) -> str:
     """Names a column before encoding, beside its codes."""
     return f"{column}_raw"
-
-
-def raw_tensors(dataset: Dataset) -> tuple[Tensor, ...]:
-    """The users' recent items, raw, as the user-item features need them."""
-    lengths = {name: column.max_length for name, column in dataset.user_activity.items()}
-    return tuple(Tensor(raw_name(name), np.int64, lengths[name]) for name in affinity.LISTS)
 
 
 def save_compared(features: Path, dataset: Dataset, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A Triton Python model: repeats the user's columns once per candidate, for the ranker.
+"""A Triton Python model: repeats the user's tensors once per candidate, for the ranker.
 
 It adds the ranker's inputs that the published chain has not: the user-item features, made by our function
 from a table in the process, and the context as null.
@@ -19,16 +19,17 @@ from contract.encoders import NULL_CODE, Encoders
 
 
 class TritonPythonModel:
-    """Takes one user's columns and K candidates' columns, gives K rows of every input of the ranker."""
+    """Takes one user's tensors and K candidates' tensors, gives K rows of every input of the ranker."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Opens the compared columns, the scales and the data set's description beside this file."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         told = json.loads(config["parameters"]["told"]["string_value"])
-        self.item_columns, self.user_columns = told["item_columns"], told["user_columns"]
-        self.context, self.made = told["context"], told["made"]
+        self.of_items, self.of_users = told["of_items"], told["of_users"]
+        self.context = {o["name"]: o["dims"][1] for o in config["output"] if o["name"] == "context"}
         self.dataset = Dataset.load(folder / "dataset.yaml")
+        self.made = affinity.user_item_feature_names(self.dataset)
         encoders = Encoders.load(folder / "encoders.npz")
         self.scales = {name: encoders.scales[name] for name in self.made}
         with np.load(folder / "compared.npz") as file:
@@ -44,14 +45,14 @@ class TritonPythonModel:
             return pb_utils.get_input_tensor_by_name(request, name).as_numpy()
 
         item_ids = read("item_id_raw")
-        columns = {name: read(name) for name in self.item_columns}
-        columns |= {name: np.repeat(read(name), len(item_ids), axis=0) for name in self.user_columns}
+        tensors = {name: read(name) for name in self.of_items}
+        tensors |= {name: np.repeat(read(name), len(item_ids), axis=0) for name in self.of_users}
         recents = {u: self._compared(read(f"{u}_raw")) for u in affinity.LISTS}
         made = affinity.user_item_features(self.dataset, recents, self._compared(item_ids[None]))
-        columns |= {name: self.scales[name].encode(made[name][0]) for name in self.made}
-        columns |= {name: np.full(len(item_ids), NULL_CODE, dtype=np.int64) for name in self.context}
-        tensors = [pb_utils.Tensor(name, column) for name, column in columns.items()]
-        return pb_utils.InferenceResponse([*tensors, pb_utils.Tensor("item_id_raw", item_ids)])
+        tensors["user_item"] = np.stack([self.scales[n].encode(made[n][0]) for n in self.made], axis=1)
+        tensors |= {n: np.full((len(item_ids), w), NULL_CODE, np.int64) for n, w in self.context.items()}
+        tensors["item_id_raw"] = item_ids
+        return pb_utils.InferenceResponse([pb_utils.Tensor(n, array) for n, array in tensors.items()])
 
     def _compared(self, item_ids: Any) -> dict[str, Any]:
         at = np.minimum(np.searchsorted(self.item_ids, item_ids), len(self.item_ids) - 1)
