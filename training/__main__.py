@@ -1,4 +1,4 @@
-"""`python -m training prepare|train|evaluate|materialize`: the commands that learn offline."""
+"""`python -m training init|prepare|train|evaluate|materialize`: the commands that learn offline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
 from training.config import Quality, TrainingSettings, load_settings
+from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
@@ -31,6 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def run_init(_: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+    """Writes a first `dataset.yaml` beside somebody's files."""
+    file, open_ends = write_draft(chosen.folder)
+    steps.say(f"{file}: written; read its comments, then `make data DATA={chosen.folder}`")
+    for line in open_ends:
+        steps.say(f"  to decide: {line}")
 
 
 def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
@@ -101,6 +110,8 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
+    init = command("init", run_init, "look at a folder of files and write a first dataset.yaml")
+    init.add_argument("folder", type=Path, help="the folder that holds your files")
     with_data = [
         command("prepare", run_prepare, "check a data set and write its three tables"),
         train := command("train", run_train, "train a bundle, evaluate it, publish it"),

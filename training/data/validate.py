@@ -238,10 +238,10 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
         )
     before = at.groupby(frame[names.USER_ID]).shift()
     out_of_order = int((at < before).sum())
-    if out_of_order:
+    if out_of_order and untimed.any():  # else the rows are taken in order of time
         yield (
             f"{file}: column {name} is out of order in {out_of_order} rows, each earlier than its user's row "
-            f"above; sort the file by {name}"
+            f"above, beside rows without a time; sort the file by {name}"
         )
 
 

@@ -63,6 +63,7 @@ def _swapped(tables: Tables) -> None:
     order = list(range(len(rows)))
     order[0], order[20] = order[20], order[0]  # both of user 0
     tables["interactions"] = rows.iloc[order]
+    tables["interactions"].iloc[19, rows.columns.get_loc("timestamp")] = pd.NaT  # the only row of a history
 
 
 CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {

@@ -1,0 +1,107 @@
+"""`python -m training init`: from somebody's files to a `dataset.yaml` with which `make data` passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from contract.dataset import DatasetError
+from tests.builders.datasets import own_tables, quiet, write_own
+from training.__main__ import main
+from training.data.first_draft import write_draft
+from training.data.sources import catalog
+
+
+def shop(folder: Path) -> Path:
+    """Files as a shop would export them: other names, text for time, a log that is out of order."""
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    rows = 400
+    at = pd.Timestamp("2025-02-27 20:00") + pd.to_timedelta(rng.permutation(rows), unit="h")
+    orders = pd.DataFrame(
+        {
+            "Customer ID": rng.integers(1, 41, rows),
+            "Product ID": rng.integers(500, 530, rows),
+            "Order Date": at.strftime("%d/%m/%Y %H:%M"),
+            "Stars": rng.integers(1, 6, rows),
+        }
+    )
+    products = pd.DataFrame(
+        {
+            "Product ID": range(500, 530),
+            "Title": [f"Thing {i}" for i in range(30)],
+            "Tags": ["red|round" if i % 2 else "blue" for i in range(30)],
+            "Price (EUR)": rng.random(30).round(2) * 40,
+            "In stock": ["yes" if i % 5 else "no" for i in range(30)],
+            "Picture URL": [f"pictures/{i}" for i in range(30)],
+        }
+    )
+    orders.to_csv(folder / "orders.csv", index=False)
+    products.to_csv(folder / "products.csv", index=False, sep=";")
+    return folder
+
+
+def test_a_draft_is_a_declaration_with_which_the_data_is_prepared(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "shop")
+    file, _ = write_draft(folder)
+    told = yaml.safe_load(file.read_text())
+    assert told["items"]["item_tags"] == {"role": "list", "dtype": "string", "separator": "|", "from": "Tags"}
+    assert told["items"]["item_title"]["role"] == "display_name"
+    assert told["items"]["item_in_stock"]["role"] == "availability"
+    assert told["interactions"]["timestamp"]["format"] == "%d/%m/%Y %H:%M"
+    assert told["interactions"]["is_stars"]["positive"].startswith(">= ")
+    prepared = catalog.prepare(str(folder), folder, tmp_path / "var", say=quiet)
+    assert (len(prepared.items), len(prepared.interactions)) == (30, 400)
+    assert prepared.interactions["timestamp"].is_monotonic_increasing
+    assert list(prepared.items["item_tags"][1]) == ["red", "round"]
+    assert 0 < prepared.interactions["is_stars"].mean() < 1
+
+
+def test_every_line_says_why_and_what_was_not_used_is_named(tmp_path: Path) -> None:
+    file, _ = write_draft(shop(tmp_path / "shop"))
+    lines = [line for line in file.read_text().splitlines() if line.startswith("  ") and "role" in line]
+    assert all("  # " in line for line in lines)
+    assert "# not used: Picture URL (such as pictures/0" in file.read_text()
+
+
+def test_what_is_to_be_decided_is_told(tmp_path: Path) -> None:
+    tables = own_tables()
+    folder = tmp_path / "plays"
+    folder.mkdir()
+    tables["interactions"][["user_id", "item_id"]].to_csv(folder / "plays.csv", index=False)
+    _, open_ends = write_draft(folder)
+    assert any("counts as chosen" in line for line in open_ends)
+
+
+def test_a_declaration_that_is_there_stays(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "books")
+    before = (folder / "dataset.yaml").read_text()
+    with pytest.raises(DatasetError, match="is there already"):
+        write_draft(folder)
+    assert (folder / "dataset.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [({}, "no table in it"), ({"notes.csv": "a,b\n1,2\n"}, "no file has a column of users and one of items")],
+)
+def test_a_folder_without_a_log_is_refused_in_words(
+    files: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=expected):
+        write_draft(tmp_path)
+    assert not (tmp_path / "dataset.yaml").exists()
+
+
+def test_the_command_says_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shop(tmp_path / "shop")
+    assert main(["init", str(folder)]) == 0
+    assert "make data DATA=" in capsys.readouterr().out
+    assert main(["init", str(folder)]) == 1
+    assert "is there already" in capsys.readouterr().err

@@ -1,0 +1,283 @@
+"""Looks at somebody's files and writes a first `dataset.yaml`: a role for each column, and why.
+
+A draft is a guess that says so: each line has its reason as a comment, and what was not understood is left
+out and named. It is written to be read, corrected and kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from contract.dataset import DATASET_FILE, DatasetError, TableFile
+from training.data.convert import FORMATS, ISO
+from training.data.files import KINDS, RawTable, read_parts
+
+WORDS = {
+    "users": r"user|customer|member|client|account|people|person|reader|visitor",
+    "items": r"item|product|movie|film|book|song|track|artist|article|video|catalog|sku|listing",
+}
+"""What a file's name says of its table."""
+_ID = r"s?[ _-]?(id|no|number|key|code)?$"
+USER = re.compile(
+    r"^(user|customer|member|client|account|person|reader|visitor|household|session)" + _ID, re.IGNORECASE
+)
+ITEM = re.compile(
+    r"^(item|product|movie|film|book|song|track|artist|article|video|sku|asin|isbn|listing)"
+    r"s?[ _-]?(id|no|number|key|code|description|name)?$",
+    re.IGNORECASE,
+)
+TIME = re.compile(r"time|date|^ts$|when|_at$|^at$|^day$", re.IGNORECASE)
+RATING = re.compile(r"rating|stars|score|grade", re.IGNORECASE)
+COUNT = re.compile(r"count|weight|plays|quantity|amount|qty|times|number", re.IGNORECASE)
+NAME = re.compile(r"name|title|label|description", re.IGNORECASE)
+LINK = re.compile(r"url|link|image|picture|href|photo", re.IGNORECASE)
+AVAILABLE = re.compile(r"avail|in[ _]?stock|active|on[ _]?shelf|sellable", re.IGNORECASE)
+FEW = 0.2
+"""Share of distinct values above which a text is an item's own, such as a title, and no category."""
+ROWS = 20_000
+"""Rows that are looked at."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One column's line: its name with us, the keys, and why."""
+
+    name: str
+    keys: dict[str, object]
+    why: str
+
+
+def write_draft(folder: Path) -> tuple[Path, list[str]]:
+    """Writes `folder/dataset.yaml` from the files in it; gives its path, and what to decide.
+
+    Raises:
+        DatasetError: there is one already, no file can be read, or none looks like interactions.
+    """
+    target = folder / DATASET_FILE
+    if target.exists():
+        raise DatasetError(f"{target}: is there already; change it, or move it away to begin anew")
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; name the one that holds your files")
+    found = _tables(folder)
+    text, open_ends = _draft(folder, found)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.rename(target)
+    return target, open_ends
+
+
+def _tables(folder: Path) -> dict[str, tuple[Path, RawTable]]:
+    """Reads the files of a folder and says which is which table: the largest with columns of both a user and
+    an item is the interactions, the others go by their names."""
+    read = {
+        file: read_parts([file], file.stem, TableFile())
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.stem.lower().startswith("readme") and _is_table(file)
+    }
+    if not read:
+        raise DatasetError(f"{folder}: no table in it; files end with one of {', '.join(KINDS)}")
+    both = [file for file, table in read.items() if _first(table, USER) and _first(table, ITEM)]
+    if not both:
+        columns = "; ".join(
+            f"{file.name}: {', '.join(table.data.column_names[:8])}" for file, table in read.items()
+        )
+        raise DatasetError(
+            f"{folder}: no file has a column of users and one of items ({columns}); write dataset.yaml by "
+            "hand and name them with `from:`, see docs/your-data.md"
+        )
+    log = max(both, key=lambda file: read[file].data.num_rows)
+    found = {"interactions": (log, read.pop(log))}
+    for table in ("users", "items"):
+        for file in list(read):
+            if table not in found and re.search(WORDS[table], file.stem, re.IGNORECASE):
+                found[table] = (file, read.pop(file))
+    return found
+
+
+def _is_table(file: Path) -> bool:
+    return any(suffix.lower() in KINDS for suffix in file.suffixes)
+
+
+def _first(table: RawTable, pattern: re.Pattern[str]) -> str | None:
+    return next((name for name in table.data.column_names if pattern.match(name.strip())), None)
+
+
+def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, list[str]]:
+    open_ends: list[str] = []
+    name = re.sub(r"[^a-z0-9_]+", "_", folder.resolve().name.lower()).strip("_") or "mine"
+    out = [
+        "# A first draft, made by `python -m training init`. Each line says why; correct what is wrong,",
+        f"# then run `make data DATA={folder}`. What the keys mean: docs/your-data.md.",
+        f"name: {name if name[0].isalpha() else 'd_' + name}",
+    ]
+    paths = {table: file.name for table, (file, _) in found.items() if file.stem != table}
+    if paths:
+        out.append("files:")
+        out += [f"  {table}: {{path: {_yaml(path)}}}" for table, path in paths.items()]
+    log = found["interactions"][1]
+    keys = {"user_id": _first(log, USER), "item_id": _first(log, ITEM)}
+    for table in ("users", "items", "interactions"):
+        out.append(f"{table}:")
+        if table not in found:
+            key = "user_id" if table == "users" else "item_id"
+            source = keys[key]
+            out.append(
+                f"  {key}: {_keys({'role': 'id'} | _from(key, source))}  # no file: those of the interactions"
+            )
+            continue
+        frame = found[table][1].data.slice(0, ROWS).to_pandas()
+        for line in _lines(table, frame, keys, open_ends):
+            out.append(f"  {line.name}: {_keys(line.keys)}  # {line.why}")
+        out += [f"  # {note}" for note in _left_out(table, frame, keys)]
+    return "\n".join(out) + "\n", open_ends
+
+
+def _lines(
+    table: str, frame: pd.DataFrame, keys: dict[str, str | None], open_ends: list[str]
+) -> Iterator[Line]:
+    taken: set[str] = set()
+    for key in {"users": ["user_id"], "items": ["item_id"]}.get(table, ["user_id", "item_id"]):
+        source = _key_of(frame, key, keys)
+        taken.add(source)
+        if frame[source].map(lambda v: isinstance(v, str) and not re.fullmatch(r"\d{1,18}", v.strip())).any():
+            open_ends.append(f"{table}: {source} is text, and ids are whole numbers from 0: number them")
+        yield Line(key, {"role": "id"} | _from(key, source), "who" if key == "user_id" else "what")
+    has_name = False
+    for column in frame.columns.difference(list(taken), sort=False):
+        line = _line(table, column, frame[column], has_name)
+        if line is not None:
+            has_name |= line.keys["role"] == "display_name"
+            yield line
+    if table == "interactions" and not any(RATING.search(c) or COUNT.search(c) for c in frame.columns):
+        open_ends.append(
+            "interactions: no column looks like a label: what is in the log counts as chosen; if a column "
+            "says what was liked, give it `role: label` and `positive:`"
+        )
+
+
+def _key_of(frame: pd.DataFrame, key: str, keys: dict[str, str | None]) -> str:
+    """Finds the id's column in a table: by the log's name for it, by its looks, `id`, else the first."""
+    pattern = USER if key == "user_id" else ITEM
+    for column in frame.columns:
+        if column == keys[key]:
+            return str(column)
+    looks = [
+        c for c in frame.columns if pattern.match(str(c).strip()) and re.search(r"id|key|no|code", c, re.I)
+    ]
+    return str((looks or [c for c in frame.columns if str(c).lower() == "id"] or list(frame.columns))[0])
+
+
+def _line(table: str, column: str, values: pd.Series, has_name: bool) -> Line | None:
+    known = values.dropna()
+    if known.empty or LINK.search(column):
+        return None
+    number = pd.to_numeric(known, errors="coerce") if not _is_list(known) else pd.Series(dtype="float64")
+    is_number = (
+        len(number) == len(known) and number.notna().all() and not pd.api.types.is_datetime64_any_dtype(known)
+    )
+    if table == "interactions":
+        return _of_the_log(column, known, number, is_number)
+    prefix = "user_" if table == "users" else "item_"
+    name = column if column.startswith(prefix) else prefix + _plain(column)
+    more = _from(name, column)
+    if table == "items" and AVAILABLE.search(column):
+        return Line(name, {"role": "availability"} | more, "its name: false is never answered")
+    if _is_list(known):
+        return Line(name, {"role": "list", "dtype": _element(known)} | more, "holds lists")
+    if is_number:
+        if (number % 1 == 0).all() and number.nunique() <= min(200, FEW * len(number)):
+            return Line(name, {"role": "categorical"} | more, f"{number.nunique()} whole numbers: codes?")
+        return Line(name, {"role": "numeric"} | more, f"numbers from {number.min():g} to {number.max():g}")
+    texts = known.astype(str)
+    mark = next((m for m in "|;" if texts.str.contains(m, regex=False).mean() > 0.3), None)
+    if mark:
+        keys = {"role": "list", "dtype": "string", "separator": mark} | more
+        return Line(name, keys, f"text with {mark!r} between values")
+    if table == "items" and not has_name and NAME.search(column):
+        return Line(name, {"role": "display_name"} | more, "its name: shown with an answer")
+    if texts.nunique() <= FEW * len(texts):
+        return Line(
+            name, {"role": "categorical", "dtype": "string"} | more, f"{texts.nunique()} different texts"
+        )
+    return (
+        Line(name, {"role": "display"} | more, "nearly all different: shown only")
+        if table == "items"
+        else None
+    )
+
+
+def _of_the_log(column: str, known: pd.Series, number: pd.Series, is_number: bool) -> Line | None:
+    if TIME.search(column) or pd.api.types.is_datetime64_any_dtype(known):
+        return Line(
+            "timestamp", {"role": "timestamp"} | _from("timestamp", column) | _time(known, number), "its name"
+        )
+    if not is_number:
+        return None
+    name = "is_" + _plain(column) if not column.startswith("is_") else column
+    more = _from(name, column)
+    if set(number.unique()) <= {0, 1}:
+        return Line(name, {"role": "label"} | more, "0 and 1")
+    if RATING.search(column):
+        bound = np.quantile(number, 0.5)
+        why = f"ratings from {number.min():g} to {number.max():g}: half of them are positive; decide"
+        return Line(name, {"role": "label", "positive": f">= {bound:g}"} | more, why)
+    if COUNT.search(column):
+        return Line(name, {"role": "label", "positive": "> 0"} | more, "counts: any is positive; decide")
+    return None
+
+
+def _time(known: pd.Series, number: pd.Series) -> dict[str, object]:
+    """Says how a column is read as time, where that can be told from its values."""
+    if pd.api.types.is_datetime64_any_dtype(known):
+        return {}
+    if len(number) == len(known) and number.notna().all():
+        for unit, scale in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+            if 5e8 < number.max() / scale < 4e9:  # 1985 to 2096
+                return {"unit": unit}
+        return {}
+    texts = known.astype(str)
+    if texts.str.match(ISO).all():
+        return {}
+    fits = [p for p in FORMATS if pd.to_datetime(texts, format=p, errors="coerce").notna().all()]
+    return {"format": fits[0]} if len(fits) == 1 else {}
+
+
+def _left_out(table: str, frame: pd.DataFrame, keys: dict[str, str | None]) -> Iterator[str]:
+    used = {line.keys.get("from", line.name) for line in _lines(table, frame, keys, [])}
+    for column in frame.columns:
+        if column not in used:
+            examples = ", ".join(str(v)[:30] for v in frame[column].dropna().unique()[:3])
+            yield f"not used: {column} (such as {examples}); no role was clear"
+
+
+def _is_list(known: pd.Series) -> bool:
+    return isinstance(known.iloc[0], list | np.ndarray)
+
+
+def _element(known: pd.Series) -> str:
+    flat = [v for some in known.head(100) for v in some if v is not None]
+    return "int64" if flat and all(isinstance(v, int | np.integer) for v in flat) else "string"
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"\W+", "_", column.strip()).strip("_").lower() or "column"
+
+
+def _from(name: str, source: str | None) -> dict[str, object]:
+    return {} if source in (None, name) else {"from": source}
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, allow_unicode=True).splitlines()[0].removesuffix("...").strip()
+
+
+def _keys(keys: dict[str, object]) -> str:
+    dumped = yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    return dumped.strip()
