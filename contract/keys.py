@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+_BEGAN = "%Y%m%d-%H%M%S"
+"""How a batch run's id begins."""
 
 
 def index_name(bundle: str) -> str:
@@ -54,7 +56,7 @@ def decode_tags(value: bytes | None) -> frozenset[str]:
 
 def item_card_key(bundle: str, item_id: int) -> str:
     """The key of an item's display fields."""
-    return f"item_card:{bundle}:{item_id}"
+    return f"{item_card_prefix(bundle)}{item_id}"
 
 
 def item_card_prefix(bundle: str) -> str:
@@ -72,14 +74,42 @@ def index_search_key(bundle: str) -> str:
     return f"index_search:{bundle}"
 
 
+def materialized_key(dataset: str) -> str:
+    """The key of what was loaded of a data set's features, as JSON: up to when, and a hash of their rows."""
+    return f"materialized:{dataset}"
+
+
 def batch_key(dataset: str) -> str:
     """The key of the pointer to the published batch run: a `Published`, switched as one."""
     return f"batch:{dataset}"
 
 
+def batch_lock_key(dataset: str) -> str:
+    """The key of the lock that keeps two batch runs of a data set apart; its value says who holds it."""
+    return f"batch_lock:{dataset}"
+
+
+def batch_run_key(run: str) -> str:
+    """The key of what is remembered of a batch run, as JSON."""
+    return f"batch_run:{run}"
+
+
+def batch_runs_key(dataset: str) -> str:
+    """The key of the batch runs of a data set: a sorted set, by the time they began.
+
+    Where there is none, nobody has a slate to renew.
+    """
+    return f"batch_runs:{dataset}"
+
+
+def batch_stored_key(dataset: str) -> str:
+    """The key of the batch runs of a data set that may have slates: a set."""
+    return f"batch_stored:{dataset}"
+
+
 def slate_key(run: str, user_id: int) -> str:
     """The key of the slate that a batch run stored for a user: a `StoredSlate`."""
-    return f"slate:{run}:{user_id}"
+    return f"{slate_prefix(run)}{user_id}"
 
 
 def slate_prefix(run: str) -> str:
@@ -87,10 +117,24 @@ def slate_prefix(run: str) -> str:
     return f"slate:{run}:"
 
 
+SLATES = f"{slate_prefix('*')}*"
+"""What matches the slates of every run."""
+
+
+def run_of_slate(key: bytes) -> str:
+    """Names the run whose slate a key holds."""
+    return key.split(b":")[1].decode()
+
+
+def new_run_id(now: datetime) -> str:
+    """Makes the id of a batch run that begins now: the second, UTC, and four digits at random."""
+    return f"{now.astimezone(UTC):{_BEGAN}}-{secrets.token_hex(2)}"
+
+
 def run_began_s(run: str) -> float | None:
     """When a batch run began, Unix time in seconds, as its id says; None for an id that does not."""
     try:
-        return datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+        return datetime.strptime(run[:15], _BEGAN).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
 
@@ -101,23 +145,6 @@ def changed_users_key(dataset: str) -> str:
     Whatever changes what is known of a user adds the id; a published batch run takes away what it covers.
     """
     return f"changed_users:{dataset}"
-
-
-def feature_key(entity: str, value: int, dataset: str) -> bytes:
-    """The key of the feature store's row of `user_id` or `item_id`: Feast's entity key of version 3."""
-    return _feature_head(entity) + struct.pack("<q", value) + dataset.encode()
-
-
-@lru_cache
-def _feature_head(entity: str) -> bytes:
-    name = entity.encode()
-    return struct.pack("<III", 1, 2, len(name)) + name + struct.pack("<II", 4, 8)  # 2: string, 4: int64
-
-
-AVAILABILITY_FIELD = b"\xee\x08\x1a\xaa"
-"""The field of an item's row that holds whether it is available: Feast's hash of view and feature."""
-UNAVAILABLE = b"\x38\x00"
-"""That field's value, a Feast Value, where the item is not available; any other, and none, mean it is."""
 
 
 def seen_key(dataset: str, user_id: int) -> str:
@@ -153,8 +180,3 @@ def decode_card(value: bytes) -> dict[str, str | None]:
     """Unpacks `encode_card`."""
     card: dict[str, str | None] = json.loads(value)
     return card
-
-
-def batch_runs_key(dataset: str) -> str:
-    """The key of the batch runs of a data set; where there is none, nobody has a slate to renew."""
-    return f"batch_runs:{dataset}"

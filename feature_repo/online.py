@@ -5,7 +5,6 @@ forgets both.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -16,13 +15,19 @@ import pandas as pd
 from redis import Redis
 
 from contract import names
-from contract.keys import batch_runs_key, changed_users_key, encode_seen, seen_key, seen_prefix
+from contract.feast import event_time_field, feature_keys_pattern, is_feature_key
+from contract.keys import (
+    batch_runs_key,
+    changed_users_key,
+    encode_seen,
+    materialized_key,
+    seen_key,
+    seen_prefix,
+)
 from training.data.prepared import Prepared
 from training.features.activity import event_times
 
 _BATCH = 5_000  # keys per round trip
-_STRING, _INT64 = 2, 4  # Feast's value types
-_STATE = "materialized:"
 
 
 @dataclass(frozen=True)
@@ -43,30 +48,27 @@ class OnlineStore:
 
     def loaded(self, project: str) -> Loaded | None:
         """Reads what is loaded of a data set; None where Redis is new, or was emptied."""
-        value = self.redis.get(_STATE + project)
+        value = self.redis.get(materialized_key(project))
         return Loaded(**json.loads(value)) if value else None
 
     def note(self, project: str, loaded: Loaded) -> None:
         """Remembers what was loaded."""
-        self.redis.set(_STATE + project, json.dumps(asdict(loaded)))
+        self.redis.set(materialized_key(project), json.dumps(asdict(loaded)))
 
     def forget(self, project: str) -> int:
         """Deletes every row of a data set, gives their number. Feast's own deletion would also hit
         `other_<project>`.
         """
-        self.redis.delete(_STATE + project)
+        self.redis.delete(materialized_key(project))
         keys = [key for join_key in (names.USER_ID, names.ITEM_ID) for key in self.keys(project, join_key)]
         for start in range(0, len(keys), _BATCH):
             self.redis.unlink(*keys[start : start + _BATCH])
         return len(keys)
 
     def keys(self, project: str, join_key: str) -> Iterator[bytes]:
-        """Lists the keys of an entity: Feast's entity key of version 3, then the project."""
-        name = join_key.encode()
-        prefix = struct.pack("<III", 1, _STRING, len(name)) + name + struct.pack("<II", _INT64, 8)
-        suffix = project.encode()
-        for key in self.redis.scan_iter(b"*" + suffix, count=_BATCH):
-            if key.startswith(prefix) and len(key) == len(prefix) + 8 + len(suffix):
+        """Lists the keys of an entity."""
+        for key in self.redis.scan_iter(feature_keys_pattern(project), count=_BATCH):
+            if is_feature_key(key, join_key, project):
                 yield key
 
     def rows(self, project: str) -> dict[str, int]:
@@ -78,7 +80,7 @@ class OnlineStore:
                 pipe = self.redis.pipeline(transaction=False)
                 for key in keys[start : start + _BATCH]:
                     for view in views:
-                        pipe.hexists(key, f"_ts:{view}")
+                        pipe.hexists(key, event_time_field(view))
                 found = np.array(pipe.execute(), dtype=np.int64).reshape(-1, len(views))
                 for view, count in zip(views, found.sum(axis=0), strict=True):
                     counts[view] += int(count)

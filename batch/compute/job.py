@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from batch.compute.users import Selection
 from batch.errors import INTERRUPTED, BatchError, explain, redis_explained
 from batch.runs.changes import ChangedUsers
 from batch.runs.lock import RunLock
-from batch.runs.plan import RunPlan, new_run
+from batch.runs.plan import RunPlan
 from batch.runs.records import RunRecord, RunState, Trigger
 from batch.runs.registry import MOST_PARTIAL, RunRegistry
 from batch.settings import BatchSettings
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
-from contract.keys import slate_key
+from contract.keys import new_run_id, slate_key
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
 
@@ -112,7 +113,7 @@ class BatchJob:
         now_s = self.registry.now_s()
         parent = None if selection.is_everyone or selection.is_alone else self._parent()
         selected = self._selected(selection, now_s)
-        run = new_run()
+        run = new_run_id(datetime.now(UTC))
         wanted = RunPlan(
             run=run,
             dataset=self.manifest.dataset,

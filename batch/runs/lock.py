@@ -17,16 +17,12 @@ from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
 from batch.errors import HeldError
+from contract.keys import batch_lock_key
 
 RENEWALS = 6
 """How often the lock is renewed within its expiry: so many lost round trips in a row are borne, less one."""
 LOOK_S = 0.1
 """Between two looks at a lock that another holds."""
-
-
-def lock_key(dataset: str) -> str:
-    """The key of the lock of a data set's runs; its value says who holds it."""
-    return f"batch_lock:{dataset}"
 
 
 class RunLock:
@@ -46,7 +42,7 @@ class RunLock:
         *,
         waits: bool = True,
     ) -> None:
-        self.dataset, self.seconds, self.key = dataset, seconds, lock_key(dataset)
+        self.dataset, self.seconds, self.key = dataset, seconds, batch_lock_key(dataset)
         self._redis: Any = redis
         self._say, self._waits = say, waits
         self.token = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}"
@@ -124,7 +120,7 @@ class RunLock:
 
 def holder(redis: Redis, dataset: str) -> str | None:
     """Says who holds the lock of a data set's runs, machine and process; None where nobody does."""
-    token: Any = redis.get(lock_key(dataset))
+    token: Any = redis.get(batch_lock_key(dataset))
     if token is None:
         return None
     text: str = token.decode(errors="replace")

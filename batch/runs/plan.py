@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +86,6 @@ class RunPlan:
         """Gives a user whose slate is in a file of slates; None where it has none."""
         ids = pq.read_table(slates, columns=["user_id"])["user_id"]
         return ids[0].as_py() if len(ids) else None
-
-
-def new_run() -> str:
-    """Names a run: the time of its begin, UTC, and a few random digits."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def write(path: Path, data: bytes) -> None:

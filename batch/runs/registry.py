@@ -18,7 +18,15 @@ from redis.exceptions import RedisError
 from batch.errors import BatchError
 from batch.runs.lock import RunLock
 from batch.runs.records import RunRecord, RunState
-from contract.keys import batch_key, slate_prefix
+from contract.keys import (
+    SLATES,
+    batch_key,
+    batch_run_key,
+    batch_runs_key,
+    batch_stored_key,
+    run_of_slate,
+    slate_prefix,
+)
 from contract.slates import Published
 
 KEPT_RECORDS = 50
@@ -44,7 +52,7 @@ class RunRegistry:
     def __init__(self, redis: Redis, dataset: str) -> None:
         self.dataset = dataset
         self._redis: Any = redis
-        self._runs, self._stored = f"batch_runs:{dataset}", f"batch_stored:{dataset}"
+        self._runs, self._stored = batch_runs_key(dataset), batch_stored_key(dataset)
 
     def now_s(self) -> float:
         """The Unix time of Redis, seconds: one clock for the machines that share it."""
@@ -66,7 +74,7 @@ class RunRegistry:
     def save(self, record: RunRecord) -> None:
         """Writes a run's record; the oldest records go."""
         pipe = self._redis.pipeline()
-        pipe.set(_record_key(record.run), record.encode())
+        pipe.set(batch_run_key(record.run), record.encode())
         pipe.zadd(self._runs, {record.run: record.started_at_s})
         if record.is_unfinished:
             pipe.sadd(self._stored, record.run)
@@ -156,7 +164,7 @@ class RunRegistry:
         keys: list[Any] = [lock.key, batch_key(self.dataset)]
         values: list[Any] = [lock.token, after.encode()]
         if record is not None:
-            keys += [_record_key(record.run), self._runs, self._stored]
+            keys += [batch_run_key(record.run), self._runs, self._stored]
             values += [record.encode(), record.started_at_s, record.run]
         if not self._redis.eval(SWITCH, len(keys), *keys, *values):
             lock.note_lost()
@@ -166,7 +174,7 @@ class RunRegistry:
             )
 
     def _read(self, runs: list[str]) -> list[RunRecord]:
-        values = self._redis.mget([_record_key(run) for run in runs]) if runs else []
+        values = self._redis.mget([batch_run_key(run) for run in runs]) if runs else []
         records = []
         for value in values:
             with contextlib.suppress(ValueError):  # another version wrote it
@@ -177,11 +185,11 @@ class RunRegistry:
         runs = set(runs)
         if not runs:
             return 0
-        pattern = f"{slate_prefix(next(iter(runs)))}*" if len(runs) == 1 else "slate:*"
+        pattern = f"{slate_prefix(next(iter(runs)))}*" if len(runs) == 1 else SLATES
         chunk: list[bytes] = []
         count = 0
         for key in self._redis.scan_iter(pattern, count=CHUNK):
-            if key.split(b":")[1].decode() in runs:
+            if run_of_slate(key) in runs:
                 chunk.append(key)
                 count += 1
             if len(chunk) == CHUNK:
@@ -196,8 +204,4 @@ class RunRegistry:
         old = [run.decode() for run in self._redis.zrange(self._runs, 0, -KEPT_RECORDS - 1)]
         if gone := [run for run in old if run not in kept]:
             self._redis.zrem(self._runs, *gone)
-            self._redis.delete(*map(_record_key, gone))
-
-
-def _record_key(run: str) -> str:
-    return f"batch_run:{run}"
+            self._redis.delete(*map(batch_run_key, gone))

@@ -7,13 +7,11 @@ benchmark of millions of rows writes the same hashes itself; a test compares the
 from __future__ import annotations
 
 import argparse
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mmh3
 import numpy as np
 import pandas as pd
 from feast.protos.feast.types.Value_pb2 import Value
@@ -23,6 +21,7 @@ from redis import Redis
 from bench.scale.world import make_world
 from contract import names
 from contract.columns import Column, Columns, Role
+from contract.feast import event_time_field, feature_field, feature_key
 from feature_repo.online import OnlineStore
 from training.config import load_settings
 from training.data.prepared import Prepared
@@ -32,7 +31,6 @@ from training.features.tables import JUST_BEFORE, first_event
 
 CHUNK = 20_000
 ROUND_TRIP = 1000
-_STRING, _INT64 = 2, 4  # Feast's value types
 Rows = dict[str, pd.DataFrame]
 
 
@@ -72,8 +70,6 @@ def load(world: Prepared, redis: Redis, max_seen: int) -> dict[str, float]:
 def _write(redis: Redis, project: str, join_key: str, views: Mapping[str, Columns], rows: Rows) -> int:
     """Writes one hash per key that any view has: Feast keeps all views of an entity together."""
     keys = np.unique(np.concatenate([frame[join_key].to_numpy(np.int64) for frame in rows.values()]))
-    name = join_key.encode()
-    head = struct.pack("<III", 1, _STRING, len(name)) + name + struct.pack("<II", _INT64, 8)
     for at in range(0, len(keys), CHUNK):
         some = keys[at : at + CHUNK]
         parts: list[list[Any]] = [[] for _ in some]
@@ -89,18 +85,18 @@ def _write(redis: Redis, project: str, join_key: str, views: Mapping[str, Column
             for key, values in zip(
                 some[start : start + ROUND_TRIP].tolist(), parts[start : start + ROUND_TRIP], strict=True
             ):
-                pipe.execute_command("HSET", head + struct.pack("<q", key) + project.encode(), *values)
+                pipe.execute_command("HSET", feature_key(join_key, key, project), *values)
             pipe.execute()
     return len(keys)
 
 
 def _encoded(view: str, columns: Columns, frame: pd.DataFrame) -> Iterator[list[bytes]]:
     """Gives the fields and values of every row's hash."""
-    fields = [struct.pack("<I", mmh3.hash(f"{view}:{name}", signed=False)) for name in columns]
+    fields = [feature_field(view, name) for name in columns]
     values = [_serialized(frame[name], column) for name, column in columns.items()]
     seconds = frame[names.EVENT_TIMESTAMP].astype("int64").to_numpy() // 10**9
     stamps = {s: Timestamp(seconds=s).SerializeToString() for s in np.unique(seconds).tolist()}
-    stamp_field = f"_ts:{view}".encode()
+    stamp_field = event_time_field(view)
     for second, row in zip(seconds.tolist(), zip(*values, strict=True), strict=True):
         pairs = [part for pair in zip(fields, row, strict=True) for part in pair]
         yield [*pairs, stamp_field, stamps[second]]

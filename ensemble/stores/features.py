@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-import mmh3
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,7 +16,8 @@ from redis import Redis
 from contract import names
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
-from contract.keys import decode_seen, feature_key, seen_prefix
+from contract.feast import event_time_field, feature_field, feature_key
+from contract.keys import decode_seen, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
@@ -160,13 +159,13 @@ class _EntityReader:
     def __init__(self, dataset: Dataset, join_key: str, views: Sequence[str], clock: Clock) -> None:
         self.dataset, self.clock = dataset, clock
         self.columns = columns_of(dataset, views)
-        self.fields: list[bytes | str] = []
+        self.fields: list[bytes] = []
         self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
         for view in views:
             start = len(self.fields)
-            self.fields += [_field(view, name) for name in dataset.view_columns(view)]
+            self.fields += [feature_field(view, name) for name in dataset.view_columns(view)]
             self.slices.append((view, start, len(self.fields)))
-            self.fields.append(f"_ts:{view}")
+            self.fields.append(event_time_field(view))
         self.join_key = join_key
 
     def key(self, value: int) -> bytes:
@@ -221,10 +220,6 @@ def _storage(column: Column) -> tuple[type, Any]:
 def _is_live(dataset: Dataset, view: str, stamp_s: float, clock: Clock) -> bool:
     ttl = dataset.ttl(view)
     return ttl is None or clock().timestamp() - stamp_s <= ttl.total_seconds()
-
-
-def _field(view: str, feature: str) -> bytes:
-    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
 
 
 def _value(data: bytes | None) -> Any:

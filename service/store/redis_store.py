@@ -8,15 +8,13 @@ from collections.abc import Sequence
 import structlog
 
 from contract.environment import RedisUrl
+from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.filters import Filters, passes
 from contract.keys import (
-    AVAILABILITY_FIELD,
-    UNAVAILABLE,
     batch_key,
     decode_card,
     decode_seen,
     decode_tags,
-    feature_key,
     item_card_key,
     item_vector_key,
     seen_key,

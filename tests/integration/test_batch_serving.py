@@ -16,14 +16,12 @@ import numpy as np
 import pytest
 import redis
 
+from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.filters import check_filters, passes
 from contract.keys import (
-    AVAILABILITY_FIELD,
-    UNAVAILABLE,
     batch_key,
     decode_seen,
     decode_tags,
-    feature_key,
     item_card_prefix,
     item_vector_key,
     seen_key,

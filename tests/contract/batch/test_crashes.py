@@ -17,11 +17,11 @@ import pytest
 
 from batch.compute.users import Selection
 from batch.errors import BatchError
-from batch.runs.lock import RunLock, lock_key
+from batch.runs.lock import RunLock
 from batch.runs.plan import RunPlan
 from batch.runs.records import RunRecord, RunState
 from batch.runs.registry import RunRegistry
-from contract.keys import slate_key
+from contract.keys import batch_lock_key, slate_key
 from contract.slates import Published
 from tests.builders.batch import BatchWorld
 from tests.builders.runs import make_record, store_slates
@@ -129,15 +129,15 @@ def test_who_lost_the_lock_publishes_nothing_and_leaves_the_run_to_the_other(
     world: BatchWorld, one_ray: int
 ) -> None:
     def lose(*_: int) -> None:
-        world.redis.set(lock_key("tiny"), "another")
+        world.redis.set(batch_lock_key("tiny"), "another")
 
     job, _ = world.job(lose, workers=one_ray, lock_s=3)
     with pytest.raises(BatchError, match="lock"):
         job.run(Selection())
     assert still_read(world)
     assert registry(world).last()[0].state is RunState.RUNNING
-    assert world.redis.get(lock_key("tiny")) == b"another"
-    world.redis.delete(lock_key("tiny"))
+    assert world.redis.get(batch_lock_key("tiny")) == b"another"
+    world.redis.delete(batch_lock_key("tiny"))
 
 
 def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: int) -> None:
@@ -187,7 +187,7 @@ def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_wit
     family = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert world.redis.exists(lock_key("tiny")), "whoever comes next waits until it expires"
+    assert world.redis.exists(batch_lock_key("tiny")), "whoever comes next waits until it expires"
     assert len(family) > 5
     assert still_read(world)
     until = time.monotonic() + LEFT_S
@@ -197,5 +197,5 @@ def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_wit
     done = made_at_ms(folder_of(world))
     assert 3 <= len(done) < 126
     assert [record.state for record in registry(world).last()][:1] == [RunState.RUNNING]
-    world.redis.delete(lock_key("tiny"))
+    world.redis.delete(batch_lock_key("tiny"))
     finish(world, one_ray, **small)

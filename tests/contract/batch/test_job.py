@@ -18,10 +18,9 @@ from batch.compute.job import BatchJob
 from batch.compute.users import Selection
 from batch.errors import BatchError
 from batch.runs.changes import ChangedUsers
-from batch.runs.lock import lock_key
 from batch.runs.records import RunRecord, RunState
 from batch.runs.registry import RunRegistry
-from contract.keys import slate_key
+from contract.keys import batch_lock_key, slate_key
 from contract.slates import Published, StoredSlate
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_world
@@ -168,7 +167,7 @@ def test_a_run_stays_with_the_bundle_that_it_began_with(life: Life) -> None:
 
 
 def test_nothing_is_left_at_work(life: Life) -> None:
-    assert life.world.redis.get(lock_key("tiny")) is None
+    assert life.world.redis.get(batch_lock_key("tiny")) is None
     folders = {path.name for path in (life.world.var / "batch" / "tiny").iterdir()}
     assert folders == {record.run for record in life.records}
     assert not list((life.world.var / "batch").rglob("*.tmp"))
@@ -219,7 +218,7 @@ def test_a_wrong_list_leaves_what_is_published(
     assert registry(world).published() == before
     assert registry(world).last() == records
     assert sorted((world.var / "batch" / "tiny").iterdir()) == folders
-    assert world.redis.get(lock_key("tiny")) is None
+    assert world.redis.get(batch_lock_key("tiny")) is None
 
 
 def test_some_users_alone_need_something_to_renew(batch_world: BatchWorld) -> None:

@@ -10,8 +10,9 @@ import pytest
 from redis import Redis
 
 from batch.errors import BatchError
-from batch.runs.lock import RunLock, holder, lock_key
+from batch.runs.lock import RunLock, holder
 from contract.environment import RedisUrl
+from contract.keys import batch_lock_key
 
 DATASET = "small"
 HOLD = """
@@ -71,12 +72,12 @@ def test_locks_of_two_data_sets_are_two(redis: Redis) -> None:
 
 def test_a_lock_that_was_taken_over_is_lost_and_not_given_back_by_the_first(redis: Redis) -> None:
     with RunLock(redis, DATASET, seconds=0.3) as lock:
-        redis.set(lock_key(DATASET), "another")
+        redis.set(batch_lock_key(DATASET), "another")
         deadline = time.monotonic() + 10
         while not lock.is_lost and time.monotonic() < deadline:
             time.sleep(0.02)
         assert lock.is_lost
-    assert redis.get(lock_key(DATASET)) == b"another"
+    assert redis.get(batch_lock_key(DATASET)) == b"another"
 
 
 def test_a_lock_that_could_not_be_renewed_in_time_counts_as_lost(redis: Redis) -> None:

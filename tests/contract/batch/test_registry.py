@@ -6,11 +6,11 @@ import pytest
 from redis import Redis
 
 from batch.errors import BatchError, redis_explained
-from batch.runs.lock import RunLock, lock_key
+from batch.runs.lock import RunLock
 from batch.runs.records import RunState, Trigger
 from batch.runs.registry import KEPT_RECORDS, RunRegistry
 from contract.environment import RedisUrl
-from contract.keys import batch_key
+from contract.keys import batch_key, batch_lock_key
 from contract.slates import Published
 from tests.builders.runs import DATASET, make_record, store_slates, stored
 
@@ -100,10 +100,10 @@ def test_without_the_lock_nothing_is_published(redis: Redis, registry: RunRegist
     record = make_record("r-2")
     registry.save(record)
     with RunLock(redis, DATASET) as lock:
-        redis.set(lock_key(DATASET), "another")
+        redis.set(batch_lock_key(DATASET), "another")
         with pytest.raises(BatchError, match="lock of small was lost"):
             registry.publish(record, lock)
-        redis.delete(lock_key(DATASET))
+        redis.delete(batch_lock_key(DATASET))
         with pytest.raises(BatchError, match="lock of small was lost"):
             registry.publish(record, lock)
     assert registry.published() == Published(("r-1",))

@@ -13,20 +13,19 @@ import redis
 import structlog
 
 from contract.environment import RedisUrl
+from contract.feast import AVAILABILITY_FIELD, feature_key
+from contract.feast import UNAVAILABLE as UNAVAILABLE_of_contract
 from contract.filters import Wanted, check_filters, held_values
 from contract.keys import (
-    AVAILABILITY_FIELD,
     batch_key,
     encode_card,
     encode_seen,
     encode_tags,
-    feature_key,
     item_card_key,
     item_vector_key,
     seen_key,
     slate_key,
 )
-from contract.keys import UNAVAILABLE as UNAVAILABLE_of_contract
 from contract.slates import Published
 from service.bundle import Card
 from service.failures import DependencyUnavailable

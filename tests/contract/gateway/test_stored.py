@@ -15,15 +15,8 @@ import pytest
 import redis
 
 from contract.environment import RedisUrl
-from contract.keys import (
-    AVAILABILITY_FIELD,
-    UNAVAILABLE,
-    batch_key,
-    encode_seen,
-    feature_key,
-    seen_key,
-    slate_key,
-)
+from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
+from contract.keys import batch_key, encode_seen, seen_key, slate_key
 from contract.slates import Published
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore

@@ -13,8 +13,9 @@ from redis import Redis
 from contract import names
 from contract.dataset import DATASET_FILE, Dataset
 from contract.environment import RedisUrl
+from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.filters import Wanted, check_filters, passes
-from contract.keys import AVAILABILITY_FIELD, UNAVAILABLE, decode_tags, feature_key, item_vector_key
+from contract.keys import decode_tags, item_vector_key
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from tests.builders.feast_store import feast_repository, write_rows

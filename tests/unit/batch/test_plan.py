@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.runs.plan import PLAN_FILE, RunPlan, new_run, write
+from batch.runs.plan import PLAN_FILE, RunPlan, write
+from contract.keys import new_run_id
 
 
 @pytest.fixture
@@ -125,6 +127,6 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 
 def test_runs_are_named_by_when_they_began() -> None:
-    runs = {new_run() for _ in range(20)}
+    runs = {new_run_id(datetime.now(UTC)) for _ in range(20)}
     assert len(runs) > 1, "two in the same second have different names"
     assert all(len(run) == len("20261121-104500-1a2b") for run in runs)
