@@ -18,6 +18,13 @@ class EnsembleBusy(DependencyUnavailable):
         super().__init__("triton", f"{in_flight} requests wait for it already")
 
 
+class OtherBundle(DependencyUnavailable):
+    """The ensemble answers for another bundle than this gateway serves; its slate is not shown."""
+
+    def __init__(self, bundle: str) -> None:
+        super().__init__("triton", f"serves another bundle than {bundle}: restart the one that is behind")
+
+
 class NotStored(DependencyUnavailable):
     """No slate is stored for this user, as far as is known, or nothing is left of it."""
 

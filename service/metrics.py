@@ -71,7 +71,7 @@ class Metrics:
         self._steps = Counter(
             "shortlist_steps",
             "Steps of the ladder that were tried, by how each ended: answered, busy, late, unavailable, "
-            "missing.",
+            "missing, other_bundle.",
             ["step", "outcome"],
             registry=self.registry,
         )

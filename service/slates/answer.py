@@ -59,7 +59,7 @@ class Answers:
         self.settings, self.bundle, self.recommender, self.store = settings, bundle, recommender, store
         self.metrics = metrics
         self.room = Room(settings.max_requests)
-        live = EnsembleStep(recommender, settings, self.room)
+        live = EnsembleStep(recommender, settings, self.room, bundle.name)
         self.stored = StoredStep(store, settings.store_timeout_ms / 1000)
         popular = PopularStep(bundle, store, settings.store_timeout_ms / 1000)
         # Where the ensemble did not answer, that nobody stored a slate either is no news.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 
+import structlog
+
 from contract.slates import Degradation
-from service.failures import DependencyUnavailable, EnsembleBusy
+from contract.tensors import bundle_id
+from service.failures import DependencyUnavailable, EnsembleBusy, OtherBundle
 from service.limits.circuits import Circuit
 from service.limits.concurrency import AdaptiveLimit
 from service.limits.deadline import Deadline
@@ -16,9 +20,13 @@ from service.slates.ladder import Asked
 from service.triton.client import TRITON, Recommender
 from service.triton.tensors import Slate, seed_of
 
+log = structlog.get_logger()
+
 TARGET = 0.85
 """Share of the ensemble's time that the 95th percentile may take: what is left above it absorbs a burst."""
 LEAST_IN_FLIGHT = 4
+TOLD_S = 10.0
+"""Seconds for which a bundle that is not ours is not logged again."""
 
 
 class EnsembleStep:
@@ -29,8 +37,9 @@ class EnsembleStep:
 
     name = "ensemble"
 
-    def __init__(self, recommender: Recommender, settings: Settings, room: Room) -> None:
+    def __init__(self, recommender: Recommender, settings: Settings, room: Room, bundle: str) -> None:
         self._recommender, self._room = recommender, room
+        self._bundle, self._bundle_id, self._told_s = bundle, bundle_id(bundle), -math.inf
         self._reserve_s = settings.reserve_ms / 1000
         self._time_s = (settings.latency_budget_ms - settings.reserve_ms) / 1000
         self.circuit = Circuit(TRITON)
@@ -42,6 +51,7 @@ class EnsembleStep:
 
         Raises:
             EnsembleBusy: as many wait for it as may; at once.
+            OtherBundle: the slate is of another bundle than the one served here.
             DependencyUnavailable: it does not answer, or not in time.
             StageError: as the ensemble raised it.
         """
@@ -59,11 +69,20 @@ class EnsembleStep:
         finally:
             self.limit.leave()
         self._took(time.monotonic() - started)
+        if slate.bundle_id != self._bundle_id:
+            raise self._other_bundle()
         if any(chance < 1 for chance in slate.propensities):
             # What learning from an explored slate must divide by: the chances of its places.
             asked.notes["item_ids"] = slate.item_ids
             asked.notes["propensities"] = [round(chance, 6) for chance in slate.propensities]
         return slate
+
+    def _other_bundle(self) -> OtherBundle:
+        error, now_s = OtherBundle(self._bundle), time.monotonic()
+        if now_s - self._told_s >= TOLD_S:
+            self._told_s = now_s
+            log.warning("other_bundle", bundle=self._bundle, reason=error.reason)
+        return error
 
     async def _asked_in_time(self, asked: Asked, deadline: Deadline) -> Slate:
         try:

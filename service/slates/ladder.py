@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from contract.filters import Filters
-from service.failures import DependencyUnavailable, EnsembleBusy, NotStored
+from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, OtherBundle
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     LATE = "late"
     UNAVAILABLE = "unavailable"
     MISSING = "missing"
+    OTHER_BUNDLE = "other_bundle"
 
 
 @dataclass(slots=True)
@@ -104,4 +105,6 @@ def outcome_of(error: DependencyUnavailable) -> Outcome:
         return Outcome.BUSY
     if isinstance(error, NotStored):
         return Outcome.MISSING
+    if isinstance(error, OtherBundle):
+        return Outcome.OTHER_BUNDLE
     return Outcome.LATE if error.is_late else Outcome.UNAVAILABLE

@@ -11,7 +11,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
-from contract.tensors import ALWAYS_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MODEL_NAME, SLATE_TENSORS
+from contract.tensors import (
+    ALWAYS_TENSORS,
+    EXPLAIN_TENSORS,
+    FULL_QUALITY,
+    MODEL_NAME,
+    SLATE_TENSORS,
+    bundle_id,
+)
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
@@ -124,7 +131,7 @@ class TritonRecommender:
         described = await self._called(self._opened.ModelConfig(asked, timeout=deadline.left_s()))
         slate = await self.recommend(self._sample, deadline, seed=0)
         served = described.config.parameters["bundle"].string_value
-        if served not in ("", self._bundle):
+        if slate.bundle_id != bundle_id(self._bundle):
             reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
             raise DependencyUnavailable(TRITON, reason)
         if Degradation.PARTIAL_INDEX in slate.degraded:

@@ -58,6 +58,8 @@ class Slate:
     propensities: list[float] = field(default_factory=list)
     retrieved: list[Retrieved] | None = None
     origin: Origin | None = None
+    bundle_id: int | None = None
+    """Whose slate it is, as the ensemble says: `contract.tensors.bundle_id` of the bundle's name."""
 
     def removed(self) -> dict[str, int]:
         """Counts the retrieved items that each rule removed."""
@@ -145,6 +147,7 @@ def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool, row: 
             stage_ms={stage: us / 1000 for stage, us in zip(_STAGES, stage_us, strict=True)},
             propensities=outputs["propensities"][row, :live].tolist(),
             retrieved=_decode_retrieved(outputs, item_ids[:live]) if is_explained else None,
+            bundle_id=int(outputs["bundle_id"][row, 0]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
         message = f"an output tensor is not as promised: {type(error).__name__}: {error}"

@@ -85,7 +85,12 @@ def make_settings(**values: Any) -> Settings:
 
 
 def make_outputs(
-    user_id: int = 7, n: int = 10, excluded: Sequence[int] = (), seen: Sequence[int] = (), k: int = 20
+    user_id: int = 7,
+    n: int = 10,
+    excluded: Sequence[int] = (),
+    seen: Sequence[int] = (),
+    k: int = 20,
+    bundle: str = BUNDLE,
 ) -> dict[str, Array]:
     """The ensemble's output tensors, as the contract describes them, for a world without models.
 
@@ -113,7 +118,7 @@ def make_outputs(
         "item_scores": item_scores,
         "degraded": [degradation_mask(flags)],
         "stage_us": stage_us,
-        "bundle_id": [bundle_id(BUNDLE)],
+        "bundle_id": [bundle_id(bundle)],
         "retrieved_ids": retrieved,
         "retrieved_scores": 1 - np.arange(len(retrieved)) / 100,
         "removed_by": removed,
@@ -130,6 +135,7 @@ class FakeRecommender:
 
     def __init__(self, fail: Exception | None = None, wait_s: float = 0) -> None:
         self.fail, self.wait_s = fail, wait_s
+        self.bundle = BUNDLE
         self.requests: list[RecommendRequest] = []
         self.seeds: list[int] = []
         self.deadlines: list[float] = []
@@ -151,7 +157,7 @@ class FakeRecommender:
         if self.fail is not None:
             raise self.fail
         seen = SEEN.get(request.user_id, [])
-        outputs = make_outputs(request.user_id, request.n, request.exclude_item_ids, seen)
+        outputs = make_outputs(request.user_id, request.n, request.exclude_item_ids, seen, bundle=self.bundle)
         return decode_slate(outputs, request.n, request.explain)
 
     async def check(self, deadline: Deadline) -> str:

@@ -28,10 +28,12 @@ def read_inputs(request: Any) -> Inputs:
     }
 
 
-def answer(inputs: Inputs) -> dict[str, Array]:
+def answer(inputs: Inputs, bundle: str) -> dict[str, Array]:
     """The small world's output tensors for the request's rows."""
     rows = [
-        make_outputs(int(user_id), int(n), [item_id for item_id in excluded if item_id != PAD_ID])
+        make_outputs(
+            int(user_id), int(n), [item_id for item_id in excluded if item_id != PAD_ID], bundle=bundle
+        )
         for user_id, n, excluded in zip(
             inputs["user_id"][:, 0], inputs["n"][:, 0], inputs["exclude_item_ids"].tolist(), strict=True
         )
@@ -77,7 +79,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             raise
         if self.fail is not None:
             await context.abort(*self.fail)
-        outputs = answer(read_inputs(request))
+        outputs = answer(read_inputs(request), self.bundle)
         outputs["degraded"] = np.bitwise_or(outputs["degraded"], degradation_mask(self.lacks))
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         for wanted in request.outputs:

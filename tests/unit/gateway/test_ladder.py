@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, SlateSource
+from contract.tensors import bundle_id
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored
 from service.limits.circuits import TOGETHER_S
 from service.limits.deadline import Deadline
@@ -19,7 +21,7 @@ from service.metrics import Metrics
 from service.schemas import RecommendRequest
 from service.slates.ladder import Asked, Ladder, Outcome, Step
 from service.triton.tensors import Slate
-from tests.builders.gateway import BrokenStore, FakeRecommender, ask, client_of, make_app
+from tests.builders.gateway import BUNDLE, BrokenStore, FakeRecommender, ask, client_of, make_app
 
 pytestmark = pytest.mark.anyio
 
@@ -147,12 +149,28 @@ async def test_a_row_that_was_late_on_the_way_is_answered_from_the_next_step(tmp
     class Late(FakeRecommender):
         async def recommend(self, *rest: Any) -> Any:
             await super().recommend(*rest)
-            return Slate(SlateSource.ENSEMBLE, [], [], [Degradation.LATE])
+            return Slate(SlateSource.ENSEMBLE, [], [], [Degradation.LATE], bundle_id=bundle_id(BUNDLE))
 
     answer = (await ask(make_app(tmp_path, Late()), user_id=9, n=3)).json()
     assert answer["source"] == "popular"
     assert answer["degraded"] == ["ensemble_late"]
     assert len(answer["items"]) == 3
+
+
+async def test_a_slate_of_another_bundle_is_not_shown_but_marked_counted_and_logged_now_and_then(
+    tmp_path: Path,
+) -> None:
+    recommender = FakeRecommender()
+    recommender.bundle = "newer-2"
+    with structlog.testing.capture_logs() as logged:
+        answers, text = await ask_often(make_app(tmp_path, recommender), 20)
+    assert {(answer["source"], answer["bundle"]) for answer in answers} == {("popular", BUNDLE)}
+    assert all(answer["degraded"] == ["ensemble_other_bundle"] for answer in answers)
+    assert counts(text, "shortlist_steps_total")["ensemble", "other_bundle"] == 20
+    assert counts(text, "shortlist_degraded_total") == {("ensemble_other_bundle",): 20}
+    assert counts(text, "shortlist_circuit_open")["triton",] == 0, "it does answer"
+    lines = [line for line in logged if line["event"] == "other_bundle"]
+    assert [(line["log_level"], line["bundle"]) for line in lines] == [("warning", BUNDLE)]
 
 
 async def test_slow_answers_lower_the_quality_that_is_asked_for(tmp_path: Path) -> None:
