@@ -1,4 +1,4 @@
-"""What the gateway raises where a server does not answer."""
+"""What the gateway raises where a server does not answer, or a request is wrong."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ class NotStored(DependencyUnavailable):
 
     def __init__(self, reason: str) -> None:
         super().__init__("batch", reason)
+
+
+class BodyRefused(Exception):
+    """A body that is not read further: status, a word for the metric, what is wrong and what to do."""
+
+    def __init__(self, status: int, reason: str, detail: str, field: str = "body") -> None:
+        super().__init__(detail)
+        self.status, self.reason, self.detail, self.field = status, reason, detail, field

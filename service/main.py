@@ -8,34 +8,27 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.bundle import Bundle, BundleUnreadable, read_bundle
-from service.http import health, pages, routes
-from service.http.access import AccessLayer
-from service.http.body import BodyLayer
-from service.http.checks import Checks
-from service.http.connections import bounded_protocol
-from service.http.endpoint import RecommendEndpoint
+from contract.bundle import BundleError
+from service.http import operations, pages, routes
+from service.http.layers import AccessLayer, OverloadLayer, RequestLayer
 from service.http.openapi import describe
-from service.http.overload import OverloadLayer
+from service.http.operations import DependencyChecks, WarmUp
 from service.http.problems import install_handlers
-from service.http.requests import RECOMMENDATIONS, RequestLayer
-from service.http.warm import WarmUp
 from service.limits.deadline import Deadline
+from service.limits.event_loop import EventLoopLimit
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings, WrongSettings, load_settings
-from service.slates.answer import Answers
-from service.store.redis_store import RedisStore
-from service.store.store import Store
-from service.triton.client import Recommender, TritonRecommender
+from service.slates.answer import Recommendations
+from service.variant import Variant
 
 log = structlog.get_logger()
 
@@ -43,62 +36,29 @@ VERSION = "1"
 """Of the API; part of its paths."""
 
 
-def build_app(
-    settings: Settings, bundle: Bundle, recommender: Recommender | None = None, store: Store | None = None
-) -> FastAPI:
-    """Builds the gateway.
-
-    Triton and Redis are reached when it starts, unless a recommender or a store is given.
-    """
-    manifest = bundle.manifest
-    metrics = Metrics(manifest.bundle, manifest.dataset)
-    sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
-    recommender = recommender or TritonRecommender(settings.triton, manifest.bundle, manifest.context, sample)
-    if store is None:
-        store = RedisStore(
-            settings.redis_url,
-            manifest.bundle,
-            settings.store_timeout_ms / 1000,
-            settings.kept_cards,
-            dataset=manifest.dataset,
-            pointer_s=settings.pointer_ms / 1000,
-            availability_s=settings.availability_ms / 1000,
-        )
-        metrics.watch_circuit(store.circuit)
-
-    answers = Answers(settings, bundle, recommender, store, metrics)
-    # Warmed up is a twin without keys, whose counts nobody reads: no caller asked these requests.
-    unread = Metrics(manifest.bundle, manifest.dataset)
-    open_to_all = settings.model_copy(update={"api_keys": ()})
-    twin = _assemble(open_to_all, Answers(settings, bundle, recommender, store, unread))
-    warm_up = WarmUp(twin, manifest.sample_user_ids, settings.warm_up_requests)
+def build_app(settings: Settings, variant: Variant) -> FastAPI:
+    """Builds the gateway. Triton and Redis are reached when it starts."""
+    bundle, dataset = variant.name, variant.manifest.dataset
+    metrics, event_loop = Metrics(bundle, dataset), EventLoopLimit(settings.max_requests)
+    recommendations = Recommendations(settings, variant, event_loop, metrics)
+    warmed = Recommendations(settings, variant, event_loop, Metrics(bundle, dataset))
+    warm_up = WarmUp(warmed, settings.warm_up_requests)
+    metrics.watch_ensemble(variant.limits)
+    metrics.watch_batch(lambda: recommendations.batch.published)
+    for circuit in variant.circuits:
+        metrics.watch_circuit(circuit)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            for server in (recommender, store):
-                if isinstance(server, TritonRecommender | RedisStore):
-                    await server.open()
-                    stack.push_async_callback(server.close)
-            # Beside the first requests; a server that is down does not stop the start.
-            preparing = asyncio.create_task(_prepare(settings, recommender, store, warm_up))
-            watching = asyncio.create_task(answers.room.watch(metrics.loop_came_late))
-            yield
-            preparing.cancel()
-            watching.cancel()
+        await variant.open()
+        # Beside the first requests; a server that is down does not stop the start.
+        preparing = asyncio.create_task(_prepare(settings, variant, warm_up))
+        watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
+        yield
+        preparing.cancel()
+        watching.cancel()
+        await variant.close()
 
-    app = _assemble(settings, answers, lifespan)
-    app.state.warm_up = warm_up
-    return app
-
-
-def _assemble(
-    settings: Settings,
-    answers: Answers,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
-) -> FastAPI:
-    """Puts routes and layers together."""
-    metrics = answers.metrics
     app = FastAPI(
         title="Shortlist",
         summary="Recommendations within a latency budget.",
@@ -107,32 +67,26 @@ def _assemble(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.answers = answers
-    app.state.checks = Checks(answers.recommender, answers.store, settings.check_timeout_ms / 1000)
-    for part in (routes, health, pages):
+    app.state.recommendations = recommendations
+    app.state.warm_up = warm_up
+    app.state.checks = DependencyChecks(variant, settings.check_timeout_ms / 1000)
+    routes.add_recommend_route(app)
+    for part in (routes, operations, pages):
         app.include_router(part.router)
     install_handlers(app)
-    # The last one added is the outermost: a request is named and timed, counted, known, read, and answered.
-    app.add_middleware(RecommendEndpoint, answers=answers)
-    app.add_middleware(
-        BodyLayer,
-        paths=[RECOMMENDATIONS],
-        max_bytes=settings.max_body_bytes,
-        timeout_ms=settings.receive_timeout_ms,
-        metrics=metrics,
-    )
+    # The last one added is the outermost: a request is named and timed, counted, known, and answered.
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
-    app.add_middleware(OverloadLayer, room=answers.room, metrics=metrics)
+    app.add_middleware(OverloadLayer, limit=event_loop, metrics=metrics)
     app.add_middleware(RequestLayer, metrics=metrics)
-    describe(app, answers.bundle.manifest, settings)
+    describe(app, variant.manifest, settings)
     return app
 
 
-async def _prepare(settings: Settings, recommender: Recommender, store: Store, warm_up: WarmUp) -> None:
+async def _prepare(settings: Settings, variant: Variant, warm_up: WarmUp) -> None:
     seconds = settings.check_timeout_ms / 1000
-    checks = {"triton": recommender.check(Deadline.after(seconds)), "redis": store.check(seconds)}
-    found = await asyncio.gather(*checks.values(), return_exceptions=True)
-    for name, result in zip(checks, found, strict=True):
+    checks = variant.ensemble.check(Deadline.after(seconds)), variant.store.check(seconds)
+    found = await asyncio.gather(*checks, return_exceptions=True)
+    for name, result in zip(("triton", "redis"), found, strict=True):
         if isinstance(result, BaseException):
             log.warning("dependency_not_ready", dependency=name, reason=str(result))
         else:
@@ -167,6 +121,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Says how the app is served; docs/operations.md lists which bound comes from where."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        ws="none",
+        limit_concurrency=settings.max_connections + 1,  # it refuses from here on
+        timeout_keep_alive=settings.idle_timeout_s,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+
+
 def _stop(message: str) -> NoReturn:
     sys.stderr.write(f"gateway: {message}\n")
     sys.exit(2)
@@ -176,29 +145,18 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; requests in flight finish first."""
     try:
         settings = load_settings()
-        bundle = read_bundle(settings.bundle)
+        variant = Variant.read(settings.bundle, settings)
         listener = listen(settings.host, settings.port)
-    except (WrongSettings, BundleUnreadable) as error:
+    except (WrongSettings, BundleError) as error:
         _stop(str(error))
     configure_logs(settings.log_level)
-    app = build_app(settings, bundle)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=bounded_protocol(settings, app.state.answers.metrics.refused),
-        ws="none",
-        timeout_keep_alive=settings.idle_timeout_s,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
+    app = build_app(settings, variant)
+    config = uvicorn_config(app, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn raises it once more when all is done: then exit with 0
+        # uvicorn raises it once more when all is done: then exit with 0.
+        signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://{host}:{port}", bundle=bundle.name)
+    log.info("listening", url=f"http://{host}:{port}", bundle=variant.name)
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -18,10 +18,9 @@ from prometheus_client import (
 
 from contract.keys import run_began_s
 from contract.slates import Published
+from service.limits.adaptive import EnsembleLimits
 from service.limits.circuits import Circuit
-from service.limits.concurrency import AdaptiveLimit
-from service.limits.event_loop import Room
-from service.limits.quality import Quality
+from service.limits.event_loop import EventLoopLimit
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every series
 
@@ -141,16 +140,16 @@ class Metrics:
         """Shows the state of a circuit whenever the metrics are read."""
         self._circuits.labels(circuit.dependency).set_function(lambda: _OPEN[circuit.state])
 
-    def watch_ensemble(self, limit: AdaptiveLimit, quality: Quality) -> None:
+    def watch_ensemble(self, limits: EnsembleLimits) -> None:
         """Shows what the ensemble is asked for now whenever the metrics are read."""
-        self._in_flight.set_function(lambda: limit.in_flight)
-        self._most_in_flight.set_function(lambda: limit.value)
-        self._quality.set_function(lambda: quality.value)
+        self._in_flight.set_function(lambda: limits.in_flight.in_flight)
+        self._most_in_flight.set_function(lambda: limits.in_flight.value)
+        self._quality.set_function(lambda: limits.quality.value)
 
-    def watch_room(self, room: Room, in_process: Callable[[], float]) -> None:
+    def watch_event_loop(self, limit: EventLoopLimit, in_process: Callable[[], float]) -> None:
         """Shows how many requests are in the process, and may be, whenever the metrics are read."""
         self._in_process.set_function(in_process)
-        self._most_in_process.set_function(lambda: room.value)
+        self._most_in_process.set_function(lambda: limit.value)
 
     def loop_came_late(self, by_s: float) -> None:
         """Counts one look at the event loop."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
 
 from contract.slates import SlateSource
 from contract.tensors import EXCLUDE_WIDTHS, MAX_N, NO_CONTEXT
@@ -151,6 +160,35 @@ class RecommendResponse(BaseModel):
     )
     age_s: float | None = Field(None, description="Seconds since a stored slate was made; only there.")
     explain: Explanation | None = Field(None, description="Only where the request asked.")
+
+
+ScoreRange = Annotated[
+    tuple[float, float],
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+"""Described as a plain array: not every reader of OpenAPI knows `prefixItems`."""
+
+
+class BundleResponse(BaseModel):
+    """The part of a manifest that callers and the page act on."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    bundle: str = Field(pattern=r"^[a-z0-9_-]+$", description="Name of the bundle.")
+    dataset: str = Field(description="Name of the data set it was trained on.")
+    created_at: str
+    git_commit: str
+    seed: int
+    versions: dict[str, str] = Field(description="Libraries it was trained with.")
+    items: int = Field(description="Items in the catalogue.")
+    context: tuple[str, ...] = Field(description="Names that a request's `context` may use.")
+    filters: dict[str, str] = Field(
+        description="Columns that a request's `filters` may use, and their dtype."
+    )
+    display: tuple[str, ...] = Field(description="Fields shown with an item.")
+    display_name: str | None = Field(description="The one of them that people read, if there is one.")
+    score_range: ScoreRange = Field(description="Bounds of a retrieval score.")
+    sample_user_ids: tuple[int, ...] = Field(description="A few known users to try.")
 
 
 class SeenQuery(BaseModel):

@@ -176,24 +176,19 @@ class Settings(BaseSettings):
         65536,
         description="Longest request body. The longest valid one (1,024 excluded ids) is below 32,000 bytes.",
     )
-    max_head_bytes: PositiveInt = Field(
-        16384,
-        description="Longest request line and headers together. Raise it for callers with long "
-        "cookies; lower it to spend less memory on strangers.",
-    )
     max_connections: PositiveInt = Field(
         1000,
-        description="Connections open at once; one more is told 503. Raise it for more callers, and the "
-        "limit of open files with it; lower it to spend less memory.",
+        description="Connections open at once; while there are more, requests are told 503. Raise it for "
+        "more callers, and the limit of open files with it; lower it to spend less memory.",
     )
     receive_timeout_ms: PositiveInt = Field(
         2000,
-        description="Milliseconds that a request's head may take to arrive, its body once more, and an "
-        "answer to be taken. Raise it for slow networks; lower it to be rid of stalled callers sooner.",
+        description="Milliseconds that a request's body may take to arrive. Raise it for slow networks; "
+        "lower it to be rid of stalled callers sooner.",
     )
     idle_timeout_s: PositiveInt = Field(
         30,
-        description="Seconds that a connection may stay open between two requests. Raise it above the idle "
+        description="Seconds that a connection may stay open after an answer. Raise it above the idle "
         "timeout of a balancer in front; lower it to free connections sooner.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

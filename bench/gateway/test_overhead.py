@@ -13,7 +13,8 @@ from contract.slates import Published
 from contract.tensors import PAD_ID
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
-from service.triton.tensors import Row, Slate, decode_slate, encode_rows
+from service.slate import Slate
+from service.triton.tensors import RequestRow, decode_slate, encode_rows
 from tests.builders.gateway import RUN, make_app, make_outputs, make_store, make_stored
 
 
@@ -87,7 +88,7 @@ def test_tensors(benchmark: Any) -> None:
     outputs, deadline = make_outputs(k=100), Deadline.after(5)
 
     def both() -> Slate:
-        for tensor in encode_rows([Row.of(request, deadline, 0, 1.0)], ("context_tab",)).values():
+        for tensor in encode_rows([RequestRow.of(request, deadline, 0, 1.0)], ("context_tab",)).values():
             tensor.tobytes()
         return decode_slate(outputs, request.n, False)
 

@@ -4,84 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.types import Receive, Scope
 
-from service.http.problems import problem, request_id_of_scope
-from service.metrics import Metrics
+from service.failures import BodyRefused
+from service.schemas import RecommendRequest
+from service.settings import Settings
 
 JSON = b"application/json"
 DEPTH = 3
 """Of the deepest valid request: the object, its `filters`, a column's values."""
 
 
-class BodyRefused(Exception):
-    """A body that is not read further: status, a word for the metric, what is wrong and what to do."""
+async def read_request(scope: Scope, receive: Receive, settings: Settings) -> RecommendRequest | None:
+    """Reads and checks a recommendation request; None where the caller left before it was whole.
 
-    def __init__(self, status: int, reason: str, detail: str, field: str = "body") -> None:
-        super().__init__(detail)
-        self.status, self.reason, self.detail, self.field = status, reason, detail, field
+    Raises:
+        BodyRefused: the body is too long, too late, not JSON, or JSON that parsers disagree on.
+        RequestValidationError: a field is wrong, missing or unknown.
+    """
+    check_head(scope, settings.max_body_bytes)
+    body = await read_body(receive, settings.max_body_bytes, settings.receive_timeout_ms)
+    if body is None:
+        return None
+    if not body:
+        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "", "input": None}])
+    try:
+        return RecommendRequest.model_validate(parse_json(body))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None
 
 
-class BodyLayer:
-    """Wraps the app: gives the routes on these paths a body that is JSON, all others none at all."""
+async def read_body(receive: Receive, max_bytes: int, timeout_ms: int) -> bytes | None:
+    """Reads a body; None where the caller left.
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        paths: Collection[str],
-        max_bytes: int,
-        timeout_ms: int,
-        metrics: Metrics,
-    ) -> None:
-        self.app, self.paths, self.max_bytes, self.timeout_ms = app, frozenset(paths), max_bytes, timeout_ms
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the body, then calls the app with it."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self.paths:
-            await self.app(scope, receive, send)
-            return
-        try:
-            check_head(scope, self.max_bytes)
-            body = await self._read(receive)
-            check_json(body)
-        except BodyRefused as wrong:
-            self.metrics.refused(wrong.reason)
-            more = (
-                {"errors": [{"field": wrong.field, "message": wrong.detail}]} if wrong.status == 422 else {}
-            )
-            detail = f"{wrong.field} {wrong.detail}" if more else wrong.detail
-            response = problem(wrong.status, detail, request_id=request_id_of_scope(scope), **more)
-            if wrong.status == 415:
-                response.headers["accept"] = JSON.decode()
-            await response(scope, receive, send)
-            return
-        if body is not None:
-            await self.app(scope, replayed(body, receive), send)
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The body; None where the caller left."""
-        parts: list[bytes] = []
-        length = 0
-        try:
-            async with asyncio.timeout(self.timeout_ms / 1000):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    part = message.get("body", b"")
-                    length += len(part)
-                    if length > self.max_bytes:
-                        raise _too_long(self.max_bytes)
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            detail = f"The body did not come within {self.timeout_ms} ms: send it at once"
-            raise BodyRefused(408, "body_late", detail) from None
+    Raises:
+        BodyRefused: it is longer than `max_bytes`, or did not come within `timeout_ms`.
+    """
+    parts: list[bytes] = []
+    length = 0
+    try:
+        async with asyncio.timeout(timeout_ms / 1000):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                length += len(part)
+                if length > max_bytes:
+                    raise _too_long(max_bytes)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        detail = f"The body did not come within {timeout_ms} ms: send it at once"
+        raise BodyRefused(408, "body_late", detail) from None
 
 
 def check_head(scope: Scope, max_bytes: int) -> None:
@@ -107,18 +88,18 @@ def check_head(scope: Scope, max_bytes: int) -> None:
         raise BodyRefused(415, "content_type", detail)
 
 
-def check_json(body: bytes | None) -> None:
-    """Looks for what JSON parsers disagree on: other encodings, names given twice, half characters.
+def parse_json(body: bytes) -> Any:
+    """Parses a body; looks for what JSON parsers disagree on: other encodings, names given twice, half
+    characters.
 
     Raises:
         BodyRefused: the body has one of these, is nested too deep, or is not JSON.
     """
-    if not body:
-        return  # the route says what is missing
     try:
-        document = json.loads(body.decode(), object_pairs_hook=_unique)
+        document = _DECODER.decode(body.decode())
         if b"\\u" in body:
             json.dumps(document, ensure_ascii=False).encode()
+        return document
     except UnicodeDecodeError:
         raise BodyRefused(400, "json", "The body is not UTF-8: send JSON in UTF-8") from None
     except UnicodeEncodeError:
@@ -147,15 +128,4 @@ def _too_long(max_bytes: int) -> BodyRefused:
     return BodyRefused(413, "body_too_long", f"The body is too long: send at most {max_bytes} bytes")
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives the body in one message, then whatever comes, such as the caller's leaving."""
-    is_given = False
-
-    async def replayed() -> Message:
-        nonlocal is_given
-        if is_given:
-            return await receive()
-        is_given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)

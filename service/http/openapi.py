@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from contract.bundle import Manifest
 from contract.filters import JSON_TYPES
-from service.bundle import Manifest
-from service.http.access import GUARDED
+from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
 from service.settings import Settings

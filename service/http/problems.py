@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from contract.errors import ErrorCode, StageError, WrongField
-from service.failures import DependencyUnavailable
+from service.failures import BodyRefused, DependencyUnavailable
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ _REMEDIES = {
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "dict_type": "must be an object",
-    "model_attributes_type": "must be a JSON object sent with content-type: application/json",
+    "model_type": "must be a JSON object sent with content-type: application/json",
 }
 _NOT_THE_CALLERS = (
     "bool",
@@ -121,6 +121,19 @@ async def _on_wrong_field(request: Request, error: Exception) -> Response:
     )
 
 
+async def _on_body_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BodyRefused)
+    request.app.state.recommendations.metrics.refused(error.reason)
+    request_id = request_id_of(request)
+    if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        wrong = {"field": error.field, "message": error.detail}
+        return problem(error.status, f"{error.field} {error.detail}", request_id=request_id, errors=[wrong])
+    response = problem(error.status, error.detail, request_id=request_id)
+    if error.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        response.headers["accept"] = "application/json"
+    return response
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
@@ -163,6 +176,7 @@ async def _on_dependency(request: Request, error: Exception) -> Response:
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of the app a problem document."""
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(BodyRefused, _on_body_refused)
     app.add_exception_handler(WrongField, _on_wrong_field)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(StageError, _on_stage_error)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
-from service.bundle import Manifest
-from service.http.endpoint import note
+from service.http.body import read_request
+from service.http.layers import RECOMMENDATIONS
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
-from service.schemas import INT64_MAX, Problem, RecommendRequest, RecommendResponse, SeenQuery, SeenResponse
-from service.slates.answer import DISPLAY, Answers
+from service.schemas import (
+    INT64_MAX,
+    BundleResponse,
+    Problem,
+    RecommendRequest,
+    RecommendResponse,
+    SeenQuery,
+    SeenResponse,
+)
+from service.slates.answer import DISPLAY, Recommendations, RenderedAnswer
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])
 
-
-async def _answers(request: Request) -> Answers:
-    answers: Answers = request.app.state.answers
-    return answers
+WATCH_AFTER_S = 0.02
+"""So long after its start a request's caller is watched for leaving. Most are answered by then."""
 
 
-AnswersDep = Annotated[Answers, Depends(_answers)]
+async def _recommendations(request: Request) -> Recommendations:
+    recommendations: Recommendations = request.app.state.recommendations
+    return recommendations
+
+
+RecommendationsDep = Annotated[Recommendations, Depends(_recommendations)]
 UserId = Annotated[int, Path(ge=0, le=INT64_MAX, description="The user.")]
 
 
@@ -30,36 +46,109 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in statuses}
 
 
-@router.post(
-    "/recommendations",
-    response_model=RecommendResponse,
-    responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
-)
-async def recommend(body: RecommendRequest, request: Request, answers: AnswersDep) -> Response:
+class RawRoute(APIRoute):
+    """A route that FastAPI describes by its function's signature, and that reads its request itself.
+
+    FastAPI's way from the body to the function and back takes as long as all that the function does.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads the body, calls the function, and ends with a caller who leaves; errors are the app's."""
+        recommendations: Recommendations = scope["app"].state.recommendations
+        body = await read_request(scope, receive, recommendations.settings)
+        if body is None:
+            return  # the caller left before it was whole
+        watch = CallerWatch(receive)
+        try:
+            answer: RenderedAnswer = await self.endpoint(body, Request(scope), recommendations)
+            await _send(answer, send)
+        except asyncio.CancelledError:
+            if not watch.has_left:
+                raise
+        finally:
+            watch.end()
+
+
+async def _send(answer: RenderedAnswer, send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(answer.body)),
+        (b"server-timing", answer.server_timing.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+class CallerWatch:
+    """Cancels the task that answers when the caller hangs up; only one who waits for long is watched."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.has_left = False
+        self._receive = receive
+        self._answering = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
+
+    def end(self) -> None:
+        """Stops watching."""
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _start(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._answering is not None:
+            self.has_left = True
+            self._answering.cancel()
+
+
+async def recommend(
+    body: RecommendRequest, request: Request, recommendations: RecommendationsDep
+) -> RenderedAnswer:
     """The best `n` items for this user now.
 
     A late, busy or unreachable ensemble is answered with the slate that a batch run stored for the user,
     `source: "batch"` and its age beside it, else from the popular list, `source: "popular"`. 503 with
     `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
-    answer = await answers.answer(body, request_id_of(request))
-    note(request.scope, answer)
-    return Response(
-        answer.body, media_type="application/json", headers={"server-timing": answer.server_timing}
+    answer = await recommendations.answer(body, request_id_of(request))
+    request.scope["state"]["source"] = answer.source
+    bind_contextvars(**answer.log_fields)
+    return answer
+
+
+def add_recommend_route(app: FastAPI) -> None:
+    """Adds the one route that has to be quick, to the app itself: an included router takes longer."""
+    app.router.add_api_route(
+        RECOMMENDATIONS,
+        recommend,
+        methods=["POST"],
+        tags=["recommendations"],
+        response_model=RecommendResponse,
+        responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
+        route_class_override=RawRoute,
     )
 
 
 @router.get("/users/{user_id}/seen", responses=problems(401, 422, 503))
 async def seen(
     user_id: UserId,
-    answers: AnswersDep,
+    recommendations: RecommendationsDep,
     query: Annotated[SeenQuery, Query()],
 ) -> SeenResponse:
     """What this user has seen, newest first. An unknown user has seen nothing."""
-    deadline = Deadline.after(answers.settings.latency_budget_ms / 1000)
-    item_ids = await answers.store.seen(user_id, deadline.left_s())
+    deadline = Deadline.after(recommendations.settings.latency_budget_ms / 1000)
+    item_ids = await recommendations.variant.store.seen(user_id, deadline.left_s())
     shown = item_ids[: query.limit]
-    cards, is_complete = await answers.cards(shown, deadline)
+    cards, is_complete = await recommendations.cards(shown, deadline)
     return SeenResponse(
         user_id=user_id,
         total=len(item_ids),
@@ -69,6 +158,6 @@ async def seen(
 
 
 @router.get("/bundle", responses=problems(401, 503))
-async def bundle(answers: AnswersDep) -> Manifest:
+async def bundle(recommendations: RecommendationsDep) -> BundleResponse:
     """What is served: the bundle, its context names, filters and display fields."""
-    return answers.bundle.manifest
+    return BundleResponse.model_validate(recommendations.variant.manifest)

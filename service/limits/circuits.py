@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from circuitbreaker import STATE_CLOSED, STATE_HALF_OPEN, CircuitBreaker
 
 from service.failures import DependencyUnavailable
-from service.limits.window import Clock
+from service.limits.deadline import Clock
 
 FAILURES = 5
 RECOVERY_S = 0.5

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from service.limits.window import Clock
+from service.limits.deadline import Clock
 
 TICK_S, TICKS = 0.01, 5
 SLOW_S = 0.008
@@ -17,7 +17,7 @@ LEAST = 32
 """Requests that are let in however late the loop comes: what one turn of it can answer."""
 
 
-class Room:
+class EventLoopLimit:
     """A bound that shrinks while the event loop comes late again and again, and grows back by and by.
 
     What waits for the loop waits unseen, in its queue of tasks and in the sockets, where no deadline is
@@ -26,7 +26,7 @@ class Room:
 
     `lateness_s` is what the loop was at least late by in its last turns.
 
-    Source: Chiu and Jain 1989, as for the bound of requests in the ensemble (`concurrency.py`).
+    Source: Chiu and Jain 1989, as for the bound of requests in the ensemble (`adaptive.py`).
     """
 
     def __init__(self, most: int, clock: Clock = time.monotonic) -> None:

@@ -12,34 +12,33 @@ import orjson
 from contract.errors import WrongField
 from contract.filters import Filters, check_filters
 from contract.slates import Degradation, SlateSource
-from service.bundle import Bundle, Card
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
-from service.limits.event_loop import Room
+from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
 from service.settings import Settings
-from service.slates.batch import StoredStep
+from service.slate import ItemTrace, Provenance, Slate
+from service.slates.batch import BatchStep
 from service.slates.ensemble import EnsembleStep
-from service.slates.ladder import Asked, Ladder, Outcome
+from service.slates.ladder import Ladder, Outcome, SlateRequest
 from service.slates.popular import PopularStep
-from service.store.store import Store
-from service.triton.client import Recommender
-from service.triton.tensors import Origin, Retrieved, Slate
+from service.store.store import Card
+from service.variant import Variant
 
 DISPLAY = str(Degradation.DISPLAY)
-_EXPLAINED = Retrieved.__slots__
-_ORIGIN = Origin.__slots__
+_TRACE = ItemTrace.__slots__
+_PROVENANCE = Provenance.__slots__
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RenderedAnswer:
     """The JSON that `schemas.RecommendResponse` describes, and what the headers and the log say of it."""
 
     body: bytes
     source: str
     timings_ms: dict[str, float]
-    notes: dict[str, Any]
+    log_fields: dict[str, Any]
 
     @property
     def server_timing(self) -> str:
@@ -47,31 +46,25 @@ class Answer:
         return ", ".join([f"{stage};dur={ms}" for stage, ms in self.timings_ms.items()])
 
 
-class Answers:
-    """Answers requests.
+class Recommendations:
+    """Answers requests from one variant.
 
-    Holds what is shared between them: the bundle, the ladder, the servers' clients.
+    Holds what is shared between them: the ladder, and the bounds of the process.
     """
 
     def __init__(
-        self, settings: Settings, bundle: Bundle, recommender: Recommender, store: Store, metrics: Metrics
+        self, settings: Settings, variant: Variant, event_loop: EventLoopLimit, metrics: Metrics
     ) -> None:
-        self.settings, self.bundle, self.recommender, self.store = settings, bundle, recommender, store
-        self.metrics = metrics
-        self.room = Room(settings.max_requests)
-        live = EnsembleStep(recommender, settings, self.room, bundle.name)
-        self.stored = StoredStep(store, settings.store_timeout_ms / 1000)
-        popular = PopularStep(bundle, store, settings.store_timeout_ms / 1000)
+        self.settings, self.variant, self.metrics = settings, variant, metrics
+        live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
+        self.batch = BatchStep(variant)
+        popular = PopularStep(variant)
         # Where the ensemble did not answer, that nobody stored a slate either is no news.
-        ladder = Ladder([live, self.stored, popular], metrics, untold=[Outcome.MISSING])
-        outright = Ladder([self.stored, popular], metrics)
+        ladder = Ladder([live, self.batch, popular], metrics, silent=[Outcome.MISSING])
+        outright = Ladder([self.batch, popular], metrics)
         self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
-        metrics.watch_circuit(live.circuit)
-        metrics.watch_ensemble(live.limit, live.quality)
-        metrics.watch_batch(lambda: self.stored.published)
-        self._popular_cards = bundle.cards()
 
-    async def answer(self, request: RecommendRequest, request_id: str) -> Answer:
+    async def answer(self, request: RecommendRequest, request_id: str) -> RenderedAnswer:
         """Makes the best slate that the budget allows.
 
         Raises:
@@ -79,9 +72,9 @@ class Answers:
             StageError: the ensemble refused the request or broke its contract; no later step hides that.
         """
         started = time.monotonic()
-        filters = check_request(request, self.bundle, self.settings)
+        filters = check_request(request, self.variant, self.settings)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
-        asked = Asked(request, filters, request_id, Deadline(started + budget_s))
+        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s))
         slate = await self.ladders[request.source].slate(asked)
         degraded = slate.degraded
         with asked.timed("display"):
@@ -100,31 +93,31 @@ class Answers:
             ],
             "source": slate.source,
             "degraded": degraded,
-            "bundle": self.bundle.name,
+            "bundle": self.variant.name,
             "timings_ms": timings,
         }
-        if slate.origin is not None:
-            content |= {name: getattr(slate.origin, name) for name in _ORIGIN}
+        if slate.provenance is not None:
+            content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
         if slate.retrieved is not None:
             content["explain"] = {
-                "items": [_explained(one) | cards.get(one.item_id, {}) for one in slate.retrieved],
+                "items": [_fields(one) | cards.get(one.item_id, {}) for one in slate.retrieved],
                 "removed": slate.removed(),
             }
-        notes = {"user_id": request.user_id, "n": len(slate.item_ids), "source": slate.source}
-        notes |= {"degraded": degraded} | asked.notes
-        return Answer(orjson.dumps(content), str(slate.source), timings, notes)
+        log_fields = {"user_id": request.user_id, "n": len(slate.item_ids), "source": slate.source}
+        log_fields |= {"degraded": degraded} | asked.log_fields
+        return RenderedAnswer(orjson.dumps(content), str(slate.source), timings, log_fields)
 
     async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
         """Display fields, and whether none is missing.
 
         Those of popular items are at hand; Redis has the others.
         """
-        if not self.bundle.manifest.display:
+        if not self.variant.manifest.display:
             return {}, True
         found: dict[int, Card] = {}
         others: list[int] = []
         for item_id in dict.fromkeys(item_ids):
-            card = self._popular_cards.get(item_id)
+            card = self.variant.popular_cards.get(item_id)
             if card is None:
                 others.append(item_id)
             else:
@@ -132,21 +125,20 @@ class Answers:
         if not others:
             return found, True
         try:
-            timeout_s = min(deadline.left_s(), self.settings.store_timeout_ms / 1000)
-            read = await self.store.cards(others, timeout_s)
+            read = await self.variant.store.cards(others, self.variant.store_time_s(deadline))
         except DependencyUnavailable:
             return found, False
         return found | read, len(read) == len(others)
 
 
-def check_request(request: RecommendRequest, bundle: Bundle, settings: Settings) -> Filters:
+def check_request(request: RecommendRequest, variant: Variant, settings: Settings) -> Filters:
     """Compares the request with what this bundle and these settings know, gives its filters.
 
     Raises:
         WrongField: a name in context or filters is unknown, a filter's value has another type, or the
             latency budget is out of range.
     """
-    manifest = bundle.manifest
+    manifest = variant.manifest
     for name in request.context:
         if name not in manifest.context:
             raise WrongField(f"context.{name}", f"is not known to this bundle: {_one_of(manifest.context)}")
@@ -167,5 +159,5 @@ def _shown(slate: Slate) -> list[int]:
     return slate.item_ids + [one.item_id for one in slate.retrieved or ()]
 
 
-def _explained(one: Retrieved) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in _EXPLAINED}
+def _fields(one: ItemTrace) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _TRACE}

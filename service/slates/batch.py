@@ -21,11 +21,11 @@ from contract.slates import (
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Clock, Deadline
 from service.schemas import RecommendRequest
-from service.slates.ladder import Asked
+from service.slate import ItemTrace, Provenance, Slate
+from service.slates.ladder import SlateRequest
 from service.slates.popular import FILTERS
 from service.store.redis_reader import REDIS
-from service.store.store import Store
-from service.triton.tensors import Origin, Retrieved, Slate
+from service.variant import Variant
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ SPARE = 4
 _RECOMPUTED = degradation_mask([Degradation.SHORT, Degradation.DISPLAY])
 
 
-class StoredStep:
+class BatchStep:
     """Reads the user's slate of the published batch run, and takes out what must not be shown.
 
     The newest run of the lineage that holds the user counts. Items that the user has seen since, that are not
@@ -46,12 +46,12 @@ class StoredStep:
 
     name = "batch"
 
-    def __init__(self, store: Store, store_timeout_s: float, unix_clock: Clock = time.time) -> None:
-        self._store, self._store_timeout_s, self._unix_clock = store, store_timeout_s, unix_clock
+    def __init__(self, variant: Variant, unix_clock: Clock = time.time) -> None:
+        self._variant, self._unix_clock = variant, unix_clock
         self.published = Published(())
         """What was published when that was last read."""
 
-    async def slate(self, asked: Asked) -> Slate:
+    async def slate(self, asked: SlateRequest) -> Slate:
         """Makes the stored slate.
 
         Raises:
@@ -62,22 +62,23 @@ class StoredStep:
         """
         request, deadline = asked.request, asked.deadline.share(SHARE)
         try:
-            lineage = (await self.look(self._time_s(deadline))).lineage
+            lineage = (await self.look(self._variant.store_time_s(deadline))).lineage
         except DependencyUnavailable as error:
             if request.source is None and not self.published.lineage:
                 raise NotStored(str(error)) from None
             raise
         if not lineage:
             raise NotStored("no run is published")
-        stored, seen = await self._store.stored(lineage, request.user_id, self._time_s(deadline))
+        time_s = self._variant.store_time_s(deadline)
+        stored, seen = await self._variant.store.stored(lineage, request.user_id, time_s)
         if stored is None:
             raise NotStored("no slate is stored for this user")
-        origin = self._origin(stored)
+        provenance = self._provenance(stored)
         removed = await self._removed(asked, stored.item_ids.tolist(), seen, deadline)
-        slate = left_of(stored, request, removed, origin)
+        slate = left_of(stored, request, removed, provenance)
         if not slate.item_ids:
             raise NotStored("nothing is left of the slate that is stored for this user")
-        asked.notes |= {"run": origin.run, "age_s": origin.age_s}
+        asked.log_fields |= {"run": provenance.run, "age_s": provenance.age_s}
         return slate
 
     async def look(self, timeout_s: float) -> Published:
@@ -86,13 +87,10 @@ class StoredStep:
         Raises:
             DependencyUnavailable: Redis does not answer in time, or the pointer cannot be read.
         """
-        self.published = await self._store.published(timeout_s)
+        self.published = await self._variant.store.published(timeout_s)
         return self.published
 
-    def _time_s(self, deadline: Deadline) -> float:
-        return min(deadline.left_s(), self._store_timeout_s)
-
-    def _origin(self, stored: StoredSlate) -> Origin:
+    def _provenance(self, stored: StoredSlate) -> Provenance:
         """Says where the slate comes from.
 
         Raises:
@@ -107,18 +105,18 @@ class StoredStep:
             raise DependencyUnavailable(REDIS, f"a slate of run {stored.run}: {error}") from None
         age_s = max(0.0, self._unix_clock() - made_at.timestamp())
         text = made_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return Origin(stored.bundle, stored.run, text, round(age_s, 3))
+        return Provenance(stored.bundle, stored.run, text, round(age_s, 3))
 
     async def _removed(
-        self, asked: Asked, item_ids: list[int], seen: list[int], deadline: Deadline
+        self, asked: SlateRequest, item_ids: list[int], seen: list[int], deadline: Deadline
     ) -> dict[int, str]:
         """Which items are not shown, and by which rule; where nobody asks why, only as far as is needed."""
-        request = asked.request
+        variant, request = self._variant, asked.request
         removed = dict.fromkeys(request.exclude_item_ids, str(Rule.EXCLUDED))
         removed |= dict.fromkeys(seen, str(Rule.SEEN))
         left = [item_id for item_id in item_ids if item_id not in removed]
         if asked.filters and left:
-            passing = await self._store.passing(left, asked.filters, self._time_s(deadline))
+            passing = await variant.store.passing(left, asked.filters, variant.store_time_s(deadline))
             removed |= {item_id: FILTERS for item_id in left if item_id not in passing}
             left = [item_id for item_id in left if item_id in passing]
         start = 0
@@ -126,7 +124,7 @@ class StoredStep:
             some = left[start:end]
             if not some:
                 break
-            gone = await self._store.unavailable(some, self._time_s(deadline))
+            gone = await variant.store.unavailable(some, variant.store_time_s(deadline))
             removed |= dict.fromkeys(gone, str(Rule.UNAVAILABLE))
             if len(some) - len(gone) >= request.n:
                 break
@@ -135,7 +133,7 @@ class StoredStep:
 
 
 def left_of(
-    stored: StoredSlate, request: RecommendRequest, removed: Mapping[int, str], origin: Origin
+    stored: StoredSlate, request: RecommendRequest, removed: Mapping[int, str], provenance: Provenance
 ) -> Slate:
     """Takes the best `n` items that are not removed; `short` is said of these, not of what was stored."""
     item_ids, scores = stored.item_ids.tolist(), stored.item_scores.tolist()
@@ -150,10 +148,10 @@ def left_of(
         scores=[score for _, score in left],
         degraded=[str(flag) for flag in degradations(mask)],
         retrieved=[
-            Retrieved(item_id, rank, score, removed.get(item_id), slate_rank=places.get(item_id))
+            ItemTrace(item_id, rank, score, removed.get(item_id), slate_rank=places.get(item_id))
             for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1)
         ]
         if request.explain
         else None,
-        origin=origin,
+        provenance=provenance,
     )

@@ -14,7 +14,7 @@ from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, Oth
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
-from service.triton.tensors import Slate
+from service.slate import Slate
 
 
 class Outcome(StrEnum):
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(slots=True)
-class Asked:
+class SlateRequest:
     """One request on its way down: its budget, the time each step took, and what its log line will say."""
 
     request: RecommendRequest
@@ -37,7 +37,7 @@ class Asked:
     request_id: str
     deadline: Deadline
     timings_ms: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    log_fields: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -50,13 +50,13 @@ class Asked:
 
 
 @runtime_checkable
-class Step(Protocol):
+class SlateStep(Protocol):
     """One way to make a slate."""
 
     name: str
     """Its label in metrics and timings; begins the reasons in `degraded`."""
 
-    async def slate(self, asked: Asked) -> Slate:
+    async def slate(self, asked: SlateRequest) -> Slate:
         """Makes a slate.
 
         Raises:
@@ -68,13 +68,15 @@ class Step(Protocol):
 class Ladder:
     """The steps in the order in which they are tried; the last one needs no server.
 
-    Outcomes that are `untold` are counted, and leave no reason in `degraded`: nobody asked for that step.
+    Outcomes that are `silent` are counted, and leave no reason in `degraded`: nobody asked for that step.
     """
 
-    def __init__(self, steps: Sequence[Step], metrics: Metrics, untold: Collection[Outcome] = ()) -> None:
-        self._steps, self._metrics, self._untold = tuple(steps), metrics, frozenset(untold)
+    def __init__(
+        self, steps: Sequence[SlateStep], metrics: Metrics, silent: Collection[Outcome] = ()
+    ) -> None:
+        self._steps, self._metrics, self._silent = tuple(steps), metrics, frozenset(silent)
 
-    async def slate(self, asked: Asked) -> Slate:
+    async def slate(self, asked: SlateRequest) -> Slate:
         """Takes the first slate that a step makes; `degraded` says first why the ones before it did not.
 
         Raises:
@@ -90,9 +92,9 @@ class Ladder:
             except DependencyUnavailable as error:
                 outcome, last = outcome_of(error), error
                 self._metrics.stepped(step.name, outcome)
-                if outcome not in self._untold:
+                if outcome not in self._silent:
                     reasons.append(f"{step.name}_{outcome}")
-                    asked.notes["fallback"] = str(error)
+                    asked.log_fields["fallback"] = str(error)
                 continue
             self._metrics.stepped(step.name, Outcome.ANSWERED)
             return replace(slate, degraded=[*reasons, *slate.degraded]) if reasons else slate

@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from contract.filters import Filters, held_values, passes
 from contract.slates import Degradation, Rule, SlateSource
-from service.bundle import Bundle, PopularItem
 from service.failures import DependencyUnavailable
 from service.schemas import RecommendRequest
-from service.slates.ladder import Asked
-from service.store.store import Store
-from service.triton.tensors import Retrieved, Slate
+from service.slate import ItemTrace, Slate
+from service.slates.ladder import SlateRequest
+from service.variant import PopularItem, Variant
 
 SEEN = "seen"
 """What an answer lacks where items that the user has seen could not be removed."""
@@ -37,7 +36,7 @@ class PopularSlates:
         """
         seen, excluded = set(seen), set(request.exclude_item_ids)
         kept: list[PopularItem] = []
-        retrieved: list[Retrieved] = []
+        retrieved: list[ItemTrace] = []
         is_unchecked = False
         for rank, (item, held) in enumerate(self._items, 1):
             slate_rank = None
@@ -55,7 +54,7 @@ class PopularSlates:
                     kept.append(item)
                     slate_rank = len(kept)
             if request.explain:
-                retrieved.append(Retrieved(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
+                retrieved.append(ItemTrace(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
             elif len(kept) == request.n:
                 break
         degraded = [FILTERS] if is_unchecked else []
@@ -75,15 +74,15 @@ class PopularStep:
 
     name = "popular"
 
-    def __init__(self, bundle: Bundle, store: Store, store_timeout_s: float) -> None:
-        self._slates = PopularSlates(bundle.popular, bundle.manifest.filters)
-        self._store, self._store_timeout_s = store, store_timeout_s
+    def __init__(self, variant: Variant) -> None:
+        self._slates = PopularSlates(variant.popular, variant.manifest.filters)
+        self._variant = variant
 
-    async def slate(self, asked: Asked) -> Slate:
+    async def slate(self, asked: SlateRequest) -> Slate:
         """Makes the popular slate; seen items are removed where Redis answers in the time left."""
         try:
-            timeout_s = min(asked.deadline.left_s(), self._store_timeout_s)
-            seen = await self._store.seen(asked.request.user_id, timeout_s)
+            timeout_s = self._variant.store_time_s(asked.deadline)
+            seen = await self._variant.store.seen(asked.request.user_id, timeout_s)
         except DependencyUnavailable:
             slate = self._slates.slate(asked.request, asked.filters, ())
             return replace(slate, degraded=[SEEN, *slate.degraded])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 
+from contract.bundle import Manifest
 from contract.environment import RedisUrl
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.filters import Filters, passes
@@ -21,15 +24,47 @@ from contract.keys import (
     slate_key,
 )
 from contract.slates import Published, StoredSlate
-from service.bundle import Card
 from service.failures import DependencyUnavailable
-from service.limits.window import Clock
-from service.store.cache import Kept
+from service.limits.deadline import Clock
+from service.settings import Settings
 from service.store.redis_reader import REDIS, RedisReader
+from service.store.store import Card
 
 log = structlog.get_logger()
 
+V = TypeVar("V")
+
 POINTER_S, AVAILABILITY_S = 1.0, 5.0
+
+
+class Cache(Generic[V]):
+    """What was read lately, by id: a bounded dict whose entries age; beyond the bound the oldest go.
+
+    No entry is moved when it is read: a dict remembers the order in which keys came, and that is enough.
+    """
+
+    def __init__(self, most: int, seconds: float = math.inf, clock: Clock = time.monotonic) -> None:
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._held: dict[int, tuple[float, V]] = {}
+
+    def get(self, ids: Iterable[int]) -> dict[int, V]:
+        """Gives those that are held and not too old, in the order of the ids."""
+        held, since_s = self._held, self._clock() - self._seconds
+        found = {}
+        for one in ids:
+            entry = held.get(one)
+            if entry is not None and entry[0] > since_s:
+                found[one] = entry[1]
+        return found
+
+    def put(self, values: Mapping[int, V]) -> None:
+        """Keeps these, from now on."""
+        held, now_s = self._held, self._clock()
+        for one, value in values.items():
+            held.pop(one, None)  # so that it comes last
+            held[one] = (now_s, value)
+        while len(held) > self._most:
+            del held[next(iter(held))]
 
 
 class RedisStore:
@@ -54,10 +89,23 @@ class RedisStore:
         """Takes the bundle whose cards and columns are read, and the data set."""
         self._bundle, self._dataset = bundle, dataset
         self._reader = RedisReader(url, timeout_s)
-        self._cards = Kept[Card](kept_cards)
-        self._is_unavailable = Kept[bool](kept_cards, availability_s, clock)
-        self._pointer = Kept[Published](1, pointer_s, clock)
+        self._cards = Cache[Card](kept_cards)
+        self._is_unavailable = Cache[bool](kept_cards, availability_s, clock)
+        self._pointer = Cache[Published](1, pointer_s, clock)
         self.circuit = self._reader.circuit
+
+    @classmethod
+    def of(cls, manifest: Manifest, settings: Settings) -> RedisStore:
+        """The store of one bundle, as the settings say."""
+        return cls(
+            settings.redis_url,
+            manifest.bundle,
+            settings.store_timeout_ms / 1000,
+            settings.kept_cards,
+            dataset=manifest.dataset,
+            pointer_s=settings.pointer_ms / 1000,
+            availability_s=settings.availability_ms / 1000,
+        )
 
     async def open(self) -> None:
         """Makes the client; it connects when needed."""

@@ -8,7 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from contract.filters import Filters, passes
 from contract.slates import Published, StoredSlate
-from service.bundle import Card
+
+Card = dict[str, str | None]
+"""An item's display fields."""
 
 
 @runtime_checkable

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 
 from contract.errors import StageError
 from service.failures import DependencyUnavailable
-from service.triton.tensors import Row, Slate
+from service.slate import Slate
+from service.triton.tensors import RequestRow
 
-Call = Callable[[Sequence[Row]], Awaitable[Sequence[Slate]]]
+Call = Callable[[Sequence[RequestRow]], Awaitable[Sequence[Slate]]]
 
 
 @dataclass(slots=True)
 class _Waiter:
     """One row, whoever waits for its slate, and the call that carries it once there is one."""
 
-    row: Row
+    row: RequestRow
     slate: asyncio.Future[Slate]
     call: _Carrier | None = None
 
@@ -50,7 +51,7 @@ class Batcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._is_due = False
 
-    async def slate(self, row: Row) -> Slate:
+    async def slate(self, row: RequestRow) -> Slate:
         """Gives the row's slate; whoever is cancelled while waiting takes their row out.
 
         Raises:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from contract.bundle import Manifest
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
 from contract.tensors import (
@@ -23,8 +24,9 @@ from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.settings import TritonSettings
+from service.slate import Slate
 from service.triton.batcher import Batcher
-from service.triton.tensors import Array, Row, Slate, decode_slate, encode_rows
+from service.triton.tensors import Array, RequestRow, decode_slate, encode_rows
 
 TRITON = "triton"
 QUEUE_TIMEOUT = "timeout"
@@ -36,15 +38,11 @@ _EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *EXPLAIN_TENSORS)))
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 _NUMPY = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8}
 _CHANNEL = [
-    (
-        "grpc.keepalive_time_ms",
-        10_000,
-    ),  # a vanished host is noticed without a request that has to wait for it
+    # A vanished host is noticed without a request that has to wait for it.
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 2_000),
-    (
-        "grpc.initial_reconnect_backoff_ms",
-        100,
-    ),  # the default, up to two minutes, would outlive Triton's restart
+    # The default, up to two minutes, would outlive Triton's restart.
+    ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
@@ -52,8 +50,8 @@ _CHANNEL = [
 
 
 @runtime_checkable
-class Recommender(Protocol):
-    """Makes slates. Tests put a fake here."""
+class EnsembleClient(Protocol):
+    """Asks the ensemble for slates. Tests put a fake here."""
 
     async def recommend(
         self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float
@@ -73,20 +71,14 @@ class Recommender(Protocol):
         """
 
 
-class TritonRecommender:
+class TritonClient:
     """Calls the ensemble inside Triton, over one gRPC channel that all requests share."""
 
-    def __init__(
-        self,
-        settings: TritonSettings,
-        bundle: str,
-        context: Sequence[str],
-        sample_user_id: int,
-    ) -> None:
-        self._address, self._model, self._bundle = settings.address, settings.model, bundle
-        self._context = tuple(context)
-        self._sample = RecommendRequest(user_id=sample_user_id, n=1)
-        self._most_rows = settings.most_rows
+    def __init__(self, settings: TritonSettings, manifest: Manifest) -> None:
+        self._address, self._model, self._most_rows = settings.address, settings.model, settings.most_rows
+        self._manifest = manifest
+        sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
+        self._sample = RecommendRequest(user_id=sample, n=1)
         self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -112,7 +104,7 @@ class TritonRecommender:
         """Makes the slate for one request, in one call, which it may share; an explained one goes alone."""
         if deadline.left_s() <= 0:
             raise DependencyUnavailable(TRITON, "no time left", is_late=True)
-        row = Row.of(request, deadline, seed, quality)
+        row = RequestRow.of(request, deadline, seed, quality)
         if request.explain:
             return (await self._infer([row]))[0]
         return await self._batcher.slate(row)
@@ -120,41 +112,45 @@ class TritonRecommender:
     async def check(self, deadline: Deadline) -> str:
         """Makes a real slate: Triton goes on calling a model ready whose process has died.
 
-        Also compares the bundles, as a slate of another bundle would be shown with this one's name; and an
-        index that lacks items is not ready, though it answers.
+        A slate of another bundle is not shown, and an index that lacks items is not ready, though it answers.
         """
-        asked = service_pb2.ModelReadyRequest(name=self._model)
-        ready = await self._called(self._opened.ModelReady(asked, timeout=deadline.left_s()))
-        if not ready.ready:
-            raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
-        asked = service_pb2.ModelConfigRequest(name=self._model)
-        described = await self._called(self._opened.ModelConfig(asked, timeout=deadline.left_s()))
+        is_ready = service_pb2.ModelReadyRequest(name=self._model)
+        config = service_pb2.ModelConfigRequest(name=self._model)
+        try:
+            if not (await self._stub.ModelReady(is_ready, timeout=deadline.left_s())).ready:
+                raise DependencyUnavailable(TRITON, f"model {self._model} is not ready at {self._address}")
+            described = await self._stub.ModelConfig(config, timeout=deadline.left_s())
+        except grpc.aio.AioRpcError as error:
+            raise triton_error(error.code().name, error.details() or "") from None
         slate = await self.recommend(self._sample, deadline, seed=0)
-        served = described.config.parameters["bundle"].string_value
-        if slate.bundle_id != bundle_id(self._bundle):
-            reason = f"serves bundle {served}, the gateway {self._bundle}: restart the one that is behind"
+        ours = self._manifest.bundle
+        if slate.bundle_id != bundle_id(ours):
+            theirs = described.config.parameters["bundle"].string_value
+            reason = f"serves bundle {theirs}, the gateway {ours}: restart the one that is behind"
             raise DependencyUnavailable(TRITON, reason)
         if Degradation.PARTIAL_INDEX in slate.degraded:
             reason = "the vector index does not hold every item yet: Redis is indexing them again"
             raise DependencyUnavailable(TRITON, reason)
-        if 0 < described.config.max_batch_size < self._most_rows:
-            reason = (
-                f"takes {described.config.max_batch_size} rows a call, SHORTLIST_TRITON__MOST_ROWS is more"
-            )
-            raise DependencyUnavailable(TRITON, f"{reason}: lower it")
+        most = described.config.max_batch_size
+        if 0 < most < self._most_rows:
+            reason = f"takes {most} rows a call, SHORTLIST_TRITON__MOST_ROWS is more: lower it"
+            raise DependencyUnavailable(TRITON, reason)
         return f"model {self._model} answers at {self._address}"
 
-    async def _infer(self, rows: Sequence[Row]) -> list[Slate]:
+    async def _infer(self, rows: Sequence[RequestRow]) -> list[Slate]:
         """Makes the slates of B rows in one call, which ends when the last of them is late."""
         left_s = max(row.deadline.left_s() for row in rows)
         is_explained = rows[0].request.explain
-        tensors = encode_rows(rows, self._context)
+        tensors = encode_rows(rows, self._manifest.context)
         message = service_pb2.ModelInferRequest()
         message.CopyFrom(self._description(tensors, is_explained))
         # Triton drops what has waited in its queue for so long: nobody would wait for the answer.
         message.parameters[QUEUE_TIMEOUT].int64_param = max(1, int(left_s * 1e6))
         message.raw_input_contents.extend([tensor.tobytes() for tensor in tensors.values()])
-        response = await self._called(self._opened.ModelInfer(message, timeout=left_s))
+        try:
+            response = await self._stub.ModelInfer(message, timeout=left_s)
+        except grpc.aio.AioRpcError as error:
+            raise triton_error(error.code().name, error.details() or "") from None
         outputs = _arrays(response)
         return [decode_slate(outputs, row.request.n, is_explained, at) for at, row in enumerate(rows)]
 
@@ -170,17 +166,6 @@ class TritonRecommender:
                 described.outputs.add(name=name)
             self._described[shapes, is_explained] = described
         return described
-
-    @property
-    def _opened(self) -> Any:
-        assert self._stub is not None, "open() comes first"
-        return self._stub
-
-    async def _called(self, call: Awaitable[Any]) -> Any:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise triton_error(error.code().name, error.details() or "") from None
 
 
 def triton_error(status: str, message: str) -> Exception:

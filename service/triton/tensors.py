@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -16,54 +15,11 @@ from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, StageName, encode_excluded
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
+from service.slate import ItemTrace, Slate
 
 Array = npt.NDArray[np.generic]
 _RULES = list(Rule)
 _STAGES = [str(stage) for stage in StageName]
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """What happened to one retrieved item; the meanings are those of `schemas.ExplainedItem`."""
-
-    item_id: int
-    retrieval_rank: int
-    retrieval_score: float
-    removed_by: str | None
-    ranking_score: float | None = None
-    ranking_rank: int | None = None
-    slate_rank: int | None = None
-    propensity: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a stored slate comes from; the meanings are those of `schemas.RecommendResponse`."""
-
-    bundle: str
-    run: str
-    made_at: str
-    age_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Slate:
-    """An ordered answer, without its display fields."""
-
-    source: SlateSource
-    item_ids: list[int]
-    scores: list[float]
-    degraded: list[str] = field(default_factory=list)
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    propensities: list[float] = field(default_factory=list)
-    retrieved: list[Retrieved] | None = None
-    origin: Origin | None = None
-    bundle_id: int | None = None
-    """Whose slate it is, as the ensemble says: `contract.tensors.bundle_id` of the bundle's name."""
-
-    def removed(self) -> dict[str, int]:
-        """Counts the retrieved items that each rule removed."""
-        return dict(Counter(one.removed_by for one in self.retrieved or () if one.removed_by))
 
 
 def seed_of(request_id: str) -> int:
@@ -72,7 +28,7 @@ def seed_of(request_id: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RequestRow:
     """One request as a row of the ensemble's tensors."""
 
     request: RecommendRequest
@@ -83,7 +39,7 @@ class Row:
     filters: Array
 
     @classmethod
-    def of(cls, request: RecommendRequest, deadline: Deadline, seed: int, quality: float) -> Row:
+    def of(cls, request: RecommendRequest, deadline: Deadline, seed: int, quality: float) -> RequestRow:
         """Packs what has a width of its own.
 
         Raises:
@@ -99,7 +55,7 @@ class Row:
         )
 
 
-def encode_rows(rows: Sequence[Row], context: Sequence[str]) -> dict[str, Array]:
+def encode_rows(rows: Sequence[RequestRow], context: Sequence[str]) -> dict[str, Array]:
     """Takes B rows and the manifest's context names, gives every input tensor of the ensemble.
 
     Lists of different widths are padded to the widest among them.
@@ -158,7 +114,7 @@ def _degradations(mask: int) -> list[str]:
     return [str(flag) for flag in degradations(mask)] if mask else []
 
 
-def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list[Retrieved]:
+def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list[ItemTrace]:
     ranking_scores = {
         item_id: score
         for item_id, score in zip(
@@ -177,7 +133,7 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list
         strict=True,
     )
     return [
-        Retrieved(
+        ItemTrace(
             item_id=item_id,
             retrieval_rank=rank,
             retrieval_score=score,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,16 @@ from fastapi import FastAPI
 from contract.filters import Filters
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID, bundle_id
-from service.bundle import Bundle, Card, read_bundle
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.main import build_app
 from service.schemas import RecommendRequest
 from service.settings import Settings
-from service.store.store import MemoryStore, Store
-from service.triton.tensors import Array, Slate, decode_slate
+from service.slate import Slate
+from service.store.store import Card, MemoryStore, Store
+from service.triton.client import EnsembleClient
+from service.triton.tensors import Array, decode_slate
+from service.variant import Variant
 
 BUNDLE = "synthetic-1"
 CATALOGUE = 400
@@ -55,6 +60,10 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
         "checksums": {"popular.json": hashlib.sha256(popular).hexdigest()},
         "items": CATALOGUE,
         "vector_width": 65,
+        "index": {"kind": "FLAT"},
+        "user_tower": {"file": "user_tower.onnx", "output": "user_vector"},
+        "item_tower": {"file": "item_tower.onnx", "output": "item_vector"},
+        "ranker": {"file": "ranker.onnx", "output": "score", "user": {}, "candidate": {}},
         "score_range": [-1.0, 2.0],
         "context": CONTEXT,
         "display": ["item_title", "item_genre"],
@@ -73,9 +82,31 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
     return folder
 
 
-def make_bundle(folder: Path) -> Bundle:
-    """The small bundle, read back."""
-    return read_bundle(write_bundle(folder))
+def make_variant(
+    folder: Path, ensemble: EnsembleClient | None = None, store: Store | None = None, **settings: Any
+) -> Variant:
+    """The small bundle over fakes."""
+    return Variant.read(
+        write_bundle(folder), make_settings(**settings), ensemble or FakeEnsemble(), store or make_store()
+    )
+
+
+@cache
+def _small_variant() -> Variant:
+    with tempfile.TemporaryDirectory() as folder:
+        return make_variant(Path(folder))
+
+
+def variant_of(
+    store: Store | None = None, ensemble: EnsembleClient | None = None, store_timeout_s: float = 60.0
+) -> Variant:
+    """The small bundle over these servers, without a file."""
+    return replace(
+        _small_variant(),
+        store=store or make_store(),
+        ensemble=ensemble or FakeEnsemble(),
+        store_timeout_s=store_timeout_s,
+    )
 
 
 def make_settings(**values: Any) -> Settings:
@@ -130,7 +161,7 @@ def make_outputs(
     return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in OUTPUT_TENSORS}
 
 
-class FakeRecommender:
+class FakeEnsemble:
     """An ensemble in memory. `fail` makes it raise; `wait_s` makes it slow."""
 
     def __init__(self, fail: Exception | None = None, wait_s: float = 0) -> None:
@@ -246,14 +277,9 @@ def make_store(seen: Mapping[int, Sequence[int]] | None = None, **stored: Any) -
 AppBuilder = Callable[..., FastAPI]
 
 
-def make_app(folder: Path, recommender: Any = None, store: Store | None = None, **settings: Any) -> FastAPI:
+def make_app(folder: Path, ensemble: Any = None, store: Store | None = None, **settings: Any) -> FastAPI:
     """The gateway over fakes."""
-    return build_app(
-        make_settings(**settings),
-        make_bundle(folder),
-        recommender or FakeRecommender(),
-        store or make_store(),
-    )
+    return build_app(make_settings(**settings), make_variant(folder, ensemble, store, **settings))
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 
 from contract.filters import Wanted, check_filters, held_values
 from contract.keys import encode_tags, item_vector_key
-from service.bundle import PopularItem
 from service.schemas import RecommendRequest
 from service.slates.popular import FILTERS, PopularSlates
 from service.store.redis_store import RedisStore
 from service.store.store import MemoryStore, Store
+from service.variant import PopularItem
 from tests.builders.filters import DTYPES, Row, is_passing, rows, wanted
 
 BUNDLE = "b1"

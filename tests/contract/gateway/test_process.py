@@ -43,7 +43,7 @@ class Gateway:
         self.url = ""
 
     async def follow(self) -> None:
-        """Reads the log until the end."""
+        """JoinedReads the log until the end."""
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             self.log.append(json.loads(line))
@@ -86,7 +86,7 @@ async def running(bundle: Path, **settings: str) -> AsyncIterator[Gateway]:
     ("settings", "message"),
     [
         ({"LATENCY_BUDGET_MS": "soon"}, "SHORTLIST_LATENCY_BUDGET_MS: "),
-        ({"BUNDLE_DIR": "/nowhere"}, "/nowhere/manifest.json: No such file or directory; run `make train`"),
+        ({"BUNDLE_DIR": "/nowhere"}, "/nowhere/manifest.json: not found; run `make train`"),
         ({"HOST": "192.0.2.1", "ALLOW_ANONYMOUS": "true"}, "SHORTLIST_HOST: cannot listen"),
     ],
 )

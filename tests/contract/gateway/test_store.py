@@ -27,10 +27,9 @@ from contract.keys import (
     slate_key,
 )
 from contract.slates import Published
-from service.bundle import Card
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
-from service.store.store import MemoryStore, Store
+from service.store.store import Card, MemoryStore, Store
 from tests.builders.gateway import make_stored
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from contract.keys import batch_key, encode_seen, seen_key, slate_key
 from contract.slates import Published
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
-from tests.builders.gateway import BUNDLE, FakeRecommender, client_of, make_app, make_stored
+from tests.builders.gateway import BUNDLE, FakeEnsemble, client_of, make_app, make_stored
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ PATIENCE_S = 20.0
 async def gateway(folder: Path, url: RedisUrl, timeout_s: float = 2.0) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway whose ensemble is down, over a Redis; it looks at the pointer and at items every time."""
     store = RedisStore(url, BUNDLE, timeout_s, 100, dataset=DATASET, pointer_s=0.0, availability_s=0.0)
-    app = make_app(folder, FakeRecommender(DOWN), store, store_timeout_ms=int(timeout_s * 1000))
+    app = make_app(folder, FakeEnsemble(DOWN), store, store_timeout_ms=int(timeout_s * 1000))
     async with client_of(app) as client:
         yield client
 

@@ -27,32 +27,32 @@ from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.settings import TritonSettings
-from service.triton.client import Recommender, TritonRecommender, triton_error
-from tests.builders.gateway import BUNDLE, CONTEXT, FakeRecommender
+from service.triton.client import EnsembleClient, TritonClient, triton_error
+from tests.builders.gateway import BUNDLE, CONTEXT, FakeEnsemble, variant_of
 from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def connected(triton: FakeTriton) -> AsyncIterator[TritonRecommender]:
-    async with reaching(f"127.0.0.1:{triton.port}") as recommender:
-        yield recommender
+async def connected(triton: FakeTriton) -> AsyncIterator[TritonClient]:
+    async with reaching(f"127.0.0.1:{triton.port}") as ensemble:
+        yield ensemble
 
 
 @asynccontextmanager
-async def reaching(address: str) -> AsyncIterator[TritonRecommender]:
-    recommender = TritonRecommender(TritonSettings(address=address), BUNDLE, CONTEXT, sample_user_id=7)
-    await recommender.open()
+async def reaching(address: str) -> AsyncIterator[TritonClient]:
+    ensemble = TritonClient(TritonSettings(address=address), variant_of().manifest)
+    await ensemble.open()
     try:
-        yield recommender
+        yield ensemble
     finally:
-        await recommender.close()
+        await ensemble.close()
 
 
-def test_both_recommenders_keep_the_protocol() -> None:
-    assert isinstance(FakeRecommender(), Recommender)
-    assert isinstance(TritonRecommender(TritonSettings(), "b", (), 0), Recommender)
+def test_both_ensembles_keep_the_protocol() -> None:
+    assert isinstance(FakeEnsemble(), EnsembleClient)
+    assert isinstance(TritonClient(TritonSettings(), variant_of().manifest), EnsembleClient)
 
 
 async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width() -> None:
@@ -63,10 +63,10 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
         exclude_item_ids=list(range(17)),
         filters={"item_genre": ["dräma"]},
     )
-    async with fake_triton() as triton, connected(triton) as recommender:
+    async with fake_triton() as triton, connected(triton) as ensemble:
         before = time.time()
-        await recommender.recommend(asked, Deadline.after(5), seed=11)
-        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=2**63 - 1)
+        await ensemble.recommend(asked, Deadline.after(5), seed=11)
+        await ensemble.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=2**63 - 1)
     promised = {tensor.name: tensor for tensor in REQUEST_TENSORS}
     for request in triton.requests:
         assert request.model_name == MODEL_NAME
@@ -89,8 +89,8 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
 
 
 async def test_every_call_says_how_long_it_may_wait_in_the_queue() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
-        await recommender.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=0)
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        await ensemble.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=0)
     queued_us = triton.requests[0].parameters["timeout"].int64_param
     assert 4_000_000 < queued_us <= 5_000_000
 
@@ -98,11 +98,11 @@ async def test_every_call_says_how_long_it_may_wait_in_the_queue() -> None:
 async def test_requests_that_come_while_calls_are_under_way_share_the_next_one() -> None:
     asked = [RecommendRequest(user_id=user_id, n=3) for user_id in range(1, 8)]
     asked[4] = RecommendRequest(user_id=5, n=2, exclude_item_ids=list(range(300)))
-    async with fake_triton() as triton, connected(triton) as recommender:
-        alone = [await recommender.recommend(one, Deadline.after(10), 0) for one in asked]
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        alone = [await ensemble.recommend(one, Deadline.after(10), 0) for one in asked]
         triton.requests.clear()
         triton.wait_s = 0.05
-        together = await asyncio.gather(*(recommender.recommend(one, Deadline.after(10), 0) for one in asked))
+        together = await asyncio.gather(*(ensemble.recommend(one, Deadline.after(10), 0) for one in asked))
     assert [slate.item_ids for slate in together] == [slate.item_ids for slate in alone]
     assert [slate.scores for slate in together] == [slate.scores for slate in alone]
     rows = [read_inputs(request)["user_id"].shape[0] for request in triton.requests]
@@ -111,11 +111,11 @@ async def test_requests_that_come_while_calls_are_under_way_share_the_next_one()
 
 
 async def test_a_caller_who_gives_up_ends_the_call() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
+    async with fake_triton() as triton, connected(triton) as ensemble:
         triton.wait_s = 30
         for explain in (False, True):
             request = RecommendRequest(user_id=7, explain=explain)
-            asking = asyncio.ensure_future(recommender.recommend(request, Deadline.after(20), 0))
+            asking = asyncio.ensure_future(ensemble.recommend(request, Deadline.after(20), 0))
             while not triton.started.is_set():
                 await asyncio.sleep(0.01)
             triton.started.clear()
@@ -128,11 +128,9 @@ async def test_a_caller_who_gives_up_ends_the_call() -> None:
 
 
 async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
-        plain = await recommender.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(10), 0)
-        told = await recommender.recommend(
-            RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0
-        )
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        plain = await ensemble.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(10), 0)
+        told = await ensemble.recommend(RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0)
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
     assert set(few) == {*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities"}
     assert sorted(many) == sorted(tensor.name for tensor in OUTPUT_TENSORS)
@@ -142,43 +140,43 @@ async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> No
 
 
 async def test_the_deadline_bounds_the_call() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
-        await recommender.check(Deadline.after(10))
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        await ensemble.check(Deadline.after(10))
         triton.wait_s = 5
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable) as error:
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(0.1), 0)
+            await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(0.1), 0)
         assert time.monotonic() - started < 2
         assert error.value.is_late
 
 
 async def test_no_time_left_asks_nobody() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
+    async with fake_triton() as triton, connected(triton) as ensemble:
         with pytest.raises(DependencyUnavailable, match="no time left"):
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(0), 0)
+            await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(0), 0)
     assert triton.requests == []
 
 
 async def test_nothing_listening_is_told_and_does_not_wait_for_the_deadline(unused_port: int) -> None:
-    async with reaching(f"127.0.0.1:{unused_port}") as recommender:
+    async with reaching(f"127.0.0.1:{unused_port}") as ensemble:
         started = time.monotonic()
         with pytest.raises(DependencyUnavailable, match="unavailable") as error:
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(30), 0)
+            await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(30), 0)
         assert time.monotonic() - started < 15
         assert not error.value.is_late
 
 
 async def test_the_same_channel_reaches_a_triton_that_comes_back(unused_port: int) -> None:
     request = RecommendRequest(user_id=7, n=3)
-    async with reaching(f"127.0.0.1:{unused_port}") as recommender:
+    async with reaching(f"127.0.0.1:{unused_port}") as ensemble:
         with pytest.raises(DependencyUnavailable):
-            await recommender.recommend(request, Deadline.after(1), 0)
+            await ensemble.recommend(request, Deadline.after(1), 0)
         async with fake_triton(unused_port):
             slate = None
             patience = Deadline.after(20)
             while slate is None and patience.left_s():
                 try:
-                    slate = await recommender.recommend(request, Deadline.after(1), 0)
+                    slate = await ensemble.recommend(request, Deadline.after(1), 0)
                 except DependencyUnavailable:
                     continue
     assert slate is not None
@@ -186,33 +184,33 @@ async def test_the_same_channel_reaches_a_triton_that_comes_back(unused_port: in
 
 
 async def test_a_missing_output_is_our_bug() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
+    async with fake_triton() as triton, connected(triton) as ensemble:
         triton.left_out = {"stage_us"}
         with pytest.raises(StageError, match=r"contract.*stage_us"):
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(10), 0)
+            await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(10), 0)
 
 
 async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_check() -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
-        assert "recommend answers" in await recommender.check(Deadline.after(10))
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        assert "recommend answers" in await ensemble.check(Deadline.after(10))
         triton.bundle = "newer-2"
         with pytest.raises(DependencyUnavailable, match="serves bundle newer-2, the gateway synthetic-1"):
-            await recommender.check(Deadline.after(10))
+            await ensemble.check(Deadline.after(10))
         triton.bundle = BUNDLE
         triton.fail = (grpc.StatusCode.INTERNAL, "Stub process 'recommend_0_0' is not healthy.")
         with pytest.raises(DependencyUnavailable, match="not healthy"):  # although Triton calls it ready
-            await recommender.check(Deadline.after(10))
+            await ensemble.check(Deadline.after(10))
         triton.fail = None
         triton.lacks = [Degradation.PARTIAL_INDEX]
         with pytest.raises(DependencyUnavailable, match="does not hold every item yet"):
-            await recommender.check(Deadline.after(10))
+            await ensemble.check(Deadline.after(10))
         triton.lacks = []
         triton.max_batch_size = 8
         with pytest.raises(DependencyUnavailable, match="takes 8 rows a call"):
-            await recommender.check(Deadline.after(10))
+            await ensemble.check(Deadline.after(10))
         triton.is_ready = False
         with pytest.raises(DependencyUnavailable, match="not ready"):
-            await recommender.check(Deadline.after(10))
+            await ensemble.check(Deadline.after(10))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +235,10 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
 async def test_each_failure_has_one_meaning(
     status: str, message: str, kind: tuple[type[Exception], object]
 ) -> None:
-    async with fake_triton() as triton, connected(triton) as recommender:
+    async with fake_triton() as triton, connected(triton) as ensemble:
         triton.fail = (grpc.StatusCode[status], message)
         with pytest.raises(kind[0]) as error:
-            await recommender.recommend(RecommendRequest(user_id=7), Deadline.after(5), 0)
+            await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(5), 0)
     if isinstance(error.value, StageError):
         assert error.value.code is kind[1]
     else:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.tensors import FULL_QUALITY
-from service.limits.concurrency import AdaptiveLimit
-from service.limits.quality import STEPS, Quality
+from service.limits.adaptive import STEPS, AdaptiveLimit, AdaptiveQuality
 
 latencies = st.lists(
     st.tuples(st.floats(0, 1), st.floats(0, 10), st.booleans()), max_size=300
@@ -35,7 +34,7 @@ def test_the_limit_stays_within_its_bounds_and_moves_a_little_at_a_time(
 @given(latencies)
 def test_the_quality_moves_one_step_at_a_time(answers: list[tuple[float, float, bool]]) -> None:
     now = 0.0
-    quality = Quality(0.07, lambda: now)
+    quality = AdaptiveQuality(0.07, lambda: now)
     for gap_s, latency_s, is_last_resort in answers:
         now += gap_s
         before = STEPS.index(quality.value)
@@ -46,7 +45,7 @@ def test_the_quality_moves_one_step_at_a_time(answers: list[tuple[float, float, 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.034)), max_size=300))
 def test_quick_answers_never_cost_quality_or_places(answers: list[tuple[float, float]]) -> None:
     now = 0.0
-    limit, quality = AdaptiveLimit(0.05, 4, 64, lambda: now), Quality(0.07, lambda: now)
+    limit, quality = AdaptiveLimit(0.05, 4, 64, lambda: now), AdaptiveQuality(0.07, lambda: now)
     before = limit.value
     for gap_s, latency_s in answers:
         now += gap_s

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from contract.errors import ErrorCode, StageError
 from contract.filters import check_filters
 from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT, PAD_ID
-from service.bundle import PopularItem
 from service.failures import DependencyUnavailable
 from service.schemas import RecommendRequest
 from service.slates.popular import FILTERS, PopularSlates
 from service.triton.client import triton_error
-from service.triton.tensors import Row, decode_slate, encode_rows, seed_of
+from service.triton.tensors import RequestRow, decode_slate, encode_rows, seed_of
+from service.variant import PopularItem
 from tests.builders.gateway import make_outputs
 
 ids = st.integers(0, 2**63 - 1)
@@ -91,7 +91,7 @@ def test_the_tensors_of_several_requests_say_what_each_of_them_says(
 ) -> None:
     context = ("context_a", "context_b")
     try:
-        rows = [Row.of(request, at(deadline_us), seed, 0.5) for request, deadline_us, seed in asked]
+        rows = [RequestRow.of(request, at(deadline_us), seed, 0.5) for request, deadline_us, seed in asked]
     except StageError as refusal:
         event(f"refused as {refusal.code}")
         is_long = any(len(json.dumps(one.filters)) > FILTER_WIDTHS[-1] for one, _, _ in asked)

@@ -21,10 +21,10 @@ from contract.tensors import MAX_N
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
-from service.slates.batch import StoredStep
-from service.slates.ladder import Asked
+from service.slates.batch import BatchStep
+from service.slates.ladder import SlateRequest
 from service.store.store import MemoryStore
-from tests.builders.gateway import make_stored
+from tests.builders.gateway import make_stored, variant_of
 
 names = (
     st.text(max_size=40)
@@ -160,8 +160,8 @@ def test_what_is_left_of_a_slate_is_what_a_plain_loop_would_keep(
 
     score_of = dict(zip(stored, slate.item_scores.tolist(), strict=True))
     kept = [i for i in stored if i not in {*seen, *unavailable, *excluded} and fits(i)]
-    asked = Asked(request, check_filters(filters, {"genre": "string"}), "id", Deadline.after(60))
-    step = StoredStep(store, 60)
+    asked = SlateRequest(request, check_filters(filters, {"genre": "string"}), "id", Deadline.after(60))
+    step = BatchStep(variant_of(store))
     if not kept:
         with pytest.raises(NotStored):
             asyncio.run(step.slate(asked))
@@ -187,12 +187,13 @@ def test_whatever_a_slate_says_it_is_served_with_an_age_or_declined(
 ) -> None:
     slate = StoredSlate(np.array(ids), scores, 0, "bundle", "run", made_at_ms)
     store = MemoryStore({}, {}, Published(("run",)), [(7, slate)])
-    step = StoredStep(store, 60)
+    step = BatchStep(variant_of(store))
     try:
-        left = asyncio.run(step.slate(Asked(RecommendRequest(user_id=7), {}, "id", Deadline.after(60))))
+        asked = SlateRequest(RecommendRequest(user_id=7), {}, "id", Deadline.after(60))
+        left = asyncio.run(step.slate(asked))
     except DependencyUnavailable:
         event("declined")
         return
-    assert left.origin is not None
-    assert left.origin.age_s >= 0
+    assert left.provenance is not None
+    assert left.provenance.age_s >= 0
     assert np.isfinite(left.scores).all()

@@ -21,7 +21,7 @@ from tests.builders.gateway import (
     BUNDLE,
     SEEN,
     BrokenStore,
-    FakeRecommender,
+    FakeEnsemble,
     ask,
     card_of,
     client_of,
@@ -80,7 +80,7 @@ async def test_an_explanation_says_rank_scores_and_the_rule_that_removed(tmp_pat
 
 
 async def test_a_late_ensemble_is_answered_from_the_popular_list_within_the_budget(tmp_path: Path) -> None:
-    app = make_app(tmp_path, FakeRecommender(wait_s=30), latency_budget_ms=150, reserve_ms=100)
+    app = make_app(tmp_path, FakeEnsemble(wait_s=30), latency_budget_ms=150, reserve_ms=100)
     answer = (await ask(app, user_id=9, n=4)).json()
     assert answer["source"] == "popular"
     assert answer["degraded"] == ["ensemble_late"]
@@ -89,18 +89,18 @@ async def test_a_late_ensemble_is_answered_from_the_popular_list_within_the_budg
 
 
 async def test_a_request_may_ask_for_less_time_than_the_settings_give(tmp_path: Path) -> None:
-    recommender = FakeRecommender()
-    app = make_app(tmp_path, recommender, latency_budget_ms=9000, reserve_ms=1000)
+    ensemble = FakeEnsemble()
+    app = make_app(tmp_path, ensemble, latency_budget_ms=9000, reserve_ms=1000)
     async with client_of(app) as client:
         for budget in (None, 4000):
             body = {"user_id": 9, "latency_budget_ms": budget}
             assert (await client.post("/v1/recommendations", json=body)).status_code == 200
-    whole, less = recommender.deadlines[-2:]
+    whole, less = ensemble.deadlines[-2:]
     assert 0 < less <= 3 < whole <= 8
 
 
 async def test_an_unreachable_ensemble_is_answered_without_seen_and_excluded_items(tmp_path: Path) -> None:
-    response = await ask(make_app(tmp_path, FakeRecommender(DOWN)), user_id=7, n=4, exclude_item_ids=[0, 4])
+    response = await ask(make_app(tmp_path, FakeEnsemble(DOWN)), user_id=7, n=4, exclude_item_ids=[0, 4])
     assert response.json()["degraded"] == ["ensemble_unavailable"]
     assert SEEN[7][:2] == [3, 1]
     assert ids(response) == [2, 5, 6, 7]
@@ -108,7 +108,7 @@ async def test_an_unreachable_ensemble_is_answered_without_seen_and_excluded_ite
 
 
 async def test_the_popular_slate_explains_itself_too(tmp_path: Path) -> None:
-    app = make_app(tmp_path, FakeRecommender(DOWN))
+    app = make_app(tmp_path, FakeEnsemble(DOWN))
     answer = (await ask(app, user_id=7, n=2, exclude_item_ids=[0], explain=True)).json()
     assert answer["explain"]["removed"] == {"seen": 2, "excluded": 1}
     assert [one["slate_rank"] for one in answer["explain"]["items"][:5]] == [None, None, 1, None, 2]
@@ -117,7 +117,7 @@ async def test_the_popular_slate_explains_itself_too(tmp_path: Path) -> None:
 async def test_with_redis_down_too_the_popular_slate_says_that_seen_items_may_be_in_it(
     tmp_path: Path,
 ) -> None:
-    response = await ask(make_app(tmp_path, FakeRecommender(DOWN), BrokenStore()), user_id=7, n=4)
+    response = await ask(make_app(tmp_path, FakeEnsemble(DOWN), BrokenStore()), user_id=7, n=4)
     assert response.status_code == 200
     assert response.json()["degraded"] == ["ensemble_unavailable", "seen"]
     assert ids(response) == [0, 1, 2, 3]
@@ -140,17 +140,17 @@ async def test_an_item_without_a_card_is_served_bare_and_that_is_said(tmp_path: 
 
 async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
     store = BrokenStore()
-    app = make_app(tmp_path, FakeRecommender(), store)
+    app = make_app(tmp_path, FakeEnsemble(), store)
     async with client_of(app) as client:
         before = store.calls
-        found, is_complete = await app.state.answers.cards([0, 1], _far())
+        found, is_complete = await app.state.recommendations.cards([0, 1], _far())
         assert (len(found), is_complete, store.calls) == (2, True, before)
         assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_more_requests_than_may_wait_get_the_popular_slate_at_once(tmp_path: Path) -> None:
-    recommender = FakeRecommender(wait_s=1)
-    app = make_app(tmp_path, recommender, triton={"max_in_flight": 2})
+    ensemble = FakeEnsemble(wait_s=1)
+    app = make_app(tmp_path, ensemble, triton={"max_in_flight": 2})
     async with client_of(app) as client:
         posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 2}) for _ in range(5)]
         answers = [response.json() for response in await asyncio.gather(*posts)]
@@ -165,7 +165,7 @@ async def test_a_stages_contract_error_is_a_500_and_not_hidden_by_the_fallback(t
     error = StageError(
         ErrorCode.CONTRACT, "score_candidates", "shape (1, 3), promised (1, 100): secret detail"
     )
-    response = await ask(make_app(tmp_path, FakeRecommender(error)), user_id=7)
+    response = await ask(make_app(tmp_path, FakeEnsemble(error)), user_id=7)
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert (response.json()["code"], response.json()["stage"]) == ("contract", "score_candidates")
@@ -174,36 +174,36 @@ async def test_a_stages_contract_error_is_a_500_and_not_hidden_by_the_fallback(t
 
 async def test_what_a_stage_calls_a_bad_request_is_the_callers_to_mend(tmp_path: Path) -> None:
     error = StageError(ErrorCode.BAD_REQUEST, "retrieve_candidates", "filters.item_year: 3000 is no year")
-    response = await ask(make_app(tmp_path, FakeRecommender(error)), user_id=7)
+    response = await ask(make_app(tmp_path, FakeEnsemble(error)), user_id=7)
     assert response.status_code == 400
     assert response.json()["detail"] == "filters.item_year: 3000 is no year"
 
 
 async def test_the_same_request_id_explores_with_the_same_seed(tmp_path: Path) -> None:
-    recommender = FakeRecommender()
-    async with client_of(make_app(tmp_path, recommender)) as client:
+    ensemble = FakeEnsemble()
+    async with client_of(make_app(tmp_path, ensemble)) as client:
         for request_id in ("a", "a", "b"):
             await client.post(
                 "/v1/recommendations", json={"user_id": 7}, headers={"x-request-id": request_id}
             )
-    first, second, third = recommender.seeds[-3:]
+    first, second, third = ensemble.seeds[-3:]
     assert first == second == seed_of("a") != third
     assert 0 <= first < 2**63
 
 
 async def test_a_stage_that_found_the_deadline_passed_is_late_rather_than_unavailable(tmp_path: Path) -> None:
-    class Queued(FakeRecommender):
+    class Queued(FakeEnsemble):
         async def recommend(self, request: Any, deadline: Any, *rest: Any) -> Any:
             time.sleep(deadline.left_s())  # blocks, so that the gateway's own timer has no chance to be first
             return await super().recommend(request, deadline, *rest)
 
-    recommender = Queued(DependencyUnavailable("triton", "request: the deadline passed before it was run"))
-    app = make_app(tmp_path, recommender, latency_budget_ms=120, reserve_ms=100)
+    ensemble = Queued(DependencyUnavailable("triton", "request: the deadline passed before it was run"))
+    app = make_app(tmp_path, ensemble, latency_budget_ms=120, reserve_ms=100)
     assert (await ask(app, user_id=9)).json()["degraded"] == ["ensemble_late"]
 
 
 async def test_an_explored_slate_is_logged_with_its_propensities(tmp_path: Path) -> None:
-    class Exploring(FakeRecommender):
+    class Exploring(FakeEnsemble):
         async def recommend(self, request: Any, deadline: Any, *rest: Any) -> Any:
             slate = await super().recommend(request, deadline, *rest)
             return replace(slate, propensities=[0.5] * len(slate.item_ids))
@@ -229,7 +229,7 @@ async def test_an_explored_slate_is_logged_with_its_propensities(tmp_path: Path)
 async def test_the_popular_slate_never_breaks_a_filter(
     tmp_path: Path, filters: dict[str, list[Any]], first: list[int], degraded: list[str]
 ) -> None:
-    response = await ask(make_app(tmp_path, FakeRecommender(DOWN)), user_id=9, n=3, filters=filters)
+    response = await ask(make_app(tmp_path, FakeEnsemble(DOWN)), user_id=9, n=3, filters=filters)
     assert ids(response) == first
     assert response.json()["degraded"] == ["ensemble_unavailable", *degraded]
 

@@ -12,8 +12,9 @@ from contract.slates import SlateSource
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
+from service.slate import Slate
 from service.triton.batcher import Batcher
-from service.triton.tensors import Row, Slate
+from service.triton.tensors import RequestRow
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ class Ensemble:
         self.fail: Exception | None = None
         self.may_answer = asyncio.Event()
 
-    async def __call__(self, rows: Sequence[Row]) -> list[Slate]:
+    async def __call__(self, rows: Sequence[RequestRow]) -> list[Slate]:
         users = [row.request.user_id for row in rows]
         self.calls.append(users)
         try:
@@ -44,8 +45,8 @@ class Ensemble:
         return [Slate(SlateSource.ENSEMBLE, [user], [1.0]) for user in users]
 
 
-def row(user_id: int) -> Row:
-    return Row.of(RecommendRequest(user_id=user_id), Deadline.after(5), seed=0, quality=1.0)
+def row(user_id: int) -> RequestRow:
+    return RequestRow.of(RecommendRequest(user_id=user_id), Deadline.after(5), seed=0, quality=1.0)
 
 
 def ask(batcher: Batcher, users: Sequence[int]) -> list[asyncio.Task[Slate]]:

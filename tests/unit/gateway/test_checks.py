@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.failures import DependencyUnavailable
-from service.http.checks import KEPT_S, Checks
-from tests.builders.gateway import BrokenStore, FakeRecommender, client_of, make_app, make_store
+from service.http.operations import KEPT_S, DependencyChecks
+from tests.builders.gateway import BrokenStore, FakeEnsemble, client_of, make_app, variant_of
 
 pytestmark = pytest.mark.anyio
 
@@ -24,42 +24,42 @@ class Clock:
 
 
 async def test_a_prober_that_never_pauses_makes_one_slate(tmp_path: Path) -> None:
-    recommender = FakeRecommender()
-    app = make_app(tmp_path, recommender)
+    ensemble = FakeEnsemble()
+    app = make_app(tmp_path, ensemble)
     async with client_of(app) as client:
-        while len(recommender.requests) < 1:  # the check at the start
+        while len(ensemble.requests) < 1:  # the check at the start
             await asyncio.sleep(0.005)
         app.state.checks._clock = Clock()
-        recommender.requests.clear()
+        ensemble.requests.clear()
         answers = await asyncio.gather(*(client.get("/readyz") for _ in range(50)))
         answers += [await client.get("/readyz") for _ in range(50)]
     assert {answer.status_code for answer in answers} == {200}
-    assert len(recommender.requests) == 1
+    assert len(ensemble.requests) == 1
 
 
 async def test_those_who_come_while_a_check_is_made_wait_for_its_result() -> None:
-    recommender = FakeRecommender(wait_s=0.05)
-    checks = Checks(recommender, make_store(), 10)
+    ensemble = FakeEnsemble(wait_s=0.05)
+    checks = DependencyChecks(variant_of(ensemble=ensemble), 10)
     results = await asyncio.gather(*(checks.results() for _ in range(20)))
     assert [result["triton"].is_ready for result in results] == [True] * 20
-    assert len(recommender.requests) == 1
+    assert len(ensemble.requests) == 1
 
 
 async def test_a_result_is_told_again_for_a_second_from_its_end_and_then_made_anew() -> None:
-    clock, recommender, store = Clock(), FakeRecommender(), BrokenStore()
-    checks = Checks(recommender, store, 10, clock)
+    clock, ensemble, store = Clock(), FakeEnsemble(), BrokenStore()
+    checks = DependencyChecks(variant_of(store, ensemble), 10, clock)
     first = await checks.results()
     assert (first["triton"].is_ready, first["redis"].is_ready) == (True, False)
-    recommender.fail = DependencyUnavailable("triton", "connection refused")
+    ensemble.fail = DependencyUnavailable("triton", "connection refused")
     clock.now_s += 0.99 * KEPT_S
     assert await checks.results() == first
     clock.now_s += 0.01 * KEPT_S
     assert not (await checks.results())["triton"].is_ready
-    assert (len(recommender.requests), store.calls) == (2, 2)
+    assert (len(ensemble.requests), store.calls) == (2, 2)
 
 
 async def test_one_who_leaves_does_not_end_the_check_for_the_others() -> None:
-    checks = Checks(FakeRecommender(wait_s=0.05), make_store(), 10)
+    checks = DependencyChecks(variant_of(ensemble=FakeEnsemble(wait_s=0.05)), 10)
     leaving, staying = (asyncio.ensure_future(checks.results()) for _ in range(2))
     await asyncio.sleep(0.01)
     leaving.cancel()

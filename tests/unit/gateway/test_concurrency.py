@@ -6,8 +6,7 @@ import heapq
 
 import pytest
 
-from service.limits.concurrency import AdaptiveLimit
-from service.limits.quality import STEPS, Quality
+from service.limits.adaptive import STEPS, AdaptiveLimit, AdaptiveQuality
 
 TARGET_S = 0.05
 LEAST, MOST = 4, 64
@@ -124,7 +123,7 @@ def test_one_slow_answer_among_many_does_not_lower_the_limit() -> None:
 
 
 def feed(
-    quality: Quality, clock: Clock, latency_s: float, seconds: float, is_last_resort: bool = True
+    quality: AdaptiveQuality, clock: Clock, latency_s: float, seconds: float, is_last_resort: bool = True
 ) -> None:
     until = clock.now + seconds
     while clock.now < until:
@@ -134,7 +133,7 @@ def feed(
 
 def test_quality_goes_down_in_steps_as_answers_near_the_budget_and_up_again() -> None:
     clock = Clock()
-    quality = Quality(0.07, clock)
+    quality = AdaptiveQuality(0.07, clock)
     assert quality.value == 1.0
     seen = []
     for _ in range(8):
@@ -151,7 +150,7 @@ def test_quality_goes_down_in_steps_as_answers_near_the_budget_and_up_again() ->
 
 def test_quality_is_left_alone_between_the_two_thresholds_and_while_fewer_in_flight_would_help() -> None:
     clock = Clock()
-    quality = Quality(0.07, clock)
+    quality = AdaptiveQuality(0.07, clock)
     feed(quality, clock, 0.069, 10, is_last_resort=False)
     assert quality.value == 1.0
     feed(quality, clock, 0.069, 0.6)
@@ -167,7 +166,7 @@ def test_quality_is_left_alone_between_the_two_thresholds_and_while_fewer_in_fli
 
 def test_a_moment_of_slowness_costs_no_quality() -> None:
     clock = Clock()
-    quality = Quality(0.07, clock)
+    quality = AdaptiveQuality(0.07, clock)
     for _ in range(20):
         feed(quality, clock, 0.069, 0.25)
         feed(quality, clock, 0.02, 0.25)

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.errors import ErrorCode, StageError
 from service.failures import DependencyUnavailable
-from tests.builders.gateway import BUNDLE, BrokenStore, FakeRecommender, client_of, make_app
+from tests.builders.gateway import BUNDLE, BrokenStore, FakeEnsemble, client_of, make_app
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def test_ready_when_every_dependency_is(tmp_path: Path) -> None:
 async def test_not_ready_names_the_dependency_while_answers_go_on(
     tmp_path: Path, fail: Exception | None, is_redis_down: bool, not_ready: set[str]
 ) -> None:
-    app = make_app(tmp_path, FakeRecommender(fail), BrokenStore() if is_redis_down else None)
+    app = make_app(tmp_path, FakeEnsemble(fail), BrokenStore() if is_redis_down else None)
     async with client_of(app) as client:
         response = await client.get("/readyz")
         health = await client.get("/healthz")
@@ -47,19 +47,19 @@ async def test_not_ready_names_the_dependency_while_answers_go_on(
 
 
 async def test_a_bug_in_a_check_is_not_ready_rather_than_an_error(tmp_path: Path) -> None:
-    async with client_of(make_app(tmp_path, FakeRecommender(RuntimeError("bug")))) as client:
+    async with client_of(make_app(tmp_path, FakeEnsemble(RuntimeError("bug")))) as client:
         response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["dependencies"]["triton"]["is_ready"] is False
 
 
 async def test_metrics_count_answers_by_source_and_status_and_stages_by_name(tmp_path: Path) -> None:
-    recommender = FakeRecommender()
-    app = make_app(tmp_path, recommender)
+    ensemble = FakeEnsemble()
+    app = make_app(tmp_path, ensemble)
     async with client_of(app) as client:
         for body in ({"user_id": 7}, {"user_id": 7}, {"user_id": -7}):
             await client.post("/v1/recommendations", json=body)
-        recommender.fail = DOWN
+        ensemble.fail = DOWN
         await client.post("/v1/recommendations", json={"user_id": 7})
         text = (await client.get("/metrics")).text
     samples = {

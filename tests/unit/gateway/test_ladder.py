@@ -19,9 +19,9 @@ from service.limits.circuits import TOGETHER_S
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
 from service.schemas import RecommendRequest
-from service.slates.ladder import Asked, Ladder, Outcome, Step
-from service.triton.tensors import Slate
-from tests.builders.gateway import BUNDLE, BrokenStore, FakeRecommender, ask, client_of, make_app
+from service.slate import Slate
+from service.slates.ladder import Ladder, Outcome, SlateRequest, SlateStep
+from tests.builders.gateway import BUNDLE, BrokenStore, FakeEnsemble, ask, client_of, make_app
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ class Fixed:
     def __init__(self, name: str, error: Exception | None = None, degraded: list[str] | None = None) -> None:
         self.name, self.error, self.degraded, self.asked = name, error, degraded or [], 0
 
-    async def slate(self, asked: Asked) -> Slate:
+    async def slate(self, asked: SlateRequest) -> Slate:
         self.asked += 1
         await asyncio.sleep(0)
         if self.error is not None:
@@ -42,8 +42,8 @@ class Fixed:
         return Slate(SlateSource.BATCH, [asked.request.user_id], [1.0], self.degraded)
 
 
-def asked() -> Asked:
-    return Asked(RecommendRequest(user_id=7), {}, "id", Deadline.after(5))
+def asked() -> SlateRequest:
+    return SlateRequest(RecommendRequest(user_id=7), {}, "id", Deadline.after(5))
 
 
 def metrics() -> Metrics:
@@ -64,7 +64,7 @@ async def test_the_first_step_that_can_answers_and_the_others_are_not_asked() ->
     slate = await Ladder([first, second], metrics()).slate(asked())
     assert slate.degraded == []
     assert (first.asked, second.asked) == (1, 0)
-    assert isinstance(first, Step)
+    assert isinstance(first, SlateStep)
 
 
 async def test_the_reasons_stand_first_in_the_order_of_the_steps_and_each_outcome_is_counted() -> None:
@@ -80,7 +80,7 @@ async def test_the_reasons_stand_first_in_the_order_of_the_steps_and_each_outcom
     slate = await Ladder(steps, counted).slate(one)
     assert slate.degraded == ["ensemble_busy", "batch_late", "stored_unavailable", "seen"]
     assert set(one.timings_ms) == {"ensemble", "batch", "stored", "popular"}
-    assert one.notes["fallback"] == str(DOWN)
+    assert one.log_fields["fallback"] == str(DOWN)
     found = counts(counted.text().decode(), "shortlist_steps_total")
     assert found == {
         ("ensemble", "busy"): 1,
@@ -93,9 +93,9 @@ async def test_the_reasons_stand_first_in_the_order_of_the_steps_and_each_outcom
 async def test_an_untold_outcome_is_counted_and_leaves_no_reason() -> None:
     counted, one = metrics(), asked()
     steps = [Fixed("ensemble", DOWN), Fixed("batch", NotStored("nothing")), Fixed("popular")]
-    slate = await Ladder(steps, counted, untold=[Outcome.MISSING]).slate(one)
+    slate = await Ladder(steps, counted, silent=[Outcome.MISSING]).slate(one)
     assert slate.degraded == ["ensemble_unavailable"]
-    assert one.notes["fallback"] == str(DOWN)
+    assert one.log_fields["fallback"] == str(DOWN)
     assert counts(counted.text().decode(), "shortlist_steps_total")["batch", "missing"] == 1
     told = await Ladder(steps[1:], metrics()).slate(asked())
     assert told.degraded == ["batch_missing"]
@@ -128,10 +128,10 @@ async def ask_often(app: FastAPI, times: int) -> tuple[list[dict[str, Any]], str
 async def test_an_ensemble_that_keeps_failing_is_not_asked_for_a_moment_and_that_is_a_metric(
     tmp_path: Path,
 ) -> None:
-    recommender = FakeRecommender(DOWN)
-    answers, text = await ask_often(make_app(tmp_path, recommender), 20)
+    ensemble = FakeEnsemble(DOWN)
+    answers, text = await ask_often(make_app(tmp_path, ensemble), 20)
     assert all(answer["degraded"] == ["ensemble_unavailable"] for answer in answers)
-    assert len(recommender.requests) < 12  # five failures, then a try every half second at most
+    assert len(ensemble.requests) < 12  # five failures, then a try every half second at most
     assert counts(text, "shortlist_circuit_open")["triton",] > 0
     assert counts(text, "shortlist_steps_total")["ensemble", "unavailable"] == 20
     assert counts(text, "shortlist_steps_total")["popular", "answered"] == 20
@@ -146,7 +146,7 @@ async def test_what_the_ensemble_is_asked_for_is_a_metric(tmp_path: Path) -> Non
 
 
 async def test_a_row_that_was_late_on_the_way_is_answered_from_the_next_step(tmp_path: Path) -> None:
-    class Late(FakeRecommender):
+    class Late(FakeEnsemble):
         async def recommend(self, *rest: Any) -> Any:
             await super().recommend(*rest)
             return Slate(SlateSource.ENSEMBLE, [], [], [Degradation.LATE], bundle_id=bundle_id(BUNDLE))
@@ -160,10 +160,10 @@ async def test_a_row_that_was_late_on_the_way_is_answered_from_the_next_step(tmp
 async def test_a_slate_of_another_bundle_is_not_shown_but_marked_counted_and_logged_now_and_then(
     tmp_path: Path,
 ) -> None:
-    recommender = FakeRecommender()
-    recommender.bundle = "newer-2"
+    ensemble = FakeEnsemble()
+    ensemble.bundle = "newer-2"
     with structlog.testing.capture_logs() as logged:
-        answers, text = await ask_often(make_app(tmp_path, recommender), 20)
+        answers, text = await ask_often(make_app(tmp_path, ensemble), 20)
     assert {(answer["source"], answer["bundle"]) for answer in answers} == {("popular", BUNDLE)}
     assert all(answer["degraded"] == ["ensemble_other_bundle"] for answer in answers)
     assert counts(text, "shortlist_steps_total")["ensemble", "other_bundle"] == 20
@@ -174,12 +174,12 @@ async def test_a_slate_of_another_bundle_is_not_shown_but_marked_counted_and_log
 
 
 async def test_slow_answers_lower_the_quality_that_is_asked_for(tmp_path: Path) -> None:
-    recommender = FakeRecommender(wait_s=0.045)
+    ensemble = FakeEnsemble(wait_s=0.045)
     settings = {"latency_budget_ms": 60, "reserve_ms": 10, "triton": {"max_in_flight": 4}}
-    app = make_app(tmp_path, recommender, BrokenStore(), **settings)
+    app = make_app(tmp_path, ensemble, BrokenStore(), **settings)
     async with client_of(app) as client:
         for _ in range(20):
             posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 1}) for _ in range(3)]
             await asyncio.gather(*posts)
-    assert recommender.qualities[0] == 1.0
-    assert min(recommender.qualities) < 1.0
+    assert ensemble.qualities[0] == 1.0
+    assert min(ensemble.qualities) < 1.0

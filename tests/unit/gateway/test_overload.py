@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.http.endpoint import WATCH_AFTER_S
+from service.http.routes import WATCH_AFTER_S
 from service.schemas import Problem
-from tests.builders.gateway import FakeRecommender, client_of, make_app
+from tests.builders.gateway import FakeEnsemble, client_of, make_app
 
 pytestmark = pytest.mark.anyio
 
@@ -30,22 +30,22 @@ POST = {
 }
 
 
-async def until_asked(recommender: FakeRecommender, times: int) -> None:
-    while len(recommender.requests) < times:
+async def until_asked(ensemble: FakeEnsemble, times: int) -> None:
+    while len(ensemble.requests) < times:
         await asyncio.sleep(0.005)
 
 
 async def test_one_request_too_many_is_a_503_with_retry_after_while_health_is_answered(
     tmp_path: Path,
 ) -> None:
-    recommender = FakeRecommender(wait_s=1)
-    app = make_app(tmp_path, recommender, max_requests=3)
+    ensemble = FakeEnsemble(wait_s=1)
+    app = make_app(tmp_path, ensemble, max_requests=3)
     async with client_of(app) as client:
-        await until_asked(recommender, 1)  # the check at the start
+        await until_asked(ensemble, 1)  # the check at the start
         waiting = [
             asyncio.create_task(client.post("/v1/recommendations", json={"user_id": 9})) for _ in range(3)
         ]
-        await until_asked(recommender, 4)
+        await until_asked(ensemble, 4)
         refused = await client.post("/v1/recommendations", content=b"not even JSON")
         seen = await client.get("/v1/users/7/seen")
         health = await client.get("/healthz")
@@ -69,7 +69,7 @@ async def test_one_request_too_many_is_a_503_with_retry_after_while_health_is_an
 
 
 async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> None:
-    class Watched(FakeRecommender):
+    class Watched(FakeEnsemble):
         cancelled = 0
 
         async def recommend(self, *rest: Any) -> Any:
@@ -79,8 +79,8 @@ async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> Non
                 self.cancelled += 1
                 raise
 
-    recommender = Watched(wait_s=5)
-    app = make_app(tmp_path, recommender)
+    ensemble = Watched(wait_s=5)
+    app = make_app(tmp_path, ensemble)
     sent: list[Any] = []
     has_left = asyncio.Event()
     told = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
@@ -96,21 +96,21 @@ async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> Non
 
     async with client_of(app) as client:
         asking = asyncio.create_task(app({**POST, "state": {}}, receive, send))
-        await until_asked(recommender, 2)
+        await until_asked(ensemble, 2)
         await asyncio.sleep(2 * WATCH_AFTER_S)
-        assert recommender.cancelled == 0
+        assert ensemble.cancelled == 0
         has_left.set()
         await asyncio.wait_for(asking, 4)  # long before the ensemble would have answered
         text = (await client.get("/metrics")).text
-    assert recommender.cancelled == 1
+    assert ensemble.cancelled == 1
     assert sent == []
     assert 'shortlist_requests_total{source="none",status="499"} 1.0' in text
     assert "shortlist_in_flight 0.0" in text
 
 
 async def test_a_request_that_is_cancelled_by_the_server_stays_cancelled(tmp_path: Path) -> None:
-    recommender = FakeRecommender(wait_s=5)
-    app = make_app(tmp_path, recommender)
+    ensemble = FakeEnsemble(wait_s=5)
+    app = make_app(tmp_path, ensemble)
     told = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
 
     async def receive() -> Any:
@@ -121,7 +121,7 @@ async def test_a_request_that_is_cancelled_by_the_server_stays_cancelled(tmp_pat
 
     async with client_of(app):
         asking = asyncio.create_task(app({**POST, "state": {}}, receive, send))
-        await until_asked(recommender, 2)
+        await until_asked(ensemble, 2)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

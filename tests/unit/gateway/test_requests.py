@@ -76,12 +76,12 @@ async def test_the_edges_of_what_is_allowed_are_answered(tmp_path: Path, body: d
 
 
 async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(tmp_path: Path) -> None:
-    from service.triton.tensors import Row
-    from tests.builders.gateway import FakeRecommender
+    from service.triton.tensors import RequestRow
+    from tests.builders.gateway import FakeEnsemble
 
-    class Encoding(FakeRecommender):
+    class Encoding(FakeEnsemble):
         async def recommend(self, request: RecommendRequest, deadline: Any, *rest: Any) -> Any:
-            Row.of(request, deadline, 0, 1.0)
+            RequestRow.of(request, deadline, 0, 1.0)
             return await super().recommend(request, deadline, *rest)
 
     response = await ask(make_app(tmp_path, Encoding()), user_id=7, filters={"item_year": list(range(1000))})

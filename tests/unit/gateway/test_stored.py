@@ -25,7 +25,7 @@ from tests.builders.gateway import (
     RUN,
     SEEN,
     BrokenStore,
-    FakeRecommender,
+    FakeEnsemble,
     ask,
     card_of,
     client_of,
@@ -53,11 +53,9 @@ def store_of(slates: Mapping[int, StoredSlate], published: Published = PUBLISHED
 async def test_a_stored_slate_is_answered_outright_with_its_run_and_age_and_without_the_ensemble(
     tmp_path: Path,
 ) -> None:
-    recommender = FakeRecommender()
+    ensemble = FakeEnsemble()
     stored = make_stored(DEEP, bundle="synthetic-0")
-    response = await ask(
-        make_app(tmp_path, recommender, store_of({9: stored})), user_id=9, n=3, source="batch"
-    )
+    response = await ask(make_app(tmp_path, ensemble, store_of({9: stored})), user_id=9, n=3, source="batch")
     answer = response.json()
     assert response.status_code == 200
     assert (answer["source"], answer["degraded"]) == ("batch", [])
@@ -69,13 +67,13 @@ async def test_a_stored_slate_is_answered_outright_with_its_run_and_age_and_with
     made_at = datetime.fromisoformat(answer["made_at"])
     assert made_at.timestamp() == stored.made_at_ms / 1000
     assert set(answer["timings_ms"]) == {"batch", "display", "total"}
-    assert not recommender.requests
+    assert not ensemble.requests
 
 
 async def test_without_an_answer_of_the_ensemble_the_stored_slate_comes_before_the_popular_one(
     tmp_path: Path,
 ) -> None:
-    app = make_app(tmp_path, FakeRecommender(DOWN), store_of({9: make_stored(DEEP)}))
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store_of({9: make_stored(DEEP)}))
     answer = (await ask(app, user_id=9, n=2)).json()
     assert (answer["source"], answer["degraded"]) == ("batch", ["ensemble_unavailable"])
     assert answer["age_s"] >= 3600
@@ -93,7 +91,7 @@ async def test_the_ensemble_is_asked_first_and_its_answer_has_no_age(tmp_path: P
 async def test_a_user_without_a_slate_gets_the_popular_one_and_hears_of_it_only_where_it_was_asked_for(
     tmp_path: Path, published: Published
 ) -> None:
-    app = make_app(tmp_path, FakeRecommender(DOWN), store_of({1: make_stored(DEEP)}, published))
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store_of({1: make_stored(DEEP)}, published))
     outright = (await ask(app, user_id=9, n=2, source="batch")).json()
     assert (outright["source"], outright["degraded"]) == ("popular", ["batch_missing"])
     fallback = (await ask(app, user_id=9, n=2)).json()
@@ -261,7 +259,7 @@ async def test_a_read_that_fails_is_answered_with_the_popular_slate_and_told(
     tmp_path: Path, fails: str, error: DependencyUnavailable, reason: str
 ) -> None:
     store = Failing(fails, error)
-    app = make_app(tmp_path, FakeRecommender(DOWN), store)
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store)
     filters = {"item_genre": ["drama"]} if fails == "passing" else {}
     outright = (await ask(app, user_id=9, n=2, source="batch", filters=filters)).json()
     assert (outright["source"], outright["degraded"][0]) == ("popular", reason)
@@ -271,7 +269,7 @@ async def test_a_read_that_fails_is_answered_with_the_popular_slate_and_told(
 async def test_where_nothing_is_known_to_be_published_nobody_misses_it_when_redis_fails(
     tmp_path: Path,
 ) -> None:
-    app = make_app(tmp_path, FakeRecommender(DOWN), BrokenStore())
+    app = make_app(tmp_path, FakeEnsemble(DOWN), BrokenStore())
     answer = (await ask(app, user_id=9, n=2)).json()
     assert answer["degraded"] == ["ensemble_unavailable", "seen"]
     outright = (await ask(app, user_id=9, n=2, source="batch")).json()
@@ -280,7 +278,7 @@ async def test_where_nothing_is_known_to_be_published_nobody_misses_it_when_redi
 
 async def test_where_a_run_is_known_to_be_published_a_failing_redis_is_told(tmp_path: Path) -> None:
     store = Failing("nothing yet", LATE)
-    app = make_app(tmp_path, FakeRecommender(DOWN), store)
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store)
     async with client_of(app) as client:
         first = (await client.post("/v1/recommendations", json={"user_id": 9})).json()
         store.fails = "published"
@@ -346,7 +344,7 @@ async def test_a_wrong_request_is_refused_before_any_store_is_asked(tmp_path: Pa
 
 async def test_what_a_stage_refuses_is_not_hidden_by_a_stored_slate(tmp_path: Path) -> None:
     error = StageError(ErrorCode.BAD_REQUEST, "retrieve_candidates", "filters.item_year: 3000 is no year")
-    app = make_app(tmp_path, FakeRecommender(error), store_of({9: make_stored(DEEP)}))
+    app = make_app(tmp_path, FakeEnsemble(error), store_of({9: make_stored(DEEP)}))
     assert (await ask(app, user_id=9)).status_code == 400
 
 
@@ -354,7 +352,7 @@ async def test_outcomes_and_the_age_of_the_published_runs_are_metrics(tmp_path: 
     began = [time.strftime("%Y%m%d-%H%M%S", time.gmtime(time.time() - age)) for age in (60, 7200)]
     runs = tuple(f"{one}-{number:04x}" for number, one in enumerate(began))
     store = make_store(published=Published(runs), slates=[(9, make_stored(DEEP, run=runs[1]))])
-    async with client_of(make_app(tmp_path, FakeRecommender(DOWN), store)) as client:
+    async with client_of(make_app(tmp_path, FakeEnsemble(DOWN), store)) as client:
         for body in ({"user_id": 9, "source": "batch"}, {"user_id": 8, "source": "batch"}, {"user_id": 8}):
             await client.post("/v1/recommendations", json=body)
         text = (await client.get("/metrics")).text
@@ -379,7 +377,7 @@ async def test_the_age_is_read_for_the_metrics_even_where_nobody_asked_for_a_sto
 
 async def test_the_log_line_names_the_run_and_the_age(tmp_path: Path) -> None:
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
-        await ask(make_app(tmp_path, FakeRecommender(DOWN), store_of({9: make_stored(DEEP)})), user_id=9, n=2)
+        await ask(make_app(tmp_path, FakeEnsemble(DOWN), store_of({9: make_stored(DEEP)})), user_id=9, n=2)
     (line,) = (line for line in lines if line["event"] == "request")
     assert (line["source"], line["run"]) == ("batch", RUN)
     assert line["age_s"] >= 3600

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.store.cache import Kept
+from service.store.redis_store import Cache
 
 
 class Hands:
@@ -15,14 +15,14 @@ class Hands:
 
 
 def test_what_was_put_is_found_in_the_order_asked_and_nothing_else() -> None:
-    kept = Kept[str](10)
+    kept = Cache[str](10)
     kept.put({1: "a", 2: "b"})
     assert list(kept.get([2, 3, 1]).items()) == [(2, "b"), (1, "a")]
 
 
 def test_an_entry_is_gone_when_its_time_is_over_and_putting_it_again_renews_it() -> None:
     clock = Hands()
-    kept = Kept[bool](10, seconds=5, clock=clock)
+    kept = Cache[bool](10, seconds=5, clock=clock)
     kept.put({1: True, 2: False})
     clock.now_s += 3
     kept.put({2: True})
@@ -35,7 +35,7 @@ def test_an_entry_is_gone_when_its_time_is_over_and_putting_it_again_renews_it()
 
 
 def test_beyond_the_bound_those_that_were_put_first_go() -> None:
-    kept = Kept[int](3)
+    kept = Cache[int](3)
     kept.put({1: 1, 2: 2, 3: 3})
     kept.put({1: 10})
     kept.put({4: 4})

@@ -1,0 +1,52 @@
+"""A slate, whoever made it, before its display fields."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from contract.slates import SlateSource
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTrace:
+    """What happened to one retrieved item; the meanings are those of `schemas.ExplainedItem`."""
+
+    item_id: int
+    retrieval_rank: int
+    retrieval_score: float
+    removed_by: str | None
+    ranking_score: float | None = None
+    ranking_rank: int | None = None
+    slate_rank: int | None = None
+    propensity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a stored slate comes from; the meanings are those of `schemas.RecommendResponse`."""
+
+    bundle: str
+    run: str
+    made_at: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """An ordered answer, without its display fields."""
+
+    source: SlateSource
+    item_ids: list[int]
+    scores: list[float]
+    degraded: list[str] = field(default_factory=list)
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    propensities: list[float] = field(default_factory=list)
+    retrieved: list[ItemTrace] | None = None
+    provenance: Provenance | None = None
+    bundle_id: int | None = None
+    """Whose slate it is, as the ensemble says: `contract.tensors.bundle_id` of the bundle's name."""
+
+    def removed(self) -> dict[str, int]:
+        """Counts the retrieved items that each rule removed."""
+        return dict(Counter(one.removed_by for one in self.retrieved or () if one.removed_by))
