@@ -51,7 +51,7 @@ def test_a_stored_slate_and_the_popular_one_let_the_same_items_pass(
         fill(client, held)
     stores: list[Store] = [
         MemoryStore({}, {}, columns=dict(enumerate(held))),
-        RedisStore(redis_process.address, BUNDLE, 5, 10, dataset="tiny"),
+        RedisStore(redis_process.url, BUNDLE, 5, 10, dataset="tiny"),
     ]
     for store in stores:
         assert asyncio.run(passing(store, catalogue, filters)) == expected
