@@ -157,6 +157,10 @@ def seen_prefix(dataset: str) -> str:
     return f"seen:{dataset}:"
 
 
+MAX_SEEN = 1024
+"""S: items that are kept and read of what a user has seen, newest first, where no setting says otherwise."""
+
+
 def encode_seen(item_ids: npt.ArrayLike) -> bytes:
     """Packs item ids, newest first, as little-endian int64."""
     return np.asarray(item_ids, dtype="<i8").tobytes()

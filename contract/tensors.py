@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ErrorCode, StageError
+from contract.names import NULL_INT
 
 MODEL_NAME = "recommend"
 PAD_ID = -1
-NO_CONTEXT = -(2**63)
+NO_CONTEXT = NULL_INT
 """A context value that the caller did not tell; encoded as null."""
 NO_DEADLINE = 2**63 - 1
 MAX_N = 100

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
+from contract.keys import MAX_SEEN
 
 
 class Provider(StrEnum):
@@ -81,7 +82,7 @@ class EnsembleSettings(BaseSettings):
         "fewer short slates for users who have seen much, slower retrieval for them.",
     )
     max_seen: PositiveInt = Field(
-        1024,
+        MAX_SEEN,
         description="S, most seen items read per user, newest first. Lower: older ones may be answered "
         "again.",
     )

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from contract.slates import SlateSource
-from contract.tensors import EXCLUDE_WIDTHS, MAX_N, NO_CONTEXT
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
@@ -65,7 +65,8 @@ class RecommendRequest(BaseModel):
             default_factory=dict,
             max_length=MAX_NAMES,
             description="Column to allowed values: an item must have one of the values in every column "
-            "named. /v1/bundle lists the columns under `filters`. At most 2,048 bytes of JSON in all.",
+            "named. /v1/bundle lists the columns under `filters`. "
+            f"At most {FILTER_WIDTHS[-1]:,} bytes of JSON in all.",
         )
     )
     explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")

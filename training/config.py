@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
+from contract.keys import MAX_SEEN
 from training.ranking.config import DlrmConfig
 from training.retrieval.config import TwoTowerConfig
 
@@ -61,7 +62,8 @@ class TrainingSettings(BaseSettings):
         description="URL of the Redis that features are materialised to, with user and password.",
     )
     max_seen: PositiveInt = Field(
-        1024, description="Seen items kept per user, newest first. Lower: older ones may be answered again."
+        MAX_SEEN,
+        description="Seen items kept per user, newest first. Lower: older ones may be answered again.",
     )
     quality: Quality = Field(
         Quality.DEFAULT,

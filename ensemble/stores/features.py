@@ -17,7 +17,7 @@ from contract import names
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
 from contract.feast import event_time_field, feature_field, feature_key
-from contract.keys import decode_seen, seen_prefix
+from contract.keys import MAX_SEEN, decode_seen, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
@@ -68,7 +68,7 @@ def columns_of(dataset: Dataset, views: Iterable[str]) -> Columns:
 class MemoryFeatureStore:
     """Features in a dict: the twin for tests and for a laptop."""
 
-    def __init__(self, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
+    def __init__(self, dataset: Dataset, clock: Clock, max_seen: int = MAX_SEEN) -> None:
         self.dataset, self.clock, self.max_seen = dataset, clock, max_seen
         self.rows: dict[tuple[str, int], tuple[datetime, dict[str, Any]]] = {}
         self.seen: dict[int, Sequence[int]] = {}
@@ -109,7 +109,7 @@ class RedisFeatureStore:
     does not check.
     """
 
-    def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = 1024) -> None:
+    def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = MAX_SEEN) -> None:
         self.redis, self.max_seen = redis, max_seen
         self._seen = seen_prefix(dataset.name)
         self._users = _EntityReader(dataset, names.USER_ID, names.USER_VIEWS, clock)
