@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.dataset import Dataset
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 
 LISTS = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
 _KINDS = {names.USER_RECENT_ITEM_IDS: "recent", names.USER_RECENT_POSITIVE_ITEM_IDS: "positive"}

@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contract.arrays import Array
 from contract.dataset import DATASET_FILE, Dataset
 
 MANIFEST_FILE = "manifest.json"
@@ -31,7 +31,6 @@ METRICS_FILE = "metrics.json"
 CARD_FILE = "dataset_card.md"
 FORMAT: Literal[2] = 2
 """Of the manifest; raised with each change that makes older bundles unreadable."""
-Array = npt.NDArray[Any]
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A file of the bundle's own folder: no path, so that none leads out of it."""

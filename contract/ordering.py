@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Floats
 from contract.bundle import OrderSpec
-
-Floats = npt.NDArray[np.float32]
 
 _LOG_ODDS_BOUND = 30.0
 

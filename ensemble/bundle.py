@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import onnxruntime as ort
 
 from contract import bundle as bundle_files
 from contract.affinity import user_item_feature_names
+from contract.arrays import Array, Floats
 from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
 from contract.dataset import Dataset
 from contract.encoders import Encoders
@@ -23,9 +23,6 @@ from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
 from ensemble.settings import Provider
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import head_of
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 
 _PROVIDERS = {
     Provider.CPU: ["CPUExecutionProvider"],

@@ -12,15 +12,14 @@ from typing import Any
 
 import merlin.dtypes as md
 import numpy as np
-import numpy.typing as npt
 from merlin.dag import BaseOperator, ColumnSelector
 from merlin.schema import ColumnSchema, Schema
 from redis.exceptions import RedisError
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 
 LOG = logging.getLogger(__name__)
-Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 
 

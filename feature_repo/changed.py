@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contract import names
+from contract.arrays import Bools, Ids
 from training.features.tables import FOLDER
 
-Ids = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 _NULL = "\0"  # stands for a null within a list, which no number or text is written as
 
 
@@ -56,13 +54,13 @@ def _ids(table: pa.Table) -> Ids:
     return ids
 
 
-def _differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> Flags:
+def _differ(old: pa.ChunkedArray, new: pa.ChunkedArray) -> Bools:
     """Tells where two columns (U,) differ; nulls are equal."""
     one, other = _flat(old.combine_chunks()), _flat(new.combine_chunks())
     differs = pc.or_(
         pc.fill_null(pc.not_equal(one, other), False), pc.not_equal(pc.is_null(one), pc.is_null(other))
     )
-    flags: Flags = differs.to_numpy(zero_copy_only=False)
+    flags: Bools = differs.to_numpy(zero_copy_only=False)
     return flags
 
 

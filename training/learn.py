@@ -15,11 +15,12 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS
+from contract.arrays import Array
 from contract.bundle import OrderSpec
 from contract.encoders import Encoders, Field
 from training.config import TrainingSettings
 from training.data.prepared import Prepared
-from training.data.raw import Array, all_columns
+from training.data.raw import all_columns
 from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable, concatenate
 from training.examples.positives import UserHistories, item_columns, retrieval_examples

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contract import bundle as files
+from contract.arrays import Array
 from contract.bundle import ModelSpec
 from contract.dataset import DATASET_FILE
 from training.config import Quality, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
-from training.data.raw import Array
 from training.evaluation.assess import assess, test_facts
 from training.evaluation.report import over_seeds
 from training.examples.exposures import RankingRows, take

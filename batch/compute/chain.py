@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.settings import BatchSettings, RetrievalMode
+from contract.arrays import Ids
 from contract.errors import ErrorCode, StageError
 from contract.names import USER_ID
 from contract.slates import Degradation, degradation_mask
@@ -29,7 +30,6 @@ from ensemble.settings import EnsembleSettings
 from ensemble.stage import Tensors
 from ensemble.stores.exact import ExactVectorIndex
 
-Ids = npt.NDArray[np.int64]
 UNKNOWN = degradation_mask([Degradation.UNKNOWN_USER])
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -20,10 +19,10 @@ import pyarrow.parquet as pq
 
 from batch.errors import BatchError
 from batch.runs.changes import ChangedUsers
+from contract.arrays import Ids
 from contract.dataset import Dataset
 from contract.names import USER_ID
 
-Ids = npt.NDArray[np.int64]
 BUCKET = 2_000_000
 """Ids that are compared with each other at a time, so that memory does not grow with their number."""
 ROWS = 65_536

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.arrays import Array, Floats, Ids
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -42,13 +44,10 @@ from contract.keys import decode_seen, seen_key
 from contract.ordering import order_scores
 from training.config import load_settings
 from training.data.prepared import load_prepared
-from training.data.raw import Array
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import all_user_ids, rows_of
 from training.export.write import write_json
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 Predict = Callable[[Mapping[str, Array]], Floats]
 WARM_USERS = 5
 PREFIX = "notebook:"

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from redis import Redis
 
+from contract.arrays import Ids
 from contract.keys import batch_key, slate_key
 from contract.slates import Published, StoredSlate
 from contract.tensors import PAD_ID
 
 AT_A_TIME = 1000
-Ids = npt.NDArray[np.int64]
 
 
 def published_slates(redis: Redis, dataset: str, user_ids: Sequence[int]) -> dict[int, Ids]:

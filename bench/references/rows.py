@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from contract import affinity, names
+from contract.arrays import Array
 from contract.bundle import Inputs, Manifest
 from contract.columns import Columns
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import to_numpy
 
-Array = npt.NDArray[Any]
 USER_COLUMNS, ITEM_COLUMNS = 12, 4
 """Columns of users, and of items beside their id, in the published design: one field and one tensor each."""
 

@@ -15,11 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
+from contract.arrays import Floats, Ints
 from contract.dataset import DATASET_FILE, Dataset
 from training.data.prepared import Prepared, in_order
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 CATEGORIES = 64
 WIDTH = 8  # latent dimensions, and so columns item_style_*

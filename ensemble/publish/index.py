@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from contract import bundle as bundle_files
+from contract.arrays import Floats
 from contract.bundle import BundleError, Manifest, read_manifest
 from contract.environment import explain_redis
 from contract.filters import held_values
@@ -35,7 +36,7 @@ from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info, pause_s
-from ensemble.stores.vectors import VECTOR_FIELD, Floats, alias
+from ensemble.stores.vectors import VECTOR_FIELD, alias
 
 CHUNK = 1000
 POLL_S = 0.05

@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from redis import Redis
 
+from contract.arrays import Floats, Ids
 from contract.bundle import ITEM_IDS_FILE, ITEM_VECTORS_FILE, USER_VECTORS_FILE, Manifest
 from contract.keys import index_search_key
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 LADDER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 32.0)
 """EF_RUNTIME that is tried, in times of K. A search keeps at least the K items in view that it answers."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import decode_filters
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
-from ensemble.stage import Array, Tensors
+from ensemble.stage import Tensors
 
 Places = npt.NDArray[np.intp]
 PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from merlin.dag import Graph, Node
 
-from ensemble.stage import Array, Tensors
+from contract.arrays import Array
+from ensemble.stage import Tensors
 
 Before = Callable[[str, Tensors], Tensors]
 """Takes a stage's name and the table so far, gives the table to go on with; an empty one ends the chain."""

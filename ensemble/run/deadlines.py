@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.tensors import NO_DEADLINE
 from ensemble.run.batch import Places, take
-from ensemble.stage import Array, Tensors
+from ensemble.stage import Tensors
 
 
 class Deadlines:

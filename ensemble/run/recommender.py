@@ -10,6 +10,7 @@ import numpy as np
 from merlin.dag import Graph
 
 from contract.affinity import affinity_columns, user_item_feature_names
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
 from contract.tensors import bundle_id
@@ -21,7 +22,7 @@ from ensemble.run.deadlines import Deadlines
 from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
 from ensemble.settings import EnsembleSettings
-from ensemble.stage import Array, Tensors, us_name
+from ensemble.stage import Tensors, us_name
 from ensemble.stores.client import Patience, connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.head import HeadedVectorIndex

@@ -7,6 +7,7 @@ from itertools import cycle, product
 
 import numpy as np
 
+from contract.arrays import Array
 from contract.filters import Value, Wanted, encode_filters
 from contract.tensors import (
     EXCLUDE_WIDTHS,
@@ -18,7 +19,6 @@ from contract.tensors import (
     PAD_ID,
 )
 from ensemble.bundle import LoadedBundle
-from ensemble.stage import Array
 
 Request = dict[str, Array]
 VALUES: dict[str, Value] = {"int64": 0, "float32": 0.0, "string": "0", "bool": True}

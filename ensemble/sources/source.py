@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Array, Floats, Ids
 from contract.filters import Filters
 from contract.tensors import PAD_ID
-from ensemble.stage import Array
-from ensemble.stores.vectors import Floats, Ids, VectorIndex
+from ensemble.stores.vectors import VectorIndex
 
 
 @dataclass(frozen=True)

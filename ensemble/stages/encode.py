@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from merlin.schema import Schema
 
+from contract.arrays import Array
 from contract.encoders import Encoders
 from ensemble.bundle import Ranker, Tower
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded, packed_tensors
 
 

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
+from contract.arrays import Array, Bools
 from contract.slates import Rule
 from contract.tensors import PAD_ID
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.items import ItemTable
 
 IS_FILTER_DEGRADED = "is_filter_degraded"
-Mask = npt.NDArray[np.bool_]
 POSITION = {rule: position for position, rule in enumerate(Rule, start=1)}
 
 
@@ -32,7 +32,7 @@ def is_among(ids: Int[np.ndarray, "B R"], others: Int[np.ndarray, "B S"]) -> Boo
 
 
 def removed_by(
-    ids: Int[np.ndarray, "B R"], rules: dict[Rule, Callable[[], Mask]], considered: Int[np.ndarray, "B 1"]
+    ids: Int[np.ndarray, "B R"], rules: dict[Rule, Callable[[], Bools]], considered: Int[np.ndarray, "B 1"]
 ) -> npt.NDArray[np.int8]:
     """Names for each item the first rule that removes it, as 1 + its position in `Rule`; 0 keeps it.
 
@@ -97,7 +97,7 @@ class FilterCandidates(Stage):
     ) -> Tensors:
         """Applies the rules, cheap ones first."""
         items = self.items.snapshot
-        rules: dict[Rule, Callable[[], Mask]] = {
+        rules: dict[Rule, Callable[[], Bools]] = {
             Rule.EXCLUDED: lambda: is_among(retrieved_ids, exclude_item_ids),
             Rule.UNAVAILABLE: lambda: ~items.is_available[items.rows_of(retrieved_ids)],
             Rule.SEEN: lambda: is_among(retrieved_ids, seen_item_ids),

@@ -9,10 +9,11 @@ from merlin.schema import Schema
 
 from contract import names
 from contract.affinity import LISTS, user_item_features
+from contract.arrays import Array
 from contract.bundle import Inputs
 from contract.columns import Column, Role
 from contract.dataset import Dataset
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.items import ItemSnapshot, ItemTable
 

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
+from contract.arrays import Array
 from contract.bundle import OrderSpec
 from contract.ordering import order_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import IS_UNKNOWN_USER
 from ensemble.stages.retrieve import IS_PARTIAL_INDEX

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from merlin.schema import Schema
 
+from contract.arrays import Array
 from contract.filters import decode_filters
 from contract.tensors import PAD_ID
 from ensemble.sources.source import Source, Users, merge
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 
 IS_PARTIAL_INDEX = "is_partial_index"

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from merlin.schema import Schema
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from ensemble.bundle import Ranker
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded
 
 IS_RANKED = "is_ranked"

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Floats, Ids
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
 from contract.tensors import PAD_ID, StageName
-from ensemble.stores.vectors import Floats, Ids, blank
+from ensemble.stores.vectors import blank
 
 BLOCK = 8192
 """Items compared at a time: their products with 256 users take 8 MiB."""

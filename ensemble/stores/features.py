@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from contract import names
+from contract.arrays import Array, Ids
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
 from contract.feast import event_time_field, feature_field, feature_key
@@ -21,8 +22,6 @@ from contract.keys import MAX_SEEN, decode_seen, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
-Ids = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
 SHORT = 16
 """Bytes up to which a stored value's meaning is kept."""
 Clock = Callable[[], datetime]

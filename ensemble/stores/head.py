@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from contract.arrays import Floats, Ids
 from contract.filters import Filters
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
-from ensemble.stores.vectors import Floats, Ids, VectorIndex
+from ensemble.stores.vectors import VectorIndex
 
 BLOCK = 50_000
 """Vectors looked at together, while the most popular are chosen."""

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import names
+from contract.arrays import Array, Ids
 from contract.bundle import Inputs
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
-from ensemble.stores.features import Array, FeatureRows, FeatureStore, Ids, RedisFeatureStore
+from ensemble.stores.features import FeatureRows, FeatureStore, RedisFeatureStore
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64

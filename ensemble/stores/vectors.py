@@ -11,19 +11,15 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from contract.arrays import Floats, Ids
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters, passes
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
 from contract.tensors import PAD_ID, StageName
 from ensemble.stores.index_watch import IndexWatch
-
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
 
 VECTOR_FIELD = "vector"
 

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from contract.arrays import Array
 from contract.bundle import Manifest
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
@@ -26,7 +27,7 @@ from service.schemas import RecommendRequest
 from service.settings import TritonSettings
 from service.slate import Slate
 from service.triton.batcher import Batcher
-from service.triton.tensors import Array, RequestRow, decode_slate, encode_rows
+from service.triton.tensors import RequestRow, decode_slate, encode_rows
 
 TRITON = "triton"
 QUEUE_TIMEOUT = "timeout"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
 from contract.slates import Rule, SlateSource, degradations
@@ -17,7 +17,6 @@ from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.slate import ItemTrace, Slate
 
-Array = npt.NDArray[np.generic]
 _RULES = list(Rule)
 _STAGES = [str(stage) for stage in StageName]
 

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from contract.arrays import Array
 from contract.filters import Filters
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID, bundle_id
@@ -29,7 +30,7 @@ from service.settings import Settings
 from service.slate import Slate
 from service.store.store import Card, MemoryStore, Store
 from service.triton.client import EnsembleClient
-from service.triton.tensors import Array, decode_slate
+from service.triton.tensors import decode_slate
 from service.variant import Variant
 
 BUNDLE = "synthetic-1"

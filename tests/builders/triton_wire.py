@@ -12,9 +12,9 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
+from contract.arrays import Array
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID
-from service.triton.tensors import Array
 from tests.builders.gateway import BUNDLE, make_outputs
 
 Inputs = dict[str, Array]

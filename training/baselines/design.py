@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
 
+from contract.arrays import Array
 from contract.encoders import PAD_CODE, Field
 
-Array = npt.NDArray[Any]
 Columns = Mapping[str, Array]
 MOST_LEVELS = 64
 """Codes up to which a categorical gets a coefficient per level; ids are left to their rates and counts."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_matrix
 
+from contract.arrays import Floats
 from training.baselines.item_knn import binary
-
-Floats = npt.NDArray[np.float32]
 
 
 def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:

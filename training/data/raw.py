@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy.typing as npt
 import pandas as pd
 
 from contract import names
 from contract.affinity import user_item_feature_names
+from contract.arrays import Array
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
 from training.data.prepared import to_numpy
-
-Array = npt.NDArray[Any]
 
 
 def all_columns(dataset: Dataset) -> Columns:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.encoders import Encoders, Field
 from contract.ordering import order_scores
 from training.baselines.ease import Ease, ease_weights
@@ -19,7 +19,6 @@ from training.baselines.logistic_regression import fit_logistic_regression
 from training.baselines.top_pop import TopPop
 from training.config import Quality, TrainingSettings
 from training.data.prepared import Prepared
-from training.data.raw import Array
 from training.evaluation.report import Report
 from training.examples.exposures import RankingRows
 from training.examples.snapshot import unknown_user
@@ -35,8 +34,6 @@ RANKERS: dict[str, Callable[..., Any]] = {
 }
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
-
-Vectors = npt.NDArray[np.float32]
 
 
 def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
@@ -112,9 +109,9 @@ class RankerParts:
     """Encoded rows and target labels of train and validation, for rankers that know one label."""
 
     train: dict[str, Array]
-    labels: Vectors
+    labels: Floats
     validation: dict[str, Array]
-    validation_labels: Vectors
+    validation_labels: Floats
 
     @classmethod
     def of(cls, prepared: Prepared, rows: Rows, encoders: Encoders) -> RankerParts:
@@ -127,7 +124,7 @@ class RankerParts:
             target_labels(prepared, rows.validation),
         )
 
-    def without_unknown(self) -> tuple[dict[str, Array], Vectors, dict[str, Array], Vectors]:
+    def without_unknown(self) -> tuple[dict[str, Array], Floats, dict[str, Array], Floats]:
         """Leaves out the rows whose target is unknown."""
         train, validation = ~np.isnan(self.labels), ~np.isnan(self.validation_labels)
         return (
@@ -138,13 +135,13 @@ class RankerParts:
         )
 
 
-def target_labels(prepared: Prepared, rows: RankingRows) -> Vectors:
+def target_labels(prepared: Prepared, rows: RankingRows) -> Floats:
     """Gives the target of every row: 0, 1 or NaN."""
     return rows.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
 
 
 def add_ranker(
-    report: Report, section: str, model: str, prepared: Prepared, rows: Rows, scores: Vectors
+    report: Report, section: str, model: str, prepared: Prepared, rows: Rows, scores: Floats
 ) -> None:
     """Adds the metrics of predicted probabilities of the test's exposures."""
     labels = target_labels(prepared, rows.test)
@@ -184,7 +181,7 @@ def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut
 
 
 def assess_unknown_users(
-    report: Report, prepared: Prepared, learned: Learned, held: HeldOut, items: Vectors
+    report: Report, prepared: Prepared, learned: Learned, held: HeldOut, items: Floats
 ) -> None:
     """Adds what the same users get when nothing is known of them, as an unknown user is served."""
     raw = unknown_user(prepared.dataset)
@@ -200,7 +197,7 @@ def assess_end_to_end(
     prepared: Prepared,
     learned: Learned,
     held: HeldOut,
-    vectors: tuple[Vectors, Vectors],
+    vectors: tuple[Floats, Floats],
     k: int,
 ) -> None:
     """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from contract.arrays import Doubles
 from training.metrics.lists import bootstrap
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -24,7 +22,7 @@ class Report:
     is_full: bool
     sections: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
-    def add(self, section: str, model: str, values: Mapping[str, float | Floats]) -> None:
+    def add(self, section: str, model: str, values: Mapping[str, float | Doubles]) -> None:
         """Adds a model's metrics: numbers, or values per user, whose mean counts."""
         row = self.sections.setdefault(section, {}).setdefault(model, {})
         for name, value in values.items():

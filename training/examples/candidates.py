@@ -16,14 +16,12 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
+from contract.arrays import Array, Floats, Ints
 from contract.encoders import Encoders
-from training.data.raw import Array
 from training.examples.exposures import RankingTable, concatenate
 from training.examples.split import HeldOut, held_out, interaction_matrix, is_before
 from training.features.activity import snapshot_instants
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 Retrieve = Callable[[HeldOut, datetime], Ints]
 """Takes users and an instant, gives what they would be retrieved then: positions (U,K), -1 in the tail."""
 

@@ -11,11 +11,12 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS, affinity_columns, user_item_features
+from contract.arrays import Array, Floats, Ints
 from contract.columns import Column, Role
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import Prepared, to_numpy
-from training.data.raw import Array, all_columns, raw_arrays
+from training.data.raw import all_columns, raw_arrays
 from training.features.activity import (
     EntityLog,
     Spans,
@@ -25,8 +26,6 @@ from training.features.activity import (
     user_activity,
 )
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 CHUNK = 32_768
 
 

@@ -15,13 +15,12 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
+from contract.arrays import Array, Ints
 from contract.encoders import PAD_CODE, Encoders
 from training.data.prepared import Prepared
-from training.data.raw import Array, raw_arrays
+from training.data.raw import raw_arrays
 from training.examples.split import ANY, all_user_ids, rows_of
 from training.features.activity import event_times, snapshot_instants
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

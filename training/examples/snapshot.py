@@ -8,19 +8,17 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS, affinity_columns, user_item_features
+from contract.arrays import Array, Ints
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import Prepared
-from training.data.raw import Array, all_columns, raw_arrays
+from training.data.raw import all_columns, raw_arrays
 from training.examples.split import all_user_ids
 from training.features.activity import event_times, item_activity, snapshot_instants, user_activity
-
-Ints = npt.NDArray[np.int64]
 
 
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
+from contract.arrays import Ints
 from training.data.prepared import Prepared
 from training.features.activity import event_times
 
 ANY = "any"
-Ints = npt.NDArray[np.int64]
 
 
 def all_user_ids(prepared: Prepared) -> Ints:

@@ -23,10 +23,11 @@ from merlin.schema import ColumnSchema, Schema
 from nvtabular import ops
 
 from contract import names
+from contract.arrays import Array
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Encoders, Field, Scale, Vocabulary
-from training.data.raw import Array, all_columns
+from training.data.raw import all_columns
 
 SHARED = {
     names.USER_RECENT_ITEM_IDS: names.ITEM_ID,

@@ -10,13 +10,14 @@ import numpy as np
 import onnxruntime as ort
 
 from contract.affinity import user_item_feature_names
+from contract.arrays import Array, Floats
 from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Field
 from contract.names import ITEM_ID
 from training.export.ranker_graph import ranker_graph
-from training.export.towers import Array, compare, model_spec
-from training.ranking.dlrm import Dlrm, Floats
+from training.export.towers import compare, model_spec
+from training.ranking.dlrm import Dlrm
 
 CANDIDATES = 8
 """Candidates of each user on whom the export is compared with TensorFlow."""

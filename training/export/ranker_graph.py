@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from contract.arrays import Floats
 from contract.bundle import Inputs, RankerSpec
 from contract.encoders import PAD_CODE
 from training.export.onnx_graph import GraphBuilder
 from training.ranking.weights import DlrmWeights, Layer
 
-Floats = npt.NDArray[np.float32]
 BOTTOM = "bottom_block"
 """What Merlin calls the vector of the numerics among those that interact."""
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import tensorflow as tf
 import tf2onnx
 
+from contract.arrays import Array
 from contract.bundle import IndexSpec, ModelSpec
 from contract.encoders import Field
 
 OPSET = 17
 TOLERANCE = 1e-5
 
-Array = npt.NDArray[Any]
 Model = Callable[[dict[str, tf.Tensor]], tf.Tensor]
 
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from contract import names
+from contract.arrays import Bools, Doubles, Ints
 from contract.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 SMOOTHING = 10.0
 """Rows that the overall rate counts for in a user's or an item's own rate."""
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 
 def snapshot_instants(dataset: Dataset, first: datetime, last: datetime) -> pd.DatetimeIndex:
@@ -64,7 +60,7 @@ def item_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFram
     return _in_order(log, (log.item_columns(log.changed(t, instants), t) for t in instants))
 
 
-def countable_labels(prepared: Prepared) -> dict[str, Floats]:
+def countable_labels(prepared: Prepared) -> dict[str, Doubles]:
     """Gives every label, per interaction, as 0, 1, or NaN where a rate must not count it.
 
     That is where it is null, and in a history where it says nothing: a history may reach further back for
@@ -77,7 +73,7 @@ def countable_labels(prepared: Prepared) -> dict[str, Floats]:
     is_late = ~is_timed & (from_end < dataset.activity.recent_items)
     labels = {}
     for name in dataset.labels:
-        values: Floats = interactions[name].to_numpy(np.float64, na_value=np.nan)
+        values: Doubles = interactions[name].to_numpy(np.float64, na_value=np.nan)
         tells = bool((values[is_late] == 0).any())
         labels[name] = np.where(is_timed | (is_late & tells), values, np.nan)
     return labels
@@ -103,7 +99,7 @@ class EntityLog:
     items: Ints
     times: Ints
     is_positive: Bools
-    labels: dict[str, Floats]
+    labels: dict[str, Doubles]
     before: dict[str, tuple[Ints, Ints]]
     """Of each label, how many 1 and how many known values lie before each row; one longer than the rows."""
     ids: Ints

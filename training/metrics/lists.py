@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Doubles, Ints
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Scorer = Callable[[Ints], npt.NDArray[np.float32]]
 """Takes rows of users (B,), gives their scores of the whole catalogue, float32 (B,I)."""
 
@@ -35,7 +35,7 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> Ints:
     return np.where(np.isfinite(np.take_along_axis(values, order, axis=1)), best, -1)
 
 
-def recall_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Floats:
+def recall_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Doubles:
     """Takes hits (B,K) best first and the number of relevant items (B,), gives the found share of them, (B,).
 
     A user with nothing relevant is NaN.
@@ -44,7 +44,7 @@ def recall_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Floats:
     return np.where(relevant > 0, found / np.maximum(relevant, 1), np.nan)
 
 
-def ndcg_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Floats:
+def ndcg_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Doubles:
     """Takes hits (B,K) best first and the number of relevant items (B,), gives gain over ideal gain, (B,).
 
     Gains are 0 or 1; the ideal list holds min(relevant, k) hits. A user with nothing relevant is NaN.
@@ -57,7 +57,7 @@ def ndcg_at(hits: npt.NDArray[np.bool_], relevant: Ints, k: int) -> Floats:
     return np.where(relevant > 0, gain / np.where(relevant > 0, ideal, 1), np.nan)
 
 
-def list_metrics(lists: Ints, relevant: csr_matrix, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, Floats]:
+def list_metrics(lists: Ints, relevant: csr_matrix, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, Doubles]:
     """Scores ready-made lists of item positions (B,K), best first, -1 in the tail, against `relevant` (B,I).
 
     Returns `recall@k` and `ndcg@k` per user, (B,), such as `recall@100`.
@@ -75,7 +75,7 @@ def retrieval_metrics(
     seen: csr_matrix,
     cutoffs: tuple[int, ...] = CUTOFFS,
     rows: int = 512,
-) -> dict[str, Floats]:
+) -> dict[str, Doubles]:
     """Ranks the whole catalogue for every user, without what they have seen, and scores the lists.
 
     `relevant` and `seen` are (U,I) with nonzeros where true; `scorer` is asked for `rows` users at a time.
@@ -90,13 +90,13 @@ def retrieval_metrics(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def means(metrics: Mapping[str, Floats]) -> dict[str, float]:
+def means(metrics: Mapping[str, Doubles]) -> dict[str, float]:
     """Takes metrics per user, gives their means over the users with something relevant."""
     return {name: float(np.nanmean(values)) for name, values in metrics.items()}
 
 
 def bootstrap(
-    values: Floats, *, seed: int = 0, samples: int = 1000, level: float = 0.95
+    values: Doubles, *, seed: int = 0, samples: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:
     """Takes a metric per user, gives the interval of its mean under resampling of users (percentile method).
 

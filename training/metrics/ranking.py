@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-Floats = npt.NDArray[np.float64]
-Array = npt.NDArray[np.generic]
+from contract.arrays import Array
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.encoders import OOV_CODE, Field
 from training.examples.candidates import CandidateRows
 from training.metrics.ranking import log_loss
@@ -19,8 +19,6 @@ from training.ranking.config import DlrmConfig
 from training.ranking.network import Network, build_network
 from training.ranking.weights import DlrmWeights
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 Batch = dict[str, tf.Tensor]
 IDS = (names.USER_ID, names.ITEM_ID)
 TARGET, CANDIDATE = "target", "candidate"

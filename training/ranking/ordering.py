@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from contract.arrays import Doubles, Floats
 from contract.bundle import OrderSpec
 from contract.ordering import log_odds
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 FEWEST_CLICKS = 30
 """Clicks under which nothing is fitted: three numbers would follow noise."""

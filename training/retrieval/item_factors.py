@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from sklearn.utils.extmath import randomized_svd
 
+from contract.arrays import Floats
 from training.baselines.ease import ease_weights
-
-Floats = npt.NDArray[np.float32]
 
 
 def item_factors(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from contract.arrays import Doubles, Floats
 
 
 def newcomer(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Field
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import TwoTowerConfig
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 
 
 def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.NDArray[np.float64]:

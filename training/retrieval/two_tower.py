@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import merlin.models.tf as mm
 import numpy as np
@@ -15,6 +14,7 @@ from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import TwoTowerConfig
@@ -29,8 +29,6 @@ from training.retrieval.sampling import (
 )
 from training.retrieval.towers import POPULARITY_BOUND, ItemTower, UserTower
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
 Validate = Callable[["TwoTower"], float]
 """Takes the model as it stands, gives what training should maximise."""
 

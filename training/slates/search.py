@@ -9,21 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from contract.arrays import Doubles, Floats, Ints
 from training.examples.split import HeldOut
 from training.metrics.lists import list_metrics, retrieval_metrics, top_k
 
-Floats = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-PerUser = Mapping[str, Floats]
+PerUser = Mapping[str, Doubles]
 
 
-def vector_scorer(users: Vectors, items: Vectors) -> Any:
+def vector_scorer(users: Floats, items: Floats) -> Any:
     """Scores the whole catalogue for rows of users, by inner product."""
     return lambda rows: users[rows] @ items.T
 
 
-def evaluate_vectors(held: HeldOut, users: Vectors, items: Vectors) -> PerUser:
+def evaluate_vectors(held: HeldOut, users: Floats, items: Floats) -> PerUser:
     """Takes the vectors of the held-out users and of the catalogue, gives retrieval metrics per user."""
     return retrieval_metrics(vector_scorer(users, items), held.relevant, held.seen)
 
@@ -35,7 +33,7 @@ def evaluate_scores(held: HeldOut, model: Any, history: csr_matrix) -> PerUser:
     )
 
 
-def retrieve(held: HeldOut, users: Vectors, items: Vectors, k: int, rows: int = 512) -> Ints:
+def retrieve(held: HeldOut, users: Floats, items: Floats, k: int, rows: int = 512) -> Ints:
     """Gives the `k` best unseen items of every held-out user, catalogue positions, best first; (U,K)."""
     parts = []
     for start in range(0, max(len(users), 1), rows):

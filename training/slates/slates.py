@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 
+from contract.arrays import Array, Floats, Ints
 from contract.encoders import Encoders
 from training.data.prepared import Prepared
-from training.data.raw import Array
 from training.examples.positives import UserHistories
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import HeldOut
@@ -20,9 +19,6 @@ from training.retrieval.two_tower import TwoTower
 from training.slates.search import retrieve
 
 USERS_AT_A_TIME = 256
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

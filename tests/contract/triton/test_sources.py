@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from contract.arrays import Floats, Ids
 from contract.filters import passes
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
@@ -16,7 +17,7 @@ from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from ensemble.run.recommender import Recommender
 from ensemble.sources.source import NearestItems, Source, Users, merge
-from ensemble.stores.vectors import Catalogue, Floats, Ids, MemoryVectorIndex, RedisVectorIndex, blank
+from ensemble.stores.vectors import Catalogue, MemoryVectorIndex, RedisVectorIndex, blank
 from tests.builders.triton import World, make_recommender, make_request, memory_index, slate
 from tests.contract.triton.source_suite import ITEMS, SourceSuite
 

@@ -9,8 +9,8 @@ import onnx
 import pytest
 import tensorflow as tf
 
+from contract.arrays import Array
 from contract.encoders import Field
-from training.data.raw import Array
 from training.export.towers import ExportError, export_model, index_spec, model_spec, run_model
 
 FIELDS = {

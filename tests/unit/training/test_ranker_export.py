@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from contract.arrays import Array
 from contract.bundle import RankerSpec
 from contract.encoders import PAD_CODE, Field
-from training.data.raw import Array
 from training.export.ranker import export_ranker, ranker_spec, run_ranker
 from training.export.towers import ExportError
 from training.ranking.config import DlrmConfig

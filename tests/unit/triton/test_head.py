@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from contract.arrays import Floats, Ids
 from contract.filters import Filters
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
-from ensemble.stores.vectors import Floats, Ids, MemoryVectorIndex
+from ensemble.stores.vectors import MemoryVectorIndex
 
 ITEMS, WIDTH, D = 300, 40, 8
 

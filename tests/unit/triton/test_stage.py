@@ -10,9 +10,10 @@ from merlin.dag import Graph
 from merlin.schema import Schema
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from ensemble.run.chain import chain_of, run_chain
-from ensemble.stage import Array, Stage, Tensors, tensor
+from ensemble.stage import Stage, Tensors, tensor
 
 
 class DoubleIt(Stage):

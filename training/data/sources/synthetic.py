@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from contract.arrays import Doubles, Ints
 from training.data.sources.adapter import Raw, read_declaration
 
 NAME = "synthetic"
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _CATEGORIES = 16
 _TAGS = 48
@@ -49,22 +47,22 @@ class World:
     """
 
     size: Size
-    user_taste: Floats
-    user_taste_later: Floats
+    user_taste: Doubles
+    user_taste_later: Doubles
     user_category: Ints
-    user_activity: Floats
-    item_taste: Floats
+    user_activity: Doubles
+    item_taste: Doubles
     item_category: Ints
-    item_quality: Floats
-    item_popularity: Floats  # (days, items), each day sums to 1
+    item_quality: Doubles
+    item_popularity: Doubles  # (days, items), each day sums to 1
 
-    def affinity(self, users: Ints, items: Ints, day: Floats) -> Floats:
+    def affinity(self, users: Ints, items: Ints, day: Doubles) -> Doubles:
         """How much each user likes each item on a day; broadcasts, about N(0, 1)."""
         share = (day / self.size.days)[..., None]
         taste = (1 - share) * self.user_taste[users] + share * self.user_taste_later[users]
         return np.asarray((taste * self.item_taste[items]).sum(-1))
 
-    def click_probability(self, users: Ints, items: Ints, day: Floats, surface: Ints) -> Floats:
+    def click_probability(self, users: Ints, items: Ints, day: Doubles, surface: Ints) -> Doubles:
         """The truth that a ranker approaches."""
         logit = 1.6 * self.affinity(users, items, day) + 0.7 * self.item_quality[items]
         return np.asarray(1 / (1 + np.exp(-(logit + np.take(_SURFACE_EFFECT, surface) - 2.4))))
@@ -81,7 +79,7 @@ def make_world(size: Size, rng: np.random.Generator) -> World:
         rng.random(size.users) < 0.4, rng.choice(_CATEGORIES, size.users, p=weights), user_category
     )
 
-    def near(category: Ints) -> Floats:
+    def near(category: Ints) -> Doubles:
         taste = centres[category] + rng.normal(size=(len(category), _WIDTH)) * 0.6 / np.sqrt(_WIDTH)
         return np.asarray(taste / np.linalg.norm(taste, axis=1, keepdims=True))
 
@@ -130,7 +128,7 @@ def _without_the_rarest(table: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
     return table[~table[str(ids.name)].isin(rarest)]
 
 
-def _shares(weights: Floats) -> Floats:
+def _shares(weights: Doubles) -> Doubles:
     return np.asarray(weights / weights.sum())
 
 
