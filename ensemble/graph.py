@@ -18,7 +18,7 @@ from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.order import OrderCandidates
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stages.score import ScoreCandidates
-from ensemble.stores.client import Patience
+from ensemble.stores.client import CountedRedis
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
@@ -32,7 +32,7 @@ class Stores:
     features: FeatureStore
     vectors: VectorIndex
     items: ItemTable
-    patience: Patience | None = None  # of the requests' round trips, where they are made to a Redis
+    redis: CountedRedis | None = None  # the requests' client, where there is one
     watch: IndexWatch | None = None  # of the index, where it is Redis'
     sources: tuple[Source, ...] = ()  # of candidates, beside the nearest items
 

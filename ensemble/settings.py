@@ -50,28 +50,8 @@ class EnsembleSettings(BaseSettings):
     )
     redis_timeout_ms: PositiveInt = Field(
         200,
-        description="Milliseconds a round trip to Redis may take; a deadline ends it sooner. Lower: a "
-        "stalled Redis fails sooner.",
-    )
-    redis_failures: PositiveInt = Field(
-        3,
-        description="Round trips without an answer, in a row, after which Redis is not asked for a while. "
-        "Higher: more requests wait for a Redis that is gone; lower: a hiccup costs more of them.",
-    )
-    redis_rest_ms: PositiveInt = Field(
-        250,
-        description="Milliseconds until a Redis that did not answer is asked again, by a PING. Lower: used "
-        "again sooner, more requests wait for the PING.",
-    )
-    redis_probe_ms: PositiveInt = Field(
-        20,
-        description="Milliseconds in which a Redis that is well answers that PING; a round trip that had "
-        "less proves nothing. Higher: for a Redis that is far away or busy.",
-    )
-    finish_ms: PositiveInt = Field(
-        3,
-        description="Milliseconds of each deadline kept for ordering and answering: Redis is not waited for "
-        "any longer. Higher: fewer late answers, sooner given up.",
+        description="Milliseconds that Redis is waited for, for a connection and for each piece of a reply. "
+        "Lower: a stalled Redis fails sooner.",
     )
     k: PositiveInt = Field(
         100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."

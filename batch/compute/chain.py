@@ -80,9 +80,11 @@ class BatchChain:
             bundle, settings.model_copy(update={"redis_timeout_ms": batch.redis_timeout_ms})
         )
         if batch.retrieval is RetrievalMode.EXACT:
-            stores = replace(stores, vectors=ExactVectorIndex(bundle.item_ids, bundle.item_vectors))
-        elif stores.watch is not None:
-            stores.watch.start()
+            exact = ExactVectorIndex(bundle.item_ids, bundle.item_vectors)
+            stores = replace(stores, vectors=exact, watch=None)
+        elif stores.watch is not None and stores.redis is not None:
+            stores.redis.ping()  # first: a new connection puts the index in doubt
+            stores.watch.look()
             if not stores.vectors.is_whole:
                 raise StageError(
                     ErrorCode.DEPENDENCY,
@@ -101,6 +103,8 @@ class BatchChain:
         """
         for start in range(0, len(user_ids), step):
             some = user_ids[start : start + step]
+            if self.stores.watch is not None:
+                self.stores.watch.look()
             table = self.recommender.run(self._asked(some))
             for name, duration_us in zip(self.recommender.stages, table["stage_us"][0].tolist(), strict=True):
                 self.stage_us[name] += duration_us

@@ -25,7 +25,6 @@ COUNTERS = {
 }
 GAUGES = {
     "warm": "1 once this instance has answered sample requests of every size.",
-    "redis_circuit_open": "1 while this instance does not ask Redis, because it did not answer.",
     "indexed_share": "Share of the bundle's items that the vector index held at the last look at it.",
 }
 PREFIX = "shortlist_chain_"

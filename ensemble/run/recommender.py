@@ -23,7 +23,7 @@ from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
 from ensemble.settings import EnsembleSettings
 from ensemble.stage import Tensors, us_name
-from ensemble.stores.client import Patience, connect
+from ensemble.stores.client import connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.head import HeadedVectorIndex
 from ensemble.stores.index_watch import IndexWatch
@@ -40,23 +40,18 @@ LOOK_MS = 5_000
 def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     """Connects the chain to Redis; nothing is read yet. The item table and the watch of the index, which read
     in the background, have clients of their own, so that their round trips count for nobody's request."""
-    most_s, rest_s, probe_s = (
-        ms / 1000 for ms in (settings.redis_timeout_ms, settings.redis_rest_ms, settings.redis_probe_ms)
-    )
-    patience = Patience(most_s, settings.redis_failures, rest_s, probe_s)
-    redis = connect(settings.redis_url, settings.redis_timeout_ms, patience, notes_server=True)
+    name, dtypes = bundle.manifest.bundle, bundle.manifest.filters
+    watch = IndexWatch(connect(settings.redis_url, LOOK_MS), name, bundle.manifest.items)
+    redis = connect(settings.redis_url, settings.redis_timeout_ms, on_connect=watch.doubt)
     background = connect(settings.redis_url, settings.redis_timeout_ms)
     clock, max_seen = bundle.dataset.clock, settings.max_seen
     features = RedisFeatureStore(redis, bundle.dataset, clock, max_seen)
     items = item_table(bundle, RedisFeatureStore(background, bundle.dataset, clock, max_seen), settings)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    looking = connect(settings.redis_url, LOOK_MS)
-    name, filters = bundle.manifest.bundle, bundle.manifest.filters
-    watch = IndexWatch(looking, name, bundle.manifest.items, lambda: patience.server)
-    vectors: VectorIndex = RedisVectorIndex(redis, name, filters, catalogue=catalogue, watch=watch)
+    vectors: VectorIndex = RedisVectorIndex(redis, name, dtypes, catalogue=catalogue, watch=watch)
     if bundle.manifest.index.kind == "HNSW":
         vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items))
-    return Stores(features, vectors, items, patience, watch)
+    return Stores(features, vectors, items, redis, watch)
 
 
 def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
@@ -116,7 +111,7 @@ class Recommender:
     def outside_s(self) -> tuple[float, float]:
         """Seconds spent in ONNX Runtime, and waiting for Redis, since the start."""
         models = self.bundle.user_tower.seconds + self.bundle.ranker.seconds
-        return models, self.stores.patience.seconds if self.stores.patience else 0.0
+        return models, self.stores.redis.seconds if self.stores.redis else 0.0
 
     def answer(self, requests: Sequence[Mapping[str, Array]]) -> list[Reply | StageError]:
         """Answers requests of one or more users each, in one run; a wrong one fails alone, and so does one

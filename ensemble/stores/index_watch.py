@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
@@ -14,8 +12,6 @@ from redis.exceptions import RedisError
 from contract.keys import index_name
 
 LOG = logging.getLogger(__name__)
-EVERY_S = 1.0
-"""Seconds between two looks at an index that is not whole."""
 SHARE = 0.02
 """Most of Redis' time that looking may take: FT.INFO walks a graph, 60 ms for a million items."""
 
@@ -38,80 +34,48 @@ def pause_s(took_s: float, least_s: float) -> float:
 
 
 class IndexWatch:
-    """Looks at the bundle's index in the background until it holds every item.
+    """Knows whether the bundle's index holds every item, as of the last look.
 
-    What was whole stays so in the same run of Redis, unless `doubt` says otherwise. A request that meets
-    another run finds the index in doubt, at once and without a round trip, and wakes the watch. Until
-    `start`, everything counts as whole.
+    What was whole stays so until it is in doubt: after each new connection, which may lead to a Redis that
+    was restarted, and where the index was missing. Before the first look everything counts as whole.
     """
 
-    def __init__(self, redis: Redis, bundle: str, items: int, server: Callable[[], str]) -> None:
-        """Takes a client of its own, how many items are whole, and what names the run of Redis that requests
-        are connected to, empty before the first."""
-        self.redis, self.bundle, self.items, self._server = redis, bundle, items, server
+    def __init__(self, redis: Redis, bundle: str, items: int) -> None:
+        """Takes a client of its own, and how many items are whole."""
+        self.redis, self.bundle, self.items = redis, bundle, items
         self.found = 0
         """Items that the index held at the last look."""
-        self._whole_in = self._looked_at = ""
-        self._pause_s = EVERY_S
-        self._wake, self._is_over = threading.Event(), False
-        self._thread: threading.Thread | None = None
+        self._is_whole: bool | None = None
+        self._doubts, self._next_s = 0, 0.0
 
     @property
     def is_whole(self) -> bool:
         """Whether every item can be found; asked before and after each search."""
-        if self._thread is None:
-            return True
-        server = self._server()
-        if self._whole_in and server in ("", self._whole_in):
-            return True
-        if server != self._looked_at:
-            self._wake.set()
-        return False
+        return self._is_whole is not False
 
     @property
     def share(self) -> float:
         """The part of the items that the index held at the last look, 0 to 1."""
         return min(1.0, self.found / self.items) if self.items else 1.0
 
-    def start(self) -> None:
-        """Looks once, then in a background thread."""
-        self.look()
-        self._thread = threading.Thread(target=self._run, name="index-watch", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the background thread."""
-        self._is_over = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-
     def doubt(self) -> None:
-        """Takes back that the index is whole: it was found missing."""
-        self._whole_in = self._looked_at = ""
+        """Takes back that the index is whole."""
+        self._doubts += 1
+        self._is_whole = None if self._is_whole is None else False
 
     def look(self) -> None:
-        """Asks Redis once; where it does not answer, or has no such index, the index is not known to be
-        whole."""
-        began_s, server = time.perf_counter(), self._server()
+        """Asks Redis, where the index is in doubt and the last look was not just now; where Redis does not
+        answer, or has no such index, it stays in doubt."""
+        began_s, doubts = time.monotonic(), self._doubts
+        if self._is_whole or began_s < self._next_s:
+            return
+        is_whole = False
         try:
-            run = str(self.redis.info("server")["run_id"])
-            if run != self._whole_in:
-                told = index_info(self.redis, self.bundle)
-                self.found = int(told["num_docs"])
-                is_built = not float(told["indexing"]) and self.found >= self.items
-                self._whole_in = run if is_built else ""
-                LOG.info("the index holds %d of %d items", self.found, self.items)
+            told = index_info(self.redis, self.bundle)
+            self.found = int(told["num_docs"])
+            is_whole = not float(told["indexing"]) and self.found >= self.items
+            LOG.info("the index holds %d of %d items", self.found, self.items)
         except (RedisError, OSError, KeyError) as error:
-            self._whole_in = ""
             LOG.warning("whether the index is whole cannot be told: %r", error)
-        self._looked_at = server
-        self._pause_s = pause_s(time.perf_counter() - began_s, EVERY_S)
-
-    def _run(self) -> None:
-        while True:
-            self._wake.wait(None if self._whole_in else self._pause_s)
-            if self._is_over:
-                return
-            self._wake.clear()
-            self.look()
+        self._is_whole = is_whole and doubts == self._doubts  # else the look was at a Redis of before
+        self._next_s = time.monotonic() + pause_s(time.monotonic() - began_s, 0.0)

@@ -76,7 +76,8 @@ class MemoryVectorIndex:
         """Finds the nearest items by computing every score."""
         ids, scores = blank(len(vectors), width)
         for row, vector in enumerate(vectors):
-            kept = np.array([passes(filters[row], held) for held in self.held], dtype=np.bool_)
+            wanted = filters[row]
+            kept = np.array([not wanted or passes(wanted, held) for held in self.held], dtype=np.bool_)
             products = self.vectors[kept] @ vector
             _fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
         return ids, scores

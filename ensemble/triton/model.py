@@ -48,9 +48,9 @@ class TritonPythonModel:
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()
-        if stores.watch is not None:
-            stores.watch.start()
         self.recommender.warm_up()
+        if stores.watch is not None:
+            stores.watch.look()
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
@@ -83,23 +83,20 @@ class TritonPythonModel:
         """Ends what runs in the background."""
         self._stop.set()
         self._background.join()
-        stores = self.recommender.stores
-        stores.items.stop()
-        if stores.watch is not None:
-            stores.watch.stop()
+        self.recommender.stores.items.stop()
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every_s):
             if not self.recommender.is_warm:
                 self.recommender.warm_up()
+            if self.recommender.stores.watch is not None:
+                self.recommender.stores.watch.look()
             self._publish()
 
     def _publish(self) -> None:
-        patience, watch = self.recommender.stores.patience, self.recommender.stores.watch
-        is_open = patience is not None and not patience.circuit.closed
-        indexed = 1.0 if watch is None else watch.share
-        now = {"warm": self.recommender.is_warm, "redis_circuit_open": is_open, "indexed_share": indexed}
-        self.publication.publish(now)
+        watch = self.recommender.stores.watch
+        share = 1.0 if watch is None else watch.share
+        self.publication.publish({"warm": self.recommender.is_warm, "indexed_share": share})
 
     def _count(self, took_s: float, models_s: float, redis_s: float) -> None:
         models_now_s, redis_now_s = self.recommender.outside_s()

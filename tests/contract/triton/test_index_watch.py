@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,12 @@ from contract.slates import Degradation, degradations
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index, drop_bundle
 from ensemble.run.recommender import Recommender, redis_stores
-from ensemble.stores import index_watch
 from ensemble.stores.client import connect
 from tests.builders.redis_server import free_port
 from tests.builders.search_redis import running_redis
 from tests.builders.triton import World, make_request, make_settings, make_world
 
 ITEMS, WAIT_S = 2000, 30.0
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_watch, "EVERY_S", 0.02)
 
 
 def graph_world(folder: Path) -> World:
@@ -45,12 +39,17 @@ class Served:
     """The chain over one Redis, as the model process holds it."""
 
     def __init__(self, world: World, url: RedisUrl) -> None:
-        settings = make_settings(redis_url=url, redis_timeout_ms=5_000, redis_failures=10**6)
+        settings = make_settings(redis_url=url, redis_timeout_ms=5_000)
         bundle = LoadedBundle.open(world.folder)
         self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
         self.recommender.stores.items.load()
         assert self.recommender.stores.watch is not None
         self.watch = self.recommender.stores.watch
+
+    def start(self) -> None:
+        """Connects, then looks, as the model process does before it is ready."""
+        self.answer()
+        self.watch.look()
 
     def answer(self) -> tuple[bool, list[int]] | None:
         """Gives whether one answer is marked, and what was retrieved; None where Redis does not answer."""
@@ -65,16 +64,20 @@ class Served:
         answer = self.answer()
         return None if answer is None else answer[0]
 
+    def looked_and_marked(self) -> bool | None:
+        """Looks, as the model process does every second, then tells whether one answer is marked."""
+        self.watch.look()
+        return self.is_marked()
+
 
 @pytest.fixture
-def served(redis_url: RedisUrl, redis: Redis, tmp_path: Path) -> Iterator[Served]:
+def served(redis_url: RedisUrl, redis: Redis, tmp_path: Path) -> Served:
     """Gives the chain over a Redis that goes on running, with a small exact index."""
     world = make_world(tmp_path / "bundle")
     build_index(redis, world.folder, 2)
     chain = Served(world, redis_url)
-    chain.watch.start()
-    yield chain
-    chain.watch.stop()
+    chain.start()
+    return chain
 
 
 def eventually(check: Callable[[], bool]) -> bool:
@@ -94,15 +97,39 @@ def looks(redis: Redis) -> int:
 def test_an_index_that_is_whole_is_not_looked_at_again(served: Served, redis: Redis) -> None:
     assert served.watch.share == 1.0
     before = looks(redis)
-    assert [served.is_marked() for _ in range(20)] == [False] * 20
-    time.sleep(0.1)
+    for _ in range(20):
+        served.watch.look()
+        assert served.is_marked() is False
     assert looks(redis) == before
 
 
-def test_a_lost_connection_is_not_taken_for_a_restart(served: Served, redis: Redis) -> None:
+def test_a_new_connection_may_lead_to_a_restarted_redis_and_is_looked_at_once(
+    served: Served, redis: Redis
+) -> None:
     assert served.is_marked() is False
+    before = looks(redis)
     redis.client_kill_filter(_type="normal", skipme=False)
-    assert served.is_marked() is False
+    assert served.is_marked() is True
+    assert eventually(lambda: served.looked_and_marked() is False)
+    assert looks(redis) == before + 1
+
+
+def test_a_look_at_the_redis_of_before_a_new_connection_proves_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask: Any = served.watch.redis.execute_command
+
+    def asked_while_it_is_restarted(*command: str) -> Any:
+        told = ask(*command)
+        served.watch.doubt()
+        return told
+
+    served.watch.doubt()
+    monkeypatch.setattr(served.watch.redis, "execute_command", asked_while_it_is_restarted)
+    assert eventually(lambda: served.looked_and_marked() is not None)
+    assert served.looked_and_marked() is True
+    monkeypatch.undo()
+    assert eventually(lambda: served.looked_and_marked() is False)
 
 
 def test_an_index_that_went_missing_is_in_doubt_until_it_is_built_again(
@@ -112,7 +139,7 @@ def test_an_index_that_went_missing_is_in_doubt_until_it_is_built_again(
     assert served.answer() is None
     assert not served.watch.is_whole
     build_index(redis, tmp_path / "bundle", 2)
-    assert eventually(lambda: served.is_marked() is False)
+    assert eventually(lambda: served.looked_and_marked() is False)
 
 
 def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tmp_path: Path) -> None:
@@ -123,7 +150,7 @@ def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tm
         build_index(redis, world.folder, 2)
         redis.set(index_search_key("tiny-1"), json.dumps({"beyond": ITEMS}))
         served = Served(world, url)
-        served.watch.start()
+        served.start()
         full = served.answer()
         assert full is not None
         assert not full[0]
@@ -132,6 +159,7 @@ def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tm
 
         def is_well() -> bool:
             answer = served.answer()
+            served.watch.look()
             if answer is not None:
                 answers.append(answer)
             return answer is not None and not answer[0]
@@ -140,7 +168,6 @@ def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tm
         assert answers[0][0], "the first one cannot know yet that nothing is missing"
         assert answers[-1] == full, "what is not marked lacks nothing"
         assert all(is_marked for is_marked, _ in answers[:-1])
-    served.watch.stop()
 
 
 def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_is_back(
@@ -153,16 +180,15 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
         redis = connect(url, 5_000)
         build_index(redis, world.folder, 2)
         served = Served(world, url)
-        served.watch.start()
+        served.start()
         kept: dict[Any, Any] = redis.hgetall(key)
         redis.delete(key)
     with running_redis(folder, port=port, is_kept=True):
-        assert eventually(lambda: served.is_marked() is True and served.watch.found == 59)
+        assert eventually(lambda: served.looked_and_marked() is True and served.watch.found == 59)
         assert served.watch.share == pytest.approx(59 / 60)
         before = looks(redis)
-        assert eventually(lambda: looks(redis) >= before + 3)
+        assert eventually(lambda: served.looked_and_marked() is True and looks(redis) >= before + 3)
         assert served.is_marked() is True
         redis.hset(key, mapping=kept)
-        assert eventually(lambda: served.is_marked() is False)
+        assert eventually(lambda: served.looked_and_marked() is False)
         assert served.watch.share == 1.0
-    served.watch.stop()
