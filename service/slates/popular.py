@@ -46,8 +46,8 @@ class PopularSlates:
                 removed_by = str(Rule.EXCLUDED)
             elif not passes(filters, held):
                 removed_by = FILTERS
-                told = {column: allowed for column, allowed in filters.items() if column in held}
-                is_unchecked |= passes(told, held)
+                told = filters.keys() & held.keys()
+                is_unchecked |= len(told) < len(filters) and passes({c: filters[c] for c in told}, held)
             else:
                 removed_by = None
                 if len(kept) < request.n:
