@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Where a data set comes from: its adapter and its files. The synthetic world has none."""
 
     name: str
@@ -36,7 +36,7 @@ class Source:
     files: tuple[Path, ...]
 
 
-def find(source: str, data_dir: Path, say: Say) -> Source:
+def find(source: str, data_dir: Path, say: Say) -> DataSource:
     """Takes `DATA`, a name or a folder, and says where its files are.
 
     Raises:
@@ -49,13 +49,13 @@ def find(source: str, data_dir: Path, say: Say) -> Source:
             say(f"{missing}. Until then, the synthetic world.")
             return find(synthetic.NAME, data_dir, say)
     if source == synthetic.NAME:
-        return Source(source, None, ())
+        return DataSource(source, None, ())
     for adapter in _DOWNLOADED:
         if source == adapter.NAME:
             for folder in (data_dir / name for name in adapter.FOLDERS):
                 files = adapter.files(folder) if folder.is_dir() else []
                 if files:
-                    return Source(source, folder, tuple(files))
+                    return DataSource(source, folder, tuple(files))
             raise DatasetError(
                 f"{source}: no files in {data_dir} (looked for {', '.join(adapter.FOLDERS)}); "
                 f"{adapter.HOW_TO_GET} there, or set SHORTLIST_DATA_DIR"
@@ -64,8 +64,8 @@ def find(source: str, data_dir: Path, say: Say) -> Source:
     if folder.is_dir():
         for adapter in _DOWNLOADED:  # such as DATA=downloads/ml-1m
             if not (folder / DATASET_FILE).is_file() and adapter.files(folder):
-                return Source(adapter.NAME, folder, tuple(adapter.files(folder)))
-        return Source(own.NAME, folder, tuple(own.files(folder)))
+                return DataSource(adapter.NAME, folder, tuple(adapter.files(folder)))
+        return DataSource(own.NAME, folder, tuple(own.files(folder)))
     raise DatasetError(
         f"DATA={source}: neither one of {', '.join(NAMES)} nor a folder; see docs/your-data.md"
     )
@@ -107,7 +107,7 @@ def _recipe(name: str, size: synthetic.Size) -> str:
     return "\n".join([*texts, repr(size) if name == synthetic.NAME else ""])
 
 
-def _folder_of(found: Source, var_dir: Path) -> Path:
+def _folder_of(found: DataSource, var_dir: Path) -> Path:
     """Where the data set is prepared."""
     if found.name != own.NAME or found.folder is None:
         return var_dir / "data" / found.name
@@ -117,7 +117,7 @@ def _folder_of(found: Source, var_dir: Path) -> Path:
     return var_dir / "data" / name
 
 
-def _read(found: Source, size: synthetic.Size) -> tuple[Dataset, dict[str, RawTable]]:
+def _read(found: DataSource, size: synthetic.Size) -> tuple[Dataset, dict[str, RawTable]]:
     if found.name == own.NAME:
         assert found.folder is not None
         return own.read(found.folder)
