@@ -40,8 +40,8 @@ environments:
 	@$(call with_python,--quiet-if-current)
 
 .PHONY: demo
-demo: environments ## train, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving]
-	@$(DEV) -m deploy.local.demo $(if $(KEEP),--keep)
+demo: environments ## train, promote, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving] [FORCE=1: as of promote]
+	@$(DEV) -m deploy.local.demo $(if $(KEEP),--keep) $(if $(FORCE),--force)
 
 .PHONY: up
 up: environments ## start Redis, Triton and the gateway in the background and wait until they answer
@@ -60,8 +60,20 @@ data: environments ## prepare a data set: check it and write its three tables  [
 	@$(TRAINING) -m training prepare
 
 .PHONY: train
-train: environments ## train a bundle and evaluate it  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
+train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
 	@$(TRAINING) -m training train
+
+.PHONY: promote
+promote: environments ## make the bundle trained last current, if it is not worse  [BUNDLE=name] [FORCE=1: even if it is]
+	@$(TRAINING) -m training promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)
+
+.PHONY: rollback
+rollback: environments ## make the bundle current that was so before
+	@$(TRAINING) -m training rollback
+
+.PHONY: bundles
+bundles: environments ## list the bundles, and how the current one changed
+	@$(TRAINING) -m training bundles
 
 .PHONY: materialize
 materialize: environments ## bring the features to Redis with Feast  [DATA=]

@@ -1,4 +1,4 @@
-"""`python -m training init|prepare|train|evaluate|materialize`: the commands that learn offline."""
+"""`python -m training init|prepare|train|promote|rollback|bundles|evaluate`: what is done offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
+from training.export.write import CURRENT, linked
 from training.progress import Steps
+from training.promotion import listing, promote, rollback
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,19 +50,40 @@ def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Steps)
 
 
 def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
-    """Prepares, trains, evaluates and publishes a bundle; what is unchanged is kept."""
+    """Prepares, trains and evaluates a bundle; what is unchanged is kept, and what is served stays."""
     prepared = _prepared(settings, steps)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.pipeline import train_bundle
     folder = train_bundle(prepared, settings, steps, again=chosen.again)
-    steps.say(f"{folder}: published as {folder.parent / 'current'}")
     steps.console.print(_table(folder), markup=False, soft_wrap=True)
+    is_current = linked(folder.parent, CURRENT) == folder.name
+    steps.say(f"{folder}: {'is current already' if is_current else 'next: make promote, which serves it'}")
+
+
+def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+    """Makes a bundle current, if it is not worse than the one that is."""
+    bundles = settings.var_dir / "bundles"
+    move = promote(bundles, chosen.bundle, settings.promotion_margin, force=chosen.force)
+    steps.say(str(move) if move else f"{bundles / CURRENT}: is {linked(bundles, CURRENT)} already")
+    steps.say("next: make materialize export up")
+
+
+def run_rollback(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+    """Makes the bundle current that was so before."""
+    steps.say(str(rollback(settings.var_dir / "bundles")))
+    steps.say("next: make export up; it stays current until another one is promoted")
+
+
+def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+    """Lists the bundles, and how `current` moved."""
+    for line in listing(settings.var_dir / "bundles"):
+        steps.say(line)
 
 
 def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
     """Shows the metrics of a bundle, as they were measured when it was trained."""
-    table = _table(chosen.bundle or settings.var_dir / "bundles" / "current")
+    table = _table(chosen.bundle or settings.var_dir / "bundles" / CURRENT)
     if chosen.write:
         from training.evaluation.tables import replace_block
 
@@ -114,7 +137,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     init.add_argument("folder", type=Path, help="the folder that holds your files")
     with_data = [
         command("prepare", run_prepare, "check a data set and write its three tables"),
-        train := command("train", run_train, "train a bundle, evaluate it, publish it"),
+        train := command("train", run_train, "train a bundle and evaluate it"),
         command("materialize", run_materialize, "bring features to Redis with Feast"),
     ]
     for added in with_data:
@@ -123,6 +146,11 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         "--quality", type=Quality, choices=list(Quality), help=f"default: {settings.quality.value}"
     )
     train.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    promoted = command("promote", run_promote, "make a bundle current, if it is not worse than the one that is")
+    promoted.add_argument("--bundle", help="its name (default: the one trained last)")
+    promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
+    command("rollback", run_rollback, "make the bundle current that was so before")
+    command("bundles", run_bundles, "list the bundles, and how `current` moved")
     evaluate = command("evaluate", run_evaluate, "show the quality of a bundle")
     evaluate.add_argument("--bundle", type=Path, help="the bundle's folder (default: the current one)")
     evaluate.add_argument("--write", type=Path, help="put the table into this Markdown file")

@@ -83,6 +83,11 @@ class TrainingSettings(BaseSettings):
         description="Items up to which the index compares every vector, exact; above, it is a graph (HNSW). "
         "Higher: exact, and slower in proportion to the catalogue.",
     )
+    promotion_margin: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.03,
+        description="Share of the current bundle's NDCG@10 that a promoted one may lose on the same test part. "
+        "Higher: worse ones pass; lower: chance refuses good ones, the sooner the fewer test users there are.",
+    )
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
     dlrm: DlrmConfig = DlrmConfig()

@@ -1,4 +1,4 @@
-"""From a prepared data set to a published bundle: learn, evaluate, export, write."""
+"""From a prepared data set to a bundle: learn, evaluate, export, write. What is served stays as it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contract.bundle import ModelSpec
 from contract.dataset import DATASET_FILE
 from training.config import Quality, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
-from training.evaluation.assess import assess, test_facts
+from training.evaluation.assess import SERVED, assess, test_facts
 from training.evaluation.report import over_seeds
 from training.examples.exposures import RankingRows, take
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
@@ -26,11 +26,12 @@ from training.export.saved_models import keep_models
 from training.export.serving_files import dataset_card, popular_slate, sample_users, write_item_table
 from training.export.towers import Model, export_model, index_spec, model_spec, run_model
 from training.export.write import (
+    LATEST,
     bundle_id,
     find_bundle,
     git_commit,
     now,
-    publish,
+    point,
     seal,
     staged,
     versions,
@@ -57,7 +58,7 @@ CODE = Path(__file__).parent.parent
 def train_bundle(
     prepared: Prepared, settings: TrainingSettings, steps: Steps, *, again: bool = False
 ) -> Path:
-    """Trains, evaluates and publishes a bundle, gives its folder; one made of the same is kept."""
+    """Trains and evaluates a bundle, gives its folder; one made of the same is kept. `latest` points to it."""
     bundles = settings.var_dir / "bundles"
     made_of = fingerprint(prepared, settings)
     name = None if again else find_bundle(bundles, prepared.dataset.name, made_of)
@@ -70,7 +71,7 @@ def train_bundle(
         with steps.step("Export"), staged(bundles, name) as folder:
             write_bundle(folder, name, prepared, settings, learned, metrics)
         keep_models(settings.var_dir / SAVED_MODELS / name, learned)
-    publish(bundles, name)
+    point(bundles, name, LATEST)
     return bundles / name
 
 
@@ -104,6 +105,7 @@ def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple
         "quality": settings.quality.value,
         "seeds": seeds,
         "test": test_facts(prepared, rows),
+        "served": SERVED,
         "sections": over_seeds(reports),
     }
 
@@ -213,7 +215,7 @@ def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:
     """A hash of what a bundle is made of: the prepared data, the settings of training, and this code."""
     digest = hashlib.sha256()
     chosen = settings.model_dump_json(
-        exclude={"data", "data_dir", "var_dir", "redis_url", "max_seen", "synthetic"}
+        exclude={"data", "data_dir", "var_dir", "redis_url", "max_seen", "promotion_margin", "synthetic"}
     )
     for text in (dataset_yaml(prepared.dataset), repr(sorted(read_stamp(prepared.folder).items())), chosen):
         digest.update(text.encode())

@@ -25,7 +25,7 @@ from training.config import TrainingSettings, load_settings
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories, item_columns
 from training.examples.split import held_out
-from training.export.write import publish, staged, write_json
+from training.export.write import CURRENT, point, staged, write_json
 from training.learn import (
     Learned,
     first_users,
@@ -59,7 +59,7 @@ def restricted(world: Prepared, users: np.ndarray, spare: np.ndarray | None) -> 
 
 
 def train(world: Prepared, name: str, settings: TrainingSettings, steps: Steps) -> Path:
-    """Trains on a sample, writes a bundle of the whole catalogue and publishes it; one there stays."""
+    """Trains on a sample, writes a bundle of the whole catalogue and makes it current; one there stays."""
     bundles = settings.var_dir / "bundles"
     try:
         read_manifest(bundles / name)
@@ -67,7 +67,7 @@ def train(world: Prepared, name: str, settings: TrainingSettings, steps: Steps) 
         learned, metrics = learn(world, settings, steps)
         with steps.step("Export, encode the catalogue"), staged(bundles, name) as folder:
             write_bundle(folder, name, world, settings, learned, metrics)
-    publish(bundles, name)
+    point(bundles, name, CURRENT)
     return bundles / name
 
 

@@ -1,6 +1,6 @@
-"""The whole path with one command: prepare, train, materialise, serve, ask, measure, stop.
+"""The whole path with one command: prepare, train, promote, materialise, serve, ask, measure, stop.
 
-`python -m deploy.local.demo [--keep]`; what is unchanged since the last run is reused.
+`python -m deploy.local.demo [--keep] [--force]`; what is unchanged since the last run is reused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 
 import httpx
@@ -25,6 +26,7 @@ LOAD_S = 10
 PATH = (
     Step("prepare", "training", ("-m", "training", "prepare")),
     Step("train", "training", ("-m", "training", "train")),
+    Step("promote", "training", ("-m", "training", "promote")),
     Step("materialize", "training", ("-m", "training", "materialize")),
     Step("index", "triton", ("-m", "ensemble.publish.index")),
     Step("export", "triton", ("-m", "ensemble.publish.export")),
@@ -34,14 +36,16 @@ QUALITY = Step("evaluate", "training", ("-m", "training", "evaluate"))
 LOAD = Step("load", "dev", ("-m", "bench.load.load", "--duration", str(LOAD_S)))
 
 
-def run_demo(console: Console, settings: LocalSettings) -> None:
-    """Runs the path and shows what came out; leaves the servers running."""
+def run_demo(console: Console, settings: LocalSettings, *, force: bool = False) -> None:
+    """Runs the path and shows what came out; leaves the servers running. `force` promotes a worse bundle too."""
     steps = Steps(settings, dict(os.environ) | settings.environment())
     for step in PATH:
         console.print(Rule(step.name, align="left"))
         if step.name == "materialize":
             stack.up(settings, ["redis"])
-        console.print(f"    done after {steps.run(step):.1f} s")
+        given = ("--force",) if force and step.name == "promote" else ()
+        seconds = steps.run(replace(step, arguments=(*step.arguments, *given)))
+        console.print(f"    done after {seconds:.1f} s")
     console.print(Rule("serve", align="left"))
     stack.up(settings)
     console.print(Rule("ask", align="left"))
@@ -61,12 +65,13 @@ def main() -> int:
     """Runs the demo and stops everything, whatever happens; 0, or 1 with what failed and its log's end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the servers running")
-    keep = parser.parse_args().keep
+    parser.add_argument("--force", action="store_true", help="promote the bundle even where it is worse")
+    chosen = parser.parse_args()
     settings, console, started = load_settings(), Console(highlight=False), time.monotonic()
     signal.signal(signal.SIGTERM, interrupt)
     code = 1
     try:
-        run_demo(console, settings)
+        run_demo(console, settings, force=chosen.force)
         code = 0
     except StepFailed as error:
         print(f"\n{error}; the end of {error.log}:\n{stack.log_tail(error.log, 30)}", file=sys.stderr)
@@ -76,12 +81,12 @@ def main() -> int:
         print("\ninterrupted; stopping everything", file=sys.stderr)
         code = 130
     finally:
-        if code or not keep:
+        if code or not chosen.keep:
             console.print(Rule("stop", align="left"))
             stack.down(settings)
     if code == 0:
         console.print(f"\nThe whole path took {time.monotonic() - started:.0f} s.")
-        if keep:
+        if chosen.keep:
             console.print(f"Serving at {settings.gateway_url} until `make down`.")
     return code
 

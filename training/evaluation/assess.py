@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ RANKERS: dict[str, Callable[..., Any]] = {
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
 
+SERVED = "two-tower, then DLRM"
+"""The order that requests get, among those of the end-to-end section."""
+
 
 def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
     """Measures a run on the test part; the baselines beside the first seed alone.
@@ -60,15 +64,21 @@ def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: 
 
 
 def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
-    """Counts what the test part holds."""
+    """Counts what the test part holds; two of the same `fingerprint` ask the same of the same users."""
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
+    digest = hashlib.sha256(prepared.dataset.name.encode())
+    for part in (prepared.items[names.ITEM_ID].to_numpy(np.int64), held.user_ids):
+        digest.update(part.tobytes())
+    for matrix in (held.relevant, held.seen):
+        digest.update(matrix.indptr.astype(np.int64).tobytes() + matrix.indices.astype(np.int64).tobytes())
     return {
         "from": split.validate_until.isoformat(),
         "until": split.test_until.isoformat(),
         "rows": len(rows.test),
         "users": len(held.user_rows),
         "relevant": int(held.relevant.nnz),
+        "fingerprint": digest.hexdigest(),
     }
 
 
@@ -204,7 +214,7 @@ def assess_end_to_end(
     instant = prepared.split.validate_until
     slates = make_slates(prepared, learned.encoders, learned.dlrm, held, vectors, instant, k)
     served = order_scores(slates.ranking_scores, slates.retrieval_scores, learned.order)
-    orders = {"two-tower, then DLRM": served, "DLRM's order alone": slates.ranking_scores}
+    orders = {SERVED: served, "DLRM's order alone": slates.ranking_scores}
     for model, scores in orders.items():
         report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
     report.add("end_to_end", "two-tower alone", evaluate_lists(held, slates.items))

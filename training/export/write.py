@@ -1,4 +1,4 @@
-"""Writes a bundle: whole or not at all, never changed after, `current` pointing to the newest.
+"""Writes a bundle: whole or not at all, never changed after; links beside the bundles point to one.
 
 A bundle is one folder: models, encoders, item vectors, item table, popular slate, metrics, `dataset.yaml`,
 dataset card, and `manifest.json`, which holds the checksum of every other file and is written last.
@@ -21,6 +21,9 @@ from typing import Any
 from contract.bundle import MANIFEST_FILE, BundleError, Manifest, read_manifest, sha256
 
 CURRENT = "current"
+"""The link to the bundle that is served."""
+LATEST = "latest"
+"""The link to the bundle that the last training made, or found unchanged."""
 _LIBRARIES = (
     "numpy",
     "pandas",
@@ -69,17 +72,23 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def publish(bundles: Path, name: str) -> None:
-    """Points `bundles/current` to a bundle, in one step: a reader finds the old one or the new one.
+def point(bundles: Path, name: str, link: str) -> None:
+    """Points a link, such as `bundles/current`, to a bundle, in one step: readers find the old or the new one.
 
     Raises:
-        BundleError: the bundle is incomplete or changed; `current` stays as it is.
+        BundleError: the bundle is incomplete or changed; the link stays as it is.
     """
     read_manifest(bundles / name)
-    link = bundles / f".{CURRENT}.{os.getpid()}.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(name)
-    link.replace(bundles / CURRENT)
+    temporary = bundles / f".{link}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    temporary.replace(bundles / link)
+
+
+def linked(bundles: Path, link: str) -> str | None:
+    """Names the bundle that a link points to; None where there is no link."""
+    path = bundles / link
+    return path.readlink().name if path.is_symlink() else None
 
 
 def find_bundle(bundles: Path, dataset: str, fingerprint: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract.bundle import BundleError, read_manifest
-from training.export.write import bundle_id, find_bundle, publish, seal, staged
+from training.export.write import CURRENT, bundle_id, find_bundle, linked, point, seal, staged
 
 SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
 
@@ -76,19 +76,21 @@ def test_a_bundle_is_never_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "toy-1" / "x.onnx").read_text() == "model"
 
 
-def test_current_points_to_the_newest_and_moves_in_one_step(tmp_path: Path) -> None:
+def test_a_link_points_to_one_bundle_and_moves_in_one_step(tmp_path: Path) -> None:
+    assert linked(tmp_path, CURRENT) is None
     for name in ("toy-1", "toy-2"):
         write(tmp_path, name)
-        publish(tmp_path, name)
+        point(tmp_path, name, CURRENT)
+        assert linked(tmp_path, CURRENT) == name
         assert (tmp_path / "current").resolve() == (tmp_path / name).resolve()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "toy-1", "toy-2"]
 
 
-def test_a_changed_bundle_is_not_published(tmp_path: Path) -> None:
-    publish(tmp_path, write(tmp_path, "toy-1").name)
+def test_no_link_points_to_a_changed_bundle(tmp_path: Path) -> None:
+    point(tmp_path, write(tmp_path, "toy-1").name, CURRENT)
     (write(tmp_path, "toy-2") / "x.onnx").write_text("changed")
     with pytest.raises(BundleError, match="checksum differs"):
-        publish(tmp_path, "toy-2")
+        point(tmp_path, "toy-2", CURRENT)
     assert (tmp_path / "current").resolve() == (tmp_path / "toy-1").resolve()
 
 
