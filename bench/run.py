@@ -67,7 +67,7 @@ def bench(given: argparse.Namespace) -> list[str]:
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
     except OSError:
-        raise BenchError(f"{bundle}: no bundle to measure; run `make train` first") from None
+        raise BenchError(f"{bundle}: no bundle to measure; run `make train promote` first") from None
     settings = bench_settings(local.var / "bench" / "run", bundle)
     record, dataset = Record(manifest["bundle"]), given.data or manifest["dataset"]
     images = plots.FOLDER if given.publish else local.var / "bench" / "images"

@@ -199,7 +199,9 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
             )
         manifest = Manifest.model_validate(facts)
     except FileNotFoundError:
-        raise BundleError(f"{path}: not found; run `make train`, or point to another bundle") from None
+        raise BundleError(
+            f"{path}: not found; run `make train promote`, or point to another bundle"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not a bundle manifest of format {FORMAT}: {error}") from None
     except ValidationError as error:

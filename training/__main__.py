@@ -146,7 +146,9 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         "--quality", type=Quality, choices=list(Quality), help=f"default: {settings.quality.value}"
     )
     train.add_argument("--again", action="store_true", help="train even where nothing has changed")
-    promoted = command("promote", run_promote, "make a bundle current, if it is not worse than the one that is")
+    promoted = command(
+        "promote", run_promote, "make a bundle current, if it is not worse than the one that is"
+    )
     promoted.add_argument("--bundle", help="its name (default: the one trained last)")
     promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
     command("rollback", run_rollback, "make the bundle current that was so before")

@@ -85,8 +85,8 @@ class TrainingSettings(BaseSettings):
     )
     promotion_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.03,
-        description="Share of the current bundle's NDCG@10 that a promoted one may lose on the same test part. "
-        "Higher: worse ones pass; lower: chance refuses good ones, the sooner the fewer test users there are.",
+        description="Share of the current bundle's NDCG@10 that a promoted one may lose on the same test. "
+        "Higher: worse ones pass; lower: chance refuses good ones, sooner with few test users.",
     )
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()

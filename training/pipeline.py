@@ -58,7 +58,7 @@ CODE = Path(__file__).parent.parent
 def train_bundle(
     prepared: Prepared, settings: TrainingSettings, steps: Steps, *, again: bool = False
 ) -> Path:
-    """Trains and evaluates a bundle, gives its folder; one made of the same is kept. `latest` points to it."""
+    """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it."""
     bundles = settings.var_dir / "bundles"
     made_of = fingerprint(prepared, settings)
     name = None if again else find_bundle(bundles, prepared.dataset.name, made_of)

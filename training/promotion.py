@@ -101,7 +101,7 @@ def judge(bundles: Path, name: str, dataset: str, margin: float) -> tuple[bool, 
 
 
 def slate_quality(metrics: dict[str, Any]) -> float | None:
-    """Takes the contents of `metrics.json`, gives NDCG@10 of the served slates; None where nobody was asked."""
+    """Takes the contents of `metrics.json`, gives NDCG@10 of the served slates; None if nobody was asked."""
     rows = metrics["sections"].get("end_to_end", {})
     value = rows.get(metrics.get("served"), {}).get(METRIC)
     return None if value is None else float(value)
@@ -136,7 +136,7 @@ def served(bundles: Path) -> list[str]:
 
 
 def listing(bundles: Path) -> list[str]:
-    """Gives a line per bundle, by name: when it was made, its NDCG@10, and what points to it; then the log."""
+    """Gives a line per bundle, by name: when it was made, its NDCG@10, what points to it; then the log."""
     marks = {link: linked(bundles, link) for link in (CURRENT, LATEST)}
     lines = []
     for path in sorted(bundles.glob(f"[!.]*/{MANIFEST_FILE}")):

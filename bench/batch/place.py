@@ -56,7 +56,7 @@ class Place:
         try:
             read: dict[str, Any] = json.loads(path.read_text())
         except OSError:
-            raise BenchError(f"{path}: no bundle to measure; run `make train` first") from None
+            raise BenchError(f"{path}: no bundle to measure; run `make train promote` first") from None
         return read
 
     @property

@@ -92,7 +92,7 @@ def bench(chosen: argparse.Namespace) -> list[str]:
         if "/" not in chosen.data and chosen.data not in ("", manifest["dataset"]):
             raise BenchError(
                 f"the bundle {manifest['bundle']} is of {manifest['dataset']}, not of {chosen.data}; run "
-                f"`make train DATA={chosen.data}` first"
+                f"`make train promote DATA={chosen.data}` first"
             )
         facts = {"bundle": manifest["bundle"], "dataset": manifest["dataset"], "command": command}
         place = measured.place.folder

@@ -130,7 +130,7 @@ def run(given: argparse.Namespace) -> bool:
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
     except OSError:
-        raise BenchError(f"{bundle}: no bundle to serve; run `make train` first") from None
+        raise BenchError(f"{bundle}: no bundle to serve; run `make train promote` first") from None
     settings = bench_settings(local.var / "chaos" / "run", bundle)
     budget_ms = float(GatewaySettings().latency_budget_ms)
     measure = {"chaos": run_faults, "overload": run_overload}[given.what]

@@ -22,7 +22,7 @@ SIZES = ((1, 100), (1, 400), (1, 1600), (16, 100))
 def bundle() -> LoadedBundle:
     """The bundle; without one there is nothing to measure."""
     if not FOLDER.is_dir():
-        pytest.skip(f"{FOLDER}: no bundle; run `make train`")
+        pytest.skip(f"{FOLDER}: no bundle; run `make train promote`")
     return LoadedBundle.open(FOLDER)
 
 

@@ -37,7 +37,7 @@ LOAD = Step("load", "dev", ("-m", "bench.load.load", "--duration", str(LOAD_S)))
 
 
 def run_demo(console: Console, settings: LocalSettings, *, force: bool = False) -> None:
-    """Runs the path and shows what came out; leaves the servers running. `force` promotes a worse bundle too."""
+    """Runs the path and shows what came out; leaves the servers running. `force`: promotes a worse bundle."""
     steps = Steps(settings, dict(os.environ) | settings.environment())
     for step in PATH:
         console.print(Rule(step.name, align="left"))

@@ -62,6 +62,7 @@ def test_a_second_demo_reuses_the_bundle(own_world: World) -> None:
     done = own_world.run("dev", "-m", "deploy.local.demo")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert own_world.manifest() == before
+    assert "is current already" in done.stdout
     assert listening(own_world) == []
 
 

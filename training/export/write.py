@@ -73,7 +73,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> Manifest:
 
 
 def point(bundles: Path, name: str, link: str) -> None:
-    """Points a link, such as `bundles/current`, to a bundle, in one step: readers find the old or the new one.
+    """Points a link, such as `bundles/current`, to a bundle, in one step: readers find the old or the new.
 
     Raises:
         BundleError: the bundle is incomplete or changed; the link stays as it is.

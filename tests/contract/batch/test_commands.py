@@ -118,9 +118,9 @@ def test_rollback_switches_back_and_forth(redis: Redis, command: Command) -> Non
     ("arguments", "settings", "status", "said"),
     [
         (["rollback", "--dataset", DATASET], {}, 1, "nothing to roll back to: small has no batch run"),
-        (["status"], {}, 1, "manifest.json: not found; run `make train`"),
+        (["status"], {}, 1, "manifest.json: not found; run `make train promote`"),
         (["rollback"], {}, 1, "or name the data set by --dataset"),
-        ([], {}, 1, "manifest.json: not found; run `make train`"),
+        ([], {}, 1, "manifest.json: not found; run `make train promote`"),
         (
             ["status", "--dataset", DATASET],
             {"SHORTLIST_REDIS_URL": "redis://127.0.0.1:1"},

@@ -232,7 +232,7 @@ def test_without_a_bundle_it_says_how_to_make_one(batch_world: BatchWorld) -> No
     link = batch_world.var / "bundles" / "current"
     link.unlink()
     try:
-        with pytest.raises(BatchError, match=r"manifest\.json: not found; run `make train`"):
+        with pytest.raises(BatchError, match=r"manifest\.json: not found; run `make train promote`"):
             batch_world.job()
     finally:
         batch_world.promote(batch_world.world.folder)

@@ -86,7 +86,7 @@ async def running(bundle: Path, **settings: str) -> AsyncIterator[Gateway]:
     ("settings", "message"),
     [
         ({"LATENCY_BUDGET_MS": "soon"}, "SHORTLIST_LATENCY_BUDGET_MS: "),
-        ({"BUNDLE_DIR": "/nowhere"}, "/nowhere/manifest.json: not found; run `make train`"),
+        ({"BUNDLE_DIR": "/nowhere"}, "/nowhere/manifest.json: not found; run `make train promote`"),
         ({"HOST": "192.0.2.1", "ALLOW_ANONYMOUS": "true"}, "SHORTLIST_HOST: cannot listen"),
     ],
 )

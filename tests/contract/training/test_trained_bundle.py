@@ -19,7 +19,9 @@ from training.examples.exposures import RankingTable
 from training.examples.snapshot import Candidates, items_as_of, unknown_user, users_as_of
 from training.examples.split import all_user_ids
 from training.export.towers import run_model
+from training.export.write import CURRENT, LATEST, linked
 from training.pipeline import QUERY_USERS
+from training.promotion import slate_quality
 
 Bundle = tuple[Prepared, Path]
 
@@ -32,7 +34,8 @@ def manifest(small_bundle: Bundle) -> Manifest:
 def test_the_manifest_names_every_file_and_how_it_was_made(small_bundle: Bundle, manifest: Manifest) -> None:
     prepared, folder = small_bundle
     assert {path.name for path in folder.iterdir()} == {*manifest.checksums, files.MANIFEST_FILE}
-    assert manifest.bundle == folder.name == (folder.parent / "current").resolve().name
+    assert manifest.bundle == folder.name == linked(folder.parent, LATEST)
+    assert linked(folder.parent, CURRENT) is None, "training does not promote"
     assert manifest.dataset == prepared.dataset.name
     assert {"python", "numpy", "nvtabular", "merlin-models", "tensorflow-cpu", "onnx"} <= set(
         manifest.versions
@@ -128,6 +131,7 @@ def test_metrics_cover_the_chain_and_its_baselines(small_bundle: Bundle) -> None
     assert {"two-tower", "TopPop", "ItemKNN", "EASE"} <= set(sections["retrieval"])
     assert {"two-tower, then DLRM", "two-tower alone"} <= set(sections["end_to_end"])
     assert metrics["test"]["users"] > 0
+    assert slate_quality(metrics) == sections["end_to_end"][metrics["served"]]["ndcg@10"] > 0
 
 
 def test_candidates_are_the_rows_that_training_makes(small_bundle: Bundle) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.bundle import BundleError
+from tests.unit.training.test_promotion import write as write_bundle
 from training.__main__ import main
 from training.config import Quality, TrainingSettings
 from training.evaluation.tables import BEGIN, END, markdown, replace_block
@@ -66,6 +67,34 @@ def test_evaluate_without_a_bundle_says_what_to_do(
     monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
     assert main(["evaluate"]) == 1
     assert "make train" in capsys.readouterr().err
+
+
+def test_promotion_and_rollback_say_what_happened_and_what_is_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    bundles = tmp_path / "bundles"
+
+    def said(*command: str) -> str:
+        code = main(command)
+        out, err = capsys.readouterr()
+        return f"{code} {out}{err}"
+
+    assert "no bundle was trained here; run `make train`" in said("promote")
+    write_bundle(bundles, "toy-1", 0.1)
+    assert "0   " in (first := said("promote"))
+    assert "none -> toy-1" in first
+    assert "next: make materialize export up" in first
+    assert "is toy-1 already" in said("promote")
+    write_bundle(bundles, "toy-2", 0.05)
+    assert said("promote", "--bundle", "toy-2").startswith("1 ")
+    assert "promote, forced  toy-1 -> toy-2" in said("promote", "--force")
+    rolled = said("rollback")
+    assert "rollback  toy-2 -> toy-1" in rolled
+    assert "stays current until another one is promoted" in rolled
+    assert "ndcg@10 0.1000  current" in said("bundles")
+    monkeypatch.setenv("SHORTLIST_PROMOTION_MARGIN", "0.5")
+    assert said("promote").startswith("0 ")
 
 
 def test_every_setting_says_what_it_is() -> None:

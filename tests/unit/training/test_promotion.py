@@ -62,7 +62,7 @@ def test_another_test_part_cannot_be_compared_and_needs_force(
 ) -> None:
     promote(tmp_path, write(tmp_path, "toy-1", test=former), MARGIN)
     write(tmp_path, "toy-2", 0.9, test=new)
-    with pytest.raises(BundleError, match="cannot be compared with toy-1.*another test part.*FORCE=1"):
+    with pytest.raises(BundleError, match=r"cannot be compared with toy-1.*another test part.*FORCE=1"):
         promote(tmp_path, "toy-2", MARGIN)
     move = promote(tmp_path, "toy-2", MARGIN, force=True)
     assert move is not None
@@ -117,9 +117,10 @@ def test_a_damaged_bundle_is_neither_promoted_nor_rolled_back_to(tmp_path: Path)
     promote(tmp_path, write(tmp_path, "toy-1"), MARGIN)
     promote(tmp_path, write(tmp_path, "toy-2"), MARGIN)
     (tmp_path / "toy-1" / "x.onnx").write_text("changed")
-    for act in (lambda: rollback(tmp_path), lambda: promote(tmp_path, "toy-1", MARGIN, force=True)):
-        with pytest.raises(BundleError, match="checksum differs"):
-            act()
+    with pytest.raises(BundleError, match="checksum differs"):
+        rollback(tmp_path)
+    with pytest.raises(BundleError, match="checksum differs"):
+        promote(tmp_path, "toy-1", MARGIN, force=True)
     assert linked(tmp_path, CURRENT) == "toy-2"
     assert len(read_log(tmp_path)) == 2
 
@@ -129,7 +130,7 @@ def test_a_damaged_bundle_is_neither_promoted_nor_rolled_back_to(tmp_path: Path)
     [
         (None, "no bundle was trained here; run `make train`"),
         ("../x", "BUNDLE=../x: is not the name of a bundle"),
-        ("nowhere", "nowhere/manifest.json: not found; run `make train`"),
+        ("nowhere", "nowhere/manifest.json: not found; run `make train promote`"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, name: str | None, said: str) -> None:
