@@ -14,6 +14,7 @@ from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
 from training.config import Quality, TrainingSettings, load_settings
 from training.data.first_draft import write_draft
+from training.config import QualityLevel, SettingError, TrainingSettings, load_settings
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings.model_copy(update=changes).at_quality()
     try:
         chosen.run(settings, chosen, Steps())
-    except (DatasetError, BundleError) as error:
+    except (DatasetError, BundleError, SettingError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
@@ -143,7 +144,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     for added in with_data:
         added.add_argument("--data", help=f"a name or a folder (default: {settings.data})")
     train.add_argument(
-        "--quality", type=Quality, choices=list(Quality), help=f"default: {settings.quality.value}"
+        "--quality", type=QualityLevel, choices=list(QualityLevel), help=f"default: {settings.quality.value}"
     )
     train.add_argument("--again", action="store_true", help="train even where nothing has changed")
     promoted = command(

@@ -15,7 +15,11 @@ from training.ranking.config import DlrmConfig
 from training.retrieval.config import TwoTowerConfig
 
 
-class Quality(StrEnum):
+class SettingError(ValueError):
+    """Says which setting's value does not fit, and what to choose."""
+
+
+class QualityLevel(StrEnum):
     """How much time training may take."""
 
     TINY = "tiny"
@@ -65,8 +69,8 @@ class TrainingSettings(BaseSettings):
         MAX_SEEN,
         description="Seen items kept per user, newest first. Lower: older ones may be answered again.",
     )
-    quality: Quality = Field(
-        Quality.DEFAULT,
+    quality: QualityLevel = Field(
+        QualityLevel.DEFAULT,
         description="tiny: seconds, for tests. default: minutes. full: default, with every baseline, "
         "several seeds and bootstrap intervals.",
     )
@@ -77,6 +81,8 @@ class TrainingSettings(BaseSettings):
     threads: PositiveInt = Field(
         2, description="Threads of TensorFlow. Metrics are reproduced with the same number only."
     )
+    retrieval: str = Field("two_tower", description="The retrieval model, by its name in training/models.py.")
+    ranker: str = Field("dlrm", description="The ranking model, by its name in training/models.py.")
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     flat_up_to: NonNegativeInt = Field(
         20_000,
@@ -94,7 +100,7 @@ class TrainingSettings(BaseSettings):
 
     def at_quality(self) -> TrainingSettings:
         """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""
-        if self.quality is not Quality.TINY:
+        if self.quality is not QualityLevel.TINY:
             return self
         towers = {"width": 16, "steps": 60, "evaluations": 2, "batch_size": 256}
         return self.model_copy(update={"two_tower": self.two_tower.model_copy(update=towers)})

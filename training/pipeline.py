@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import tensorflow as tf
 from contract import bundle as files
 from contract.arrays import Array
 from contract.bundle import ModelSpec
+from contract.bundle import ModelSpec, OrderSpec
 from contract.dataset import DATASET_FILE
-from training.config import Quality, TrainingSettings
+from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
 from training.evaluation.assess import SERVED, assess, test_facts
+from training.evaluation.assess import assess, served_name, test_facts
 from training.evaluation.report import over_seeds
-from training.examples.exposures import RankingRows, take
+from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
 from training.export.saved_models import FOLDER as SAVED_MODELS
 from training.export.saved_models import keep_models
 from training.export.serving_files import dataset_card, popular_slate, sample_users, write_item_table
-from training.export.towers import Model, export_model, index_spec, model_spec, run_model
+from training.export.towers import export_model, index_spec, model_spec, run_model
 from training.export.write import (
     LATEST,
     bundle_id,
@@ -37,19 +40,11 @@ from training.export.write import (
     versions,
     write_json,
 )
-from training.learn import (
-    Learned,
-    fit_encoders,
-    fit_ranker,
-    fit_retrieval,
-    learn_order,
-    make_candidates,
-    make_rows,
-)
+from training.learn import fit_encoders, fit_retriever, learn_order, make_candidates
+from training.models import chosen_ranking, chosen_retrieval
 from training.progress import Steps
+from training.slates.slates import Learned
 
-SAMPLE_ROWS = 512
-"""Encoded real rows on which every export is compared with TensorFlow."""
 QUERY_USERS = 1000
 """Users whose vectors the bundle keeps, to measure an approximate index with."""
 CODE = Path(__file__).parent.parent
@@ -77,35 +72,36 @@ def train_bundle(
 
 def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple[Learned, dict[str, Any]]:
     """Trains one model per seed and measures each; gives the first and the metrics of all."""
+    fit_ranking, _ = chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
     with steps.step("Make the ranker's rows"):
-        rows = make_rows(prepared)
-        counts = (len(rows.train), len(rows.histories), len(rows.validation))
+        parts = RankingParts.of(prepared)
+        counts = (len(parts.train), len(parts.histories), len(parts.validation))
         steps.say("{:,} train, {:,} of histories, {:,} validation".format(*counts))
     with steps.step("Fit the workflow"):
-        encoders = fit_encoders(prepared, rows.train)
-    is_full = settings.quality is Quality.FULL
+        encoders = fit_encoders(prepared, parts.train)
+        examples = RankingExamples.of(prepared, encoders, parts)
+    is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
     reports = []
     for seed in seeds:
-        with steps.step(f"Train the two towers, seed {seed}"):
-            retrieval = fit_retrieval(prepared, encoders, settings, seed)
+        with steps.step(f"Train retrieval, seed {seed}"):
+            retriever = fit_retriever(prepared, encoders, settings, seed)
         with steps.step(f"Train the ranker, seed {seed}"):
-            candidates = make_candidates(prepared, encoders, rows, retrieval, settings.k, seed)
-            dlrm = fit_ranker(prepared, encoders, rows, settings, seed, candidates=candidates)
-            order = learn_order(prepared, encoders, retrieval, dlrm, settings.k)
-        ranked = sample_rows(rows.validation, seed).encoded(encoders, prepared.dataset)
-        learned = Learned(encoders, retrieval, dlrm, order, ranked)
+            candidates = make_candidates(prepared, encoders, parts.table, retriever, settings.k, seed)
+            ranker = fit_ranking(replace(examples, candidates=candidates), seed)
+            learned = Learned(encoders, retriever, ranker, examples.sample(seed), OrderSpec())
+            learned = replace(learned, order=learn_order(prepared, learned, settings.k))
         first = first or learned
         with steps.step(f"Evaluate, seed {seed}"):
-            reports.append(assess(prepared, settings, rows, learned, seed))
+            reports.append(assess(prepared, settings, parts, examples, learned, seed))
     assert first is not None
     return first, {
         "dataset": prepared.dataset.name,
         "quality": settings.quality.value,
         "seeds": seeds,
-        "test": test_facts(prepared, rows),
-        "served": SERVED,
+        "test": test_facts(prepared, parts),
+        "served": served_name(first),
         "sections": over_seeds(reports),
     }
 
@@ -126,9 +122,9 @@ def write_bundle(
     dataset = prepared.dataset
     specs = export_towers(folder, learned, settings.seed)
     of_candidates = candidate_columns(dataset)
-    ranker = ranker_spec(learned.dlrm.features, learned.encoders.fields, of_candidates, files.RANKER_FILE)
-    export_ranker(learned.dlrm, ranker, learned.ranked, folder)
-    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retrieval.catalogue)
+    ranker = ranker_spec(learned.ranker.features, learned.encoders.fields, of_candidates, files.RANKER_FILE)
+    export_ranker(learned.ranker, ranker, learned.sample, folder)
+    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retriever.catalogue)
     learned.encoders.save(folder / files.ENCODERS_FILE)
     np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
     np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
@@ -150,7 +146,7 @@ def write_bundle(
             "versions": versions(),
             "items": len(vectors),
             "vector_width": vectors.shape[1],
-            "score_range": learned.retrieval.two_tower.score_range,
+            "score_range": learned.retriever.model.score_range,
             "index": index_spec(len(vectors), settings.flat_up_to),
             "order": learned.order,
             "context": tuple(dataset.context),
@@ -164,16 +160,11 @@ def write_bundle(
     )
 
 
-def sample_rows(rows: RankingRows, seed: int) -> RankingRows:
-    """Draws some of the ranker's rows."""
-    return take(rows, np.random.default_rng(seed).integers(0, len(rows), SAMPLE_ROWS))
-
-
 def user_vectors(
     folder: Path, spec: ModelSpec, prepared: Prepared, learned: Learned, seed: int
 ) -> npt.NDArray[np.float32]:
     """Encodes some users as of the data set's clock, (Q,D): what requests will search the index with."""
-    histories, rng = learned.retrieval.histories, np.random.default_rng(seed)
+    histories, rng = learned.retriever.histories, np.random.default_rng(seed)
     known = len(histories.user_ids)
     users = rng.choice(known, min(QUERY_USERS, known), replace=False)
     columns = histories.as_of(users, prepared.dataset.clock())
@@ -181,34 +172,23 @@ def user_vectors(
 
 
 def export_towers(folder: Path, learned: Learned, seed: int) -> dict[str, ModelSpec]:
-    """Writes both towers, each compared with TensorFlow on random real rows."""
+    """Writes both encoders, each compared with its model on random real rows."""
     rng = np.random.default_rng(seed)
-    histories = learned.retrieval.histories
+    model, histories, catalogue = (
+        learned.retriever.model,
+        learned.retriever.histories,
+        learned.retriever.catalogue,
+    )
     users = rng.integers(0, len(histories.user_ids), SAMPLE_ROWS)
-    items = rng.integers(0, len(next(iter(learned.retrieval.catalogue.values()))), SAMPLE_ROWS)
-    ends = histories.recent.starts[users + 1]
-    towers, fields = learned.retrieval.two_tower, learned.encoders.fields
-    jobs: dict[str, tuple[Model, tuple[str, ...], str, str, Mapping[str, Array]]] = {
-        "user_tower": (
-            towers.user_tower,
-            towers.user_features,
-            files.USER_TOWER_FILE,
-            "user_vector",
-            histories.columns(users, ends),
-        ),
-        "item_tower": (
-            towers.item_tower,
-            towers.item_features,
-            files.ITEM_TOWER_FILE,
-            "item_vector",
-            {name: values[items] for name, values in learned.retrieval.catalogue.items()},
-        ),
-    }
-    specs: dict[str, ModelSpec] = {}
-    for part, (model, features, file, output, sample) in jobs.items():
-        specs[part] = model_spec(features, fields, file, output)
-        export_model(model, specs[part], sample, folder)
-    return specs
+    ends = rng.integers(histories.recent.starts[users], histories.recent.starts[users + 1] + 1)
+    items = rng.integers(0, len(next(iter(catalogue.values()))), SAMPLE_ROWS)
+    fields = learned.encoders.fields
+    user = model_spec(model.user_features, fields, files.USER_TOWER_FILE, "user_vector")
+    item = model_spec(model.item_features, fields, files.ITEM_TOWER_FILE, "item_vector")
+    drawn = {name: values[items] for name, values in catalogue.items()}
+    export_model(model.users_to_onnx(user), model.encode_users, user, histories.columns(users, ends), folder)
+    export_model(model.items_to_onnx(item), model.encode_items, item, drawn, folder)
+    return {"user_tower": user, "item_tower": item}
 
 
 def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:

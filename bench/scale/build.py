@@ -20,24 +20,19 @@ import numpy as np
 
 from bench.scale.world import make_world
 from contract import names
-from contract.bundle import BundleError, read_manifest
+from contract.bundle import BundleError, OrderSpec, read_manifest
 from training.config import TrainingSettings, load_settings
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories, item_columns
+from training.examples.ranking import RankingExamples, RankingParts
 from training.examples.split import held_out
 from training.export.write import CURRENT, point, staged, write_json
-from training.learn import (
-    Learned,
-    first_users,
-    fit_encoders,
-    fit_ranker,
-    fit_retrieval,
-    learn_order,
-    make_rows,
-)
-from training.pipeline import sample_rows, set_threads, write_bundle
+from training.learn import first_users, fit_encoders, fit_retriever, learn_order
+from training.models import chosen_ranking
+from training.pipeline import set_threads, write_bundle
 from training.progress import Steps
 from training.slates.search import evaluate_vectors
+from training.slates.slates import Learned
 
 SAMPLE_USERS = 20_000
 """Users whose interactions the models learn from."""
@@ -84,27 +79,28 @@ def learn(world: Prepared, settings: TrainingSettings, steps: Steps) -> tuple[Le
     counts = (len(sample.users), len(sample.items), len(sample.interactions))
     steps.say("learning from {:,} users, {:,} items, {:,} interactions".format(*counts))
     with steps.step("Fit the workflow"):
-        rows = make_rows(sample)
-        encoders = fit_encoders(sample, rows.train)
+        parts = RankingParts.of(sample)
+        encoders = fit_encoders(sample, parts.train)
+        examples = RankingExamples.of(sample, encoders, parts)
     with steps.step("Train the two towers"):
-        retrieval = fit_retrieval(sample, encoders, settings, settings.seed)
+        retriever = fit_retriever(sample, encoders, settings, settings.seed)
     with steps.step("Train the ranker"):
-        dlrm = fit_ranker(sample, encoders, rows, settings, settings.seed)
-        order = learn_order(sample, encoders, retrieval, dlrm, settings.k)
+        ranker = chosen_ranking(settings)(examples, settings.seed)
+        learned = Learned(encoders, retriever, ranker, examples.sample(settings.seed), OrderSpec())
+        order = learn_order(sample, learned, settings.k)
     split = sample.split
     held = first_users(held_out(sample, split.validate_until, split.test_until))
-    found = evaluate_vectors(held, *retrieval.vectors(held, split.validate_until))
+    found = evaluate_vectors(held, *retriever.vectors(held, split.validate_until))
     recall = float(np.nanmean(found["recall@100"]))
     steps.say(f"test recall@100 of what the sampled users chose later: {recall:.3f}")
     asking = restricted(world, rng.choice(user_ids, min(ASKING_USERS, len(user_ids)), replace=False), None)
     whole = replace(
-        retrieval,
+        retriever,
         histories=UserHistories.of(asking, encoders),
         catalogue=item_columns(world, encoders),
     )
-    ranked = sample_rows(rows.validation, settings.seed).encoded(encoders, sample.dataset)
     facts = {"sampled_users": counts[0], "sampled_items": counts[1], "recall@100": recall}
-    return Learned(encoders, whole, dlrm, order, ranked), {"sections": {"retrieval": facts}}
+    return replace(learned, retriever=whole, order=order), {"sections": {"retrieval": facts}}
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.builders.datasets import small_world
-from training.config import Quality, TrainingSettings
+from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared
 from training.pipeline import train_bundle
 from training.progress import Steps
@@ -16,5 +16,5 @@ from training.progress import Steps
 def small_bundle(var_dir: Path, *, again: bool = False, seed: int = 0) -> tuple[Prepared, Path]:
     """Prepares the small world and trains on it at QUALITY=tiny; half a minute."""
     prepared = small_world(var_dir)
-    settings = TrainingSettings(var_dir=var_dir, quality=Quality.TINY, seed=seed, threads=1).at_quality()
+    settings = TrainingSettings(var_dir=var_dir, quality=QualityLevel.TINY, seed=seed, threads=1).at_quality()
     return prepared, train_bundle(prepared, settings, Steps(Console(quiet=True)), again=again)

@@ -32,7 +32,7 @@ from ensemble.settings import EnsembleSettings
 from ensemble.sources.source import Source
 from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
-from training.export.ranker_graph import ranker_graph
+from training.ranking.graph import ranker_graph
 from training.ranking.weights import DlrmWeights, Layer
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)

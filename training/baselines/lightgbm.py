@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from contract.encoders import Field
 from training.baselines.design import Columns, numerics, small_categoricals
+from training.examples.ranking import RankingExamples
 
 PARAMETERS = {
     "objective": "binary",
@@ -41,18 +42,14 @@ class LightGBMRanker:
         return probabilities.astype(np.float32)
 
 
-def fit_lightgbm(
-    fields: Mapping[str, Field],
-    train: Columns,
-    labels: npt.NDArray[np.float32],
-    validation: Columns,
-    validation_labels: npt.NDArray[np.float32],
-    seed: int = 0,
-) -> LightGBMRanker:
-    """Grows trees on encoded rows and labels (rows,), until validation gains no more."""
-    grown = lightgbm.Dataset(_design(fields, train), labels)
-    has_validation = len(validation_labels) > 0
-    checked = [grown.create_valid(_design(fields, validation), validation_labels)] if has_validation else []
+def fit_lightgbm(examples: RankingExamples, seed: int = 0) -> LightGBMRanker:
+    """Grows trees on labels (rows,), all known, until validation gains no more."""
+    fields, labels = examples.fields, examples.labels
+    grown = lightgbm.Dataset(_design(fields, examples.train), labels)
+    checked = []
+    if has_validation := len(examples.validation_labels) > 0:
+        design = _design(fields, examples.validation)
+        checked = [grown.create_valid(design, examples.validation_labels)]
     booster = lightgbm.train(
         PARAMETERS | {"seed": seed, "min_data_in_leaf": min(100, max(1, len(labels) // 20))},
         grown,

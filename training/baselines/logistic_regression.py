@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from contract.encoders import Field
 from training.baselines.design import Columns, one_hot
+from training.examples.ranking import RankingExamples
 from training.metrics.ranking import log_loss
 
 PENALTIES = (0.001, 0.01, 0.1)
@@ -28,22 +29,18 @@ class LogisticRanker:
         return probabilities.astype(np.float32)
 
 
-def fit_logistic_regression(
-    fields: Mapping[str, Field],
-    train: Columns,
-    labels: npt.NDArray[np.float32],
-    validation: Columns,
-    validation_labels: npt.NDArray[np.float32],
-    seed: int = 0,
-) -> LogisticRanker:
-    """Fits one model per penalty on encoded rows and labels (rows,); gives the best on validation."""
-    design = one_hot(fields, train)
+def fit_logistic_regression(examples: RankingExamples, seed: int = 0) -> LogisticRanker:
+    """Fits one model per penalty on labels (rows,), all known; gives the best on validation."""
+    fields, labels = examples.fields, examples.labels
+    design = one_hot(fields, examples.train)
     fitted = [
         LogisticRanker(
             fields, LogisticRegression(C=c, solver="newton-cholesky", random_state=seed).fit(design, labels)
         )
         for c in PENALTIES
     ]
-    if not len(validation_labels):
+    if not len(examples.validation_labels):
         return fitted[-1]
-    return min(fitted, key=lambda ranker: log_loss(validation_labels, ranker.predict(validation)))
+    return min(
+        fitted, key=lambda ranker: log_loss(examples.validation_labels, ranker.predict(examples.validation))
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,23 @@ from contract import names
 from contract.arrays import Array, Floats
 from contract.encoders import Encoders, Field
 from contract.ordering import order_scores
+from contract.encoders import Field
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN, binary
 from training.baselines.lightgbm import fit_lightgbm
 from training.baselines.logistic_regression import fit_logistic_regression
 from training.baselines.top_pop import TopPop
-from training.config import Quality, TrainingSettings
+from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared
 from training.evaluation.report import Report
 from training.examples.exposures import RankingRows
+from training.examples.ranking import RankingExamples, RankingParts, target_labels
 from training.examples.snapshot import unknown_user
 from training.examples.split import HeldOut, held_out, interaction_matrix, is_before
-from training.learn import Learned, Rows, fit_ranker
 from training.metrics.ranking import auc, bootstrap_users, log_loss, ranking_metrics
+from training.models import chosen_ranking
 from training.slates.search import evaluate_lists, evaluate_scores, evaluate_vectors, reorder
-from training.slates.slates import make_slates
+from training.slates.slates import Learned, rank_candidates
 
 RANKERS: dict[str, Callable[..., Any]] = {
     "LightGBM": fit_lightgbm,
@@ -36,26 +38,32 @@ RANKERS: dict[str, Callable[..., Any]] = {
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
 
-SERVED = "two-tower, then DLRM"
-"""The order that requests get, among those of the end-to-end section."""
+Vectors = npt.NDArray[np.float32]
 
 
-def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int) -> Report:
+def assess(
+    prepared: Prepared,
+    settings: TrainingSettings,
+    parts: RankingParts,
+    examples: RankingExamples,
+    learned: Learned,
+    seed: int,
+) -> Report:
     """Measures a run on the test part; the baselines beside the first seed alone.
 
     Where nobody finds anything new in the test part, the ranking of its exposures alone is measured.
     """
-    report = Report(is_full=settings.quality is Quality.FULL)
+    report = Report(is_full=settings.quality is QualityLevel.FULL)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
     is_first = seed == settings.seed
-    assess_ranking(report, prepared, settings, rows, learned, seed)
-    if is_first and settings.quality is not Quality.DEFAULT:
-        assess_ranking_baselines(report, prepared, settings, rows, learned, seed)
+    assess_ranking(report, prepared, settings, parts, examples, learned, seed)
+    if is_first and settings.quality is not QualityLevel.DEFAULT:
+        assess_ranking_baselines(report, prepared, settings, parts, examples, learned, seed)
     if not len(held.user_rows):
         return report
-    vectors = learned.retrieval.vectors(held, split.validate_until)
-    report.add("retrieval", "two-tower", evaluate_vectors(held, *vectors))
+    vectors = learned.retriever.vectors(held, split.validate_until)
+    report.add("retrieval", learned.retriever.model.name, evaluate_vectors(held, *vectors))
     assess_unknown_users(report, prepared, learned, held, vectors[1])
     assess_end_to_end(report, prepared, learned, held, vectors, settings.k)
     if is_first:
@@ -63,7 +71,12 @@ def assess(prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: 
     return report
 
 
-def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
+def served_name(learned: Learned) -> str:
+    """Names the order that requests get, among those of the end-to-end section."""
+    return f"{learned.retriever.model.name}, then {learned.ranker.name}"
+
+
+def test_facts(prepared: Prepared, parts: RankingParts) -> dict[str, Any]:
     """Counts what the test part holds; two of the same `fingerprint` ask the same of the same users."""
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
@@ -75,7 +88,7 @@ def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
     return {
         "from": split.validate_until.isoformat(),
         "until": split.test_until.isoformat(),
-        "rows": len(rows.test),
+        "rows": len(parts.test),
         "users": len(held.user_rows),
         "relevant": int(held.relevant.nnz),
         "fingerprint": digest.hexdigest(),
@@ -83,30 +96,42 @@ def test_facts(prepared: Prepared, rows: Rows) -> dict[str, Any]:
 
 
 def assess_ranking(
-    report: Report, prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int
+    report: Report,
+    prepared: Prepared,
+    settings: TrainingSettings,
+    parts: RankingParts,
+    examples: RankingExamples,
+    learned: Learned,
+    seed: int,
 ) -> None:
     """Adds the ranker's metrics on the test's exposures in context, and where asked without."""
-    fields, test = learned.encoders.fields, rows.test.encoded(learned.encoders, prepared.dataset)
-    add_ranker(report, "ranking", "DLRM", prepared, rows, learned.dlrm.predict(test))
-    if prepared.dataset.context and settings.quality is Quality.FULL:
-        bare = without_context(prepared, fields)
-        dlrm = fit_ranker(prepared, learned.encoders, rows, settings, seed, bare)
-        add_ranker(report, "ranking_without_context", "DLRM", prepared, rows, dlrm.predict(test))
+    test, name = parts.test.encoded(learned.encoders, prepared.dataset), learned.ranker.name
+    add_ranker(report, "ranking", name, prepared, parts.test, learned.ranker.predict(test))
+    if prepared.dataset.context and settings.quality is QualityLevel.FULL:
+        bare = replace(examples, fields=without_context(prepared, examples.fields), candidates=None)
+        ranker = chosen_ranking(settings)(bare, seed)
+        add_ranker(report, "ranking_without_context", name, prepared, parts.test, ranker.predict(test))
 
 
 def assess_ranking_baselines(
-    report: Report, prepared: Prepared, settings: TrainingSettings, rows: Rows, learned: Learned, seed: int
+    report: Report,
+    prepared: Prepared,
+    settings: TrainingSettings,
+    parts: RankingParts,
+    examples: RankingExamples,
+    learned: Learned,
+    seed: int,
 ) -> None:
     """Adds what simpler rankers reach on the same encoded rows."""
-    fields, test = learned.encoders.fields, rows.test.encoded(learned.encoders, prepared.dataset)
-    parts = RankerParts.of(prepared, rows, learned.encoders)
+    fields, test = learned.encoders.fields, parts.test.encoded(learned.encoders, prepared.dataset)
+    exposures = examples.of_target(len(parts.train))
     sections: dict[str, Mapping[str, Field]] = {"ranking": fields}
-    if prepared.dataset.context and settings.quality is Quality.FULL:
+    if prepared.dataset.context and settings.quality is QualityLevel.FULL:
         sections["ranking_without_context"] = without_context(prepared, fields)
     for section, known in sections.items():
         for name, fit in RANKERS.items():
-            ranker = fit(known, *parts.without_unknown(), seed)
-            add_ranker(report, section, name, prepared, rows, ranker.predict(test))
+            ranker = fit(replace(exposures, fields=known), seed)
+            add_ranker(report, section, name, prepared, parts.test, ranker.predict(test))
 
 
 def without_context(prepared: Prepared, fields: Mapping[str, Field]) -> dict[str, Field]:
@@ -114,50 +139,14 @@ def without_context(prepared: Prepared, fields: Mapping[str, Field]) -> dict[str
     return {name: field for name, field in fields.items() if name not in prepared.dataset.context}
 
 
-@dataclass(frozen=True, eq=False)
-class RankerParts:
-    """Encoded rows and target labels of train and validation, for rankers that know one label."""
-
-    train: dict[str, Array]
-    labels: Floats
-    validation: dict[str, Array]
-    validation_labels: Floats
-
-    @classmethod
-    def of(cls, prepared: Prepared, rows: Rows, encoders: Encoders) -> RankerParts:
-        """Encodes the exposures of both parts."""
-        dataset = prepared.dataset
-        return cls(
-            rows.train.encoded(encoders, dataset),
-            target_labels(prepared, rows.train),
-            rows.validation.encoded(encoders, dataset),
-            target_labels(prepared, rows.validation),
-        )
-
-    def without_unknown(self) -> tuple[dict[str, Array], Floats, dict[str, Array], Floats]:
-        """Leaves out the rows whose target is unknown."""
-        train, validation = ~np.isnan(self.labels), ~np.isnan(self.validation_labels)
-        return (
-            {name: values[train] for name, values in self.train.items()},
-            self.labels[train],
-            {name: values[validation] for name, values in self.validation.items()},
-            self.validation_labels[validation],
-        )
-
-
-def target_labels(prepared: Prepared, rows: RankingRows) -> Floats:
-    """Gives the target of every row: 0, 1 or NaN."""
-    return rows.labels[:, prepared.dataset.labels.index(prepared.dataset.target)]
-
-
 def add_ranker(
-    report: Report, section: str, model: str, prepared: Prepared, rows: Rows, scores: Floats
+    report: Report, section: str, model: str, prepared: Prepared, test: RankingRows, scores: Vectors
 ) -> None:
     """Adds the metrics of predicted probabilities of the test's exposures."""
-    labels = target_labels(prepared, rows.test)
+    labels = target_labels(prepared, test)
     known = ~np.isnan(labels)
     users, labels, scores = (
-        rows.test.frame[names.USER_ID].to_numpy(np.int64)[known],
+        test.frame[names.USER_ID].to_numpy(np.int64)[known],
         labels[known],
         scores[known],
     )
@@ -196,10 +185,10 @@ def assess_unknown_users(
     """Adds what the same users get when nothing is known of them, as an unknown user is served."""
     raw = unknown_user(prepared.dataset)
     columns = learned.encoders.encode_all(raw)
-    two_tower = learned.retrieval.two_tower
-    one = two_tower.encode_users({name: columns[name] for name in two_tower.user_features})
+    model = learned.retriever.model
+    one = model.encode_users({name: columns[name] for name in model.user_features})
     everyone = np.repeat(one, len(held.user_rows), axis=0)
-    report.add("unknown_users", "two-tower", evaluate_vectors(held, everyone, items))
+    report.add("unknown_users", model.name, evaluate_vectors(held, everyone, items))
 
 
 def assess_end_to_end(
@@ -211,10 +200,11 @@ def assess_end_to_end(
     k: int,
 ) -> None:
     """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""
-    instant = prepared.split.validate_until
-    slates = make_slates(prepared, learned.encoders, learned.dlrm, held, vectors, instant, k)
-    served = order_scores(slates.ranking_scores, slates.retrieval_scores, learned.order)
-    orders = {SERVED: served, "DLRM's order alone": slates.ranking_scores}
+    slates = rank_candidates(prepared, learned, held, vectors, prepared.split.validate_until, k)
+    orders = {
+        served_name(learned): slates.served(learned.order),
+        f"{learned.ranker.name}'s order alone": slates.ranking_scores,
+    }
     for model, scores in orders.items():
         report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
-    report.add("end_to_end", "two-tower alone", evaluate_lists(held, slates.items))
+    report.add("end_to_end", f"{learned.retriever.model.name} alone", evaluate_lists(held, slates.items))

@@ -1,5 +1,4 @@
-"""Exports the ranker with the user's half apart from the candidates', and refuses one that differs from
-TensorFlow."""
+"""Exports the ranker, which takes users apart from candidates; refuses a graph unlike its model."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from contract.affinity import user_item_feature_names
@@ -18,9 +18,13 @@ from contract.names import ITEM_ID
 from training.export.ranker_graph import ranker_graph
 from training.export.towers import compare, model_spec
 from training.ranking.dlrm import Dlrm
+from training.export.towers import Array, compare, model_spec
+from training.ranking.model import RankingModel
 
 CANDIDATES = 8
-"""Candidates of each user on whom the export is compared with TensorFlow."""
+"""Candidates of each user on whom the export is compared with its model."""
+
+Floats = npt.NDArray[np.float32]
 
 
 def candidate_columns(dataset: Dataset) -> frozenset[str]:
@@ -47,17 +51,16 @@ def ranker_spec(
     )
 
 
-def export_ranker(dlrm: Dlrm, spec: RankerSpec, sample: Mapping[str, Array], folder: Path) -> None:
-    """Writes `spec.file` into `folder`, and compares it with TensorFlow on `sample`, encoded real rows.
+def export_ranker(ranker: RankingModel, spec: RankerSpec, sample: Mapping[str, Array], folder: Path) -> None:
+    """Writes `spec.file` into `folder`, and compares it with the model on `sample`, encoded real rows.
 
     Each row is scored as a user of its own, and each row's item as a candidate of several users.
 
     Raises:
         ExportError: an output differs by more than `TOLERANCE`, or is not a number.
     """
-    model = ranker_graph(spec, *dlrm.candidate_weights())
     path = folder / spec.file
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(ranker.to_onnx(spec).SerializeToString())
     rows = len(next(iter(sample.values())))
     for k in (1, min(CANDIDATES, rows)):
         users = np.arange(rows // k)
@@ -66,7 +69,7 @@ def export_ranker(dlrm: Dlrm, spec: RankerSpec, sample: Mapping[str, Array], fol
         candidate = {name: sample[name][candidates] for name in spec.candidate.columns}
         flat = {name: sample[name][np.repeat(users, k)] for name in spec.user.columns}
         flat |= {name: sample[name][candidates.ravel()] for name in spec.candidate.columns}
-        expected = dlrm.predict_candidates(flat).reshape(-1, k)
+        expected = ranker.predict_candidates(flat).reshape(-1, k)
         compare(spec.file, run_ranker(path, spec, user, candidate), expected)
 
 

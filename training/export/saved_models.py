@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import tensorflow as tf
 
 from contract.bundle import ModelSpec
-from training.export.towers import Model, model_spec
-from training.learn import Learned
+from training.export.towers import model_spec
+from training.retrieval.convert import Model
+from training.slates.slates import Learned
 
 FOLDER = "saved_models"
 """Below `var`: one folder per bundle, in it one per model."""
 
 
 def keep_models(folder: Path, learned: Learned) -> None:
-    """Writes the user tower and the ranker of one training run; its item vectors are in the bundle."""
-    towers, dlrm, fields = learned.retrieval.two_tower, learned.dlrm, learned.encoders.fields
+    """Writes the user tower and the ranker of one training run, where they are TensorFlow's.
+
+    The item vectors are in the bundle.
+    """
+    model, ranker, fields = learned.retriever.model, learned.ranker, learned.encoders.fields
     folder.mkdir(parents=True, exist_ok=True)
-    for name, model, features, output in (
-        ("user_tower", towers.user_tower, towers.user_features, "user_vector"),
-        ("ranker", dlrm.candidate_model, dlrm.features, "ranking_scores"),
-    ):
-        save_model(model, model_spec(features, fields, name, output), folder / name)
+    if isinstance(model, _HasUserTower):
+        spec = model_spec(model.user_features, fields, "user_tower", "user_vector")
+        save_model(model.user_tower, spec, folder / "user_tower")
+    if isinstance(ranker, _HasCandidateModel):
+        spec = model_spec(ranker.features, fields, "ranker", "ranking_scores")
+        save_model(ranker.candidate_model, spec, folder / "ranker")
+
+
+@runtime_checkable
+class _HasUserTower(Protocol):
+    @property
+    def user_tower(self) -> Model: ...
+
+
+@runtime_checkable
+class _HasCandidateModel(Protocol):
+    @property
+    def candidate_model(self) -> Model: ...
 
 
 def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
     """Writes a SavedModel whose `serving_default` takes every column by name: (rows,), lists (rows, S).
 
-    `model` is as for `export.export_model`; the output has the name and shape that the ONNX model's has.
+    `model` is as for `to_onnx`; the output has the name and shape that the ONNX model's has.
     """
     signature = {name: tf.TensorSpec((None, length), tf.int64, name) for name, length in spec.lists.items()}
     signature |= {name: tf.TensorSpec((None,), tf.int64, name) for name in spec.categorical}

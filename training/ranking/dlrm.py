@@ -14,8 +14,17 @@ from contract import names
 from contract.arrays import Array, Floats
 from contract.encoders import OOV_CODE, Field
 from training.examples.candidates import CandidateRows
+import numpy.typing as npt
+import onnx
+import tensorflow as tf
+
+from contract import names
+from contract.bundle import RankerSpec
+from contract.encoders import OOV_CODE
+from training.examples.ranking import RankingExamples
 from training.metrics.ranking import log_loss
 from training.ranking.config import DlrmConfig
+from training.ranking.graph import ranker_graph
 from training.ranking.network import Network, build_network
 from training.ranking.weights import DlrmWeights
 
@@ -27,13 +36,14 @@ TARGET, CANDIDATE = "target", "candidate"
 
 @dataclass(frozen=True, eq=False)
 class Dlrm:
-    """The trained ranker: two answers of one network, each the mean logit of its members.
+    """A trained DLRM, a `RankingModel`: two answers of one network, each the mean logit of its members.
 
     `model` gives the probability that an exposure is clicked. `candidate_model` gives the probability that a
     retrieved candidate will be: what is served, because nobody has chosen yet to show it. Both take a dict of
     named tensors, (B,1) or for lists (B,S), and give (B,1).
     """
 
+    name = "DLRM"
     features: tuple[str, ...]
     members: tuple[Network, ...]
     is_trained_on_candidates: bool
@@ -62,6 +72,10 @@ class Dlrm:
             return tuple(member.weights(TARGET) for member in self.members), 0.0
         return tuple(member.weights(CANDIDATE) for member in self.members), self.candidate_offset
 
+    def to_onnx(self, spec: RankerSpec) -> onnx.ModelProto:
+        """Builds the graph behind `candidate_model`, the user's half apart from the candidates'."""
+        return ranker_graph(spec, *self.candidate_weights())
+
     @cached_property
     def _compiled(self) -> Any:
         return tf.function(self.model, reduce_retracing=True, autograph=False)
@@ -87,30 +101,20 @@ class Dlrm:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
-def fit_dlrm(
-    fields: Mapping[str, Field],
-    train: Mapping[str, Array],
-    labels: Floats,
-    validation: Mapping[str, Array],
-    validation_labels: Floats,
-    config: DlrmConfig | None = None,
-    seed: int = 0,
-    candidates: CandidateRows | None = None,
-) -> Dlrm:
-    """Trains the ranker on encoded rows: columns (rows,), lists (rows, S).
+def fit_dlrm(examples: RankingExamples, seed: int = 0, config: DlrmConfig | None = None) -> Dlrm:
+    """Trains the ranker.
 
-    `labels` (rows,) or (rows, T) hold the target first, then auxiliary labels; NaN where unknown. A row whose
-    target is unknown, such as one of a history, trains heads of its own for the labels that it has: the
-    embeddings learn from it, the target's calibration does not suffer. So do `candidates`, which train the
-    head that is served. `validation_labels` (rows,) are the target's. The weights kept are those of the
-    lowest log loss on validation.
+    A row whose target is unknown, such as one of a history, trains heads of its own for the labels that it
+    has: the embeddings learn from it, the target's calibration does not suffer. So do candidates, which train
+    the head that is served. The weights kept are those of the lowest log loss on validation.
 
     Source: Naumov et al. 2019, section 2; Merlin's DLRMBlock.
     """
     config = config or DlrmConfig()
-    labels = labels.reshape(len(labels), -1)
+    train, candidates = examples.train, examples.candidates
+    labels = examples.labels.reshape(len(examples.labels), -1)
     heads = [TARGET, *(f"auxiliary_{i}" for i in range(1, labels.shape[1]))]
-    features = tuple(name for name in fields if name in train)
+    features = tuple(name for name in examples.fields if name in train)
     if candidates is not None:
         heads.append(CANDIDATE)
         train = {name: np.concatenate([train[name], candidates.columns[name]]) for name in features}
@@ -120,11 +124,9 @@ def fit_dlrm(
     members, history = [], []
     for member in range(config.members):
         tf.keras.utils.set_random_seed(seed + member)
-        network = build_network(fields, features, heads, config)
+        network = build_network(examples.fields, features, heads, config)
         alone = Dlrm(features, (network,), candidates is not None, offset, ())
-        history += _train(
-            alone, heads, train, labels, weights, validation, validation_labels, config, seed + member
-        )
+        history += _train(alone, heads, train, labels, weights, examples, config, seed + member)
         members.append(network)
     return Dlrm(features, tuple(members), candidates is not None, offset, tuple(history))
 
@@ -148,8 +150,7 @@ def _train(
     train: Mapping[str, Array],
     labels: Floats,
     weights: Floats,
-    validation: Mapping[str, Array],
-    validation_labels: Floats,
+    examples: RankingExamples,
     config: DlrmConfig,
     seed: int,
 ) -> list[dict[str, float]]:
@@ -169,8 +170,8 @@ def _train(
         rows = order[(done - 1) * batch_size : done * batch_size]
         batch = _tensors(ranker.features, train, rows)
         step(batch, tf.constant(known[rows]), tf.constant(weights[rows]))
-        if done in looks and len(validation_labels):
-            loss = log_loss(validation_labels, ranker.predict(validation))
+        if done in looks and len(examples.validation_labels):
+            loss = log_loss(examples.validation_labels, ranker.predict(examples.validation))
             if loss < min((row["log_loss"] for row in history), default=np.inf):
                 best = model.get_weights()
             history.append({"seed": seed, "step": done, "log_loss": loss})

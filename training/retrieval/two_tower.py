@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import merlin.models.tf as mm
 import numpy as np
 import numpy.typing as npt
+import onnx
 import tensorflow as tf
 from merlin.models.tf.outputs.base import DotProduct
 from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
@@ -15,10 +16,13 @@ from merlin.schema import ColumnSchema, Schema, Tags
 
 from contract import names
 from contract.arrays import Array, Floats
+from contract.bundle import ModelSpec
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import TwoTowerConfig
+from training.retrieval.convert import to_onnx
 from training.retrieval.item_factors import item_factors
+from training.retrieval.model import Validate
 from training.retrieval.newcomer import newcomer
 from training.retrieval.sampling import (
     batches,
@@ -29,14 +33,15 @@ from training.retrieval.sampling import (
 )
 from training.retrieval.towers import POPULARITY_BOUND, ItemTower, UserTower
 
-Validate = Callable[["TwoTower"], float]
-"""Takes the model as it stands, gives what training should maximise."""
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class TwoTower:
-    """The trained towers. Calls take dicts of named tensors, (B,1) or for lists (B,S)."""
+    """The trained towers, a `RetrievalModel`. Towers take dicts of tensors, (B,1) or for lists (B,S)."""
 
+    name = "two-tower"
     user_features: tuple[str, ...]
     item_features: tuple[str, ...]
     user_tower: UserTower
@@ -51,6 +56,14 @@ class TwoTower:
     def encode_items(self, arrays: Mapping[str, Array], rows: int = 4096) -> Floats:
         """Takes encoded columns, (I,) or for lists (I,L), gives vectors (I, D + 1)."""
         return _encode(self.item_tower, self.item_features, arrays, rows)
+
+    def users_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
+        """Converts the user tower."""
+        return to_onnx(self.user_tower, spec)
+
+    def items_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
+        """Converts the item tower."""
+        return to_onnx(self.item_tower, spec)
 
     @property
     def score_range(self) -> tuple[float, float]:

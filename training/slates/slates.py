@@ -9,50 +9,67 @@ from datetime import datetime
 import numpy as np
 
 from contract.arrays import Array, Floats, Ints
+from contract.bundle import OrderSpec
 from contract.encoders import Encoders
+from contract.ordering import order_scores
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import HeldOut
-from training.ranking.dlrm import Dlrm
-from training.retrieval.two_tower import TwoTower
+from training.ranking.model import RankingModel
+from training.retrieval.model import RetrievalModel
 from training.slates.search import retrieve
 
 USERS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Retrieval:
-    """The trained towers, the histories that users are made of, and the encoded catalogue."""
+class Retriever:
+    """A retrieval model, the histories that users are made of, and the encoded catalogue."""
 
-    two_tower: TwoTower
+    model: RetrievalModel
     histories: UserHistories
     catalogue: Mapping[str, Array]
 
     def vectors(self, held: HeldOut, instant: datetime) -> tuple[Floats, Floats]:
         """Gives the vectors of the held-out users as of an instant, (U,D), and of the catalogue, (I,D)."""
-        users = self.two_tower.encode_users(self.histories.as_of(held.user_rows, instant))
-        return users, self.two_tower.encode_items(self.catalogue)
+        users = self.model.encode_users(self.histories.as_of(held.user_rows, instant))
+        return users, self.model.encode_items(self.catalogue)
 
 
 @dataclass(frozen=True, eq=False)
-class Slates:
+class Learned:
+    """What one training run made: the chain that is served."""
+
+    encoders: Encoders
+    retriever: Retriever
+    ranker: RankingModel
+    sample: Mapping[str, Array]
+    """Some encoded rows of the ranker, to compare its export on."""
+    order: OrderSpec
+
+
+@dataclass(frozen=True, eq=False)
+class RankedCandidates:
     """The candidates of every held-out user, in the retrieval's order: all (U,K), `items` -1 in the tail."""
 
     items: Ints
     retrieval_scores: Floats
     ranking_scores: Floats
 
+    def served(self, order: OrderSpec) -> Floats:
+        """Gives the scores that slates are ordered by, (U,K)."""
+        return order_scores(self.ranking_scores, self.retrieval_scores, order)
 
-def make_slates(
+
+def rank_candidates(
     prepared: Prepared,
-    encoders: Encoders,
-    dlrm: Dlrm,
+    learned: Learned,
     held: HeldOut,
     vectors: tuple[Floats, Floats],
     instant: datetime,
     k: int,
-) -> Slates:
+) -> RankedCandidates:
     """Retrieves the `k` best unseen items of every held-out user and ranks them; context unknown.
 
     `vectors` are those users' (U,D) as of the instant, and the catalogue's (I,D).
@@ -60,7 +77,7 @@ def make_slates(
     user_vectors, item_vectors = vectors
     items = retrieve(held, user_vectors, item_vectors, k)
     candidates = Candidates(
-        prepared.dataset, encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)
+        prepared.dataset, learned.encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)
     )
     retrieval_scores = np.empty(items.shape, dtype=np.float32)
     ranking_scores = np.empty(items.shape, dtype=np.float32)
@@ -69,5 +86,5 @@ def make_slates(
         some = np.maximum(items[part], 0)
         retrieval_scores[part] = np.einsum("ud,ukd->uk", user_vectors[part], item_vectors[some])
         columns = candidates.columns(held.user_rows[part], some)
-        ranking_scores[part] = dlrm.predict_candidates(columns).reshape(some.shape)
-    return Slates(items, retrieval_scores, ranking_scores)
+        ranking_scores[part] = learned.ranker.predict_candidates(columns).reshape(some.shape)
+    return RankedCandidates(items, retrieval_scores, ranking_scores)

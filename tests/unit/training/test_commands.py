@@ -9,7 +9,7 @@ import pytest
 from contract.bundle import BundleError
 from tests.unit.training.test_promotion import write as write_bundle
 from training.__main__ import main
-from training.config import Quality, TrainingSettings
+from training.config import QualityLevel, TrainingSettings
 from training.evaluation.tables import BEGIN, END, markdown, replace_block
 from training.export.write import write_json
 
@@ -110,9 +110,9 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_tiny_quality_shrinks_the_models_and_nothing_else() -> None:
-    plain = TrainingSettings(quality=Quality.DEFAULT)
+    plain = TrainingSettings(quality=QualityLevel.DEFAULT)
     assert plain.at_quality() == plain
-    tiny = plain.model_copy(update={"quality": Quality.TINY}).at_quality()
+    tiny = plain.model_copy(update={"quality": QualityLevel.TINY}).at_quality()
     assert tiny.two_tower.width < plain.two_tower.width
     assert tiny.model_copy(update={"two_tower": plain.two_tower, "quality": plain.quality}) == plain
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from contract.encoders import OOV_CODE, PAD_CODE, Field
 from training.examples.candidates import CandidateRows
+from training.examples.ranking import RankingExamples
 from training.metrics.ranking import auc
 from training.ranking.config import DlrmConfig
 from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _weights, fit_dlrm
@@ -46,7 +47,7 @@ def make_rows(rows: int, seed: int) -> tuple[Columns, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> Dlrm:
     train, labels = make_rows(800, 0)
-    return fit_dlrm(FIELDS, train, labels, *make_rows(300, 1), TINY, seed=3)
+    return fit_dlrm(RankingExamples(FIELDS, train, labels, *make_rows(300, 1)), 3, TINY)
 
 
 def test_it_learns_what_decides(fitted: Dlrm) -> None:
@@ -59,7 +60,7 @@ def test_it_learns_what_decides(fitted: Dlrm) -> None:
 
 def test_the_same_seed_gives_the_same_ranker(fitted: Dlrm) -> None:
     train, labels = make_rows(800, 0)
-    again = fit_dlrm(FIELDS, train, labels, *make_rows(300, 1), TINY, seed=3)
+    again = fit_dlrm(RankingExamples(FIELDS, train, labels, *make_rows(300, 1)), 3, TINY)
     columns, _ = make_rows(50, 4)
     np.testing.assert_array_equal(again.predict(columns), fitted.predict(columns))
 
@@ -107,7 +108,9 @@ def test_histories_train_the_embeddings_but_not_the_targets_head() -> None:
     train, labels = make_rows(400, 9)
     target = np.where(np.arange(400) < 200, labels, np.nan)
     other = np.where(np.arange(400) < 200, np.nan, 1 - labels)
-    ranker = fit_dlrm(FIELDS, train, np.stack([target, other], 1), *make_rows(300, 1), TINY, seed=0)
+    ranker = fit_dlrm(
+        RankingExamples(FIELDS, train, np.stack([target, other], 1), *make_rows(300, 1)), 0, TINY
+    )
     columns, expected = make_rows(400, 10)
     assert auc(expected, ranker.predict(columns)) > 0.7
 
@@ -118,7 +121,7 @@ def test_candidates_have_a_head_of_their_own_whose_probability_counts_the_negati
     clicked = clicked * (columns["context_tab"] == 4)  # what is shown decides here, not what pleases
     kept = (clicked == 1) | (np.random.default_rng(0).random(600) < 0.5)
     candidates = CandidateRows({n: v[kept] for n, v in columns.items()}, clicked[kept], sampled=0.5)
-    ranker = fit_dlrm(FIELDS, train, labels, *make_rows(300, 1), TINY, seed=0, candidates=candidates)
+    ranker = fit_dlrm(RankingExamples(FIELDS, train, labels, *make_rows(300, 1), candidates), 0, TINY)
     fresh, pleased = make_rows(600, 13)
     chosen = pleased * (fresh["context_tab"] == 4)
     served = ranker.predict_candidates(fresh)

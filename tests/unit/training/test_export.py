@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 from contract.arrays import Array
 from contract.encoders import Field
 from training.export.towers import ExportError, export_model, index_spec, model_spec, run_model
+from training.retrieval.convert import to_onnx
 
 FIELDS = {
     "user_id": Field("user_id", "categorical", "user_id", 10),
@@ -43,12 +45,21 @@ class Toy(tf.keras.Model):  # type: ignore[misc]
         return output + self.noise * tf.random.uniform(tf.shape(output)) if self.noise else output
 
 
+def encoder(toy: Toy, shape: tuple[int, ...]) -> Callable[[Mapping[str, Array]], Array]:
+    def encode(arrays: Mapping[str, Array]) -> Array:
+        output: Array = toy({name: values.reshape(9, -1) for name, values in arrays.items()}).numpy()
+        return output.reshape(shape)
+
+    return encode
+
+
 @pytest.mark.parametrize(("width", "shape"), [(3, (9, 3)), (1, (9,))])
 def test_an_export_equals_tensorflow_on_every_row(tmp_path: Path, width: int, shape: tuple[int, ...]) -> None:
     toy = Toy(width)
     spec = model_spec(["recent", "user_age", "user_id"], FIELDS, "toy.onnx", "toy_output")
-    export_model(toy, spec, SAMPLE, tmp_path)
-    expected = toy({name: values.reshape(9, -1) for name, values in SAMPLE.items()}).numpy().reshape(shape)
+    encode = encoder(toy, shape)
+    export_model(to_onnx(toy, spec), encode, spec, SAMPLE, tmp_path)
+    expected = encode(SAMPLE)
     np.testing.assert_allclose(
         run_model(tmp_path / "toy.onnx", spec, SAMPLE, rows=4), expected, rtol=0, atol=1e-6
     )
@@ -56,7 +67,8 @@ def test_an_export_equals_tensorflow_on_every_row(tmp_path: Path, width: int, sh
 
 def test_inputs_are_packed_and_named(tmp_path: Path) -> None:
     spec = model_spec(["recent", "user_age", "user_id"], FIELDS, "toy.onnx", "toy_output")
-    export_model(Toy(3), spec, SAMPLE, tmp_path)
+    toy = Toy(3)
+    export_model(to_onnx(toy, spec), encoder(toy, (9, 3)), spec, SAMPLE, tmp_path)
     graph = onnx.load(tmp_path / "toy.onnx").graph
     assert {i.name: i.type.tensor_type.shape.dim[1].dim_value for i in graph.input} == {
         "categorical": 1,
@@ -68,8 +80,9 @@ def test_inputs_are_packed_and_named(tmp_path: Path) -> None:
 
 def test_a_model_that_the_conversion_changes_is_refused(tmp_path: Path) -> None:
     spec = model_spec(list(FIELDS), FIELDS, "toy.onnx", "toy_output")
-    with pytest.raises(ExportError, match=r"toy\.onnx: ONNX differs from TensorFlow by"):
-        export_model(Toy(3, noise=1.0), spec, SAMPLE, tmp_path)
+    toy = Toy(3, noise=1.0)
+    with pytest.raises(ExportError, match=r"toy\.onnx: ONNX differs from the model by"):
+        export_model(to_onnx(toy, spec), encoder(toy, (9, 3)), spec, SAMPLE, tmp_path)
 
 
 def test_a_large_catalogue_gets_an_approximate_index() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contract.bundle import OrderSpec
 from tests.builders.datasets import own_tables, quiet, write_own
-from training.config import Quality, TrainingSettings
+from training.config import QualityLevel, TrainingSettings
 from training.data.sources import catalog
 from training.data.sources.synthetic import Size
 from training.pipeline import learn
@@ -23,7 +23,7 @@ def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path
     tables["interactions"]["timestamp"] = times[0] + (times - times[0]) * (minutes / 60)
     folder = write_own(tmp_path / "books", tables)
     prepared = catalog.prepare(str(folder), tmp_path, tmp_path / "var", size=Size(), say=quiet)
-    learned, metrics = learn(prepared, TrainingSettings(quality=Quality.TINY).at_quality(), Steps())
+    learned, metrics = learn(prepared, TrainingSettings(quality=QualityLevel.TINY).at_quality(), Steps())
     assert learned.order == OrderSpec()
     assert metrics["test"]["users"] == 0
     assert set(metrics["sections"]) == {"ranking"}

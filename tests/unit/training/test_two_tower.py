@@ -18,6 +18,7 @@ from training.examples.snapshot import unknown_user
 from training.examples.split import held_out
 from training.export.towers import export_model, model_spec, run_model
 from training.retrieval.config import TwoTowerConfig
+from training.retrieval.model import RetrievalModel
 from training.retrieval.sampling import (
     batches,
     drawing_chances,
@@ -240,12 +241,12 @@ def test_training_survives_export_repeats_and_keeps_its_range(world: Prepared, t
     low, high = model.score_range
     assert low <= scores.min() <= scores.max() <= high
 
-    for tower, features, arrays, vectors in (
-        (model.user_tower, model.user_features, users, user_vectors),
-        (model.item_tower, model.item_features, catalogue, item_vectors),
+    for to_onnx, encode, features, arrays, vectors in (
+        (model.users_to_onnx, model.encode_users, model.user_features, users, user_vectors),
+        (model.items_to_onnx, model.encode_items, model.item_features, catalogue, item_vectors),
     ):
-        spec = model_spec(features, fields, f"{tower.name}.onnx", "vector")
-        export_model(tower, spec, arrays, tmp_path)
+        spec = model_spec(features, fields, "tower.onnx", "vector")
+        export_model(to_onnx(spec), encode, spec, arrays, tmp_path)
         np.testing.assert_allclose(run_model(tmp_path / spec.file, spec, arrays), vectors, atol=1e-5)
 
     again = fitted(world)[0]
@@ -261,7 +262,7 @@ def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Pr
     catalogue = item_columns(world, encoders)
     kept: list[npt.NDArray[np.float32]] = []
 
-    def worse_every_time(model: TwoTower) -> float:
+    def worse_every_time(model: RetrievalModel) -> float:
         kept.append(model.encode_items(catalogue))
         return -float(len(kept))
 

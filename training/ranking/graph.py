@@ -2,7 +2,7 @@
 
 Training sees one row per exposure; serving asks for K candidates of each user. So the graph takes users
 (B, ...) and candidates (B, K, ...): a user's embeddings, pooled lists and share of the first layers are
-computed once and broadcast. numpy and onnx only; `training/export/towers.py` compares the graph with
+computed once and broadcast. numpy and onnx only; `training/export/ranker.py` compares the graph with
 TensorFlow.
 """
 
@@ -17,7 +17,7 @@ import onnx
 from contract.arrays import Floats
 from contract.bundle import Inputs, RankerSpec
 from contract.encoders import PAD_CODE
-from training.export.onnx_graph import GraphBuilder
+from training.ranking.onnx_graph import GraphBuilder
 from training.ranking.weights import DlrmWeights, Layer
 
 BOTTOM = "bottom_block"
