@@ -19,7 +19,7 @@ from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.export.write import CURRENT, linked
-from training.progress import Steps
+from training.progress import TrainingProgress
 from training.promotion import listing, promote, rollback
 
 
@@ -30,27 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changes = {name: value for name in ("data", "quality") if (value := getattr(chosen, name, None))}
     settings = settings.model_copy(update=changes).at_quality()
     try:
-        chosen.run(settings, chosen, Steps())
+        chosen.run(settings, chosen, TrainingProgress())
     except (DatasetError, BundleError, SettingError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-def run_init(_: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
-    """Writes a first `dataset.yaml` beside somebody's files."""
-    file, open_ends = write_draft(chosen.folder)
-    steps.say(f"{file}: written; read its comments, then `make data DATA={chosen.folder}`")
-    for line in open_ends:
-        steps.say(f"  to decide: {line}")
-
-
-def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
     """Prepares the data set, or finds it prepared."""
     _prepared(settings, steps)
 
 
-def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Prepares, trains and evaluates a bundle; what is unchanged is kept, and what is served stays."""
     prepared = _prepared(settings, steps)
     _quieten()
@@ -62,7 +54,7 @@ def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Ste
     steps.say(f"{folder}: {'is current already' if is_current else 'next: make promote, which serves it'}")
 
 
-def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Makes a bundle current, if it is not worse than the one that is."""
     bundles = settings.var_dir / "bundles"
     move = promote(bundles, chosen.bundle, settings.promotion_margin, force=chosen.force)
@@ -70,19 +62,19 @@ def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: S
     steps.say("next: make materialize export up")
 
 
-def run_rollback(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+def run_rollback(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
     """Makes the bundle current that was so before."""
     steps.say(str(rollback(settings.var_dir / "bundles")))
     steps.say("next: make export up; it stays current until another one is promoted")
 
 
-def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
     """Lists the bundles, and how `current` moved."""
     for line in listing(settings.var_dir / "bundles"):
         steps.say(line)
 
 
-def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: Steps) -> None:
+def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Shows the metrics of a bundle, as they were measured when it was trained."""
     table = _table(chosen.bundle or settings.var_dir / "bundles" / CURRENT)
     if chosen.write:
@@ -94,7 +86,7 @@ def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: 
         steps.console.print(table, markup=False, soft_wrap=True)
 
 
-def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: Steps) -> None:
+def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
     """Brings features and seen items into Redis with Feast."""
     from feature_repo.materialize import materialize
 
@@ -103,7 +95,7 @@ def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: St
         materialize(prepared, settings.redis_url, max_seen=settings.max_seen, say=steps.say)
 
 
-def _prepared(settings: TrainingSettings, steps: Steps) -> Prepared:
+def _prepared(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
     with steps.step("Prepare the data"):
         size = Size(**settings.synthetic.model_dump())
         return prepare(settings.data, settings.data_dir, settings.var_dir, size=size, say=steps.say)

@@ -42,7 +42,7 @@ from training.export.write import (
 )
 from training.learn import fit_encoders, fit_retriever, learn_order, make_candidates
 from training.models import chosen_ranking, chosen_retrieval
-from training.progress import Steps
+from training.progress import TrainingProgress
 from training.slates.slates import Learned
 
 QUERY_USERS = 1000
@@ -51,7 +51,7 @@ CODE = Path(__file__).parent.parent
 
 
 def train_bundle(
-    prepared: Prepared, settings: TrainingSettings, steps: Steps, *, again: bool = False
+    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, *, again: bool = False
 ) -> Path:
     """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it."""
     bundles = settings.var_dir / "bundles"
@@ -70,7 +70,9 @@ def train_bundle(
     return bundles / name
 
 
-def learn(prepared: Prepared, settings: TrainingSettings, steps: Steps) -> tuple[Learned, dict[str, Any]]:
+def learn(
+    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress
+) -> tuple[Learned, dict[str, Any]]:
     """Trains one model per seed and measures each; gives the first and the metrics of all."""
     fit_ranking, _ = chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
     with steps.step("Make the ranker's rows"):

@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 Say = Callable[[str], None]
 
 
-class Steps:
+class TrainingProgress:
     """Shows the running step with a clock on a terminal, and a line per finished step everywhere."""
 
     def __init__(self, console: Console | None = None) -> None:

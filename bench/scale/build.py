@@ -30,7 +30,7 @@ from training.export.write import CURRENT, point, staged, write_json
 from training.learn import first_users, fit_encoders, fit_retriever, learn_order
 from training.models import chosen_ranking
 from training.pipeline import set_threads, write_bundle
-from training.progress import Steps
+from training.progress import TrainingProgress
 from training.slates.search import evaluate_vectors
 from training.slates.slates import Learned
 
@@ -53,7 +53,7 @@ def restricted(world: Prepared, users: np.ndarray, spare: np.ndarray | None) -> 
     return replace(world, users=some, items=items, interactions=log)
 
 
-def train(world: Prepared, name: str, settings: TrainingSettings, steps: Steps) -> Path:
+def train(world: Prepared, name: str, settings: TrainingSettings, steps: TrainingProgress) -> Path:
     """Trains on a sample, writes a bundle of the whole catalogue and makes it current; one there stays."""
     bundles = settings.var_dir / "bundles"
     try:
@@ -66,7 +66,9 @@ def train(world: Prepared, name: str, settings: TrainingSettings, steps: Steps) 
     return bundles / name
 
 
-def learn(world: Prepared, settings: TrainingSettings, steps: Steps) -> tuple[Learned, dict[str, object]]:
+def learn(
+    world: Prepared, settings: TrainingSettings, steps: TrainingProgress
+) -> tuple[Learned, dict[str, object]]:
     """Trains both models on the sample; what is then made of them is of the whole catalogue."""
     rng = np.random.default_rng(settings.seed)
     user_ids, item_ids = (
@@ -110,7 +112,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, required=True)
     parser.add_argument("--report", type=Path, required=True, help="where the times are written, as JSON")
     chosen = parser.parse_args()
-    settings, steps = load_settings(), Steps()
+    settings, steps = load_settings(), TrainingProgress()
     set_threads(settings.threads)
     started = time.monotonic()
     with steps.step("Draw the world"):

@@ -12,7 +12,7 @@ from training.config import QualityLevel, TrainingSettings
 from training.data.sources import catalog
 from training.data.sources.synthetic import Size
 from training.pipeline import learn
-from training.progress import Steps
+from training.progress import TrainingProgress
 
 
 @pytest.mark.parametrize("minutes", [60, 5], ids="{} min between interactions".format)
@@ -23,7 +23,9 @@ def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path
     tables["interactions"]["timestamp"] = times[0] + (times - times[0]) * (minutes / 60)
     folder = write_own(tmp_path / "books", tables)
     prepared = catalog.prepare(str(folder), tmp_path, tmp_path / "var", size=Size(), say=quiet)
-    learned, metrics = learn(prepared, TrainingSettings(quality=QualityLevel.TINY).at_quality(), Steps())
+    learned, metrics = learn(
+        prepared, TrainingSettings(quality=QualityLevel.TINY).at_quality(), TrainingProgress()
+    )
     assert learned.order == OrderSpec()
     assert metrics["test"]["users"] == 0
     assert set(metrics["sections"]) == {"ranking"}
