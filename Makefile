@@ -27,6 +27,11 @@ endif
 
 export PYTHONUNBUFFERED := 1
 
+# The kernels that numpy 1.23's OpenBLAS picks for these processors multiply wrongly: contract/arithmetic.py.
+ifneq ($(shell grep -sm1 -o avx512_bf16 /proc/cpuinfo),)
+export OPENBLAS_CORETYPE ?= Haswell
+endif
+
 .PHONY: help
 help: ## list the commands
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' Makefile

@@ -160,6 +160,9 @@ class Manifest(BaseModel):
     git_commit: str
     seed: int
     versions: dict[str, str]
+    machine: dict[str, str] = Field(
+        {}, description="What the metrics were made on: processor, kernels of each BLAS, threads."
+    )
     checksums: dict[FileName, str] = Field(description="sha256 of every other file of the bundle, by name.")
     items: int
     vector_width: int = Field(description="D, the prior coordinate included.")

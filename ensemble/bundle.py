@@ -15,6 +15,7 @@ import onnxruntime as ort
 from contract import bundle as bundle_files
 from contract.affinity import user_item_feature_names
 from contract.arrays import Array, Floats
+from contract.arithmetic import check_matmul
 from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
 from contract.dataset import Dataset
 from contract.encoders import Encoders
@@ -140,8 +141,10 @@ class LoadedBundle:
 
         Raises:
             BundleError: a file is missing, changed or unreadable, or a model wants a column that nobody
-            defines.
+                defines.
+            ArithmeticFault: vectors would be compared wrongly on this processor.
         """
+        check_matmul()
         manifest = read_manifest(folder, verify=verify)
         bundle = cls(
             folder=folder,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
 from training.config import Quality, TrainingSettings, load_settings
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings.model_copy(update=changes).at_quality()
     try:
         chosen.run(settings, chosen, TrainingProgress())
-    except (DatasetError, BundleError, SettingError) as error:
+    except (DatasetError, BundleError, SettingError, ArithmeticFault) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
@@ -44,6 +45,7 @@ def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Traini
 
 def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Prepares, trains and evaluates a bundle; what is unchanged is kept, and what is served stays."""
+    check_matmul()
     prepared = _prepared(settings, steps)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):

@@ -15,6 +15,8 @@ WORKDIR /srv/shortlist
 COPY contract contract
 COPY ensemble ensemble
 COPY batch batch
+# What contract/arithmetic.py tells: numpy 1.23 multiplies wrongly with the kernels it picks for some processors.
+ENV OPENBLAS_CORETYPE=Haswell
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
     SHORTLIST_VAR_DIR=/srv/shortlist/var
 USER shortlist

@@ -14,6 +14,8 @@ WORKDIR /srv/shortlist
 COPY contract contract
 COPY feature_repo feature_repo
 COPY training training
+# What contract/arithmetic.py tells: numpy 1.23 multiplies wrongly with the kernels it picks for some processors.
+ENV OPENBLAS_CORETYPE=Haswell
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 \
     SHORTLIST_VAR_DIR=/srv/shortlist/var SHORTLIST_DATA_DIR=/data
 USER shortlist

@@ -35,6 +35,8 @@ WORKDIR /srv/shortlist
 COPY contract contract
 COPY ensemble ensemble
 # The stub takes the first python3 on PATH for its home, and loads that interpreter's libpython.
+# What contract/arithmetic.py tells: numpy 1.23 multiplies wrongly with the kernels it picks for some processors.
+ENV OPENBLAS_CORETYPE=Haswell
 ENV PATH=/opt/environment/bin:$PATH LD_LIBRARY_PATH=/opt/python/current/lib:$LD_LIBRARY_PATH \
     PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 SHORTLIST_VAR_DIR=/srv/shortlist/var
 USER shortlist

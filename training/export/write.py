@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_info
+
 from contract.bundle import MANIFEST_FILE, BundleError, Manifest, read_manifest, sha256
 
 CURRENT = "current"
 """The link to the bundle that is served."""
 LATEST = "latest"
 """The link to the bundle that the last training made, or found unchanged."""
+_WIDTHS = ("avx", "avx2", "avx512f", "avx512_bf16")
 _LIBRARIES = (
     "numpy",
     "pandas",
@@ -111,6 +115,28 @@ def write_json(path: Path, value: Any) -> None:
 def versions() -> dict[str, str]:
     """The versions of what trained the bundle."""
     return {"python": sys.version.split()[0]} | {name: version(name) for name in _LIBRARIES}
+
+
+def machine(threads: int) -> dict[str, str]:
+    """Says what computed: the processor, the kernels and threads of each BLAS, the threads of TensorFlow."""
+    facts = {"processor": _processor(), "tensorflow_threads": str(threads)}
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            name = f"{library['internal_api']}_{library['version']}"
+            facts[name] = f"{library['architecture']} kernels, {library['num_threads']} threads"
+    return facts
+
+
+def _processor() -> str:
+    """Names the processor, and whether it has AVX512, as Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = told.get("flags", "").split()
+    widest = [flag for flag in _WIDTHS if flag in flags][-1:]
+    return " ".join([told.get("model name", platform.machine()), *widest])
 
 
 def git_commit() -> str:
