@@ -14,8 +14,8 @@ import onnxruntime as ort
 
 from contract import bundle as bundle_files
 from contract.affinity import user_item_feature_names
-from contract.arrays import Array, Floats
 from contract.arithmetic import check_matmul
+from contract.arrays import Array, Floats
 from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
 from contract.dataset import Dataset
 from contract.encoders import Encoders

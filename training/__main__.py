@@ -13,9 +13,8 @@ from pathlib import Path
 from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
-from training.config import Quality, TrainingSettings, load_settings
-from training.data.first_draft import write_draft
 from training.config import QualityLevel, SettingError, TrainingSettings, load_settings
+from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
@@ -36,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def run_init(_: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Writes a first `dataset.yaml` beside somebody's files."""
+    file, open_ends = write_draft(chosen.folder)
+    steps.say(f"{file}: written; read its comments, then `make data DATA={chosen.folder}`")
+    for line in open_ends:
+        steps.say(f"  to decide: {line}")
 
 
 def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:

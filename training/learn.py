@@ -14,7 +14,6 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS
-from contract.arrays import Array
 from contract.bundle import OrderSpec
 from contract.encoders import Encoders
 from training.config import TrainingSettings

@@ -13,13 +13,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contract import bundle as files
-from contract.arrays import Array
-from contract.bundle import ModelSpec
 from contract.bundle import ModelSpec, OrderSpec
 from contract.dataset import DATASET_FILE
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
-from training.evaluation.assess import SERVED, assess, test_facts
 from training.evaluation.assess import assess, served_name, test_facts
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts

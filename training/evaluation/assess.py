@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from contract import names
-from contract.arrays import Array, Floats
-from contract.encoders import Encoders, Field
-from contract.ordering import order_scores
+from contract.arrays import Floats
 from contract.encoders import Field
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN, binary
@@ -37,8 +35,6 @@ RANKERS: dict[str, Callable[..., Any]] = {
 }
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
-
-Vectors = npt.NDArray[np.float32]
 
 
 def assess(
@@ -140,7 +136,7 @@ def without_context(prepared: Prepared, fields: Mapping[str, Field]) -> dict[str
 
 
 def add_ranker(
-    report: Report, section: str, model: str, prepared: Prepared, test: RankingRows, scores: Vectors
+    report: Report, section: str, model: str, prepared: Prepared, test: RankingRows, scores: Floats
 ) -> None:
     """Adds the metrics of predicted probabilities of the test's exposures."""
     labels = target_labels(prepared, test)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from contract.arrays import Array
 from contract.encoders import Encoders, Field
 from training.data.prepared import Prepared
-from training.data.raw import Array
 from training.examples.candidates import CandidateRows
 from training.examples.exposures import RankingRows, RankingTable, concatenate
 

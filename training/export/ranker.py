@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from contract.affinity import user_item_feature_names
@@ -15,16 +14,11 @@ from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Field
 from contract.names import ITEM_ID
-from training.export.ranker_graph import ranker_graph
 from training.export.towers import compare, model_spec
-from training.ranking.dlrm import Dlrm
-from training.export.towers import Array, compare, model_spec
 from training.ranking.model import RankingModel
 
 CANDIDATES = 8
 """Candidates of each user on whom the export is compared with its model."""
-
-Floats = npt.NDArray[np.float32]
 
 
 def candidate_columns(dataset: Dataset) -> frozenset[str]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
@@ -16,7 +15,6 @@ from contract.encoders import Field
 
 TOLERANCE = 1e-5
 
-Array = npt.NDArray[Any]
 Encode = Callable[[Mapping[str, Array]], Array]
 
 

@@ -8,17 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-
-from contract import names
-from contract.arrays import Array, Floats
-from contract.encoders import OOV_CODE, Field
-from training.examples.candidates import CandidateRows
-import numpy.typing as npt
 import onnx
 import tensorflow as tf
 
 from contract import names
+from contract.arrays import Array, Floats
 from contract.bundle import RankerSpec
 from contract.encoders import OOV_CODE
 from training.examples.ranking import RankingExamples

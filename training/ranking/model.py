@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from contract.arrays import Array
 from contract.bundle import RankerSpec
-from training.data.raw import Array
 from training.examples.ranking import RankingExamples
 
 

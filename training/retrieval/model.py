@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from contract.arrays import Array
 from contract.bundle import ModelSpec
 from contract.encoders import Field
-from training.data.raw import Array
 from training.examples.positives import RetrievalExamples
 
 Vectors = npt.NDArray[np.float32]

@@ -33,9 +33,6 @@ from training.retrieval.sampling import (
 )
 from training.retrieval.towers import POPULARITY_BOUND, ItemTower, UserTower
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class TwoTower:
