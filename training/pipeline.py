@@ -212,9 +212,7 @@ def export_towers(folder: Path, learned: Learned, seed: int) -> dict[str, ModelS
 def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:
     """A hash of what a bundle is made of: the prepared data, the settings of training, and this code."""
     digest = hashlib.sha256()
-    chosen = settings.model_dump_json(
-        exclude={"data", "data_dir", "var_dir", "redis_url", "max_seen", "synthetic"}
-    )
+    chosen = settings.model_dump_json(exclude={"data", "data_dir", "var_dir", "max_seen", "synthetic"})
     for text in (dataset_yaml(prepared.dataset), repr(sorted(read_stamp(prepared.folder).items())), chosen):
         digest.update(text.encode())
     for file in sorted((*CODE.glob("training/**/*.py"), *CODE.glob("contract/*.py"))):

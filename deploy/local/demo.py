@@ -25,7 +25,8 @@ LOAD_S = 10
 PATH = (
     Step("prepare", "training", ("-m", "training", "prepare")),
     Step("train", "training", ("-m", "training", "train")),
-    Step("materialize", "training", ("-m", "training", "materialize")),
+    Step("features", "training", ("-m", "training", "features")),
+    Step("materialize", "training", ("-m", "feature_repo", "materialize")),
     Step("index", "triton", ("-m", "ensemble.publish.index")),
     Step("export", "triton", ("-m", "ensemble.publish.export")),
 )
