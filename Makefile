@@ -82,8 +82,9 @@ bundles: environments ## list the bundles, and how the current one changed
 
 .PHONY: materialize
 materialize: environments ## bring the features to Redis with Feast  [DATA=]
+	@$(TRAINING) -m training features
 	@$(STACK) up redis
-	@$(RUN) training -m training materialize
+	@$(RUN) training -m feature_repo materialize
 
 .PHONY: export
 export: environments ## build the bundle's vector index and Triton's model repository

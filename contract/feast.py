@@ -23,15 +23,16 @@ def feature_key(join_key: str, value: int, project: str) -> bytes:
     return _head(join_key) + struct.pack("<q", value) + project.encode()
 
 
-def feature_keys_pattern(project: str) -> bytes:
-    """What matches every key of a project, and those of others that end alike; see `is_feature_key`."""
-    return b"*" + project.encode()
+def feature_keys_pattern(join_key: str, project: str) -> bytes:
+    """What matches every key of an entity's rows in a project, and in others whose name ends alike."""
+    return _head(join_key) + b"*" + project.encode()
 
 
-def is_feature_key(key: bytes, join_key: str, project: str) -> bool:
-    """Whether it is the key of one of the project's rows of this entity."""
+def feature_id(key: bytes, join_key: str, project: str) -> int | None:
+    """The `user_id` or `item_id` whose row a key holds; None where it is not one of this project."""
     head, tail = _head(join_key), project.encode()
-    return key.startswith(head) and key.endswith(tail) and len(key) == len(head) + 8 + len(tail)
+    is_own = key.startswith(head) and key.endswith(tail) and len(key) == len(head) + 8 + len(tail)
+    return int.from_bytes(key[len(head) : len(head) + 8], "little", signed=True) if is_own else None
 
 
 @lru_cache

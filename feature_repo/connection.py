@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
@@ -18,13 +19,15 @@ BY_HAND = f'{VARIABLE}="$(python -m feature_repo.connection)"'
 
 
 class ConnectionSettings(BaseSettings):
-    """The one setting that is read here."""
+    """Where Redis is."""
 
     model_config = SettingsConfigDict(
         env_prefix="SHORTLIST_", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    redis_url: RedisUrl = LOCAL_REDIS
+    redis_url: RedisUrl = Field(
+        LOCAL_REDIS, description="URL of the Redis that features are brought to, with user and password."
+    )
 
 
 def connection_string(url: RedisUrl) -> str:

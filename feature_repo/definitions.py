@@ -1,12 +1,14 @@
-"""All Feast objects, built from the data set's `dataset.yaml`. Feast imports this file; nothing else does.
+"""All Feast objects, built from the data set's `dataset.yaml`.
 
-Reads the variables that `feature_store.yaml` names; the prepared data set is `var/data/<data set>`.
+Feast's own commands import this file and collect what is named in it, for the data set that the variables of
+`feature_store.yaml` name; `python -m feature_repo` calls `feast_objects`.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
@@ -14,65 +16,73 @@ from feast.types import Array, Bool, FeastType, Float32, Int64, String
 from contract import names
 from contract.columns import Column, Role
 from contract.dataset import DATASET_FILE, Dataset
+from contract.features import FOLDER, view_file
 
 FEAST_TYPES: dict[str, FeastType] = {"int64": Int64, "float32": Float32, "string": String, "bool": Bool}
-
-var_dir = Path(os.environ["SHORTLIST_VAR_DIR"])
-folder = var_dir / "data" / os.environ["SHORTLIST_DATASET"]
-dataset = Dataset.load(folder)
-
-user = Entity(name=names.USER, join_keys=[names.USER_ID], value_type=ValueType.INT64, description="A person.")
-item = Entity(
-    name=names.ITEM, join_keys=[names.ITEM_ID], value_type=ValueType.INT64, description="What is recommended."
-)
-
 DESCRIPTIONS = {
     names.USER_PROFILE: "Slow-moving facts about a user.",
     names.USER_ACTIVITY: "A user's recent items, counts and rates, as of the last snapshot.",
     names.ITEM_CATALOG: "What an item is, and whether it may be answered.",
     names.ITEM_ACTIVITY: "An item's counts and rates, as of the last snapshot.",
 }
+FeastObject: TypeAlias = Entity | FeatureView | FeatureService
 
 
-def field(name: str, column: Column) -> Field:
-    """Takes a column of `dataset.yaml`, gives the Feast field that stores it."""
+def feast_objects(var_dir: Path, name: str) -> list[FeastObject]:
+    """Builds the entities, views and services of the data set that is prepared in `var_dir/data/name`.
+
+    Raises:
+        DatasetError: its `dataset.yaml` is missing or wrong.
+    """
+    folder = var_dir / "data" / name
+    dataset = Dataset.load(folder)
+    user = Entity(
+        name=names.USER, join_keys=[names.USER_ID], value_type=ValueType.INT64, description="A person."
+    )
+    item = Entity(
+        name=names.ITEM,
+        join_keys=[names.ITEM_ID],
+        value_type=ValueType.INT64,
+        description="What is recommended.",
+    )
+    # A data set may have no profile features at all; Feast would then take every column of the file for one.
+    views = {
+        view: _view(view, user if view in names.USER_VIEWS else item, dataset, folder / FOLDER)
+        for view in names.VIEWS
+        if dataset.view_columns(view)
+    }
+    services = [
+        FeatureService(name=service, features=[views[view] for view in of if view in views])
+        for service, of in ((names.USER_SERVICE, names.USER_VIEWS), (names.ITEM_SERVICE, names.ITEM_VIEWS))
+    ]
+    bundles = sorted((var_dir / "bundles").glob(f"*/{DATASET_FILE}"))
+    for bundle in (found.parent for found in bundles if not found.parent.is_symlink()):
+        if service := _bundle_service(bundle, dataset, views):
+            services.append(service)
+    return [user, item, *views.values(), *services]
+
+
+def _view(name: str, entity: Entity, dataset: Dataset, folder: Path) -> FeatureView:
+    """Builds one of the four views; a row older than its ttl reads as missing."""
+    return FeatureView(
+        name=name,
+        description=DESCRIPTIONS[name],
+        entities=[entity],
+        ttl=dataset.ttl(name),
+        schema=[_field(feature, column) for feature, column in dataset.view_columns(name).items()],
+        source=FileSource(
+            name=name, path=str(folder / view_file(name)), timestamp_field=names.EVENT_TIMESTAMP
+        ),
+    )
+
+
+def _field(name: str, column: Column) -> Field:
     element = FEAST_TYPES[str(column.dtype)]
     dtype = Array(element) if column.role is Role.LIST else element
     return Field(name=name, dtype=dtype, description=column.description)
 
 
-def view(name: str) -> FeatureView:
-    """Builds one of the four views; a row older than its ttl reads as missing."""
-    return FeatureView(
-        name=name,
-        description=DESCRIPTIONS[name],
-        entities=[user if name in names.USER_VIEWS else item],
-        ttl=dataset.ttl(name),
-        schema=[field(n, column) for n, column in dataset.view_columns(name).items()],
-        source=FileSource(
-            name=name,
-            path=str(folder / "features" / f"{name}.parquet"),
-            timestamp_field=names.EVENT_TIMESTAMP,
-        ),
-    )
-
-
-# A data set may have no profile features at all; Feast would then take every column of the file for one.
-views = {name: view(name) for name in names.VIEWS if dataset.view_columns(name)}
-user_profile = views.get(names.USER_PROFILE)
-user_activity = views[names.USER_ACTIVITY]
-item_catalog = views[names.ITEM_CATALOG]
-item_activity = views[names.ITEM_ACTIVITY]
-
-user_features = FeatureService(
-    name=names.USER_SERVICE, features=[views[n] for n in names.USER_VIEWS if n in views]
-)
-item_features = FeatureService(
-    name=names.ITEM_SERVICE, features=[views[n] for n in names.ITEM_VIEWS if n in views]
-)
-
-
-def bundle_service(bundle: Path) -> FeatureService | None:
+def _bundle_service(bundle: Path, dataset: Dataset, views: dict[str, FeatureView]) -> FeatureService | None:
     """Names what a bundle reads. None where it is another data set's, or its features are gone."""
     trained_on = Dataset.load(bundle)
     reads = {name: list(trained_on.view_columns(name)) for name in views}
@@ -85,7 +95,6 @@ def bundle_service(bundle: Path) -> FeatureService | None:
     )
 
 
-bundles = sorted((var_dir / "bundles").glob(f"*/{DATASET_FILE}"))
-for found in bundles:
-    if not found.parent.is_symlink() and (service := bundle_service(found.parent)):
-        globals()[service.name] = service  # Feast collects what is named in this module
+if "SHORTLIST_DATASET" in os.environ:
+    for made in feast_objects(Path(os.environ["SHORTLIST_VAR_DIR"]), os.environ["SHORTLIST_DATASET"]):
+        globals()[f"{type(made).__name__}_{made.name}"] = made

@@ -1,187 +1,103 @@
-"""Brings features into Redis: writes Feast's sources, applies the definitions, and runs `feast materialize`.
+"""Brings computed features into Redis, as a difference: what is new or changed is written by Feast, what is
+gone is deleted last, and nothing else is touched.
 
-The first time that is `feast materialize <first event> <as-of>`, afterwards `feast materialize-incremental
-<as-of>`: Feast's first incremental run would start at now minus ttl, and load nothing of an old data set.
-Incremental is right only while nothing that was loaded has changed; where it has, or Redis was emptied,
-everything is loaded again.
+What was loaded is kept twice: the rows in `var/feast/{dataset}/loaded`, and hashes of their files in Redis.
+While they agree, a row in Redis is the loaded one if it has its event time. Else, as after a crash, every row
+is written again over what is there.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from feast.protos.feast.core.Registry_pb2 import Registry
+import pyarrow.parquet as pq
 from redis import Redis
 from redis.exceptions import RedisError
 
-import feature_repo
+from contract import names
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
-from feature_repo.changed import changed_users
-from feature_repo.connection import BY_HAND, VARIABLE, connection_string
-from feature_repo.online import Loaded, OnlineStore
-from training.data.prepared import Prepared
-from training.features.tables import digest, feature_tables, first_event, write_features
+from contract.features import view_file
+from feature_repo.computed import Computed, ids_of, key_of
+from feature_repo.connection import connection_string
+from feature_repo.difference import Difference, Stored, difference, seconds_of
+from feature_repo.feast_store import FeastStore
+from feature_repo.online import OnlineStore
 
-REPOSITORY = Path(feature_repo.__file__).parent
-_RUN_COMMANDS = """
-import shlex, sys
-from feast.cli.cli import cli
-for line in sys.argv[1:]:
-    cli(shlex.split(line), standalone_mode=False)
-"""
 Say = Callable[[str], None]
+LOADED = "loaded"
+ENTITIES = ((names.USER_ID, names.USER_VIEWS), (names.ITEM_ID, names.ITEM_VIEWS))
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What Redis holds after a materialisation, counted there."""
+    """What Redis holds after a materialisation, counted there, and what was done: by view."""
 
     rows: dict[str, int]
+    written: dict[str, int]
+    deleted: dict[str, int]
     seen_users: int
     as_of: datetime
-    command: str
 
 
-class Feast:
-    """Runs Feast's own commands on `feature_repo/` for one data set."""
-
-    def __init__(self, prepared: Prepared, url: RedisUrl, *, is_quiet: bool = False) -> None:
-        var_dir = prepared.folder.resolve().parents[1]
-        self.folder = var_dir / "feast" / prepared.dataset.name
-        self.is_quiet = is_quiet
-        self.variables = {
-            "SHORTLIST_DATASET": prepared.dataset.name,
-            "SHORTLIST_VAR_DIR": str(var_dir),
-        }
-        self.url = url
-
-    @property
-    def registry(self) -> Path:
-        """The file in which Feast keeps its definitions, and what it loaded."""
-        return self.folder / "registry.db"
-
-    def environment(self) -> dict[str, str]:
-        """The variables of a Feast process; protobuf's slow implementation, which Merlin asks for, is not
-        passed on.
-        """
-        slow = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
-        inherited = {name: value for name, value in os.environ.items() if name != slow}
-        calm = {"DASK_DATAFRAME__QUERY_PLANNING_WARNING": "False", "PYTHONWARNINGS": "ignore"}
-        return inherited | calm | self.variables | {VARIABLE: connection_string(self.url)}
-
-    def by_hand(self, *arguments: str) -> str:
-        """Writes a command as a person would type it, who has SHORTLIST_REDIS_URL set."""
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
-        return f"{settings} {BY_HAND} feast --chdir {shlex.quote(str(REPOSITORY))} {shlex.join(arguments)}"
-
-    def run(self, *commands: tuple[str, ...]) -> None:
-        """Runs Feast's commands one after the other in one process, as starting one takes seconds.
-
-        Raises:
-            DatasetError: one failed; the message ends with its last lines.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [shlex.join(("--chdir", str(REPOSITORY), *command)) for command in commands]
-        finished = subprocess.run(
-            [sys.executable, "-c", _RUN_COMMANDS, *lines],
-            env=self.environment(),
-            stdout=subprocess.PIPE if self.is_quiet else None,
-            stderr=subprocess.STDOUT if self.is_quiet else None,
-            text=True,
-            check=False,
-        )
-        if finished.returncode:
-            last = "\n".join((finished.stdout or "").splitlines()[-15:])
-            said = " and ".join(f"feast {command[0]}" for command in commands)
-            raise DatasetError(f"{said} failed with status {finished.returncode}\n{last}".rstrip())
-
-    def stores(self, view: str) -> bool:
-        """Whether a view was defined; one without features is not."""
-        registry = Registry.FromString(self.registry.read_bytes())
-        return view in {stored.spec.name for stored in registry.feature_views}
-
-    def materialized_until(self) -> datetime | None:
-        """Up to when every view was loaded, as the registry has it; None where one never was."""
-        if not self.registry.is_file():
-            return None
-        registry = Registry.FromString(self.registry.read_bytes())
-        ends = []
-        for view in registry.feature_views:
-            if not view.meta.materialization_intervals:
-                return None
-            ends.append(max(i.end_time.ToDatetime(tzinfo=UTC) for i in view.meta.materialization_intervals))
-        return min(ends, default=None)
-
-
-def materialize(
-    prepared: Prepared, url: RedisUrl, *, max_seen: int = 1024, say: Say = print, is_quiet: bool = False
-) -> Arrived:
-    """Brings a data set's features and seen items into Redis as of its clock, and counts what is there then.
+def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
+    """Brings the computed features and seen items of a prepared data set, such as `var/data/kuairand`, into
+    Redis, and counts what is there then.
 
     Raises:
-        DatasetError: Redis does not answer, or Feast failed.
+        DatasetError: nothing was computed, Redis does not answer or lost rows, Feast failed, or another run
+            is at it.
     """
-    online = connect(url)
-    project, as_of = prepared.dataset.name, prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
-    say(f"features of {project} as of {as_of:%Y-%m-%d %H:%M:%S} UTC")
-    tables = feature_tables(prepared, as_of)
-    changed = changed_users(prepared.folder, tables).tolist()
-    online.note_changed(project, changed)
-    write_features(prepared.folder, tables)
-
-    feast = Feast(prepared, url, is_quiet=is_quiet)
-    is_unchanged = _is_unchanged(tables, online.loaded(project), feast.materialized_until(), as_of)
-    if not is_unchanged:
-        online.forget(project)
-        feast.registry.unlink(missing_ok=True)
-    command = (
-        ("materialize-incremental", _feast_time(as_of))
-        if is_unchanged
-        else ("materialize", _feast_time(first_event(prepared)), _feast_time(as_of))
+    folder = folder.resolve()
+    computed, project = Computed.read(folder), folder.name
+    online = OnlineStore(connect(url), project)
+    feast = FeastStore(folder.parents[1], project, connection_string(url))
+    say(f"features of {project} as of {computed.made.as_of:%Y-%m-%d %H:%M:%S} UTC")
+    with _alone(feast.folder):
+        feast.apply()
+        differences = _differences(computed, online, feast.folder / LOADED)
+        changed = _changed_users(differences)
+        online.note_changed(changed)
+        is_same = all(d.is_empty for d in differences.values())
+        if not is_same:
+            online.note_loaded(None)
+            _write(differences, online, feast)
+        online.write_seen(computed.seen)
+        _delete(differences, online)
+        online.forget_seen(ids_of(computed.seen))
+        online.note_changed(changed)
+        _check_arrival(differences, online)
+        if not is_same:
+            _write_loaded(feast.folder / LOADED, differences)
+            online.note_loaded(_hashes(feast.folder / LOADED))
+        feast.note_loaded(computed.made)
+    arrived = Arrived(
+        {view: len(d.rows) for view, d in differences.items()},
+        {view: int(np.count_nonzero(d.is_written)) for view, d in differences.items()},
+        {view: len(d.gone) for view, d in differences.items()},
+        len(computed.seen),
+        computed.made.as_of,
     )
-    say(feast.by_hand("apply"))
-    say(feast.by_hand(*command))
-    feast.run(("apply",), command)
-
-    digests = {view: digest(table, as_of) for view, table in tables.items()}
-    online.note_changed(project, changed)
-    online.note(project, Loaded(as_of.isoformat(), digests))
-    seen = online.write_seen(prepared, as_of, max_seen)
-    arrived = Arrived(online.rows(project), seen, as_of, command[0])
     for view, count in arrived.rows.items():
-        say(f"{view}: {count:,} rows in Redis")
-    say(f"seen: {seen:,} users in Redis")
-    check_arrival(arrived.rows, tables, feast)
+        say(
+            f"{view}: {count:,} rows in Redis, {arrived.written[view]:,} written, "
+            f"{arrived.deleted[view]:,} deleted"
+        )
+    say(f"seen: {arrived.seen_users:,} users in Redis")
     return arrived
 
 
-def check_arrival(rows: Mapping[str, int], tables: Mapping[str, pa.Table], feast: Feast) -> None:
-    """Compares the rows in Redis with the keys of the sources.
-
-    Raises:
-        DatasetError: some did not arrive.
-    """
-    for view, table in tables.items():
-        expected = len(pc.unique(table[table.column_names[0]])) if feast.stores(view) else 0
-        if rows[view] < expected:
-            feast.registry.unlink(missing_ok=True)  # the next run loads everything again
-            raise DatasetError(
-                f"{view}: {rows[view]} of {expected} rows arrived in Redis; look for evictions (maxmemory), "
-                "then run `make materialize` again"
-            )
-
-
-def connect(url: RedisUrl) -> OnlineStore:
+def connect(url: RedisUrl) -> Redis:
     """Opens Redis.
 
     Raises:
@@ -192,20 +108,112 @@ def connect(url: RedisUrl) -> OnlineStore:
         redis.ping()
     except RedisError as error:
         raise DatasetError(f"Redis does not answer at {url.address}: {explain_redis(error)}") from None
-    return OnlineStore(redis)
+    return redis
 
 
-def _feast_time(instant: datetime) -> str:
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second run of the same data set out; a run that dies leaves no lock.
+
+    Raises:
+        DatasetError: another run is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(f"{folder.name} is being materialised already; wait for it to end") from None
+        yield
 
 
-def _is_unchanged(
-    tables: Mapping[str, pa.Table], loaded: Loaded | None, registered: datetime | None, as_of: datetime
-) -> bool:
-    """Whether Redis and Feast's registry agree on what was loaded, and the sources still hold just that."""
-    if loaded is None or registered is None:
-        return False
-    until = datetime.fromisoformat(loaded.until)
-    if not until <= registered <= as_of:
-        return False
-    return all(digest(table, until) == loaded.digests.get(view) for view, table in tables.items())
+def _stored(online: OnlineStore) -> dict[str, Stored]:
+    return {view: s for key, views in ENTITIES for view, s in online.stored(key, views).items()}
+
+
+def _differences(computed: Computed, online: OnlineStore, loaded_folder: Path) -> dict[str, Difference]:
+    loaded, now, stored = _read_loaded(loaded_folder), datetime.now(UTC), _stored(online)
+    hashes, noted = _hashes(loaded_folder), online.loaded() or {}
+    return {
+        view: difference(
+            view,
+            table,
+            loaded.get(view),
+            stored[view],
+            is_known=view in loaded and hashes[view] == noted.get(view),
+            at=now,
+        )
+        for view, table in computed.views.items()
+    }
+
+
+def _write(differences: Mapping[str, Difference], online: OnlineStore, feast: FeastStore) -> None:
+    for view, d in differences.items():
+        if not d.is_written.any():
+            continue
+        old = d.rows.filter(pa.array(d.too_new))
+        online.date_back(key_of(view), view, ids_of(old), seconds_of(old))
+        feast.write(view, d.written)
+
+
+def _delete(differences: Mapping[str, Difference], online: OnlineStore) -> None:
+    """Deletes what has no source any more."""
+    for key, views in ENTITIES:
+        kept = np.unique(np.concatenate([ids_of(differences[view].rows) for view in views]))
+        for view in views:
+            d = differences[view]
+            online.delete_rows(key, np.setdiff1d(d.gone, kept))
+            columns = [*d.rows.column_names[2:], *d.gone_columns]
+            online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=True)
+            if d.gone_columns:
+                online.delete_fields(key, view, ids_of(d.rows), d.gone_columns, row=False)
+
+
+def _changed_users(differences: Mapping[str, Difference]) -> list[int]:
+    changed: list[int] = np.unique(
+        np.concatenate([differences[view].changed for view in names.USER_VIEWS])
+    ).tolist()
+    return changed
+
+
+def _check_arrival(differences: Mapping[str, Difference], online: OnlineStore) -> None:
+    """Looks whether the rows that were written are in Redis; the others were before.
+
+    Raises:
+        DatasetError: some did not arrive.
+    """
+    for view, d in differences.items():
+        ids, seconds = ids_of(d.written), seconds_of(d.written)
+        there = online.stored(key_of(view), [view], ids)[view].seconds
+        arrived = int(np.count_nonzero(there == seconds))
+        if arrived < len(ids):
+            raise DatasetError(
+                f"{view}: {arrived} of {len(ids)} rows arrived in Redis; look for evictions (maxmemory), "
+                "then run `make materialize` again"
+            )
+
+
+def _read_loaded(folder: Path) -> dict[str, pa.Table]:
+    """Reads the rows that were loaded last; none where they are missing or damaged."""
+    try:
+        return {view: pq.read_table(folder / view_file(view)) for view in names.VIEWS}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_loaded(folder: Path, differences: Mapping[str, Difference]) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for view, d in differences.items():
+        pq.write_table(d.rows, temporary / view_file(view), compression="zstd")
+    shutil.rmtree(folder, ignore_errors=True)  # without it everything is written again
+    temporary.rename(folder)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Gives a hash of the file of each view's loaded rows; none where they are missing."""
+    files = {view: folder / view_file(view) for view in names.VIEWS}
+    return {
+        view: hashlib.sha256(file.read_bytes()).hexdigest() for view, file in files.items() if file.is_file()
+    }

@@ -1,21 +1,19 @@
-"""What Redis holds of a data set: Feast's rows, and what each user has seen. Counts them, writes the latter,
-forgets both.
-"""
+"""What Redis holds of a data set: Feast's rows, and what each user has seen."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
+import pyarrow as pa
+from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
-from contract import names
-from contract.feast import event_time_field, feature_keys_pattern, is_feature_key
+from contract.feast import event_time_field, feature_field, feature_id, feature_key, feature_keys_pattern
+from contract.features import SEEN_ITEM_IDS
 from contract.keys import (
     batch_runs_key,
     changed_users_key,
@@ -24,121 +22,126 @@ from contract.keys import (
     seen_key,
     seen_prefix,
 )
-from training.data.prepared import Prepared
-from training.features.activity import event_times
+from feature_repo.computed import ids_of
+from feature_repo.difference import MISSING, Stored
 
+Ids = npt.NDArray[np.int64]
 _BATCH = 5_000  # keys per round trip
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What was loaded of a data set: up to when, and a hash of every view's rows until then. Kept in Redis
-    itself.
-    """
-
-    until: str
-    digests: dict[str, str] = field(default_factory=dict)
-
-
 class OnlineStore:
-    """The keys of one Redis that `make materialize` writes."""
+    """The keys of one data set in one Redis."""
 
-    def __init__(self, redis: Redis) -> None:
-        self.redis = redis
+    def __init__(self, redis: Redis, project: str) -> None:
+        self.redis, self.project = redis, project
 
-    def loaded(self, project: str) -> Loaded | None:
-        """Reads what is loaded of a data set; None where Redis is new, or was emptied."""
-        value = self.redis.get(materialized_key(project))
-        return Loaded(**json.loads(value)) if value else None
-
-    def note(self, project: str, loaded: Loaded) -> None:
-        """Remembers what was loaded."""
-        self.redis.set(materialized_key(project), json.dumps(asdict(loaded)))
-
-    def forget(self, project: str) -> int:
-        """Deletes every row of a data set, gives their number. Feast's own deletion would also hit
-        `other_<project>`.
+    def loaded(self) -> dict[str, str] | None:
+        """Reads a hash of each view's rows as they were loaded; None while they are written, where that
+        failed, and where Redis is new or was emptied.
         """
-        self.redis.delete(materialized_key(project))
-        keys = [key for join_key in (names.USER_ID, names.ITEM_ID) for key in self.keys(project, join_key)]
-        for start in range(0, len(keys), _BATCH):
-            self.redis.unlink(*keys[start : start + _BATCH])
-        return len(keys)
+        value = self.redis.get(materialized_key(self.project))
+        return json.loads(value) if value else None
 
-    def keys(self, project: str, join_key: str) -> Iterator[bytes]:
-        """Lists the keys of an entity."""
-        for key in self.redis.scan_iter(feature_keys_pattern(project), count=_BATCH):
-            if is_feature_key(key, join_key, project):
-                yield key
+    def note_loaded(self, hashes: Mapping[str, str] | None) -> None:
+        """Remembers what was loaded; None while it is not known."""
+        if hashes is None:
+            self.redis.delete(materialized_key(self.project))
+        else:
+            self.redis.set(materialized_key(self.project), json.dumps(hashes))
 
-    def rows(self, project: str) -> dict[str, int]:
-        """Counts the rows of every view that are there."""
-        counts = dict.fromkeys(names.VIEWS, 0)
-        for join_key, views in ((names.USER_ID, names.USER_VIEWS), (names.ITEM_ID, names.ITEM_VIEWS)):
-            keys = list(self.keys(project, join_key))
-            for start in range(0, len(keys), _BATCH):
-                pipe = self.redis.pipeline(transaction=False)
-                for key in keys[start : start + _BATCH]:
-                    for view in views:
-                        pipe.hexists(key, event_time_field(view))
-                found = np.array(pipe.execute(), dtype=np.int64).reshape(-1, len(views))
-                for view, count in zip(views, found.sum(axis=0), strict=True):
-                    counts[view] += int(count)
-        return counts
-
-    def write_seen(self, prepared: Prepared, until: datetime, most: int) -> int:
-        """Writes what every user has seen before an instant where it is not there already, deletes the keys
-        of all others, gives the users' number. Whose items are others than before is noted as changed.
+    def stored(self, join_key: str, views: Sequence[str], ids: Ids | None = None) -> dict[str, Stored]:
+        """Looks which rows there are of an entity's views, and from when each is; of all ids that have any,
+        or of some, ascending.
         """
-        project, lists = prepared.dataset.name, seen_items(prepared, until, most)
-        entries = list(lists.items())
-        for start in range(0, len(entries), _BATCH):
-            items = {user_id: encode_seen(some) for user_id, some in entries[start : start + _BATCH]}
-            before: Any = self.redis.mget([seen_key(project, user_id) for user_id in items])
-            changed = [user for user, old in zip(items, before, strict=True) if old != items[user]]
+        ids = self._ids(join_key) if ids is None else ids
+        seconds = np.full((len(ids), len(views)), MISSING)
+        fields, known = [event_time_field(view) for view in views], {None: MISSING}
+        for start in range(0, len(ids), _BATCH):
+            pipe: Any = self.redis.pipeline(transaction=False)
+            for entity_id in ids[start : start + _BATCH].tolist():
+                pipe.hmget(feature_key(join_key, entity_id, self.project), fields)
+            for row, values in enumerate(pipe.execute(), start):
+                for place, value in enumerate(values):
+                    if value not in known:
+                        known[value] = Timestamp.FromString(value).seconds
+                    seconds[row, place] = known[value]
+        return {view: Stored(ids, seconds[:, place]) for place, view in enumerate(views)}
+
+    def _ids(self, join_key: str) -> Ids:
+        """Lists the ids of an entity that have any row, ascending."""
+        found = self.redis.scan_iter(feature_keys_pattern(join_key, self.project), count=_BATCH)
+        ids = (feature_id(key, join_key, self.project) for key in found)
+        return np.array(sorted({entity_id for entity_id in ids if entity_id is not None}), dtype=np.int64)
+
+    def date_back(self, join_key: str, view: str, ids: Ids, seconds: Ids) -> None:
+        """Lets rows (rows,) be older than those that will be written, by a second: Feast writes no row that
+        is not newer than what it finds. Nothing else of them changes, so they are read as before.
+        """
+        for keys in self._batches(join_key, ids):
+            pipe: Any = self.redis.pipeline(transaction=False)
+            for key, second in zip(keys, seconds[: len(keys)].tolist(), strict=True):
+                pipe.hset(key, event_time_field(view), Timestamp(seconds=second - 1).SerializeToString())
+            pipe.execute()
+            seconds = seconds[len(keys) :]
+
+    def delete_rows(self, join_key: str, ids: Ids) -> None:
+        """Deletes all that is stored of some ids."""
+        for keys in self._batches(join_key, ids):
+            self.redis.unlink(*keys)
+
+    def delete_fields(self, join_key: str, view: str, ids: Ids, columns: Sequence[str], *, row: bool) -> None:
+        """Deletes columns of a view from some ids' rows, and where `row` is set its event time as well."""
+        fields = [feature_field(view, column) for column in columns]
+        fields += [event_time_field(view)] if row else []
+        for keys in self._batches(join_key, ids):
+            pipe: Any = self.redis.pipeline(transaction=False)
+            for key in keys:
+                pipe.hdel(key, *fields)
+            pipe.execute()
+
+    def _batches(self, join_key: str, ids: Ids) -> Iterator[list[bytes]]:
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH].tolist()
+            yield [feature_key(join_key, entity_id, self.project) for entity_id in some]
+
+    def write_seen(self, seen: pa.Table) -> None:
+        """Writes what users have seen where it is not there already; whose it is is noted as changed."""
+        for start in range(0, len(seen), _BATCH):
+            some = seen.slice(start, _BATCH).combine_chunks()
+            lists = some[SEEN_ITEM_IDS].combine_chunks()
+            items, ends = lists.flatten().to_numpy(), np.cumsum(lists.value_lengths().to_numpy())
+            values = {
+                user_id: encode_seen(mine)
+                for user_id, mine in zip(ids_of(some).tolist(), np.split(items, ends[:-1]), strict=True)
+            }
+            before: Any = self.redis.mget([seen_key(self.project, user_id) for user_id in values])
+            changed = [u for u, old in zip(values, before, strict=True) if old != values[u]]
             if changed:
-                self.note_changed(project, changed)
-                self.redis.mset({seen_key(project, user_id): items[user_id] for user_id in changed})
-                self.note_changed(project, changed)
-        kept = {seen_key(project, user_id).encode() for user_id in lists}
-        stale = [
-            key for key in self.redis.scan_iter(f"{seen_prefix(project)}*", count=_BATCH) if key not in kept
-        ]
-        for start in range(0, len(stale), _BATCH):
-            chunk = stale[start : start + _BATCH]
-            forgotten = [int(key.rpartition(b":")[2]) for key in chunk]
-            self.note_changed(project, forgotten)
-            self.redis.unlink(*chunk)
-            self.note_changed(project, forgotten)
-        return len(lists)
+                self.note_changed(changed)
+                self.redis.mset({seen_key(self.project, user_id): values[user_id] for user_id in changed})
+                self.note_changed(changed)
 
-    def note_changed(self, project: str, user_ids: Sequence[int]) -> None:
+    def forget_seen(self, kept: Ids) -> None:
+        """Deletes what all other users have seen."""
+        prefix = seen_prefix(self.project)
+        found = self.redis.scan_iter(f"{prefix}*", count=_BATCH)
+        ids = np.array([int(key[len(prefix) :]) for key in found], dtype=np.int64)
+        gone = np.setdiff1d(ids, kept).tolist()
+        for start in range(0, len(gone), _BATCH):
+            some = gone[start : start + _BATCH]
+            self.note_changed(some)
+            self.redis.unlink(*(seen_key(self.project, user_id) for user_id in some))
+            self.note_changed(some)
+
+    def note_changed(self, user_ids: Sequence[int]) -> None:
         """Notes for the batch job that users changed, by Redis' clock; not where no run ever began, as the
         first one computes everyone.
 
         Called before they change, so that a crash forgets nobody, and after, as a run may begin in between.
         """
-        if not self.redis.exists(batch_runs_key(project)):
+        if not self.redis.exists(batch_runs_key(self.project)):
             return
         now: Any = self.redis.time()
         for start in range(0, len(user_ids), _BATCH):
             noted = dict.fromkeys(user_ids[start : start + _BATCH], now[0] + now[1] / 1e6)
-            self.redis.zadd(changed_users_key(project), noted)
-
-
-def seen_items(prepared: Prepared, until: datetime, most: int) -> dict[int, np.ndarray]:
-    """Lists the items that each user has seen before an instant: newest first, each once, at most `most`."""
-    dataset = prepared.dataset
-    rows = prepared.interactions[[names.USER_ID, names.ITEM_ID]].assign(
-        at=event_times(dataset, prepared.interactions)
-    )
-    is_seen = rows["at"] < pd.Timestamp(until)
-    if dataset.seen_labels != "any":
-        is_seen &= (prepared.interactions[dataset.seen_labels] == 1).fillna(False).astype(bool)
-    rows = rows[is_seen].iloc[::-1]  # ties keep file order: the last row is the newest
-    rows = rows.sort_values([names.USER_ID, "at"], ascending=[True, False], kind="stable")
-    rows = rows.drop_duplicates([names.USER_ID, names.ITEM_ID])
-    rows = rows[rows.groupby(names.USER_ID).cumcount() < most]
-    users, starts = np.unique(rows[names.USER_ID].to_numpy(), return_index=True)
-    lists = np.split(rows[names.ITEM_ID].to_numpy(np.int64), starts[1:])
-    return dict(zip(users.tolist(), lists, strict=True)) if len(users) else {}
+            self.redis.zadd(changed_users_key(self.project), noted)

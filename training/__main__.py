@@ -1,4 +1,4 @@
-"""`python -m training init|prepare|train|promote|rollback|bundles|evaluate`: what is done offline."""
+"""`python -m training init|prepare|train|promote|rollback|bundles|evaluate|features`: done offline."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.export.write import CURRENT, linked
+from training.features.tables import write_features
 from training.progress import TrainingProgress
 from training.promotion import listing, promote, rollback
 
@@ -95,13 +96,12 @@ def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: 
         steps.console.print(table, markup=False, soft_wrap=True)
 
 
-def run_materialize(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
-    """Brings features and seen items into Redis with Feast."""
-    from feature_repo.materialize import materialize
-
+def run_features(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Computes the features of users and items, and what users have seen, for the feature repository."""
     prepared = _prepared(settings, steps)
-    with steps.step("Materialise features"):
-        materialize(prepared, settings.redis_url, max_seen=settings.max_seen, say=steps.say)
+    with steps.step("Compute features"):
+        made = write_features(prepared, settings.data, max_seen=settings.max_seen)
+        steps.say(f"features of {made.dataset} as of {made.as_of:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def _prepared(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
@@ -140,7 +140,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     with_data = [
         command("prepare", run_prepare, "check a data set and write its three tables"),
         train := command("train", run_train, "train a bundle and evaluate it"),
-        command("materialize", run_materialize, "bring features to Redis with Feast"),
+        command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
     ]
     for added in with_data:
         added.add_argument("--data", help=f"a name or a folder (default: {settings.data})")

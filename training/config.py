@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
+from contract.environment import read_settings
 from contract.keys import MAX_SEEN
 from training.ranking.config import DlrmConfig
 from training.retrieval.config import TwoTowerConfig
@@ -61,10 +61,6 @@ class TrainingSettings(BaseSettings):
         Path("data"), description="Where the files of kuairand and movielens are looked for."
     )
     var_dir: Path = Field(Path("var"), description="Where prepared data, bundles and logs are kept.")
-    redis_url: RedisUrl = Field(
-        LOCAL_REDIS,
-        description="URL of the Redis that features are materialised to, with user and password.",
-    )
     max_seen: PositiveInt = Field(
         MAX_SEEN,
         description="Seen items kept per user, newest first. Lower: older ones may be answered again.",

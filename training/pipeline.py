@@ -196,7 +196,7 @@ def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:
     """A hash of what a bundle is made of: the prepared data, the settings of training, and this code."""
     digest = hashlib.sha256()
     chosen = settings.model_dump_json(
-        exclude={"data", "data_dir", "var_dir", "redis_url", "max_seen", "promotion_margin", "synthetic"}
+        exclude={"data", "data_dir", "var_dir", "max_seen", "promotion_margin", "synthetic"}
     )
     for text in (dataset_yaml(prepared.dataset), repr(sorted(read_stamp(prepared.folder).items())), chosen):
         digest.update(text.encode())

@@ -15,10 +15,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from contract.dataset import DATASET_FILE, ITEMS_FILE, DatasetError
+from contract.environment import read_settings
+from feature_repo.connection import ConnectionSettings
 from feature_repo.materialize import materialize
 from training.config import load_settings
 from training.data.prepared import FILES, dataset_yaml, load_prepared, to_arrow
 from training.export.write import write_json
+from training.features.tables import write_features
 
 TEST_START, CLOCK = "test-start", "clock"
 
@@ -55,9 +58,8 @@ def main() -> int:
     settings, started = load_settings(), time.monotonic()
     try:
         as_of = copied(chosen.prepared, chosen.target, chosen.moment)
-        arrived = materialize(
-            load_prepared(chosen.target), settings.redis_url, max_seen=settings.max_seen, is_quiet=True
-        )
+        write_features(load_prepared(chosen.target), settings.data, max_seen=settings.max_seen)
+        arrived = materialize(chosen.target, read_settings(ConnectionSettings).redis_url)
     except DatasetError as error:
         raise SystemExit(str(error)) from None
     write_json(

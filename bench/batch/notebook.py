@@ -40,9 +40,10 @@ from contract import names
 from contract.bundle import ENCODERS_FILE, ITEM_IDS_FILE, ITEM_VECTORS_FILE, Manifest, read_manifest
 from contract.dataset import Dataset
 from contract.encoders import Encoders
+from contract.environment import read_settings
 from contract.keys import decode_seen, seen_key
 from contract.ordering import order_scores
-from training.config import load_settings
+from feature_repo.connection import ConnectionSettings
 from training.data.prepared import load_prepared
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import all_user_ids, rows_of
@@ -181,7 +182,10 @@ def main() -> int:
     parser.add_argument("--n", type=int, required=True, help="items of a slate")
     parser.add_argument("--report", type=Path, required=True)
     chosen = parser.parse_args()
-    redis, started = Redis(**load_settings().redis_url.connection_kwargs()), time.monotonic()
+    redis, started = (
+        Redis(**read_settings(ConnectionSettings).redis_url.connection_kwargs()),
+        time.monotonic(),
+    )
     notebook = opened(chosen.prepared, chosen.bundle, redis, chosen.k, chosen.n)
     tower, ranker = (Kept(chosen.saved_models / name) for name in ("user_tower", "ranker"))
     facts: dict[str, Any] = {"start_up_s": time.monotonic() - started}

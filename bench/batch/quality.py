@@ -12,7 +12,8 @@ from redis import Redis
 from bench.batch.stored import as_lists, published_slates
 from contract import names
 from contract.bundle import METRICS_FILE
-from training.config import load_settings
+from contract.environment import read_settings
+from feature_repo.connection import ConnectionSettings
 from training.data.prepared import load_prepared
 from training.examples.split import held_out, rows_of
 from training.export.write import write_json
@@ -34,7 +35,7 @@ def main() -> int:
     split, item_ids = prepared.split, prepared.items[names.ITEM_ID].to_numpy(np.int64)
     held = held_out(prepared, split.validate_until, split.test_until)
     users = held.user_ids.tolist()
-    redis = Redis(**load_settings().redis_url.connection_kwargs())
+    redis = Redis(**read_settings(ConnectionSettings).redis_url.connection_kwargs())
     slates = published_slates(redis, prepared.dataset.name, users)
     lists = as_lists(slates, users, WIDTH)
     positions = np.where(lists < 0, -1, rows_of(item_ids, lists.ravel()).reshape(lists.shape))

@@ -47,7 +47,8 @@ class Stand:
 
     def serve(self, dataset: str) -> None:
         """Brings the bundle's features and vectors to Redis, and starts Triton and the gateway."""
-        run(self.settings, "training", "-m", "training", "materialize", "--data", dataset)
+        run(self.settings, "training", "-m", "training", "features", "--data", dataset)
+        run(self.settings, "training", "-m", "feature_repo", "materialize", "--data", dataset)
         for module in ("ensemble.publish.index", "ensemble.publish.export"):
             run(self.settings, "triton", "-m", module)
         up(self.settings, [TRITON, GATEWAY])

@@ -21,12 +21,15 @@ from redis import Redis
 from bench.scale.world import make_world
 from contract import names
 from contract.columns import Column, Columns, Role
+from contract.environment import read_settings
 from contract.feast import event_time_field, feature_field, feature_key
+from feature_repo.connection import ConnectionSettings
 from feature_repo.online import OnlineStore
 from training.config import load_settings
 from training.data.prepared import Prepared
 from training.export.write import write_json
 from training.features.activity import item_activity, user_activity
+from training.features.seen import seen_items
 from training.features.tables import JUST_BEFORE, first_event
 
 CHUNK = 20_000
@@ -62,7 +65,9 @@ def load(world: Prepared, redis: Redis, max_seen: int) -> dict[str, float]:
         )
         facts[f"{join_key}_s"] = time.monotonic() - started
     started = time.monotonic()
-    facts["seen_keys"] = OnlineStore(redis).write_seen(world, world.dataset.clock(), max_seen)
+    seen = seen_items(world, world.dataset.clock(), max_seen)
+    OnlineStore(redis, world.dataset.name).write_seen(seen)
+    facts["seen_keys"] = len(seen)
     facts["seen_s"] = time.monotonic() - started
     return facts
 
@@ -132,7 +137,12 @@ def main() -> int:
     chosen = parser.parse_args()
     settings = load_settings()
     world = make_world(chosen.users, chosen.items, settings.seed)
-    write_json(chosen.report, load(world, Redis(**settings.redis_url.connection_kwargs()), settings.max_seen))
+    write_json(
+        chosen.report,
+        load(
+            world, Redis(**read_settings(ConnectionSettings).redis_url.connection_kwargs()), settings.max_seen
+        ),
+    )
     return 0
 
 

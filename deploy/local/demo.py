@@ -27,7 +27,8 @@ PATH = (
     Step("prepare", "training", ("-m", "training", "prepare")),
     Step("train", "training", ("-m", "training", "train")),
     Step("promote", "training", ("-m", "training", "promote")),
-    Step("materialize", "training", ("-m", "training", "materialize")),
+    Step("features", "training", ("-m", "training", "features")),
+    Step("materialize", "training", ("-m", "feature_repo", "materialize")),
     Step("index", "triton", ("-m", "ensemble.publish.index")),
     Step("export", "triton", ("-m", "ensemble.publish.export")),
 )

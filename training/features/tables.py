@@ -1,27 +1,25 @@
-"""Writes the four parquet files that are Feast's sources: one row per user or item and instant at which it
-changed.
+"""Computes what is known of users and items, and writes it: the four tables that are Feast's sources, one row
+per user or item and instant at which it changed, and what each user has seen.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contract import names
 from contract.columns import Columns
-from training.data.prepared import Prepared, arrow_schema, replace_folder
+from contract.features import FOLDER, SEEN_FILE, FeatureSet, view_file
+from training.data.prepared import Prepared, arrow_schema, now, replace_folder
 from training.features.activity import event_times, item_activity, snapshot_instants, user_activity
+from training.features.seen import seen_items
 
-FOLDER = "features"
 JUST_BEFORE = pd.Timedelta(microseconds=1)
 """A snapshot at T holds what happened before T, so its row is as of just before T: Feast loads [start, end),
 and a load up to T must hold it.
@@ -79,31 +77,29 @@ def _table(frame: pd.DataFrame, key: str, columns: Columns) -> pa.Table:
     return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
 
 
-def write_features(folder: Path, tables: dict[str, pa.Table]) -> None:
-    """Writes every view's rows into `folder/features`, whole or not at all."""
-    target = folder / FOLDER
-    temporary = folder / f".{FOLDER}.{os.getpid()}.tmp"
+def write_features(prepared: Prepared, data: str, *, max_seen: int = 1024) -> FeatureSet:
+    """Computes a data set's features as of its clock, and writes them into its folder, whole or not at all.
+
+    `data` is the setting `DATA`, by which they are found again.
+    """
+    as_of = prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
+    tables = {view_file(view): table for view, table in feature_tables(prepared, as_of).items()}
+    tables[SEEN_FILE] = seen_items(prepared, as_of, max_seen)
+    made = FeatureSet(
+        dataset=prepared.dataset.name,
+        data=data,
+        as_of=as_of,
+        first_event=first_event(prepared),
+        made_at=now(),
+    )
+    temporary = prepared.folder / f".{FOLDER}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for view, table in tables.items():
-            pq.write_table(table, temporary / f"{view}.parquet", compression="zstd")
-        replace_folder(temporary, target)
+        for file, table in tables.items():
+            pq.write_table(table, temporary / file, compression="zstd")
+        made.write(temporary)
+        replace_folder(temporary, prepared.folder / FOLDER)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def digest(table: pa.Table, until: datetime) -> str:
-    """Takes a view's rows, gives a hash of those before an instant, columns included."""
-    stamp = table[names.EVENT_TIMESTAMP]
-    rows = table.filter(pc.less(stamp, pa.scalar(until, type=stamp.type))).replace_schema_metadata()
-    sink = hashlib.sha256(rows.schema.to_string().encode())
-    # Equal rows may lie in other chunks and buffers, so the values are hashed, not the memory.
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
-        if pa.types.is_list(column.type):
-            lengths = pc.list_value_length(column).fill_null(-1)
-            sink.update(lengths.to_numpy(zero_copy_only=False).tobytes())
-            column = column.flatten()
-        sink.update(pd.util.hash_array(column.to_pandas().to_numpy()).tobytes())
-    return sink.hexdigest()
+    return made

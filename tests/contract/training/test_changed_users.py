@@ -14,8 +14,8 @@ from redis import Redis
 from contract import names
 from contract.environment import RedisUrl
 from contract.keys import batch_runs_key, changed_users_key, seen_key
-from feature_repo.materialize import materialize
-from tests.builders.datasets import quiet, small_world
+from tests.builders.datasets import small_world
+from tests.builders.features import load
 from tests.builders.redis_server import redis_server
 from training.data.prepared import Prepared
 
@@ -35,7 +35,7 @@ def redis(url: RedisUrl) -> Redis:
 def world(tmp_path_factory: pytest.TempPathFactory, url: RedisUrl) -> Prepared:
     """The world, loaded once."""
     world = small_world(tmp_path_factory.mktemp("var"))
-    materialize(world, url, say=quiet, is_quiet=True)
+    load(world, url)
     return world
 
 
@@ -44,7 +44,7 @@ def noted(world: Prepared, url: RedisUrl, redis: Redis) -> list[int]:
     key = changed_users_key(world.dataset.name)
     redis.delete(key)
     before = time.time()
-    materialize(world, url, say=quiet, is_quiet=True)
+    load(world, url)
     members: Any = redis.zrange(key, 0, -1, withscores=True)
     found = dict(members)
     assert all(before - 1 <= changed_s <= time.time() + 1 for changed_s in found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,22 +17,28 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
+from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from contract import names
 from contract.columns import Column, Role
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl
-from contract.keys import decode_seen, seen_key
+from contract.feast import event_time_field, feature_key
+from contract.keys import decode_seen, materialized_key, seen_key
+from feature_repo import __main__ as command
 from feature_repo.connection import VARIABLE, connection_string
-from feature_repo.materialize import Arrived, Feast, check_arrival, materialize
+from feature_repo.difference import FACTS
+from feature_repo.feast_store import SETTINGS_FILE, FeastStore
+from feature_repo.materialize import ENTITIES, Arrived, materialize
 from feature_repo.online import OnlineStore
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
+from tests.builders.features import load
 from tests.builders.redis_server import redis_server
 from training.data.prepared import Prepared, dataset_yaml
 from training.data.sources import catalog
 from training.examples.exposures import RankingTable
-from training.features.tables import feature_tables, first_event
+from training.features.tables import first_event
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +66,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return world
 
 
-def load(prepared: Prepared, url: RedisUrl) -> Arrived:
-    return materialize(prepared, url, say=quiet, is_quiet=True)
-
-
 @pytest.fixture(scope="module")
 def arrived(world: Prepared, url: RedisUrl) -> Arrived:
     """The world, loaded into a new Redis. Tests that load something else come last, one after another."""
@@ -70,11 +73,32 @@ def arrived(world: Prepared, url: RedisUrl) -> Arrived:
 
 
 def store_of(prepared: Prepared, url: RedisUrl, patch: pytest.MonkeyPatch) -> FeatureStore:
-    feast = Feast(prepared, url)
-    for name, value in feast.variables.items():
+    for name, value in variables(prepared, url).items():
         patch.setenv(name, value)
-    patch.setenv(VARIABLE, connection_string(url))
-    return FeatureStore(repo_path=str(Path(__file__).parents[3] / "feature_repo"))
+    return FeatureStore(repo_path=str(SETTINGS_FILE.parent))
+
+
+def variables(prepared: Prepared, url: RedisUrl) -> dict[str, str]:
+    """What Feast's own commands are told."""
+    return {
+        "SHORTLIST_DATASET": prepared.dataset.name,
+        "SHORTLIST_VAR_DIR": str(prepared.folder.parents[1]),
+        VARIABLE: connection_string(url),
+    }
+
+
+def rows_of(redis: Redis, project: str) -> dict[bytes, dict[bytes, bytes]]:
+    """Everything that is stored of a data set's users and items, by key."""
+    found: dict[bytes, dict[bytes, bytes]] = {}
+    for key in redis.scan_iter(b"*_id*" + project.encode()):
+        value: Any = redis.hgetall(key)
+        found[key] = value
+    return found
+
+
+def counted(redis: Redis, project: str) -> dict[str, int]:
+    store = OnlineStore(redis, project)
+    return {view: s.count for key, views in ENTITIES for view, s in store.stored(key, views).items()}
 
 
 def latest(prepared: Prepared, view: str) -> pd.DataFrame:
@@ -100,17 +124,16 @@ def assert_same(found: Any, expected: Any, name: str) -> None:
 def test_rows_that_arrived_are_counted_in_redis(arrived: Arrived, world: Prepared, redis: Redis) -> None:
     assert arrived.rows == {view: len(latest(world, view)) for view in names.VIEWS}
     assert arrived.rows[names.USER_PROFILE] == len(world.users)
-    keys = set(OnlineStore(redis).keys("synthetic", names.USER_ID))
-    missing = keys.pop()
+    missing = feature_key(names.USER_ID, int(world.users[names.USER_ID].iloc[0]), "synthetic")
     redis.rename(missing, "elsewhere")
-    assert OnlineStore(redis).rows("synthetic")[names.USER_PROFILE] == len(world.users) - 1
+    assert counted(redis, "synthetic")[names.USER_PROFILE] == len(world.users) - 1
     redis.rename("elsewhere", missing)
 
 
 def test_feast_reads_online_what_the_files_hold(
     arrived: Arrived, world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert arrived.command == "materialize"
+    assert arrived.written == arrived.rows
     store = store_of(world, url, monkeypatch)
     for key, views, service in (
         (names.USER_ID, names.USER_VIEWS, names.USER_SERVICE),
@@ -173,18 +196,19 @@ def test_training_values_are_those_of_a_point_in_time_join(
             assert_same(found, [] if absent else value, name)
 
 
-def test_incremental_picks_up_a_new_snapshot(
+def test_a_new_snapshot_writes_who_did_something_since(
     arrived: Arrived, world: Prepared, url: RedisUrl, redis: Redis
 ) -> None:
-    assert arrived.command == "materialize"
-    before = redis.get(seen_key("synthetic", 1))
+    before, seen = rows_of(redis, "synthetic"), redis.get(seen_key("synthetic", 1))
     later = world.dataset.model_copy(update={"as_of": arrived.as_of + timedelta(days=1)})
     moved = replace(world, dataset=later)
     again = load(moved, url)
-    assert again.command == "materialize-incremental"
     rows = latest(moved, names.USER_ACTIVITY)
     is_new = rows[names.EVENT_TIMESTAMP] >= arrived.as_of - timedelta(seconds=1)
     assert is_new.sum() > 10
+    since = rows[names.EVENT_TIMESTAMP] > arrived.as_of
+    assert again.written[names.USER_ACTIVITY] == since.sum() < len(rows)
+    assert again.written[names.USER_PROFILE] == again.written[names.ITEM_CATALOG] == 0
     with pytest.MonkeyPatch.context() as patch:
         store = store_of(moved, url, patch)
         users = [{names.USER_ID: int(user)} for user in rows.loc[is_new, names.USER_ID]]
@@ -193,37 +217,215 @@ def test_incremental_picks_up_a_new_snapshot(
     expected = rows.loc[is_new, names.USER_RECENT_ITEM_IDS]
     assert [list(v) for v in answer[names.USER_RECENT_ITEM_IDS]] == [list(v) for v in expected]
     assert again.rows[names.USER_ACTIVITY] >= arrived.rows[names.USER_ACTIVITY]
-    assert len(redis.get(seen_key("synthetic", 1)) or b"") >= len(before or b"")
+    assert len(redis.get(seen_key("synthetic", 1)) or b"") >= len(seen or b"")
+    assert load(world, url).written == again.written, "and back, to rows that are older"
+    assert rows_of(redis, "synthetic") == before
 
 
-def test_facts_that_changed_are_loaded_again(world: Prepared, url: RedisUrl, redis: Redis) -> None:
-    changed = replace(world, items=world.items.assign(item_brand="another brand"))
-    assert load(changed, url).command == "materialize"
+def test_a_changed_fact_is_the_only_row_written_and_holds_from_now(
+    world: Prepared, url: RedisUrl, redis: Redis
+) -> None:
+    load(world, url)
+    before, began = rows_of(redis, "synthetic"), int(time.time())
+    items = world.items.copy()
+    items.loc[items[names.ITEM_ID] == 5, "item_brand"] = "another brand"
+    arrived = load(replace(world, items=items), url)
+    assert arrived.written == dict.fromkeys(names.VIEWS, 0) | {names.ITEM_CATALOG: 1}
+    after = rows_of(redis, "synthetic")
+    key = feature_key(names.ITEM_ID, 5, "synthetic")
+    assert {k for k in after if after[k] != before[k]} == {key}
+    assert (
+        began <= Timestamp.FromString(after[key][event_time_field(names.ITEM_CATALOG)]).seconds <= time.time()
+    )
+    assert sum(after[key][field] != before[key][field] for field in after[key]) == 2
     with pytest.MonkeyPatch.context() as patch:
-        store = store_of(changed, url, patch)
+        store = store_of(world, url, patch)
         answer = store.get_online_features(["item_catalog:item_brand"], [{names.ITEM_ID: 5}]).to_dict()
     assert answer["item_brand"] == ["another brand"]
-    assert redis.exists(seen_key("synthetic", 1))
+    again = load(replace(world, items=items), url)
+    assert again.written == dict.fromkeys(names.VIEWS, 0)
+    assert rows_of(redis, "synthetic") == after
+    assert load(world, url).written[names.ITEM_CATALOG] == 1
 
 
-def test_one_name_at_the_end_of_another_is_another_data_set(redis: Redis) -> None:
-    before = OnlineStore(redis).rows("synthetic")
-    assert OnlineStore(redis).forget("etic") == 0
-    assert OnlineStore(redis).rows("synthetic") == before
+def test_users_and_items_that_are_gone_are_deleted_last_and_come_back(
+    world: Prepared, url: RedisUrl, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(world, url)
+    before = rows_of(redis, "synthetic")
+    commands: list[str] = []
+    execute: Any = Redis.execute_command
+
+    def watched(client: Redis, *arguments: Any, **options: Any) -> Any:
+        commands.append(str(arguments[0]))
+        return execute(client, *arguments, **options)
+
+    user, item = 7, int(world.items[names.ITEM_ID].iloc[0])
+    rows = world.interactions
+    fewer = replace(
+        world,
+        users=world.users[world.users[names.USER_ID] != user],
+        items=world.items[world.items[names.ITEM_ID] != item].assign(item_brand="new"),
+        interactions=rows[(rows[names.USER_ID] != user) & (rows[names.ITEM_ID] != item)],
+    )
+    monkeypatch.setattr(Redis, "execute_command", watched)
+    arrived = load(fewer, url)
+    monkeypatch.undo()
+    assert arrived.deleted == dict.fromkeys(names.VIEWS, 1)
+    keys = {feature_key(names.USER_ID, user, "synthetic"), feature_key(names.ITEM_ID, item, "synthetic")}
+    assert set(before) - set(rows_of(redis, "synthetic")) == keys
+    assert not redis.exists(seen_key("synthetic", user))
+    last = len(commands) - 1 - commands[::-1].index("MSET")
+    assert last < commands.index("UNLINK"), "what is gone goes after all else was written"
+    arrived = load(world, url)
+    assert set(rows_of(redis, "synthetic")) == set(before)
+    assert redis.exists(seen_key("synthetic", user))
+
+
+def test_a_user_without_interactions_loses_the_activity_and_keeps_the_profile(
+    world: Prepared, url: RedisUrl, redis: Redis
+) -> None:
+    load(world, url)
+    rows, key = world.interactions, feature_key(names.USER_ID, 9, "synthetic")
+    before: Any = redis.hgetall(key)
+    arrived = load(replace(world, interactions=rows[rows[names.USER_ID] != 9]), url)
+    assert arrived.deleted[names.USER_ACTIVITY] == 1
+    left: Any = redis.hgetall(key)
+    assert event_time_field(names.USER_PROFILE) in left
+    assert event_time_field(names.USER_ACTIVITY) not in left
+    assert left.items() < before.items()
+    assert len(before) - len(left) == 1 + len(world.dataset.user_activity)
+    load(world, url)
+    assert redis.hgetall(key) == before
+
+
+def test_a_name_that_ends_another_is_another_data_set(redis: Redis) -> None:
+    assert counted(redis, "etic") == dict.fromkeys(names.VIEWS, 0)
+    assert counted(redis, "synthetic")[names.ITEM_CATALOG] > 0
+
+
+@pytest.mark.parametrize("loss", ["emptied", "a row", "a row of another time", "the state", "restored"])
+def test_a_redis_that_is_not_what_was_loaded_is_mended(
+    world: Prepared, url: RedisUrl, redis: Redis, loss: str
+) -> None:
+    older = replace(world, items=world.items.assign(item_brand="older"))
+    load(older, url)
+    backup: dict[bytes, Any] = {key: redis.dump(key) for key in redis.scan_iter()}
+    load(world, url)
+    expected, key = rows_of(redis, "synthetic"), feature_key(names.ITEM_ID, 5, "synthetic")
+    if loss == "emptied":
+        redis.flushall()
+    elif loss == "a row":
+        redis.delete(key)
+    elif loss == "a row of another time":
+        redis.hset(key, event_time_field(names.ITEM_CATALOG), Timestamp(seconds=2**33).SerializeToString())
+    elif loss == "the state":
+        redis.delete(materialized_key("synthetic"))
+    else:
+        for name, dump in backup.items():
+            redis.restore(name, 0, dump, replace=True)
+    arrived = load(world, url)
+    assert rows_of(redis, "synthetic") == expected
+    everything, catalogue = sum(arrived.rows.values()), arrived.rows[names.ITEM_CATALOG]
+    written = {"a row": 2, "a row of another time": 1, "restored": catalogue}
+    assert sum(arrived.written.values()) == written.get(loss, everything)
+
+
+@pytest.mark.parametrize("step", ["date_back", "write", "write_seen", "delete_rows", "forget_seen"])
+def test_a_run_that_dies_takes_nothing_away_and_the_next_one_is_right(
+    world: Prepared, url: RedisUrl, redis: Redis, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    load(world, url)
+    before = rows_of(redis, "synthetic")
+    item = int(world.items[names.ITEM_ID].iloc[0])
+    gone, rows = feature_key(names.ITEM_ID, item, "synthetic"), world.interactions.assign(is_click=0)
+    changed = replace(
+        world,
+        items=world.items.iloc[1:].assign(item_brand="half"),
+        interactions=rows[rows[names.ITEM_ID] != item],
+    )
+    owner: Any = FeastStore if step == "write" else OnlineStore
+    real, calls = getattr(owner, step), [0]
+
+    def die(*arguments: Any, **options: Any) -> None:
+        calls[0] += 1
+        real(*arguments, **options)
+        if calls[0] == 2 or step in ("write_seen", "forget_seen"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, step, die)
+    with pytest.raises(KeyboardInterrupt):
+        load(changed, url)
+    monkeypatch.undo()
+    half = rows_of(redis, "synthetic")
+    assert set(half) in (set(before), set(before) - {gone})
+    assert all(set(half[key]) == set(before[key]) for key in half), "no row misses a field"
+    load(world, url)
+    found = rows_of(redis, "synthetic")
+    assert without_times(found) == without_times(before)
+    load(changed, url)
+    assert set(before) - set(rows_of(redis, "synthetic")) == {gone}
+
+
+def without_times(rows: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes, bytes]]:
+    """Leaves out when facts were found to have changed."""
+    facts = tuple(map(event_time_field, FACTS))
+    return {key: {f: v for f, v in row.items() if f not in facts} for key, row in rows.items()}
+
+
+def test_where_feast_fails_redis_stays_as_it_was(
+    world: Prepared, url: RedisUrl, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(world, url)
+    before = {key: redis.dump(key) for key in redis.scan_iter()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no registry")
+
+    monkeypatch.setattr(FeatureStore, "apply", fail)
+    with pytest.raises(
+        DatasetError, match="Feast could not apply the definitions: RuntimeError: no registry"
+    ):
+        load(replace(world, items=world.items.assign(item_brand="x")), url)
+    monkeypatch.undo()
+    assert {key: redis.dump(key) for key in redis.scan_iter()} == before
+
+
+def test_two_runs_of_a_data_set_do_not_mix(
+    world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def within(*_: Any) -> None:
+        with pytest.raises(DatasetError, match="synthetic is being materialised already"):
+            materialize(world.folder, url, say=quiet)
+
+    monkeypatch.setattr(OnlineStore, "forget_seen", within)
+    load(world, url)
 
 
 def test_the_command_works_by_hand_and_an_emptied_redis_is_filled(
     arrived: Arrived, world: Prepared, url: RedisUrl, redis: Redis
 ) -> None:
+    load(world, url)
+    expected = rows_of(redis, "synthetic")
     redis.flushall()
-    assert OnlineStore(redis).loaded("synthetic") is None
-    command = Feast(world, url).by_hand(
-        "materialize", f"{first_event(world):%Y-%m-%dT%H:%M:%S}", f"{arrived.as_of:%Y-%m-%dT%H:%M:%S}"
+    assert OnlineStore(redis, "synthetic").loaded() is None
+    instants = [f"{at:%Y-%m-%dT%H:%M:%S}" for at in (first_event(world), arrived.as_of)]
+    subprocess.run(
+        [
+            str(Path(sys.executable).with_name("feast")),
+            "--chdir",
+            SETTINGS_FILE.parent,
+            "materialize",
+            *instants,
+        ],
+        check=True,
+        env=os.environ | variables(world, url),
+        capture_output=True,
     )
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    given = {"PATH": path, "SHORTLIST_REDIS_URL": url.get_secret_value()}
-    subprocess.run(command, shell=True, check=True, env=os.environ | given, capture_output=True)
-    assert OnlineStore(redis).rows("synthetic") == arrived.rows
+    assert counted(redis, "synthetic") == arrived.rows
+    assert without_times(rows_of(redis, "synthetic")) == without_times(expected)
+    load(world, url)
+    assert rows_of(redis, "synthetic") == expected
 
 
 def test_two_data_sets_live_in_one_redis(
@@ -256,21 +458,91 @@ def test_two_data_sets_live_in_one_redis(
         store = store_of(own, url, patch)
         assert store.get_feature_view(names.USER_ACTIVITY).ttl == timedelta(days=1)
         assert not store.get_feature_view(names.ITEM_CATALOG).ttl
+    fewer = replace(own, users=own.users.iloc[1:], interactions=own.interactions.query("user_id != 0"))
+    assert load(fewer, url).deleted[names.USER_PROFILE] == 1
+    assert {key: redis.dump(key) for key in before} == before
+    assert load(world, url).written == dict.fromkeys(names.VIEWS, 0)
 
 
-def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(world: Prepared, url: RedisUrl) -> None:
-    feast = Feast(world, url)
+def test_columns_that_come_change_and_go_leave_no_row_without_the_others(
+    url: RedisUrl, redis: Redis, tmp_path: Path
+) -> None:
+    def prepare(items: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Prepared:
+        declaration = DECLARATION | {"name": "shelf", "as_of": "2025-04-01T00:00:00Z", "items": items}
+        folder = write_own(tmp_path / "shelf", tables, declaration)
+        return catalog.prepare(str(folder), tmp_path, tmp_path / "var", say=quiet)
+
+    first = prepare(DECLARATION["items"], own_tables())
+    load(first, url)
+    key, before = feature_key(names.ITEM_ID, 101, "shelf"), rows_of(redis, "shelf")
+    items = {n: c for n, c in DECLARATION["items"].items() if n != "item_topics"}
+    items |= {"item_price_usd": {"role": "categorical", "dtype": "string"}, "item_pages": {"role": "numeric"}}
+    tables = own_tables()
+    tables["items"] = tables["items"].assign(
+        item_price_usd=[f"{i} dollars" for i in range(15)], item_pages=[float(i) for i in range(15)]
+    )
+    arrived = load(prepare(items, tables), url)
+    assert arrived.written[names.ITEM_CATALOG] == 15
+    assert arrived.written[names.ITEM_ACTIVITY] == 0
+    after = rows_of(redis, "shelf")
+    assert set(after) == set(before)
+    assert len(set(before[key]) - set(after[key])) == 1, "the topics"
+    assert len(set(after[key]) - set(before[key])) == 1, "the pages"
+    load(first := prepare(DECLARATION["items"], own_tables()), url)
+    assert without_times(rows_of(redis, "shelf")) == without_times(before)
+    assert first.dataset.name == "shelf"
+
+
+def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(
+    world: Prepared, url: RedisUrl, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load(world, url)
-    tables = feature_tables(world, world.dataset.clock())
-    complete = {view: table.column(0).value_counts() for view, table in tables.items()}
-    rows = {view: len(counts) for view, counts in complete.items()}
-    check_arrival(rows, tables, feast)
-    assert feast.materialized_until() is not None
+    expected = rows_of(redis, "synthetic")
+    redis.delete(materialized_key("synthetic"))  # so that everything is written
+    evicted = feature_key(names.ITEM_ID, 5, "synthetic")
+    forget = OnlineStore.forget_seen
+
+    def evict(store: OnlineStore, kept: Any) -> None:
+        forget(store, kept)
+        redis.delete(evicted)
+
+    monkeypatch.setattr(OnlineStore, "forget_seen", evict)
     with pytest.raises(
         DatasetError, match=r"item_catalog: 118 of 119 rows arrived in Redis; look for evictions"
     ):
-        check_arrival(rows | {names.ITEM_CATALOG: 118}, tables, feast)
-    assert feast.materialized_until() is None
+        load(world, url)
+    monkeypatch.undo()
+    load(world, url)
+    assert rows_of(redis, "synthetic") == expected
+
+
+def test_the_command_finds_what_was_computed(
+    world: Prepared, url: RedisUrl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(world, url)
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(world.folder.parents[1]))
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", url.get_secret_value())
+    for data in ("own", "synthetic"):  # as DATA was given, and the data set's name
+        monkeypatch.setenv("SHORTLIST_DATA", data)
+        assert command.main(["materialize"]) == 0
+        assert "item_catalog: 119 rows in Redis, 0 written, 0 deleted" in capsys.readouterr().out
+    assert command.main(["materialize", "--data", "films"]) == 1
+    assert "no features were computed for DATA=films" in capsys.readouterr().err
+
+
+def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared, url: RedisUrl) -> None:
+    load(world, url)
+    file = world.folder / "dataset.yaml"
+    told = file.read_text()
+    less = {name: column for name, column in world.dataset.items.items() if name != "item_brand"}
+    file.write_text(dataset_yaml(world.dataset.model_copy(update={"items": less})))
+    try:
+        with pytest.raises(
+            DatasetError, match=r"item_catalog.parquet: has the columns .*item_brand.*training"
+        ):
+            materialize(world.folder, url, say=quiet)
+    finally:
+        file.write_text(told)
 
 
 def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:

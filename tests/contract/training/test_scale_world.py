@@ -15,13 +15,13 @@ from redis import Redis
 from bench.scale.build import restricted
 from bench.scale.load import load
 from bench.scale.world import CATEGORIES, make_world
-from contract import names
 from contract.dataset import DATASET_FILE
 from contract.environment import RedisUrl
+from contract.feast import feature_key
 from contract.keys import seen_prefix
-from feature_repo.materialize import materialize
+from feature_repo.materialize import ENTITIES
 from feature_repo.online import OnlineStore
-from tests.builders.datasets import quiet
+from tests.builders.features import load as materialized
 from tests.builders.redis_server import redis_server
 from training.data.prepared import Prepared, dataset_yaml, to_arrow
 from training.data.validate import validate
@@ -46,8 +46,12 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 def hashes(redis: Redis, project: str) -> dict[bytes, dict[bytes, bytes]]:
-    store = OnlineStore(redis)
-    keys = [key for join_key in (names.USER_ID, names.ITEM_ID) for key in store.keys(project, join_key)]
+    store = OnlineStore(redis, project)
+    keys = [
+        feature_key(join_key, entity_id, project)
+        for join_key, views in ENTITIES
+        for entity_id in store.stored(join_key, views)[views[0]].ids.tolist()
+    ]
     found: dict[bytes, dict[bytes, bytes]] = {}
     for key in keys:
         value: Any = redis.hgetall(key)
@@ -62,7 +66,7 @@ def test_the_bulk_loader_writes_what_feast_writes(
     one."""
     monkeypatch.setattr(features, "busy_instants", lambda _, until: pd.DatetimeIndex([until]))
     url = RedisUrl("redis://{host}:{port}".format(**redis.connection_pool.connection_kwargs))
-    materialize(world, url, say=quiet, is_quiet=True)
+    materialized(world, url)
     project = world.dataset.name
     by_feast, seen_by_feast = (
         hashes(redis, project),

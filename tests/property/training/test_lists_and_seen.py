@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from contract import names
 from contract.columns import Column, Role
 from contract.dataset import Dataset
-from feature_repo.online import seen_items
+from contract.features import SEEN_ITEM_IDS
 from training.data.prepared import Prepared, to_numpy
+from training.features.seen import seen_items
 
 IDS = st.integers(-(2**63) + 1, 2**63 - 1)
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -76,4 +77,6 @@ def test_seen_is_newest_first_each_once_before_the_instant_and_bounded(
         mine = expected.setdefault(row.user_id, [])
         if is_before and (row.is_click == 1 or not clicks) and row.item_id not in mine and len(mine) < most:
             mine.append(row.item_id)
-    assert {user: items.tolist() for user, items in found.items()} == {u: v for u, v in expected.items() if v}
+    lists = dict(zip(found[names.USER_ID].to_pylist(), found[SEEN_ITEM_IDS].to_pylist(), strict=True))
+    assert lists == {u: v for u, v in expected.items() if v}
+    assert list(lists) == sorted(lists)

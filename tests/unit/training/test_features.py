@@ -1,19 +1,23 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from contract import names
+from contract.features import FEATURE_SET_FILE, SEEN_FILE, FeatureSet, view_file
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from training.data.prepared import Prepared
 from training.data.sources import catalog
+from training.features import tables as tables_module
 from training.features.activity import item_activity, snapshot_instants, user_activity
-from training.features.tables import busy_instants, digest, feature_tables, first_event, write_features
+from training.features.tables import busy_instants, feature_tables, first_event, write_features
 
 
 @pytest.fixture(scope="module")
@@ -72,32 +76,24 @@ def test_an_item_is_available_unless_a_column_says_no(tmp_path: Path) -> None:
     assert table[names.IS_AVAILABLE].to_pylist() == [True] * 15
 
 
-def test_the_digest_sees_changes_before_an_instant_only(world: Prepared, tables: dict[str, pa.Table]) -> None:
+def test_rows_are_the_same_as_of_any_later_instant(world: Prepared, tables: dict[str, pa.Table]) -> None:
     as_of = world.dataset.clock()
-    later = feature_tables(world, as_of + timedelta(days=1))
-    for view, table in tables.items():
-        assert digest(table, as_of) == digest(later[view], as_of)
-        assert digest(table, as_of) != digest(table.drop([table.column_names[-1]]), as_of)
-    activity = names.USER_ACTIVITY
-    assert digest(tables[activity], as_of) != digest(tables[activity].slice(1), as_of)
-    assert digest(tables[activity], as_of) == digest(tables[activity], datetime.now(UTC))
+    for view, later in feature_tables(world, as_of + timedelta(days=1)).items():
+        is_before = pc.less(later[names.EVENT_TIMESTAMP], pa.scalar(as_of, pa.timestamp("us", tz="UTC")))
+        assert later.filter(is_before).equals(tables[view])
 
 
-def test_the_digest_sees_elements_that_moved_between_lists() -> None:
-    stamp = pa.array([datetime(2025, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))
-    first, second = (
-        pa.table({names.EVENT_TIMESTAMP: stamp, "user_list": pa.array(lists, pa.list_(pa.int64()))})
-        for lists in ([[1, 2], [3]], [[1], [2, 3]])
-    )
-    until = datetime(2025, 1, 2, tzinfo=UTC)
-    assert digest(first, until) != digest(second, until)
-    assert digest(first, until) == digest(pa.concat_tables([first.slice(0, 1), first.slice(1)]), until)
-
-
-def test_files_are_replaced_whole(world: Prepared, tables: dict[str, pa.Table], tmp_path: Path) -> None:
-    write_features(tmp_path, tables)
-    write_features(tmp_path, {names.ITEM_CATALOG: tables[names.ITEM_CATALOG]})
+def test_files_are_replaced_whole(world: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = replace(world, folder=tmp_path)
+    made = write_features(elsewhere, "synthetic")
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
-    assert [path.name for path in (tmp_path / "features").iterdir()] == [f"{names.ITEM_CATALOG}.parquet"]
-    stored = pq.read_table(tmp_path / "features" / f"{names.ITEM_CATALOG}.parquet")
-    assert stored.num_rows == len(world.items)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()}
+    assert sorted(files) == sorted([*map(view_file, names.VIEWS), SEEN_FILE, FEATURE_SET_FILE])
+    assert FeatureSet.read(tmp_path / "features") == made
+    assert (made.dataset, made.data, made.as_of) == ("synthetic", "synthetic", world.dataset.clock())
+    assert pq.read_table(tmp_path / "features" / view_file(names.ITEM_CATALOG)).num_rows == len(world.items)
+    monkeypatch.setattr(tables_module, "seen_items", lambda *_: None)
+    with pytest.raises(AttributeError):
+        write_features(replace(elsewhere, items=world.items.head(5)), "synthetic")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
