@@ -21,4 +21,4 @@ ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1
 USER shortlist
 # A job that is alive is healthy; how far it is stands in its log.
 HEALTHCHECK --interval=30s CMD ["true"]
-CMD ["sh", "-euc", "python -m training prepare && python -m training train && python -m training features && python -m feature_repo materialize"]
+CMD ["sh", "-euc", "python -m training prepare && python -m training train && python -m training promote && python -m training features && python -m feature_repo materialize"]
