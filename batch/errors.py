@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from contract.environment import RedisUrl, explain_redis
 
@@ -24,17 +22,12 @@ class HeldError(BatchError):
 
 def explain(error: RedisError, url: RedisUrl) -> str:
     """Says in one line what the Redis at `url` refused, and what to do."""
-    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, OutOfMemoryError) or "OOM" in said:
+    if isinstance(error, OutOfMemoryError) or "OOM" in str(error):
         return (
             f"Redis at {url.address} is full; raise its maxmemory, or store less: a smaller "
             f"SHORTLIST_BATCH_N, a shorter SHORTLIST_BATCH_TTL_S. What was published is still read"
         )
-    if isinstance(
-        error, (RedisConnectionError, RedisTimeoutError, NoPermissionError, ConnectionError, TimeoutError)
-    ):
-        return f"Redis at {url.address}: {explain_redis(error)}"
-    return f"Redis at {url.address} refused: {said}"
+    return f"Redis at {url.address}: {explain_redis(error)}"
 
 
 @contextmanager

@@ -41,8 +41,8 @@ class Use:
 _FEATURES: tuple[Table, ...] = ("users", "items")
 _OF_ITEMS = ("is_affinity", "is_filterable")
 USES = {
-    Role.ID: Use(("users", "items", "interactions"), ("int64",)),
-    Role.CATEGORICAL: Use(_FEATURES, ("int64", "string"), ("vocabulary", *_OF_ITEMS)),
+    Role.ID: Use(("users", "items", "interactions"), ("int64",), ("vocabulary",)),
+    Role.CATEGORICAL: Use(_FEATURES, ("int64", "string", "bool"), ("vocabulary", *_OF_ITEMS)),
     Role.NUMERIC: Use(_FEATURES, ("float32", "int64"), ("is_log", "clip", "is_filterable")),
     Role.LIST: Use(_FEATURES, ("int64", "string"), ("vocabulary", "max_length", "separator", *_OF_ITEMS)),
     Role.CONTEXT: Use(("interactions",), ("int64",), ("vocabulary",)),

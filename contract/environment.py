@@ -137,7 +137,9 @@ def explain_redis(error: Exception) -> str:
         return f"{said}; docs/operations.md lists what the user in {REDIS_URL} must be allowed"
     if "SSL" in said:
         return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"
-    return f"{said}; start it (`make up`), or set {REDIS_URL}"
+    if kinds & {"ConnectionError", "TimeoutError", "OSError"}:
+        return f"{said}; start it (`make up`), or set {REDIS_URL}"
+    return said
 
 
 def retired(environment: Mapping[str, str]) -> str:

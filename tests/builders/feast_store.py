@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -42,13 +40,11 @@ def feast_repository(
     monkeypatch.setenv("SHORTLIST_VAR_DIR", str(folder))
     monkeypatch.setenv("SHORTLIST_DATASET", dataset.name)
     monkeypatch.setenv(VARIABLE, connection_string(url))
-    sys.modules.pop("feature_repo.definitions", None)
-    definitions = importlib.import_module("feature_repo.definitions")
+    from feature_repo.definitions import feast_objects
+
     store = Feast(repo_path=str(REPOSITORY))
-    services = [definitions.user_features, definitions.item_features]
-    store.apply([definitions.user, definitions.item, *definitions.views.values(), *services])
+    store.apply(feast_objects(folder, dataset.name))
     yield store
-    sys.modules.pop("feature_repo.definitions", None)
 
 
 def write_rows(

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import structlog
 
-from contract.environment import RedisUrl
+from contract.environment import AUTHENTICATION_FAILED, RedisUrl
 from contract.feast import AVAILABILITY_FIELD, feature_key
 from contract.feast import UNAVAILABLE as UNAVAILABLE_of_contract
 from contract.filters import Wanted, check_filters, held_values
@@ -31,6 +32,7 @@ from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
 from service.store.store import Card, MemoryStore, Store
 from tests.builders.gateway import make_stored
+from tests.builders.guarded_redis import as_user, entered
 
 pytestmark = pytest.mark.anyio
 
@@ -280,6 +282,35 @@ class TestRedisStore(StoreSuite):
         redis_process.start()
         fill(redis_process.port)
         assert await store.seen(7, 5) == SEEN[7]
+
+
+@pytest.mark.parametrize("how", ["user", "tls"])
+async def test_a_redis_that_asks_for_user_and_password_is_read(
+    redis_process: Any, tmp_path: Path, how: str
+) -> None:
+    fill(redis_process.port)
+    with entered(redis_process.url, tmp_path, how) as url:
+        store = RedisStore(url, BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
+        await store.open()
+        assert await store.seen(7, 5) == SEEN[7]
+        assert await store.cards([1], 5) == {1: CARDS[1]}
+        assert await store.published(5) == PUBLISHED
+        assert await store.unavailable(list(UNAVAILABLE), 5) == set(UNAVAILABLE)
+        assert await store.check(5) == f"answers at {url.address}"
+        assert "s3cr3t" not in repr(store._reader._client)
+        await store.close()
+
+
+async def test_a_wrong_password_is_told_without_it(redis_process: Any) -> None:
+    as_user(redis_process.url)
+    url = RedisUrl(f"redis://shortlist:s3cr3t@{redis_process.url.address}")
+    store = RedisStore(url, BUNDLE, timeout_s=5, kept_cards=3, **WORLD)
+    await store.open()
+    for asked in (store.check(5), store.seen(7, 5)):
+        with pytest.raises(DependencyUnavailable) as error:
+            await asked
+        assert str(error.value) == f"redis: {url.address}: {AUTHENTICATION_FAILED}"
+    await store.close()
 
 
 async def test_a_redis_that_is_down_fails_at_once(unused_port: int) -> None:

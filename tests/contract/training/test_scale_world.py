@@ -23,6 +23,7 @@ from feature_repo.materialize import ENTITIES
 from feature_repo.online import OnlineStore
 from tests.builders.features import load as materialized
 from tests.builders.redis_server import redis_server
+from training.data.files import RawTable
 from training.data.prepared import Prepared, dataset_yaml, to_arrow
 from training.data.validate import validate
 from training.features import tables as features
@@ -90,7 +91,8 @@ def test_the_same_seed_is_the_same_world_and_it_passes_validation(world: Prepare
     }
     arrow = {name: to_arrow(frame, declared[name]) for name, frame in tables.items()}
     assert arrow["interactions"].equals(to_arrow(again.interactions, declared["interactions"]))
-    validate(world.dataset, arrow, world.dataset.clock())
+    raw = {name: RawTable(table, is_text=False) for name, table in arrow.items()}
+    validate(world.dataset, raw, world.dataset.clock())
 
 
 def test_users_find_items_near_their_taste_and_click_those_they_like() -> None:

@@ -22,7 +22,7 @@ def test_reads_the_manifest_and_the_popular_items(tmp_path: Path) -> None:
 
 
 def test_a_missing_bundle_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"manifest.json: not found; run `make train`, or point to another"):
+    with pytest.raises(BundleError, match=r"not found; run `make train promote`, or point to another"):
         read_bundle(tmp_path / "none")
 
 

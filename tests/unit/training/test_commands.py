@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.bundle import BundleError
+from feature_repo.__main__ import main as materialize
 from tests.unit.training.test_promotion import write as write_bundle
 from training.__main__ import main
 from training.config import QualityLevel, TrainingSettings
@@ -35,7 +36,6 @@ METRICS = {
         ("SHORTLIST_QUALITY", "best", "SHORTLIST_QUALITY=best: "),
         ("SHORTLIST_TWO_TOWER__WIDTH", "0", "SHORTLIST_TWO_TOWER__WIDTH=0: "),
         ("SHORTLIST_DLRM__DROPOUT", "-1", "SHORTLIST_DLRM__DROPOUT=-1: "),
-        ("SHORTLIST_REDIS_URL", "here", "SHORTLIST_REDIS_URL: must be redis://"),
     ],
 )
 def test_a_wrong_setting_stops_with_one_line(
@@ -47,6 +47,18 @@ def test_a_wrong_setting_stops_with_one_line(
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_wrong_url_of_redis_stops_the_feature_repository_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", "here")
+    with pytest.raises(SystemExit) as stopped:
+        materialize(["materialize"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "SHORTLIST_REDIS_URL: must be redis://" in error
     assert error.count("\n") == 1
 
 
