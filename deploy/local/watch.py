@@ -126,7 +126,7 @@ class Redis:
         return self._cpu_s - before > BUSY_S or process.status() == psutil.STATUS_DISK_SLEEP
 
 
-class Patience:
+class Tolerance:
     """Decides from one look after the other when a server is replaced, and never in a loop.
 
     A bad look counts one, a good one takes back a half: where one of two Python processes is stuck, every
@@ -186,9 +186,9 @@ def main() -> None:
     """Looks once a second, as long as the supervisor lives."""
     settings = load_settings()
     supervisor, triton = Supervisor(socket_path(settings)), Triton(settings)
-    servers: dict[Server, Patience] = {triton: Patience(TRITON_LOOKS)}
+    servers: dict[Server, Tolerance] = {triton: Tolerance(TRITON_LOOKS)}
     if not settings.has_own_redis:
-        servers[Redis(settings)] = Patience(REDIS_LOOKS)
+        servers[Redis(settings)] = Tolerance(REDIS_LOOKS)
     parent = os.getppid()
     while os.getppid() == parent:
         try:

@@ -46,7 +46,7 @@ ROWS = 20_000
 
 
 @dataclass(frozen=True)
-class Line:
+class DraftLine:
     """One column's line: its name with us, the keys, and why."""
 
     name: str
@@ -141,14 +141,14 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
 
 def _lines(
     table: str, frame: pd.DataFrame, keys: dict[str, str | None], open_ends: list[str]
-) -> Iterator[Line]:
+) -> Iterator[DraftLine]:
     taken: set[str] = set()
     for key in {"users": ["user_id"], "items": ["item_id"]}.get(table, ["user_id", "item_id"]):
         source = _key_of(frame, key, keys)
         taken.add(source)
         if frame[source].map(lambda v: isinstance(v, str) and not re.fullmatch(r"\d{1,18}", v.strip())).any():
             open_ends.append(f"{table}: {source} is text, and ids are whole numbers from 0: number them")
-        yield Line(key, {"role": "id"} | _from(key, source), "who" if key == "user_id" else "what")
+        yield DraftLine(key, {"role": "id"} | _from(key, source), "who" if key == "user_id" else "what")
     has_name = False
     for column in frame.columns.difference(list(taken), sort=False):
         line = _line(table, column, frame[column], has_name)
@@ -174,7 +174,7 @@ def _key_of(frame: pd.DataFrame, key: str, keys: dict[str, str | None]) -> str:
     return str((looks or [c for c in frame.columns if str(c).lower() == "id"] or list(frame.columns))[0])
 
 
-def _line(table: str, column: str, values: pd.Series, has_name: bool) -> Line | None:
+def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLine | None:
     known = values.dropna()
     if known.empty or LINK.search(column):
         return None
@@ -188,34 +188,38 @@ def _line(table: str, column: str, values: pd.Series, has_name: bool) -> Line | 
     name = column if column.startswith(prefix) else prefix + _plain(column)
     more = _from(name, column)
     if table == "items" and AVAILABLE.search(column):
-        return Line(name, {"role": "availability"} | more, "its name: false is never answered")
+        return DraftLine(name, {"role": "availability"} | more, "its name: false is never answered")
     if _is_list(known):
-        return Line(name, {"role": "list", "dtype": _element(known)} | more, "holds lists")
+        return DraftLine(name, {"role": "list", "dtype": _element(known)} | more, "holds lists")
     if is_number:
         if (number % 1 == 0).all() and number.nunique() <= min(200, FEW * len(number)):
-            return Line(name, {"role": "categorical"} | more, f"{number.nunique()} whole numbers: codes?")
-        return Line(name, {"role": "numeric"} | more, f"numbers from {number.min():g} to {number.max():g}")
+            return DraftLine(
+                name, {"role": "categorical"} | more, f"{number.nunique()} whole numbers: codes?"
+            )
+        return DraftLine(
+            name, {"role": "numeric"} | more, f"numbers from {number.min():g} to {number.max():g}"
+        )
     texts = known.astype(str)
     mark = next((m for m in "|;" if texts.str.contains(m, regex=False).mean() > 0.3), None)
     if mark:
         keys = {"role": "list", "dtype": "string", "separator": mark} | more
-        return Line(name, keys, f"text with {mark!r} between values")
+        return DraftLine(name, keys, f"text with {mark!r} between values")
     if table == "items" and not has_name and NAME.search(column):
-        return Line(name, {"role": "display_name"} | more, "its name: shown with an answer")
+        return DraftLine(name, {"role": "display_name"} | more, "its name: shown with an answer")
     if texts.nunique() <= FEW * len(texts):
-        return Line(
+        return DraftLine(
             name, {"role": "categorical", "dtype": "string"} | more, f"{texts.nunique()} different texts"
         )
     return (
-        Line(name, {"role": "display"} | more, "nearly all different: shown only")
+        DraftLine(name, {"role": "display"} | more, "nearly all different: shown only")
         if table == "items"
         else None
     )
 
 
-def _of_the_log(column: str, known: pd.Series, number: pd.Series, is_number: bool) -> Line | None:
+def _of_the_log(column: str, known: pd.Series, number: pd.Series, is_number: bool) -> DraftLine | None:
     if TIME.search(column) or pd.api.types.is_datetime64_any_dtype(known):
-        return Line(
+        return DraftLine(
             "timestamp", {"role": "timestamp"} | _from("timestamp", column) | _time(known, number), "its name"
         )
     if not is_number:
@@ -223,13 +227,13 @@ def _of_the_log(column: str, known: pd.Series, number: pd.Series, is_number: boo
     name = "is_" + _plain(column) if not column.startswith("is_") else column
     more = _from(name, column)
     if set(number.unique()) <= {0, 1}:
-        return Line(name, {"role": "label"} | more, "0 and 1")
+        return DraftLine(name, {"role": "label"} | more, "0 and 1")
     if RATING.search(column):
         bound = np.quantile(number, 0.5)
         why = f"ratings from {number.min():g} to {number.max():g}: half of them are positive; decide"
-        return Line(name, {"role": "label", "positive": f">= {bound:g}"} | more, why)
+        return DraftLine(name, {"role": "label", "positive": f">= {bound:g}"} | more, why)
     if COUNT.search(column):
-        return Line(name, {"role": "label", "positive": "> 0"} | more, "counts: any is positive; decide")
+        return DraftLine(name, {"role": "label", "positive": "> 0"} | more, "counts: any is positive; decide")
     return None
 
 

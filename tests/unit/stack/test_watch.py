@@ -117,42 +117,42 @@ class Clock:
         return self.now
 
 
-def judge(patience: watch.Patience, *looks: Look, pid: int = 1, works: bool = False) -> list[bool]:
+def judge(patience: watch.Tolerance, *looks: Look, pid: int = 1, works: bool = False) -> list[bool]:
     return [patience.must_replace(pid, look, works=works) for look in looks]
 
 
 @pytest.mark.parametrize("bad", [BROKEN, SILENT])
 def test_a_server_is_replaced_after_three_bad_looks(bad: Look) -> None:
-    assert judge(watch.Patience(3), WELL, bad, bad, bad) == [False, False, False, True]
+    assert judge(watch.Tolerance(3), WELL, bad, bad, bad) == [False, False, False, True]
 
 
 def test_one_stall_is_forgiven() -> None:
-    assert not any(judge(watch.Patience(3), *[SILENT, SILENT, WELL, WELL, WELL, WELL] * 20))
+    assert not any(judge(watch.Tolerance(3), *[SILENT, SILENT, WELL, WELL, WELL, WELL] * 20))
 
 
 def test_one_stuck_process_of_two_is_found() -> None:
-    assert any(judge(watch.Patience(3), *[BROKEN, WELL] * 6))
+    assert any(judge(watch.Tolerance(3), *[BROKEN, WELL] * 6))
 
 
 def test_a_server_that_starts_or_is_busy_is_left_alone() -> None:
-    patience = watch.Patience(3)
+    patience = watch.Tolerance(3)
     assert not any(judge(patience, *[STARTING] * 600))
     assert not any(judge(patience, *[SILENT] * 600, works=True))
 
 
 def test_a_new_process_has_a_clean_record() -> None:
-    patience = watch.Patience(3)
+    patience = watch.Tolerance(3)
     assert judge(patience, SILENT, SILENT) == [False, False]
     assert judge(patience, SILENT, SILENT, pid=2) == [False, False]
 
 
 def test_a_certain_death_needs_no_second_look() -> None:
-    assert watch.Patience(3).must_replace(1, BROKEN, works=False, is_certain=True)
+    assert watch.Tolerance(3).must_replace(1, BROKEN, works=False, is_certain=True)
 
 
 def test_replacing_never_becomes_a_loop() -> None:
     clock = Clock()
-    patience, replaced = watch.Patience(3, clock), list[int]()
+    patience, replaced = watch.Tolerance(3, clock), list[int]()
     for second in range(3600):
         clock.now = float(second)
         if patience.must_replace(len(replaced), BROKEN, works=False):
@@ -164,7 +164,7 @@ def test_replacing_never_becomes_a_loop() -> None:
 
 def test_a_server_that_was_well_for_a_minute_is_replaced_at_once_again() -> None:
     clock = Clock()
-    patience = watch.Patience(1, clock)
+    patience = watch.Tolerance(1, clock)
     assert judge(patience, BROKEN) == [True]
     assert judge(patience, BROKEN, pid=2) == [False]
     for second in range(100):
