@@ -118,7 +118,11 @@ def assess_ranking_baselines(
     learned: Learned,
     seed: int,
 ) -> None:
-    """Adds what simpler rankers reach on the same encoded rows."""
+    """Adds what simpler rankers reach on the same encoded rows; nothing where every label is the same, as in
+    a log of what was chosen alone: there is nothing to tell apart."""
+    labels = target_labels(prepared, parts.train)
+    if len(np.unique(labels[~np.isnan(labels)])) < 2:
+        return
     fields, test = learned.encoders.fields, parts.test.encoded(learned.encoders, prepared.dataset)
     exposures = examples.of_target(len(parts.train))
     sections: dict[str, Mapping[str, Field]] = {"ranking": fields}
