@@ -127,13 +127,23 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         ws="none",
-        limit_concurrency=settings.max_connections + 1,  # it refuses from here on
         timeout_keep_alive=settings.idle_timeout_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         log_config=None,
         access_log=False,
         server_header=False,
     )
+
+
+def server_of(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """Makes the server; the app sees its open connections, and refuses beyond the bound in words of its own:
+    uvicorn's own refusal has no retry-after."""
+    server = uvicorn.Server(uvicorn_config(app, settings))
+    app.state.connections, app.state.max_connections = (
+        server.server_state.connections,
+        settings.max_connections,
+    )
+    return server
 
 
 def _stop(message: str) -> NoReturn:
@@ -151,13 +161,13 @@ def main() -> None:
         _stop(str(error))
     configure_logs(settings.log_level)
     app = build_app(settings, variant)
-    config = uvicorn_config(app, settings)
+    server = server_of(app, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises it once more when all is done: then exit with 0.
         signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{host}:{port}", bundle=variant.name)
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ in the process; its key."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -113,11 +114,16 @@ class OverloadLayer:
         if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
             await self.app(scope, receive, send)
             return
-        if self.in_process >= (most := self.limit.value):
+        state = scope["app"].state
+        has_many = len(getattr(state, "connections", ())) > getattr(state, "max_connections", math.inf)
+        if has_many or self.in_process >= self.limit.value:
             self.metrics.refused("overload")
-            detail = f"{most} requests are being answered already: try again in {RETRY_AFTER_S} s"
+            many = "connections are open" if has_many else "requests are being answered"
+            detail = f"too many {many} already: try again in {RETRY_AFTER_S} s"
             response = problem(503, detail, request_id=request_id_of_scope(scope))
             response.headers["retry-after"] = str(RETRY_AFTER_S)
+            if has_many:
+                response.headers["connection"] = "close"
             await response(scope, receive, send)
             return
         self.in_process += 1

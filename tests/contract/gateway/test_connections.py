@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from service.main import build_app, uvicorn_config
+from service.main import build_app, server_of
 from tests.builders.gateway import make_settings, make_variant
 
 pytestmark = pytest.mark.anyio
@@ -95,9 +94,9 @@ async def serving(folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
     told = make_settings(**({"receive_timeout_ms": TIMEOUT_MS, "max_body_bytes": BODY} | settings))
     app = build_app(told, make_variant(folder, **settings))
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn_config(app, told)
+    server = server_of(app, told)
+    config = server.config
     config.log_config = None
-    server = uvicorn.Server(config)
     serve = asyncio.create_task(server._serve(sockets=[listener]))  # without taking the process's signals
     while not server.started:
         await asyncio.sleep(0.01)
