@@ -15,7 +15,12 @@ from xml.sax.saxutils import escape
 import grimp
 
 PICTURE = Path(__file__).parent / "images" / "house.svg"
-FLOORS = (("deploy",), ("batch",), ("service", "training", "ensemble", "feature_repo"), ("contract",))
+FLOORS = (
+    ("deploy",),
+    ("batch",),
+    ("service", "training", "ensemble", "feature_repo"),
+    ("contract", "shortlist"),
+)
 """Top floor first; packages of one floor stand side by side and do not import each other."""
 BOX, ROW, GAP, MARGIN, HEAD = 128, 46, 14, 18, 30
 OWN = "·"

@@ -12,6 +12,7 @@ COPY --from=environment /opt/environment /opt/environment
 WORKDIR /srv/shortlist
 COPY contract contract
 COPY service service
+COPY shortlist shortlist
 ENV PATH=/opt/environment/bin:$PATH PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 \
     SHORTLIST_HOST=0.0.0.0 SHORTLIST_PORT=8080 SHORTLIST_BUNDLE_DIR=/srv/shortlist/var/bundles/current
 USER shortlist

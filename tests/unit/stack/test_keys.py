@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PRODUCT = ("batch", "bench", "contract", "deploy", "ensemble", "feature_repo", "service", "training")
+PRODUCT = (
+    "batch",
+    "bench",
+    "contract",
+    "deploy",
+    "ensemble",
+    "feature_repo",
+    "service",
+    "shortlist",
+    "training",
+)
 SPELLED_IN = (ROOT / "contract/keys.py", ROOT / "contract/feast.py")
 BEGIN = re.compile(r"[a-z_]+:")
 

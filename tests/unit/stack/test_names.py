@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("contract", "training", "ensemble", "service", "feature_repo", "batch", "deploy")
+PACKAGES = ("contract", "training", "ensemble", "service", "feature_repo", "batch", "deploy", "shortlist")
 RETIRED = {"Room", "Kept", "Pace", "Whom", "Hurried", "Patience", "Line"}
 
 

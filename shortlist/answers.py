@@ -1,0 +1,130 @@
+"""What the gateway answers, as Python objects; the meanings are those of its `/docs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Id = int | str
+"""Of a user or an item: a number or a text, as the data set has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredItem:
+    """One item of an answer; `fields` are its display fields, and what else stands beside it."""
+
+    item_id: Id
+    score: float
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> AnsweredItem:
+        """Takes it as the JSON has it."""
+        return cls(told["item_id"], told["score"], _without(told, "item_id", "score"))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened to one retrieved item; ranks count from 1, None where it did not get so far."""
+
+    item_id: Id
+    retrieval_rank: int
+    retrieval_score: float
+    removed_by: str | None
+    ranking_score: float | None
+    ranking_rank: int | None
+    slate_rank: int | None
+    propensity: float | None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Trace:
+        """Takes it as the JSON has it."""
+        own = [name for name in cls.__slots__ if name != "fields"]
+        return cls(**{name: told[name] for name in own}, fields=_without(told, *own))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The items, best first, who made the slate, and what it lacks; `degraded` is empty when nothing.
+
+    `timings_ms` are milliseconds by stage. `run`, `made_at` and `age_s` are of a stored slate alone.
+    `document` is the whole answer as it came.
+    """
+
+    request_id: str
+    items: tuple[AnsweredItem, ...]
+    source: str
+    degraded: tuple[str, ...]
+    bundle: str
+    timings_ms: Mapping[str, float]
+    run: str | None
+    made_at: str | None
+    age_s: float | None
+    explain: tuple[Trace, ...] | None
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def item_ids(self) -> list[Id]:
+        """The items' ids, best first."""
+        return [item.item_id for item in self.items]
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Answer:
+        """Takes it as the JSON has it."""
+        explained = told.get("explain")
+        return cls(
+            request_id=told["request_id"],
+            items=tuple(AnsweredItem.read(item) for item in told["items"]),
+            source=told["source"],
+            degraded=tuple(told["degraded"]),
+            bundle=told["bundle"],
+            timings_ms=told["timings_ms"],
+            run=told.get("run"),
+            made_at=told.get("made_at"),
+            age_s=told.get("age_s"),
+            explain=None if explained is None else tuple(Trace.read(item) for item in explained["items"]),
+            document=told,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemHistory:
+    """What a user has seen, newest first: as many items as asked for, of `total`."""
+
+    user_id: Id
+    total: int
+    items: tuple[Mapping[str, Any], ...]
+    degraded: tuple[str, ...]
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> ItemHistory:
+        """Takes it as the JSON has it."""
+        return cls(told["user_id"], told["total"], tuple(told["items"]), tuple(told["degraded"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBundle:
+    """What is served: the bundle, the names that `context` and `filters` may use, the fields shown.
+
+    `document` is all that the gateway tells of it.
+    """
+
+    bundle: str
+    dataset: str
+    items: int
+    context: tuple[str, ...]
+    filters: Mapping[str, str]
+    display: tuple[str, ...]
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> ServedBundle:
+        """Takes it as the JSON has it."""
+        own = (told["bundle"], told["dataset"], told["items"], tuple(told["context"]))
+        return cls(*own, told["filters"], tuple(told["display"]), told)
+
+
+def _without(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in names}

@@ -1,0 +1,99 @@
+"""The calls of the gateway: what is sent, and how its answer is read. No connection is made here."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from shortlist.answers import Answer, Id, ItemHistory, ServedBundle
+from shortlist.errors import NotUnderstood, refusal
+
+T = TypeVar("T")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class Asked(TypedDict, total=False):
+    """What a recommendation may ask for; left out, the gateway's own defaults hold. `/docs` describes each.
+
+    `filters` maps a column to its allowed values, or to what the gateway's version takes instead.
+    """
+
+    n: int
+    context: Mapping[str, int]
+    exclude_item_ids: Sequence[Id]
+    filters: Mapping[str, Any]
+    explain: bool
+    latency_budget_ms: int
+    source: Literal["batch"]
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One question: how it is sent, and what reads its answer."""
+
+    method: str
+    path: str
+    read: Callable[[Mapping[str, Any]], T]
+    body: Mapping[str, Any] | None = None
+    query: Mapping[str, int] = field(default_factory=dict)
+
+    def answer(self, response: httpx.Response) -> T:
+        """Reads the answer.
+
+        Raises:
+            Refused: it is a problem document, or of a status that is no answer.
+            NotUnderstood: it is nothing that the gateway answers.
+        """
+        if response.status_code >= 400:
+            raise refusal(response)
+        try:
+            told = response.json()
+            if not isinstance(told, dict):
+                raise TypeError(f"no object, but {type(told).__name__}")
+            return self.read(told)
+        except (ValueError, KeyError, TypeError) as error:
+            said = f"{response.status_code}, {response.headers.get('content-type', 'no content-type')}"
+            message = f"{response.url} answered {said}, which is no answer of a gateway: {error!r}"
+            raise NotUnderstood(message) from None
+
+
+def recommend(user_id: Id, asked: Asked) -> Call[Answer]:
+    """Asks for the best items of a user."""
+    return Call("POST", "/v1/recommendations", Answer.read, _body({"user_id": user_id}, asked))
+
+
+def seen(user_id: Id, limit: int) -> Call[ItemHistory]:
+    """Asks what a user has seen."""
+    part = quote(str(user_id), safe="").replace(".", "%2E")  # or ".." would climb
+    return Call("GET", f"/v1/users/{part}/seen", ItemHistory.read, query={"limit": limit})
+
+
+def bundle() -> Call[ServedBundle]:
+    """Asks what is served."""
+    return Call("GET", "/v1/bundle", ServedBundle.read)
+
+
+def headers(request_id: str | None) -> dict[str, str]:
+    """Makes the header that all tries of a call carry: the caller's id, or a new one.
+
+    Raises:
+        ValueError: the gateway would replace this id.
+    """
+    if request_id is not None and not _SANE_ID.fullmatch(request_id):
+        raise ValueError(
+            f"request_id {request_id!r}: send 1 to 64 letters, digits, '.', '_', ':' or '-', or leave it out"
+        )
+    return {"x-request-id": request_id or uuid.uuid4().hex}
+
+
+def _body(first: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    return first | {
+        name: list(value) if name.endswith("_ids") and isinstance(value, Sequence) else value
+        for name, value in asked.items()
+    }
