@@ -177,7 +177,7 @@ class Manifest(BaseModel):
     context: tuple[str, ...]
     display: tuple[str, ...]
     display_name: str | None
-    filters: dict[str, str] = Field(description="Filterable item columns and their element dtype.")
+    filters: dict[str, str] = Field(description="Filterable item columns and their dtype.")
     sample_user_ids: tuple[int, ...]
 
 

@@ -23,6 +23,7 @@ from pydantic import (
 
 from contract import names
 from contract.columns import ONLY_ITEMS, USES, Column, Columns, Role
+from contract.filters import list_of
 
 DATASET_FILE = "dataset.yaml"
 USERS_FILE = "users.parquet"
@@ -291,6 +292,14 @@ class Dataset(BaseModel):
     def item_filters(self) -> Columns:
         """Item columns that a request may filter on."""
         return {name: column for name, column in self.item_catalog.items() if column.is_filterable}
+
+    @property
+    def filter_dtypes(self) -> dict[str, str]:
+        """The dtypes of `item_filters`; one that holds lists says so."""
+        return {
+            name: list_of(str(column.dtype)) if column.role is Role.LIST else str(column.dtype)
+            for name, column in self.item_filters.items()
+        }
 
     @property
     def availability(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,27 +29,34 @@ def item_vector_key(bundle: str, item_id: int) -> str:
     return f"{item_vector_prefix(bundle)}{item_id}"
 
 
+def number_field(column: str) -> str:
+    """Names the field of an item's hash that holds a column's number, for ranges."""
+    return f"number:{column}"
+
+
 TAG_SEPARATOR = ","
 """Stands between the values of a column that is a list."""
+NO_VALUE = "null"
+"""The tag of an item without a value in a column; no value's own, as it is no hex."""
 
 
-def tag(value: str) -> str:
+def tag(value: str | None) -> str:
     """Writes a value, in canonical form, as a tag: hex, so that none needs escaping, whatever it holds."""
-    return value.encode().hex()
+    return NO_VALUE if value is None else value.encode().hex()
 
 
-def encode_tags(values: Iterable[str]) -> str:
+def encode_tags(values: Collection[str]) -> str:
     """Packs the values, in canonical form, that an item holds in a column."""
-    return TAG_SEPARATOR.join(sorted(map(tag, values)))
+    return TAG_SEPARATOR.join(sorted(map(tag, values or (None,))))
 
 
-def decode_tags(value: bytes | None) -> frozenset[str]:
-    """Unpacks `encode_tags`; no field means no value.
+def decode_tags(value: bytes) -> frozenset[str]:
+    """Unpacks `encode_tags`.
 
     Raises:
         ValueError: it is something else.
     """
-    if value is None:
+    if value == NO_VALUE.encode():
         return frozenset()
     return frozenset(bytes.fromhex(one).decode() for one in value.decode().split(TAG_SEPARATOR))
 

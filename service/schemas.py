@@ -9,7 +9,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
-    StrictFloat,
     StrictInt,
     StrictStr,
     WithJsonSchema,
@@ -21,14 +20,6 @@ from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
 ContextValue = Annotated[StrictInt, Field(gt=NO_CONTEXT, le=INT64_MAX)]
-FilterValue = (
-    StrictBool
-    | Annotated[StrictInt, Field(ge=-INT64_MAX - 1, le=INT64_MAX)]
-    | Annotated[StrictFloat, Field(allow_inf_nan=False)]
-    | Annotated[StrictStr, Field(min_length=1, max_length=256)]
-)
-MAX_VALUES = 1024
-"""Of one filter."""
 MAX_NAMES = 64
 """Of a context, or of the filters; more than any data set has columns for."""
 
@@ -60,14 +51,13 @@ class RecommendRequest(BaseModel):
     exclude_item_ids: Annotated[list[Id], Field(max_length=EXCLUDE_WIDTHS[-1])] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
-    filters: dict[StrictStr, Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_VALUES)]] = (
-        Field(
-            default_factory=dict,
-            max_length=MAX_NAMES,
-            description="Column to allowed values: an item must have one of the values in every column "
-            "named. /v1/bundle lists the columns under `filters`. "
-            f"At most {FILTER_WIDTHS[-1]:,} bytes of JSON in all.",
-        )
+    filters: dict[StrictStr, Any] = Field(
+        default_factory=dict,
+        max_length=MAX_NAMES,
+        description="Column to what an item must have there; it must meet every column named. A list: one of "
+        "the values; null among them, no value. An object: `any`, such a list; `gt`, `gte`, `lt`, `lte`, "
+        "bounds of a number; `not`, a list or an object that it must not meet. /v1/bundle lists the columns "
+        f"under `filters`. At most {FILTER_WIDTHS[-1]:,} bytes of JSON in all.",
     )
     explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")
     latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(

@@ -153,7 +153,7 @@ def write_bundle(
             "context": tuple(dataset.context),
             "display": dataset.display,
             "display_name": dataset.display_name,
-            "filters": {column: spec.dtype for column, spec in dataset.item_filters.items()},
+            "filters": dataset.filter_dtypes,
             "sample_user_ids": sample_users(prepared, settings.seed),
             **specs,
             "ranker": ranker,

@@ -20,7 +20,7 @@ from contract import bundle as bundle_files
 from contract.arrays import Floats
 from contract.bundle import BundleError, Manifest, read_manifest
 from contract.environment import explain_redis
-from contract.filters import held_values
+from contract.filters import has_range, held_values, index_number, number
 from contract.keys import (
     TAG_SEPARATOR,
     bundles_key,
@@ -31,12 +31,13 @@ from contract.keys import (
     item_card_key,
     item_card_prefix,
     item_vector_prefix,
+    number_field,
 )
 from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info, pause_s
-from ensemble.stores.vectors import VECTOR_FIELD, alias
+from ensemble.stores.vectors import VECTOR_FIELD, number_alias, tags_alias
 
 CHUNK = 1000
 POLL_S = 0.05
@@ -100,7 +101,8 @@ def is_built(redis: Redis, manifest: Manifest, patience_s: float = PATIENCE_S) -
         return False
     try:
         declared = index_info(redis, manifest.bundle).get("attributes", ())
-        if any(b"NUMERIC" in one for one in declared):  # by an earlier version: all are tags now
+        known = {one for attribute in declared for one in attribute if isinstance(one, bytes)}
+        if not known >= {name.encode() for name in _aliases(manifest)}:  # built by an earlier version
             return False
         for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
             if is_over:
@@ -120,11 +122,20 @@ def create_command(manifest: Manifest) -> tuple[str | int, ...]:
     else:
         vector += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction, "EF_RUNTIME", spec.ef_runtime]
     fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
-    for column in manifest.filters:
-        fields += [column, "AS", alias(manifest.filters, column), "TAG", "SEPARATOR", TAG_SEPARATOR]
+    for column, dtype in manifest.filters.items():
+        fields += [column, "AS", tags_alias(manifest.filters, column), "TAG", "SEPARATOR", TAG_SEPARATOR]
+        if has_range(dtype):
+            fields += [number_field(column), "AS", number_alias(manifest.filters, column), "NUMERIC"]
     prefix = item_vector_prefix(manifest.bundle)
     create = ("FT.CREATE", index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
     return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
+
+
+def _aliases(manifest: Manifest) -> Iterator[str]:
+    for column, dtype in manifest.filters.items():
+        yield tags_alias(manifest.filters, column)
+        if has_range(dtype):
+            yield number_alias(manifest.filters, column)
 
 
 def drop_bundle(redis: Redis, bundle: str) -> None:
@@ -159,10 +170,15 @@ def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
 
 
 def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str]) -> dict[Any, Any]:
-    """Takes an item's row and vector (D,), gives its hash: the vector, and the columns that hold a value."""
-    held = {column: held_values(row.get(column), dtype) for column, dtype in dtypes.items()}
-    tags = {column: encode_tags(values) for column, values in held.items() if values}
-    return {**tags, VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes()}
+    """Takes an item's row and vector (D,), gives its hash: the vector, and of each column the tags, and the
+    number of one that may be asked for a range."""
+    fields: dict[Any, Any] = {VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes()}
+    for column, dtype in dtypes.items():
+        held = held_values(row.get(column), dtype)
+        fields[column] = encode_tags(held)
+        if has_range(dtype) and held:
+            fields[number_field(column)] = index_number(number(*held, dtype))
+    return fields
 
 
 def _text(value: object) -> str | None:

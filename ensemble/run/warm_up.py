@@ -8,7 +8,7 @@ from itertools import cycle, product
 import numpy as np
 
 from contract.arrays import Array
-from contract.filters import Value, Wanted, encode_filters
+from contract.filters import Wanted, element, encode_filters
 from contract.tensors import (
     EXCLUDE_WIDTHS,
     FILTER_WIDTHS,
@@ -21,7 +21,7 @@ from contract.tensors import (
 from ensemble.bundle import LoadedBundle
 
 Request = dict[str, Array]
-VALUES: dict[str, Value] = {"int64": 0, "float32": 0.0, "string": "0", "bool": True}
+VALUES: dict[str, int | float | str] = {"int64": 0, "float32": 0.0, "string": "0", "bool": True}
 """A value to filter on, by dtype; whether any item has it does not matter."""
 QUALITIES = (0.5, 0.0)
 
@@ -32,7 +32,9 @@ def sample_batches(bundle: LoadedBundle, max_batch_size: int) -> Iterator[list[R
     users = cycle(bundle.manifest.sample_user_ids or (0,))
     for size in (*(2**power for power in range(max_batch_size.bit_length() - 1)), max_batch_size):
         yield [sample_request(bundle, next(users)) for _ in range(size)]
-    wanted: Wanted = {name: [VALUES[dtype]] for name, dtype in list(bundle.manifest.filters.items())[:1]}
+    wanted: Wanted = {
+        name: [VALUES[element(dtype)]] for name, dtype in list(bundle.manifest.filters.items())[:1]
+    }
     for excluded, width in product(EXCLUDE_WIDTHS, FILTER_WIDTHS):
         yield [sample_request(bundle, next(users), excluded, width, wanted)]
     for quality in QUALITIES:

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from contract.arrays import Floats, Ids
 from contract.errors import ErrorCode, StageError
-from contract.filters import Filters, passes
+from contract.filters import Condition, Filters, index_number, passes
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
 from contract.tensors import PAD_ID, StageName
 from ensemble.stores.index_watch import IndexWatch
@@ -38,9 +38,8 @@ class VectorIndex(Protocol):
     ) -> tuple[Ids, Floats]:
         """Takes vectors (B,D) and per user how many items and which filters; gives ids and scores (B,width).
 
-        Best first, equal scores by ascending item id; the tail is `PAD_ID`, score -inf. An item passes a
-        filter where its column holds one of the values. A catalogue of fewer items than asked for gives
-        what it has.
+        Best first, equal scores by ascending item id; the tail is `PAD_ID`, score -inf. A catalogue of fewer
+        items than asked for gives what it has.
         """
         ...
 
@@ -164,19 +163,38 @@ class RedisVectorIndex:
         return (*command, "LIMIT", 0, count, "PARAMS", len(parameters), *parameters, "DIALECT", 2)
 
 
-def alias(kinds: Mapping[str, str], column: str) -> str:
-    """Names a filterable column inside a query, where a user's own column name might not be a word."""
-    return f"f{list(kinds).index(column)}"
+def tags_alias(kinds: Mapping[str, str], column: str) -> str:
+    """Names a column's tags inside a query, where a user's own column name might not be a word."""
+    return f"t{list(kinds).index(column)}"
+
+
+def number_alias(kinds: Mapping[str, str], column: str) -> str:
+    """Names a column's number inside a query."""
+    return f"n{list(kinds).index(column)}"
 
 
 def filter_query(filters: Filters, kinds: Mapping[str, str]) -> str:
     """Writes a request's filters as the part of a RediSearch query before the KNN; `*` where there are
     none."""
     terms = [
-        f"@{alias(kinds, column)}:{{{'|'.join(sorted(map(tag, allowed)))}}}"
-        for column, allowed in filters.items()
+        term
+        for column, condition in filters.items()
+        for term in _terms(condition, tags_alias(kinds, column), number_alias(kinds, column))
     ]
     return f"({' '.join(terms)})" if terms else "*"
+
+
+def _terms(condition: Condition, tags: str, numbers: str) -> list[str]:
+    terms = []
+    if condition.allowed is not None:
+        terms.append(f"@{tags}:{{{'|'.join(sorted(map(tag, condition.allowed)))}}}")
+    if (within := condition.within) is not None:
+        low, high = index_number(within.low), index_number(within.high)
+        is_open = ("(" if within.is_low_open else "", "(" if within.is_high_open else "")
+        terms.append(f"@{numbers}:[{is_open[0]}{low} {is_open[1]}{high}]")
+    if condition.unless is not None:
+        terms.append(f"-({' '.join(_terms(condition.unless, tags, numbers))})")
+    return terms
 
 
 def blank(rows: int, width: int) -> tuple[Ids, Floats]:

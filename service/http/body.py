@@ -15,8 +15,9 @@ from service.schemas import RecommendRequest
 from service.settings import Settings
 
 JSON = b"application/json"
-DEPTH = 3
-"""Of the deepest valid request: the object, its `filters`, a column's values."""
+DEPTH = 6
+"""Of the deepest valid request: the object, `filters`, a column's object, its `not`, that one's `any`, the
+values."""
 
 
 async def read_request(scope: Scope, receive: Receive, settings: Settings) -> RecommendRequest | None:

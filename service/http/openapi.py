@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from contract.bundle import Manifest
-from contract.filters import JSON_TYPES
+from contract.filters import filter_schema
 from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
@@ -71,11 +71,7 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
     fields = document["components"]["schemas"]["RecommendRequest"]["properties"]
     context, filters = fields["context"], fields["filters"]
     context["properties"] = {name: context["additionalProperties"] for name in manifest.context}
-    values = filters["additionalProperties"]
-    filters["properties"] = {
-        name: values | {"items": _filter_value(values["items"], dtype)}
-        for name, dtype in manifest.filters.items()
-    }
+    filters["properties"] = {name: filter_schema(dtype) for name, dtype in manifest.filters.items()}
     for field in (context, filters):
         field["additionalProperties"] = False
         field.pop("propertyNames", None)
@@ -83,11 +79,6 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
     for budget in fields["latency_budget_ms"]["anyOf"]:
         if budget["type"] == "integer":
             budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
-
-
-def _filter_value(anything: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Of the types that a filter's value may have, those that fit a column's dtype."""
-    return {"anyOf": [one for one in anything["anyOf"] if one["type"] in JSON_TYPES[dtype]]}
 
 
 def _make_exact(node: Any) -> None:

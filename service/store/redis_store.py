@@ -191,7 +191,8 @@ class RedisStore:
         passing = set()
         for item_id, key, values in zip(item_ids, keys, replies, strict=True):
             try:
-                if passes(filters, dict(zip(filters, map(decode_tags, values), strict=True))):
+                told = zip(filters, values, strict=True)
+                if passes(filters, {column: decode_tags(tags) for column, tags in told if tags is not None}):
                     passing.add(item_id)
             except ValueError as error:
                 raise _damaged(key, error) from None

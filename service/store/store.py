@@ -39,7 +39,7 @@ class Store(Protocol):
         """Those of the items that are not available now, or were not a few seconds ago."""
 
     async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
-        """Those of the items that have one of the allowed values in every column."""
+        """Those of the items that are known to pass the filters."""
 
     async def check(self, timeout_s: float) -> str:
         """Says in a few words what was found."""

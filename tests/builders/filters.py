@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from contract.filters import Value, Wanted
+from contract.filters import MOST_BOUND, Wanted, element, has_range, list_of
 
 DTYPES = {
     "item_year": "int64",
-    "item_tags": "int64",
+    "item_tags": list_of("int64"),
     "item_price": "float32",
-    "item_sizes": "float32",
+    "item_sizes": list_of("float32"),
     "item_brand": "string",
-    "item_genres": "string",
+    "item_genres": list_of("string"),
     "item_is_new": "bool",
 }
 LISTS = ("item_tags", "item_sizes", "item_genres")
+Value = bool | int | float | str
 Row = dict[str, Any]
 """What an item holds, by column, as the item table does: None is null, and so is None in a list."""
 
@@ -52,7 +53,7 @@ def _values(dtype: str) -> st.SearchStrategy[Any]:
 
 def _cells(column: str) -> st.SearchStrategy[Any]:
     """As a file of the column's type gives them back: a float32 is rounded."""
-    dtype = DTYPES[column]
+    dtype = element(DTYPES[column])
     values = _values(dtype)
     if dtype == "float32":
         values = values.map(_rounded)
@@ -62,25 +63,66 @@ def _cells(column: str) -> st.SearchStrategy[Any]:
 rows: st.SearchStrategy[list[Row]] = st.lists(
     st.fixed_dictionaries({column: _cells(column) for column in DTYPES}), min_size=1, max_size=6
 )
+
+
+def _lists(column: str) -> st.SearchStrategy[list[Any]]:
+    return st.lists(st.none() | _values(element(DTYPES[column])), min_size=1, max_size=3)
+
+
+def _bounds(column: str) -> dict[str, st.SearchStrategy[Any]]:
+    if not has_range(DTYPES[column]):
+        return {}
+    values = _values(DTYPES[column])
+    if DTYPES[column] == "int64":
+        values = values.map(lambda value: max(-MOST_BOUND, min(MOST_BOUND, value)))
+    return dict.fromkeys(("gt", "gte", "lt", "lte"), values)
+
+
+def _objects(parts: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    some = st.sets(st.sampled_from(list(parts)), min_size=1, max_size=3)
+    return some.flatmap(lambda names: st.fixed_dictionaries({name: parts[name] for name in names}))
+
+
+def _conditions(column: str) -> st.SearchStrategy[Any]:
+    """Whatever may be asked of a column."""
+    positive = {"any": _lists(column)} | _bounds(column)
+    unless = _lists(column) | _objects(positive)
+    return _lists(column) | _objects(positive) | _objects(positive | {"not": unless})
+
+
 wanted: st.SearchStrategy[Wanted] = st.dictionaries(
     st.sampled_from(list(DTYPES)), st.none(), min_size=1, max_size=2
-).flatmap(
-    lambda columns: st.fixed_dictionaries(
-        {column: st.lists(_values(DTYPES[column]), min_size=1, max_size=3) for column in columns}
-    )
-)
+).flatmap(lambda columns: st.fixed_dictionaries({column: _conditions(column) for column in columns}))
 
 
 def is_passing(row: Row, filters: Wanted) -> bool:
-    """The oracle: in every column, does the item hold a value that equals one of those that are asked for."""
-    return all(
-        any(_is_equal(one, value, DTYPES[column]) for one in _listed(row[column]) for value in values)
-        for column, values in filters.items()
-    )
+    """The oracle: in every column, is what the item holds what is asked for."""
+    return all(_is_met(row[column], asked, DTYPES[column]) for column, asked in filters.items())
+
+
+def _is_met(cell: Any, asked: Any, dtype: str) -> bool:
+    held = _listed(cell)
+    if isinstance(asked, list):
+        return (not held and None in asked) or any(
+            _is_equal(one, value, dtype) for one in held for value in asked if value is not None
+        )
+    rules = {
+        "any": lambda values: _is_met(cell, values, dtype),
+        "not": lambda unwanted: not _is_met(cell, unwanted, dtype),
+        "gt": lambda bound: bool(held) and held[0] > _as_held(bound, dtype),
+        "gte": lambda bound: bool(held) and held[0] >= _as_held(bound, dtype),
+        "lt": lambda bound: bool(held) and held[0] < _as_held(bound, dtype),
+        "lte": lambda bound: bool(held) and held[0] <= _as_held(bound, dtype),
+    }
+    return all(rules[part](value) for part, value in asked.items())
+
+
+def _as_held(value: Any, dtype: str) -> Any:
+    return _rounded(value) if element(dtype) == "float32" else value
 
 
 def _is_equal(held: Any, value: Value, dtype: str) -> bool:
-    return bool(_rounded(held) == _rounded(value)) if dtype == "float32" else held == value
+    return bool(_as_held(held, dtype) == _as_held(value, dtype))
 
 
 def _listed(cell: Any) -> list[Any]:

@@ -134,7 +134,7 @@ def make_world(
         context=tuple(dataset.context),
         display=dataset.display,
         display_name=dataset.display_name,
-        filters={name: column.dtype or "int64" for name, column in dataset.item_filters.items()},
+        filters=dataset.filter_dtypes,
         sample_user_ids=world.user_ids[:3],
     )
     (folder / files.MANIFEST_FILE).write_text(manifest.model_dump_json())

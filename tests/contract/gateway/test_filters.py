@@ -25,7 +25,7 @@ def fill(client: redis.Redis, held: list[dict[str, frozenset[str]]]) -> None:
     """Writes items 0, 1, 2, ... as the bundle's publication does."""
     client.flushall()
     for item_id, columns in enumerate(held):
-        fields: Any = {column: encode_tags(values) for column, values in columns.items() if values}
+        fields: Any = {column: encode_tags(values) for column, values in columns.items()}
         client.hset(item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **fields})
 
 

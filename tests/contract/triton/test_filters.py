@@ -92,5 +92,16 @@ def test_a_price_is_found_as_people_write_it(
     row = dict.fromkeys(DTYPES) | {"item_price": float(np.float32(12.99))}
     fill(redis, manifest, [row])
     assert row["item_price"] != 12.99
-    assert found(index, check_filters({"item_price": [12.99]}, DTYPES), 1) == [0]
-    assert found(index, check_filters({"item_price": [12.98]}, DTYPES), 1) == []
+    for asked, is_found in (
+        ([12.99], True),
+        ([12.98], False),
+        ({"gte": 12.99}, True),
+        ({"gt": 12.99}, False),
+        ({"lte": 12.99, "gt": 5}, True),
+        ({"lt": 12.99}, False),
+        ({"not": [12.99]}, False),
+        ({"not": {"lt": 12.99}}, True),
+        ([None], False),
+        ({"not": [None]}, True),
+    ):
+        assert found(index, check_filters({"item_price": asked}, DTYPES), 1) == [0] * is_found, asked

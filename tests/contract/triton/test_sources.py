@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from contract.arrays import Floats, Ids
-from contract.filters import passes
+from contract.filters import check_filters, passes
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
@@ -85,9 +85,8 @@ class TestBesideTheNearest(SourceSuite):
         found = [item_id for item_id in retrieved if item_id != PAD_ID]
         assert len(found) == len(set(found))
         assert found[0] == nearest["retrieved_ids"][0, 0]  # type: ignore[index]
-        popular = [
-            i for i in source.item_ids.tolist() if passes({"item_category": {"1", "2"}}, source.held[i])
-        ]
+        allowed = check_filters({"item_category": [1, 2]}, {"item_category": "int64"})
+        popular = [i for i in source.item_ids.tolist() if passes(allowed, source.held[i])]
         assert found[1] == popular[0]
         assert set(slate(answer)) & set(popular[:5]) - set(slate(nearest))
 

@@ -90,8 +90,9 @@ class VectorIndexSuite:
 
     def test_filters_each_user_apart(self, index: VectorIndex) -> None:
         vectors = np.ones((2, WIDTH), dtype=np.float32)
-        both, _ = index.search(vectors, [ITEMS] * 2, [{"item_category": {"1"}}, {}], ITEMS)
-        alone, _ = index.search(vectors[:1], [ITEMS], [{"item_category": {"1"}}], ITEMS)
+        wanted = check_filters({"item_category": [1]}, {"item_category": "int64"})
+        both, _ = index.search(vectors, [ITEMS] * 2, [wanted, {}], ITEMS)
+        alone, _ = index.search(vectors[:1], [ITEMS], [wanted], ITEMS)
         np.testing.assert_array_equal(both[0], alone[0])
         assert (both[1] != PAD_ID).sum() == ITEMS
 

@@ -42,8 +42,9 @@ bodies = (
 @given(bodies)
 def test_both_readers_take_the_same_bodies_to_mean_the_same(content: Any) -> None:
     body = json.dumps(content)
-    assert _read(RecommendRequest.model_validate_json, body) == _read(
-        RecommendRequest.model_validate, json.loads(body)
+    # As text: a NaN among the filters, which are looked at later, equals nothing.
+    assert repr(_read(RecommendRequest.model_validate_json, body)) == repr(
+        _read(RecommendRequest.model_validate, json.loads(body))
     )
 
 
