@@ -261,8 +261,8 @@ def filter_schema(dtype: str) -> dict[str, Any]:
         "string": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
         "bool": {"type": "boolean"},
     }[element(dtype)]
-    values = {"type": "array", "minItems": 1, "maxItems": MAX_VALUES}
-    values["items"] = {"anyOf": [value, {"type": "null"}]}
+    items = {"anyOf": [value, {"type": "null"}]}
+    values = {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_VALUES}
     bound = value | ({"minimum": -MOST_BOUND, "maximum": MOST_BOUND} if dtype == "int64" else {})
     parts = {"any": values} | (dict.fromkeys(BOUNDS, bound) if has_range(dtype) else {})
     positive = {"anyOf": [values, _object(parts)]}

@@ -66,6 +66,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to whatever host the caller's own header names
     )
     app.state.recommendations = recommendations
     app.state.warm_up = warm_up

@@ -176,8 +176,9 @@ def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str
     for column, dtype in dtypes.items():
         held = held_values(row.get(column), dtype)
         fields[column] = encode_tags(held)
-        if has_range(dtype) and held:
-            fields[number_field(column)] = index_number(number(*held, dtype))
+        if has_range(dtype):
+            for one in held:
+                fields[number_field(column)] = index_number(number(one, dtype))
     return fields
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from contract.errors import ErrorCode, StageError, WrongField
@@ -134,11 +135,20 @@ async def _on_body_refused(request: Request, error: Exception) -> Response:
     return response
 
 
+def _nearest(request: Request) -> str:
+    """Says where to look instead of a path that is no route's: one with a slash too many has a right one."""
+    right = "/" + "/".join(part for part in request.url.path.split("/") if part)
+    scope = request.scope | {"path": right}
+    if any(route.matches(scope)[0] is not Match.NONE for route in request.app.router.routes):
+        return f"ask {right}, without the slash too many"
+    return "see /docs for the routes"
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
         HTTPStatus.BAD_REQUEST: "The body cannot be read: send one JSON object",
-        HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist here: see /docs for the routes",
+        HTTPStatus.NOT_FOUND: f"{request.url.path} does not exist here: {_nearest(request)}",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not allowed here: see /docs for the methods",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     response = problem(error.status_code, detail, request_id=request_id_of(request))

@@ -6,6 +6,7 @@ with each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def _is_met(cell: Any, asked: Any, dtype: str) -> bool:
         return (not held and None in asked) or any(
             _is_equal(one, value, dtype) for one in held for value in asked if value is not None
         )
-    rules = {
+    rules: dict[str, Callable[[Any], bool]] = {
         "any": lambda values: _is_met(cell, values, dtype),
         "not": lambda unwanted: not _is_met(cell, unwanted, dtype),
         "gt": lambda bound: bool(held) and held[0] > _as_held(bound, dtype),

@@ -16,7 +16,7 @@ import structlog
 from contract.environment import AUTHENTICATION_FAILED, RedisUrl
 from contract.feast import AVAILABILITY_FIELD, feature_key
 from contract.feast import UNAVAILABLE as UNAVAILABLE_of_contract
-from contract.filters import Wanted, check_filters, held_values
+from contract.filters import Condition, Wanted, check_filters, held_values
 from contract.keys import (
     batch_key,
     encode_card,
@@ -248,7 +248,7 @@ class TestRedisStore(StoreSuite):
             with pytest.raises(DependencyUnavailable, match="seen:tiny:5"):
                 await store.stored(PUBLISHED.lineage, 5, 5)
             with pytest.raises(DependencyUnavailable, match="item_vector:b1:34"):
-                await store.passing([34], {"item_price": {"1.0"}}, 5)
+                await store.passing([34], {"item_price": Condition(frozenset({"1.0"}))}, 5)
         assert [line["event"] for line in lines] == ["damaged"] * 4
         assert store.circuit.state == "closed"
 

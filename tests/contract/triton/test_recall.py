@@ -12,6 +12,7 @@ from redis import Redis
 
 from contract.bundle import USER_VECTORS_FILE, Manifest, read_manifest, sha256
 from contract.environment import RedisUrl
+from contract.filters import Condition
 from contract.keys import index_search_key
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
@@ -100,7 +101,7 @@ def test_filters_and_more_than_k_are_searched_too(redis: Redis, world: World, ma
     query = np.ones((1, WIDTH), dtype=np.float32)
     ids, _ = index.search(query, [15 * K], [{}], 15 * K)
     assert len({*ids[0].tolist()} - {PAD_ID}) == 15 * K
-    ids, _ = index.search(query, [K], [{"item_category": {"2"}}], K)
+    ids, _ = index.search(query, [K], [{"item_category": Condition(frozenset({"2"}))}], K)
     kept = {i for (view, i), row in world.rows.items() if row.get("item_category") == 2}
     assert len({*ids[0].tolist()}) == K
     assert {*ids[0].tolist()} <= kept

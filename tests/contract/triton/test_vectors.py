@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from contract.errors import ErrorCode, StageError
-from contract.filters import Wanted, check_filters
+from contract.filters import Filters, Wanted, check_filters
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
@@ -90,9 +90,9 @@ class VectorIndexSuite:
 
     def test_filters_each_user_apart(self, index: VectorIndex) -> None:
         vectors = np.ones((2, WIDTH), dtype=np.float32)
-        wanted = check_filters({"item_category": [1]}, {"item_category": "int64"})
-        both, _ = index.search(vectors, [ITEMS] * 2, [wanted, {}], ITEMS)
-        alone, _ = index.search(vectors[:1], [ITEMS], [wanted], ITEMS)
+        wanted: list[Filters] = [check_filters({"item_category": [1]}, {"item_category": "int64"})]
+        both, _ = index.search(vectors, [ITEMS] * 2, [*wanted, {}], ITEMS)
+        alone, _ = index.search(vectors[:1], [ITEMS], wanted, ITEMS)
         np.testing.assert_array_equal(both[0], alone[0])
         assert (both[1] != PAD_ID).sum() == ITEMS
 

@@ -231,3 +231,26 @@ def _told(response: httpx.Response) -> tuple[int, str]:
     problem = Problem.model_validate(response.json())
     assert problem.status == response.status_code
     return problem.status, problem.detail
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/v1/recommendations/", "/v1/recommendations"),
+        ("/v1//recommendations", "/v1/recommendations"),
+        ("//v1/bundle//", "/v1/bundle"),
+        ("/v1/users/7/seen/", "/v1/users/7/seen"),
+        ("/docs/", "/docs"),
+    ],
+)
+async def test_a_slash_too_many_is_told_and_leads_to_no_host_of_the_callers(
+    tmp_path: Path, method: str, path: str, right: str
+) -> None:
+    async with client_of(make_app(tmp_path)) as client:
+        url = httpx.URL("http://gateway").copy_with(raw_path=path.encode())
+        response = await client.request(method, url, headers={"host": "evil.example"}, follow_redirects=False)
+    assert response.status_code == 404
+    assert "location" not in response.headers
+    assert "evil" not in response.text
+    assert response.json()["detail"].endswith(f": ask {right}, without the slash too many")

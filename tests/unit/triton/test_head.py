@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.arrays import Floats, Ids
-from contract.filters import Filters
+from contract.filters import Filters, check_filters
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
@@ -68,7 +68,10 @@ def test_users_with_filters_get_what_the_graph_found(catalogue: tuple[Ids, Float
     head = head_of(ids, vectors, 50)
     graph = Forgetful(ids, vectors, head.item_ids)
     users = np.random.default_rng(2).normal(size=(3, D)).astype(np.float32)
-    filters: list[Filters] = [{"item_kind": {"1"}}, {}, {"item_kind": {"0"}}]
+    filters: list[Filters] = [
+        check_filters({"item_kind": [kind]} if kind is not None else {}, {"item_kind": "int64"})
+        for kind in (1, None, 0)
+    ]
     found, _ = HeadedVectorIndex(graph, head).search(users, [10] * 3, filters, WIDTH)
     alone, _ = graph.search(users, [10] * 3, filters, WIDTH)
     np.testing.assert_array_equal(found[[0, 2]], alone[[0, 2]])
