@@ -115,7 +115,9 @@ class TestRedis(VectorIndexSuite):
         catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
         here = RedisVectorIndex(redis, bundle.manifest.bundle, bundle.manifest.filters, catalogue=catalogue)
         vectors = np.random.default_rng(2).normal(size=(4, WIDTH)).astype(np.float32)
-        counts, wanted = [3, 7, 9, ITEMS], [{}, {"item_category": {"1"}}, {"item_category": {"77"}}, {}]
+        asked: list[Wanted] = [{}, {"item_category": [1]}, {"item_category": {"not": [77]}}, {}]
+        wanted = [check_filters(one, bundle.manifest.filters) for one in asked]
+        counts = [3, 7, 9, ITEMS]
         ids, scores = here.search(vectors, counts, wanted, 20)
         expected_ids, expected = index.search(vectors, counts, wanted, 20)
         np.testing.assert_array_equal(ids, expected_ids)
