@@ -51,7 +51,7 @@ def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSett
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
         >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, bundle.manifest.vector_width)
-        >> RetrieveCandidates(sources, bundle.user_features, bundle.manifest.filters, k, r)
+        >> RetrieveCandidates(sources, stores.items, bundle.user_features, bundle.manifest.filters, k, r)
         >> FilterCandidates(stores.items, k, r)
         >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
         >> ScoreCandidates(bundle.ranker, k)

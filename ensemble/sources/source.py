@@ -29,6 +29,17 @@ class Users:
     seen_item_ids: Ids
     exclude_item_ids: Ids
 
+    def some(self, rows: Sequence[int]) -> Users:
+        """Gives the users in these rows alone."""
+        at = np.asarray(rows, dtype=np.intp)
+        return Users(
+            self.vectors[at],
+            {name: column[at] for name, column in self.features.items()},
+            [self.filters[row] for row in rows],
+            self.seen_item_ids[at],
+            self.exclude_item_ids[at],
+        )
+
 
 @runtime_checkable
 class Source(Protocol):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class ItemSnapshot:
     inputs: dict[str, Array]
     comparable: dict[str, Array]
     is_available: npt.NDArray[np.bool_]
+
+    @cached_property
+    def unavailable(self) -> int:
+        """Counts the items of the catalogue that are not available."""
+        return len(self.item_ids) - int(np.count_nonzero(self.is_available[:-1]))
 
     def rows_of(self, item_ids: Ids) -> npt.NDArray[np.intp]:
         """Gives the row of each id, whatever the shape; the last row where the catalogue does not hold it."""
@@ -132,6 +138,11 @@ class ItemTable:
                 ErrorCode.DEPENDENCY, "item_table", "item features are not loaded yet: Redis did not answer"
             )
         return self._snapshot
+
+    @property
+    def unavailable(self) -> int:
+        """Counts the items that are not available; none, while nothing was read yet."""
+        return 0 if self._snapshot is None else self._snapshot.unavailable
 
     def start(self) -> None:
         """Reads the catalogue, then again every `refresh_s` in a background thread."""

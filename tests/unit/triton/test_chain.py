@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from contract import names
+from contract.arrays import Floats, Ids
 from contract.encoders import NULL_CODE
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, Rule, degradation_mask, degradations
@@ -17,7 +22,8 @@ from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender
 from ensemble.run.warm_up import sample_batches
-from ensemble.sources.source import NearestItems
+from ensemble.sources.source import NearestItems, Users
+from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stores.vectors import MemoryVectorIndex
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
 
@@ -419,3 +425,106 @@ def test_a_ranker_that_fails_leaves_the_retrievals_order(recommender: Recommende
 def live(answer: Any) -> list[int]:
     """Lists the candidates in the retrieval's order."""
     return [int(i) for i in answer["candidate_ids"][0] if i != PAD_ID]
+
+
+class Counting(NearestItems):
+    """Notes how many items each round asks for."""
+
+    def __init__(self, index: MemoryVectorIndex) -> None:
+        super().__init__(index)
+        self.rounds: list[list[int]] = []
+
+    def candidates(self, users: Users, counts: Sequence[int], width: int) -> tuple[Ids, Floats]:
+        self.rounds.append(list(counts))
+        return super().candidates(users, counts, width)
+
+
+def counting(recommender: Recommender) -> Counting:
+    """Puts a source that counts into the place of the chain's own."""
+    (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
+    (nearest,) = stage.sources
+    assert isinstance(nearest, NearestItems)
+    assert isinstance(nearest.index, MemoryVectorIndex)
+    source = Counting(nearest.index)
+    stage.sources = (source,)
+    return source
+
+
+def test_a_slate_is_full_however_much_of_the_best_is_gone(world: World) -> None:
+    recommender = make_recommender(world, k=10, max_overfetch=5)
+    source = counting(recommender)
+    ordinary = make_request(KNOWN, n=10)
+    (whole,) = make_recommender(world, k=60, max_overfetch=0).answer([make_request(KNOWN, n=60)])
+    assert not isinstance(whole, StageError)
+    best = [i for i in whole["retrieved_ids"][0].tolist() if i not in world.seen[KNOWN]]
+    greedy = make_request(KNOWN, n=10, excluded=best[:30])
+    first, second = recommender.answer([greedy, ordinary])
+    assert len(slate(first)) == len(slate(second)) == 10
+    assert not set(slate(first)) & {*best[:30], *world.seen[KNOWN]}
+    assert len(source.rounds) == 2
+    assert len(source.rounds[1]) == 1, "only who lacks items is asked for again"
+    assert not isinstance(first, StageError)
+    found = first["retrieved_ids"][0]
+    survivors = found[first["removed_by"][0] == 0]
+    is_available = recommender.stores.items.snapshot.is_available
+    rows = recommender.stores.items.snapshot.rows_of(np.array(best[30:]))
+    assert survivors[survivors != PAD_ID].tolist() == np.array(best[30:])[is_available[rows]][:10].tolist()
+    (alone,) = recommender.answer([greedy])
+    assert slate(alone) == slate(first)
+
+
+def test_what_is_not_available_is_made_up_for(world: World) -> None:
+    recommender = make_recommender(world, k=10, max_overfetch=0)
+    snapshot = recommender.stores.items.snapshot
+    (before,) = recommender.answer([make_request(9_999, n=10)])
+    gone = slate(before)[:8]
+    is_available = snapshot.is_available.copy()
+    is_available[snapshot.rows_of(np.array(gone))] = False
+    recommender.stores.items._snapshot = replace(snapshot, is_available=is_available)
+    (after,) = recommender.answer([make_request(9_999, n=10)])
+    assert len(slate(after)) == 10
+    assert not set(slate(after)) & set(gone)
+    assert Degradation.SHORT not in flags(after)
+
+
+def test_short_is_told_only_where_the_catalogue_has_no_more(world: World) -> None:
+    recommender = make_recommender(world, k=60, max_overfetch=0)
+    is_available = recommender.stores.items.snapshot.is_available
+    left = int(is_available.sum()) - len(world.seen[KNOWN])
+    (answer,) = recommender.answer([make_request(KNOWN, n=60)])
+    assert left <= len(slate(answer)) < 60
+    assert Degradation.SHORT in flags(answer)
+
+
+def test_an_ordinary_request_asks_its_sources_once(world: World) -> None:
+    recommender = make_recommender(world, k=10, max_overfetch=32)
+    snapshot = recommender.stores.items.snapshot
+    everything = np.ones_like(snapshot.is_available)
+    everything[-1] = False
+    recommender.stores.items._snapshot = replace(snapshot, is_available=everything)
+    source = counting(recommender)
+    recommender.answer([make_request(KNOWN, n=10), make_request(102, n=3, filters={"item_category": [77]})])
+    assert len(source.rounds) == 1
+
+
+def test_who_has_no_time_for_a_second_round_goes_without(world: World) -> None:
+    recommender = make_recommender(world, k=10, max_overfetch=5)
+    recommender.now_s = time.time
+    source = counting(recommender)
+    best = [i for i in world.item_ids if i not in world.seen[KNOWN]][:40]
+    soon = int((time.time() + 60) * 1e6)
+    make_request_at = partial(make_request, KNOWN, n=10, excluded=best)
+    recommender.answer([make_request_at(deadline_us=soon)])
+    assert len(source.rounds) == 2
+
+    source.rounds.clear()
+    slow = source.candidates
+
+    def take_a_while(users: Users, counts: Sequence[int], width: int) -> tuple[Ids, Floats]:
+        time.sleep(0.2)
+        return slow(users, counts, width)
+
+    source.candidates = take_a_while  # type: ignore[method-assign]
+    (answer,) = recommender.answer([make_request_at(deadline_us=int((time.time() + 0.7) * 1e6))])
+    assert len(source.rounds) == 1
+    assert not isinstance(answer, StageError)
