@@ -138,7 +138,7 @@ async def _on_body_refused(request: Request, error: Exception) -> Response:
 def _nearest(request: Request) -> str:
     """Says where to look instead of a path that is no route's: one with a slash too many has a right one."""
     right = "/" + "/".join(part for part in request.url.path.split("/") if part)
-    scope = request.scope | {"path": right}
+    scope = {**request.scope, "path": right}
     if any(route.matches(scope)[0] is not Match.NONE for route in request.app.router.routes):
         return f"ask {right}, without the slash too many"
     return "see /docs for the routes"

@@ -104,8 +104,7 @@ def looks_of(monkeypatch: pytest.MonkeyPatch, *found: int) -> list[dict[str, int
     """Stands for what FT.INFO says look after look; indexing is over with the last."""
     looks = [{"num_docs": count, "indexing": 1} for count in found]
     looks[-1]["indexing"] = 0
-    told = index.index_info
-    monkeypatch.setattr(index, "index_info", lambda *which: told(*which) | looks.pop(0))
+    monkeypatch.setattr(index, "index_info", lambda *which: index_info(*which) | looks.pop(0))
     return looks
 
 
