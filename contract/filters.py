@@ -255,16 +255,17 @@ def _shown(value: Any) -> str:
 
 def filter_schema(dtype: str) -> dict[str, Any]:
     """Describes in JSON Schema what may be asked of a column of this dtype."""
-    value: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "int64": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
         "float32": {"type": "number"},
         "string": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
         "bool": {"type": "boolean"},
-    }[element(dtype)]
+    }
+    value = kinds[element(dtype)]
     items = {"anyOf": [value, {"type": "null"}]}
     values = {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_VALUES}
     bound = value | ({"minimum": -MOST_BOUND, "maximum": MOST_BOUND} if dtype == "int64" else {})
-    parts = {"any": values} | (dict.fromkeys(BOUNDS, bound) if has_range(dtype) else {})
+    parts: dict[str, Any] = {"any": values} | (dict.fromkeys(BOUNDS, bound) if has_range(dtype) else {})
     positive = {"anyOf": [values, _object(parts)]}
     return {"anyOf": [values, _object(parts | {"not": positive})]}
 
