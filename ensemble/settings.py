@@ -101,8 +101,9 @@ class EnsembleSettings(BaseSettings):
     )
     head_items: NonNegativeInt = Field(
         20_000,
-        description="Most popular items that are compared exactly beside an approximate index. 0: none. "
-        "Higher: better recall of what is popular, about 12 microseconds a user for each thousand.",
+        description="Most popular items that are compared exactly in the process; Redis' index is asked "
+        "beside it for the others, and for users with filters. 0: none. Higher: better recall of what is "
+        "popular, about 10 microseconds a user for each thousand.",
     )
     queue_size: NonNegativeInt = Field(
         0,

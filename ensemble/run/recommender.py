@@ -49,8 +49,9 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     items = item_table(bundle, RedisFeatureStore(background, bundle.dataset, clock, max_seen), settings)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
     vectors: VectorIndex = RedisVectorIndex(redis, name, dtypes, catalogue=catalogue, watch=watch)
-    if bundle.manifest.index.kind == "HNSW":
-        vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items))
+    is_small = bundle.manifest.items <= settings.head_items
+    if is_small or bundle.manifest.index.kind == "HNSW":
+        vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items), is_small)
     return Stores(features, vectors, items, redis, watch)
 
 

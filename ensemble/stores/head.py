@@ -1,7 +1,9 @@
-"""The most popular items, compared exactly beside a graph that may miss them.
+"""The most popular items, compared exactly in the process: all of a small catalogue, else beside a graph.
 
-The last coordinate of an item's vector is its popularity prior. A graph leads to items that are alike; what
-is popular is alike in this one coordinate only, so a search along the others passes it by, however wide.
+A matrix product with some thousand vectors costs a fraction of a search in Redis. And a graph may miss what
+is popular: the last coordinate of an item's vector is its popularity prior. A graph leads to items that are
+alike; what is popular is alike in this one coordinate only, so a search along the others passes it by,
+however wide.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from contract.arrays import Floats, Ids
 from contract.filters import Filters
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
-from ensemble.stores.vectors import VectorIndex
+from ensemble.stores.vectors import VectorIndex, blank
 
 BLOCK = 50_000
 """Vectors looked at together, while the most popular are chosen."""
@@ -31,30 +33,40 @@ def head_of(item_ids: Ids, vectors: Floats, count: int) -> ExactVectorIndex:
 
 
 class HeadedVectorIndex:
-    """Asks an index that approximates, and puts what the head has in the place of what it found of the head.
+    """Compares the head exactly, beside an index that holds every item.
 
-    A user with filters gets what the index found alone: it applies them, and the head knows none.
+    What an approximate index found of the head gives way to what the head has. Where the head is the whole
+    catalogue, nothing is left to ask the index for. A user with filters gets what the index found alone: it
+    applies them, and the head knows none.
     """
 
-    def __init__(self, index: VectorIndex, head: ExactVectorIndex) -> None:
-        self.index, self.head = index, head
+    def __init__(self, index: VectorIndex, head: ExactVectorIndex, is_all: bool = False) -> None:
+        """Takes whether the head is the whole catalogue."""
+        self.index, self.head, self.is_all = index, head, is_all
 
     @property
     def is_whole(self) -> bool:
-        """Whether every item can be found now."""
+        """Whether every item can be found now, by users with filters as well."""
         return self.index.is_whole
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
     ) -> tuple[Ids, Floats]:
         """Finds the nearest items of both."""
-        ids, scores = self.index.search(vectors, counts, filters, width)
-        rows = np.flatnonzero([not wanted for wanted in filters]).tolist()
-        if not len(rows) or not len(self.head.item_ids):
+        ids, scores = blank(len(vectors), width)
+        rows = [row for row, wanted in enumerate(filters) if not wanted]
+        asked = [row for row, wanted in enumerate(filters) if wanted or not self.is_all]
+        if asked:
+            of_asked = ([counts[row] for row in asked], [filters[row] for row in asked])
+            ids[asked], scores[asked] = self.index.search(vectors[asked], *of_asked, width)
+        if not rows or not len(self.head.item_ids):
             return ids, scores
         some = [counts[row] for row in rows]
         most = min(max(some), width)
         head_ids, head_scores = self.head.search(vectors[rows], some, [{}] * len(rows), most)
+        if self.is_all:
+            ids[rows, :most], scores[rows, :most] = head_ids, head_scores
+            return ids, scores
         other_ids, other_scores = ids[rows, :most], scores[rows, :most]
         is_of_head = self._is_of_head(other_ids)
         all_ids = np.concatenate([head_ids, np.where(is_of_head, PAD_ID, other_ids)], axis=1)

@@ -38,8 +38,8 @@ def graph_world(folder: Path) -> World:
 class Served:
     """The chain over one Redis, as the model process holds it."""
 
-    def __init__(self, world: World, url: RedisUrl) -> None:
-        settings = make_settings(redis_url=url, redis_timeout_ms=5_000)
+    def __init__(self, world: World, url: RedisUrl, **settings_of: Any) -> None:
+        settings = make_settings(redis_url=url, redis_timeout_ms=5_000, **settings_of)
         bundle = LoadedBundle.open(world.folder)
         self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
         self.recommender.stores.items.load()
@@ -90,8 +90,13 @@ def eventually(check: Callable[[], bool]) -> bool:
 
 def looks(redis: Redis) -> int:
     """Counts how often Redis was asked for an index."""
+    return calls(redis, "FT.INFO")
+
+
+def calls(redis: Redis, command: str) -> int:
+    """Counts how often Redis has run a command."""
     told: dict[str, Any] = redis.info("commandstats")
-    return int(told.get("cmdstat_FT.INFO", {"calls": 0})["calls"])
+    return int(told.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def test_an_index_that_is_whole_is_not_looked_at_again(served: Served, redis: Redis) -> None:
@@ -133,13 +138,36 @@ def test_a_look_at_the_redis_of_before_a_new_connection_proves_nothing(
 
 
 def test_an_index_that_went_missing_is_in_doubt_until_it_is_built_again(
-    served: Served, redis: Redis, tmp_path: Path
+    redis_url: RedisUrl, redis: Redis, tmp_path: Path
 ) -> None:
+    world = make_world(tmp_path / "bundle")
+    build_index(redis, world.folder, 2)
+    served = Served(world, redis_url, head_items=0)
+    served.start()
+    assert served.is_marked() is False
     drop_bundle(redis, "tiny-1")
     assert served.answer() is None
     assert not served.watch.is_whole
     build_index(redis, tmp_path / "bundle", 2)
     assert eventually(lambda: served.looked_and_marked() is False)
+
+
+def test_a_small_catalogue_is_searched_in_the_process_and_the_index_for_filters_alone(
+    served: Served, redis: Redis
+) -> None:
+    before = served.answer()
+    searches = calls(redis, "FT.SEARCH")
+    assert served.answer() == before
+    assert calls(redis, "FT.SEARCH") == searches
+    wanted = make_request(101, filters={"item_category": [1]})
+    (answer,) = served.recommender.answer([wanted])
+    assert not isinstance(answer, StageError)
+    assert calls(redis, "FT.SEARCH") == searches + 1
+    drop_bundle(redis, "tiny-1")
+    assert served.answer() == before
+    (answer,) = served.recommender.answer([wanted])
+    assert isinstance(answer, StageError)
+    assert not served.watch.is_whole
 
 
 def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tmp_path: Path) -> None:
@@ -149,7 +177,7 @@ def test_after_a_restart_answers_are_marked_until_every_item_is_indexed_again(tm
         redis = connect(url, 60_000)
         build_index(redis, world.folder, 2)
         redis.set(index_search_key("tiny-1"), json.dumps({"beyond": ITEMS}))
-        served = Served(world, url)
+        served = Served(world, url, head_items=0)
         served.start()
         full = served.answer()
         assert full is not None

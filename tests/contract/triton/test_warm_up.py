@@ -16,7 +16,7 @@ from tests.builders.triton import make_settings, make_world
 def test_it_gets_warm_once_redis_has_what_it_needs(redis: Redis, redis_url: RedisUrl, tmp_path: Path) -> None:
     world = make_world(tmp_path / "bundle")
     bundle = LoadedBundle.open(world.folder)
-    settings = make_settings(redis_url=redis_url, redis_timeout_ms=5_000)
+    settings = make_settings(redis_url=redis_url, redis_timeout_ms=5_000, head_items=0)
     recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
     recommender.stores.items.load()
     assert not recommender.warm_up(), "there is no index yet"

@@ -91,3 +91,19 @@ def test_without_a_head_it_is_the_graph(catalogue: tuple[Ids, Floats]) -> None:
     ):
         np.testing.assert_array_equal(ours, its)
     assert not index.is_whole, "it is as whole as the graph"
+
+
+def test_a_head_of_all_items_asks_the_index_for_users_with_filters_alone(
+    catalogue: tuple[Ids, Floats],
+) -> None:
+    ids, vectors = catalogue
+    graph = Forgetful(ids, vectors, ids[::3])
+    index = HeadedVectorIndex(graph, head_of(ids, vectors, ITEMS), is_all=True)
+    users = np.random.default_rng(3).normal(size=(4, D)).astype(np.float32)
+    counts, filters = [40, 7, 12, 3], list[Filters]([{}, {"item_kind": {"1"}}, {}, {"item_kind": {"0"}}])
+    found, scores = index.search(users, counts, filters, WIDTH)
+    expected, best = ExactVectorIndex(ids, vectors).search(users[::2], counts[::2], [{}] * 2, WIDTH)
+    np.testing.assert_array_equal(found[::2], expected)
+    np.testing.assert_array_equal(scores[::2], best)
+    alone, _ = graph.search(users[1::2], counts[1::2], filters[1::2], WIDTH)
+    np.testing.assert_array_equal(found[1::2], alone)
