@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,15 +109,21 @@ def _run(series: Coroutine[Any, Any, Run]) -> Run:
 
 
 def our_messages(
-    users: Sequence[int], context: Sequence[str], n: int, outputs: Sequence[str] = OUR_OUTPUTS
+    users: Sequence[int],
+    context: Sequence[str],
+    n: int,
+    outputs: Sequence[str] = OUR_OUTPUTS,
+    inputs: Collection[str] | None = None,
 ) -> dict[int, bytes]:
-    """Writes requests of our ensemble, without a deadline, as the other designs have none."""
+    """Writes requests of our ensemble, without a deadline, as the other designs have none; of `inputs` alone,
+    where those are given that an older one takes."""
     scalars = {"n": n, "seed": 0, "deadline_us": NO_DEADLINE}
     scalars |= dict.fromkeys(context, NO_CONTEXT)
     tensors: dict[str, npt.NDArray[Any]] = {name: np.array([[v]], np.int64) for name, v in scalars.items()}
     tensors["quality"] = np.array([[FULL_QUALITY]], np.float32)
     tensors["exclude_item_ids"] = encode_excluded([])
     tensors["filters"] = encode_filters({})
+    tensors = {name: array for name, array in tensors.items() if inputs is None or name in inputs}
     return written(
         MODEL_NAME,
         users,

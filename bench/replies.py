@@ -40,9 +40,10 @@ ANSWERED = frozenset({Kind.FULL, Kind.DEGRADED, Kind.POPULAR})
 
 @dataclass(frozen=True)
 class World:
-    """What answers are held against: the items that there are, and what each user has seen."""
+    """What answers are held against: the items that there are, and what each user has seen, as the Redis at
+    `url` holds it; without one, seen items are not looked for."""
 
-    url: RedisUrl
+    url: RedisUrl | None
     dataset: str
     items: frozenset[int]
     users: tuple[int, ...]
@@ -51,6 +52,8 @@ class World:
     @cached_property
     def seen(self) -> dict[int, frozenset[int]]:
         """Reads every user's seen items."""
+        if self.url is None:
+            return dict.fromkeys(self.users, frozenset())
         with redis.Redis(**self.url.connection_kwargs()) as client:
             values = client.mget([seen_key(self.dataset, user) for user in self.users])
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
