@@ -58,8 +58,8 @@ class EnsembleSettings(BaseSettings):
     )
     max_overfetch: NonNegativeInt = Field(
         400,
-        description="Most items retrieved beyond K, to make up for seen and excluded ones. Higher: "
-        "fewer short slates for users who have seen much, slower retrieval for them.",
+        description="Most items retrieved beyond K at once, to make up for seen and excluded ones. Higher: "
+        "fewer second rounds for users who have seen much, slower retrieval for them.",
     )
     max_seen: PositiveInt = Field(
         MAX_SEEN,

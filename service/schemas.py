@@ -84,6 +84,10 @@ class Item(BaseModel):
         description="From the ensemble, and in a stored slate, the probability of the target, 0 to 1; from "
         "the popular list its popularity."
     )
+    source: SlateSource = Field(
+        description="Where this item is from: the slate's own source, or `popular`, where the popular list "
+        "fills up a slate that would be short."
+    )
 
 
 class ExplainedItem(BaseModel):
@@ -93,6 +97,7 @@ class ExplainedItem(BaseModel):
     __pydantic_extra__: dict[str, str | None]
 
     item_id: int
+    source: SlateSource = Field(description="Where it is from.")
     retrieval_rank: int = Field(
         description="1 is the nearest to the user, or the most popular, or the best of a stored slate."
     )

@@ -13,6 +13,7 @@ class ItemTrace:
     """What happened to one retrieved item; the meanings are those of `schemas.ExplainedItem`."""
 
     item_id: int
+    source: SlateSource
     retrieval_rank: int
     retrieval_score: float
     removed_by: str | None
@@ -34,7 +35,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """An ordered answer, without its display fields."""
+    """An ordered answer, without its display fields; the last `filled` items are from the popular list."""
 
     source: SlateSource
     item_ids: list[int]
@@ -44,8 +45,15 @@ class Slate:
     propensities: list[float] = field(default_factory=list)
     retrieved: list[ItemTrace] | None = None
     provenance: Provenance | None = None
+    filled: int = 0
     bundle_id: int | None = None
     """Whose slate it is, as the ensemble says: `contract.tensors.bundle_id` of the bundle's name."""
+
+    @property
+    def sources(self) -> list[SlateSource]:
+        """Says of each item where it is from."""
+        own = len(self.item_ids) - self.filled
+        return [self.source] * own + [SlateSource.POPULAR] * self.filled
 
     def removed(self) -> dict[str, int]:
         """Counts the retrieved items that each rule removed."""

@@ -16,12 +16,14 @@ class AnsweredItem:
 
     item_id: Id
     score: float
+    source: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> AnsweredItem:
         """Takes it as the JSON has it."""
-        return cls(told["item_id"], told["score"], _without(told, "item_id", "score"))
+        fields = _without(told, "item_id", "score", "source")
+        return cls(told["item_id"], told["score"], told["source"], fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Trace:
     """What happened to one retrieved item; ranks count from 1, None where it did not get so far."""
 
     item_id: Id
+    source: str
     retrieval_rank: int
     retrieval_score: float
     removed_by: str | None

@@ -58,10 +58,10 @@ class Recommendations:
         self.settings, self.variant, self.metrics = settings, variant, metrics
         live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
         self.batch = BatchStep(variant)
-        popular = PopularStep(variant)
+        self.popular = PopularStep(variant)
         # Where the ensemble did not answer, that nobody stored a slate either is no news.
-        ladder = Ladder([live, self.batch, popular], metrics, silent=[Outcome.MISSING])
-        outright = Ladder([self.batch, popular], metrics)
+        ladder = Ladder([live, self.batch, self.popular], metrics, silent=[Outcome.MISSING])
+        outright = Ladder([self.batch, self.popular], metrics)
         self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
 
     async def answer(self, request: RecommendRequest, request_id: str) -> RenderedAnswer:
@@ -76,6 +76,9 @@ class Recommendations:
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
         asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s))
         slate = await self.ladders[request.source].slate(asked)
+        if len(slate.item_ids) < request.n and slate.source is not SlateSource.POPULAR:
+            with asked.timed("popular"):
+                slate = await self.popular.filled(slate, asked)
         degraded = slate.degraded
         with asked.timed("display"):
             cards, is_complete = await self.cards(_shown(slate), asked.deadline)
@@ -88,8 +91,8 @@ class Recommendations:
             "request_id": request_id,
             "user_id": request.user_id,
             "items": [
-                {"item_id": item_id, "score": score, **cards.get(item_id, {})}
-                for item_id, score in zip(slate.item_ids, slate.scores, strict=True)
+                {"item_id": item_id, "score": score, "source": source, **cards.get(item_id, {})}
+                for item_id, score, source in zip(slate.item_ids, slate.scores, slate.sources, strict=True)
             ],
             "source": slate.source,
             "degraded": degraded,

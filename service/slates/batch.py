@@ -148,7 +148,14 @@ def left_of(
         scores=[score for _, score in left],
         degraded=[str(flag) for flag in degradations(mask)],
         retrieved=[
-            ItemTrace(item_id, rank, score, removed.get(item_id), slate_rank=places.get(item_id))
+            ItemTrace(
+                item_id,
+                SlateSource.BATCH,
+                rank,
+                score,
+                removed.get(item_id),
+                slate_rank=places.get(item_id),
+            )
             for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1)
         ]
         if request.explain

@@ -21,6 +21,10 @@ FILTERS = "filters"
 """What an answer lacks where the popular list could not be checked against every filter."""
 
 
+EXPLAINED = 200
+"""Items of the popular list that an explanation tells of, at least."""
+
+
 class PopularSlates:
     """Answers from the popular list alone: no server is asked, nothing can fail."""
 
@@ -32,7 +36,8 @@ class PopularSlates:
         """Takes the best `n` popular items that are not seen, not excluded, and known to pass the filters.
 
         An item whose value in a filtered column is not known is left out: breaking a caller's rule is
-        worse than a short answer, which says so. Only an explanation looks further than the last item taken.
+        worse than a short answer, which says so. Only an explanation looks further than the last item taken,
+        as far as the first `EXPLAINED` items.
         """
         seen, excluded = set(seen), set(request.exclude_item_ids)
         kept: list[PopularItem] = []
@@ -54,8 +59,9 @@ class PopularSlates:
                     kept.append(item)
                     slate_rank = len(kept)
             if request.explain:
-                retrieved.append(ItemTrace(item.item_id, rank, item.score, removed_by, slate_rank=slate_rank))
-            elif len(kept) == request.n:
+                trace = ItemTrace(item.item_id, SlateSource.POPULAR, rank, item.score, removed_by)
+                retrieved.append(replace(trace, slate_rank=slate_rank))
+            if len(kept) == request.n and (not request.explain or rank >= EXPLAINED):
                 break
         degraded = [FILTERS] if is_unchecked else []
         if len(kept) < request.n:
@@ -87,6 +93,39 @@ class PopularStep:
             slate = self._slates.slate(asked.request, asked.filters, ())
             return replace(slate, degraded=[SEEN, *slate.degraded])
         return self._slates.slate(asked.request, asked.filters, seen)
+
+    async def filled(self, slate: Slate, asked: SlateRequest) -> Slate:
+        """Fills a slate that is short up to `n` from the popular list; as it is, where what the user has seen
+        cannot be read: better short than seen."""
+        request = asked.request
+        wanted = request.model_copy(
+            update={
+                "n": request.n - len(slate.item_ids),
+                "exclude_item_ids": [*request.exclude_item_ids, *slate.item_ids],
+            }
+        )
+        more = await self.slate(replace(asked, request=wanted))
+        if SEEN in more.degraded or not more.item_ids:
+            return slate
+        is_short = str(Degradation.SHORT) in more.degraded
+        return replace(
+            slate,
+            item_ids=[*slate.item_ids, *more.item_ids],
+            scores=[*slate.scores, *more.scores],
+            degraded=[one for one in slate.degraded if is_short or one != Degradation.SHORT],
+            retrieved=_explained(slate, more) if request.explain else None,
+            filled=len(more.item_ids),
+        )
+
+
+def _explained(slate: Slate, more: Slate) -> list[ItemTrace]:
+    """Takes a slate and what it is filled with, gives the traces of both, and of each item one."""
+    taken = {one.item_id: one for one in more.retrieved or () if one.slate_rank is not None}
+    own = len(slate.item_ids)
+    return [
+        *(one for one in slate.retrieved or () if one.item_id not in taken),
+        *(replace(one, slate_rank=own + (one.slate_rank or 0)) for one in taken.values()),
+    ]
 
 
 def _held(item: PopularItem, dtypes: Mapping[str, str]) -> dict[str, frozenset[str]]:

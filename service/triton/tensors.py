@@ -134,6 +134,7 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list
     return [
         ItemTrace(
             item_id=item_id,
+            source=SlateSource.ENSEMBLE,
             retrieval_rank=rank,
             retrieval_score=score,
             removed_by=str(_RULES[rule - 1]) if rule else None,

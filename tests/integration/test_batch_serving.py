@@ -165,7 +165,7 @@ def test_the_stored_slate_is_answered_outright_without_what_was_seen(
     assert AGE_S <= answer["age_s"] < AGE_S + 600
     assert answer["bundle"] == stack.manifest()["bundle"]
     shown = stack.manifest()["display"]
-    assert set(answer["items"][0]) == {"item_id", "score", *shown}
+    assert set(answer["items"][0]) == {"item_id", "score", "source", *shown}
     assert "ensemble" not in answer["timings_ms"]
 
 

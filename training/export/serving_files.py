@@ -15,7 +15,8 @@ from contract.dataset import Dataset
 from training.data.prepared import Prepared, to_arrow
 from training.features.activity import event_times
 
-POPULAR_ITEMS = 200
+POPULAR_ITEMS = 2_500
+"""More than a user may have seen and excluded; so the popular list fills up whatever slate is short."""
 POPULAR_DAYS = 7
 """Days of which the popular slate counts the positives; longer: steadier, slower to follow fashion."""
 SAMPLE_USERS = 20

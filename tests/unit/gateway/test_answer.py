@@ -55,9 +55,44 @@ async def test_n_is_ten_unless_told(tmp_path: Path) -> None:
 
 
 async def test_a_slate_shorter_than_n_says_short(tmp_path: Path) -> None:
-    response = await ask(make_app(tmp_path), user_id=7, n=100)
+    everything_popular = list(range(200))
+    response = await ask(make_app(tmp_path), user_id=7, n=100, exclude_item_ids=everything_popular)
     assert response.json()["degraded"] == ["short"]
     assert 0 < len(ids(response)) < 100
+
+
+async def test_the_popular_list_fills_up_a_slate_that_would_be_short(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    answer = (await ask(app, user_id=7, n=100, exclude_item_ids=[5, 6], explain=True)).json()
+    assert (answer["source"], answer["degraded"]) == ("ensemble", [])
+    found = [item["item_id"] for item in answer["items"]]
+    assert len(found) == len(set(found)) == 100
+    assert not set(found) & {*SEEN[7], 5, 6}
+    sources = [item["source"] for item in answer["items"]]
+    own = sources.count("ensemble")
+    assert sources == ["ensemble"] * own + ["popular"] * (100 - own)
+    assert 0 < own < 100
+    assert found[own:] == [i for i in range(200) if i not in {*SEEN[7], 5, 6}][: 100 - own]
+    assert all(item["item_title"] for item in answer["items"])
+    explained = {one["item_id"]: one for one in answer["explain"]["items"]}
+    assert len(explained) == len(answer["explain"]["items"])
+    for place, item in enumerate(answer["items"], 1):
+        trace = explained[item["item_id"]]
+        assert (trace["source"], trace["slate_rank"], trace["removed_by"]) == (item["source"], place, None)
+
+
+async def test_what_fills_up_keeps_the_filters(tmp_path: Path) -> None:
+    filters = {"item_genre_id": {"not": [0, None]}}
+    answer = (await ask(make_app(tmp_path), user_id=7, n=60, filters=filters)).json()
+    popular = [item["item_id"] for item in answer["items"] if item["source"] == "popular"]
+    assert popular == [i for i in range(200) if i % 3 and i not in SEEN[7]][: len(popular)]
+    assert len(answer["items"]) == 60
+
+
+async def test_nothing_fills_up_while_it_is_not_known_what_was_seen(tmp_path: Path) -> None:
+    answer = (await ask(make_app(tmp_path, store=BrokenStore()), user_id=7, n=100)).json()
+    assert {item["source"] for item in answer["items"]} == {"ensemble"}
+    assert answer["degraded"] == ["short", "display"]
 
 
 async def test_an_unknown_user_is_answered_and_told(tmp_path: Path) -> None:
@@ -128,7 +163,7 @@ async def test_without_redis_display_fields_are_left_out_and_that_is_said(tmp_pa
     answer = (await ask(make_app(tmp_path, store=BrokenStore()), user_id=7, n=3)).json()
     assert answer["source"] == "ensemble"
     assert answer["degraded"] == ["display"]
-    assert set(answer["items"][0]) == {"item_id", "score"}
+    assert set(answer["items"][0]) == {"item_id", "score", "source"}
 
 
 async def test_an_item_without_a_card_is_served_bare_and_that_is_said(tmp_path: Path) -> None:

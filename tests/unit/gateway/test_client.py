@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 ANSWER = {
     "request_id": "r1",
     "user_id": 7,
-    "items": [{"item_id": 3, "score": 0.5, "item_name": "three", "later": [1]}],
+    "items": [{"item_id": 3, "score": 0.5, "source": "popular", "item_name": "three", "later": [1]}],
     "source": "popular",
     "degraded": ["ensemble_late"],
     "bundle": "b-1",
@@ -116,7 +116,7 @@ both = pytest.mark.parametrize("ask", [ask_sync, ask_async])
 @both
 def test_the_answer_is_typed_and_whole(ask: Ask) -> None:
     answer, asked = ask([ok()])
-    assert (answer.item_ids, answer.items[0].score) == ([3], 0.5)
+    assert (answer.item_ids, answer.items[0].score, answer.items[0].source) == ([3], 0.5, "popular")
     assert answer.items[0].fields == {"item_name": "three", "later": [1]}
     assert (answer.source, answer.degraded) == ("popular", ("ensemble_late",))
     assert answer.document == ANSWER

@@ -128,9 +128,13 @@ async def test_short_is_said_of_this_answer_and_what_the_slate_lacked_is_kept(tm
     }
     app = make_app(tmp_path, store=store_of(slates))
     assert (await ask(app, user_id=9, n=5, source="batch")).json()["degraded"] == ["unknown_user"]
-    short = (await ask(app, user_id=8, n=5, source="batch")).json()
+    everything_popular = list(range(200))
+    short = (await ask(app, user_id=8, n=5, source="batch", exclude_item_ids=everything_popular)).json()
     assert short["degraded"] == ["short", "score_candidates"]
     assert len(short["items"]) == 3
+    filled = (await ask(app, user_id=8, n=5, source="batch")).json()
+    assert filled["degraded"] == ["score_candidates"]
+    assert [item["source"] for item in filled["items"]] == ["batch"] * 3 + ["popular"] * 2
 
 
 async def test_a_slate_of_which_nothing_is_left_counts_as_none(tmp_path: Path) -> None:
