@@ -113,7 +113,7 @@ def test_the_popular_slate_is_available_ranked_and_shown(small_bundle: Bundle, m
         told = [set(np.atleast_1d(item[name])) for item in popular["items"]]
         assert told == [set(np.atleast_1d(value)) for value in chosen[name]]
     assert manifest.filters
-    assert len(popular["items"]) == min(200, int(table[names.IS_AVAILABLE].sum()))
+    assert len(popular["items"]) == min(2500, int(table[names.IS_AVAILABLE].sum()))
 
 
 def test_sample_users_have_a_history(small_bundle: Bundle, manifest: Manifest) -> None:
