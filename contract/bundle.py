@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.arrays import Array
 from contract.dataset import DATASET_FILE, Dataset
+from contract.ids import IdDtype, OwnId, number_of
 
 MANIFEST_FILE = "manifest.json"
 USER_TOWER_FILE = "user_tower.onnx"
@@ -178,7 +179,14 @@ class Manifest(BaseModel):
     display: tuple[str, ...]
     display_name: str | None
     filters: dict[str, str] = Field(description="Filterable item columns and their dtype.")
-    sample_user_ids: tuple[int, ...]
+    user_id_dtype: IdDtype = Field("int64", description="What callers' user ids are.")
+    item_id_dtype: IdDtype = Field("int64", description="What callers' item ids are.")
+    sample_user_ids: tuple[OwnId, ...] = Field(description="A few known users, by their own ids.")
+
+    @property
+    def sample_users(self) -> tuple[int, ...]:
+        """The numbers of `sample_user_ids`."""
+        return tuple(number_of(own, self.user_id_dtype) for own in self.sample_user_ids)
 
 
 def sha256(path: Path) -> str:

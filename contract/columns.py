@@ -41,7 +41,7 @@ class Use:
 _FEATURES: tuple[Table, ...] = ("users", "items")
 _OF_ITEMS = ("is_affinity", "is_filterable")
 USES = {
-    Role.ID: Use(("users", "items", "interactions"), ("int64",), ("vocabulary",)),
+    Role.ID: Use(("users", "items", "interactions"), ("int64", "string"), ("vocabulary",)),
     Role.CATEGORICAL: Use(_FEATURES, ("int64", "string", "bool"), ("vocabulary", *_OF_ITEMS)),
     Role.NUMERIC: Use(_FEATURES, ("float32", "int64"), ("is_log", "clip", "is_filterable")),
     Role.LIST: Use(_FEATURES, ("int64", "string"), ("vocabulary", "max_length", "separator", *_OF_ITEMS)),
@@ -142,6 +142,11 @@ class Column(BaseModel):
         found = _COMPARISON.fullmatch(self.positive)
         assert found is not None  # _read_positive has seen to it
         return found[1], float(found[2])
+
+    @property
+    def held(self) -> str:
+        """The dtype of its values inside: an id's number is int64, whatever callers write."""
+        return "int64" if self.role is Role.ID else str(self.dtype)
 
     @property
     def stored(self) -> Column:

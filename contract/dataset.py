@@ -24,6 +24,7 @@ from pydantic import (
 from contract import names
 from contract.columns import ONLY_ITEMS, USES, Column, Columns, Role
 from contract.filters import list_of
+from contract.ids import IdDtype
 
 DATASET_FILE = "dataset.yaml"
 USERS_FILE = "users.parquet"
@@ -199,6 +200,14 @@ class Dataset(BaseModel):
                 raise ValueError(
                     f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}"
                 )
+        for table, columns in (("users", self.users), ("items", self.items)):
+            for name in columns.keys() & {names.USER_ID, names.ITEM_ID}:
+                dtypes = columns[name].dtype, self.interactions[name].dtype
+                if dtypes[0] != dtypes[1]:
+                    raise ValueError(
+                        f"{table}.{name} is {dtypes[0]} and interactions.{name} is {dtypes[1]}; write "
+                        "dtype: string on both, or on neither"
+                    )
         clocks = [name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP]
         if len(clocks) > 1:
             raise ValueError(f"interactions: {', '.join(clocks)} have role timestamp; keep it on one of them")
@@ -257,6 +266,16 @@ class Dataset(BaseModel):
             )
         }
         return self.model_copy(update={**tables, "files": {}})
+
+    @property
+    def user_id_dtype(self) -> IdDtype:
+        """Whether callers' user ids are integers or text."""
+        return "string" if self.users[names.USER_ID].dtype == "string" else "int64"
+
+    @property
+    def item_id_dtype(self) -> IdDtype:
+        """Whether callers' item ids are integers or text."""
+        return "string" if self.items[names.ITEM_ID].dtype == "string" else "int64"
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ ITEM = "item"
 
 USER_ID = "user_id"
 ITEM_ID = "item_id"
+OWN_ITEM_ID = "own_item_id"
+"""A column of the prepared items and of a bundle's: ids as callers have them, where those are text."""
 EVENT_TIMESTAMP = "event_timestamp"
 
 USER_PROFILE = "user_profile"

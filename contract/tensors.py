@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ErrorCode, StageError
+from contract.ids import number_of_text
 from contract.names import NULL_INT
 
 MODEL_NAME = "recommend"
-PAD_ID = -1
+PAD_ID = NULL_INT
+"""The one int64 that is no id."""
 NO_CONTEXT = NULL_INT
 """A context value that the caller did not tell; encoded as null."""
 NO_DEADLINE = 2**63 - 1
@@ -96,7 +97,7 @@ OUTPUT_TENSORS = (
 
 def bundle_id(name: str) -> int:
     """Takes a bundle's name, gives what stands for it in the tensor `bundle_id`: 63 bits of its BLAKE2b."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) >> 1
+    return number_of_text(name)
 
 
 def fit_width(length: int, widths: Sequence[int], field: str) -> int:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
     StrictInt,
     StrictStr,
     WithJsonSchema,
 )
 
+from contract.ids import FIRST, LAST, IdDtype, OwnId
 from contract.slates import SlateSource
 from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT
 
 INT64_MAX = 2**63 - 1
-Id = Annotated[StrictInt, Field(ge=0, le=INT64_MAX)]
+Id = Annotated[StrictInt, Field(ge=FIRST, le=LAST)]
+"""The number of a user or an item; where callers' ids are text, `OwnIds` has put it in the text's place."""
 ContextValue = Annotated[StrictInt, Field(gt=NO_CONTEXT, le=INT64_MAX)]
 MAX_NAMES = 64
 """Of a context, or of the filters; more than any data set has columns for."""
@@ -71,6 +75,17 @@ class RecommendRequest(BaseModel):
         "and `context` is not considered. Where there is none, the popular slate is answered. Left out: the "
         "ensemble, then the stored slate, then the popular one.",
     )
+    _texts: dict[int, str] = PrivateAttr(default_factory=dict)
+
+    def of_users(self, texts: Mapping[int, str]) -> Self:
+        """Remembers the own ids, which are text, behind numbers of users."""
+        self._texts.update(texts)
+        return self
+
+    @property
+    def own_user_id(self) -> OwnId:
+        """The user as the caller wrote it."""
+        return self._texts.get(self.user_id, self.user_id)
 
 
 class Item(BaseModel):
@@ -79,7 +94,7 @@ class Item(BaseModel):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str | None]
 
-    item_id: int
+    item_id: OwnId
     score: float = Field(
         description="From the ensemble, and in a stored slate, the probability of the target, 0 to 1; from "
         "the popular list its popularity."
@@ -96,7 +111,7 @@ class ExplainedItem(BaseModel):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str | None]
 
-    item_id: int
+    item_id: OwnId
     source: SlateSource = Field(description="Where it is from.")
     retrieval_rank: int = Field(
         description="1 is the nearest to the user, or the most popular, or the best of a stored slate."
@@ -126,7 +141,7 @@ class RecommendResponse(BaseModel):
     """The slate, who made it, and how long each stage took."""
 
     request_id: str = Field(description="Also in the header x-request-id, and in the log.")
-    user_id: int
+    user_id: OwnId
     items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
     source: SlateSource = Field(
         description="`ensemble`; `batch`, a stored slate, where that was asked for or the ensemble did not "
@@ -184,7 +199,9 @@ class BundleResponse(BaseModel):
     display: tuple[str, ...] = Field(description="Fields shown with an item.")
     display_name: str | None = Field(description="The one of them that people read, if there is one.")
     score_range: ScoreRange = Field(description="Bounds of a retrieval score.")
-    sample_user_ids: tuple[int, ...] = Field(description="A few known users to try.")
+    user_id_dtype: IdDtype = Field(description="What a user's id is: int64, a number, or string.")
+    item_id_dtype: IdDtype = Field(description="What an item's id is: int64, a number, or string.")
+    sample_user_ids: tuple[OwnId, ...] = Field(description="A few known users to try.")
 
 
 class SeenQuery(BaseModel):
@@ -198,10 +215,11 @@ class SeenQuery(BaseModel):
 class SeenResponse(BaseModel):
     """A user's seen items, newest first; these are never recommended to them."""
 
-    user_id: int
+    user_id: OwnId
     total: int = Field(description="How many are kept for this user.")
     items: list[dict[str, Any]] = Field(
-        description="item_id and display fields, newest first, at most `limit`."
+        description="item_id and display fields, newest first, at most `limit`; where ids are text, without "
+        "items that this bundle does not have."
     )
     degraded: list[str] = Field(description="`display` where display fields are missing.")
 

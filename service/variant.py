@@ -10,11 +10,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contract.bundle import POPULAR_FILE, BundleError, Manifest, read_manifest
+from contract.bundle import (
+    POPULAR_FILE,
+    BundleError,
+    Manifest,
+    read_manifest,
+    sha256,
+)
+from contract.ids import FIRST, LAST
 from contract.tensors import bundle_id
+from contract.texts import ITEMS, text_files
 from service.limits.adaptive import EnsembleLimits
 from service.limits.circuits import Circuit
 from service.limits.deadline import Deadline
+from service.own_ids import OwnIds
 from service.settings import Settings
 from service.store.redis_store import RedisStore
 from service.store.store import Card, Store
@@ -29,7 +38,7 @@ class PopularItem(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    item_id: int = Field(ge=0)
+    item_id: int = Field(ge=FIRST, le=LAST)
     score: float
 
     @property
@@ -53,6 +62,7 @@ class Variant:
 
     manifest: Manifest
     popular: tuple[PopularItem, ...]
+    ids: OwnIds
     ensemble: EnsembleClient
     store: Store
     store_timeout_s: float
@@ -71,10 +81,11 @@ class Variant:
         Raises:
             BundleError: a file is missing, does not parse, or differs from its checksum.
         """
-        manifest, popular = read_bundle(folder)
+        manifest, popular, ids = read_bundle(folder)
         return cls(
             manifest=manifest,
             popular=popular,
+            ids=ids,
             ensemble=ensemble or TritonClient(settings.triton, manifest),
             store=store or RedisStore.of(manifest, settings),
             store_timeout_s=settings.store_timeout_ms / 1000,
@@ -125,9 +136,9 @@ class Variant:
                 await server.close()
 
 
-def read_bundle(folder: Path) -> tuple[Manifest, tuple[PopularItem, ...]]:
-    """Reads the two files of a bundle that the gateway needs, both of the same bundle even where `folder` is
-    a link that is swapped meanwhile.
+def read_bundle(folder: Path) -> tuple[Manifest, tuple[PopularItem, ...], OwnIds]:
+    """Reads the files of a bundle that the gateway needs, all of the same bundle even where `folder` is a
+    link that is swapped meanwhile.
 
     Raises:
         BundleError: a file is missing, does not parse, or differs from its checksum.
@@ -147,7 +158,16 @@ def read_bundle(folder: Path) -> tuple[Manifest, tuple[PopularItem, ...]]:
         raise BundleError(f"{path}: not a popular list: {where}: {wrong['msg']}; train again") from None
     if popular.bundle != manifest.bundle:
         raise BundleError(f"{path}: belongs to bundle {popular.bundle}; train again")
-    return manifest, popular.items
+    return manifest, popular.items, _own_ids(real, manifest)
+
+
+def _own_ids(folder: Path, manifest: Manifest) -> OwnIds:
+    if manifest.item_id_dtype == "string":
+        for name in text_files(ITEMS):
+            path = folder / name
+            if not path.is_file() or sha256(path) != manifest.checksums.get(name):
+                raise BundleError(f"{path}: missing, or its checksum differs from the manifest; train again")
+    return OwnIds.of(manifest, folder)
 
 
 def _text(value: Any) -> str | None:

@@ -23,7 +23,13 @@ from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
 from training.export.saved_models import FOLDER as SAVED_MODELS
 from training.export.saved_models import keep_models
-from training.export.serving_files import dataset_card, popular_slate, sample_users, write_item_table
+from training.export.serving_files import (
+    dataset_card,
+    popular_slate,
+    sample_users,
+    write_item_table,
+    write_item_texts,
+)
 from training.export.towers import export_model, index_spec, model_spec, run_model
 from training.export.write import (
     LATEST,
@@ -128,6 +134,8 @@ def write_bundle(
     learned.encoders.save(folder / files.ENCODERS_FILE)
     np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
     np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
+    if dataset.item_id_dtype == "string":
+        write_item_texts(prepared, folder)
     queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
     np.save(folder / files.USER_VECTORS_FILE, queries)
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
@@ -154,6 +162,8 @@ def write_bundle(
             "display": dataset.display,
             "display_name": dataset.display_name,
             "filters": dataset.filter_dtypes,
+            "user_id_dtype": dataset.user_id_dtype,
+            "item_id_dtype": dataset.item_id_dtype,
             "sample_user_ids": sample_users(prepared, settings.seed),
             **specs,
             "ranker": ranker,

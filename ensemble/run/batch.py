@@ -78,7 +78,7 @@ class Batch:
         found: dict[int, StageError] = {}
         for name, is_wrong, must in (
             ("n", (n < 1) | (n > MAX_N), f"from 1 to {MAX_N}"),
-            ("user_id", user_id < 0, "0 or more"),
+            ("user_id", user_id == PAD_ID, "an id"),
         ):
             for row in np.flatnonzero(is_wrong):
                 message = f"{name} must be {must}, got {self.tensors[name][row, 0]}"

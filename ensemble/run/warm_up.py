@@ -29,7 +29,7 @@ QUALITIES = (0.5, 0.0)
 def sample_batches(bundle: LoadedBundle, max_batch_size: int) -> Iterator[list[Request]]:
     """Gives batches of 1, 2, 4 and so on up to the largest, of the manifest's sample users; then single users
     with every width of excluded ids and filters, and with lower quality."""
-    users = cycle(bundle.manifest.sample_user_ids or (0,))
+    users = cycle(bundle.manifest.sample_users or (0,))
     for size in (*(2**power for power in range(max_batch_size.bit_length() - 1)), max_batch_size):
         yield [sample_request(bundle, next(users)) for _ in range(size)]
     wanted: Wanted = {

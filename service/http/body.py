@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope
 
 from service.failures import BodyRefused
+from service.own_ids import OwnIds
 from service.schemas import RecommendRequest
 from service.settings import Settings
 
@@ -20,11 +21,14 @@ DEPTH = 6
 values."""
 
 
-async def read_request(scope: Scope, receive: Receive, settings: Settings) -> RecommendRequest | None:
+async def read_request(
+    scope: Scope, receive: Receive, settings: Settings, ids: OwnIds
+) -> RecommendRequest | None:
     """Reads and checks a recommendation request; None where the caller left before it was whole.
 
     Raises:
         BodyRefused: the body is too long, too late, not JSON, or JSON that parsers disagree on.
+        WrongField: an id is not of the kind that the bundle's are.
         RequestValidationError: a field is wrong, missing or unknown.
     """
     check_head(scope, settings.max_body_bytes)
@@ -34,7 +38,11 @@ async def read_request(scope: Scope, receive: Receive, settings: Settings) -> Re
     if not body:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "", "input": None}])
     try:
-        return RecommendRequest.model_validate(parse_json(body))
+        document = parse_json(body)
+        if ids.are_numbers or not isinstance(document, dict):
+            return RecommendRequest.model_validate(document)
+        texts = ids.number_body(document)
+        return RecommendRequest.model_validate(document).of_users(texts)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from contract.bundle import Manifest
 from contract.filters import filter_schema
+from contract.ids import FIRST, LAST, MAX_BYTES, IdDtype
 from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
@@ -37,6 +38,7 @@ def describe(app: FastAPI, manifest: Manifest, settings: Settings) -> None:
         if not is_done:
             _describe_refusals(document, has_keys=bool(settings.api_keys))
             _describe_request(document, manifest, settings)
+            _describe_ids(document, manifest)
             _make_exact(document["components"])
             _make_exact(document["paths"])
             is_done = True
@@ -79,6 +81,40 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
     for budget in fields["latency_budget_ms"]["anyOf"]:
         if budget["type"] == "integer":
             budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
+
+
+def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
+    """Says of every id what this bundle's are: numbers, or text."""
+    user, item = _id_of(manifest.user_id_dtype), _id_of(manifest.item_id_dtype)
+    schemas = document["components"]["schemas"]
+    for name in ("RecommendRequest", "RecommendResponse", "SeenResponse"):
+        _become(schemas[name]["properties"]["user_id"], user)
+    for name in ("Item", "ExplainedItem"):
+        _become(schemas[name]["properties"]["item_id"], item)
+    _become(schemas["RecommendRequest"]["properties"]["exclude_item_ids"]["items"], item)
+    _become(schemas["BundleResponse"]["properties"]["sample_user_ids"]["items"], user)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "user_id":
+                    _become(parameter["schema"], user)
+    for example in schemas["RecommendRequest"].get("examples", ()):
+        example["user_id"] = next(iter(manifest.sample_user_ids), example["user_id"])
+        if manifest.item_id_dtype == "string":
+            example.pop("exclude_item_ids", None)
+
+
+def _id_of(dtype: IdDtype) -> dict[str, Any]:
+    if dtype == "string":
+        return {"type": "string", "minLength": 1, "maxLength": MAX_BYTES}
+    return {"type": "integer", "minimum": FIRST, "maximum": LAST}
+
+
+def _become(schema: dict[str, Any], kind: dict[str, Any]) -> None:
+    """Gives a schema another type; title and description stay."""
+    for name in ("type", "anyOf", *_BOUNDS, "minLength", "maxLength"):
+        schema.pop(name, None)
+    schema |= kind
 
 
 def _make_exact(node: Any) -> None:

@@ -120,7 +120,7 @@ class WarmUp:
     def __init__(self, recommendations: Recommendations, wanted: int) -> None:
         """Takes recommendations whose counts nobody reads: no caller asked these requests."""
         self._recommendations, self._wanted = recommendations, wanted
-        self._user_ids = recommendations.variant.manifest.sample_user_ids or (0,)
+        self._user_ids = recommendations.variant.manifest.sample_users or (0,)
         self.answered = 0
 
     @property

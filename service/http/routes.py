@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
@@ -16,7 +17,6 @@ from service.http.layers import RECOMMENDATIONS
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
 from service.schemas import (
-    INT64_MAX,
     BundleResponse,
     Problem,
     RecommendRequest,
@@ -38,7 +38,7 @@ async def _recommendations(request: Request) -> Recommendations:
 
 
 RecommendationsDep = Annotated[Recommendations, Depends(_recommendations)]
-UserId = Annotated[int, Path(ge=0, le=INT64_MAX, description="The user.")]
+UserId = Annotated[str, Path(description="The user.")]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -59,7 +59,7 @@ class RawRoute(APIRoute):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the body, calls the function, and ends with a caller who leaves; errors are the app's."""
         recommendations: Recommendations = scope["app"].state.recommendations
-        body = await read_request(scope, receive, recommendations.settings)
+        body = await read_request(scope, receive, recommendations.settings, recommendations.variant.ids)
         if body is None:
             return  # the caller left before it was whole
         watch = CallerWatch(receive)
@@ -138,7 +138,7 @@ def add_recommend_route(app: FastAPI) -> None:
     )
 
 
-@router.get("/users/{user_id}/seen", responses=problems(401, 422, 503))
+@router.get("/users/{user_id:path}/seen", responses=problems(401, 422, 503))
 async def seen(
     user_id: UserId,
     recommendations: RecommendationsDep,
@@ -146,13 +146,15 @@ async def seen(
 ) -> SeenResponse:
     """What this user has seen, newest first. An unknown user has seen nothing."""
     deadline = Deadline.after(recommendations.settings.latency_budget_ms / 1000)
-    item_ids = await recommendations.variant.store.seen(user_id, deadline.left_s())
-    shown = item_ids[: query.limit]
-    cards, is_complete = await recommendations.cards(shown, deadline)
+    variant = recommendations.variant
+    user, own = variant.ids.user_of_path(user_id)
+    item_ids = await variant.store.seen(user, deadline.left_s())
+    shown = list(islice(variant.ids.named(item_ids), query.limit))
+    cards, is_complete = await recommendations.cards([item_id for item_id, _ in shown], deadline)
     return SeenResponse(
-        user_id=user_id,
+        user_id=own,
         total=len(item_ids),
-        items=[{"item_id": item_id, **cards.get(item_id, {})} for item_id in shown],
+        items=[{"item_id": own_id, **cards.get(item_id, {})} for item_id, own_id in shown],
         degraded=[] if is_complete else [DISPLAY],
     )
 

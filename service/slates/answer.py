@@ -87,11 +87,12 @@ class Recommendations:
         timings = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
         timings = {stage: round(ms, 3) for stage, ms in timings.items()}
         self.metrics.answered(degraded, timings)
+        own = self.variant.ids.item
         content: dict[str, Any] = {
             "request_id": request_id,
-            "user_id": request.user_id,
+            "user_id": request.own_user_id,
             "items": [
-                {"item_id": item_id, "score": score, "source": source, **cards.get(item_id, {})}
+                {"item_id": own(item_id), "score": score, "source": source, **cards.get(item_id, {})}
                 for item_id, score, source in zip(slate.item_ids, slate.scores, slate.sources, strict=True)
             ],
             "source": slate.source,
@@ -103,10 +104,14 @@ class Recommendations:
             content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
         if slate.retrieved is not None:
             content["explain"] = {
-                "items": [_fields(one) | cards.get(one.item_id, {}) for one in slate.retrieved],
+                "items": [
+                    _fields(one) | {"item_id": own(one.item_id)} | cards.get(one.item_id, {})
+                    for one in slate.retrieved
+                    if own(one.item_id) is not None
+                ],
                 "removed": slate.removed(),
             }
-        log_fields = {"user_id": request.user_id, "n": len(slate.item_ids), "source": slate.source}
+        log_fields = {"user_id": request.own_user_id, "n": len(slate.item_ids), "source": slate.source}
         log_fields |= {"degraded": degraded} | asked.log_fields
         return RenderedAnswer(orjson.dumps(content), str(slate.source), timings, log_fields)
 

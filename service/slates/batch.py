@@ -18,6 +18,7 @@ from contract.slates import (
     degradation_mask,
     degradations,
 )
+from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Clock, Deadline
 from service.schemas import RecommendRequest
@@ -98,7 +99,7 @@ class BatchStep:
         """
         try:
             made_at = datetime.fromtimestamp(stored.made_at_ms / 1000, UTC)
-            if not np.isfinite(stored.item_scores).all() or (stored.item_ids < 0).any():
+            if not np.isfinite(stored.item_scores).all() or (stored.item_ids == PAD_ID).any():
                 raise ValueError("an item or a score is none")
         except (ValueError, OverflowError, OSError) as error:
             log.warning("damaged", run=stored.run, reason=str(error))
@@ -114,6 +115,9 @@ class BatchStep:
         variant, request = self._variant, asked.request
         removed = dict.fromkeys(request.exclude_item_ids, str(Rule.EXCLUDED))
         removed |= dict.fromkeys(seen, str(Rule.SEEN))
+        ids = variant.ids
+        if ids.items == "string":  # what another bundle had, and this one cannot name
+            removed |= {one: str(Rule.UNAVAILABLE) for one in item_ids if ids.item(one) is None}
         left = [item_id for item_id in item_ids if item_id not in removed]
         if asked.filters and left:
             passing = await variant.store.passing(left, asked.filters, variant.store_time_s(deadline))

@@ -72,7 +72,7 @@ class EnsembleStep:
             raise self._other_bundle()
         if any(chance < 1 for chance in slate.propensities):
             # What learning from an explored slate must divide by: the chances of its places.
-            asked.log_fields["item_ids"] = slate.item_ids
+            asked.log_fields["item_ids"] = [variant.ids.item(item_id) for item_id in slate.item_ids]
             asked.log_fields["propensities"] = [round(chance, 6) for chance in slate.propensities]
         return slate
 

@@ -78,8 +78,7 @@ class TritonClient:
     def __init__(self, settings: TritonSettings, manifest: Manifest) -> None:
         self._address, self._model, self._most_rows = settings.address, settings.model, settings.most_rows
         self._manifest = manifest
-        sample = manifest.sample_user_ids[0] if manifest.sample_user_ids else 0
-        self._sample = RecommendRequest(user_id=sample, n=1)
+        self._sample = RecommendRequest(user_id=next(iter(manifest.sample_users), 0), n=1)
         self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None

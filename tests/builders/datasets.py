@@ -81,3 +81,26 @@ def write_own(
         frame.to_parquet(folder / f"{name}.parquet", index=False)
     (folder / "dataset.yaml").write_text(yaml.safe_dump(declaration or DECLARATION, sort_keys=False))
     return folder
+
+
+OWN_USERS = [f"Ødegård {i}@example.org/{{{i}}}" for i in range(19)] + ["\u05d0'\"*:|\x00 \U0001f600"]
+"""Text ids that hold what keys, queries and paths give a meaning to."""
+TEXT_IDS: dict[str, Any] = {
+    table: columns
+    | {key: columns[key] | {"dtype": "string"} for key in ("user_id", "item_id") if key in columns}
+    if isinstance(columns, dict)
+    else columns
+    for table, columns in DECLARATION.items()
+}
+"""`DECLARATION` with ids that are text."""
+
+
+def text_tables() -> dict[str, pd.DataFrame]:
+    """Makes `own_tables` with ids that are text, a user's `OWN_USERS[i]`, an item's `B00100`."""
+    tables = own_tables()
+    for frame in tables.values():
+        if "user_id" in frame:
+            frame["user_id"] = frame["user_id"].map(OWN_USERS.__getitem__)
+        if "item_id" in frame:
+            frame["item_id"] = frame["item_id"].map("B00{}".format)
+    return tables

@@ -19,9 +19,11 @@ import numpy as np
 from fastapi import FastAPI
 
 from contract.arrays import Array
+from contract.bundle import sha256
 from contract.filters import Filters
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID, bundle_id
+from contract.texts import ITEMS, Texts, text_files
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.main import build_app
@@ -78,9 +80,30 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
         "sample_user_ids": [7, 8, 9],
     }
     folder.mkdir(parents=True, exist_ok=True)
+    if changes.get("item_id_dtype") == "string":
+        manifest["checksums"] |= _write_texts(folder)
     (folder / "popular.json").write_bytes(popular)
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return folder
+
+
+def text_of(item_id: int) -> str:
+    """The own id of any item of the small bundle, where these are text."""
+    return f"Æ {item_id}/{{}}"
+
+
+TEXT_IDS = {
+    "user_id_dtype": "string",
+    "item_id_dtype": "string",
+    "sample_user_ids": ["anna@example.org", "\u05d0 \U0001f600"],
+}
+"""What a manifest says where ids are text."""
+
+
+def _write_texts(folder: Path) -> dict[str, str]:
+    """Writes the items' own ids, gives the files' checksums."""
+    Texts.write(folder, ITEMS, np.arange(CATALOGUE), [text_of(item_id) for item_id in range(CATALOGUE)])
+    return {name: sha256(folder / name) for name in text_files(ITEMS)}
 
 
 def make_variant(
@@ -281,6 +304,14 @@ AppBuilder = Callable[..., FastAPI]
 def make_app(folder: Path, ensemble: Any = None, store: Store | None = None, **settings: Any) -> FastAPI:
     """The gateway over fakes."""
     return build_app(make_settings(**settings), make_variant(folder, ensemble, store, **settings))
+
+
+def make_text_app(folder: Path, ensemble: Any = None, store: Store | None = None) -> FastAPI:
+    """The gateway over fakes, with a bundle whose ids are text."""
+    settings = make_settings()
+    write_bundle(folder, **TEXT_IDS)
+    variant = Variant.read(folder, settings, ensemble or FakeEnsemble(), store or make_store())
+    return build_app(settings, variant)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract.columns import COMPARE, Column, Role
+from contract.ids import FIRST, LAST, MAX_BYTES
 from training.data.prepared import arrow_type
 
 MOST_FLOAT = float(np.finfo(np.float32).max)
@@ -56,7 +57,7 @@ def convert(raw: pa.ChunkedArray, column: Column, where: str, *, is_text: bool) 
     try:
         values = _plain(raw)
         if pa.types.is_null(values.type):
-            done.values = pa.chunked_array([pa.nulls(len(values), arrow_type(column))])
+            done.values = pa.chunked_array([pa.nulls(len(values), _wanted(column))])
             return done
         warn: Callable[[str], None] = lambda line: done.warnings.append(f"{where} {line}")  # noqa: E731
         done.values = _READERS.get(column.role, _value)(values, column, is_text, warn)
@@ -69,6 +70,10 @@ def convert(raw: pa.ChunkedArray, column: Column, where: str, *, is_text: bool) 
             "its dtype in dataset.yaml"
         )
     return done
+
+
+def _wanted(column: Column) -> pa.DataType:
+    return pa.string() if column.dtype == "string" and column.role is Role.ID else arrow_type(column)
 
 
 def said(column: Column) -> str:
@@ -114,15 +119,13 @@ Warn = Callable[[str], None]
 
 
 def _value(values: pa.ChunkedArray, column: Column, is_text: bool, warn: Warn) -> pa.ChunkedArray:
-    """Reads ids, categories, numbers, context, what is displayed, and availability."""
+    """Reads categories, numbers, context, what is displayed, and availability."""
     wanted, given = arrow_type(column), _kind(values.type)
     if column.role in (Role.DISPLAY, Role.DISPLAY_NAME) and given in ("number", "bool", "date"):
         return values.cast(pa.string())
     if column.role is Role.AVAILABILITY:
         return _flags(values, given)
     if pa.types.is_string(wanted):
-        if pa.types.is_uint64(values.type):  # what may lie beyond int64
-            return values.cast(pa.string())
         if given != "string":
             raise pa.ArrowTypeError(f"{values.type} is another kind of value")
         return values
@@ -136,6 +139,52 @@ def _value(values: pa.ChunkedArray, column: Column, is_text: bool, warn: Warn) -
     if pa.types.is_floating(wanted):
         return _floats(values, column, warn)
     return _integers(values, wanted)
+
+
+AS_TEXT = "write `dtype: string` on it, in each table of dataset.yaml"
+
+
+def _id(values: pa.ChunkedArray, column: Column, is_text: bool, _: Warn) -> pa.ChunkedArray:
+    """Reads ids as they are written: integers exactly, and text as it is, with its spaces."""
+    given = _kind(values.type)
+    if column.dtype == "string":
+        return _text_ids(values, given)
+    if given == "string":
+        digits = pc.utf8_trim_whitespace(values)
+        wrong = pc.and_(
+            pc.is_valid(values), pc.invert(pc.match_substring_regex(digits, r"^[+-]?\d{1,30}(\.0*)?$"))
+        )
+        if not is_text or pc.any(wrong).as_py():  # a Parquet file knows integers, and these it holds as text
+            shown = values.filter(wrong) if pc.any(wrong).as_py() else values
+            raise Wrong(f"is text in {len(shown)} rows (such as {_examples(shown)}); {AS_TEXT}")
+        digits = pc.replace_substring_regex(digits, r"^\+|\.0*$", "")
+        whole = [None if text is None else int(text) for text in digits.to_pylist()]
+    elif pa.types.is_decimal(values.type) or pa.types.is_uint64(values.type):
+        whole = [None if value is None else int(value) for value in values.to_pylist()]
+    elif given == "number":
+        return values.cast(pa.int64())  # safe: a fraction, or a float beyond 2^53, is refused
+    else:
+        raise pa.ArrowTypeError(f"{values.type} is another kind of value")
+    beyond = [value for value in whole if value is not None and not FIRST <= value <= LAST]
+    if beyond:
+        raise Wrong(
+            f"is {values.type}, and in {len(beyond)} rows beyond the range of int64 (such as {beyond[0]}); "
+            f"{AS_TEXT}"
+        )
+    return pa.chunked_array([pa.array(whole, pa.int64())])
+
+
+def _text_ids(values: pa.ChunkedArray, given: str) -> pa.ChunkedArray:
+    if (pa.types.is_decimal(values.type) and values.type.scale == 0) or pa.types.is_integer(values.type):
+        values, given = values.cast(pa.string()), "string"
+    if given != "string":
+        raise pa.ArrowTypeError(f"{values.type} is another kind of value")
+    empty = pc.sum(pc.equal(values, "")).as_py()
+    if empty:
+        raise Wrong(f"is an empty text in {empty} rows; drop them, or give them an id")
+    if long := pc.sum(pc.greater(pc.binary_length(values), MAX_BYTES)).as_py():
+        raise Wrong(f"is longer than {MAX_BYTES} bytes in {long} rows; shorten them, the same in each table")
+    return values
 
 
 def _integers(values: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
@@ -474,6 +523,7 @@ def _examples(values: pa.ChunkedArray) -> str:
 
 
 _READERS: dict[Role, Callable[[pa.ChunkedArray, Column, bool, Warn], pa.ChunkedArray]] = {
+    Role.ID: _id,
     Role.LABEL: _label,
     Role.LIST: _list,
     Role.TIMESTAMP: _timestamp,

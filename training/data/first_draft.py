@@ -123,32 +123,35 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
         out += [f"  {table}: {{path: {_yaml(path)}}}" for table, path in paths.items()]
     log = found["interactions"][1]
     keys = {"user_id": _first(log, USER), "item_id": _first(log, ITEM)}
+    frames = {table: rows.data.slice(0, ROWS).to_pandas() for table, (_, rows) in found.items()}
+    ids = {key: {"role": "id"} | _dtype_of(key, keys, frames) for key in keys}
     for table in ("users", "items", "interactions"):
         out.append(f"{table}:")
         if table not in found:
             key = "user_id" if table == "users" else "item_id"
             source = keys[key]
             out.append(
-                f"  {key}: {_keys({'role': 'id'} | _from(key, source))}  # no file: those of the interactions"
+                f"  {key}: {_keys(ids[key] | _from(key, source))}  # no file: those of the interactions"
             )
             continue
-        frame = found[table][1].data.slice(0, ROWS).to_pandas()
-        for line in _lines(table, frame, keys, open_ends):
-            out.append(f"  {line.name}: {_keys(line.keys)}  # {line.why}")
-        out += [f"  # {note}" for note in _left_out(table, frame, keys)]
+        lines = list(_lines(table, frames[table], keys, ids, open_ends))
+        out += [f"  {line.name}: {_keys(line.keys)}  # {line.why}" for line in lines]
+        out += [f"  # {note}" for note in _left_out(frames[table], lines)]
     return "\n".join(out) + "\n", open_ends
 
 
 def _lines(
-    table: str, frame: pd.DataFrame, keys: dict[str, str | None], open_ends: list[str]
+    table: str,
+    frame: pd.DataFrame,
+    keys: dict[str, str | None],
+    ids: dict[str, dict[str, object]],
+    open_ends: list[str],
 ) -> Iterator[DraftLine]:
     taken: set[str] = set()
-    for key in {"users": ["user_id"], "items": ["item_id"]}.get(table, ["user_id", "item_id"]):
+    for key in _keys_of(table):
         source = _key_of(frame, key, keys)
         taken.add(source)
-        if frame[source].map(lambda v: isinstance(v, str) and not re.fullmatch(r"\d{1,18}", v.strip())).any():
-            open_ends.append(f"{table}: {source} is text, and ids are whole numbers from 0: number them")
-        yield DraftLine(key, {"role": "id"} | _from(key, source), "who" if key == "user_id" else "what")
+        yield DraftLine(key, ids[key] | _from(key, source), "who" if key == "user_id" else "what")
     has_name = False
     for column in frame.columns.difference(list(taken), sort=False):
         line = _line(table, column, frame[column], has_name)
@@ -160,6 +163,22 @@ def _lines(
             "interactions: no column looks like a label: what is in the log counts as chosen; if a column "
             "says what was liked, give it `role: label` and `positive:`"
         )
+
+
+def _keys_of(table: str) -> list[str]:
+    return {"users": ["user_id"], "items": ["item_id"]}.get(table, ["user_id", "item_id"])
+
+
+def _dtype_of(key: str, keys: dict[str, str | None], frames: dict[str, pd.DataFrame]) -> dict[str, object]:
+    """Says `dtype: string` of an id that is no integer of 64 bits in any of its tables."""
+    for table, frame in frames.items():
+        if key in _keys_of(table):
+            values = frame[_key_of(frame, key, keys)].dropna()
+            texts = values.astype(str).str.strip()
+            is_whole = texts.str.fullmatch(r"[+-]?\d{1,18}(\.0*)?").all()
+            if not is_whole and not pd.api.types.is_signed_integer_dtype(values):
+                return {"dtype": "string"}
+    return {}
 
 
 def _key_of(frame: pd.DataFrame, key: str, keys: dict[str, str | None]) -> str:
@@ -253,8 +272,8 @@ def _time(known: pd.Series, number: pd.Series) -> dict[str, object]:
     return {"format": fits[0]} if len(fits) == 1 else {}
 
 
-def _left_out(table: str, frame: pd.DataFrame, keys: dict[str, str | None]) -> Iterator[str]:
-    used = {line.keys.get("from", line.name) for line in _lines(table, frame, keys, [])}
+def _left_out(frame: pd.DataFrame, lines: list[DraftLine]) -> Iterator[str]:
+    used = {line.keys.get("from", line.name) for line in lines}
     for column in frame.columns:
         if column not in used:
             examples = ", ".join(str(v)[:30] for v in frame[column].dropna().unique()[:3])

@@ -1,8 +1,8 @@
 """The prepared form of a data set: three tables and `dataset.yaml` in one folder, whatever they came from.
 
-In memory a table is a pandas frame: ids are int64, other int64 columns `Int64` (nullable), floats float32
-(null is NaN), strings objects (null is None), lists arrays or None, timestamps UTC (null is NaT, for a row of
-a history).
+In memory a table is a pandas frame: ids are int64, a text's number (`contract/ids.py`), other int64 columns
+`Int64` (nullable), floats float32 (null is NaN), strings objects (null is None), lists arrays or None,
+timestamps UTC (null is NaT, for a row of a history).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from contract.dataset import (
     DatasetError,
     Split,
 )
+from contract.texts import USERS, Texts
 
 FILES = {"users": USERS_FILE, "items": ITEMS_FILE, "interactions": INTERACTIONS_FILE}
 ARROW_TYPES = {
@@ -78,14 +79,22 @@ def default_split(timestamps: pd.Series) -> Split:
 
 def arrow_type(column: Column) -> pa.DataType:
     """Takes a column, gives the type it is stored with."""
-    assert column.dtype is not None
-    element = ARROW_TYPES[column.dtype]
+    element = ARROW_TYPES[column.held]
     return pa.list_(element) if column.role is Role.LIST else element
 
 
 def arrow_schema(columns: Columns) -> pa.Schema:
     """Takes a table's columns, gives the schema of its parquet file."""
     return pa.schema([pa.field(name, arrow_type(column)) for name, column in columns.items()])
+
+
+def prepared_schema(dataset: Dataset, table: str) -> pa.Schema:
+    """The schema of a prepared table: its columns, and beside an id that is text the text itself."""
+    columns = tables_of(dataset)[table]
+    schema = arrow_schema(columns)
+    if table == "items" and dataset.item_id_dtype == "string":
+        schema = schema.append(pa.field(names.OWN_ITEM_ID, pa.string()))
+    return schema
 
 
 def to_frame(table: pa.Table, columns: Columns) -> pd.DataFrame:
@@ -96,7 +105,7 @@ def to_frame(table: pa.Table, columns: Columns) -> pd.DataFrame:
             frame[name] = frame[name].astype("int64")
         elif column.dtype == "timestamp":
             frame[name] = frame[name].astype("datetime64[ns, UTC]")
-    return frame[list(columns)]
+    return frame
 
 
 def to_numpy(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
@@ -108,11 +117,11 @@ def to_numpy(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
     """
     if column.role is Role.LIST:
         return _pad(values, column)
-    if column.dtype == "int64":
+    if column.held == "int64":
         return np.asarray(values.astype("Int64").fillna(names.NULL_INT), dtype=np.int64)
-    if column.dtype == "float32":
+    if column.held == "float32":
         return np.asarray(values.to_numpy(dtype=np.float32, na_value=np.nan))
-    if column.dtype == "bool":
+    if column.held == "bool":
         return np.asarray(values.fillna(False), dtype=np.bool_)
     return np.asarray(values.astype(object).where(values.notna(), None), dtype=object)
 
@@ -145,7 +154,7 @@ def load_prepared(folder: Path) -> Prepared:
         file = folder / FILES[table]
         if not file.is_file():
             raise DatasetError(f"{file}: not found; prepare the data set again (`make data`)")
-        frames[table] = to_frame(pq.read_table(file, schema=arrow_schema(columns)), columns)
+        frames[table] = to_frame(pq.read_table(file, schema=prepared_schema(dataset, table)), columns)
     return Prepared(folder=folder, dataset=dataset, **frames)
 
 
@@ -168,17 +177,24 @@ def in_order(frames: Mapping[str, pd.DataFrame], dataset: Dataset) -> dict[str, 
 
 
 def write_prepared(
-    folder: Path, dataset: Dataset, frames: Mapping[str, pd.DataFrame], stamp: Mapping[str, str]
+    folder: Path,
+    dataset: Dataset,
+    frames: Mapping[str, pd.DataFrame],
+    stamp: Mapping[str, str],
+    users: Mapping[int, str] | None = None,
 ) -> None:
-    """Writes the three tables, `dataset.yaml` and the stamp of what they were made from: the folder whole or
-    not at all.
+    """Writes the three tables, `dataset.yaml`, the texts of users by their numbers where they have any, and
+    the stamp of what they were made from: the folder whole or not at all.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for table, columns in tables_of(dataset).items():
-            pq.write_table(to_arrow(frames[table], columns), temporary / FILES[table], compression="zstd")
+        for table, file in FILES.items():
+            rows = to_table(frames[table], prepared_schema(dataset, table))
+            pq.write_table(rows, temporary / file, compression="zstd")
+        if users:
+            Texts.write(temporary, USERS, np.sort([*users]), [users[number] for number in sorted(users)])
         (temporary / DATASET_FILE).write_text(dataset_yaml(dataset))
         (temporary / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=1) + "\n")
         replace_folder(temporary, folder)
@@ -188,7 +204,12 @@ def write_prepared(
 
 def to_arrow(frame: pd.DataFrame, columns: Columns) -> pa.Table:
     """Takes a frame, gives its declared columns with their stored types."""
-    return pa.Table.from_pandas(frame[list(columns)], schema=arrow_schema(columns), preserve_index=False)
+    return to_table(frame, arrow_schema(columns))
+
+
+def to_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Takes a frame, gives the columns of a schema."""
+    return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
 
 
 def dataset_yaml(dataset: Dataset) -> str:

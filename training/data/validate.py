@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from contract import names
 from contract.columns import Columns, Role
 from contract.dataset import Dataset, DatasetError
-from training.data.convert import convert
+from contract.names import NULL_INT
+from training.data.convert import AS_TEXT, convert
 from training.data.files import RawTable
 from training.data.implied import with_clock, with_label
+from training.data.numbering import OwnTexts, with_numbers
 from training.data.prepared import FILES, tables_of, to_frame
 
 _TAKE_OUT = "take its line out of dataset.yaml"
@@ -34,11 +38,19 @@ class ProblemsError(DatasetError):
         self.problems = problems
 
 
-def validate(
-    dataset: Dataset, tables: Mapping[str, RawTable], now: datetime
-) -> tuple[Dataset, dict[str, pd.DataFrame], list[str]]:
-    """Takes the three tables as they were read; gives the data set as it is to be prepared, its tables with
-    their declared types, and warnings.
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A data set as it is to be prepared, its tables with their declared types, what is worth saying, and the
+    texts of its users by their numbers, where their ids are text."""
+
+    dataset: Dataset
+    frames: dict[str, pd.DataFrame]
+    warnings: list[str]
+    users: Mapping[int, str]
+
+
+def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) -> Checked:
+    """Takes the three tables as they were read; gives what is to be prepared.
 
     A list column that is empty in every row is left out, as there is nothing to learn from it.
 
@@ -49,11 +61,15 @@ def validate(
     warnings: list[str] = []
     frames: dict[str, pd.DataFrame] = {}
     kept: dict[str, Columns] = {}
+    typed: dict[str, pa.Table] = {}
     for table, columns in tables_of(dataset).items():
-        typed, found, said = with_declared_types(tables[table], columns, FILES[table])
-        frame = to_frame(typed, {name: columns[name] for name in typed.column_names})
+        typed[table], found, said = with_declared_types(tables[table], columns, FILES[table])
         problems += found
         warnings += [*tables[table].said, *said]
+    typed, texts, same = with_numbers(typed)
+    problems += same
+    for table, columns in tables_of(dataset).items():
+        frame = to_frame(typed[table], {name: columns[name] for name in typed[table].column_names})
         problems += _rows(tables[table].data.num_rows, dataset, table)
         for name in _empty_lists(frame, columns):
             warnings.append(
@@ -74,14 +90,17 @@ def validate(
         problems += _timestamps(interactions, dataset, now)
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
         if key in frames[table]:
-            problems += _duplicates(frames[table], key, FILES[table])
-            wrong, normal = _unknown(interactions, frames[table], key, dataset)
+            problems += _duplicates(frames[table], key, FILES[table], texts)
+            wrong, normal = _unknown(interactions, frames[table], key, dataset, texts)
             problems += wrong
             warnings += normal
     problems += _clock(interactions, dataset)
     if problems:
         raise ProblemsError(problems)
-    return dataset.stored, frames, warnings
+    if names.ITEM_ID in texts:
+        own = frames["items"][names.ITEM_ID].map(texts[names.ITEM_ID])
+        frames["items"] = frames["items"].assign(**{names.OWN_ITEM_ID: own})
+    return Checked(dataset.stored, frames, warnings, texts.get(names.USER_ID, {}))
 
 
 def with_declared_types(raw: RawTable, columns: Columns, file: str) -> tuple[pa.Table, list[str], list[str]]:
@@ -123,9 +142,8 @@ def _found(source: str, given: list[str]) -> str:
 def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
     if values.null_count:
         yield f"{file}: column {name} is null in {values.null_count} rows; drop them, or give them an id"
-    negative = int((values.drop_null().to_numpy() < 0).sum())
-    if negative:
-        yield f"{file}: column {name} is negative in {negative} rows; ids are int64 from 0"
+    if pa.types.is_integer(values.type) and (reserved := pc.sum(pc.equal(values, NULL_INT)).as_py()):
+        yield f"{file}: column {name} is {NULL_INT} in {reserved} rows, which stands for null; {AS_TEXT}"
 
 
 def _rows(rows: int, dataset: Dataset, table: str) -> Iterator[str]:
@@ -189,12 +207,17 @@ def _inexact(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
             )
 
 
-def _duplicates(frame: pd.DataFrame, key: str, file: str) -> Iterator[str]:
+def _duplicates(frame: pd.DataFrame, key: str, file: str, texts: OwnTexts) -> Iterator[str]:
     repeated = frame[key].duplicated()
     if repeated.any():
-        example = int(frame.loc[repeated, key].iloc[0])
+        example = _own(frame.loc[repeated, key].iloc[0], key, texts)
         count = int(repeated.sum())
         yield f"{file}: column {key} repeats an id in {count} rows (such as {example}); keep one row per id"
+
+
+def _own(number: int, key: str, texts: OwnTexts) -> object:
+    """The id as the file has it."""
+    return texts[key][int(number)] if key in texts else int(number)
 
 
 def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
@@ -246,7 +269,7 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
 
 
 def _unknown(
-    interactions: pd.DataFrame, table: pd.DataFrame, key: str, dataset: Dataset
+    interactions: pd.DataFrame, table: pd.DataFrame, key: str, dataset: Dataset, texts: OwnTexts
 ) -> tuple[list[str], list[str]]:
     """Users and items without a row are normal while they are few; many of them are a wrong join."""
     if key not in interactions:
@@ -255,7 +278,7 @@ def _unknown(
     count, kind = int(missing.sum()), "users" if key == names.USER_ID else "items"
     if not count:
         return [], []
-    example = int(interactions.loc[missing, key].iloc[0])
+    example = _own(interactions.loc[missing, key].iloc[0], key, texts)
     line = (
         f"{FILES['interactions']}: column {key} names {kind} without a row in {FILES[kind]} in {count} rows "
         f"({count / len(interactions):.1%}, such as {example})"

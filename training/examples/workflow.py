@@ -168,7 +168,7 @@ class FittedWorkflow:
     def _values(self, name: str, column: Column) -> Array:
         storage = self.categorify.storage_name.get(name, name)
         path = self.categorify.categories[storage]
-        dtype = object if column.dtype == "string" else np.int64
+        dtype = object if column.held == "string" else np.int64
         if not path:
             return np.empty(0, dtype=dtype)
         values: Array = pd.read_parquet(path, columns=[storage])[storage].dropna().to_numpy(dtype=dtype)
@@ -187,7 +187,7 @@ def workflow_rows(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
             rows[name] = values.map(lambda value: value if np.ndim(value) else [])
         elif column.role is Role.NUMERIC:
             rows[name] = values.astype(np.float32)
-        elif column.dtype == "string":
+        elif column.held == "string":
             rows[name] = values.astype(object).where(values.notna(), None)
         else:
             rows[name] = (values.fillna(False) if column.dtype == "bool" else values).astype("Int64")

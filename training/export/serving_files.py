@@ -10,8 +10,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from contract import names
-from contract.columns import Columns
+from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
+from contract.ids import OwnId
+from contract.texts import ITEMS, USERS, Texts
 from training.data.prepared import Prepared, to_arrow
 from training.features.activity import event_times
 
@@ -23,19 +25,28 @@ SAMPLE_USERS = 20
 
 
 def item_table(prepared: Prepared) -> pd.DataFrame:
-    """Every catalogue item, ascending: raw features, display columns, and whether it is available."""
+    """Every catalogue item, ascending: raw features, display columns, whether it is available, and its own id
+    where that is text."""
     dataset = prepared.dataset
     flag = dataset.availability
     is_available = prepared.items[flag].fillna(True).astype(bool) if flag else True
-    kept = [names.ITEM_ID, *dataset.item_catalog, *dataset.display]
+    own = [names.OWN_ITEM_ID] if dataset.item_id_dtype == "string" else []
+    kept = [names.ITEM_ID, *dataset.item_catalog, *dataset.display, *own]
     return prepared.items[list(dict.fromkeys(kept))].assign(**{names.IS_AVAILABLE: is_available})
 
 
 def write_item_table(prepared: Prepared, path: Path) -> None:
     """Writes `item_table` as parquet."""
     columns: Columns = prepared.dataset.items | prepared.dataset.item_catalog_stored
+    columns |= {names.OWN_ITEM_ID: Column(role=Role.DISPLAY)}
     table = item_table(prepared)
     pq.write_table(to_arrow(table, {name: columns[name] for name in table}), path, compression="zstd")
+
+
+def write_item_texts(prepared: Prepared, folder: Path) -> None:
+    """Writes the items' own ids, which are text, so that a process finds one without holding all."""
+    numbers = prepared.items[names.ITEM_ID].to_numpy(np.int64)
+    Texts.write(folder, ITEMS, numbers, prepared.items[names.OWN_ITEM_ID].tolist())
 
 
 def popular_items(prepared: Prepared) -> pd.DataFrame:
@@ -78,14 +89,17 @@ def popular_slate(prepared: Prepared, bundle: str) -> dict[str, Any]:
     return {"bundle": bundle, "items": items}
 
 
-def sample_users(prepared: Prepared, seed: int) -> tuple[int, ...]:
-    """Some users who have a history as of the data set's clock, ascending."""
+def sample_users(prepared: Prepared, seed: int) -> tuple[OwnId, ...]:
+    """The own ids of some users who have a history as of the data set's clock, in order."""
     times = event_times(prepared.dataset, prepared.interactions)
     past = prepared.interactions[times < pd.Timestamp(prepared.dataset.clock())]
     known = past[past[names.USER_ID].isin(prepared.users[names.USER_ID])]
     counts = known.groupby(names.USER_ID).size()
     active = counts[counts >= counts.median()].index.to_numpy(np.int64)
     chosen = np.random.default_rng(seed).choice(active, min(SAMPLE_USERS, len(active)), replace=False)
+    if prepared.dataset.user_id_dtype == "string":
+        texts = Texts.open(prepared.folder, USERS)
+        return tuple(sorted(str(texts.of(user)) for user in chosen.tolist()))
     return tuple(sorted(int(user) for user in chosen))
 
 

@@ -35,7 +35,7 @@ def test_a_changed_popular_list_is_refused(tmp_path: Path) -> None:
 
 def test_a_popular_list_that_is_gone_or_has_another_shape_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path)
-    odd = json.dumps({"bundle": BUNDLE, "items": [{"item_id": -1, "score": 1}]}).encode()
+    odd = json.dumps({"bundle": BUNDLE, "items": [{"item_id": 2**63, "score": 1}]}).encode()
     (tmp_path / "popular.json").write_bytes(odd)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["checksums"]["popular.json"] = hashlib.sha256(odd).hexdigest()

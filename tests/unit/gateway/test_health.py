@@ -57,7 +57,7 @@ async def test_metrics_count_answers_by_source_and_status_and_stages_by_name(tmp
     ensemble = FakeEnsemble()
     app = make_app(tmp_path, ensemble)
     async with client_of(app) as client:
-        for body in ({"user_id": 7}, {"user_id": 7}, {"user_id": -7}):
+        for body in ({"user_id": 7}, {"user_id": 7}, {"user_id": "7"}):
             await client.post("/v1/recommendations", json=body)
         ensemble.fail = DOWN
         await client.post("/v1/recommendations", json={"user_id": 7})

@@ -20,7 +20,7 @@ INT64 = 2**63
     ("body", "field", "message"),
     [
         ({}, "user_id", "is missing"),
-        ({"user_id": -1}, "user_id", "greater than or equal to 0"),
+        ({"user_id": -INT64}, "user_id", f"greater than or equal to {1 - INT64}"),
         ({"user_id": INT64}, "user_id", "less than or equal to"),
         ({"user_id": 10**400}, "user_id", "must be"),
         ({"user_id": "7"}, "user_id", "must be an integer"),
@@ -31,7 +31,7 @@ INT64 = 2**63
         ({"user_id": 7, "k": 5}, "k", "is not a field of this request"),
         ({"user_id": 7, "explain": 1}, "explain", "must be"),
         ({"user_id": 7, "exclude_item_ids": 5}, "exclude_item_ids", "must be a list"),
-        ({"user_id": 7, "exclude_item_ids": [1, -2]}, "exclude_item_ids.1", "greater than or equal to 0"),
+        ({"user_id": 7, "exclude_item_ids": [1, -INT64]}, "exclude_item_ids.1", "greater than"),
         ({"user_id": 7, "exclude_item_ids": [1] * 1025}, "exclude_item_ids", "at most 1024"),
         ({"user_id": 7, "context": {"context_tab": "1"}}, "context.context_tab", "must be an integer"),
         ({"user_id": 7, "context": {"tab": 1}}, "context.tab", "use one of context_hour, context_tab"),
@@ -108,6 +108,7 @@ async def test_a_wrong_field_is_named_with_the_remedy(
     "body",
     [
         {"user_id": 0, "n": 1},
+        {"user_id": 1 - INT64, "exclude_item_ids": [-1, 1 - INT64]},
         {"user_id": INT64 - 1, "n": 100},
         {"user_id": 7, "exclude_item_ids": [INT64 - 1] * 1024},
         {"user_id": 7, "context": {"context_tab": 1, "context_hour": 23}},

@@ -17,6 +17,7 @@ import structlog
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
 from contract.slates import Degradation, Published, StoredSlate
+from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable
 from service.slates.batch import SPARE
 from service.store.store import MemoryStore
@@ -296,7 +297,7 @@ async def test_where_a_run_is_known_to_be_published_a_failing_redis_is_told(tmp_
     [
         {"item_scores": np.full(3, np.nan, np.float32)},
         {"item_scores": np.array([0.5, 0.4, -np.inf], np.float32)},
-        {"item_ids": np.array([1, 2, -1])},
+        {"item_ids": np.array([1, 2, PAD_ID])},
         {"made_at_ms": 2**62},
         {"made_at_ms": -(2**62)},
     ],

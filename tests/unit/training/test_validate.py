@@ -91,9 +91,13 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
         _set("items", "item_topics", lambda t: ["sea"] * len(t)),
         ("items.parquet", "item_topics", "string, not a list of string (15 rows"),
     ),
-    "negative ids": (
-        _set("users", "user_id", lambda t: [-1, *range(1, len(t))]),
-        ("users.parquet", "user_id", "negative in 1 rows", "int64 from 0"),
+    "ids that stand for null": (
+        _set("users", "user_id", lambda t: [-(2**63), *range(1, len(t))]),
+        ("users.parquet", "user_id", "in 1 rows", "write `dtype: string`"),
+    ),
+    "text ids that are not declared": (
+        _set("users", "user_id", lambda t: [f"reader {i}" for i in range(len(t))]),
+        ("users.parquet", "user_id", "text in 20 rows (such as reader 0", "write `dtype: string`"),
     ),
     "null ids": (
         _set("items", "item_id", lambda t: pd.array([None, *t["item_id"][1:]], dtype="Int64")),

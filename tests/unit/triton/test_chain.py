@@ -182,7 +182,7 @@ def test_context_changes_the_scores(recommender: Recommender) -> None:
     [
         (make_request(KNOWN, n=0), "n must be from 1 to 100"),
         (make_request(KNOWN, n=101), "n must be from 1 to 100"),
-        (make_request(-1), "user_id must be 0 or more"),
+        (make_request(PAD_ID), "user_id must be an id"),
         (
             make_request(KNOWN, filters={"item_colour": [1]}),
             "filters.item_colour: this bundle cannot filter on it",

@@ -19,7 +19,7 @@ from training.data.validate import as_table, validate
 
 DEFAULT = "default"
 """KuaiRand where its files are found, else the synthetic world."""
-FORM = "2"
+FORM = "3"
 """Raised when the prepared form changes, so that nothing older is reused. Adapters are hashed themselves."""
 NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
 _DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
@@ -90,10 +90,11 @@ def prepare(
         say(f"{folder}: unchanged, reused")
         return load_prepared(folder)
     dataset, tables = _read(found, size)
-    dataset, frames, warnings = validate(dataset, tables, prepared.now())
-    for warning in warnings:
+    checked = validate(dataset, tables, prepared.now())
+    for warning in checked.warnings:
         say(warning)
-    prepared.write_prepared(folder, dataset, prepared.in_order(frames, dataset), stamp)
+    frames = prepared.in_order(checked.frames, checked.dataset)
+    prepared.write_prepared(folder, checked.dataset, frames, stamp, checked.users)
     ready = load_prepared(folder)
     counts = ", ".join(f"{len(frame):,} {table}" for table, frame in frames.items())
     say(f"{folder}: {counts}")

@@ -1,0 +1,83 @@
+"""Ids as this bundle's callers write them, and back: the numbers behind them leave the gateway never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from contract.bundle import Manifest
+from contract.errors import WrongField
+from contract.ids import IdDtype, OwnId, number_of
+from contract.texts import ITEMS, Texts
+
+ItemOf = Callable[[int], OwnId | None]
+
+
+class OwnIds:
+    """Takes own ids to numbers, and numbers of items to own ids."""
+
+    def __init__(self, users: IdDtype, items: IdDtype, item: ItemOf | None = None) -> None:
+        """Takes the dtypes that the bundle declares, and where items are text the way back, which gives None
+        for an item that the bundle does not have."""
+        self.users, self.items = users, items
+        self.item: ItemOf = item or (lambda number: number)
+
+    @classmethod
+    def of(cls, manifest: Manifest, folder: Path) -> OwnIds:
+        """Those of a bundle.
+
+        Raises:
+            OSError, ValueError: the items' texts cannot be read.
+        """
+        is_text = manifest.item_id_dtype == "string"
+        way_back = Texts.open(folder, ITEMS).of if is_text else None
+        return cls(manifest.user_id_dtype, manifest.item_id_dtype, way_back)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether no id is text, so that a body is what it says."""
+        return self.users == self.items == "int64"
+
+    def number_body(self, body: dict[str, Any]) -> dict[int, str]:
+        """Puts numbers in the place of the ids in a request's body, gives the texts of its users.
+
+        Raises:
+            WrongField: an id is of the wrong kind, too long or empty.
+        """
+        texts: dict[int, str] = {}
+        if self.users == "string" and "user_id" in body:
+            own = body["user_id"]
+            body["user_id"] = number = _number("user_id", own, self.users)
+            texts[number] = own
+        if self.items == "string" and isinstance(body.get("exclude_item_ids"), list):
+            excluded = enumerate(body["exclude_item_ids"])
+            body["exclude_item_ids"] = [
+                _number(f"exclude_item_ids.{place}", own, self.items) for place, own in excluded
+            ]
+        return texts
+
+    def user_of_path(self, text: str) -> tuple[int, OwnId]:
+        """Takes a part of a path, gives the user's number and own id.
+
+        Raises:
+            WrongField: it is no id of this bundle's users.
+        """
+        own: OwnId = text
+        if self.users == "int64":
+            try:
+                own = int(text) if text.removeprefix("-").isdecimal() and text.isascii() else text
+            except ValueError:  # thousands of digits
+                own = text
+        return _number("user_id", own, self.users), own
+
+    def named(self, item_ids: Iterable[int]) -> Iterator[tuple[int, OwnId]]:
+        """Takes numbers, gives them with own ids; without those that this bundle cannot name."""
+        return ((number, own) for number in item_ids if (own := self.item(number)) is not None)
+
+
+def _number(field: str, own: Any, dtype: IdDtype) -> int:
+    try:
+        return number_of(own, dtype)
+    except ValueError as error:
+        raise WrongField(field, str(error)) from None
