@@ -19,6 +19,7 @@ from bench.grpc_traffic import NOT_SENT
 from bench.load.traffic import Exchange
 from bench.servers import BenchError
 from contract.environment import RedisUrl
+from contract.ids import OwnId
 from contract.keys import decode_seen, seen_key, seen_prefix
 from contract.slates import SlateSource, degradations
 from contract.tensors import PAD_ID
@@ -59,7 +60,7 @@ class World:
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
         return dict(zip(self.users, sets, strict=True))
 
-    def check(self, ids: Sequence[int], user: int, *, hides_seen: bool) -> None:
+    def check(self, ids: Sequence[int], user: OwnId, *, hides_seen: bool) -> None:
         """Holds a slate against what was asked.
 
         Raises:
@@ -67,7 +68,7 @@ class World:
         """
         found = set(ids)
         is_wrong = len(ids) != self.n or len(found) != self.n or not found <= self.items
-        if is_wrong or (hides_seen and found & self.seen[user]):
+        if is_wrong or (hides_seen and found & self.seen[int(user)]):
             raise BenchError(f"user {user}: a wrong slate: {ids}")
 
 

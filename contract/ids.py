@@ -15,8 +15,8 @@ from contract.names import NULL_INT
 
 OwnId = int | str
 IdDtype = Literal["int64", "string"]
-MAX_BYTES = 256
-"""Of a text id, in UTF-8."""
+MAX_LENGTH = 256
+"""Characters of a text id."""
 FIRST, LAST = NULL_INT + 1, 2**63 - 1
 """The integers that may be ids: every int64 but the one that stands for null and padding."""
 
@@ -35,9 +35,8 @@ def number_of(own: OwnId, dtype: IdDtype) -> int:
     if dtype == "string":
         if not isinstance(own, str):
             raise ValueError("must be a string: the ids of this bundle are text, send it in quotes")
-        size = len(own.encode())
-        if not 1 <= size <= MAX_BYTES:
-            raise ValueError(f"must have 1 to {MAX_BYTES} bytes in UTF-8, this has {size}")
+        if not 1 <= len(own) <= MAX_LENGTH:
+            raise ValueError(f"must have 1 to {MAX_LENGTH} characters, this has {len(own)}")
         return number_of_text(own)
     if isinstance(own, bool) or not isinstance(own, int):
         raise ValueError("must be an integer, without quotes or decimals: the ids of this bundle are int64")

@@ -43,7 +43,7 @@ class Texts:
     def write(folder: Path, kind: str, numbers: Ids, texts: Sequence[str]) -> None:
         """Writes numbers (I,), ascending, and their texts."""
         encoded = [text.encode() for text in texts]
-        arrays = (
+        arrays: tuple[npt.NDArray[np.generic], ...] = (
             numbers,
             np.frombuffer(b"".join(encoded), dtype=np.uint8),
             np.cumsum([len(text) for text in encoded], dtype=np.int64),

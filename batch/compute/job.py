@@ -179,7 +179,7 @@ class BatchJob:
     def _selected(self, selection: Selection, now_s: float) -> users.SelectedUsers:
         data = self.chain.var_dir / "data" / self.manifest.dataset
         if selection.users:
-            return users.listed(selection.users)
+            return users.listed(selection.users, self.manifest.user_id_dtype)
         if selection.active_since is not None:
             return users.active_since(data, self.dataset, selection.active_since)
         if selection.changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,13 +21,14 @@ from batch.errors import BatchError
 from batch.runs.changes import ChangedUsers
 from contract.arrays import Ids
 from contract.dataset import Dataset
+from contract.ids import FIRST, LAST, MAX_LENGTH, IdDtype, number_of_text
 from contract.names import USER_ID
 
 BUCKET = 2_000_000
 """Ids that are compared with each other at a time, so that memory does not grow with their number."""
 ROWS = 65_536
 """Rows read at a time."""
-DIGITS = r"^\d{1,18}$"
+DIGITS = r"^-?\d{1,19}$"
 MALFORMED, DUPLICATE = "malformed", "duplicate"
 ADVICE = "prepare the data with `make data`, or name users by --users"
 
@@ -59,6 +60,8 @@ class SelectedUsers:
     at_most: int
     is_list: bool = False
     """Whether each user is meant to be named once: a second time is counted."""
+    read: Callable[[Any], Ids] = lambda values: _whole_numbers(values)
+    """Takes an array of `ids`, gives numbers of users; what is none is left out."""
 
 
 def everyone(data: Path) -> SelectedUsers:
@@ -86,12 +89,12 @@ def active_since(data: Path, dataset: Dataset, since: datetime) -> SelectedUsers
     return SelectedUsers(description, _fingerprint(path), _columns([table], later), table.count_rows())
 
 
-def listed(url: str) -> SelectedUsers:
-    """Selects the users that the column `user_id` of a Parquet file or folder names; a path, or any address
-    that fsspec knows, such as s3://bucket/users.parquet.
+def listed(url: str, dtype: IdDtype = "int64") -> SelectedUsers:
+    """Selects the users that the column `user_id` of a Parquet file or folder names, by their own ids of this
+    dtype; a path, or any address that fsspec knows, such as s3://bucket/users.parquet.
 
     Raises:
-        BatchError: it cannot be read, or has no such column of whole numbers.
+        BatchError: it cannot be read, or has no such column of ids.
     """
     try:
         files, path = fsspec.core.url_to_fs(url)
@@ -109,9 +112,12 @@ def listed(url: str) -> SelectedUsers:
         raise BatchError(f"{url}: has no column {USER_ID}, only {found}; rename the column of the users")
     kind = table.schema.field(USER_ID).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
-        raise BatchError(f"{url}: {USER_ID} is of type {kind}; write whole numbers")
-    return SelectedUsers(f"users of {url}", fingerprint, _columns([table]), rows, is_list=True)
+    is_number = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and dtype == "int64")
+    if not (is_number or _is_text(kind)):
+        wanted = "text" if dtype == "string" else "whole numbers"
+        raise BatchError(f"{url}: {USER_ID} is of type {kind}; write {wanted}")
+    read = _numbers_of_texts if dtype == "string" else _whole_numbers
+    return SelectedUsers(f"users of {url}", fingerprint, _columns([table]), rows, is_list=True, read=read)
 
 
 def changed(users: ChangedUsers, until_s: float) -> SelectedUsers:
@@ -142,7 +148,7 @@ def write_shards(selected: SelectedUsers, folder: Path, shard_users: int) -> Sha
     skipped: Counter[str] = Counter()
     buckets = [temporary / f"bucket-{number}" for number in range(selected.at_most // BUCKET + 1)]
     for values in _readable(selected):
-        ids = _whole_numbers(values)
+        ids = selected.read(values)
         skipped[MALFORMED] += len(values) - len(ids)
         for number, bucket in enumerate(buckets):
             with bucket.open("ab") as file:
@@ -183,12 +189,14 @@ def _write(ids: Ids, path: Path) -> None:
 
 
 def _whole_numbers(values: Any) -> Ids:
-    """Takes an Arrow array of any readable type, gives its ids: whole numbers from 0 on; the rest is left
+    """Takes an Arrow array of any readable type, gives its ids: whole numbers of 64 bits; the rest is left
     out."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if _is_text(values.type):
-        values = values.filter(pc.match_substring_regex(values, DIGITS)).cast(pa.int64())
+        whole = values.filter(pc.match_substring_regex(values, DIGITS)).cast(pa.decimal128(20, 0))
+        inside = pc.and_(pc.less_equal(whole, LAST), pc.greater_equal(whole, FIRST))
+        values = whole.filter(inside).cast(pa.int64())
     elif pa.types.is_floating(values.type):
         values = values.cast(pa.float64())  # Arrow does not compare half floats
         is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53))
@@ -196,7 +204,17 @@ def _whole_numbers(values: Any) -> Ids:
     elif pa.types.is_uint64(values.type):
         values = values.filter(pc.less(values, pa.scalar(2**63, pa.uint64())))
     ids: Ids = values.drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return ids[ids >= 0]
+    return ids[ids >= FIRST]
+
+
+def _numbers_of_texts(values: Any) -> Ids:
+    """Takes an Arrow array of ids that are text, gives their numbers; what cannot be an id is left out."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    texts = values.drop_null().cast(pa.string())
+    sizes = pc.utf8_length(texts)
+    texts = texts.filter(pc.and_(pc.greater(sizes, 0), pc.less_equal(sizes, MAX_LENGTH)))
+    return np.fromiter(map(number_of_text, texts.to_pylist()), np.int64, len(texts))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,26 +20,62 @@ from redis.exceptions import RedisError
 from batch.compute.chain import BatchChain, UserSlates
 from batch.errors import explain
 from batch.settings import BatchSettings
-from contract.bundle import BundleError
+from contract.arrays import Ids
+from contract.bundle import BundleError, Manifest
 from contract.errors import StageError
 from contract.keys import slate_key
 from contract.names import USER_ID
 from contract.slates import StoredSlate
+from contract.tensors import PAD_ID
+from contract.texts import ITEMS, USERS, Texts
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
 
 PATH = "path"  # as Ray Data names the column of paths
 STORE = "store"
 """The stage after those of the chain: writing the slates into Redis."""
-SLATES = pa.schema(
-    [
-        (USER_ID, pa.int64()),
-        ("item_ids", pa.list_(pa.int64())),
-        ("item_scores", pa.list_(pa.float32())),
-        ("degraded", pa.int64()),
-        ("made_at_ms", pa.int64()),
-    ]
-)
+
+
+@dataclass(frozen=True)
+class SlateFiles:
+    """How the rows of slates are written: ids as callers have them.
+
+    `user_of` and `item_of` give the text of a number, None where nobody's is known; without, an id is a
+    number."""
+
+    user_of: Callable[[int], str | None] | None = None
+    item_of: Callable[[int], str | None] | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, bundle: Path, data: Path) -> SlateFiles:
+        """Those of a bundle, whose data set was prepared in the folder `data`.
+
+        Raises:
+            OSError: the texts of users or items are not there.
+        """
+        return cls(
+            Texts.open(data, USERS).of if manifest.user_id_dtype == "string" else None,
+            Texts.open(bundle, ITEMS).of if manifest.item_id_dtype == "string" else None,
+        )
+
+    def table(self, slates: UserSlates, made_at_ms: int) -> pa.Table:
+        """Takes slates, gives a row for each: `user_id`, `item_ids` and `item_scores`, best first, `degraded`
+        and `made_at_ms`."""
+        kept = slates.item_ids != PAD_ID
+        ends = pa.array([0, *slates.lengths.cumsum().tolist()], pa.int32())
+        return pa.table(
+            {
+                USER_ID: _owned(slates.user_ids, self.user_of),
+                "item_ids": pa.ListArray.from_arrays(ends, _owned(slates.item_ids[kept], self.item_of)),
+                "item_scores": pa.ListArray.from_arrays(ends, pa.array(slates.item_scores[kept])),
+                "degraded": pa.array(slates.degraded, pa.int64()),
+                "made_at_ms": pa.array([made_at_ms] * len(slates.user_ids), pa.int64()),
+            }
+        )
+
+
+def _owned(numbers: Ids, text_of: Callable[[int], str | None] | None) -> pa.Array:
+    return pa.array(numbers) if text_of is None else pa.array(map(text_of, numbers.tolist()), pa.string())
 
 
 @dataclass(frozen=True)
@@ -70,6 +107,12 @@ class ShardWorker:
         return chain
 
     @cached_property
+    def files(self) -> SlateFiles:
+        """How slates are written into files."""
+        manifest, chain = self.chain.bundle.manifest, self.task.chain
+        return SlateFiles.of(manifest, chain.bundle, chain.var_dir / "data" / manifest.dataset)
+
+    @cached_property
     def redis(self) -> Any:
         """Where the slates go."""
         return connect(self.task.chain.redis_url, self.task.batch.redis_timeout_ms)
@@ -98,7 +141,7 @@ class ShardWorker:
             started = time.perf_counter()
             stored += self._store(known, made_at_ms)
             stage_s[STORE] += time.perf_counter() - started
-            parts.append(_table(known, made_at_ms))
+            parts.append(self.files.table(known, made_at_ms))
         table = pa.concat_tables(parts)
         target = self.task.slates_folder / path.name
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
@@ -132,19 +175,3 @@ def _path_of(shard: pa.Table) -> Path:
     if len(paths) != 1 or pq.read_metadata(paths[0]).num_rows != len(shard):
         raise ValueError(f"a block of {len(shard)} users is not one whole shard but of {paths}")
     return Path(paths[0])
-
-
-def _table(slates: UserSlates, made_at_ms: int) -> pa.Table:
-    """Takes slates, gives their rows as `SLATES` has them."""
-    kept, ends = slates.item_ids >= 0, [0, *slates.lengths.cumsum().tolist()]
-    rows = len(slates.user_ids)
-    return pa.table(
-        [
-            pa.array(slates.user_ids),
-            pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slates.item_ids[kept])),
-            pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slates.item_scores[kept])),
-            pa.array(slates.degraded),
-            pa.array([made_at_ms] * rows, pa.int64()),
-        ],
-        schema=SLATES,
-    )

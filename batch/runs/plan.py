@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from contract.ids import number_of
+
 PLAN_FILE = "plan.json"
 
 
@@ -83,9 +85,12 @@ class RunPlan:
         return done, sum(pq.read_metadata(shard).num_rows for shard in shards) - done
 
     def some_user(self, slates: Path) -> int | None:
-        """Gives a user whose slate is in a file of slates; None where it has none."""
-        ids = pq.read_table(slates, columns=["user_id"])["user_id"]
-        return ids[0].as_py() if len(ids) else None
+        """Gives the number of a user whose slate is in a file of slates; None where it has none."""
+        ids = pq.read_table(slates, columns=["user_id"])["user_id"].drop_null()
+        if not len(ids):
+            return None
+        own = ids[0].as_py()
+        return number_of(own, "string" if isinstance(own, str) else "int64")
 
 
 def write(path: Path, data: bytes) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import httpx
 import redis
 
 from bench.load import report, result, traffic
+from contract.bundle import BundleError, read_manifest
 from contract.environment import RedisUrl, explain_redis
+from contract.ids import OwnId
 from contract.keys import seen_prefix
-from deploy.local.settings import load_settings
+from contract.texts import USERS, Texts
+from deploy.local.settings import LocalSettings, load_settings
 
 LOOK_AT = 200_000
 """Most users looked at in Redis; the ones used are drawn from these."""
@@ -52,16 +55,22 @@ def user_ids(url: RedisUrl, dataset: str, most: int, seed: int) -> list[int]:
     return random.Random(seed).sample(found, min(most, len(found)))
 
 
-def served_dataset(bundle: Path) -> str:
-    """Reads which data set the gateway's bundle was trained on.
+def own_ids(settings: LocalSettings, most: int, seed: int) -> Sequence[OwnId]:
+    """Draws users of the data set that the gateway's bundle was trained on, gives their own ids.
 
     Raises:
-        LoadError: there is no bundle.
+        LoadError: there is no bundle, Redis does not answer or holds no user, or nobody's text is known.
     """
     try:
-        return str(json.loads((bundle / "manifest.json").read_text())["dataset"])
-    except OSError:
-        raise LoadError(f"{bundle}: no bundle that says whom to ask for; run `make train`") from None
+        manifest = read_manifest(settings.bundle, verify=False)
+        users = user_ids(settings.redis, manifest.dataset, most, seed)
+        if manifest.user_id_dtype == "int64":
+            return users
+        texts = Texts.open(settings.var / "data" / manifest.dataset, USERS)
+    except (BundleError, OSError) as error:
+        raise LoadError(f"{error}; nobody says whom to ask for: run `make train`") from None
+    found = [text for user in users if (text := texts.of(user)) is not None]
+    return found or list(manifest.sample_user_ids)
 
 
 def positive(value: str) -> float:
@@ -72,7 +81,7 @@ def positive(value: str) -> float:
     return number
 
 
-async def load(arguments: argparse.Namespace, users: list[int], headers: dict[str, str]) -> traffic.Run:
+async def load(arguments: argparse.Namespace, users: Sequence[OwnId], headers: dict[str, str]) -> traffic.Run:
     """Warms up, which counts for nothing: it opens connections and fills caches; then loads."""
     asked: dict[str, Any] = {"n": arguments.n, "seed": arguments.seed, "headers": headers}
     await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **asked)
@@ -95,9 +104,7 @@ def main() -> int:
     url = f"http://{traffic.HOST}:{arguments.port}"
     try:
         httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
-        users = user_ids(
-            settings.redis, served_dataset(settings.bundle), max(arguments.users, 1), arguments.seed
-        )
+        users = own_ids(settings, max(arguments.users, 1), arguments.seed)
     except httpx.HTTPError as error:
         print(f"the gateway at {url} does not answer ({error}); run `make up`", file=sys.stderr)
         return 1

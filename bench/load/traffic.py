@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
+from contract.ids import OwnId
+
 HOST = "127.0.0.1"
 PATH = "/v1/recommendations"
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -34,7 +36,7 @@ class Exchange:
     `status` is 0 where no answer came, and `body` then says why. `retry_after` is the header of that name.
     """
 
-    user_id: int
+    user_id: OwnId
     due_s: float
     sent_s: float
     done_s: float
@@ -68,7 +70,7 @@ def schedule(rate: float, duration_s: float, seed: int) -> list[float]:
 
 
 def request_bytes(
-    user_id: int,
+    user_id: OwnId,
     n: int,
     latency_budget_ms: int | None = None,
     headers: Mapping[str, str] = NO_HEADERS,
@@ -158,7 +160,7 @@ class _Sender:
     def __init__(
         self,
         port: int,
-        user_ids: Sequence[int],
+        user_ids: Sequence[OwnId],
         n: int,
         seed: int,
         latency_budget_ms: int | None,
@@ -171,7 +173,7 @@ class _Sender:
             request_bytes, n=n, latency_budget_ms=latency_budget_ms, headers=headers, fields=fields
         )
         self.draw = random.Random(seed)
-        self.written: dict[int, bytes] = {}
+        self.written: dict[OwnId, bytes] = {}
         self.run, self.idle = Run(), list[Connection]()
         self.open_connections = self.waiting = 0
         self.start = time.perf_counter()
@@ -239,7 +241,7 @@ class _Sender:
 
 async def closed_loop(
     port: int,
-    user_ids: Sequence[int],
+    user_ids: Sequence[OwnId],
     *,
     clients: int,
     duration_s: float,
@@ -267,7 +269,7 @@ async def closed_loop(
 
 async def open_loop(
     port: int,
-    user_ids: Sequence[int],
+    user_ids: Sequence[OwnId],
     *,
     rate: float,
     duration_s: float,

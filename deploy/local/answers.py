@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.table import Table
 
+from contract.bundle import Manifest, read_manifest
+from contract.ids import IdDtype, OwnId
 from deploy.local.settings import LocalSettings
 
-UNKNOWN_USER = 2**53 - 1
-"""No data set has this user."""
+UNKNOWN_USER: dict[IdDtype, OwnId] = {"int64": 2**53 - 1, "string": "nobody-9f4b2c"}
+"""By the dtype of ids, a user whom no data set has."""
 WARM_UP = 20
 
 
-def ask(client: httpx.Client, user_id: int, n: int = 5) -> dict[str, Any]:
+def ask(client: httpx.Client, user_id: OwnId, n: int = 5) -> dict[str, Any]:
     """Asks for the best `n` items for a user."""
     answer = client.post("/v1/recommendations", json={"user_id": user_id, "n": n})
     answer.raise_for_status()
@@ -26,10 +26,9 @@ def ask(client: httpx.Client, user_id: int, n: int = 5) -> dict[str, Any]:
     return told
 
 
-def known_users(bundle: Path, count: int) -> list[int]:
-    """Takes the bundle's folder, gives the first of its sample users."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    return [int(user) for user in manifest["sample_user_ids"][:count]]
+def known_users(manifest: Manifest, count: int) -> list[OwnId]:
+    """Gives the first of a bundle's sample users."""
+    return list(manifest.sample_user_ids[:count])
 
 
 def show(console: Console, answer: Mapping[str, Any], title: str) -> None:
@@ -54,7 +53,8 @@ def show(console: Console, answer: Mapping[str, Any], title: str) -> None:
 
 def show_answers(console: Console, settings: LocalSettings) -> None:
     """Asks for two known users and an unknown one, after a few requests that warm the servers up."""
-    users = known_users(settings.bundle, 2)
+    manifest = read_manifest(settings.bundle, verify=False)
+    users, unknown = known_users(manifest, 2), UNKNOWN_USER[manifest.user_id_dtype]
     with httpx.Client(
         base_url=settings.gateway_url, headers=settings.headers, timeout=10.0, trust_env=False
     ) as client:
@@ -62,4 +62,4 @@ def show_answers(console: Console, settings: LocalSettings) -> None:
             ask(client, users[turn % len(users)])
         for user in users:
             show(console, ask(client, user), f"user {user}")
-        show(console, ask(client, UNKNOWN_USER), f"user {UNKNOWN_USER}, whom nobody has seen")
+        show(console, ask(client, unknown), f"user {unknown}, whom nobody has seen")

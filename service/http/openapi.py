@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from contract.bundle import Manifest
 from contract.filters import filter_schema
-from contract.ids import FIRST, LAST, MAX_BYTES, IdDtype
+from contract.ids import FIRST, LAST, MAX_LENGTH, IdDtype
 from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
@@ -106,7 +106,7 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
 
 def _id_of(dtype: IdDtype) -> dict[str, Any]:
     if dtype == "string":
-        return {"type": "string", "minLength": 1, "maxLength": MAX_BYTES}
+        return {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH}
     return {"type": "integer", "minimum": FIRST, "maximum": LAST}
 
 

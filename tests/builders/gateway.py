@@ -52,7 +52,7 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
     items = [{"item_id": i, "score": 1 - i / 200, **card_of(i), "item_genre_id": i % 3} for i in range(200)]
     items[0]["item_title"] = first_title
     popular = json.dumps({"bundle": BUNDLE, "items": items}).encode()
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": 2,
         "bundle": BUNDLE,
         "dataset": "synthetic",
@@ -92,7 +92,7 @@ def text_of(item_id: int) -> str:
     return f"Æ {item_id}/{{}}"
 
 
-TEXT_IDS = {
+TEXT_IDS: dict[str, Any] = {
     "user_id_dtype": "string",
     "item_id_dtype": "string",
     "sample_user_ids": ["anna@example.org", "\u05d0 \U0001f600"],

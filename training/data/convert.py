@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract.columns import COMPARE, Column, Role
-from contract.ids import FIRST, LAST, MAX_BYTES
+from contract.ids import FIRST, LAST, MAX_LENGTH
 from training.data.prepared import arrow_type
 
 MOST_FLOAT = float(np.finfo(np.float32).max)
@@ -182,8 +182,8 @@ def _text_ids(values: pa.ChunkedArray, given: str) -> pa.ChunkedArray:
     empty = pc.sum(pc.equal(values, "")).as_py()
     if empty:
         raise Wrong(f"is an empty text in {empty} rows; drop them, or give them an id")
-    if long := pc.sum(pc.greater(pc.binary_length(values), MAX_BYTES)).as_py():
-        raise Wrong(f"is longer than {MAX_BYTES} bytes in {long} rows; shorten them, the same in each table")
+    if long := pc.sum(pc.greater(pc.utf8_length(values), MAX_LENGTH)).as_py():
+        raise Wrong(f"is longer than {MAX_LENGTH} characters in {long} rows; shorten them in each table")
     return values
 
 

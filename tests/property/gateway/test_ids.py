@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.ids import FIRST, LAST, MAX_BYTES, number_of, number_of_text
+from contract.ids import FIRST, LAST, MAX_LENGTH, number_of, number_of_text
 from contract.keys import decode_seen, encode_seen, item_card_key, seen_key, slate_key
 from contract.slates import StoredSlate
 from contract.texts import USERS, Texts
 
-texts = st.text(min_size=1, max_size=MAX_BYTES).filter(lambda text: len(text.encode()) <= MAX_BYTES)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_LENGTH)
 integers = st.integers(FIRST, LAST)
 
 

@@ -20,6 +20,7 @@ from batch.compute import users
 from batch.compute.users import SelectedUsers, Shards, active_since, everyone, listed, write_shards
 from batch.errors import BatchError
 from contract.dataset import Dataset
+from contract.ids import number_of_text
 from tests.builders.triton import DATASET
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,21 +48,25 @@ def written(selection: SelectedUsers, folder: Path, shard_users: int = 100) -> t
     [
         (pa.array([3, 1, 2], pa.int64()), [1, 2, 3], {}),
         (pa.array([3, 1, 3, 3], pa.int64()), [1, 3], {"duplicate": 2}),
-        (pa.array([3, None, -1, -(2**63), 0], pa.int64()), [0, 3], {"malformed": 3}),
+        (pa.array([3, None, -1, -(2**63), 0], pa.int64()), [-1, 0, 3], {"malformed": 2}),
         (pa.array([2**63 - 1, 0], pa.int64()), [0, 2**63 - 1], {}),
         (pa.array([7, 255, 7], pa.uint8()), [7, 255], {"duplicate": 1}),
         (pa.array([2**63, 2**64 - 1, 5, None], pa.uint64()), [5], {"malformed": 3}),
-        (pa.array([4, -4], pa.int16()), [4], {"malformed": 1}),
+        (pa.array([4, -4], pa.int16()), [-4, 4], {}),
         (
             pa.array(["12", "7", " 8", "9 ", "1.0", "-3", "", "abc", "1e3", "12", None, "٣", "9" * 18]),
-            [7, 12, 10**18 - 1],
-            {"malformed": 9, "duplicate": 1},
+            [-3, 7, 12, 10**18 - 1],
+            {"malformed": 8, "duplicate": 1},
         ),
-        (pa.array(["5", "9" * 19], pa.large_string()), [5], {"malformed": 1}),
+        (
+            pa.array(["5", "9" * 19, str(2**63 - 1), str(-(2**63)), str(2**63)], pa.large_string()),
+            [5, 2**63 - 1],
+            {"malformed": 3},
+        ),
         (
             pa.array([1.0, 2.5, float("nan"), float("inf"), -0.0, -1.0, 2.0**53, 1e300, None]),
-            [0, 1],
-            {"malformed": 7},
+            [-1, 0, 1],
+            {"malformed": 6},
         ),
         (pa.array([3.0, 3.5], pa.float32()), [3], {"malformed": 1}),
         (pa.array(np.array([3.0, 3.5], dtype=np.float16)), [3], {"malformed": 1}),
@@ -188,7 +193,7 @@ def test_what_cannot_be_read_to_its_end_is_told_and_leaves_no_users(tmp_path: Pa
     ("values", "said"),
     [
         (pa.array([], pa.int64()), "no users; nothing to compute"),
-        (pa.array([None, -1], pa.int64()), r"no users \(2 malformed\); nothing to compute"),
+        (pa.array([None, -(2**63)], pa.int64()), r"no users \(2 malformed\); nothing to compute"),
     ],
     ids=["empty", "malformed"],
 )
@@ -299,3 +304,13 @@ def test_a_preparation_that_is_killed_leaves_no_users(tmp_path: Path) -> None:
     assert not (tmp_path / "users").exists()
     shards, _ = written(SelectedUsers("some", "", [pa.array([1])], 1), tmp_path)
     assert shards == [[1]], "what it left does not get in the next one's way"
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_list_of_texts_is_read_by_their_numbers(tmp_path: Path, kind: Any) -> None:
+    texts = ["anna@example.org", "\u05d0 {1}", "", "x" * 257, None, "7", "7"]
+    path = write(tmp_path / "list.parquet", pa.array(texts).cast(kind))
+    shards, told = written(listed(path, "string"), tmp_path)
+    known = sorted(map(number_of_text, ("anna@example.org", "\u05d0 {1}", "7")))
+    assert [i for shard in shards for i in shard] == known
+    assert told.skipped == {"malformed": 3, "duplicate": 1}

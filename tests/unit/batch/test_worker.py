@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.compute.worker import PATH, ShardTask, ShardWorker
+from batch.compute.chain import UserSlates
+from batch.compute.worker import PATH, ShardTask, ShardWorker, SlateFiles
 from batch.settings import BatchSettings
 from contract.environment import RedisUrl
+from contract.tensors import PAD_ID
 from ensemble.settings import EnsembleSettings
 from tests.builders.triton import make_world
 
@@ -62,3 +64,18 @@ def test_what_it_tells_does_not_grow_with_the_shard(worker: ShardWorker, tmp_pat
     rows = [worker(shard(tmp_path, "part-00000.parquet", users)) for users in (1, 5000)]
     assert [row.num_rows for row in rows] == [1, 1]
     assert not any(pa.types.is_nested(column.type) for row in rows for column in row.schema)
+
+
+def test_files_of_slates_hold_the_ids_that_callers_have() -> None:
+    slates = UserSlates(
+        np.array([5, 6]),
+        np.array([[3, 4], [4, PAD_ID]]),
+        np.array([[0.5, 0.25], [0.5, -np.inf]], np.float32),
+        np.zeros(2, np.int64),
+    )
+    numbers = SlateFiles().table(slates, 7)
+    texts = SlateFiles({5: "anna"}.get, {3: "B3", 4: "B4"}.get).table(slates, 7)
+    assert numbers["item_ids"].to_pylist() == [[3, 4], [4]]
+    assert texts["user_id"].to_pylist() == ["anna", None]  # nobody's text is known of the second
+    assert texts["item_ids"].to_pylist() == [["B3", "B4"], ["B4"]]
+    assert texts.drop(["user_id", "item_ids"]).equals(numbers.drop(["user_id", "item_ids"]))

@@ -79,8 +79,8 @@ async def test_seen_takes_any_text_in_its_path_and_names_items(tmp_path: Path) -
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"user_id": 7}, "user_id", "must be a string: the ids of this bundle are text, send it in quotes"),
-    ({"user_id": ""}, "user_id", "1 to 256 bytes"),
-    ({"user_id": "å" * 129}, "user_id", "this has 258"),
+    ({"user_id": ""}, "user_id", "1 to 256 characters"),
+    ({"user_id": "å" * 257}, "user_id", "this has 257"),
     ({"user_id": None}, "user_id", "must be a string"),
     ({"user_id": "a", "exclude_item_ids": ["b", 3]}, "exclude_item_ids.1", "must be a string"),
     ({"user_id": "a", "exclude_item_ids": "b"}, "exclude_item_ids", "must be a list"),

@@ -145,7 +145,8 @@ def test_a_collision_refuses_the_data_set(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", "is an empty text in 1 rows"), ("å" * 129, "longer than 256 bytes in 1 rows")]
+    ("text", "expected"),
+    [("", "is an empty text in 1 rows"), ("å" * 257, "longer than 256 characters in 1 rows")],
 )
 def test_texts_that_cannot_be_ids_are_refused(text: str, expected: str, tmp_path: Path) -> None:
     tables = text_tables()
