@@ -20,6 +20,10 @@ class WrongField(ValueError):
         super().__init__(f"{field}: {message}")
         self.field, self.message = field, message
 
+    def within(self, outer: str) -> WrongField:
+        """The same, of a field that stands in another."""
+        return WrongField(f"{outer}.{self.field}", self.message)
+
 
 class StageError(Exception):
     """A stage's failure; prints `code|stage|message`, which survives Triton as text."""

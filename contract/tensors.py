@@ -24,8 +24,10 @@ NO_CONTEXT = NULL_INT
 NO_DEADLINE = 2**63 - 1
 MAX_N = 100
 """N, the widest slate; a request's `n` is at most this."""
-EXCLUDE_WIDTHS = (16, 128, 1024)
+EXCLUDE_WIDTHS = (16, 128, 1024, 4096)
 """The few widths E, so that requests have equal shapes and batch together."""
+MAX_EXCLUDED = 1024
+"""Items that a caller may exclude; the rest of the widest E is for what earlier pages showed."""
 FILTER_WIDTHS = (256, 2048)
 """The few widths F."""
 

@@ -71,7 +71,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     app.state.recommendations = recommendations
     app.state.warm_up = warm_up
     app.state.checks = DependencyChecks(variant, settings.check_timeout_ms / 1000)
-    routes.add_recommend_route(app)
+    routes.add_slate_routes(app)
     for part in (routes, operations, pages):
         app.include_router(part.router)
     install_handlers(app)

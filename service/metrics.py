@@ -178,7 +178,7 @@ class Metrics:
         self._of_route(route).observe(seconds)
 
     def recommended(self, source: str, status: int) -> None:
-        """Counts one response of the recommendations route."""
+        """Counts one slate that was asked for, and the status of the response."""
         self._of_answer(source, str(status)).inc()
 
     def refused(self, reason: str) -> None:

@@ -46,6 +46,13 @@ class OwnIds:
             WrongField: an id is of the wrong kind, too long or empty.
         """
         texts: dict[int, str] = {}
+        several = body.get("requests")
+        for place, one in enumerate(several if isinstance(several, list) else ()):
+            if isinstance(one, dict):
+                try:
+                    texts |= self.number_body(one)
+                except WrongField as error:
+                    raise error.within(f"requests.{place}") from None
         if self.users == "string" and "user_id" in body:
             own = body["user_id"]
             body["user_id"] = number = _number("user_id", own, self.users)

@@ -18,12 +18,16 @@ from pydantic import (
 
 from contract.ids import FIRST, LAST, IdDtype, OwnId
 from contract.slates import SlateSource
-from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, MAX_N, NO_CONTEXT
+from contract.tensors import FILTER_WIDTHS, MAX_EXCLUDED, MAX_N, NO_CONTEXT
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=FIRST, le=LAST)]
 """The number of a user or an item; where callers' ids are text, `OwnIds` has put it in the text's place."""
 ContextValue = Annotated[StrictInt, Field(gt=NO_CONTEXT, le=INT64_MAX)]
+CURSOR = r"^[A-Za-z0-9_-]+$"
+CURSOR_LENGTH = 33_000
+MAX_USERS = 64
+"""In one request."""
 MAX_NAMES = 64
 """Of a context, or of the filters; more than any data set has columns for."""
 
@@ -52,7 +56,7 @@ class RecommendRequest(BaseModel):
         description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
         "`context`.",
     )
-    exclude_item_ids: Annotated[list[Id], Field(max_length=EXCLUDE_WIDTHS[-1])] = Field(
+    exclude_item_ids: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
     filters: dict[StrictStr, Any] = Field(
@@ -68,6 +72,11 @@ class RecommendRequest(BaseModel):
         None,
         description="Milliseconds this request may take, where that is less than the gateway's own budget. "
         "A stored or popular slate is answered when the ensemble is later than that.",
+    )
+    after: Annotated[StrictStr, Field(pattern=CURSOR, max_length=CURSOR_LENGTH)] | None = Field(
+        None,
+        description="`next` of an answer to this request, for the items that come behind those shown so far. "
+        "It may be sent for an hour.",
     )
     source: Literal["batch"] | None = Field(
         None,
@@ -170,7 +179,38 @@ class RecommendResponse(BaseModel):
         None, description="When a stored slate was made, as ISO 8601 in UTC; only there."
     )
     age_s: float | None = Field(None, description="Seconds since a stored slate was made; only there.")
+    next: str | None = Field(
+        description="Sent as `after`, gives the items that come next; null where nothing is left, or too "
+        "much was shown to go on."
+    )
     explain: Explanation | None = Field(None, description="Only where the request asked.")
+
+
+class ManyRequest(BaseModel):
+    """Requests for several users, as of `/v1/recommendations`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"requests": [{"user_id": 7, "n": 5}, {"user_id": 8, "n": 5}]}]},
+    )
+
+    requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)] = Field(
+        description="Each is answered for itself."
+    )
+
+    def of_users(self, texts: Mapping[int, str]) -> Self:
+        """Remembers the own ids, which are text, behind numbers of users."""
+        for request in self.requests:
+            request.of_users(texts)
+        return self
+
+
+class ManyResponse(BaseModel):
+    """An answer per request, in their order."""
+
+    request_id: str = Field(description="Also in the header x-request-id; each answer's own begins with it.")
+    answers: list[RecommendResponse]
 
 
 ScoreRange = Annotated[

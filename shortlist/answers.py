@@ -53,7 +53,7 @@ class Answer:
     """The items, best first, who made the slate, and what it lacks; `degraded` is empty when nothing.
 
     `timings_ms` are milliseconds by stage. `run`, `made_at` and `age_s` are of a stored slate alone.
-    `document` is the whole answer as it came.
+    `next` is the cursor of the next page. `document` is the whole answer as it came.
     """
 
     request_id: str
@@ -66,6 +66,7 @@ class Answer:
     made_at: str | None
     age_s: float | None
     explain: tuple[Trace, ...] | None
+    next: str | None
     document: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -88,6 +89,7 @@ class Answer:
             made_at=told.get("made_at"),
             age_s=told.get("age_s"),
             explain=None if explained is None else tuple(Trace.read(item) for item in explained["items"]),
+            next=told.get("next"),
             document=told,
         )
 

@@ -12,19 +12,24 @@ from starlette.types import Receive, Scope
 
 from service.failures import BodyRefused
 from service.own_ids import OwnIds
-from service.schemas import RecommendRequest
+from service.schemas import ManyRequest, RecommendRequest
 from service.settings import Settings
 
+Body = RecommendRequest | ManyRequest
 JSON = b"application/json"
-DEPTH = 6
-"""Of the deepest valid request: the object, `filters`, a column's object, its `not`, that one's `any`, the
-values."""
+DEPTH = 8
+"""Of the deepest valid body: the object, `requests`, one of them, its `filters`, a column's object, its
+`not`, that one's `any`, the values."""
 
 
 async def read_request(
-    scope: Scope, receive: Receive, settings: Settings, ids: OwnIds
-) -> RecommendRequest | None:
-    """Reads and checks a recommendation request; None where the caller left before it was whole.
+    scope: Scope,
+    receive: Receive,
+    settings: Settings,
+    ids: OwnIds,
+    kind: type[RecommendRequest] | type[ManyRequest],
+) -> Body | None:
+    """Reads and checks a request of a kind; None where the caller left before it was whole.
 
     Raises:
         BodyRefused: the body is too long, too late, not JSON, or JSON that parsers disagree on.
@@ -40,9 +45,9 @@ async def read_request(
     try:
         document = parse_json(body)
         if ids.are_numbers or not isinstance(document, dict):
-            return RecommendRequest.model_validate(document)
+            return kind.model_validate(document)
         texts = ids.number_body(document)
-        return RecommendRequest.model_validate(document).of_users(texts)
+        return kind.model_validate(document).of_users(texts)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None

@@ -21,6 +21,9 @@ from service.metrics import Metrics
 log = structlog.get_logger()
 
 RECOMMENDATIONS = "/v1/recommendations"
+MANY = f"{RECOMMENDATIONS}/many"
+SLATES = frozenset({RECOMMENDATIONS, MANY})
+"""The routes that answer with slates."""
 GUARDED = "/v1/"
 """Health, metrics, pages and the API's description tell nothing of a user: anyone may see them, always."""
 REQUEST_ID = b"x-request-id"
@@ -39,7 +42,7 @@ _CHALLENGE = 'Bearer realm="shortlist"'
 
 
 class RequestLayer:
-    """Wraps the app. The routes may put `source` into the request's state; it is counted and logged here."""
+    """Wraps the app. The routes may put `sources` into the request's state; they are counted here."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -78,11 +81,12 @@ class RequestLayer:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         path, status = scope["path"], status or CALLER_LEFT
         # A request that a layer above the routes refused has no route, and is still one of these.
-        unrouted = RECOMMENDATIONS if path == RECOMMENDATIONS else "other"
-        route = getattr(scope.get("route"), "path", unrouted)
+        unrouted: str = path if path in SLATES else "other"
+        route: str = getattr(scope.get("route"), "path", unrouted)
         self.metrics.responded(route, seconds)
-        if route == RECOMMENDATIONS:
-            self.metrics.recommended(scope["state"].get("source", "none"), status)
+        if route in SLATES:
+            for source in scope["state"].get("sources", ("none",)):
+                self.metrics.recommended(source, status)
         write = log.debug if route in _QUIET else log.info
         write(
             "request",

@@ -98,7 +98,8 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "user_id":
                     _become(parameter["schema"], user)
-    for example in schemas["RecommendRequest"].get("examples", ()):
+    of_many = [one for example in schemas["ManyRequest"].get("examples", ()) for one in example["requests"]]
+    for example in [*schemas["RecommendRequest"].get("examples", ()), *of_many]:
         example["user_id"] = next(iter(manifest.sample_user_ids), example["user_id"])
         if manifest.item_id_dtype == "string":
             example.pop("exclude_item_ids", None)

@@ -149,7 +149,8 @@ class WarmUp:
         """Asks for one slate, gives its source; empty where the ensemble refuses."""
         request = RecommendRequest(user_id=self._user_ids[number % len(self._user_ids)])
         try:
-            return (await self._recommendations.answer(request, f"warm-up-{number}")).source
+            (source,) = (await self._recommendations.answer(request, f"warm-up-{number}")).sources
+            return source
         except StageError as error:
             log.warning("warm_up_refused", reason=str(error))
             return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.routing import APIRoute
@@ -13,11 +13,13 @@ from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.http.body import read_request
-from service.http.layers import RECOMMENDATIONS
+from service.http.layers import MANY, RECOMMENDATIONS
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
 from service.schemas import (
     BundleResponse,
+    ManyRequest,
+    ManyResponse,
     Problem,
     RecommendRequest,
     RecommendResponse,
@@ -55,11 +57,13 @@ class RawRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.app = self._answer
+        self._kind: type[RecommendRequest] | type[ManyRequest] = get_type_hints(endpoint)["body"]
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the body, calls the function, and ends with a caller who leaves; errors are the app's."""
         recommendations: Recommendations = scope["app"].state.recommendations
-        body = await read_request(scope, receive, recommendations.settings, recommendations.variant.ids)
+        settings, ids = recommendations.settings, recommendations.variant.ids
+        body = await read_request(scope, receive, settings, ids, self._kind)
         if body is None:
             return  # the caller left before it was whole
         watch = CallerWatch(receive)
@@ -120,22 +124,40 @@ async def recommend(
     `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
     answer = await recommendations.answer(body, request_id_of(request))
-    request.scope["state"]["source"] = answer.source
+    request.scope["state"]["sources"] = answer.sources
     bind_contextvars(**answer.log_fields)
     return answer
 
 
-def add_recommend_route(app: FastAPI) -> None:
-    """Adds the one route that has to be quick, to the app itself: an included router takes longer."""
-    app.router.add_api_route(
-        RECOMMENDATIONS,
-        recommend,
-        methods=["POST"],
-        tags=["recommendations"],
-        response_model=RecommendResponse,
-        responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
-        route_class_override=RawRoute,
-    )
+async def recommend_many(
+    body: ManyRequest, request: Request, recommendations: RecommendationsDep
+) -> RenderedAnswer:
+    """The best items for each of several users, in their order.
+
+    Every one is answered as by `/v1/recommendations`, within one budget for all: each has its own `source`
+    and `degraded`. A wrong field of one, named with its place, refuses all.
+    """
+    answer = await recommendations.answers(body.requests, request_id_of(request))
+    request.scope["state"]["sources"] = answer.sources
+    bind_contextvars(**answer.log_fields)
+    return answer
+
+
+def add_slate_routes(app: FastAPI) -> None:
+    """Adds the routes that have to be quick, to the app itself: an included router takes longer."""
+    for path, endpoint, model in (
+        (RECOMMENDATIONS, recommend, RecommendResponse),
+        (MANY, recommend_many, ManyResponse),
+    ):
+        app.router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            tags=["recommendations"],
+            response_model=model,
+            responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
+            route_class_override=RawRoute,
+        )
 
 
 @router.get("/users/{user_id:path}/seen", responses=problems(401, 422, 503))

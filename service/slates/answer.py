@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,21 +24,25 @@ from service.slate import ItemTrace, Provenance, Slate
 from service.slates.batch import BatchStep
 from service.slates.ensemble import EnsembleStep
 from service.slates.ladder import Ladder, Outcome, SlateRequest
+from service.slates.paging import cursor_after, shown_before
 from service.slates.popular import PopularStep
 from service.store.store import Card
 from service.variant import Variant
 
 DISPLAY = str(Degradation.DISPLAY)
+AT_ONCE = 16
+"""Of several requests that came in one, so many are answered at the same time: as many as share a call."""
 _TRACE = ItemTrace.__slots__
 _PROVENANCE = Provenance.__slots__
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedAnswer:
-    """The JSON that `schemas.RecommendResponse` describes, and what the headers and the log say of it."""
+    """The JSON that `schemas.RecommendResponse` or `ManyResponse` describes, the source of each slate in it,
+    and what the headers and the log say of it."""
 
     body: bytes
-    source: str
+    sources: tuple[str, ...]
     timings_ms: dict[str, float]
     log_fields: dict[str, Any]
 
@@ -64,15 +70,49 @@ class Recommendations:
         outright = Ladder([self.batch, self.popular], metrics)
         self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
 
-    async def answer(self, request: RecommendRequest, request_id: str) -> RenderedAnswer:
-        """Makes the best slate that the budget allows.
+    async def answers(self, requests: Sequence[RecommendRequest], request_id: str) -> RenderedAnswer:
+        """Answers several requests, `AT_ONCE` at a time, within one budget.
+
+        Raises:
+            WrongField: as `answer` raises it, with the request's place.
+            StageError: as `answer` raises it for one of them.
+        """
+        started = time.monotonic()
+        for place, request in enumerate(requests):
+            try:
+                check_request(request, self.variant, self.settings)
+                shown_before(request, time.time())
+            except WrongField as error:
+                raise error.within(f"requests.{place}") from None
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def answered(place: int, request: RecommendRequest) -> RenderedAnswer:
+            async with turn:
+                return await self.answer(request, f"{request_id}:{place}", started)
+
+        made = await asyncio.gather(*(answered(place, one) for place, one in enumerate(requests)))
+        sources = tuple(source for one in made for source in one.sources)
+        body = b'{"request_id":%b,"answers":[%b]}' % (
+            orjson.dumps(request_id),
+            b",".join(one.body for one in made),
+        )
+        timings = {"total": round((time.monotonic() - started) * 1000, 3)}
+        return RenderedAnswer(body, sources, timings, {"users": len(made), "sources": Counter(sources)})
+
+    async def answer(
+        self, request: RecommendRequest, request_id: str, started: float | None = None
+    ) -> RenderedAnswer:
+        """Makes the best slate that the budget allows, which began with `started`, else begins now.
 
         Raises:
             WrongField: the request names something that this bundle does not have, or wants too long.
             StageError: the ensemble refused the request or broke its contract; no later step hides that.
         """
-        started = time.monotonic()
+        started = time.monotonic() if started is None else started
         filters = check_request(request, self.variant, self.settings)
+        whole, shown = request, shown_before(request, time.time())
+        if shown:
+            request = whole.model_copy(update={"exclude_item_ids": [*whole.exclude_item_ids, *shown]})
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
         asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s))
         slate = await self.ladders[request.source].slate(asked)
@@ -99,6 +139,7 @@ class Recommendations:
             "degraded": degraded,
             "bundle": self.variant.name,
             "timings_ms": timings,
+            "next": cursor_after(whole, [*shown, *slate.item_ids], time.time()) if slate.item_ids else None,
         }
         if slate.provenance is not None:
             content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
@@ -113,7 +154,7 @@ class Recommendations:
             }
         log_fields = {"user_id": request.own_user_id, "n": len(slate.item_ids), "source": slate.source}
         log_fields |= {"degraded": degraded} | asked.log_fields
-        return RenderedAnswer(orjson.dumps(content), str(slate.source), timings, log_fields)
+        return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields)
 
     async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
         """Display fields, and whether none is missing.

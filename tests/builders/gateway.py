@@ -161,6 +161,7 @@ def make_outputs(
     candidates = np.full(k, PAD_ID)
     candidates[: len(alive[:k])] = retrieved[alive[:k]]
     ranking = np.where(candidates % 2 == 0, 0.5, 0.25) - np.arange(k) / 1000
+    ranking[candidates == PAD_ID] = -1
     best = np.argsort(-ranking, kind="stable")[: min(n, len(alive))]
     item_ids = np.full(MAX_N, PAD_ID)
     item_scores = np.full(MAX_N, -np.inf)
