@@ -13,6 +13,7 @@ from contract.bundle import BundleError
 from contract.ids import number_of_text
 from contract.slates import Published
 from service.failures import DependencyUnavailable
+from service.http.layers import MANY
 from service.variant import read_bundle
 from tests.builders.gateway import (
     CATALOGUE,
@@ -75,6 +76,21 @@ async def test_seen_takes_any_text_in_its_path_and_names_items(tmp_path: Path) -
     told = response.json()
     assert (told["user_id"], told["total"]) == (USER, 3)
     assert own_ids(told) == [text_of(5), text_of(6)]
+
+
+async def test_several_users_and_pages_speak_text(tmp_path: Path) -> None:
+    async with client_of(make_text_app(tmp_path)) as client:
+        requests = [{"user_id": USER, "n": 3}, {"user_id": "other", "n": 2, "exclude_item_ids": ["B1"]}]
+        first = (await client.post(MANY, json={"requests": requests})).json()["answers"]
+        assert [answer["user_id"] for answer in first] == [USER, "other"]
+        page = {"user_id": USER, "n": 3, "after": first[0]["next"]}
+        second = (await client.post(MANY, json={"requests": [page]})).json()["answers"][0]
+        wrong = await client.post(MANY, json={"requests": [{"user_id": "a"}, {"user_id": 7}]})
+    shown = own_ids(first[0]) + own_ids(second)
+    assert len(shown) == len(set(shown)) == 6
+    assert set(shown) <= TEXTS
+    assert wrong.status_code == 422
+    assert [one["field"] for one in wrong.json()["errors"]] == ["requests.1.user_id"]
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [

@@ -21,7 +21,8 @@ RECOMMENDATIONS = "/v1/recommendations"
 
 async def pages(app: Any, **body: Any) -> list[list[int]]:
     """Asks page after page, until there is no next one."""
-    found, after = [], {}
+    found: list[list[int]] = []
+    after: dict[str, str] = {}
     async with client_of(app) as client:
         while True:
             response = await client.post(RECOMMENDATIONS, json=body | after)
