@@ -98,18 +98,19 @@ wanted: st.SearchStrategy[Wanted] = st.dictionaries(
 
 def is_passing(row: Row, filters: Wanted) -> bool:
     """The oracle: in every column, is what the item holds what is asked for."""
-    return all(_is_met(row[column], asked, DTYPES[column]) for column, asked in filters.items())
+    return all(is_met(row[column], asked, DTYPES[column]) for column, asked in filters.items())
 
 
-def _is_met(cell: Any, asked: Any, dtype: str) -> bool:
-    held = _listed(cell)
+def is_met(cell: Any, asked: Any, dtype: str) -> bool:
+    """Whether what an item holds in a column of a dtype is what is asked for."""
+    held = listed(cell)
     if isinstance(asked, list):
         return (not held and None in asked) or any(
             _is_equal(one, value, dtype) for one in held for value in asked if value is not None
         )
     rules: dict[str, Callable[[Any], bool]] = {
-        "any": lambda values: _is_met(cell, values, dtype),
-        "not": lambda unwanted: not _is_met(cell, unwanted, dtype),
+        "any": lambda values: is_met(cell, values, dtype),
+        "not": lambda unwanted: not is_met(cell, unwanted, dtype),
         "gt": lambda bound: bool(held) and held[0] > _as_held(bound, dtype),
         "gte": lambda bound: bool(held) and held[0] >= _as_held(bound, dtype),
         "lt": lambda bound: bool(held) and held[0] < _as_held(bound, dtype),
@@ -126,5 +127,6 @@ def _is_equal(held: Any, value: Value, dtype: str) -> bool:
     return bool(_as_held(held, dtype) == _as_held(value, dtype))
 
 
-def _listed(cell: Any) -> list[Any]:
+def listed(cell: Any) -> list[Any]:
+    """Gives the values that an item holds in a column."""
     return [one for one in (cell if isinstance(cell, list) else [cell]) if one is not None]
