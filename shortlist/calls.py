@@ -21,7 +21,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 class Asked(TypedDict, total=False):
     """What a recommendation may ask for; left out, the gateway's own defaults hold. `/docs` describes each.
 
-    `filters` maps a column to its allowed values, or to what the gateway's version takes instead.
+    `filters` maps a column to its allowed values, or to an object of bounds, `any` and `not`; `after` takes
+    the `next` of the answer before.
     """
 
     n: int
@@ -30,6 +31,7 @@ class Asked(TypedDict, total=False):
     filters: Mapping[str, Any]
     explain: bool
     latency_budget_ms: int
+    after: str
     source: Literal["batch"]
 
 
@@ -68,6 +70,16 @@ def recommend(user_id: Id, asked: Asked) -> Call[Answer]:
     return Call("POST", "/v1/recommendations", Answer.read, _body({"user_id": user_id}, asked))
 
 
+def recommend_many(requests: Sequence[Mapping[str, Any]]) -> Call[list[Answer]]:
+    """Asks for the best items of each of several users, each as its request says."""
+
+    def read(told: Mapping[str, Any]) -> list[Answer]:
+        return [Answer.read(answer) for answer in told["answers"]]
+
+    body = {"requests": [_body({}, request) for request in requests]}
+    return Call("POST", "/v1/recommendations/many", read, body)
+
+
 def seen(user_id: Id, limit: int) -> Call[ItemHistory]:
     """Asks what a user has seen."""
     part = quote(str(user_id), safe="").replace(".", "%2E")  # or ".." would climb
@@ -92,7 +104,7 @@ def headers(request_id: str | None) -> dict[str, str]:
     return {"x-request-id": request_id or uuid.uuid4().hex}
 
 
-def _body(first: dict[str, Any], asked: Asked) -> dict[str, Any]:
+def _body(first: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     return first | {
         name: list(value) if name.endswith("_ids") and isinstance(value, Sequence) else value
         for name, value in asked.items()

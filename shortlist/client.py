@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -99,6 +100,20 @@ class Client(_Caller):
         """
         return self._ask(calls.recommend(user_id, asked), request_id, timeout_s)
 
+    def recommend_many(
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Answer]:
+        """Asks for 1 to 64 users at once; a request is `user_id` and what `recommend` may ask.
+
+        Raises:
+            ShortlistError: there is no answer; one wrong request refuses all.
+        """
+        return self._ask(calls.recommend_many(requests), request_id, timeout_s)
+
     def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.
 
@@ -179,6 +194,20 @@ class AsyncClient(_Caller):
             ShortlistError: there is no answer; the exceptions of this package say why.
         """
         return await self._ask(calls.recommend(user_id, asked), request_id, timeout_s)
+
+    async def recommend_many(
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Answer]:
+        """Asks for 1 to 64 users at once; a request is `user_id` and what `recommend` may ask.
+
+        Raises:
+            ShortlistError: there is no answer; one wrong request refuses all.
+        """
+        return await self._ask(calls.recommend_many(requests), request_id, timeout_s)
 
     async def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.

@@ -335,3 +335,25 @@ def test_it_imports_httpx_alone() -> None:
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
     assert imported - sys.stdlib_module_names == {"httpx", "shortlist"}
+
+
+def test_several_users_are_asked_for_at_once_and_pages_go_on() -> None:
+    document = {"request_id": "mine", "answers": [ANSWER, ANSWER | {"next": "abc"}]}
+    transport, asked = answers(*[httpx.Response(200, json=document)] * 2)
+    requests: list[dict[str, Any]] = [
+        {"user_id": 7, "n": 1},
+        {"user_id": 8, "exclude_item_ids": (1, 2), "after": "xyz"},
+    ]
+
+    async def ask() -> list[shortlist.Answer]:
+        async with AsyncClient("http://gateway", transport=transport) as client:
+            return await client.recommend_many(requests)
+
+    with Client("http://gateway", transport=transport) as client:
+        found = client.recommend_many(requests)
+    assert found == asyncio.run(ask())
+    assert [answer.next for answer in found] == [None, "abc"]
+    assert [answer.item_ids for answer in found] == [[3], [3]]
+    assert {request.url.path for request in asked} == {"/v1/recommendations/many"}
+    sent = json.loads(asked[0].content)
+    assert sent == {"requests": [requests[0], requests[1] | {"exclude_item_ids": [1, 2]}]}
