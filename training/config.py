@@ -54,7 +54,7 @@ class TrainingSettings(BaseSettings):
 
     data: str = Field(
         "default",
-        description="The data set: kuairand, movielens, synthetic, or the folder of your own. "
+        description="The data set: kuairand, movielens, groceries, lastfm, synthetic, or a folder. "
         "Default: kuairand where its files are found, else synthetic.",
     )
     data_dir: Path = Field(

@@ -118,7 +118,7 @@ class World:
         """Asks for a recommendation."""
         return httpx.post(f"{self.url}/v1/recommendations", json=body, timeout=30.0, trust_env=False)
 
-    def recommend(self, user_id: int, **body: Any) -> dict[str, Any]:
+    def recommend(self, user_id: int | str, **body: Any) -> dict[str, Any]:
         """Asks for a recommendation, which must be answered."""
         answer = self.post(user_id=user_id, **body)
         assert answer.status_code == 200, answer.text

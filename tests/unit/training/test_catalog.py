@@ -43,7 +43,8 @@ def test_a_name_without_files_says_where_they_belong(tmp_path: Path) -> None:
 
 def test_neither_a_name_nor_a_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match=r"DATA=kuairnd: neither one of kuairand, movielens, synthetic nor a folder"
+        DatasetError,
+        match=r"DATA=kuairnd: neither one of kuairand, movielens, synthetic, groceries, lastfm nor",
     ):
         catalog.prepare("kuairnd", tmp_path, tmp_path / "var", say=quiet)
 
@@ -102,3 +103,20 @@ def test_a_data_set_that_fails_later_leaves_the_earlier_one(tmp_path: Path) -> N
     with pytest.raises(ProblemsError):
         catalog.prepare(str(folder), tmp_path, tmp_path / "var", say=quiet)
     assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+
+
+def test_public_files_that_are_only_declared_are_prepared_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "groceries"
+    folder.mkdir()
+    plain = ["milk", "bread", "tea", "salt", "rice", "fish", "nuts", "soap", "wine", "oil"]
+    goods = [f"{good} & Co." for good in plain]
+    days = [f"{1 + row % 28:02}-{1 + row // 28 % 12:02}-2015" for row in range(400)]
+    lines = [f"{1000 + row % 20},{day},{goods[row * 7 % 10]}" for row, day in enumerate(days)]
+    (folder / "groceries.csv").write_text("\r\n".join(["Member_number,Date,itemDescription", *lines]))
+    prepared = catalog.prepare("groceries", tmp_path, tmp_path / "var", say=quiet)
+    assert sorted(prepared.items["own_item_id"]) == sorted(goods)
+    assert (prepared.interactions["is_chosen"] == 1).all()
+    (folder / "dataset.yaml").write_text("name: mine")
+    assert catalog.find("groceries", tmp_path, quiet).name == "own"
+    with pytest.raises(DatasetError, match=r"lastfm: no files in .*; unpack hetrec2011"):
+        catalog.prepare("lastfm", tmp_path, tmp_path / "var", say=quiet)

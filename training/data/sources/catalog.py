@@ -13,7 +13,7 @@ from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from training.data import prepared
 from training.data.files import RawTable
 from training.data.prepared import Prepared, fingerprint, load_prepared, read_stamp
-from training.data.sources import kuairand, movielens, own, synthetic
+from training.data.sources import declared, kuairand, movielens, own, synthetic
 from training.data.sources.adapter import Raw
 from training.data.validate import as_table, validate
 
@@ -22,6 +22,7 @@ DEFAULT = "default"
 FORM = "3"
 """Raised when the prepared form changes, so that nothing older is reused. Adapters are hashed themselves."""
 NAMES = (kuairand.NAME, movielens.NAME, synthetic.NAME)
+"""Names that no data set of one's own may have."""
 _DOWNLOADED: tuple[ModuleType, ...] = (kuairand, movielens)
 
 Say = Callable[[str], None]
@@ -60,6 +61,8 @@ def find(source: str, data_dir: Path, say: Say) -> DataSource:
                 f"{source}: no files in {data_dir} (looked for {', '.join(adapter.FOLDERS)}); "
                 f"{adapter.HOW_TO_GET} there, or set SHORTLIST_DATA_DIR"
             )
+    if source in declared.NAMES:
+        return _find_declared(source, data_dir / source)
     folder = Path(source)
     if folder.is_dir():
         for adapter in _DOWNLOADED:  # such as DATA=downloads/ml-1m
@@ -67,7 +70,20 @@ def find(source: str, data_dir: Path, say: Say) -> DataSource:
                 return DataSource(adapter.NAME, folder, tuple(adapter.files(folder)))
         return DataSource(own.NAME, folder, tuple(own.files(folder)))
     raise DatasetError(
-        f"DATA={source}: neither one of {', '.join(NAMES)} nor a folder; see docs/your-data.md"
+        f"DATA={source}: neither one of {', '.join((*NAMES, *declared.NAMES))} nor a folder; see "
+        "docs/your-data.md"
+    )
+
+
+def _find_declared(name: str, folder: Path) -> DataSource:
+    """A `dataset.yaml` beside the files is somebody's own, and is taken instead of ours."""
+    if (folder / DATASET_FILE).is_file():
+        return DataSource(own.NAME, folder, tuple(own.files(folder)))
+    if files := declared.files(name, folder):
+        return DataSource(name, folder, tuple(files))
+    raise DatasetError(
+        f"{name}: no files in {folder}; {declared.HOW_TO_GET[name]} there, or set SHORTLIST_DATA_DIR to the "
+        "folder above; `./` before the name means a folder of your own"
     )
 
 
@@ -119,9 +135,10 @@ def _folder_of(found: DataSource, var_dir: Path) -> Path:
 
 
 def _read(found: DataSource, size: synthetic.Size) -> tuple[Dataset, dict[str, RawTable]]:
-    if found.name == own.NAME:
-        assert found.folder is not None
+    if found.folder is not None and found.name == own.NAME:
         return own.read(found.folder)
+    if found.folder is not None and found.name in declared.NAMES:
+        return declared.read(found.name, found.folder)
     raw: Raw
     if found.folder is None:
         raw = synthetic.read(size)

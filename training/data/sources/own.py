@@ -26,14 +26,18 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> tuple[Dataset, dict[str, RawTable]]:
-    """Reads `dataset.yaml` and the three tables as they are.
+    """Reads `dataset.yaml`, then as `read_tables`."""
+    return read_tables(Dataset.load(folder), folder)
+
+
+def read_tables(dataset: Dataset, folder: Path) -> tuple[Dataset, dict[str, RawTable]]:
+    """Reads the three tables in a folder as they are.
 
     Users, or items, that have no file and of which only the id is declared are those of the interactions.
 
     Raises:
         DatasetError: a file is missing or unreadable; every one is named.
     """
-    dataset = Dataset.load(folder)
     problems: list[str] = []
     tables: dict[str, RawTable] = {}
     missing: list[str] = []

@@ -1,0 +1,157 @@
+"""Ids that are text, from three tables to answers: a small world of its own on real servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.builders.world import World, eventually
+from tests.integration.test_page import Page
+
+SIGNS = "{}:*|,'\"\\ /%?#&=<>\u05d0\U0001f600"
+USERS = [f"reader {i}{SIGNS[i % len(SIGNS)]}@example.org" for i in range(60)]
+ITEMS = [f"B{i:04}{SIGNS[i % len(SIGNS)]}" for i in range(40)]
+GENRES = ["crime", "travel", "poetry"]
+DECLARATION: dict[str, Any] = {
+    "name": "texts",
+    "users": {"user_id": {"role": "id", "dtype": "string"}},
+    "items": {
+        "item_id": {"role": "id", "dtype": "string"},
+        "item_title": {"role": "display_name"},
+        "item_genre": {"role": "categorical", "dtype": "string", "is_filterable": True},
+    },
+    "interactions": {
+        "user_id": {"role": "id", "dtype": "string"},
+        "item_id": {"role": "id", "dtype": "string"},
+        "timestamp": {"role": "timestamp"},
+        "is_read": {"role": "label"},
+    },
+}
+
+
+def write_tables(folder: Path) -> None:
+    """Writes 60 readers, 40 books, and 900 rows in which readers like a genre."""
+    rng = np.random.default_rng(5)
+    rows = 900
+    user, item = rng.integers(0, len(USERS), rows), rng.integers(0, len(ITEMS), rows)
+    folder.mkdir()
+    pd.DataFrame({"user_id": USERS}).to_parquet(folder / "users.parquet")
+    pd.DataFrame(
+        {
+            "item_id": ITEMS,
+            "item_title": [f"Book {i}" for i in range(len(ITEMS))],
+            "item_genre": [GENRES[i % 3] for i in range(len(ITEMS))],
+        }
+    ).to_parquet(folder / "items.parquet")
+    pd.DataFrame(
+        {
+            "user_id": [USERS[i] for i in user],
+            "item_id": [ITEMS[i] for i in item],
+            "timestamp": pd.Timestamp("2025-09-01", tz="UTC") + pd.to_timedelta(np.arange(rows), unit="h"),
+            "is_read": (rng.random(rows) < np.where(user % 3 == item % 3, 0.8, 0.1)).astype("int64"),
+        }
+    ).to_parquet(folder / "interactions.parquet")
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(DECLARATION, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world, served, with everyone's slate stored."""
+    folder = tmp_path_factory.mktemp("texts")
+    write_tables(folder / "tables")
+    world = World.make(folder / "var")
+    done = world.run("dev", "-m", "deploy.local.demo", "--keep", "--force", DATA=str(folder / "tables"))
+    try:
+        assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+        batch = world.run("batch", "-m", "batch", "run")
+        assert batch.returncode == 0, batch.stdout + batch.stderr
+        yield world
+    finally:
+        world.down()
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def seen(world: World, user: str) -> list[str]:
+    answer = httpx.get(f"{world.url}/v1/users/{quote(user, safe='')}/seen?limit=200", trust_env=False)
+    told: dict[str, Any] = answer.json()
+    assert told["user_id"] == user
+    return ids(told)
+
+
+def rows_of(world: World) -> pd.DataFrame:
+    return pd.read_parquet(world.var.parent / "tables" / "interactions.parquet")
+
+
+def test_the_caller_asks_and_is_answered_in_text(texts: World) -> None:
+    for user in USERS[: len(SIGNS)]:
+        answer = texts.recommend(user, n=5, explain=True)
+        assert (answer["user_id"], answer["source"]) == (user, "ensemble")
+        assert "unknown_user" not in answer["degraded"]
+        for item in answer["items"] + answer["explain"]["items"]:
+            assert item["item_title"] == f"Book {ITEMS.index(item['item_id'])}"
+
+
+def test_what_a_user_has_seen_is_named_and_not_answered(texts: World) -> None:
+    log = rows_of(texts)
+    for user in USERS[:5]:
+        known = set(log.loc[log["user_id"] == user, "item_id"])
+        assert set(seen(texts, user)) == known
+        assert not known & set(ids(texts.recommend(user, n=40)))
+
+
+def test_what_is_excluded_by_text_stays_away_and_filters_hold(texts: World) -> None:
+    user = USERS[7]
+    first = ids(texts.recommend(user, n=10))
+    rest = ids(texts.recommend(user, n=10, exclude_item_ids=[*first[:3], "no such item"]))
+    assert not set(first[:3]) & set(rest)
+    poems = texts.recommend(user, n=5, filters={"item_genre": ["poetry"]})
+    assert {ITEMS.index(item_id) % 3 for item_id in ids(poems)} == {2}
+
+
+def test_stored_slates_are_of_texts_in_answers_and_in_files(texts: World) -> None:
+    user = USERS[3]
+    assert eventually(lambda: texts.recommend(user, source="batch")["source"] == "batch")
+    stored = texts.recommend(user, n=5, source="batch")
+    (run,) = (texts.var / "batch" / "texts").iterdir()
+    rows = [row for part in (run / "slates").iterdir() for row in pq.read_table(part).to_pylist()]
+    assert {row["user_id"] for row in rows} == set(USERS)
+    assert {item_id for row in rows for item_id in row["item_ids"]} <= set(ITEMS)
+    (its,) = (row for row in rows if row["user_id"] == user)
+    assert ids(stored) == its["item_ids"][:5]
+
+
+def test_some_users_slates_are_made_anew_by_a_list_of_texts(texts: World, tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": [USERS[3], USERS[4], "nobody"]}).to_parquet(tmp_path / "list.parquet")
+    done = texts.run("batch", "-m", "batch", "run", "--users", str(tmp_path / "list.parquet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 slates" in done.stdout
+
+
+def test_a_number_is_refused_with_the_remedy(texts: World) -> None:
+    answer = texts.post(user_id=7)
+    assert answer.status_code == 422
+    assert "user_id must be a string" in json.loads(answer.text)["detail"]
+
+
+def test_the_page_takes_texts(texts: World, browser: Any) -> None:
+    page = Page(browser, texts.url)
+    user = next(user for user in USERS if "#" in user)
+    page.open(f"?user={quote(user, safe='')}&n=5")
+    assert f"5 items for user {user} in" in page.text("#status")
+    assert len(page.all("#seen li")) == len(seen(texts, user)[:20])
+    page.all("#samples button")[-1].click()
+    page.until(lambda: page.is_done() and texts.manifest()["sample_user_ids"][-1] in page.text("#status"))
+    assert page.problems() == []
