@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,15 @@ class OwnIds:
             own = body["user_id"]
             body["user_id"] = number = _number("user_id", own, self.users)
             texts[number] = own
-        if self.items == "string" and isinstance(body.get("exclude_item_ids"), list):
-            excluded = enumerate(body["exclude_item_ids"])
-            body["exclude_item_ids"] = [
-                _number(f"exclude_item_ids.{place}", own, self.items) for place, own in excluded
-            ]
+        excluded = body.get("exclude_item_ids")
+        if self.items == "string" and isinstance(excluded, list):
+            try:
+                body["exclude_item_ids"] = list(map(_kept_number, excluded))
+            except (ValueError, TypeError):  # say which one
+                body["exclude_item_ids"] = [
+                    _number(f"exclude_item_ids.{place}", own, self.items)
+                    for place, own in enumerate(excluded)
+                ]
         return texts
 
     def user_of_path(self, text: str) -> tuple[int, OwnId]:
@@ -81,6 +86,12 @@ class OwnIds:
     def named(self, item_ids: Iterable[int]) -> Iterator[tuple[int, OwnId]]:
         """Takes numbers, gives them with own ids; without those that this bundle cannot name."""
         return ((number, own) for number in item_ids if (own := self.item(number)) is not None)
+
+
+@lru_cache(65_536)
+def _kept_number(own: OwnId) -> int:
+    """The number of an id that is text; callers exclude the same items again and again."""
+    return number_of(own, "string")
 
 
 def _number(field: str, own: Any, dtype: IdDtype) -> int:
