@@ -131,10 +131,13 @@ def explain_redis(error: Exception) -> str:
     """Says in one line what a Redis client's error is and what to do, whichever release the client is of."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    said = said.rpartition("of pipeline caused error: ")[2]  # before it stand keys and values
     if "AuthenticationError" in kinds:
         return AUTHENTICATION_FAILED
     if "NoPermissionError" in kinds:
         return f"{said}; docs/operations.md lists what the user in {REDIS_URL} must be allowed"
+    if "OOM" in said:
+        return "it is full: raise its maxmemory (of the local one: SHORTLIST_REDIS_MAXMEMORY_MB)"
     if "SSL" in said:
         return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"
     if kinds & {"ConnectionError", "TimeoutError", "OSError"}:

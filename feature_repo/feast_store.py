@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
+from redis.exceptions import RedisError
 
 from contract.dataset import DatasetError
 from contract.features import FeatureSet
@@ -57,6 +58,7 @@ class FeastStore:
 
         Raises:
             DatasetError: Feast could not.
+            RedisError: Redis does not answer, or refused.
         """
         assert self.store is not None, "apply first"
         with _feast(f"write {view}"):
@@ -86,7 +88,7 @@ def _feast(what: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except DatasetError:
+        except (DatasetError, RedisError):
             raise
         except Exception as error:
             raise DatasetError(f"Feast could not {what}: {type(error).__name__}: {error}") from error

@@ -55,15 +55,16 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
     Redis, and counts what is there then.
 
     Raises:
-        DatasetError: nothing was computed, Redis does not answer or lost rows, Feast failed, or another run
-            is at it.
+        DatasetError: nothing was computed, Redis does not answer, refused or lost rows, Feast failed, or
+            another run is at it.
     """
     folder = folder.resolve()
     computed, project = Computed.read(folder), folder.name
-    online = OnlineStore(connect(url), project)
     feast = FeastStore(folder.parents[1], project, connection_string(url))
     say(f"features of {project} as of {computed.made.as_of:%Y-%m-%d %H:%M:%S} UTC")
-    with _alone(feast.folder):
+    with _alone(feast.folder), _explained(url):
+        online = OnlineStore(Redis(**url.connection_kwargs()), project)
+        online.redis.ping()
         feast.apply()
         differences = _differences(computed, online, feast.folder / LOADED)
         changed = _changed_users(differences)
@@ -97,18 +98,17 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
     return arrived
 
 
-def connect(url: RedisUrl) -> Redis:
-    """Opens Redis.
+@contextmanager
+def _explained(url: RedisUrl) -> Iterator[None]:
+    """Turns whatever Redis refuses in its body into one line.
 
     Raises:
-        DatasetError: it does not answer.
+        DatasetError: the Redis at `url` does not answer, or refused.
     """
     try:
-        redis = Redis(**url.connection_kwargs())
-        redis.ping()
+        yield
     except RedisError as error:
-        raise DatasetError(f"Redis does not answer at {url.address}: {explain_redis(error)}") from None
-    return redis
+        raise DatasetError(f"Redis at {url.address}: {explain_redis(error)}") from None
 
 
 @contextmanager

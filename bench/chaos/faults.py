@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bench.chaos.judge import (
     TOLERANCE_MS,
+    WINDOW_S,
     Judged,
     Made,
     in_time,
@@ -31,24 +32,42 @@ CALM_S = 5.0
 
 @dataclass(frozen=True)
 class Harm:
-    """A signal to one server; `released_s` seconds later, where given, a stopped one goes on."""
+    """A signal to one server; `released_s` seconds later, where given, a stopped one goes on.
+
+    `heals_s` is the time that healing may take on a busy machine: a load that ends before cannot tell.
+    """
 
     name: str
     target: str
     number: signal.Signals
     healed_by: str
+    heals_s: float
     released_s: float | None = None
+
+    def load_s(self, seconds: float) -> float:
+        """How long the load must last, `seconds` at least."""
+        return max(seconds, CALM_S + self.heals_s + WINDOW_S)
 
 
 HARMS = (
-    Harm("kill -9 of Triton", TRITON, signal.SIGKILL, "the supervisor"),
-    Harm("kill -9 of Triton's Python process", STUB, signal.SIGKILL, "the watch, at once"),
-    Harm("kill -9 of Redis", REDIS, signal.SIGKILL, "the supervisor"),
-    Harm("Redis accepts and never replies", REDIS, signal.SIGSTOP, "the watch, after three silent looks"),
-    Harm("Redis does not reply for 3 s", REDIS, signal.SIGSTOP, "Redis itself", released_s=3.0),
-    Harm("Triton accepts and never replies", TRITON, signal.SIGSTOP, "the watch, after three silent looks"),
-    Harm("Triton's Python process stands still", STUB, signal.SIGSTOP, "the watch, after three bad looks"),
-    Harm("kill -9 of the gateway", GATEWAY, signal.SIGKILL, "the supervisor"),
+    Harm("kill -9 of Triton", TRITON, signal.SIGKILL, "the supervisor", 15.0),
+    Harm("kill -9 of Triton's Python process", STUB, signal.SIGKILL, "the watch, at once", 15.0),
+    Harm("kill -9 of Redis", REDIS, signal.SIGKILL, "the supervisor", 10.0),
+    Harm(
+        "Redis accepts and never replies", REDIS, signal.SIGSTOP, "the watch, after three silent looks", 12.0
+    ),
+    Harm("Redis does not reply for 3 s", REDIS, signal.SIGSTOP, "Redis itself", 10.0, released_s=3.0),
+    Harm(
+        "Triton accepts and never replies",
+        TRITON,
+        signal.SIGSTOP,
+        "the watch, after three silent looks",
+        20.0,
+    ),
+    Harm(
+        "Triton's Python process stands still", STUB, signal.SIGSTOP, "the watch, after three bad looks", 20.0
+    ),
+    Harm("kill -9 of the gateway", GATEWAY, signal.SIGKILL, "the supervisor", 10.0),
 )
 
 
@@ -85,10 +104,10 @@ class Outcome:
 def harm(
     stand: Stand, users: Sequence[int], one: Harm, *, rate: float, seconds: float, budget_ms: float
 ) -> Outcome:
-    """Loads the gateway at `rate` for `seconds`, and harms a server after the first five."""
+    """Loads the gateway at `rate` for `seconds`, or until it can be healed, and harms a server after five."""
     stand.wait_until_well()
     before = stand.pids() | {STUB: min(stand.stubs(), default=0)}
-    judged, lag_ms, harmed_s = asyncio.run(_load(stand, users, one, rate, seconds))
+    judged, lag_ms, harmed_s = asyncio.run(_load(stand, users, one, rate, one.load_s(seconds)))
     stand.wait_until_well()
     after = stand.pids() | {STUB: min(stand.stubs(), default=0)}
     calm = [answer for answer in judged if answer.due_s < harmed_s]

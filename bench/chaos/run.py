@@ -75,7 +75,7 @@ def run_faults(stand: Stand, users: list[int], budget_ms: float, given: argparse
     outcomes = []
     for one in faults.HARMS:
         if given.only in one.name:
-            say(f"{one.name}, at {can.rate / 2:.0f} requests/s for {given.seconds:g} s")
+            say(f"{one.name}, at {can.rate / 2:.0f} requests/s for {one.load_s(given.seconds):g} s")
             done = faults.harm(
                 stand, users, one, rate=can.rate / 2, seconds=given.seconds, budget_ms=budget_ms
             )
@@ -155,7 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("chaos", "overload"))
     parser.add_argument("--data", help="the data set that the bundle was trained on (default: by its name)")
-    parser.add_argument("--seconds", type=float, help="of each load (default: 30 and 60)")
+    parser.add_argument("--seconds", type=float, help="of each load, at least (default: 30 and 60)")
     parser.add_argument("--only", default="", help="chaos: only the faults whose name has this in it")
     parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 3.0], help="overload: of capacity")
     parser.add_argument("--publish", action="store_true", help="write the tables of docs/operations.md anew")

@@ -16,7 +16,7 @@ from deploy.local.programs import http_fault
 from deploy.local.settings import LocalSettings
 from deploy.local.stack import up
 from deploy.local.supervisor import Supervisor, socket_path
-from deploy.local.watch import stubs_of
+from ensemble.triton.watch import stubs_of
 
 STUB = "stub"
 GATEWAY, TRITON, REDIS = "gateway", "triton", "redis"

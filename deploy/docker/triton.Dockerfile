@@ -41,8 +41,8 @@ ENV PATH=/opt/environment/bin:$PATH LD_LIBRARY_PATH=/opt/python/current/lib:$LD_
     PYTHONPATH=/srv/shortlist PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 SHORTLIST_VAR_DIR=/srv/shortlist/var
 USER shortlist
 EXPOSE 8000 8001 8002
-# A real slate, as Triton's own readiness outlives its Python process. A server that will not answer again is
-# killed: the container ends, and its restart policy starts it again. Needs an init process, which compose gives.
-HEALTHCHECK --interval=5s --timeout=15s --start-period=60s --retries=2 \
-  CMD ["python", "-m", "ensemble.triton.probe", "--replace"]
-CMD ["tritonserver", "--model-repository=/srv/shortlist/var/models"]
+# A real slate, as Triton's own readiness outlives its Python process.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=2 \
+  CMD ["python", "-m", "ensemble.triton.probe"]
+# Under watch: a server that will not answer again is ended, the container with it, and its restart policy starts it.
+CMD ["python", "-m", "ensemble.triton.watch", "tritonserver", "--model-repository=/srv/shortlist/var/models"]

@@ -1,4 +1,4 @@
-"""`python -m ensemble.triton.probe [--replace]`: asks a Triton for a real slate, says what its answer means.
+"""`python -m ensemble.triton.probe`: asks a Triton for a real slate, says what its answer means.
 
 Triton's own health check cannot be trusted: this release goes on reporting ready when its Python process is
 dead. Standard library and contract only, so that a container's health check starts in a moment.
@@ -9,14 +9,9 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from contract.errors import StageError
@@ -29,8 +24,8 @@ BROKEN_TEXT = "is not healthy"
 """What Triton says of a Python process that is dead, or has not moved for a second."""
 STATS = "/stats"
 NOT_YET = ("not ready", "unknown model", "no version")
-LOOKS, PAUSE_S = 3, 1.0
-SERVER = "tritonserver"
+PORT = 8000
+"""Triton's own default for HTTP."""
 
 
 class Sign(StrEnum):
@@ -130,40 +125,14 @@ def _meaning(status: int, told: str) -> Look:
     return Look(Sign.STARTING if any(words in text for words in NOT_YET) else Sign.SILENT, text)
 
 
-def servers() -> Iterator[int]:
-    """Finds the process ids of the Tritons in this container."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "comm").read_text().strip() == SERVER:
-                yield int(entry.name)
-        except OSError:
-            continue
-
-
 def main() -> int:
-    """The health check of a container: 0 where the chain answers, 1 where it does not.
-
-    With `--replace`, a server that is broken at every look, or stuck, is killed, and what runs the
-    container starts it again; one that is starting or busy is left alone.
-    """
+    """The health check of a container: 0 where the chain answers, 1 where it does not."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="Triton's HTTP port (default: 8000)")
-    parser.add_argument("--replace", action="store_true", help="kill a Triton that will not answer again")
-    given = parser.parse_args()
-    probe = Probe("127.0.0.1", given.port)
-    executed = probe.executions()
-    for turn in range(LOOKS):
-        found = probe.look()
-        if found.sign in (Sign.ANSWERS, Sign.STARTING):
-            break
-        time.sleep(PAUSE_S if turn + 1 < LOOKS else 0)
+    parser.add_argument("--port", type=int, default=PORT, help=f"Triton's HTTP port (default: {PORT})")
+    found = Probe("127.0.0.1", parser.parse_args().port).look()
     if found.sign is Sign.ANSWERS:
         return 0
     print(f"triton is {found.sign}: {found.why}", file=sys.stderr)  # noqa: T201
-    is_stuck = found.sign is Sign.BROKEN or (found.sign is Sign.SILENT and probe.executions() == executed)
-    if given.replace and is_stuck:
-        for server in servers():
-            os.kill(server, signal.SIGKILL)  # asked to end, it would wait for its dead Python process
     return 1
 
 

@@ -34,8 +34,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 @pytest.fixture(scope="session")
 def stack(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world's servers, up for the whole run; a test that harms them takes `own_stack`."""
+    """The world's servers, up for the whole run; a test that harms them takes `harmed` or `own_stack`."""
     world = demo.world.copy(tmp_path_factory.mktemp("stack") / "var")
+    try:
+        world.up()
+        yield world
+    finally:
+        world.down()
+
+
+@pytest.fixture(scope="session")
+def harmed(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Servers that tests harm, one after the other; each leaves them well."""
+    world = demo.world.copy(tmp_path_factory.mktemp("harmed") / "var")
     try:
         world.up()
         yield world

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +16,6 @@ from bench.chaos.judge import Judged, Made, judge
 from bench.chaos.stand import REDIS, STUB, TRITON, Stand
 from bench.load.traffic import closed_loop
 from tests.builders.world import World
-from tests.integration.conftest import Demo
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,17 +23,6 @@ CLIENTS, SLICE_S, WELL_S = 4, 1.0, 120.0
 CROWD, CROWD_S = 600, 4.0
 """Callers at once, far more than are answered in a budget, and the seconds for which they ask."""
 ANSWERED = {Made.FULL, Made.LESS, Made.CHEAP}
-
-
-@pytest.fixture(scope="module")
-def harmed(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Servers that this module's tests harm, one after the other; each leaves them well."""
-    world = demo.world.copy(tmp_path_factory.mktemp("harmed") / "var")
-    try:
-        world.up()
-        yield world
-    finally:
-        world.down()
 
 
 @pytest.fixture

@@ -546,5 +546,5 @@ def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared
 
 
 def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:
-    with pytest.raises(DatasetError, match=r"Redis does not answer at 127.0.0.1:1: .*SHORTLIST_REDIS_URL"):
+    with pytest.raises(DatasetError, match=r"Redis at 127.0.0.1:1: .*SHORTLIST_REDIS_URL"):
         load(world, RedisUrl("redis://127.0.0.1:1"))

@@ -89,8 +89,8 @@ def test_triton_is_healthy_only_while_it_makes_slates_and_is_replaced_otherwise(
     services: dict[str, Any], name: str
 ) -> None:
     lines = (ROOT / services[name]["build"]["dockerfile"]).read_text().partition("HEALTHCHECK")[2]
-    assert '"ensemble.triton.probe", "--replace"' in lines
-    assert services[name]["init"] is True, "the first process of a container cannot be killed from inside"
+    assert '"ensemble.triton.probe"]' in lines
+    assert 'CMD ["python", "-m", "ensemble.triton.watch", "tritonserver", ' in lines
     assert services[name]["restart"] == "unless-stopped"
 
 

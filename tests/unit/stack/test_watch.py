@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from contract.tensors import MODEL_NAME, REQUEST_TENSORS
-from deploy.local import watch
 from deploy.local.ports import free_port
-from deploy.local.settings import LocalSettings
+from deploy.local.settings import ROOT, LocalSettings
+from deploy.local.watch import WatchedRedis
+from ensemble.triton import watch
 from ensemble.triton.probe import Look, Probe, Sign
+from tests.builders.redis_server import redis_server
 
 WELL, BROKEN, SILENT, STARTING = (
     Look(Sign.ANSWERS),
@@ -180,7 +186,7 @@ def test_the_end_of_a_python_process_is_seen_at_once(
 ) -> None:
     with subprocess.Popen(["sleep", "600"]) as stub:
         monkeypatch.setattr(watch, "stubs_of", lambda pid: [stub.pid] if pid == 1 else [])
-        server = watch.Triton(LocalSettings(triton_http_port=triton.server_port))
+        server = watch.WatchedTriton("127.0.0.1", triton.server_port)
         assert server.look(1).sign is Sign.ANSWERS
         assert not server.lost()
         threading.Timer(0.2, stub.kill).start()
@@ -193,6 +199,37 @@ def test_the_end_of_a_python_process_is_seen_at_once(
         assert not server.lost()
 
 
+def test_what_a_redis_did_before_it_fell_silent_does_not_excuse_it(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url, redis.Redis(**url.connection_kwargs()) as client:
+        settings = LocalSettings(var_dir=tmp_path, redis_port=url.port)
+        client.config_set("requirepass", settings.local_redis.password)
+        pid = int(client.info("server")["process_id"])
+        server = WatchedRedis(settings)
+        assert server.look(pid).sign is Sign.ANSWERS
+        client.eval("for i = 1, 1e7 do end", 0)  # some 0.1 s of CPU
+        process = psutil.Process(pid)
+        process.suspend()
+        try:
+            assert server.look(pid).sign is Sign.SILENT
+            assert not server.progress(pid)
+        finally:
+            process.resume()
+
+
+def test_a_redis_that_is_busy_during_a_look_gets_on(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url, redis.Redis(**url.connection_kwargs()) as client:
+        settings = LocalSettings(var_dir=tmp_path, redis_port=url.port)
+        client.config_set("requirepass", settings.local_redis.password)
+        pid = int(client.info("server")["process_id"])
+        server = WatchedRedis(settings)
+        with redis.Redis(**settings.local_redis.connection_kwargs()) as other, ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(other.eval, "for i = 1, 8e8 do end", 0)
+            time.sleep(0.1)
+            assert server.look(pid).sign is Sign.SILENT
+            assert server.progress(pid)
+            busy.result()
+
+
 def test_killing_a_server_ends_its_children_even_stopped_ones() -> None:
     command = ["bash", "-c", "sleep 600 & echo $!; wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -203,3 +240,36 @@ def test_killing_a_server_ends_its_children_even_stopped_ones() -> None:
         assert server.wait(10) == -signal.SIGKILL
         gone, _ = psutil.wait_procs([child], timeout=10)
         assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+def under_watch(triton: FakeTriton, *command: str) -> subprocess.Popen[str]:
+    """Starts what a container starts."""
+    port = str(triton.server_port)
+    started = [sys.executable, "-m", "ensemble.triton.watch", "--port", port, *command]
+    return subprocess.Popen(started, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_container_ends_with_a_server_that_will_not_answer_again(triton: FakeTriton) -> None:
+    triton.status, triton.said = 500, '{"error":"Stub process \'recommend_0_0\' is not healthy."}'
+    with under_watch(triton, "sleep", "600") as container:
+        _, said = container.communicate(timeout=60)
+    assert container.returncode == 1
+    assert "triton" in said
+    assert "is not healthy" in said
+    assert "replacing it" in said
+
+
+def test_a_container_ends_with_the_status_of_its_server(triton: FakeTriton) -> None:
+    with under_watch(triton, "sh", "-c", "exit 3") as container:
+        assert container.wait(60) == 3
+
+
+def test_a_container_that_is_stopped_passes_it_on_and_does_not_look_any_more(triton: FakeTriton) -> None:
+    ends_slowly = "trap 'sleep 1; exit 0' TERM; while true; do sleep 0.1; done"
+    with under_watch(triton, "sh", "-c", ends_slowly) as container:
+        until = time.monotonic() + 60
+        while not triton.asked and time.monotonic() < until:
+            time.sleep(0.05)
+        container.terminate()
+        assert container.wait(60) == 0
+    assert triton.asked
