@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -222,12 +222,18 @@ def test_a_redis_that_is_busy_during_a_look_gets_on(tmp_path: Path) -> None:
         client.config_set("requirepass", settings.local_redis.password)
         pid = int(client.info("server")["process_id"])
         server = WatchedRedis(settings)
-        with redis.Redis(**settings.local_redis.connection_kwargs()) as other, ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(other.eval, "for i = 1, 8e8 do end", 0)
-            time.sleep(0.1)
-            assert server.look(pid).sign is Sign.SILENT
-            assert server.progress(pid)
-            busy.result()
+        busy = redis.Redis(**settings.local_redis.connection_kwargs())
+        client.config_set("busy-reply-threshold", 0)
+
+        def work() -> None:
+            with suppress(redis.RedisError):
+                busy.eval("while true do end", 0)
+
+        threading.Thread(target=work).start()
+        time.sleep(0.1)
+        assert server.look(pid).sign is Sign.SILENT
+        assert server.progress(pid)
+        psutil.Process(pid).kill()
 
 
 def test_killing_a_server_ends_its_children_even_stopped_ones() -> None:
