@@ -7,7 +7,8 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -130,11 +131,18 @@ class OverloadLayer:
                 response.headers["connection"] = "close"
             await response(scope, receive, send)
             return
-        self.in_process += 1
-        try:
+        scope.setdefault("state", {})["overload"] = self
+        with self.counted(1):
             await self.app(scope, receive, send)
+
+    @contextmanager
+    def counted(self, requests: int) -> Iterator[None]:
+        """Counts so many requests as being answered, for as long as the block takes."""
+        self.in_process += requests
+        try:
+            yield
         finally:
-            self.in_process -= 1
+            self.in_process -= requests
 
 
 class AccessLayer:

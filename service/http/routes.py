@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.http.body import read_request
-from service.http.layers import MANY, RECOMMENDATIONS
+from service.http.layers import MANY, RECOMMENDATIONS, OverloadLayer
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
 from service.schemas import (
@@ -26,7 +26,7 @@ from service.schemas import (
     SeenQuery,
     SeenResponse,
 )
-from service.slates.answer import DISPLAY, Recommendations, RenderedAnswer
+from service.slates.answer import AT_ONCE, DISPLAY, Recommendations, RenderedAnswer
 
 router = APIRouter(prefix="/v1", tags=["recommendations"])
 
@@ -137,7 +137,9 @@ async def recommend_many(
     Every one is answered as by `/v1/recommendations`, within one budget for all: each has its own `source`
     and `degraded`. A wrong field of one, named with its place, refuses all.
     """
-    answer = await recommendations.answers(body.requests, request_id_of(request))
+    overload: OverloadLayer = request.scope["state"]["overload"]
+    with overload.counted(min(len(body.requests), AT_ONCE) - 1):
+        answer = await recommendations.answers(body.requests, request_id_of(request))
     request.scope["state"]["sources"] = answer.sources
     bind_contextvars(**answer.log_fields)
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,15 @@ async def test_each_slate_is_counted(tmp_path: Path) -> None:
     assert 'shortlist_requests_total{source="popular",status="200"} 1.0' in text
     assert 'shortlist_requests_total{source="none",status="422"} 1.0' in text
     assert 'shortlist_request_seconds_count{route="/v1/recommendations/many"} 2.0' in text
+
+
+async def test_who_asks_for_several_takes_the_room_of_several(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeEnsemble(wait_s=0.3), max_requests=AT_ONCE)
+    users = [{"user_id": user, "n": 1} for user in range(AT_ONCE)]
+    async with client_of(app) as client:
+        several = asyncio.create_task(client.post(MANY, json={"requests": users}))
+        await asyncio.sleep(0.1)
+        one_more = await client.post("/v1/recommendations", json={"user_id": 7})
+        assert one_more.status_code == 503
+        assert (await several).status_code == 200
+        assert (await client.post("/v1/recommendations", json={"user_id": 7})).status_code == 200
