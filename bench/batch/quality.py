@@ -13,6 +13,7 @@ from bench.batch.stored import as_lists, published_slates
 from contract import names
 from contract.bundle import METRICS_FILE
 from contract.environment import read_settings
+from contract.tensors import PAD_ID
 from feature_repo.connection import ConnectionSettings
 from training.data.prepared import load_prepared
 from training.examples.split import held_out, rows_of
@@ -38,7 +39,7 @@ def main() -> int:
     redis = Redis(**read_settings(ConnectionSettings).redis_url.connection_kwargs())
     slates = published_slates(redis, prepared.dataset.name, users)
     lists = as_lists(slates, users, WIDTH)
-    positions = np.where(lists < 0, -1, rows_of(item_ids, lists.ravel()).reshape(lists.shape))
+    positions = np.where(lists == PAD_ID, -1, rows_of(item_ids, lists.ravel()).reshape(lists.shape))
     values = evaluate_lists(held, positions)
     metrics = json.loads((chosen.bundle / METRICS_FILE).read_text())
     if SECTION not in metrics["sections"]:

@@ -16,6 +16,7 @@ from redis import Redis
 from contract.arrays import Floats, Ids
 from contract.bundle import ITEM_IDS_FILE, ITEM_VECTORS_FILE, USER_VECTORS_FILE, Manifest
 from contract.keys import index_search_key
+from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
@@ -88,13 +89,13 @@ class Exact:
         return cls(item_ids, item_vectors, queries, k, scores[:, -1])
 
     def recall(self, found: Ids) -> npt.NDArray[np.float64]:
-        """Takes the ids found per query (Q,K), padded below 0; gives the share of the K nearest among them.
+        """Takes the ids found per query (Q,K), padded with `PAD_ID`; gives the share of the K nearest.
 
         Of items as near as the K-th any will do.
         """
         rows = np.minimum(np.searchsorted(self.item_ids, found), len(self.item_ids) - 1)
         products = np.einsum("qd,qkd->qk", self.queries, self.item_vectors[rows])
-        is_near = (found >= 0) & (products >= self.worst[:, None] - TIE)
+        is_near = (found != PAD_ID) & (products >= self.worst[:, None] - TIE)
         return np.asarray(is_near.mean(axis=1) * (found.shape[1] / self.k), dtype=np.float64)
 
 

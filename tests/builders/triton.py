@@ -101,7 +101,7 @@ def make_world(
     folder.mkdir(parents=True)
     (folder / DATASET_FILE).write_text(DATASET.format(name="tiny", ttl_s=ttl_s))
     dataset = Dataset.load(folder)
-    world = World(folder, dataset, tuple(range(100, 100 + users)), tuple(range(10, 10 + 3 * items, 3)))
+    world = World(folder, dataset, tuple(range(100, 100 + users)), tuple(range(-11, -11 + 3 * items, 3)))
     _draw_features(world, rng)
     encoders = make_encoders(world)
     encoders.save(folder / files.ENCODERS_FILE)

@@ -173,6 +173,6 @@ def test_exact_search_itself_has_full_recall_and_any_of_equals_counts(world: Wor
     twin = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     assert measure(twin, exact, 0, 0.5).recall == 1.0
     vectors = np.ones((4, 2), dtype=np.float32)
-    equal = Exact.of(np.array([3, 5, 7, 9]), vectors, np.ones((1, 2), dtype=np.float32), 2)
-    assert equal.recall(np.array([[9, 5]])).tolist() == [1.0]
+    equal = Exact.of(np.array([-3, -1, 7, 9]), vectors, np.ones((1, 2), dtype=np.float32), 2)
+    assert equal.recall(np.array([[9, -1]])).tolist() == [1.0]
     assert equal.recall(np.array([[9, PAD_ID]])).tolist() == [0.5]
