@@ -25,6 +25,7 @@ from bench.chaos.judge import (
 )
 from bench.chaos.stand import GATEWAY, REDIS, STUB, TRITON, Stand
 from bench.load.traffic import open_loop
+from contract.ids import OwnId
 
 CALM_S = 5.0
 """Seconds of load before the harm is done: what `as before` means."""
@@ -102,7 +103,7 @@ class Outcome:
 
 
 def harm(
-    stand: Stand, users: Sequence[int], one: Harm, *, rate: float, seconds: float, budget_ms: float
+    stand: Stand, users: Sequence[OwnId], one: Harm, *, rate: float, seconds: float, budget_ms: float
 ) -> Outcome:
     """Loads the gateway at `rate` for `seconds`, or until it can be healed, and harms a server after five."""
     stand.wait_until_well()
@@ -139,7 +140,7 @@ def harm(
 
 
 async def _load(
-    stand: Stand, users: Sequence[int], one: Harm, rate: float, seconds: float
+    stand: Stand, users: Sequence[OwnId], one: Harm, rate: float, seconds: float
 ) -> tuple[list[Judged], float, float]:
     """Gives the judged answers, the generator's longest lag in ms, and when the harm was done."""
 

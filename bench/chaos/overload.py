@@ -15,6 +15,7 @@ from bench.chaos.judge import Judged, Made, in_time, judge, percentile, reasons,
 from bench.chaos.stand import GATEWAY, TRITON, Stand
 from bench.load.traffic import HOST, PATH, Exchange, Run, closed_loop, open_loop
 from bench.servers import BenchError
+from contract.ids import OwnId
 
 CLIENTS = 16
 CALM_SHARE, CALM_S = 0.25, 5.0
@@ -34,7 +35,7 @@ class Capacity:
     cpu_ms: dict[str, float]
 
 
-def capacity(stand: Stand, users: Sequence[int], seconds: float) -> Capacity:
+def capacity(stand: Stand, users: Sequence[OwnId], seconds: float) -> Capacity:
     """Measures what the servers can do."""
     before = stand.usage()
     run = asyncio.run(closed_loop(stand.settings.port, users, clients=CLIENTS, duration_s=seconds))
@@ -50,7 +51,7 @@ def capacity(stand: Stand, users: Sequence[int], seconds: float) -> Capacity:
     )
 
 
-def cheap_cost(stand: Stand, users: Sequence[int], rate: float) -> dict[str, float]:
+def cheap_cost(stand: Stand, users: Sequence[OwnId], rate: float) -> dict[str, float]:
     """Measures what a popular slate costs by process, in CPU ms, while Triton is stopped."""
     stand.supervisor.stop(TRITON)
     try:
@@ -99,7 +100,7 @@ class Overload:
 
 
 def overload(
-    stand: Stand, users: Sequence[int], can: Capacity, factor: float, seconds: float, budget_ms: float
+    stand: Stand, users: Sequence[OwnId], can: Capacity, factor: float, seconds: float, budget_ms: float
 ) -> Overload:
     """Loads the gateway at `factor` times its capacity for `seconds`, and lightly before and after."""
     calm = asyncio.run(_calm(stand, users, can))
@@ -144,12 +145,12 @@ def _normal_after_s(light: Sequence[Judged], was_full: float, budget_ms: float) 
     return recovered_s(in_budget, 0.0, was_full, window_s=0.5)
 
 
-async def _calm(stand: Stand, users: Sequence[int], can: Capacity) -> Run:
+async def _calm(stand: Stand, users: Sequence[OwnId], can: Capacity) -> Run:
     return await open_loop(stand.settings.port, users, rate=CALM_SHARE * can.rate, duration_s=CALM_S, seed=1)
 
 
 async def _load(
-    stand: Stand, users: Sequence[int], can: Capacity, factor: float, seconds: float
+    stand: Stand, users: Sequence[OwnId], can: Capacity, factor: float, seconds: float
 ) -> tuple[Run, Run]:
     async def after() -> Run:
         await asyncio.sleep(seconds)
@@ -159,7 +160,7 @@ async def _load(
     return await asyncio.gather(heavy, after())
 
 
-def first_requests(stand: Stand, users: Sequence[int]) -> list[dict[str, float]]:
+def first_requests(stand: Stand, users: Sequence[OwnId]) -> list[dict[str, float]]:
     """Restarts Triton and the gateway, waits until they are ready, and times the first requests."""
     starts = []
     for _ in range(STARTS):
@@ -173,7 +174,7 @@ def first_requests(stand: Stand, users: Sequence[int]) -> list[dict[str, float]]
     return starts
 
 
-def _one_by_one(port: int, users: Sequence[int]) -> list[float]:
+def _one_by_one(port: int, users: Sequence[OwnId]) -> list[float]:
     """Milliseconds of one request after the other, over one connection that is open before the first.
 
     Raises:

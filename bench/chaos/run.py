@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 
 from bench.chaos import faults, overload, report
 from bench.chaos.stand import Stand
-from bench.load.load import LoadError, user_ids
+from bench.load.load import LoadError, own_ids
 from bench.record import commit, machine
 from bench.servers import BenchError, bench_settings, our_servers
+from contract.ids import OwnId
 from deploy.local.ports import PortTaken
 from deploy.local.settings import ROOT, load_settings
 from deploy.local.stack import StackError
@@ -69,7 +71,9 @@ def publish(what: str, lines: list[str], page: Path = PAGE) -> None:
     fresh.rename(page)
 
 
-def run_faults(stand: Stand, users: list[int], budget_ms: float, given: argparse.Namespace) -> dict[str, Any]:
+def run_faults(
+    stand: Stand, users: Sequence[OwnId], budget_ms: float, given: argparse.Namespace
+) -> dict[str, Any]:
     """Measures capacity, then does each harm at half of it."""
     can = measured_capacity(stand, users)
     outcomes = []
@@ -92,7 +96,7 @@ def run_faults(stand: Stand, users: list[int], budget_ms: float, given: argparse
 
 
 def run_overload(
-    stand: Stand, users: list[int], budget_ms: float, given: argparse.Namespace
+    stand: Stand, users: Sequence[OwnId], budget_ms: float, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Measures capacity and the cost of a popular slate, then each overload, then starts."""
     can = measured_capacity(stand, users)
@@ -111,7 +115,7 @@ def run_overload(
     return {"kept": kept, "lines": lines, **told, "outcomes": [asdict(one) for one in outcomes]}
 
 
-def measured_capacity(stand: Stand, users: list[int]) -> overload.Capacity:
+def measured_capacity(stand: Stand, users: Sequence[OwnId]) -> overload.Capacity:
     """Warms up, measures what the servers can do, and says it."""
     overload.capacity(stand, users, WARM_S)
     can = overload.capacity(stand, users, CAPACITY_S)
@@ -139,7 +143,7 @@ def run(given: argparse.Namespace) -> bool:
         stand = Stand(settings)
         say("materialising features, building the index, starting the servers")
         stand.serve(given.data or manifest["dataset"])
-        users = user_ids(settings.redis, manifest["dataset"], USERS, seed=0)
+        users = own_ids(settings, USERS, seed=0)
         result = measure(stand, users, budget_ms, given)
     lines = [told, "", *result.pop("lines")]
     say("\n" + "\n".join(lines) + "\n")

@@ -79,12 +79,12 @@ def popular_slate(prepared: Prepared, bundle: str) -> dict[str, Any]:
     ranked = popular_items(prepared)
     shown, filtered = list(prepared.dataset.display), list(prepared.dataset.item_filters)
     columns = list(dict.fromkeys([*shown, *filtered]))
-    rows = prepared.items.set_index(names.ITEM_ID)[columns].reindex(ranked[names.ITEM_ID])
+    rows = prepared.items.set_index(names.ITEM_ID)[columns].to_dict("index")
     items = [
         {names.ITEM_ID: int(item), "score": float(score)}
-        | {name: _text(row[name]) for name in shown}
-        | {name: _plain(row[name]) for name in filtered}
-        for (item, score), row in zip(ranked.itertuples(index=False), rows.to_dict("records"), strict=True)
+        | {name: _text(rows[item][name]) for name in shown}
+        | {name: _plain(rows[item][name]) for name in filtered}
+        for item, score in ranked.itertuples(index=False)
     ]
     return {"bundle": bundle, "items": items}
 

@@ -27,6 +27,7 @@ from training.data.numbering import with_numbers
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.data.validate import ProblemsError
+from training.export.serving_files import popular_slate
 
 
 def prepare(folder: Path) -> Prepared:
@@ -176,3 +177,11 @@ def test_a_draft_declares_text_ids(tmp_path: Path) -> None:
     assert "user_id: {role: id, dtype: string}" in file.read_text()
     assert not any("text" in line for line in open_ends)
     assert len(prepare(folder).users) == 20
+
+
+def test_items_of_which_nothing_but_the_id_is_known_are_popular_too(tmp_path: Path) -> None:
+    bare = {"item_id": TEXT_IDS["items"]["item_id"]}
+    prepared = prepare(write_own(tmp_path / "books", text_tables(), TEXT_IDS | {"items": bare}))
+    slate = popular_slate(prepared, "books-1")
+    assert len(slate["items"]) == 15
+    assert slate["items"][0].keys() == {"item_id", "score"}
