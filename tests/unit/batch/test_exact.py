@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import StageError
-from contract.filters import Filters
+from contract.filters import Condition, Filters
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.vectors import MemoryVectorIndex, VectorIndex
@@ -92,4 +92,6 @@ def test_it_is_a_vector_index_without_filters() -> None:
     assert isinstance(index, VectorIndex)
     assert index.is_whole
     with pytest.raises(StageError, match="takes no filters"):
-        index.search(np.ones((1, 2), dtype=np.float32), [1], [{"item_category": {"1"}}], 1)
+        index.search(
+            np.ones((1, 2), dtype=np.float32), [1], [{"item_category": Condition(frozenset({"1"}))}], 1
+        )

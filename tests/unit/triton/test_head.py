@@ -100,7 +100,9 @@ def test_a_head_of_all_items_asks_the_index_for_users_with_filters_alone(
     graph = Forgetful(ids, vectors, ids[::3])
     index = HeadedVectorIndex(graph, head_of(ids, vectors, ITEMS), is_all=True)
     users = np.random.default_rng(3).normal(size=(4, D)).astype(np.float32)
-    counts, filters = [40, 7, 12, 3], list[Filters]([{}, {"item_kind": {"1"}}, {}, {"item_kind": {"0"}}])
+    counts, filters = [40, 7, 12, 3], list[Filters]()
+    for asked in ({}, {"item_kind": [1]}, {}, {"item_kind": [0]}):
+        filters.append(check_filters(asked, {"item_kind": "int64"}))
     found, scores = index.search(users, counts, filters, WIDTH)
     expected, best = ExactVectorIndex(ids, vectors).search(users[::2], counts[::2], [{}] * 2, WIDTH)
     np.testing.assert_array_equal(found[::2], expected)
