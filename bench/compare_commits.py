@@ -40,6 +40,13 @@ import pyarrow.parquet as pq
 users = pq.read_table(sys.argv[1], columns=["user_id"])["user_id"].unique().to_pylist()
 print(json.dumps(sorted(users)))
 """
+READ_PAD_ID = """
+try:
+    from contract.tensors import PAD_ID
+except ImportError:  # of before that folder
+    from ensemble.contract import PAD_ID
+print(PAD_ID)
+"""
 Figures = dict[str, float]
 
 
@@ -127,6 +134,13 @@ class Side:
         users = json.loads(told)
         return tuple(users[:: max(1, len(users) // USERS)])
 
+    def pad_id(self) -> int:
+        """Asks it what is no item."""
+        command = [str(self.folder / ".venv" / "triton" / "bin" / "python"), "-c", READ_PAD_ID]
+        return int(
+            subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        )
+
     @cached_property
     def designs(self) -> dict[str, Design]:
         """How it is asked: straight to Triton, and through the gateway."""
@@ -137,11 +151,12 @@ class Side:
         told: Any = InferenceServerClient(address).get_model_metadata(MODEL_NAME, as_json=True)
         inputs, outputs = ({one["name"] for one in told[kind]} for kind in ("inputs", "outputs"))
         asked = [name for name in OUR_OUTPUTS if name in outputs]
-        messages = our_messages(users, manifest["context"], N, asked, inputs)
+        pad_id = self.pad_id()
+        messages = our_messages(users, manifest["context"], N, asked, inputs, pad_id)
         processes = of_ours(LocalSettings(var_dir=self.var))
         behind = {kind: found for kind, found in processes.items() if kind != "gateway"}
         return {
-            TRITON: Design(TRITON, GrpcCaller(address, messages), behind, judge_ours(world)),
+            TRITON: Design(TRITON, GrpcCaller(address, messages), behind, judge_ours(world, pad_id)),
             GATEWAY: Design(
                 GATEWAY, HttpCaller(self.ports["port"], users, N), processes, judge_gateway(world)
             ),

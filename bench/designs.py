@@ -19,12 +19,13 @@ from bench.replies import Judge
 from contract.filters import encode_filters
 from contract.tensors import (
     ALWAYS_TENSORS,
+    EXCLUDE_WIDTHS,
     FULL_QUALITY,
     MODEL_NAME,
     NO_CONTEXT,
     NO_DEADLINE,
+    PAD_ID,
     SLATE_TENSORS,
-    encode_excluded,
 )
 
 OURS, GATEWAY = "ours, gRPC", "ours, gateway"
@@ -114,14 +115,15 @@ def our_messages(
     n: int,
     outputs: Sequence[str] = OUR_OUTPUTS,
     inputs: Collection[str] | None = None,
+    pad_id: int = PAD_ID,
 ) -> dict[int, bytes]:
-    """Writes requests of our ensemble, without a deadline, as the other designs have none; of `inputs` alone,
-    where those are given that an older one takes."""
+    """Writes requests of our ensemble, without a deadline, as the other designs have none. For an older one,
+    `inputs` are the tensors that it takes, and `pad_id` what is no item to it."""
     scalars = {"n": n, "seed": 0, "deadline_us": NO_DEADLINE}
     scalars |= dict.fromkeys(context, NO_CONTEXT)
     tensors: dict[str, npt.NDArray[Any]] = {name: np.array([[v]], np.int64) for name, v in scalars.items()}
     tensors["quality"] = np.array([[FULL_QUALITY]], np.float32)
-    tensors["exclude_item_ids"] = encode_excluded([])
+    tensors["exclude_item_ids"] = np.full((1, EXCLUDE_WIDTHS[0]), pad_id, np.int64)
     tensors["filters"] = encode_filters({})
     tensors = {name: array for name, array in tensors.items() if inputs is None or name in inputs}
     return written(

@@ -93,15 +93,15 @@ def tensors_of(body: bytes) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def judge_ours(world: World) -> Judge:
-    """Judges replies of our ensemble."""
+def judge_ours(world: World, pad_id: int = PAD_ID) -> Judge:
+    """Judges replies of our ensemble; `pad_id` is what is no item to it."""
 
     def judge(exchange: Exchange) -> Kind:
         tensors = tensors_of(exchange.body)
         if degradations(int(tensors["degraded"].item())):
             return Kind.DEGRADED
         ids = tensors["item_ids"][0]
-        world.check(ids[ids != PAD_ID].tolist(), exchange.user_id, hides_seen=True)
+        world.check(ids[ids != pad_id].tolist(), exchange.user_id, hides_seen=True)
         return Kind.FULL
 
     return _answered(judge)
