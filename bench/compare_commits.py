@@ -174,6 +174,7 @@ class Side:
             figures |= {
                 f"{way}, {COMPARED_AT} clients: full answers/s": many.full_per_s,
                 f"{way}, {COMPARED_AT} clients: CPU ms an answer": many.cpu_ms,
+                f"{way}, 1 client: CPU ms an answer": one.cpu_ms,
                 f"{way}, 1 client: p50 ms": float(np.percentile(one.latency_ms, 50)),
                 f"{way}, half of its capacity: p99 ms": float(np.percentile(half.latency_ms, 99)),
             }
