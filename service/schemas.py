@@ -165,8 +165,8 @@ class RecommendResponse(BaseModel):
         "ensemble_late, ensemble_unavailable, ensemble_busy, ensemble_other_bundle: why the slate is not the "
         "ensemble's. "
         "batch_missing: nothing is stored for this user, or nothing is left of it; told where a stored slate "
-        "was asked for. batch_late, batch_unavailable: the stored slate could not be read. seen: seen "
-        "items could not be removed. filters: the popular list could not be checked against "
+        "was asked for. batch_late, batch_unavailable: the stored slate could not be read. seen: seen or "
+        "unavailable items could not be removed. filters: the popular list could not be checked against "
         "every filter, and items that could not be checked are left out."
     )
     bundle: str = Field(description="The bundle that answered; of a stored slate, the one that made it.")

@@ -15,7 +15,7 @@ from service.slates.ladder import SlateRequest
 from service.variant import PopularItem, Variant
 
 SEEN = "seen"
-"""What an answer lacks where items that the user has seen could not be removed."""
+"""What an answer lacks where what the user has seen, or what is not available, could not be removed."""
 
 FILTERS = "filters"
 """What an answer lacks where the popular list could not be checked against every filter."""
@@ -32,8 +32,15 @@ class PopularSlates:
         """Takes the columns that the bundle filters on, with their dtypes."""
         self._items = tuple((item, _held(item, dtypes)) for item in items)
 
-    def slate(self, request: RecommendRequest, filters: Filters, seen: Collection[int]) -> Slate:
-        """Takes the best `n` popular items that are not seen, not excluded, and known to pass the filters.
+    def slate(
+        self,
+        request: RecommendRequest,
+        filters: Filters,
+        seen: Collection[int],
+        unavailable: Collection[int] = (),
+    ) -> Slate:
+        """Takes the best `n` popular items that are available, not seen, not excluded, and known to pass the
+        filters.
 
         An item whose value in a filtered column is not known is left out: breaking a caller's rule is
         worse than a short answer, which says so. Only an explanation looks further than the last item taken,
@@ -49,6 +56,8 @@ class PopularSlates:
                 removed_by: str | None = str(Rule.SEEN)
             elif item.item_id in excluded:
                 removed_by = str(Rule.EXCLUDED)
+            elif item.item_id in unavailable:
+                removed_by = str(Rule.UNAVAILABLE)
             elif not passes(filters, held):
                 removed_by = FILTERS
                 told = filters.keys() & held.keys()
@@ -76,7 +85,8 @@ class PopularSlates:
 
 
 class PopularStep:
-    """The last step of the ladder: it asks Redis for what the user has seen, and does without if it must."""
+    """The last step of the ladder: it asks Redis for what the user has seen and what is not available, and
+    does without if it must."""
 
     name = "popular"
 
@@ -85,14 +95,26 @@ class PopularStep:
         self._variant = variant
 
     async def slate(self, asked: SlateRequest) -> Slate:
-        """Makes the popular slate; seen items are removed where Redis answers in the time left."""
+        """Makes the popular slate; what is seen or unavailable is removed where Redis answers in time.
+
+        What is taken instead of unavailable items may be unavailable too, and is asked about in turn.
+        """
+        seen: list[int] = []
+        unavailable: set[int] = set()
         try:
-            timeout_s = self._variant.store_time_s(asked.deadline)
-            seen = await self._variant.store.seen(asked.request.user_id, timeout_s)
+            seen = await self._variant.store.seen(asked.request.user_id, self._time_s(asked))
+            while True:
+                slate = self._slates.slate(asked.request, asked.filters, seen, unavailable)
+                gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(asked))
+                if not gone:
+                    return slate
+                unavailable |= gone
         except DependencyUnavailable:
-            slate = self._slates.slate(asked.request, asked.filters, ())
+            slate = self._slates.slate(asked.request, asked.filters, seen, unavailable)
             return replace(slate, degraded=[SEEN, *slate.degraded])
-        return self._slates.slate(asked.request, asked.filters, seen)
+
+    def _time_s(self, asked: SlateRequest) -> float:
+        return self._variant.store_time_s(asked.deadline)
 
     async def filled(self, slate: Slate, asked: SlateRequest) -> Slate:
         """Fills a slate that is short up to `n` from the popular list; as it is, where what the user has seen

@@ -26,6 +26,7 @@ from tests.builders.gateway import (
     card_of,
     client_of,
     make_app,
+    make_store,
 )
 
 pytestmark = pytest.mark.anyio
@@ -273,3 +274,28 @@ def _far() -> Any:
     from service.limits.deadline import Deadline
 
     return Deadline.after(5)
+
+
+async def test_what_is_not_available_is_in_no_popular_slate_nor_in_what_fills_up(tmp_path: Path) -> None:
+    gone = set(range(0, 40, 2)) | {1, 3, 41}
+    store = make_store({}, unavailable=gone)
+    left = [item_id for item_id in range(200) if item_id not in gone]
+    popular = await ask(make_app(tmp_path, FakeEnsemble(DOWN), store), user_id=9, n=30, explain=True)
+    assert ids(popular) == left[:30]
+    told = {one["item_id"]: one["removed_by"] for one in popular.json()["explain"]["items"]}
+    assert {told[item_id] for item_id in gone if item_id < left[29]} == {"unavailable"}
+    filled = (await ask(make_app(tmp_path, store=store), user_id=9, n=60)).json()
+    assert filled["degraded"] == []
+    assert len(filled["items"]) == 60
+    assert not {item["item_id"] for item in filled["items"] if item["source"] == "popular"} & gone
+
+
+async def test_where_availability_is_not_known_the_popular_slate_says_so(tmp_path: Path) -> None:
+    class Half(MemoryStore):
+        async def unavailable(self, *_: Any) -> set[int]:
+            raise DOWN
+
+    store = Half({9: [0, 1]}, {})
+    answer = (await ask(make_app(tmp_path, FakeEnsemble(DOWN), store), user_id=9, n=3)).json()
+    assert [item["item_id"] for item in answer["items"]] == [2, 3, 4]
+    assert answer["degraded"] == ["ensemble_unavailable", "seen"]
