@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -39,28 +39,33 @@ DECLARATION: dict[str, Any] = {
 }
 
 
-def write_tables(folder: Path) -> None:
-    """Writes 60 readers, 40 books, and 900 rows in which readers like a genre."""
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def log() -> list[tuple[str, str, str, int]]:
+    """Makes 900 rows of user, item, instant and label: readers like a genre."""
     rng = np.random.default_rng(5)
-    rows = 900
-    user, item = rng.integers(0, len(USERS), rows), rng.integers(0, len(ITEMS), rows)
+    rows = []
+    for hour in range(900):
+        user, item = int(rng.integers(len(USERS))), int(rng.integers(len(ITEMS)))
+        at = datetime(2025, 9, 1, tzinfo=UTC) + timedelta(hours=hour)
+        is_read = int(rng.random() < (0.8 if user % 3 == item % 3 else 0.1))
+        rows.append((USERS[user], ITEMS[item], at.isoformat(), is_read))
+    return rows
+
+
+LOG = log()
+
+
+def write_tables(folder: Path) -> None:
+    """Writes 60 readers, 40 books and the log as CSV."""
     folder.mkdir()
-    pd.DataFrame({"user_id": USERS}).to_parquet(folder / "users.parquet")
-    pd.DataFrame(
-        {
-            "item_id": ITEMS,
-            "item_title": [f"Book {i}" for i in range(len(ITEMS))],
-            "item_genre": [GENRES[i % 3] for i in range(len(ITEMS))],
-        }
-    ).to_parquet(folder / "items.parquet")
-    pd.DataFrame(
-        {
-            "user_id": [USERS[i] for i in user],
-            "item_id": [ITEMS[i] for i in item],
-            "timestamp": pd.Timestamp("2025-09-01", tz="UTC") + pd.to_timedelta(np.arange(rows), unit="h"),
-            "is_read": (rng.random(rows) < np.where(user % 3 == item % 3, 0.8, 0.1)).astype("int64"),
-        }
-    ).to_parquet(folder / "interactions.parquet")
+    write_csv(folder / "users.csv", ["user_id"], [[user] for user in USERS])
+    titles = [[item, f"Book {i}", GENRES[i % 3]] for i, item in enumerate(ITEMS)]
+    write_csv(folder / "items.csv", ["item_id", "item_title", "item_genre"], titles)
+    write_csv(folder / "interactions.csv", ["user_id", "item_id", "timestamp", "is_read"], LOG)
     (folder / "dataset.yaml").write_text(yaml.safe_dump(DECLARATION, sort_keys=False))
 
 
@@ -91,8 +96,11 @@ def seen(world: World, user: str) -> list[str]:
     return ids(told)
 
 
-def rows_of(world: World) -> pd.DataFrame:
-    return pd.read_parquet(world.var.parent / "tables" / "interactions.parquet")
+def in_batch(world: World, code: str) -> Any:
+    """What a line of Python prints as JSON where Parquet can be read."""
+    done = world.run("batch", "-c", f"import json, sys\nimport pyarrow.parquet as pq\n{code}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_the_caller_asks_and_is_answered_in_text(texts: World) -> None:
@@ -105,9 +113,8 @@ def test_the_caller_asks_and_is_answered_in_text(texts: World) -> None:
 
 
 def test_what_a_user_has_seen_is_named_and_not_answered(texts: World) -> None:
-    log = rows_of(texts)
     for user in USERS[:5]:
-        known = set(log.loc[log["user_id"] == user, "item_id"])
+        known = {item for who, item, *_ in LOG if who == user}
         assert set(seen(texts, user)) == known
         assert not known & set(ids(texts.recommend(user, n=40)))
 
@@ -126,7 +133,7 @@ def test_stored_slates_are_of_texts_in_answers_and_in_files(texts: World) -> Non
     assert eventually(lambda: texts.recommend(user, source="batch")["source"] == "batch")
     stored = texts.recommend(user, n=5, source="batch")
     (run,) = (texts.var / "batch" / "texts").iterdir()
-    rows = [row for part in (run / "slates").iterdir() for row in pq.read_table(part).to_pylist()]
+    rows = in_batch(texts, f"print(json.dumps(pq.read_table({str(run / 'slates')!r}).to_pylist()))")
     assert {row["user_id"] for row in rows} == set(USERS)
     assert {item_id for row in rows for item_id in row["item_ids"]} <= set(ITEMS)
     (its,) = (row for row in rows if row["user_id"] == user)
@@ -134,8 +141,9 @@ def test_stored_slates_are_of_texts_in_answers_and_in_files(texts: World) -> Non
 
 
 def test_some_users_slates_are_made_anew_by_a_list_of_texts(texts: World, tmp_path: Path) -> None:
-    pd.DataFrame({"user_id": [USERS[3], USERS[4], "nobody"]}).to_parquet(tmp_path / "list.parquet")
-    done = texts.run("batch", "-m", "batch", "run", "--users", str(tmp_path / "list.parquet"))
+    table, path = {"user_id": [USERS[3], USERS[4], "nobody"]}, str(tmp_path / "list.parquet")
+    in_batch(texts, f"import pyarrow as pa\npq.write_table(pa.table({table!r}), {path!r})\nprint(0)")
+    done = texts.run("batch", "-m", "batch", "run", "--users", path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 slates" in done.stdout
 
