@@ -8,7 +8,7 @@ TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from contract.encoders import PAD_CODE
 from training.ranking.onnx_graph import GraphBuilder
 from training.ranking.weights import DlrmWeights, Layer
 
+FEW = 8
+"""Elements up to which a list's vectors are added one by one; a matrix product per candidate costs more."""
 BOTTOM = "bottom_block"
 """What Merlin calls the vector of the numerics among those that interact."""
 
@@ -58,17 +60,47 @@ class _Side:
 
     names: tuple[str, ...]
     """The categoricals, then the lists: the order of `vectors`."""
+    list_names: tuple[str, ...]
     codes: str
-    lists: tuple[tuple[str, str], ...]
-    """Of each list its codes (..., S), and the weights of its mean (..., 1, S)."""
+    lists: tuple[_PaddedList, ...]
     numeric: str
     numeric_names: tuple[str, ...]
 
     def vectors(self, graph: GraphBuilder, table: str) -> list[str]:
         """Looks up and pools: (..., C, width) of the categoricals, (..., 1, width) of each list."""
         found = [graph.call("Gather", table, self.codes)] if self.codes else []
-        means = [graph.call("MatMul", weights, graph.call("Gather", table, at)) for at, weights in self.lists]
-        return found + means
+        return found + [padded.mean(graph, table) for padded in self.lists]
+
+
+@dataclass(frozen=True)
+class _PaddedList:
+    """The codes (..., S) of a list's elements, each (..., 1) where they are few, and 1 / their count, padding
+    apart, (..., 1, 1). The rows of padding in the tables are zeros."""
+
+    codes: str
+    elements: tuple[str, ...]
+    share: str
+
+    @classmethod
+    def of(cls, graph: GraphBuilder, given: str, length: int, start: int) -> _PaddedList:
+        """Takes the input's name; its table begins at `start` of the joined one."""
+        is_element = graph.call("Not", graph.call("Equal", given, graph.axes(PAD_CODE)))
+        counted = graph.call("Cast", is_element, to=onnx.TensorProto.FLOAT)
+        count = graph.call("ReduceSum", counted, graph.axes(-1), keepdims=1)
+        divisor = graph.call("Max", count, graph.constant(np.float32(1)))
+        share = graph.call("Unsqueeze", graph.call("Reciprocal", divisor), graph.axes(-2))
+        codes = graph.call("Add", given, graph.axes(start))
+        places = range(length if length <= FEW else 0)
+        return cls(codes, tuple(graph.call("Gather", codes, graph.axes(at), axis=-1) for at in places), share)
+
+    def mean(self, graph: GraphBuilder, table: str) -> str:
+        """Gives the mean of its elements' vectors, (..., 1, width)."""
+        if self.elements:
+            total = graph.call("Sum", *(graph.call("Gather", table, element) for element in self.elements))
+        else:
+            vectors = graph.call("Gather", table, self.codes)
+            total = graph.call("ReduceSum", vectors, graph.axes(-2), keepdims=1)
+        return graph.call("Mul", total, self.share)
 
 
 def _side(
@@ -83,17 +115,17 @@ def _side(
     lists = []
     for column, length in inputs.lists.items():
         given = graph.input(column, np.int64, (*axes, length))
-        lists.append((graph.call("Add", given, graph.axes(starts[column])), _mean_weights(graph, given)))
-    return _Side((*inputs.categorical, *inputs.lists), codes, tuple(lists), numeric, inputs.numeric)
+        lists.append(_PaddedList.of(graph, given, length, starts[column]))
+    names, list_names = (*inputs.categorical, *inputs.lists), tuple(inputs.lists)
+    return _Side(names, list_names, codes, tuple(lists), numeric, inputs.numeric)
 
 
-def _mean_weights(graph: GraphBuilder, codes: str) -> str:
-    """Weighs the elements of padded lists (..., S) for their mean, (..., 1, S)."""
-    is_element = graph.call("Not", graph.call("Equal", codes, graph.axes(PAD_CODE)))
-    counted = graph.call("Cast", is_element, to=onnx.TensorProto.FLOAT)
-    count = graph.call("ReduceSum", counted, graph.axes(-1), keepdims=1)
-    divisor = graph.call("Max", count, graph.constant(np.float32(1)))
-    return graph.call("Unsqueeze", graph.call("Div", counted, divisor), graph.axes(-2))
+def _joined(weights: DlrmWeights, lists: Collection[str]) -> Floats:
+    """Joins the tables; padding of a list has zeros, so that it adds nothing."""
+    tables = {name: table.copy() for name, table in weights.tables.items()}
+    for name in lists:
+        tables[name][PAD_CODE] = 0
+    return np.concatenate(list(tables.values()))
 
 
 def _logit(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _Side) -> str:
@@ -103,7 +135,7 @@ def _logit(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _S
     W_uu (u u') + b, plus W_uv (v u') + W_vv (v v') per candidate; the numerics' vector is one of v, and W_b
     of it is added as well. It is one of u where no candidate has numerics.
     """
-    table = graph.constant(np.concatenate(list(weights.tables.values())))
+    table = graph.constant(_joined(weights, {*user.list_names, *candidate.list_names}))
     u_names, v_names = list(user.names), list(candidate.names)
     u, v = user.vectors(graph, table), candidate.vectors(graph, table)
     bottom = _bottom(graph, weights, user, candidate) if weights.bottom else ""
