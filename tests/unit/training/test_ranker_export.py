@@ -16,13 +16,14 @@ from training.export.ranker import export_ranker, ranker_spec, run_ranker
 from training.export.towers import ExportError
 from training.ranking.config import DlrmConfig
 from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _tensors
+from training.ranking.graph import FEW
 from training.ranking.network import build_network
 
 FIELDS = {
     field.name: field
     for field in (
         Field("user_id", "categorical", "user_id", 40),
-        Field("user_recent_item_ids", "list", "item_id", 30, 5),
+        Field("user_recent_item_ids", "list", "item_id", 30, FEW + 3),
         Field("user_age", "numeric"),
         Field("item_id", "categorical", "item_id", 30),
         Field("item_tags", "list", "item_tags", 9, 3),
@@ -115,7 +116,7 @@ def test_inputs_are_packed_apart_and_named(tmp_path: Path) -> None:
     } == {
         "user_categorical": ["users", 2],
         "user_numeric": ["users", 1],
-        "user_recent_item_ids": ["users", 5],
+        "user_recent_item_ids": ["users", FEW + 3],
         "candidate_categorical": ["users", "candidates", 1],
         "candidate_numeric": ["users", "candidates", 2],
         "item_tags": ["users", "candidates", 3],
