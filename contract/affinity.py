@@ -11,13 +11,7 @@ from contract import names
 from contract.arrays import Array, Floats
 from contract.dataset import Dataset
 
-LISTS = (names.USER_RECENT_ITEM_IDS, names.USER_RECENT_POSITIVE_ITEM_IDS)
-_KINDS = {names.USER_RECENT_ITEM_IDS: "recent", names.USER_RECENT_POSITIVE_ITEM_IDS: "positive"}
-
-
-def feature_name(column: str, recent: str) -> str:
-    """Names the matches of an item column with one of the user's lists, such as `user_item_tag_recent`."""
-    return f"user_{column}_{_KINDS[recent]}" if column != names.ITEM_ID else f"user_item_{_KINDS[recent]}"
+LISTS = tuple(names.COMPARED)
 
 
 def affinity_columns(dataset: Dataset) -> tuple[str, ...]:
@@ -27,7 +21,7 @@ def affinity_columns(dataset: Dataset) -> tuple[str, ...]:
 
 def user_item_feature_names(dataset: Dataset) -> tuple[str, ...]:
     """Lists the user-item features in their order."""
-    return tuple(feature_name(column, recent) for column in affinity_columns(dataset) for recent in LISTS)
+    return tuple(names.matches_of(column, recent) for column in affinity_columns(dataset) for recent in LISTS)
 
 
 def user_item_features(
@@ -44,7 +38,7 @@ def user_item_features(
     null is their least value, and lists of few distinct values as bits of a uint64, (B,S) and (B,K).
     """
     return {
-        feature_name(column, recent): _matches(recents[recent][column], candidates[column])
+        names.matches_of(column, recent): _matches(recents[recent][column], candidates[column])
         for column in affinity_columns(dataset)
         for recent in LISTS
     }

@@ -44,8 +44,9 @@ class BundleError(ValueError):
 class Inputs(BaseModel):
     """Encoded columns as a model takes them: packed by kind, in this order, lists with their length.
 
-    That is `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)), and one
-    int64 (rows, length) per list, named as it; an input without columns is left out.
+    That is `categorical` int64 (rows, len(categorical)), `numeric` float32 (rows, len(numeric)), and named
+    as it one int64 (rows, length) per list and one float32 (rows, length) per embedding; an input without
+    columns is left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,11 +54,12 @@ class Inputs(BaseModel):
     categorical: tuple[str, ...] = ()
     numeric: tuple[str, ...] = ()
     lists: dict[str, int] = {}
+    embeddings: dict[str, int] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that is taken."""
-        return (*self.categorical, *self.numeric, *self.lists)
+        return (*self.categorical, *self.numeric, *self.lists, *self.embeddings)
 
     def pack(self, columns: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
         """Takes encoded columns, gives the model's inputs; `prefix` comes before the packed ones' names.
@@ -65,6 +67,7 @@ class Inputs(BaseModel):
         Columns are (rows,) or for lists (rows, S); the ranker's candidates (B,K), lists (B,K,L).
         """
         inputs = {name: np.ascontiguousarray(columns[name], dtype=np.int64) for name in self.lists}
+        inputs |= {name: np.ascontiguousarray(columns[name], dtype=np.float32) for name in self.embeddings}
         if self.categorical:
             inputs[f"{prefix}categorical"] = _beside([columns[name] for name in self.categorical], np.int64)
         if self.numeric:
@@ -73,7 +76,7 @@ class Inputs(BaseModel):
 
     def unpack(self, packed: Mapping[str, Array], prefix: str = "") -> dict[str, Array]:
         """Takes what `pack` gave, gives the columns."""
-        columns = {name: packed[name] for name in self.lists}
+        columns = {name: packed[name] for name in (*self.lists, *self.embeddings)}
         for kind, names in (("categorical", self.categorical), ("numeric", self.numeric)):
             columns |= {name: packed[f"{prefix}{kind}"][..., at] for at, name in enumerate(names)}
         return columns
@@ -84,12 +87,13 @@ class Inputs(BaseModel):
             categorical=tuple(name for name in self.categorical if name not in names),
             numeric=tuple(name for name in self.numeric if name not in names),
             lists={name: length for name, length in self.lists.items() if name not in names},
+            embeddings={name: length for name, length in self.embeddings.items() if name not in names},
         )
 
     def packed(self, prefix: str = "") -> tuple[str, ...]:
         """Names what `pack` gives."""
         kinds = (("categorical", self.categorical), ("numeric", self.numeric))
-        return (*self.lists, *(f"{prefix}{kind}" for kind, columns in kinds if columns))
+        return (*self.lists, *self.embeddings, *(f"{prefix}{kind}" for kind, columns in kinds if columns))
 
 
 def _beside(columns: Sequence[Array], dtype: type[np.generic]) -> Array:

@@ -21,6 +21,7 @@ class Role(StrEnum):
     CATEGORICAL = "categorical"
     NUMERIC = "numeric"
     LIST = "list"
+    EMBEDDING = "embedding"
     CONTEXT = "context"
     LABEL = "label"
     TIMESTAMP = "timestamp"
@@ -45,8 +46,9 @@ USES = {
     Role.CATEGORICAL: Use(_FEATURES, ("int64", "string", "bool"), ("vocabulary", *_OF_ITEMS)),
     Role.NUMERIC: Use(_FEATURES, ("float32", "int64"), ("is_log", "clip", "is_filterable")),
     Role.LIST: Use(_FEATURES, ("int64", "string"), ("vocabulary", "max_length", "separator", *_OF_ITEMS)),
+    Role.EMBEDDING: Use(_FEATURES, ("float32",), ("max_length", "separator", "clip")),
     Role.CONTEXT: Use(("interactions",), ("int64",), ("vocabulary",)),
-    Role.LABEL: Use(("interactions",), ("int64",), ("positive",)),
+    Role.LABEL: Use(("interactions",), ("int64",), ("positive", "weight")),
     Role.TIMESTAMP: Use(("interactions",), ("timestamp",), ("unit", "format", "timezone", "clip")),
     Role.DISPLAY_NAME: Use(("items",), ("string",)),
     Role.DISPLAY: Use(("items",), ("string",)),
@@ -82,9 +84,14 @@ class Column(BaseModel):
     )
     vocabulary: PositiveInt | None = Field(
         None,
+        le=2**31,
         description="Most values kept, by frequency; the rest share the out-of-vocabulary row. None: all.",
     )
-    max_length: PositiveInt = Field(8, description="Elements kept of a list, from its start.")
+    max_length: PositiveInt = Field(
+        8,
+        le=10_000,
+        description="Elements kept of a list, from its start; of an embedding, whose length is found: all.",
+    )
     is_log: bool = Field(
         False, description="Numeric columns: take log(1+x) before normalising; for counts and durations."
     )
@@ -102,12 +109,22 @@ class Column(BaseModel):
         None, description="Timestamps without a zone: an IANA name such as Europe/Oslo. Without: UTC."
     )
     separator: str | None = Field(
-        None, min_length=1, description="Lists that are text: what stands between two elements."
+        None,
+        min_length=1,
+        description="Lists and embeddings that are text: what stands between two elements.",
     )
     positive: Annotated[str | list[str | int | float | bool] | None, BeforeValidator(_read_positive)] = Field(
         None,
         description="Labels that are no 0 and 1: which values are positive, as a comparison ('>= 4') or as a "
         "list ([buy, cart]); null stays null.",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Labels, where there are several: how much a row counts where this is 1, such as 5 for "
+        "bought beside 1 for looked at.",
     )
     clip: bool = Field(
         False, description="Numbers beyond float32, dates beyond nanoseconds: take the nearest that fits."
@@ -127,12 +144,19 @@ class Column(BaseModel):
         wrong = sorted(name for name in written - set(use.keys) if _is_told(self, name))
         if wrong:
             allowed = f"it may have {', '.join(use.keys)}" if use.keys else "it has no further keys"
-            raise ValueError(f"{', '.join(wrong)} does not go with role {self.role}; take it out: {allowed}")
+            raise ValueError(
+                f"{', '.join(wrong)} does not go with role {self.role}; take it out of the line: {allowed}"
+            )
         if self.unit and self.format:
             raise ValueError("unit is for numbers, format for text; keep the one that fits the file")
         if self.timezone is not None:
             _check_zone(self.timezone)
         return self
+
+    @property
+    def is_several(self) -> bool:
+        """Whether a row holds several values: a list, or an embedding."""
+        return self.role in (Role.LIST, Role.EMBEDDING)
 
     @property
     def comparison(self) -> Comparison | None:
@@ -180,6 +204,8 @@ def _remedy(role: Role, dtype: str) -> str:
             "int64": "take the dtype out and say what the numbers count: `unit: s`, or ms, us, ns",
             "float32": "take the dtype out and say what the numbers count: `unit: s`, or ms, us, ns",
         }.get(dtype, "take the dtype out")
+    if role is Role.LIST and dtype == "float32":
+        return "numbers that stand for something together are `role: embedding`; else write dtype: int64"
     if dtype == "bool" and "int64" in USES[role].dtypes:
         return "take the dtype out: booleans are read as 0 and 1"
     allowed = " or ".join(USES[role].dtypes)

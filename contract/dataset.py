@@ -12,12 +12,12 @@ from typing import Annotated, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -36,6 +36,26 @@ class DatasetError(ValueError):
     """Says what is wrong with a data set: the file, the column, the row count and the remedy."""
 
 
+ANY, NONE = "any", "none"
+"""Words that stand for labels: every interaction counts, or not one."""
+
+EARLIEST, LATEST = datetime(1678, 1, 1, tzinfo=UTC), datetime(2261, 12, 31, tzinfo=UTC)
+"""Between them every instant has nanoseconds since 1970."""
+
+
+def _instant(value: datetime) -> datetime:
+    """Takes what was written: a plain date is its midnight, and without a zone it is UTC."""
+    try:
+        at = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        is_known = EARLIEST <= at <= LATEST
+    except OverflowError:  # its zone leads out of the calendar
+        is_known = False
+    if not is_known:
+        raise ValueError(f"{value} lies outside of the years 1678 to 2261; correct it, or take it out")
+    return at if value.tzinfo is None else value
+
+
+Instant = Annotated[datetime, AfterValidator(_instant)]
 _PREFIX = {"users": "user_", "items": "item_"}
 
 
@@ -44,15 +64,9 @@ class Split(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train_until: datetime
-    validate_until: datetime
-    test_until: datetime
-
-    @field_validator("train_until", "validate_until", "test_until")
-    @classmethod
-    def _aware(cls, value: datetime) -> datetime:
-        """A plain date is its midnight, and without a zone UTC."""
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    train_until: Instant
+    validate_until: Instant
+    test_until: Instant
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -74,10 +88,13 @@ class TableFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None = Field(
-        None, description="File, or folder of parts, beside dataset.yaml. Default: the table's name."
+        None,
+        min_length=1,
+        description="File, or folder of parts, beside dataset.yaml. Default: the table's name.",
     )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="What separates the columns of a CSV file. Default: found in its first lines."
+    delimiter: Annotated[str, Field(pattern=r"^[\t !#-~]$")] | None = Field(
+        None,
+        description="The character between the columns of a CSV file. Default: found in its first lines.",
     )
     encoding: str | None = Field(
         None,
@@ -90,9 +107,9 @@ class Activity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recent_items: PositiveInt = Field(50, description="S, the length of the recent-item lists.")
+    recent_items: PositiveInt = Field(50, le=10_000, description="S, the length of the recent-item lists.")
     snapshot_hours: PositiveInt = Field(
-        24, description="Hours between two snapshots; features are as of the last one."
+        24, le=100_000, description="Hours between two snapshots; features are as of the last one."
     )
     snapshot_offset_hours: Annotated[int, Field(ge=0, lt=24)] = Field(
         0, description="Hour of the day, UTC, at which a snapshot is taken."
@@ -123,18 +140,20 @@ class Dataset(BaseModel):
     title: str = ""
     source: str = ""
     licence: str = ""
-    as_of: datetime | None = Field(None, description="The features' clock; None means now.")
-    history_until: datetime | None = Field(
+    as_of: Instant | None = Field(None, description="The features' clock; None means now.")
+    history_until: Instant | None = Field(
         None,
         description="Interactions without a timestamp happened before this, in file order per user.",
     )
     label: str = Field("", description="The label to predict; default: the first label column.")
     retrieval_positives: str = Field(
-        "any",
+        ANY,
         description="What retrieval learns to find: `any` interaction, or a label column that must be 1.",
     )
     seen_labels: str = Field(
-        "any", description="What counts as seen: `any` interaction, or a label column that is 1."
+        ANY,
+        description="What counts as seen, and is not answered again: `any` interaction, a label column "
+        "that is 1, or `none`, for what is bought again and again.",
     )
     split_by: SplitBy = Field(
         SplitBy.TIME,
@@ -144,7 +163,7 @@ class Dataset(BaseModel):
     split: Split | None = Field(
         None, description="Default: 80 % / 10 % / 10 % of the timed interactions, by time."
     )
-    ttl_s: dict[str, PositiveInt] = Field(
+    ttl_s: dict[str, Annotated[int, Field(gt=0, le=10**10)]] = Field(
         default_factory=dict,
         description="Seconds after which a view's row reads as missing, by view. Default: never.",
     )
@@ -157,13 +176,6 @@ class Dataset(BaseModel):
     users: Columns
     items: Columns
     interactions: Columns
-
-    @field_validator("as_of", "history_until")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            return value.replace(tzinfo=UTC)
-        return value
 
     @model_validator(mode="after")
     def _roles_fit_their_tables(self) -> Self:
@@ -186,7 +198,9 @@ class Dataset(BaseModel):
                         f"`from: {name}`; such columns begin with {prefix}"
                     )
                 if table != "items" and (wrong := [flag for flag in ONLY_ITEMS if getattr(column, flag)]):
-                    raise ValueError(f"{where}: {', '.join(wrong)} is for columns of items; take it out")
+                    raise ValueError(
+                        f"{where}: {', '.join(wrong)} is for columns of items; take it out of the line"
+                    )
         for table in self.files:
             if table not in ("users", "items", "interactions"):
                 raise ValueError(f"files.{table}: no such table; use users, items or interactions")
@@ -198,7 +212,8 @@ class Dataset(BaseModel):
             found = {name for name, column in columns.items() if column.role is Role.ID}
             if found != ids:
                 raise ValueError(
-                    f"{table}: exactly {', '.join(sorted(ids))} must have role id, found {sorted(found)}"
+                    f"{table}: {' and '.join(sorted(ids))}, and no other column, must have `role: id`; "
+                    f"{' and '.join(sorted(found)) or 'none'} has it"
                 )
         for table, columns in (("users", self.users), ("items", self.items)):
             for name in columns.keys() & {names.USER_ID, names.ITEM_ID}:
@@ -208,6 +223,10 @@ class Dataset(BaseModel):
                         f"{table}.{name} is {dtypes[0]} and interactions.{name} is {dtypes[1]}; write "
                         "dtype: string on both, or on neither"
                     )
+        for word in {ANY, NONE} & set(self.labels):
+            raise ValueError(
+                f"interactions.{word}: as a label's name it is a word for something else; rename it"
+            )
         clocks = [name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP]
         if len(clocks) > 1:
             raise ValueError(f"interactions: {', '.join(clocks)} have role timestamp; keep it on one of them")
@@ -215,19 +234,26 @@ class Dataset(BaseModel):
             raise ValueError(
                 "split: needs a column with role timestamp, and not split_by: rows; take split out"
             )
-        for field in ("label", "retrieval_positives", "seen_labels"):
-            value = getattr(self, field)
-            if value not in ("", "any", *self.labels) or (field == "label" and value == "any"):
-                raise ValueError(f"{field}: {value!r} is not one of the label columns {self.labels}")
+        for field, words in (("label", ()), ("retrieval_positives", (ANY,)), ("seen_labels", (ANY, NONE))):
+            value, known = getattr(self, field), (*words, *self.labels)
+            if value not in ("", *known):
+                some = f"use one of {', '.join(known)}" if known else "no column has role label: take it out"
+                raise ValueError(f"{field}: {value!r} is not one of the label columns; {some}")
         for view in self.ttl_s:
             if view not in names.VIEWS:
                 raise ValueError(f"ttl_s: {view!r} is not a view; use one of {', '.join(names.VIEWS)}")
-        derived = set(self.user_activity) | set(self.item_activity)
-        clash = derived & (set(self.users) | set(self.items))
-        if clash:
-            raise ValueError(
-                f"{sorted(clash)}: these names are derived from interactions; rename your columns"
-            )
+        matches = {
+            names.matches_of(c, recent) for c in (names.ITEM_ID, *self.affinity) for recent in names.COMPARED
+        }
+        taken = {*names.RESERVED, *self.user_activity, *self.item_activity, *matches}
+        for table, columns in (("users", self.users), ("items", self.items)):
+            for name, column in columns.items():
+                is_flag = name == names.IS_AVAILABLE and column.role is not Role.AVAILABILITY
+                if name in taken or is_flag:
+                    raise ValueError(
+                        f"{table}.{name}: the name is taken by what is made of the data; call it "
+                        f"{name}_given, and add `from: {column.source or name}`"
+                    )
         return self
 
     @classmethod
@@ -244,15 +270,32 @@ class Dataset(BaseModel):
             raise DatasetError(
                 f"{file}: not found; write it beside {USERS_FILE} (see docs/your-data.md)"
             ) from None
+        except OSError as error:
+            raise DatasetError(f"{file}: cannot be read: {error.strerror}; write it as a file") from None
+        except RecursionError:
+            raise DatasetError(f"{file}: not valid YAML: nested too deeply; see docs/your-data.md") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{file}: not valid YAML: {error}") from None
+        return cls.of(raw, file)
+
+    @classmethod
+    def of(cls, raw: object, file: Path) -> Dataset:
+        """Checks what stands in `file` as a whole.
+
+        Raises:
+            DatasetError: a line each for what is wrong, which names the field.
+        """
         if not isinstance(raw, dict):
             raise DatasetError(f"{file}: must be a mapping with the keys name, users, items, interactions")
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            lines = [f"{'.'.join(str(p) for p in e['loc']) or 'dataset'}: {e['msg']}" for e in error.errors()]
-            raise DatasetError(f"{file}: " + "; ".join(lines)) from None
+            lines = [
+                f"{file}: {'.'.join(map(str, one['loc'])) or 'dataset'}: "
+                f"{one['msg'].removeprefix('Value error, ')}"
+                for one in error.errors()
+            ]
+            raise DatasetError("\n".join(lines)) from None
 
     @property
     def stored(self) -> Dataset:
@@ -387,5 +430,5 @@ class Dataset(BaseModel):
 
 
 def _features(columns: Columns) -> Columns:
-    kept = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST)
+    kept = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
     return {name: column for name, column in columns.items() if column.role in kept}

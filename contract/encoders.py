@@ -38,12 +38,13 @@ class Field:
     """An encoded column.
 
     A categorical is int64 (rows,), codes below `cardinality`; a numeric is float32 (rows,); a list is int64
-    (rows, length), padded with `PAD_CODE` after its last element. `vocabulary` names the column whose
-    codes, and so whose embedding table, it shares: `user_recent_item_ids` has that of `item_id`.
+    (rows, length), padded with `PAD_CODE` after its last element; an embedding is float32
+    (rows, length). `vocabulary` names the column whose codes, and so whose embedding table, it shares:
+    `user_recent_item_ids` has that of `item_id`.
     """
 
     name: str
-    kind: Literal["categorical", "numeric", "list"]
+    kind: Literal["categorical", "numeric", "list", "embedding"]
     vocabulary: str = ""
     cardinality: int = 0
     length: int = 1
@@ -115,6 +116,34 @@ class Scale:
         return np.float32(self.std if self.std > 0 else 1)
 
 
+@dataclass(frozen=True)
+class Centre:
+    """How an embedding is normalised: its mean is taken off, then its lengths are 1 on average."""
+
+    mean: tuple[float, ...]
+    length: float
+
+    @classmethod
+    def of(cls, vectors: Raw) -> Centre:
+        """Takes vectors (rows, length), those of nulls NaN throughout."""
+        known = vectors[np.isfinite(vectors).all(axis=1)].astype(np.float64)
+        mean = known.mean(axis=0) if len(known) else np.zeros(vectors.shape[1])
+        lengths = np.linalg.norm(known - mean, axis=1)
+        return cls(tuple(mean.tolist()), float(lengths.mean()) if lengths.any() else 1.0)
+
+    def encode(self, raw: Raw) -> npt.NDArray[np.float32]:
+        """Takes (rows, any length), gives float32 (rows, length): zeros, the mean, for what is null, not
+        finite, or shorter than it was in training."""
+        width = len(self.mean)
+        if raw.shape[1] < width:
+            return np.zeros((len(raw), width), dtype=np.float32)
+        values = raw[:, :width].astype(np.float64)
+        is_known = np.isfinite(values).all(axis=1, keepdims=True)
+        scaled = (np.where(is_known, values, self.mean) - np.asarray(self.mean)) / self.length
+        encoded: npt.NDArray[np.float32] = scaled.astype(np.float32)
+        return encoded
+
+
 class Encoders:
     """Encodes every column of a data set as its models expect."""
 
@@ -123,14 +152,17 @@ class Encoders:
         fields: Mapping[str, Field],
         vocabularies: Mapping[str, Vocabulary],
         scales: Mapping[str, Scale],
+        centres: Mapping[str, Centre] | None = None,
     ) -> None:
-        """Takes the fields, the vocabularies that they name, and a scale for each numeric."""
+        """Takes the fields, the vocabularies that they name, a scale for each numeric, and a centre for each
+        embedding."""
         self.fields = dict(fields)
         self.vocabularies = dict(vocabularies)
         self.scales = dict(scales)
+        self.centres = dict(centres or {})
 
     def encode(self, name: str, raw: Raw) -> Encoded:
-        """Encodes one column: scalars of any shape, or a list (rows, S) padded with null at its end.
+        """Encodes one column: scalars of any shape, lists and embeddings (rows, S), with null at the end.
 
         A list comes back as (rows, `Field.length`): cut or padded with `PAD_CODE` to that length.
 
@@ -140,6 +172,8 @@ class Encoders:
         field = self.fields[name]
         if field.kind == "numeric":
             return self.scales[name].encode(raw)
+        if field.kind == "embedding":
+            return self.centres[name].encode(raw)
         vocabulary = self.vocabularies[field.vocabulary]
         if field.kind == "categorical":
             return vocabulary.encode(raw)
@@ -159,6 +193,7 @@ class Encoders:
                     {
                         "fields": [asdict(field) for field in self.fields.values()],
                         "scales": {name: asdict(scale) for name, scale in self.scales.items()},
+                        "centres": {name: asdict(centre) for name, centre in self.centres.items()},
                         "vocabularies": {name: v.is_text for name, v in self.vocabularies.items()},
                     }
                 )
@@ -193,7 +228,12 @@ class Encoders:
                     values = _split(values.tobytes(), file[f"ends_{position}"])
                 vocabularies[name] = Vocabulary(values, file[f"codes_{position}"])
         fields = {field["name"]: Field(**field) for field in header["fields"]}
-        return cls(fields, vocabularies, {name: Scale(**scale) for name, scale in header["scales"].items()})
+        scales = {name: Scale(**scale) for name, scale in header["scales"].items()}
+        centres = {
+            name: Centre(tuple(centre["mean"]), centre["length"])
+            for name, centre in header.get("centres", {}).items()
+        }
+        return cls(fields, vocabularies, scales, centres)
 
 
 def _is_null(value: object) -> bool:

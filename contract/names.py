@@ -27,6 +27,17 @@ ITEM_EVENT_COUNT = "item_event_count"
 IS_AVAILABLE = "item_is_available"
 
 
+RESERVED = ("user_vector", "item_vector", "user_categorical", "user_numeric")
+"""Names that the chain and the models give to what is no column."""
+COMPARED = {USER_RECENT_ITEM_IDS: "recent", USER_RECENT_POSITIVE_ITEM_IDS: "positive"}
+"""The lists of a user's items that candidates are compared with, and what the matches are called."""
+
+
+def matches_of(column: str, recent: str) -> str:
+    """Names the matches of an item column with one of the user's lists, such as `user_item_tag_recent`."""
+    return f"user_{column if column != ITEM_ID else ITEM}_{COMPARED[recent]}"
+
+
 def rate_of(entity: str, label: str) -> str:
     """Names the smoothed rate of a label per user or item, such as `item_is_click_rate`."""
     return f"{entity}_{label}_rate"

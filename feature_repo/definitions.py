@@ -14,7 +14,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from contract import names
-from contract.columns import Column, Role
+from contract.columns import Column
 from contract.dataset import DATASET_FILE, Dataset
 from contract.features import FOLDER, view_file
 
@@ -78,7 +78,7 @@ def _view(name: str, entity: Entity, dataset: Dataset, folder: Path) -> FeatureV
 
 def _field(name: str, column: Column) -> Field:
     element = FEAST_TYPES[str(column.dtype)]
-    dtype = Array(element) if column.role is Role.LIST else element
+    dtype = Array(element) if column.is_several else element
     return Field(name=name, dtype=dtype, description=column.description)
 
 

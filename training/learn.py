@@ -15,15 +15,16 @@ import pandas as pd
 from contract import names
 from contract.affinity import LISTS
 from contract.bundle import OrderSpec
+from contract.columns import Role
 from contract.encoders import Encoders
 from training.config import TrainingSettings
-from training.data.prepared import Prepared
+from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns
 from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable
 from training.examples.positives import UserHistories, item_columns, retrieval_examples
 from training.examples.split import HeldOut, held_out
-from training.examples.workflow import fit_workflow, workflow_rows
+from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
 from training.ranking.ordering import fit_ordering
 from training.retrieval.model import RetrievalModel
@@ -50,15 +51,19 @@ def fitting_rows(prepared: Prepared, train: RankingRows) -> pd.DataFrame:
 
 
 def fit_encoders(prepared: Prepared, train: RankingRows) -> Encoders:
-    """Fits the workflow on the train part and reads it out as lookups."""
-    columns = all_columns(prepared.dataset)
-    rows = workflow_rows(fitting_rows(prepared, train), columns)
+    """Fits the workflow on the train part and reads it out as lookups; embeddings, which NVTabular does not
+    know, are centred on those of all users or items."""
+    dataset = prepared.dataset
+    rows = workflow_rows(fitting_rows(prepared, train), all_columns(dataset))
     partitions = max(1, len(rows) // WORKFLOW_PARTITION)
     with tempfile.TemporaryDirectory(prefix="shortlist-") as folder:
-        fitted = fit_workflow(
-            prepared.dataset, nvt.Dataset(rows, npartitions=partitions, cpu=True), Path(folder)
-        )
-        return fitted.encoders()
+        fitted = fit_workflow(dataset, nvt.Dataset(rows, npartitions=partitions, cpu=True), Path(folder))
+        encoders = fitted.encoders()
+    for table, features in ((prepared.users, dataset.user_profile), (prepared.items, dataset.item_catalog)):
+        for name, column in features.items():
+            if column.role is Role.EMBEDDING:
+                encoders = with_embedding(encoders, name, to_numpy(table[name], column))
+    return encoders
 
 
 def fit_retriever(prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int) -> Retriever:

@@ -18,6 +18,7 @@ from contract.dataset import DATASET_FILE
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
 from training.evaluation.assess import assess, served_name, test_facts
+from training.evaluation.notes import notes
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
@@ -107,6 +108,7 @@ def learn(
         "quality": settings.quality.value,
         "seeds": seeds,
         "test": test_facts(prepared, parts),
+        "notes": notes(prepared),
         "served": served_name(first),
         "sections": over_seeds(reports),
     }

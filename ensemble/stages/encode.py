@@ -40,7 +40,7 @@ class EncodeUser(Stage):
         """Encodes each column, then runs the tower on those that it takes."""
         codes = {}
         for name, raw in columns.items():
-            is_list = self.encoders.fields[name].kind == "list"
-            codes[name] = self.encoders.encode(name, raw if is_list else raw[:, 0])
+            is_several = self.encoders.fields[name].kind in ("list", "embedding")
+            codes[name] = self.encoders.encode(name, raw if is_several else raw[:, 0])
         packed = {encoded(name): array for name, array in self.ranked.pack(codes, "user_").items()}
         return packed | {"user_vector": self.tower(codes)}

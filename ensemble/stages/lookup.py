@@ -11,7 +11,7 @@ from contract import names
 from contract.affinity import LISTS, user_item_features
 from contract.arrays import Array
 from contract.bundle import Inputs
-from contract.columns import Column, Role
+from contract.columns import Column
 from contract.dataset import Dataset
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stores.features import FeatureStore
@@ -123,4 +123,4 @@ def packed_tensors(inputs: Inputs, prefix: str, *axes: int) -> list[object]:
 
 
 def _width(column: Column) -> int:
-    return column.max_length if column.role is Role.LIST else 1
+    return column.max_length if column.is_several else 1

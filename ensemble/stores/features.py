@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -59,9 +59,17 @@ class FeatureStore(Protocol):
         ...
 
 
-def columns_of(dataset: Dataset, views: Iterable[str]) -> Columns:
-    """Lists the columns of some views, in order."""
-    return {name: column for view in views for name, column in dataset.view_columns(view).items()}
+def columns_of(dataset: Dataset, *views: str) -> Columns:
+    """Lists the columns of some views that are read while serving, in order.
+
+    Not an item's embedding: the item tower has read it when the bundle was made.
+    """
+    return {
+        name: column
+        for view in views
+        for name, column in dataset.view_columns(view).items()
+        if view in names.USER_VIEWS or column.role is not Role.EMBEDDING
+    }
 
 
 class MemoryFeatureStore:
@@ -96,8 +104,8 @@ class MemoryFeatureStore:
                     self.dataset, view, timestamp.timestamp(), self.clock
                 )
                 found[row] |= is_live
-                values[row] += [stored.get(n) if is_live else None for n in self.dataset.view_columns(view)]
-        return FeatureRows(to_columns(columns_of(self.dataset, views), values), found)
+                values[row] += [stored.get(n) if is_live else None for n in columns_of(self.dataset, view)]
+        return FeatureRows(to_columns(columns_of(self.dataset, *views), values), found)
 
 
 class RedisFeatureStore:
@@ -157,12 +165,12 @@ class _EntityReader:
 
     def __init__(self, dataset: Dataset, join_key: str, views: Sequence[str], clock: Clock) -> None:
         self.dataset, self.clock = dataset, clock
-        self.columns = columns_of(dataset, views)
+        self.columns = columns_of(dataset, *views)
         self.fields: list[bytes] = []
         self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
         for view in views:
             start = len(self.fields)
-            self.fields += [feature_field(view, name) for name in dataset.view_columns(view)]
+            self.fields += [feature_field(view, name) for name in columns_of(dataset, view)]
             self.slices.append((view, start, len(self.fields)))
             self.fields.append(event_time_field(view))
         self.join_key = join_key
@@ -196,7 +204,7 @@ def to_columns(columns: Columns, values: Sequence[Sequence[Any]]) -> dict[str, A
 
 def _to_array(column: Column, values: Sequence[Any]) -> Array:
     dtype, null = _storage(column)
-    if column.role is not Role.LIST:
+    if not column.is_several:
         array: Array = np.empty(len(values), dtype=dtype)
         array[:] = [null if v is None else v for v in values]
         return array

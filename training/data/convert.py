@@ -19,9 +19,20 @@ import pyarrow.compute as pc
 
 from contract.columns import COMPARE, Column, Role
 from contract.ids import FIRST, LAST, MAX_LENGTH
+from training.data.embeddings import read_embeddings
 from training.data.prepared import arrow_type
+from training.data.values import (
+    EXAMPLES,
+    MOST,
+    Warn,
+    Wrong,
+    as_yaml,
+    examples,
+    no_separator,
+    positives,
+    too_large,
+)
 
-MOST_FLOAT = float(np.finfo(np.float32).max)
 FIRST_US, LAST_US = -9_223_372_036_854_775, 9_223_372_036_854_775
 """The instants that nanoseconds since 1970 hold, 1677 to 2262, in microseconds."""
 DAY_US = 86_400 * 10**6
@@ -33,8 +44,8 @@ FORMATS = (
 )  # fmt: skip
 """Patterns that are tried on text that is no ISO 8601, to name those that fit; the user chooses."""
 UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": None}
+FEATURES = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
-EXAMPLES = 3
 
 
 @dataclass
@@ -44,10 +55,6 @@ class Converted:
     values: pa.ChunkedArray | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-class Wrong(Exception):
-    """What is wrong with a column, and after a semicolon the remedy."""
 
 
 def convert(raw: pa.ChunkedArray, column: Column, where: str, *, is_text: bool) -> Converted:
@@ -66,8 +73,8 @@ def convert(raw: pa.ChunkedArray, column: Column, where: str, *, is_text: bool) 
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         done.problems.append(
-            f"{where} is {raw.type}, not {said(column)} ({len(raw)} rows: {reason}); convert it, or change "
-            "its dtype in dataset.yaml"
+            f"{where} is {raw.type}, not {said(column)} ({len(raw)} rows: {reason}); convert it"
+            + _or_declare(_plain(raw).type, column)
         )
     return done
 
@@ -78,27 +85,73 @@ def _wanted(column: Column) -> pa.DataType:
 
 def said(column: Column) -> str:
     """Says what a column is declared to hold."""
-    return f"a list of {column.dtype}" if column.role is Role.LIST else str(column.dtype)
+    return f"a list of {column.dtype}" if column.is_several else str(column.dtype)
+
+
+def _or_declare(given: pa.DataType, column: Column) -> str:
+    """Proposes the line that fits what a column holds, where a feature of that kind exists."""
+    fits: dict[str, dict[str, str]] = {
+        "number": {"role": "numeric"},
+        "string": {"role": "categorical", "dtype": "string"},
+        "bool": {"role": "categorical", "dtype": "bool"},
+        "list of string": {"role": "list", "dtype": "string"},
+        "list of number": {"role": "embedding" if _holds_floats(given) else "list"},
+    }
+    line = fits.get(_kind(given)) if column.role in FEATURES else None
+    if line is None:
+        return ", or take its line out of dataset.yaml" if column.role is not Role.ID else ""
+    line = line | ({"from": column.source} if column.source else {})
+    return f", or make its line `{as_yaml(line)}`"
+
+
+def _holds_floats(given: pa.DataType) -> bool:
+    return bool(pa.types.is_list(given) and pa.types.is_floating(given.value_type))
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Takes off what only says how values are stored: dictionaries, extension types, wide offsets."""
+    """Takes off what only says how values are stored: dictionaries, extension types, views, wide offsets."""
+    if pa.types.is_run_end_encoded(values.type):
+        values = pa.chunked_array(
+            [pc.run_end_decode(chunk) for chunk in values.chunks], values.type.value_type
+        )
     if isinstance(values.type, pa.ExtensionType):
         values = pa.chunked_array([chunk.storage for chunk in values.chunks], values.type.storage_type)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_large_string(values.type):
-        values = values.cast(pa.string())
+    if _is_text(values.type):
+        values = _as_text(values)
+    elif _is_view(values.type):  # Arrow casts none of these yet
+        values = pa.chunked_array([pa.array(values.to_pylist(), pa.list_(values.type.value_type))])
     if pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        element = values.type.value_type
-        values = values.cast(pa.list_(pa.string() if pa.types.is_large_string(element) else element))
+        values = values.cast(pa.list_(values.type.value_type))
     if pa.types.is_list(values.type):
         element = values.type.value_type
-        if pa.types.is_dictionary(element):
-            values = values.cast(pa.list_(element.value_type))
-        elif pa.types.is_large_string(element):
-            values = values.cast(pa.list_(pa.string()))
+        if pa.types.is_dictionary(element) or _is_text(element):
+            array = values.combine_chunks()
+            flat = _plain(pa.chunked_array([array.flatten()])).combine_chunks()
+            values = _rebuilt(values, flat)
     return values
+
+
+def _is_text(given: pa.DataType) -> bool:
+    return given in (pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
+
+
+def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Gives plain strings; bytes are taken for UTF-8, as some programs write text."""
+    if values.type in (pa.string_view(), pa.binary_view()):
+        kind = pa.string() if values.type == pa.string_view() else pa.binary()
+        values = pa.chunked_array([pa.array(values.to_pylist(), kind)])
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        raise Wrong(
+            f"is {values.type}, bytes that are no text in UTF-8; write it as text, or take its line out"
+        ) from None
+
+
+def _is_view(given: pa.DataType) -> bool:
+    return isinstance(given, pa.ListViewType | pa.LargeListViewType)
 
 
 def _kind(given: pa.DataType) -> str:
@@ -115,9 +168,6 @@ def _kind(given: pa.DataType) -> str:
     return "timestamp" if pa.types.is_timestamp(given) else str(given)
 
 
-Warn = Callable[[str], None]
-
-
 def _value(values: pa.ChunkedArray, column: Column, is_text: bool, warn: Warn) -> pa.ChunkedArray:
     """Reads categories, numbers, context, what is displayed, and availability."""
     wanted, given = arrow_type(column), _kind(values.type)
@@ -130,7 +180,7 @@ def _value(values: pa.ChunkedArray, column: Column, is_text: bool, warn: Warn) -
             raise pa.ArrowTypeError(f"{values.type} is another kind of value")
         return values
     if given == "string" and is_text:
-        values = _numbers(values, said(column))
+        values = _numbers(values, said(column), _or_declare(values.type, column))
         given = "number"
     if given == "bool":
         values, given = values.cast(pa.int8()), "number"
@@ -156,7 +206,7 @@ def _id(values: pa.ChunkedArray, column: Column, is_text: bool, _: Warn) -> pa.C
         )
         if not is_text or pc.any(wrong).as_py():  # a Parquet file knows integers, and these it holds as text
             shown = values.filter(wrong) if pc.any(wrong).as_py() else values
-            raise Wrong(f"is text in {len(shown)} rows (such as {_examples(shown)}); {AS_TEXT}")
+            raise Wrong(f"is text in {len(shown)} rows (such as {examples(shown)}); {AS_TEXT}")
         digits = pc.replace_substring_regex(digits, r"^\+|\.0*$", "")
         whole = [None if text is None else int(text) for text in digits.to_pylist()]
     elif pa.types.is_decimal(values.type) or pa.types.is_uint64(values.type):
@@ -205,15 +255,12 @@ def _floats(values: pa.ChunkedArray, column: Column, warn: Warn) -> pa.ChunkedAr
     if infinite := int(np.isinf(array).sum()):
         warn(f"is infinite in {infinite} rows; they are taken as null")
         array[np.isinf(array)] = np.nan
-    beyond = np.abs(np.nan_to_num(array)) > MOST_FLOAT
+    beyond = np.abs(np.nan_to_num(array)) > MOST
     if beyond.any():
         if not column.clip:
-            raise Wrong(
-                f"is beyond the range of float32 in {int(beyond.sum())} rows (such as {array[beyond][0]:g}); "
-                "correct them, or add `clip: true` to take the nearest number that fits"
-            )
-        warn(f"is clipped in {int(beyond.sum())} rows to the range of float32")
-        array = np.clip(array, -MOST_FLOAT, MOST_FLOAT)
+            raise too_large(int(beyond.sum()), array[beyond][0])
+        warn(f"is clipped in {int(beyond.sum())} rows to {MOST:g}")
+        array = np.clip(array, -MOST, MOST)
     wanted = arrow_type(column)
     narrow = array.astype(np.float32) if pa.types.is_floating(wanted) else array
     return pa.chunked_array([pa.array(narrow, wanted, mask=np.isnan(array))])
@@ -229,13 +276,14 @@ def _flags(values: pa.ChunkedArray, given: str) -> pa.ChunkedArray:
     if pc.any(wrong).as_py():
         raise Wrong(
             f"is {values.type}, and in {pc.sum(wrong).as_py()} rows neither true nor false (such as "
-            f"{_examples(values.filter(wrong))}); write booleans, or 1 and 0"
+            f"{examples(values.filter(wrong))}); write booleans, or take its line out of dataset.yaml"
         )
     return pc.if_else(pc.is_valid(words), is_true, pa.scalar(None, pa.bool_()))
 
 
-def _numbers(texts: pa.ChunkedArray, wanted: str) -> pa.ChunkedArray:
-    """Reads the text of a CSV as numbers: int64 where all are whole, else float64."""
+def _numbers(texts: pa.ChunkedArray, wanted: str, remedy: str = "") -> pa.ChunkedArray:
+    """Reads the text of a CSV as numbers: int64 where all are whole, else float64. Where they are none, the
+    `remedy` is beside that of correcting them."""
     trimmed = pc.utf8_trim_whitespace(texts)
     trimmed = pc.if_else(
         pc.is_in(trimmed, pa.array(["", "NA", "NaN", "nan", "null", "NULL", "None"])), None, trimmed
@@ -253,8 +301,8 @@ def _numbers(texts: pa.ChunkedArray, wanted: str) -> pa.ChunkedArray:
     wrong = pc.and_(pc.is_valid(trimmed), pc.invert(number))
     if pc.any(wrong).as_py():
         raise Wrong(
-            f"holds no {wanted} in {pc.sum(wrong).as_py()} rows (such as {_examples(texts.filter(wrong))}); "
-            "correct them, leave them empty, or change its dtype in dataset.yaml"
+            f"holds no {wanted} in {pc.sum(wrong).as_py()} rows (such as {examples(texts.filter(wrong))}); "
+            f"correct them, or leave them empty{remedy}"
         )
     return pc.cast(pc.replace_substring_regex(trimmed, r"^\+", ""), pa.float64())
 
@@ -264,14 +312,12 @@ def _label(values: pa.ChunkedArray, column: Column, is_text: bool, _: Warn) -> p
     if column.positive is None:
         if given == "string":
             if not is_text:
-                raise Wrong(
-                    f"is text ({len(values)} rows); say which are positive: `positive: [{_examples(values)}]`"
-                )
+                raise Wrong(f"is text ({len(values)} rows); say which are positive: `{positives(values)}`")
             try:
                 values = _numbers(values, "number")
             except Wrong:
                 raise Wrong(
-                    f"is text ({len(values)} rows); say which are positive: `positive: [{_examples(values)}]`"
+                    f"is text ({len(values)} rows); say which are positive: `{positives(values)}`"
                 ) from None
         if given == "bool":
             values = values.cast(pa.int8())
@@ -287,7 +333,10 @@ def _label(values: pa.ChunkedArray, column: Column, is_text: bool, _: Warn) -> p
     if column.comparison is not None:
         operator, bound = column.comparison
         if given == "string" and not is_text:
-            raise Wrong("is text, which cannot be compared with a number; name the values: `positive: [buy]`")
+            raise Wrong(
+                f"is text ({len(values)} rows), which is compared with no number; name the values: "
+                f"`{positives(values)}`"
+            )
         numbers = (_numbers(values, "number") if given == "string" else values).cast(pa.float64(), safe=False)
         array = numbers.to_numpy()
         positive = COMPARE[operator](array, bound).astype(np.int64)
@@ -300,13 +349,13 @@ def _label(values: pa.ChunkedArray, column: Column, is_text: bool, _: Warn) -> p
             wanted = [float(v) for v in column.positive]
         except ValueError:
             raise Wrong(
-                f"is {values.type}, and `positive:` names text; name numbers, or compare: '>= 1'"
+                f"is {values.type}, and `positive:` names text; name numbers: `{positives(values)}`"
             ) from None
         chosen = pc.is_in(values.cast(pa.float64(), safe=False), pa.array(wanted))
     if not pc.any(chosen).as_py():
         raise Wrong(
-            f"holds none of the values of `positive:` in {len(values)} rows; it holds {_examples(values)}: "
-            "name those"
+            f"holds none of the values of `positive:` in {len(values)} rows; name those that it holds: "
+            f"`{positives(values)}`"
         )
     return pc.if_else(pc.is_valid(values), chosen.cast(pa.int64()), None)
 
@@ -315,11 +364,7 @@ def _list(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> pa.Ch
     wanted, given = arrow_type(column), _kind(values.type)
     if given == "string":
         if column.separator is None:
-            mark = _likely_separator(values)
-            raise Wrong(
-                f"is {values.type}, not {said(column)} ({len(values)} rows); say what stands between two "
-                f'elements: `separator: "{mark}"`'
-            )
+            raise no_separator(values, said(column))
         parts = pc.split_pattern(values, column.separator)
         flat = pc.utf8_trim_whitespace(parts.combine_chunks().flatten())
         values = _rebuilt(parts, pc.if_else(pc.equal(flat, ""), None, flat))
@@ -365,12 +410,6 @@ def _lists(flat: pa.Array, lengths: npt.NDArray[np.int64], like: pa.ListArray) -
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     mask = pc.is_null(like).combine_chunks() if isinstance(like, pa.ChunkedArray) else pc.is_null(like)
     return pa.chunked_array([pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)])
-
-
-def _likely_separator(values: pa.ChunkedArray) -> str:
-    texts = values.drop_null().slice(0, 1_000).to_pylist()
-    counts = {mark: sum(mark in text for text in texts) for mark in "|;,/ "}
-    return max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else "|"
 
 
 def _timestamp(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> pa.ChunkedArray:
@@ -484,7 +523,7 @@ def _from_text(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
             remedy = "correct them, or say how they are written, such as `format: '%d/%m/%Y %H:%M'`"
         raise Wrong(
             f"is text, and not {how} within the years 1678 to 2261 in {int(wrong.sum())} rows (such as "
-            f"{_examples(pa.chunked_array([pa.array(sample)]))}); {remedy}"
+            f"{examples(pa.chunked_array([pa.array(sample)]))}); {remedy}"
         )
     return pa.chunked_array([pa.Array.from_pandas(at)]).cast(pa.timestamp("us", tz="UTC"))
 
@@ -517,15 +556,11 @@ def _parsed(texts: pd.Series, pattern: str | None, column: Column) -> pd.Series:
     return pd.Series(filled.loc[codes].array, index=texts.index)
 
 
-def _examples(values: pa.ChunkedArray) -> str:
-    found = list(dict.fromkeys(values.drop_null().slice(0, 10_000).to_pylist()))[:EXAMPLES]
-    return ", ".join(str(value)[:40] for value in found)
-
-
 _READERS: dict[Role, Callable[[pa.ChunkedArray, Column, bool, Warn], pa.ChunkedArray]] = {
     Role.ID: _id,
     Role.LABEL: _label,
     Role.LIST: _list,
+    Role.EMBEDDING: lambda values, column, _, warn: read_embeddings(values, column, warn),
     Role.TIMESTAMP: _timestamp,
 }
 """How each role's column is read; `_value` reads the others."""

@@ -135,11 +135,8 @@ def _read(file: Path, table: str, told: TableFile) -> RawTable:
             text = _read_csv(file, table, told)
             said = (*text.said, f"{file.name}: is no parquet file but text, read as CSV")
             return RawTable(text.data, is_text=True, said=said)
-        return RawTable(_READERS[kind](file), is_text=False)
+        return RawTable(_distinct(_READERS[kind](file), file), is_text=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError) as error:
-        remedy = (
-            f"quote values that hold the delimiter, or set files.{table}.delimiter" if kind == "csv" else ""
-        )
         names = {
             "parquet": "a parquet file",
             "csv": "a table of text",
@@ -148,8 +145,25 @@ def _read(file: Path, table: str, told: TableFile) -> RawTable:
         }
         raise FileProblemError(
             f"{file}: not {names[kind]} (0 rows could be read: {_first_line(error)}); "
-            + (remedy or "write it again")
+            + _remedy(kind, table, str(error))
         ) from None
+
+
+def _remedy(kind: str, table: str, error: str) -> str:
+    if kind == "json":
+        return "write one object a line, and one type of value a column"
+    if kind == "csv" and "UTF8" in error:
+        return f"set files.{table}.encoding to what it is written in, or take it out"
+    if kind == "csv" and "CSV parse" in error:
+        return f"quote values that hold the delimiter, or set files.{table}.delimiter"
+    return "write it again"
+
+
+def _distinct(data: pa.Table, file: Path) -> pa.Table:
+    """Refuses a table in which a name is that of several columns."""
+    if doubled := sorted({name for name in data.column_names if data.column_names.count(name) > 1}):
+        raise FileProblemError(f"{file}: names {doubled} for several columns; give each a name of its own")
+    return data
 
 
 def _is_lines_of_text(file: Path) -> bool:
@@ -201,8 +215,7 @@ def _read_csv(file: Path, table: str, told: TableFile) -> RawTable:
         said.append(f"{file.name}: columns are separated by {delimiter!r}")
     header = next(csv.reader(io.StringIO(text), delimiter=delimiter))
     columns = [name.strip().lstrip("\ufeff") for name in header]
-    if doubled := sorted({name for name in columns if columns.count(name) > 1}):
-        raise FileProblemError(f"{file}: names {doubled} for several columns; give each a name of its own")
+    _distinct(pa.table([pa.array([], pa.string()) for _ in columns], columns), file)
     with pa.input_stream(str(file)) as stream:
         data = pyarrow.csv.read_csv(
             stream,

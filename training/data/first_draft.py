@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 
 from contract.dataset import DATASET_FILE, DatasetError, TableFile
@@ -123,7 +124,7 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
         out += [f"  {table}: {{path: {_yaml(path)}}}" for table, path in paths.items()]
     log = found["interactions"][1]
     keys = {"user_id": _first(log, USER), "item_id": _first(log, ITEM)}
-    frames = {table: rows.data.slice(0, ROWS).to_pandas() for table, (_, rows) in found.items()}
+    frames = {table: _looked_at(rows.data, table) for table, (_, rows) in found.items()}
     ids = {key: {"role": "id"} | _dtype_of(key, keys, frames) for key in keys}
     for table in ("users", "items", "interactions"):
         out.append(f"{table}:")
@@ -136,8 +137,25 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
             continue
         lines = list(_lines(table, frames[table], keys, ids, open_ends))
         out += [f"  {line.name}: {_keys(line.keys)}  # {line.why}" for line in lines]
-        out += [f"  # {note}" for note in _left_out(frames[table], lines)]
+        out += [f"  # {note}" for note in _left_out(found[table][1].data, frames[table], lines)]
     return "\n".join(out) + "\n", open_ends
+
+
+def _looked_at(data: pa.Table, table: str) -> pd.DataFrame:
+    """Takes a table, gives the first rows of the columns for which there may be a role: those of structs,
+    bytes and durations have none, and times only in the log."""
+    kept = [
+        field.name
+        for field in data.schema
+        if field.name.strip()
+        and not pa.types.is_struct(field.type)
+        and not pa.types.is_map(field.type)
+        and not pa.types.is_binary(field.type)
+        and not pa.types.is_duration(field.type)
+        and not pa.types.is_time(field.type)
+        and (table == "interactions" or not pa.types.is_temporal(field.type))
+    ]
+    return data.select(kept).slice(0, ROWS).to_pandas(safe=False)  # the year 1 is a time all the same
 
 
 def _lines(
@@ -198,6 +216,8 @@ def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLi
     if known.empty or LINK.search(column):
         return None
     number = pd.to_numeric(known, errors="coerce") if not _is_list(known) else pd.Series(dtype="float64")
+    if len(number) and np.isinf(number.to_numpy(np.float64, na_value=0)).any():
+        return None
     is_number = (
         len(number) == len(known) and number.notna().all() and not pd.api.types.is_datetime64_any_dtype(known)
     )
@@ -209,6 +229,8 @@ def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLi
     if table == "items" and AVAILABLE.search(column):
         return DraftLine(name, {"role": "availability"} | more, "its name: false is never answered")
     if _is_list(known):
+        if _element(known) == "float32":
+            return DraftLine(name, {"role": "embedding"} | more, "lists of numbers: an embedding?")
         return DraftLine(name, {"role": "list", "dtype": _element(known)} | more, "holds lists")
     if is_number:
         if (number % 1 == 0).all() and number.nunique() <= min(200, FEW * len(number)):
@@ -272,12 +294,14 @@ def _time(known: pd.Series, number: pd.Series) -> dict[str, object]:
     return {"format": fits[0]} if len(fits) == 1 else {}
 
 
-def _left_out(frame: pd.DataFrame, lines: list[DraftLine]) -> Iterator[str]:
+def _left_out(data: pa.Table, frame: pd.DataFrame, lines: list[DraftLine]) -> Iterator[str]:
     used = {line.keys.get("from", line.name) for line in lines}
-    for column in frame.columns:
+    for column in data.column_names:
         if column not in used:
-            examples = ", ".join(str(v)[:30] for v in frame[column].dropna().unique()[:3])
-            yield f"not used: {column} (such as {examples}); no role was clear"
+            values = frame[column].dropna().head(3) if column in frame else []
+            shown = dict.fromkeys(" ".join(str(value).split())[:30] for value in values)
+            told = f"such as {', '.join(shown)}" if shown else data[column].type
+            yield f"not used: {' '.join(column.split())} ({told}); no role was clear"
 
 
 def _is_list(known: pd.Series) -> bool:
@@ -286,7 +310,9 @@ def _is_list(known: pd.Series) -> bool:
 
 def _element(known: pd.Series) -> str:
     flat = [v for some in known.head(100) for v in some if v is not None]
-    return "int64" if flat and all(isinstance(v, int | np.integer) for v in flat) else "string"
+    if flat and all(isinstance(v, int | np.integer) for v in flat):
+        return "int64"
+    return "float32" if flat and all(isinstance(v, float | np.floating) for v in flat) else "string"
 
 
 def _plain(column: str) -> str:

@@ -37,6 +37,7 @@ from contract.dataset import (
 from contract.texts import USERS, Texts
 
 FILES = {"users": USERS_FILE, "items": ITEMS_FILE, "interactions": INTERACTIONS_FILE}
+FEW_ROWS = 10
 ARROW_TYPES = {
     "int64": pa.int64(),
     "float32": pa.float32(),
@@ -67,9 +68,15 @@ class Prepared:
 
 
 def default_split(timestamps: pd.Series) -> Split:
-    """Splits at the 80th and 90th percentile of the timed rows; test ends just after the last one."""
-    known = timestamps.dropna()
+    """Splits at the 80th and 90th percentile of the timed rows; test ends just after the last one.
+
+    Of fewer rows than ten, each at an instant of its own, the last is for the test and the one before it for
+    validation.
+    """
+    known = timestamps.dropna().sort_values(ignore_index=True)
     train, validate = (known.quantile(q, interpolation="lower") for q in (0.8, 0.9))
+    if 3 <= len(known) < FEW_ROWS and known.is_unique:
+        train, validate = known.iloc[-2], known.iloc[-1]
     return Split(
         train_until=train.to_pydatetime(warn=False),
         validate_until=validate.to_pydatetime(warn=False),
@@ -80,7 +87,7 @@ def default_split(timestamps: pd.Series) -> Split:
 def arrow_type(column: Column) -> pa.DataType:
     """Takes a column, gives the type it is stored with."""
     element = ARROW_TYPES[column.held]
-    return pa.list_(element) if column.role is Role.LIST else element
+    return pa.list_(element) if column.is_several else element
 
 
 def arrow_schema(columns: Columns) -> pa.Schema:
@@ -115,7 +122,7 @@ def to_numpy(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
     bool (null is False). Lists are (rows, max_length): their first elements, padded with the null of the
     dtype.
     """
-    if column.role is Role.LIST:
+    if column.is_several:
         return _pad(values, column)
     if column.held == "int64":
         return np.asarray(values.astype("Int64").fillna(names.NULL_INT), dtype=np.int64)

@@ -15,18 +15,25 @@ from training.data.prepared import to_numpy
 
 
 def all_columns(dataset: Dataset) -> Columns:
-    """Lists every raw column that a model may read, in a fixed order; the ids first."""
+    """Lists every raw column that both models may read, in a fixed order; the ids first.
+
+    Embeddings are not among them: they are for the towers, which read each user and item once.
+    """
     matches = {name: Column(role=Role.NUMERIC, is_log=True) for name in user_item_feature_names(dataset)}
     return {
         names.USER_ID: dataset.users[names.USER_ID],
         names.ITEM_ID: dataset.items[names.ITEM_ID],
-        **dataset.user_profile,
+        **_apart_from_embeddings(dataset.user_profile),
         **dataset.user_activity,
-        **dataset.item_catalog,
+        **_apart_from_embeddings(dataset.item_catalog),
         **dataset.item_activity,
         **dataset.context,
         **matches,
     }
+
+
+def _apart_from_embeddings(columns: Columns) -> Columns:
+    return {name: column for name, column in columns.items() if column.role is not Role.EMBEDDING}
 
 
 def raw_arrays(frame: pd.DataFrame, columns: Mapping[str, Column]) -> dict[str, Array]:

@@ -17,17 +17,21 @@ import pyarrow.compute as pc
 
 from contract import names
 from contract.columns import Columns, Role
-from contract.dataset import Dataset, DatasetError
+from contract.dataset import Dataset, DatasetError, SplitBy
 from contract.names import NULL_INT
 from training.data.convert import AS_TEXT, convert
+from training.data.embeddings import width_of
 from training.data.files import RawTable
 from training.data.implied import with_clock, with_label
+from training.data.learnable import unlearnable
 from training.data.numbering import OwnTexts, with_numbers
 from training.data.prepared import FILES, tables_of, to_frame
 
 _TAKE_OUT = "take its line out of dataset.yaml"
 _EXACT = 2**53
 """Beyond this a float64 no longer holds every integer."""
+FIRST_LOGS = pd.Timestamp("1990-01-01", tz="UTC")
+"""Before this hardly anything was logged: an instant of then is rather a missing one, written as 0."""
 
 
 class ProblemsError(DatasetError):
@@ -76,6 +80,7 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
                 f"{FILES[table]}: column {name} is an empty list in all {len(frame)} rows; it is left out"
             )
             frame, columns = frame.drop(columns=name), {n: c for n, c in columns.items() if n != name}
+        columns = _with_widths(columns, typed[table])
         kept[table], frames[table] = columns, frame
         problems += _null_columns(frame, columns, FILES[table])
         problems += _inexact(frame, columns, FILES[table])
@@ -88,13 +93,16 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
         problems += _labels(interactions, dataset)
     if any(column.role is Role.TIMESTAMP for column in dataset.interactions.values()):
         problems += _timestamps(interactions, dataset, now)
+        warnings += _early(interactions, dataset)
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
         if key in frames[table]:
             problems += _duplicates(frames[table], key, FILES[table], texts)
             wrong, normal = _unknown(interactions, frames[table], key, dataset, texts)
             problems += wrong
             warnings += normal
-    problems += _clock(interactions, dataset)
+    problems += _clock(interactions, dataset, now)
+    if not problems:
+        problems += unlearnable(interactions, frames["items"], dataset)
     if problems:
         raise ProblemsError(problems)
     if names.ITEM_ID in texts:
@@ -113,9 +121,8 @@ def with_declared_types(raw: RawTable, columns: Columns, file: str) -> tuple[pa.
     for name, column in columns.items():
         source = column.source or name
         if source not in given:
-            problems.append(
-                f"{file}: column {source} is missing ({raw.data.num_rows} rows); {_found(source, given)}"
-            )
+            remedy = _found(source, column.role, given)
+            problems.append(f"{file}: column {source} is missing ({raw.data.num_rows} rows); {remedy}")
             continue
         converted = convert(raw.data[source], column, f"{file}: column {source}", is_text=raw.is_text)
         problems += converted.problems
@@ -129,14 +136,15 @@ def with_declared_types(raw: RawTable, columns: Columns, file: str) -> tuple[pa.
     return pa.table(arrays), problems, warnings
 
 
-def _found(source: str, given: list[str]) -> str:
+def _found(source: str, role: Role, given: list[str]) -> str:
     """Says what to do about a column that the file does not have, by what it has."""
     unnamed = [column for column in given if column.startswith("__index_level_")]
     near = difflib.get_close_matches(source, given, n=1, cutoff=0.6) or unnamed[:1]
     likely = (
         f", or say which one it is: `from: {near[0]}`" if near else ", or name the file's column with `from:`"
     )
-    return f"write it, {_TAKE_OUT}{likely} (the file has {', '.join(given[:20])})"
+    taken_out = "" if role is Role.ID else f", {_TAKE_OUT}"
+    return f"write it{taken_out}{likely} (the file has {', '.join(given[:20])})"
 
 
 def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
@@ -163,13 +171,29 @@ def _null_columns(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[
             yield f"{file}: column {name} is null in all {len(frame)} rows; fill it, or {_TAKE_OUT}"
 
 
+def _with_widths(columns: Columns, table: pa.Table) -> Columns:
+    """Gives embeddings the length that they were found to have, if they are not to be cut."""
+    found = {
+        name: width_of(table[name])
+        for name, column in columns.items()
+        if column.role is Role.EMBEDDING and name in table.column_names
+    }
+    asked = {
+        n: columns[n].max_length if "max_length" in columns[n].model_fields_set else found[n] for n in found
+    }
+    return columns | {
+        name: columns[name].model_copy(update={"max_length": max(1, min(asked[name], found[name]))})
+        for name in found
+    }
+
+
 def _empty_lists(frame: pd.DataFrame, columns: Columns) -> list[str]:
     """Lists the columns of lists that hold not one element."""
     lists = [name for name in frame if columns[name].role is Role.LIST and len(frame)]
     return [name for name in lists if not (frame[name].str.len() > 0).any() and frame[name].notna().any()]
 
 
-def _clock(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+def _clock(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str]:
     """Looks whether the declared instants lie where there are rows."""
     file, name = (
         FILES["interactions"],
@@ -180,7 +204,9 @@ def _clock(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
     first, last = frame[name].min(), frame[name].max()
     told = f"{file}: column {name} goes from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
     if dataset.as_of is not None and dataset.as_of <= first:
-        yield f"{told}, and as_of, {dataset.as_of}, is before all of it; set it later, or take it out"
+        yield f"{told}, and as_of, {dataset.as_of}, is before that; set it later, or {_takes_out('as_of')}"
+    if dataset.as_of is not None and dataset.as_of > now:
+        yield f"{told}, and as_of, {dataset.as_of}, is still to come; {_takes_out('as_of')}: it is now then"
     split = dataset.split
     if split is None:
         return
@@ -190,14 +216,18 @@ def _clock(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
         (split.validate_until, split.test_until, "test"),
     ):
         if not ((frame[name] >= start) & (frame[name] < end)).any():
-            yield f"{told}, and split leaves the {part} part without a row; set it within, or take it out"
+            yield f"{told}, and split leaves {part} without a row; set it within, or {_takes_out('split')}"
+
+
+def _takes_out(key: str) -> str:
+    return f"take {key} out of dataset.yaml"
 
 
 def _inexact(frame: pd.DataFrame, columns: Columns, file: str) -> Iterator[str]:
     """Feast reads an integer column that has nulls as float64."""
     for name in frame:
         column = columns[name]
-        if column.dtype != "int64" or column.role is Role.LIST or not frame[name].isna().any():
+        if column.dtype != "int64" or column.is_several or not frame[name].isna().any():
             continue
         large = int((frame[name].dropna().abs() > _EXACT).sum())
         if large:
@@ -229,7 +259,7 @@ def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
     if dataset.target in frame and len(frame) and not (frame[dataset.target] == 1).any():
         yield (
             f"{file}: column {dataset.target} is 1 in none of {len(frame)} rows: nothing to learn; "
-            "check how it is made, or name another label in dataset.yaml"
+            f"check how it is made, or {_TAKE_OUT}: then what is in the log counts as chosen"
         )
 
 
@@ -257,7 +287,7 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
     if late:
         yield (
             f"{file}: column {name} is in the future in {late} rows (up to {at.max()}); "
-            "check its unit and its time zone"
+            "correct or drop them, or say by `unit:` or `timezone:` how it is written"
         )
     before = at.groupby(frame[names.USER_ID]).shift()
     out_of_order = int((at < before).sum())
@@ -265,6 +295,17 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
         yield (
             f"{file}: column {name} is out of order in {out_of_order} rows, each earlier than its user's row "
             f"above, beside rows without a time; sort the file by {name}"
+        )
+
+
+def _early(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+    """Tells of instants before any log; they count, and are likely missing ones that were written as 0."""
+    at = frame.get(dataset.timestamp)
+    is_early = at < FIRST_LOGS if at is not None else pd.Series(False)
+    if is_early.any() and not is_early.all() and dataset.split_by is SplitBy.TIME:
+        yield (
+            f"{FILES['interactions']}: column {dataset.timestamp} is before {FIRST_LOGS.year} in "
+            f"{int(is_early.sum())} rows (from {at.min():%Y-%m-%d}); correct or drop what is no time"
         )
 
 

@@ -30,13 +30,15 @@ _COLUMNS = {
 
 
 def markdown(metrics_json: str) -> str:
-    """Takes the contents of `metrics.json`, gives one table per section."""
+    """Takes the contents of `metrics.json`, gives one table per section, below what must be known of them."""
     metrics: dict[str, Any] = json.loads(metrics_json)
     lines = [
         f"Bundle `{metrics['bundle']}` on {metrics['dataset']}, quality {metrics['quality']}, "
         f"seed {', '.join(map(str, metrics['seeds']))}. Test: {metrics['test']['rows']:,} rows, "
         f"{metrics['test']['users']:,} users with {metrics['test']['relevant']:,} items to find.",
     ]
+    for note in metrics.get("notes", []):
+        lines += ["", note]
     for section, models in metrics["sections"].items():
         lines += ["", f"**{_TITLES.get(section, section)}**", "", *_table(models)]
     return "\n".join(lines) + "\n"

@@ -20,9 +20,9 @@ from training.data.raw import all_columns, raw_arrays
 from training.features.activity import (
     EntityLog,
     Spans,
+    busy_instants,
     event_times,
     item_activity,
-    snapshot_instants,
     user_activity,
 )
 
@@ -65,9 +65,9 @@ class RankingTable:
 
     @classmethod
     def of(cls, prepared: Prepared, until: datetime) -> RankingTable:
-        """Computes the activity as of every snapshot up to `until`."""
+        """Computes the activity as of every snapshot up to `until` at which it changed."""
         times = event_times(prepared.dataset, prepared.interactions)
-        instants = snapshot_instants(prepared.dataset, min(times.min(), pd.Timestamp(until)), until)
+        instants = busy_instants(prepared, until)
         return cls(prepared, times, user_activity(prepared, instants), item_activity(prepared, instants))
 
     def exposures(
@@ -149,12 +149,12 @@ def take(rows: RankingRows, kept: npt.NDArray[np.bool_] | Ints) -> RankingRows:
 
 def _with_facts(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
     """Adds the profile of each row's user and the facts of its item; null where there are none."""
-    dataset = prepared.dataset
+    dataset, read = prepared.dataset, all_columns(prepared.dataset)
     for entity_id, table, columns in (
         (names.USER_ID, prepared.users, dataset.user_profile),
         (names.ITEM_ID, prepared.items, dataset.item_catalog),
     ):
-        facts = table[[entity_id, *columns]]
+        facts = table[[entity_id, *(name for name in columns if name in read)]]
         frame = frame.merge(facts, on=entity_id, how="left", validate="many_to_one")
     return frame
 

@@ -16,10 +16,11 @@ from scipy.sparse import csr_matrix
 
 from contract import names
 from contract.arrays import Array, Ints
+from contract.dataset import ANY, Dataset
 from contract.encoders import PAD_CODE, Encoders
 from training.data.prepared import Prepared
 from training.data.raw import raw_arrays
-from training.examples.split import ANY, all_user_ids, rows_of
+from training.examples.split import all_user_ids, rows_of
 from training.features.activity import event_times, snapshot_instants
 
 
@@ -126,6 +127,8 @@ class RetrievalExamples:
     """Whether its target is 1."""
     age_days: npt.NDArray[np.float64]
     """Days from the interaction to the end of the examples."""
+    weights: npt.NDArray[np.float64]
+    """The largest weight among its labels that are 1; 1 where none is."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -176,7 +179,19 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
         is_timed=is_timed[is_kept],
         is_target=is_target[is_kept],
         age_days=age_days[is_kept],
+        weights=_weights(dataset, rows)[order][is_kept],
     )
+
+
+def _weights(dataset: Dataset, rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+    each = [
+        np.where(
+            (rows[label] == 1).to_numpy(np.bool_, na_value=False), dataset.interactions[label].weight, 0.0
+        )
+        for label in dataset.labels
+    ]
+    weights = np.max(each, axis=0)
+    return np.where(weights > 0, weights, 1.0)
 
 
 def item_columns(prepared: Prepared, encoders: Encoders) -> dict[str, Array]:

@@ -49,7 +49,8 @@ class RankingExamples:
 
     `fields` are the columns that may be read. `labels` (rows,) or (rows, T) hold the target first, then
     auxiliary labels; NaN where unknown. `validation_labels` (rows,) are the target's. `candidates` were
-    retrieved, not exposed: what is asked of the model when it serves.
+    retrieved, not exposed: what is asked of the model when it serves. `weights` say how much each label's 1
+    counts; without, all alike.
     """
 
     fields: Mapping[str, Field]
@@ -58,6 +59,7 @@ class RankingExamples:
     validation: Mapping[str, Array]
     validation_labels: Floats
     candidates: CandidateRows | None = None
+    weights: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class RankingExamples:
             validation=parts.validation.encoded(encoders, dataset),
             validation_labels=parts.validation.labels[:, first],
             candidates=candidates,
+            weights=tuple(dataset.interactions[dataset.labels[at]].weight for at in order),
         )
 
     def sample(self, seed: int) -> dict[str, Array]:

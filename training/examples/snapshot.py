@@ -18,7 +18,7 @@ from contract.encoders import Encoders
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.examples.split import all_user_ids
-from training.features.activity import event_times, item_activity, snapshot_instants, user_activity
+from training.features.activity import busy_instants, item_activity, user_activity
 
 
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
@@ -39,8 +39,7 @@ def _latest(
     make: Callable[[Prepared, pd.DatetimeIndex], pd.DataFrame], prepared: Prepared, instant: datetime
 ) -> pd.DataFrame:
     """Gives each entity's row of the last snapshot at which it had something new, as the store keeps it."""
-    first = event_times(prepared.dataset, prepared.interactions).min()
-    rows = make(prepared, snapshot_instants(prepared.dataset, min(first, pd.Timestamp(instant)), instant))
+    rows = make(prepared, busy_instants(prepared, instant))
     rows = rows.sort_values(names.EVENT_TIMESTAMP, kind="stable")
     return rows.drop_duplicates(rows.columns[0], keep="last").drop(columns=names.EVENT_TIMESTAMP)
 

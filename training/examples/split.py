@@ -12,10 +12,9 @@ from scipy.sparse import csr_matrix
 
 from contract import names
 from contract.arrays import Ints
+from contract.dataset import ANY, NONE
 from training.data.prepared import Prepared
 from training.features.activity import event_times
-
-ANY = "any"
 
 
 def all_user_ids(prepared: Prepared) -> Ints:
@@ -33,13 +32,15 @@ def rows_of(ids: Ints, wanted: Ints) -> Ints:
 def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: str = ANY) -> csr_matrix:
     """Counts interactions, (U,I): all users as `all_user_ids` lists them, items as in their table.
 
-    `rows` (interactions,) picks those that count; with a `label`, only where it is 1. An item without a row
-    cannot be answered, and has no column.
+    `rows` (interactions,) picks those that count; with a `label`, only where it is 1, none with `none`. An
+    item without a row cannot be answered, and has no column.
     """
     log, item_ids = prepared.interactions, prepared.items[names.ITEM_ID].to_numpy(np.int64)
     items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
     kept = rows & (items >= 0)
-    if label not in ("", ANY):
+    if label == NONE:
+        kept &= False
+    elif label not in ("", ANY):
         kept &= (log[label] == 1).to_numpy(np.bool_, na_value=False)
     user_ids = all_user_ids(prepared)
     users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[kept])
@@ -50,6 +51,12 @@ def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: s
 def is_before(prepared: Prepared, instant: datetime) -> npt.NDArray[np.bool_]:
     """Marks the interactions strictly before an instant, histories included."""
     return np.asarray(event_times(prepared.dataset, prepared.interactions) < pd.Timestamp(instant))
+
+
+def is_chosen_alone(prepared: Prepared, until: datetime) -> bool:
+    """Whether every known target before an instant is 1: the log holds nothing that was passed over."""
+    known = prepared.interactions.loc[is_before(prepared, until), prepared.dataset.target].dropna()
+    return bool((known == 1).all())
 
 
 @dataclass(frozen=True, eq=False)

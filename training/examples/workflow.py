@@ -26,8 +26,9 @@ from contract import names
 from contract.arrays import Array
 from contract.columns import Column, Columns, Role
 from contract.dataset import Dataset
-from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Encoders, Field, Scale, Vocabulary
+from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Centre, Encoders, Field, Scale, Vocabulary
 from training.data.raw import all_columns
+from training.examples.safe_names import safe_name, with_safe_names
 
 SHARED = {
     names.USER_RECENT_ITEM_IDS: names.ITEM_ID,
@@ -140,7 +141,9 @@ class FittedWorkflow:
         vocabularies = self._vocabularies()
         moments = self.normalize
         scales = {
-            name: Scale(_finite(moments.means[name]), _finite(moments.stds[name]), column.is_log)
+            name: Scale(
+                _finite(moments.means[safe_name(name)]), _finite(moments.stds[safe_name(name)]), column.is_log
+            )
             for name, column in self.columns.items()
             if column.role is Role.NUMERIC
         }
@@ -163,10 +166,12 @@ class FittedWorkflow:
         probe = pd.DataFrame({name: _probe(values[name], column, length) for name, column in own.items()})
         rows = nvt.Dataset(workflow_rows(probe, self.columns), cpu=True)
         coded = self.transform(rows).to_ddf().compute()
-        return {name: _vocabulary(values[name], column, coded[name]) for name, column in own.items()}
+        return {
+            name: _vocabulary(values[name], column, coded[safe_name(name)]) for name, column in own.items()
+        }
 
     def _values(self, name: str, column: Column) -> Array:
-        storage = self.categorify.storage_name.get(name, name)
+        storage = self.categorify.storage_name.get(safe_name(name), safe_name(name))
         path = self.categorify.categories[storage]
         dtype = object if column.held == "string" else np.int64
         if not path:
@@ -178,7 +183,7 @@ class FittedWorkflow:
 def workflow_rows(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Takes raw rows, gives dtypes that NVTabular keeps exact: Int64, float32, strings, lists without null.
 
-    A column that the rows lack is null throughout.
+    A column that the rows lack is null throughout. Columns come by their safe names.
     """
     rows = {}
     for name, column in columns.items():
@@ -191,7 +196,7 @@ def workflow_rows(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
             rows[name] = values.astype(object).where(values.notna(), None)
         else:
             rows[name] = (values.fillna(False) if column.dtype == "bool" else values).astype("Int64")
-    return pd.DataFrame(rows).reset_index(drop=True)
+    return pd.DataFrame(with_safe_names(rows)).reset_index(drop=True)
 
 
 def parquet_rows(path: Path, columns: Columns) -> nvt.Dataset:
@@ -218,19 +223,20 @@ def fit_workflow(dataset: Dataset, rows: nvt.Dataset | pd.DataFrame, folder: Pat
     if isinstance(rows, pd.DataFrame):
         rows = nvt.Dataset(workflow_rows(rows, columns), cpu=True)
     joint = [names.ITEM_ID, *SHARED]
-    coded = {name: c for name, c in columns.items() if c.role is not Role.NUMERIC and name not in joint}
+    safe = with_safe_names(columns)
+    coded = {name: c for name, c in safe.items() if c.role is not Role.NUMERIC and name not in joint}
     limits = {name: _max_size(column) for name, column in coded.items()}
     limits |= dict.fromkeys([*joint, "_".join(joint)], _max_size(columns[names.ITEM_ID]))
     categorify = Categorify(out_path=str(folder), max_size=limits, cat_cache="host")
     normalize = ops.Normalize(out_dtype=np.float32)
 
     # A straight chain, here too: Merlin runs a shared ancestor once for every child.
-    lengths = {name: column.max_length for name, column in columns.items() if column.role is Role.LIST}
+    lengths = {name: column.max_length for name, column in safe.items() if column.role is Role.LIST}
     codes = [*coded, tuple(joint)] >> categorify >> PadLists(lengths)
-    numerics = [name for name, column in columns.items() if column.role is Role.NUMERIC]
-    plain = [n for n in numerics if not columns[n].is_log] >> ops.LambdaOp(known, dtype=np.float32)
+    numerics = [name for name, column in safe.items() if column.role is Role.NUMERIC]
+    plain = [n for n in numerics if not safe[n].is_log] >> ops.LambdaOp(known, dtype=np.float32)
     logged = (
-        [n for n in numerics if columns[n].is_log]
+        [n for n in numerics if safe[n].is_log]
         >> ops.LambdaOp(known, dtype=np.float32)
         >> ops.LambdaOp(log1p, dtype=np.float32)
     )
@@ -242,6 +248,17 @@ def fit_workflow(dataset: Dataset, rows: nvt.Dataset | pd.DataFrame, folder: Pat
     workflow.executor._executor = executor
     workflow.fit(rows)
     return FittedWorkflow(workflow, columns, categorify, normalize)
+
+
+def with_embedding(encoders: Encoders, name: str, vectors: Array) -> Encoders:
+    """Adds the encoder of an embedding, fitted on vectors (rows, length), NaN where null."""
+    field = Field(name, "embedding", length=vectors.shape[1])
+    return Encoders(
+        encoders.fields | {name: field},
+        encoders.vocabularies,
+        encoders.scales,
+        encoders.centres | {name: Centre.of(vectors)},
+    )
 
 
 def _max_size(column: Column) -> int:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import tensorflow as tf
 
 from contract.bundle import ModelSpec
+from training.examples.safe_names import safe_name
 from training.export.towers import model_spec
 from training.retrieval.convert import Model
 from training.slates.slates import Learned
@@ -45,16 +46,20 @@ class _HasCandidateModel(Protocol):
 
 
 def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
-    """Writes a SavedModel whose `serving_default` takes every column by name: (rows,), lists (rows, S).
+    """Writes a SavedModel whose `serving_default` takes every column by safe name: (rows,), lists (rows, S).
 
     `model` is as for `to_onnx`; the output has the name and shape that the ONNX model's has.
     """
-    signature = {name: tf.TensorSpec((None, length), tf.int64, name) for name, length in spec.lists.items()}
-    signature |= {name: tf.TensorSpec((None,), tf.int64, name) for name in spec.categorical}
-    signature |= {name: tf.TensorSpec((None,), tf.float32, name) for name in spec.numeric}
+    several = {safe_name(name): (tf.int64, length) for name, length in spec.lists.items()}
+    several |= {safe_name(name): (tf.float32, length) for name, length in spec.embeddings.items()}
+    signature = {
+        name: tf.TensorSpec((None, length), dtype, name) for name, (dtype, length) in several.items()
+    }
+    for dtype, columns in ((tf.int64, spec.categorical), (tf.float32, spec.numeric)):
+        signature |= {name: tf.TensorSpec((None,), dtype, name) for name in map(safe_name, columns)}
 
     def named(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        shaped = {name: value if name in spec.lists else value[:, None] for name, value in columns.items()}
+        shaped = {name: value if name in several else value[:, None] for name, value in columns.items()}
         output = tf.cast(model(shaped), tf.float32)
         return {spec.output: tf.reshape(output, (-1,)) if output.shape[-1] in (1, None) else output}
 

@@ -29,6 +29,7 @@ def model_spec(features: Sequence[str], fields: Mapping[str, Field], file: str, 
         categorical=tuple(name for name in features if fields[name].kind == "categorical"),
         numeric=tuple(name for name in features if fields[name].kind == "numeric"),
         lists={name: fields[name].length for name in features if fields[name].kind == "list"},
+        embeddings={name: fields[name].length for name in features if fields[name].kind == "embedding"},
         output=output,
     )
 

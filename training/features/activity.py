@@ -32,6 +32,16 @@ def snapshot_instants(dataset: Dataset, first: datetime, last: datetime) -> pd.D
     return pd.date_range(floor(first), floor(last), freq=step)
 
 
+def busy_instants(prepared: Prepared, until: datetime) -> pd.DatetimeIndex:
+    """Lists the snapshots up to an instant before which something happened since the one before: at no other
+    does anybody's activity change, however far apart the interactions lie. At least one, of nobody's."""
+    times = event_times(prepared.dataset, prepared.interactions)
+    instants = snapshot_instants(prepared.dataset, min(times.min(), pd.Timestamp(until)), until)
+    after = np.searchsorted(instants.asi8, times.astype("int64").to_numpy(), side="right")
+    busy = np.unique(after[after < len(instants)])
+    return instants[busy] if len(busy) else instants[:1]
+
+
 def event_times(dataset: Dataset, interactions: pd.DataFrame) -> pd.Series:
     """Gives every interaction an instant; a history row's is just before `history_until`, or all others."""
     times = pd.to_datetime(interactions[dataset.timestamp], utc=True)

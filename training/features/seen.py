@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from contract import names
+from contract.dataset import ANY, NONE
 from contract.features import SEEN_ITEM_IDS
 from training.data.prepared import Prepared
 from training.features.activity import event_times
@@ -24,7 +25,9 @@ def seen_items(prepared: Prepared, until: datetime, most: int) -> pa.Table:
         at=event_times(dataset, prepared.interactions)
     )
     is_seen = rows["at"] < pd.Timestamp(until)
-    if dataset.seen_labels != "any":
+    if dataset.seen_labels == NONE:
+        is_seen &= False
+    elif dataset.seen_labels not in ("", ANY):
         is_seen &= (prepared.interactions[dataset.seen_labels] == 1).fillna(False).astype(bool)
     rows = rows[is_seen].iloc[::-1]  # ties keep file order: the last row is the newest
     rows = rows.sort_values([names.USER_ID, "at"], ascending=[True, False], kind="stable")

@@ -8,7 +8,6 @@ import os
 import shutil
 from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from contract import names
 from contract.columns import Columns
 from contract.features import FOLDER, SEEN_FILE, FeatureSet, view_file
 from training.data.prepared import Prepared, arrow_schema, now, replace_folder
-from training.features.activity import event_times, item_activity, snapshot_instants, user_activity
+from training.features.activity import busy_instants, event_times, item_activity, user_activity
 from training.features.seen import seen_items
 
 JUST_BEFORE = pd.Timedelta(microseconds=1)
@@ -54,14 +53,6 @@ def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
             frame = frame.assign(event_timestamp=first)
         tables[view] = _table(frame.sort_values([key, names.EVENT_TIMESTAMP]), key, columns)
     return tables
-
-
-def busy_instants(prepared: Prepared, until: datetime) -> pd.DatetimeIndex:
-    """Lists the snapshots up to an instant before which something happened since the one before."""
-    times = event_times(prepared.dataset, prepared.interactions)
-    instants = snapshot_instants(prepared.dataset, times.min(), until)
-    after = np.searchsorted(instants.asi8, times.astype("int64").to_numpy(), side="right")
-    return instants[np.unique(after[after < len(instants)])]
 
 
 def _catalog(prepared: Prepared) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from contract.arrays import Array, Floats
 from contract.bundle import RankerSpec
 from contract.encoders import OOV_CODE
 from training.examples.ranking import RankingExamples
+from training.examples.safe_names import safe_name
 from training.metrics.ranking import log_loss
 from training.ranking.config import DlrmConfig
 from training.ranking.graph import ranker_graph
@@ -34,7 +35,7 @@ class Dlrm:
 
     `model` gives the probability that an exposure is clicked. `candidate_model` gives the probability that a
     retrieved candidate will be: what is served, because nobody has chosen yet to show it. Both take a dict of
-    named tensors, (B,1) or for lists (B,S), and give (B,1).
+    tensors by safe name, (B,1) or for lists (B,S), and give (B,1).
     """
 
     name = "DLRM"
@@ -113,7 +114,7 @@ def fit_dlrm(examples: RankingExamples, seed: int = 0, config: DlrmConfig | None
         heads.append(CANDIDATE)
         train = {name: np.concatenate([train[name], candidates.columns[name]]) for name in features}
         labels = _with_candidates(labels, candidates.labels)
-    weights = _weights(labels, heads, config)
+    weights = _weights(labels, heads, examples.weights, config)
     offset = 0.0 if candidates is None else float(np.log(candidates.sampled))
     members, history = [], []
     for member in range(config.members):
@@ -135,7 +136,7 @@ def _with_candidates(labels: Floats, clicked: Floats) -> Floats:
 
 def _tensors(features: Sequence[str], arrays: Mapping[str, Array], rows: Array | slice) -> Batch:
     chosen = {name: arrays[name][rows] for name in features}
-    return {name: tf.constant(a[:, None] if a.ndim == 1 else a) for name, a in chosen.items()}
+    return {safe_name(name): tf.constant(a[:, None] if a.ndim == 1 else a) for name, a in chosen.items()}
 
 
 def _train(
@@ -174,9 +175,14 @@ def _train(
     return history
 
 
-def _weights(labels: Floats, heads: Sequence[str], config: DlrmConfig) -> Floats:
-    """Weighs every label of every row, (rows, heads): the target where known, else what else is known."""
-    each = [config.candidate_weight if head == CANDIDATE else config.auxiliary_weight for head in heads]
+def _weights(labels: Floats, heads: Sequence[str], told: Sequence[float], config: DlrmConfig) -> Floats:
+    """Weighs every label of every row, (rows, heads): the target where known, else what else is known, by the
+    labels' own weights (T,) relative to the target's."""
+    own = [weight / told[0] for weight in told] + [1.0] * (len(heads) - len(told))
+    each = [
+        config.candidate_weight if head == CANDIDATE else config.auxiliary_weight * weight
+        for head, weight in zip(heads, own, strict=True)
+    ]
     is_known = ~np.isnan(labels)
     weights = is_known * np.array(each, dtype=np.float32)
     weights[is_known[:, 0]] = 0

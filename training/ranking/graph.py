@@ -17,6 +17,7 @@ import onnx
 from contract.arrays import Floats
 from contract.bundle import Inputs, RankerSpec
 from contract.encoders import PAD_CODE
+from training.examples.safe_names import safe_name
 from training.ranking.onnx_graph import GraphBuilder
 from training.ranking.weights import DlrmWeights, Layer
 
@@ -59,7 +60,7 @@ class _Side:
     """
 
     names: tuple[str, ...]
-    """The categoricals, then the lists: the order of `vectors`."""
+    """Safe names of the categoricals, then of the lists: the order of `vectors`."""
     list_names: tuple[str, ...]
     codes: str
     lists: tuple[_PaddedList, ...]
@@ -109,15 +110,19 @@ def _side(
     codes = numeric = ""
     if inputs.categorical:
         given = graph.input(f"{name}_categorical", np.int64, (*axes, len(inputs.categorical)))
-        codes = graph.call("Add", given, graph.axes(*(starts[column] for column in inputs.categorical)))
+        codes = graph.call(
+            "Add", given, graph.axes(*(starts[safe_name(column)] for column in inputs.categorical))
+        )
     if inputs.numeric:
         numeric = graph.input(f"{name}_numeric", np.float32, (*axes, len(inputs.numeric)))
     lists = []
     for column, length in inputs.lists.items():
         given = graph.input(column, np.int64, (*axes, length))
-        lists.append(_PaddedList.of(graph, given, length, starts[column]))
-    names, list_names = (*inputs.categorical, *inputs.lists), tuple(inputs.lists)
-    return _Side(names, list_names, codes, tuple(lists), numeric, inputs.numeric)
+        lists.append(_PaddedList.of(graph, given, length, starts[safe_name(column)]))
+    list_names = tuple(map(safe_name, inputs.lists))
+    embedded = (*map(safe_name, inputs.categorical), *list_names)
+    numeric_names = tuple(map(safe_name, inputs.numeric))
+    return _Side(embedded, list_names, codes, tuple(lists), numeric, numeric_names)
 
 
 def _joined(weights: DlrmWeights, lists: Collection[str]) -> Floats:

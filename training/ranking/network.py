@@ -13,6 +13,7 @@ from merlin.models.tf.blocks.mlp import _Dense
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from contract.encoders import Field
+from training.examples.safe_names import safe_fields
 from training.ranking.config import DlrmConfig
 from training.ranking.weights import DlrmWeights, Layer
 
@@ -39,7 +40,7 @@ class MaskedMean(tf.keras.layers.Layer):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One DLRM: `model` takes a dict of named tensors, gives a dict of logits (B,1), one per head.
+    """One DLRM: `model` takes a dict of tensors by safe name, gives a dict of logits (B,1), one per head.
 
     The other fields are its parts; `bottom` is None where there are no numerics.
     """
@@ -70,17 +71,18 @@ def build_network(
     """Builds Merlin's DLRM: an embedding per categorical, a masked mean per list, an MLP over the numerics,
     the dot products of all pairs, an MLP over these, and linear heads that each give a logit.
     """
-    schema = _schema([fields[name] for name in features])
-    lists = [name for name in features if fields[name].kind == "list"]
+    known = safe_fields({name: fields[name] for name in features})
+    schema = _schema([*known.values()])
+    lists = [name for name, field in known.items() if field.kind == "list"]
     embeddings = mm.Embeddings(
         schema.select_by_tag(Tags.CATEGORICAL),
         dim=config.width,
         sequence_combiner={name: MaskedMean() for name in lists},
-        embeddings_initializer={n: tf.keras.initializers.RandomNormal(stddev=0.02) for n in features},
+        embeddings_initializer={n: tf.keras.initializers.RandomNormal(stddev=0.02) for n in known},
         mask_zero={name: True for name in lists},
         l2_batch_regularization_factor=config.l2 / config.batch_size,
     )
-    has_numerics = any(fields[name].kind == "numeric" for name in features)
+    has_numerics = any(field.kind == "numeric" for field in known.values())
     bottom = mm.MLPBlock([*config.bottom, config.width], no_activation_last_layer=True)
     top = mm.MLPBlock(list(config.top), dropout=config.dropout)
     body = DLRMBlock(schema, embeddings=embeddings, bottom_block=bottom, top_block=top)

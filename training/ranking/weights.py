@@ -20,9 +20,9 @@ class Layer:
 class DlrmWeights:
     """One trained DLRM. Merlin orders the numerics, and the vectors that interact, by name.
 
-    `tables` holds an embedding table (cardinality, width) per categorical and per list. `bottom`, over the
-    numerics, ends without an activation and is empty where there are none; `top` is activated throughout;
-    `head` gives the logit. Activations are ReLU.
+    `tables` holds an embedding table (cardinality, width) per categorical and per list, by the safe name that
+    Merlin orders by. `bottom`, over the numerics, ends without an activation and is empty where there are
+    none; `top` is activated throughout; `head` gives the logit. Activations are ReLU.
     """
 
     tables: Mapping[str, Floats]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx
 import tensorflow as tf
 import tf2onnx
 
 from contract.bundle import ModelSpec
+from training.examples.safe_names import safe_name
 
 OPSET = 17
 
 Model = Callable[[dict[str, tf.Tensor]], tf.Tensor]
-"""Takes named tensors, (rows, 1) or for lists (rows, S), gives (rows, D)."""
+"""Takes tensors by safe name, (rows, 1) or for lists (rows, S), gives (rows, D)."""
 
 
 def to_onnx(model: Model, spec: ModelSpec) -> onnx.ModelProto:
@@ -22,21 +23,32 @@ def to_onnx(model: Model, spec: ModelSpec) -> onnx.ModelProto:
 
     def packed(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = {tensor.name: value for tensor, value in zip(signature, tensors, strict=True)}
-        named = {name: inputs[name] for name in spec.lists}
+        named = {safe_name(name): inputs[safe_name(name)] for name in (*spec.lists, *spec.embeddings)}
         for kind, columns in (("categorical", spec.categorical), ("numeric", spec.numeric)):
-            named |= {name: inputs[kind][:, at : at + 1] for at, name in enumerate(columns)}
+            named |= {safe_name(name): inputs[kind][:, at : at + 1] for at, name in enumerate(columns)}
         output = tf.cast(model(named), tf.float32)
         return {spec.output: tf.reshape(output, (-1,)) if output.shape[-1] in (1, None) else output}
 
     function = tf.function(packed, input_signature=signature, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-    return converted
+    return _with_own_names(converted, {safe_name(name): name for name in (*spec.lists, *spec.embeddings)})
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, int, tf.DType]]:
-    inputs = [(name, length, tf.int64) for name, length in spec.lists.items()]
+    inputs = [(safe_name(name), length, tf.int64) for name, length in spec.lists.items()]
+    inputs += [(safe_name(name), length, tf.float32) for name, length in spec.embeddings.items()]
     if spec.categorical:
         inputs.append(("categorical", len(spec.categorical), tf.int64))
     if spec.numeric:
         inputs.append(("numeric", len(spec.numeric), tf.float32))
     return inputs
+
+
+def _with_own_names(model: onnx.ModelProto, own: Mapping[str, str]) -> onnx.ModelProto:
+    """Calls inputs by their columns' own names: ONNX bears any."""
+    for given in model.graph.input:
+        given.name = own.get(given.name, given.name)
+    for node in model.graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = own.get(name, name)
+    return model

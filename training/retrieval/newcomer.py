@@ -20,7 +20,7 @@ def newcomer(
     cosines, prior = vectors[:, :-1].astype(np.float64), vectors[:, -1].astype(np.float64)
 
     def loss(point: Doubles) -> tuple[float, Doubles]:
-        length = np.linalg.norm(point[:-1])
+        length = max(float(np.linalg.norm(point[:-1])), 1e-6)  # nothing to follow: all were chosen alike
         unit, weight = point[:-1] / length, 2 / (1 + np.exp(-point[-1]))
         logits = (cosines @ unit + weight * prior) / temperature
         logits -= logits.max()

@@ -18,13 +18,13 @@ def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.
     """Gives every example's chance to be drawn, (rows,).
 
     A timed one weighs `timed_weight` times a history's, half of that every `half_life` of the timed span
-    earlier; one whose target is 1 weighs `target_weight` times another.
+    earlier; one whose target is 1 weighs `target_weight` times another. All weigh what their labels do.
     """
     ages = examples.age_days
     span = float(ages[examples.is_timed].max(initial=0.0)) or 1.0
     recency = config.timed_weight * 0.5 ** (ages / span / config.half_life)
     weights = np.where(examples.is_timed, recency, 1.0)
-    weights *= np.where(examples.is_target, config.target_weight, 1.0)
+    weights *= np.where(examples.is_target, config.target_weight, 1.0) * examples.weights
     chances: npt.NDArray[np.float64] = weights / weights.sum()
     return chances
 
@@ -54,7 +54,7 @@ def sampling_probabilities(
 
 def unknown_columns(fields: Mapping[str, Field], columns: Mapping[str, Array]) -> dict[str, Array]:
     """Takes user columns, gives those of as many users of whom nothing is known."""
-    nothing = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0}
+    nothing = {"categorical": NULL_CODE, "list": PAD_CODE, "numeric": 0, "embedding": 0}
     blank = {name: np.full_like(values, nothing[fields[name].kind]) for name, values in columns.items()}
     blank[names.USER_ID][:] = OOV_CODE
     return blank

@@ -77,7 +77,7 @@ class _Tower(tf.keras.layers.Layer):
     def _add_side_tables(self, names_: Sequence[str]) -> None:
         for field in self.fields:
             if field.name in names_:
-                rows = 1 if field.kind == "numeric" else field.cardinality
+                rows = {"numeric": 1, "embedding": field.length}.get(field.kind, field.cardinality)
                 self._add_table(field.name, np.zeros((rows, self.width), np.float32))
 
     def _side(self, inputs: Tensors, names_: Sequence[str]) -> list[tf.Tensor]:
@@ -87,6 +87,8 @@ class _Tower(tf.keras.layers.Layer):
         table = self.tables[field.name]
         if field.kind == "numeric":
             return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
+        if field.kind == "embedding":
+            return tf.matmul(values, table)
         if field.kind == "categorical":
             return tf.gather(table, tf.reshape(values, (-1,)))
         return pool(tf.gather(table, values), is_present(values), tf.constant(0.0))
@@ -144,7 +146,7 @@ class UserTower(_Tower):
         Its length is kept, so that a profile turns it as much as before.
         """
         length = float(np.linalg.norm(sums[:-1]))
-        self.newcomer.assign_add(direction / np.linalg.norm(direction) * length - sums[:-1])
+        self.newcomer.assign_add(direction / max(float(np.linalg.norm(direction)), 1e-6) * length - sums[:-1])
         self.is_placed.assign(1.0)
 
     def _scalar(self, name: str, value: float) -> tf.Variable:

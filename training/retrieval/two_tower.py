@@ -19,6 +19,7 @@ from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
+from training.examples.safe_names import safe_fields, safe_name, with_safe_names
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
 from training.retrieval.item_factors import item_factors
@@ -36,7 +37,7 @@ from training.retrieval.towers import POPULARITY_BOUND, ItemTower, UserTower
 
 @dataclass(frozen=True, eq=False)
 class TwoTower:
-    """The trained towers, a `RetrievalModel`. Towers take dicts of tensors, (B,1) or for lists (B,S)."""
+    """The trained towers, a `RetrievalModel`. They take dicts of tensors by safe name, (B,1), lists (B,S)."""
 
     name = "two-tower"
     user_features: tuple[str, ...]
@@ -83,7 +84,7 @@ def _encode(
 
 
 def _tensors(arrays: Mapping[str, Array]) -> dict[str, tf.Tensor]:
-    return {n: tf.constant(a[:, None] if a.ndim == 1 else a) for n, a in arrays.items()}
+    return {safe_name(n): tf.constant(a[:, None] if a.ndim == 1 else a) for n, a in arrays.items()}
 
 
 def fit_two_tower(
@@ -182,7 +183,7 @@ def merlin_schema(fields: Mapping[str, Field], columns: list[str]) -> Schema:
     schemas = []
     for name in columns:
         field = fields[name]
-        is_numeric = field.kind == "numeric"
+        is_numeric, is_several = field.kind in ("numeric", "embedding"), field.kind in ("list", "embedding")
         schemas.append(
             ColumnSchema(
                 name,
@@ -191,8 +192,8 @@ def merlin_schema(fields: Mapping[str, Field], columns: list[str]) -> Schema:
                 properties={}
                 if is_numeric
                 else {"domain": {"min": 0, "max": field.cardinality - 1, "name": name}},
-                is_list=field.kind == "list",
-                is_ragged=False if field.kind == "list" else None,
+                is_list=is_several,
+                is_ragged=False if is_several else None,
             )
         )
     return Schema(schemas)
@@ -222,8 +223,11 @@ def _towers(
     popularity = np.log1p(counts).astype(np.float32)
     mean, spread = popularity[codes].mean(), popularity[codes].std()
     popularity = (popularity - mean) / (spread if spread > 0 else 1.0)
-    chosen = [[fields[name] for name in columns] for columns in (user_columns, list(catalogue))]
-    schemas = [merlin_schema(fields, columns) for columns in (user_columns, list(catalogue))]
+    known = [
+        safe_fields({name: fields[name] for name in columns}) for columns in (user_columns, list(catalogue))
+    ]
+    schemas = [merlin_schema(some, list(some)) for some in known]
+    chosen = [[*some.values()] for some in known]
     return (
         UserTower(
             chosen[0], schemas[0], tables[0], popular_direction(tables[1][codes], popularity[codes]), config
@@ -245,9 +249,9 @@ def popular_direction(vectors: Floats, popularity: Floats) -> Floats:
 
 
 def _dataset(drawn: Iterator[dict[str, Array]]) -> tf.data.Dataset:
-    first = next(drawn)
-    signature = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in first.items()}
-    return tf.data.Dataset.from_generator(lambda: drawn, output_signature=signature).prefetch(2)
+    batch = (with_safe_names(columns) for columns in drawn)
+    signature = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in next(batch).items()}
+    return tf.data.Dataset.from_generator(lambda: batch, output_signature=signature).prefetch(2)
 
 
 class _WarmUpThenDown(tf.keras.optimizers.schedules.LearningRateSchedule):

@@ -68,6 +68,29 @@ def test_a_train_part_within_one_snapshot_has_no_candidates(table: RankingTable)
     assert candidate_rows(rows, encoders_of(short), retrieve, short.split.train_until) is None
 
 
+def test_a_log_of_choices_within_one_snapshot_is_asked_for_its_last_fifth(table: RankingTable) -> None:
+    """Without candidates nothing would tell its ranker what was passed over."""
+    prepared = table.prepared
+    until = pd.Timestamp(prepared.split.train_until)
+    times = event_times(prepared.dataset, prepared.interactions)
+    last_day = prepared.interactions[times >= until - pd.Timedelta(hours=12)].reset_index(drop=True)
+    last_day = last_day[last_day[prepared.dataset.target] == 1].reset_index(drop=True)
+    short = replace(prepared, interactions=last_day)
+    rows = RankingTable.of(short, short.split.validate_until)
+    asked: list[datetime] = []
+
+    def retrieve(held: HeldOut, instant: datetime) -> np.ndarray:
+        asked.append(instant)
+        return np.tile(np.arange(50, dtype=np.int64), (len(held.user_rows), 1))
+
+    found = candidate_rows(rows, encoders_of(short), retrieve, short.split.train_until)
+    assert found is not None
+    assert {0, 1} == set(found.labels.tolist())
+    known = event_times(short.dataset, short.interactions)
+    known = known[known < until]
+    assert (known >= asked[0]).mean() == pytest.approx(0.2, abs=0.02)
+
+
 def test_a_draw_has_no_repeats_and_stops_at_what_there_is() -> None:
     retrieved = np.array([[3, 1, 4, -1], [5, 9, 2, 6]])
     is_negative = np.array([[True, False, True, False], [True, True, True, True]])

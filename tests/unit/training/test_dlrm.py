@@ -98,10 +98,11 @@ def test_the_mean_of_a_list_leaves_out_padding() -> None:
 
 def test_other_labels_count_only_where_the_target_is_unknown() -> None:
     labels = np.array([[1, 0, 1], [np.nan, 1, np.nan], [0, np.nan, 1]], dtype=np.float32)
-    weights = _weights(
-        labels, [TARGET, "auxiliary_1", CANDIDATE], DlrmConfig(auxiliary_weight=0.5, candidate_weight=0.5)
-    )
+    heads, config = [TARGET, "auxiliary_1", CANDIDATE], DlrmConfig(auxiliary_weight=0.5, candidate_weight=0.5)
+    weights = _weights(labels, heads, (), config)
     np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 0.5, 0], [1, 0, 0]])
+    weights = _weights(labels, heads, (2.0, 6.0), config)
+    np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 1.5, 0], [1, 0, 0]])
 
 
 def test_histories_train_the_embeddings_but_not_the_targets_head() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Encoders, Field, Scale, Vocabulary
+from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Centre, Encoders, Field, Scale, Vocabulary
 from contract.names import NULL_INT
 
 IDS = Vocabulary(np.array([-5, 3, 2**62]), np.array([4, 3, 5]))
@@ -23,11 +23,13 @@ def make_encoders() -> Encoders:
         Field("word", "categorical", "word", 6),
         Field("words", "list", "word", 6, length=2),
         Field("price", "numeric"),
+        Field("vector", "embedding", length=2),
     ]
     return Encoders(
         {field.name: field for field in fields},
         {"item_id": IDS, "word": WORDS},
         {"price": Scale(mean=1.5, std=0.5, is_log=True)},
+        {"vector": Centre((1.0, 0.5), 2.0)},
     )
 
 
@@ -90,7 +92,8 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     loaded = Encoders.load(tmp_path / "encoders.npz")
     assert loaded.fields == encoders.fields
     assert loaded.scales == encoders.scales
-    for raw, name in ((words, "word"), (np.array([3, 9, NULL_INT]), "item_id")):
+    vectors = np.array([[0.1, 7.0], [np.nan, 1.0]], dtype=np.float32)
+    for raw, name in ((words, "word"), (np.array([3, 9, NULL_INT]), "item_id"), (vectors, "vector")):
         assert loaded.encode(name, raw).tolist() == encoders.encode(name, raw).tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["encoders.npz"]
 
@@ -117,3 +120,19 @@ def test_few_values_have_the_codes_that_many_have() -> None:
     np.testing.assert_array_equal(np.concatenate(few), many)
     assert many[-1] == PAD_CODE
     assert (many == OOV_CODE).sum() == 56
+
+
+def test_an_embedding_is_centred_with_a_mean_length_of_1() -> None:
+    vectors = np.array([[3.0, 1.0], [-1.0, 1.0], [np.nan, np.nan]], dtype=np.float32)
+    centre = Centre.of(vectors)
+    assert centre == Centre((1.0, 1.0), 2.0)
+    assert centre.encode(vectors).tolist() == [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]
+    assert centre.encode(np.array([[3.0, np.inf]])).tolist() == [[0.0, 0.0]]
+
+
+def test_an_embedding_of_another_length_is_cut_or_null() -> None:
+    centre = Centre((1.0, 1.0), 2.0)
+    assert centre.encode(np.array([[3.0, 1.0, 9.0]])).tolist() == [[1.0, 0.0]]
+    assert centre.encode(np.array([[3.0]])).tolist() == [[0.0, 0.0]]
+    assert Centre.of(np.full((3, 2), np.nan)) == Centre((0.0, 0.0), 1.0)
+    assert Centre.of(np.ones((3, 2))) == Centre((1.0, 1.0), 1.0)

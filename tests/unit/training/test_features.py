@@ -16,8 +16,8 @@ from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world,
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.features import tables as tables_module
-from training.features.activity import item_activity, snapshot_instants, user_activity
-from training.features.tables import busy_instants, feature_tables, first_event, write_features
+from training.features.activity import busy_instants, item_activity, snapshot_instants, user_activity
+from training.features.tables import feature_tables, first_event, write_features
 
 
 @pytest.fixture(scope="module")

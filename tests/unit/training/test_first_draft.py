@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from contract.dataset import DatasetError
+from contract.dataset import Dataset, DatasetError
 from tests.builders.datasets import own_tables, quiet, write_own
 from training.__main__ import main
 from training.data.first_draft import write_draft
@@ -105,3 +107,35 @@ def test_the_command_says_the_next_step(tmp_path: Path, capsys: pytest.CaptureFi
     assert "make data DATA=" in capsys.readouterr().out
     assert main(["init", str(folder)]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_whatever_the_columns_hold_a_draft_is_written_that_can_be_read(tmp_path: Path) -> None:
+    rows = 240
+    odd: dict[str, pa.Array] = {
+        "rating": pa.array([float("inf")] * rows),
+        "when it was": pa.array([-62_135_596_800_000_000] * rows, pa.timestamp("us")),
+        "name: y": pa.array(["{a: 1}", "- x", "# y", "'"] * (rows // 4)),
+        "tags": pa.array([["a", None]] * rows),
+        "a map": pa.array([[("a", 1)]] * rows, pa.map_(pa.string(), pa.int64())),
+        "a struct": pa.array([{"a": 1}] * rows),
+        "a day": pa.array([1] * rows, pa.date32()),
+        "an hour": pa.array([1] * rows, pa.time32("s")),
+        "a while": pa.array([1] * rows, pa.duration("s")),
+        "a picture": pa.array([b"\xff"] * rows),
+        "a vector": pa.array([[0.5, 1.5]] * rows),
+        "nothing": pa.nulls(rows),
+        "": pa.array(["x"] * rows),
+    }
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name, frame in own_tables().items():
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        for column, values in odd.items():
+            table = table.append_column(column, values.slice(0, len(frame)))
+        pq.write_table(table, folder / f"{name}.parquet")
+    file, _ = write_draft(folder)
+    dataset = Dataset.load(file)
+    assert dataset.items["item_a_vector"].role == "embedding"
+    assert dataset.items["item_tags"].role == "list"
+    assert not {"item_a_day", "item_an_hour", "item_a_struct", "item_nothing"} & set(dataset.items)
+    assert "not used: nothing" in file.read_text()

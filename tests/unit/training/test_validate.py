@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
     ),
     "numbers where text is declared": (
         _set("users", "user_city", lambda t: range(len(t))),
-        ("users.parquet", "user_city", "int64, not string (20 rows", "change its dtype"),
+        ("users.parquet", "user_city", "int64, not string (20 rows", "`{role: numeric}`"),
     ),
     "fractions where integers are declared": (
         _set("interactions", "context_shop", lambda t: [0.5] * len(t)),
@@ -117,7 +117,7 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
     ),
     "no positive labels": (
         _set("interactions", "is_bought", lambda t: [0] * len(t)),
-        ("interactions.parquet", "is_bought", "in none of 240 rows", "another label"),
+        ("interactions.parquet", "is_bought", "in none of 240 rows", "take its line out"),
     ),
     "a label that is a count": (
         _set("interactions", "is_bought", lambda t: [2] + [1] * (len(t) - 1)),
@@ -129,7 +129,7 @@ CASES: dict[str, tuple[Callable[[Tables], None], tuple[str, ...]]] = {
     ),
     "timestamps in the future": (
         _set("interactions", "timestamp", lambda t: t["timestamp"] + pd.Timedelta(days=36_500)),
-        ("interactions.parquet", "timestamp", "in the future in 240 rows", "check its unit"),
+        ("interactions.parquet", "timestamp", "in the future in 240 rows", "correct or drop them"),
     ),
     "null timestamps": (
         _set("interactions", "timestamp", lambda t: t["timestamp"].where(t.index > 4)),

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pydantic import ValidationError
-
 from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from training.data import prepared
 from training.data.files import RawTable
@@ -144,8 +142,5 @@ def _read(found: DataSource, size: synthetic.Size) -> tuple[Dataset, dict[str, R
         raw = synthetic.read(size)
     else:
         raw = next(a for a in _DOWNLOADED if found.name == a.NAME).read(found.folder)
-    try:
-        dataset = Dataset.model_validate(raw.declaration)
-    except ValidationError as error:
-        raise DatasetError(f"{found.name}.yaml: {error}") from None
+    dataset = Dataset.of(raw.declaration, Path(f"{found.name}.yaml"))
     return dataset, {table: as_table(frame) for table, frame in raw.frames.items()}
