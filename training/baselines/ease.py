@@ -6,6 +6,7 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_matrix
 
+from contract.arithmetic import expect_equal
 from contract.arrays import Floats
 from training.baselines.item_knn import binary
 
@@ -17,6 +18,10 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
     diagonal; needs two such matrices of float64.
 
     Source: Steck 2019, equation 8.
+
+    Raises:
+        ValueError: the penalty is too small for these interactions.
+        ArithmeticFault: what LAPACK computed does not solve the equations.
     """
     users = binary(interactions)
     gram = (users.T @ users).toarray().astype(np.float64)
@@ -27,6 +32,9 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
         raise ValueError(f"ridge={ridge} is too small for these interactions; raise it")
     half, _ = dpotri(factor, lower=0, overwrite_c=1)
     inverse = np.triu(half) + np.triu(half, 1).T
+    signs = np.where(np.arange(len(inverse)) % 2, -1.0, 1.0)
+    solution = np.einsum("ij,j->i", inverse, signs, optimize=False)
+    expect_equal(users.T @ (users @ solution) + ridge * solution, signs, "LAPACK solves equations")
     weights: Floats = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0.0)
     return weights

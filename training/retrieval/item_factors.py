@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.utils.extmath import randomized_svd
 
+from contract.arithmetic import expect_equal
 from contract.arrays import Floats
 from training.baselines.ease import ease_weights
 
@@ -18,6 +19,9 @@ def item_factors(
     The product of the two approximates the weights best at that rank, but for scale: a history's rows have
     a mean length of 1, candidates' each a length of 1. Items beyond the `start_items` most frequent, and
     columns beyond the rank, are small and random.
+
+    Raises:
+        ArithmeticFault: what LAPACK computed is not what was asked for.
     """
     rng = np.random.default_rng(seed)
     counts = np.asarray((interactions > 0).sum(axis=0)).ravel()
@@ -31,6 +35,9 @@ def item_factors(
     if rank > 0:
         weights = ease_weights(interactions[:, chosen], ridge)
         left, values, right = randomized_svd(weights, rank, n_iter=3, random_state=seed)
+        # However far the factors approximate the weights, left.T @ weights @ right is their diagonal.
+        first = np.einsum("ij,j->i", weights, right[0], optimize=False) * left[:, 0]
+        expect_equal(first.sum(keepdims=True), values[:1], "LAPACK factors matrices", within=1e-2)
         root = np.sqrt(values)
         history[chosen, :rank] = _scaled(left * root, by_mean=True)
         candidate[chosen, :rank] = _scaled(right.T * root, by_mean=False)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random
 
+from contract.arithmetic import ArithmeticFault
+from training.baselines import ease
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN
 from training.baselines.top_pop import TopPop
+from training.retrieval import item_factors as start
 
 HISTORY = csr_matrix(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [2, 1, 0, 0]], dtype=np.float32))
 
@@ -26,6 +29,30 @@ def test_ease_solves_each_item_by_ridge_regression_on_the_others() -> None:
         expected = np.linalg.solve(inputs.T @ inputs + 3.0 * np.eye(6), inputs.T @ target)
         np.testing.assert_allclose(weights[others, item], expected, atol=1e-5)
         assert weights[item, item] == 0
+
+
+def test_a_library_that_inverts_wrongly_is_told_and_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(factor: np.ndarray, **options: int) -> tuple[np.ndarray, int]:
+        half, failed = right(factor, **options)
+        half[0, -1] += 0.01
+        return half, failed
+
+    right = ease.dpotri
+    monkeypatch.setattr(ease, "dpotri", wrong)
+    with pytest.raises(ArithmeticFault, match=r"solves equations wrong .* set OPENBLAS_CORETYPE=Haswell"):
+        ease_weights(HISTORY, ridge=1.0)
+
+
+def test_a_library_that_factors_wrongly_is_told_and_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: object, **options: object) -> tuple[np.ndarray, ...]:
+        left, values, vectors = right(*given, **options)
+        return left, values, np.roll(vectors, 1, axis=1)
+
+    right = start.randomized_svd
+    start.item_factors(HISTORY, 2, 1.0, 4, seed=0)
+    monkeypatch.setattr(start, "randomized_svd", wrong)
+    with pytest.raises(ArithmeticFault, match="factors matrices wrong"):
+        start.item_factors(HISTORY, 2, 1.0, 4, seed=0)
 
 
 def test_ease_adds_its_prior_to_every_user() -> None:
