@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.linalg import lapack
 from scipy.sparse import csr_matrix, random
+from sklearn.utils import extmath
 
 from contract.arithmetic import ArithmeticFault
 from training.baselines import ease
@@ -37,7 +39,7 @@ def test_a_library_that_inverts_wrongly_is_told_and_not_trained_with(monkeypatch
         half[0, -1] += 0.01
         return half, failed
 
-    right = ease.dpotri
+    right = lapack.dpotri
     monkeypatch.setattr(ease, "dpotri", wrong)
     with pytest.raises(ArithmeticFault, match=r"solves equations wrong .* set OPENBLAS_CORETYPE=Haswell"):
         ease_weights(HISTORY, ridge=1.0)
@@ -48,7 +50,7 @@ def test_a_library_that_factors_wrongly_is_told_and_not_trained_with(monkeypatch
         left, values, vectors = right(*given, **options)
         return left, values, np.roll(vectors, 1, axis=1)
 
-    right = start.randomized_svd
+    right = extmath.randomized_svd
     start.item_factors(HISTORY, 2, 1.0, 4, seed=0)
     monkeypatch.setattr(start, "randomized_svd", wrong)
     with pytest.raises(ArithmeticFault, match="factors matrices wrong"):
