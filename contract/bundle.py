@@ -183,6 +183,9 @@ class Manifest(BaseModel):
     display: tuple[str, ...]
     display_name: str | None
     filters: dict[str, str] = Field(description="Filterable item columns and their dtype.")
+    user_features: dict[str, str] = Field(
+        {}, description="Features that a request may bring along, with their dtype; a list's is list[...]."
+    )
     user_id_dtype: IdDtype = Field("int64", description="What callers' user ids are.")
     item_id_dtype: IdDtype = Field("int64", description="What callers' item ids are.")
     sample_user_ids: tuple[OwnId, ...] = Field(description="A few known users, by their own ids.")

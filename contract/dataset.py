@@ -358,9 +358,15 @@ class Dataset(BaseModel):
     @property
     def filter_dtypes(self) -> dict[str, str]:
         """The dtypes of `item_filters`; one that holds lists says so."""
+        return {name: _dtype_of(column) for name, column in self.item_filters.items()}
+
+    @property
+    def user_features(self) -> dict[str, str]:
+        """The features of a user that a request may bring along, with their dtypes; of lists, `list[...]`."""
         return {
-            name: list_of(str(column.dtype)) if column.role is Role.LIST else str(column.dtype)
-            for name, column in self.item_filters.items()
+            name: _dtype_of(column)
+            for view in names.USER_VIEWS
+            for name, column in self.view_columns(view).items()
         }
 
     @property
@@ -427,6 +433,10 @@ class Dataset(BaseModel):
     def clock(self) -> datetime:
         """The instant that features are as of: `as_of`, or now."""
         return self.as_of or datetime.now(UTC)
+
+
+def _dtype_of(column: Column) -> str:
+    return list_of(str(column.dtype)) if column.role is Role.LIST else str(column.dtype)
 
 
 def _features(columns: Columns) -> Columns:

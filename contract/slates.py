@@ -40,6 +40,8 @@ class Degradation(StrEnum):
     SCORE_CANDIDATES = "score_candidates"  # ordered by retrieval alone: the ranker was left out, or failed
     LATE = "late"  # this user's deadline passed on the way; the slate is empty
     PARTIAL_INDEX = "partial_index"  # the vector index does not hold every item, or is not known to
+    UNKNOWN_ITEM = "unknown_item"  # the bundle has no vector of the item: what most people like, instead
+    USER_FEATURES = "user_features"  # the request's features lack some that the models take
 
 
 def degradations(mask: int) -> list[Degradation]:

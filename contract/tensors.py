@@ -1,6 +1,7 @@
 """The tensors of a request and of an answer: names, dtypes, widths.
 
-Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of the filters, T stages.
+Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of the filters, U bytes of the
+features of a user, T stages.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ MAX_EXCLUDED = 1024
 """Items that a caller may exclude; the rest of the widest E is for what earlier pages showed."""
 FILTER_WIDTHS = (256, 2048)
 """The few widths F."""
+USER_FEATURE_WIDTHS = (1024, 16384)
+"""The few widths U."""
 
 
 class StageName(StrEnum):
@@ -67,6 +70,15 @@ REQUEST_TENSORS = (
 `quality` is the share of K candidates to consider, in [0,1]; 0 leaves the ranker out as well.
 """
 FULL_QUALITY = 1.0
+OPTIONAL_TENSORS = (
+    Tensor("like_item_id", np.int64, 1),
+    Tensor("user_features", np.uint8, -1),
+)
+"""What a request may send as well, for all of its rows: an item, where items like it are wanted, `PAD_ID`
+where not; features of the user, by `encode_user_features`, zeros where those that are stored are wanted. A
+request that sends either may have `PAD_ID` for its user: nobody."""
+OPTIONAL_FILL = {"like_item_id": PAD_ID, "user_features": 0}
+"""What stands for each where it is not sent."""
 
 SLATE_TENSORS = ("item_ids", "item_scores")
 ALWAYS_TENSORS = ("degraded", "stage_us", "bundle_id")

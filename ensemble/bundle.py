@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from contract import bundle as bundle_files
-from contract.affinity import user_item_feature_names
+from contract.affinity import LISTS, user_item_feature_names
 from contract.arithmetic import check_matmul
 from contract.arrays import Array, Floats
 from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
@@ -169,6 +169,14 @@ class LoadedBundle:
         """Everything known per request: the user id, the user views' columns, the context."""
         columns = [name for view in USER_VIEWS for name in self.dataset.view_columns(view)]
         return (USER_ID, *columns, *self.manifest.context)
+
+    @cached_property
+    def taken_of_users(self) -> tuple[str, ...]:
+        """The user views' columns that a model takes, or that candidates are compared with."""
+        models = {*self.user_tower.features, *self.ranker.spec.user.columns}
+        if set(user_item_feature_names(self.dataset)) & set(self.ranker.spec.candidate.columns):
+            models |= set(LISTS)
+        return tuple(name for name in self.dataset.user_features if name in models)
 
     @cached_property
     def item_features(self) -> tuple[str, ...]:

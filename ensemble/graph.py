@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from merlin.dag import Node
 from merlin.schema import Schema
 
-from contract.tensors import REQUEST_TENSORS
+from contract.tensors import OPTIONAL_TENSORS, REQUEST_TENSORS
 from ensemble.bundle import LoadedBundle
 from ensemble.settings import EnsembleSettings
 from ensemble.sources.source import NearestItems, Source
@@ -22,7 +22,7 @@ from ensemble.stores.client import CountedRedis
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import VectorIndex
+from ensemble.stores.vectors import Catalogue, VectorIndex
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,22 @@ class Stores:
 
 
 def request_schema(bundle: LoadedBundle) -> Schema:
-    """Describes what every request sends: the contract's tensors, and one int64 (B,1) per context column."""
-    fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in REQUEST_TENSORS]
+    """Describes a request: the contract's tensors, the optional ones filled where they are not sent, and one
+    int64 (B,1) per context column."""
+    told = (*REQUEST_TENSORS, *OPTIONAL_TENSORS)
+    fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in told]
     return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
 
 
 def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings) -> Node:
     """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
+    catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
     sources = (NearestItems(stores.vectors), *stores.sources)
     return (
         request_schema(bundle).column_names
-        >> LookupUserFeatures(stores.features, dataset, settings.max_seen)
-        >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, bundle.manifest.vector_width)
+        >> LookupUserFeatures(stores.features, dataset, bundle.taken_of_users, settings.max_seen)
+        >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, catalogue)
         >> RetrieveCandidates(sources, stores.items, bundle.user_features, bundle.manifest.filters, k, r)
         >> FilterCandidates(stores.items, k, r)
         >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from contract.affinity import LISTS
 from contract.bundle import Manifest
 from contract.errors import WrongField
 from contract.ids import IdDtype, OwnId, number_of
@@ -41,7 +42,7 @@ class OwnIds:
         return self.users == self.items == "int64"
 
     def number_body(self, body: dict[str, Any]) -> dict[int, str]:
-        """Puts numbers in the place of the ids in a request's body, gives the texts of its users.
+        """Puts numbers in the place of the ids in a request's body, gives the texts of user and item.
 
         Raises:
             WrongField: an id is of the wrong kind, too long or empty.
@@ -58,15 +59,14 @@ class OwnIds:
             own = body["user_id"]
             body["user_id"] = number = _number("user_id", own, self.users)
             texts[number] = own
-        excluded = body.get("exclude_item_ids")
-        if self.items == "string" and isinstance(excluded, list):
-            try:
-                body["exclude_item_ids"] = list(map(_kept_number, excluded))
-            except (ValueError, TypeError):  # say which one
-                body["exclude_item_ids"] = [
-                    _number(f"exclude_item_ids.{place}", own, self.items)
-                    for place, own in enumerate(excluded)
-                ]
+        if self.items == "string":
+            if "item_id" in body:
+                own = body["item_id"]
+                body["item_id"] = number = _number("item_id", own, self.items)
+                texts[number] = own
+            _number_lists(body, ("exclude_item_ids",), "")
+            if isinstance(body.get("user_features"), dict):
+                _number_lists(body["user_features"], LISTS, "user_features.")
         return texts
 
     def user_of_path(self, text: str) -> tuple[int, OwnId]:
@@ -92,6 +92,18 @@ class OwnIds:
 def _kept_number(own: OwnId) -> int:
     """The number of an id that is text; callers exclude the same items again and again."""
     return number_of(own, "string")
+
+
+def _number_lists(told: dict[str, Any], lists: Iterable[str], prefix: str) -> None:
+    """Puts numbers in the place of the texts in lists of items."""
+    for name in lists:
+        own = told.get(name)
+        if not isinstance(own, list):
+            continue
+        try:
+            told[name] = list(map(_kept_number, own))
+        except (ValueError, TypeError):  # say which one
+            told[name] = [_number(f"{prefix}{name}.{place}", one, "string") for place, one in enumerate(own)]
 
 
 def _number(field: str, own: Any, dtype: IdDtype) -> int:

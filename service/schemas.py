@@ -18,7 +18,7 @@ from pydantic import (
 
 from contract.ids import FIRST, LAST, IdDtype, OwnId
 from contract.slates import SlateSource
-from contract.tensors import FILTER_WIDTHS, MAX_EXCLUDED, MAX_N, NO_CONTEXT
+from contract.tensors import FILTER_WIDTHS, MAX_EXCLUDED, MAX_N, NO_CONTEXT, PAD_ID, USER_FEATURE_WIDTHS
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=FIRST, le=LAST)]
@@ -32,30 +32,12 @@ MAX_NAMES = 64
 """Of a context, or of the filters; more than any data set has columns for."""
 
 
-class RecommendRequest(BaseModel):
-    """Whom to recommend to, and what to leave out."""
+class SlateWish(BaseModel):
+    """What every request for a slate may say."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {"user_id": 7, "n": 5, "exclude_item_ids": [12, 90], "explain": True},
-                {"user_id": 7, "n": 5, "source": "batch"},
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    user_id: Id = Field(
-        description="The user. One that the models do not know gets an answer too, and is told so."
-    )
     n: Annotated[StrictInt, Field(ge=1, le=MAX_N)] = Field(10, description="Items wanted.")
-    context: dict[StrictStr, ContextValue] = Field(
-        default_factory=dict,
-        max_length=MAX_NAMES,
-        description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
-        "`context`.",
-    )
     exclude_item_ids: Annotated[list[Id], Field(max_length=MAX_EXCLUDED)] = Field(
         default_factory=list, description="Items that must not be in the answer."
     )
@@ -78,23 +60,101 @@ class RecommendRequest(BaseModel):
         description="`next` of an answer to this request, for the items that come behind those shown so far. "
         "It may be sent for an hour.",
     )
-    source: Literal["batch"] | None = Field(
-        None,
-        description="`batch` asks for the slate that was stored ahead of time; the ensemble is not asked, "
-        "and `context` is not considered. Where there is none, the popular slate is answered. Left out: the "
-        "ensemble, then the stored slate, then the popular one.",
-    )
     _texts: dict[int, str] = PrivateAttr(default_factory=dict)
 
-    def of_users(self, texts: Mapping[int, str]) -> Self:
-        """Remembers the own ids, which are text, behind numbers of users."""
+    def of_texts(self, texts: Mapping[int, str]) -> Self:
+        """Remembers the own ids, which are text, behind numbers."""
         self._texts.update(texts)
         return self
 
+    def own(self, number: int) -> OwnId | None:
+        """Gives the user or the item of a number as the caller wrote it; None for nobody."""
+        return None if number == PAD_ID else self._texts.get(number, number)
+
+
+class RecommendRequest(SlateWish):
+    """Whom to recommend to, and what to leave out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": 7, "n": 5, "exclude_item_ids": [12, 90], "explain": True},
+                {"user_id": 7, "n": 5, "source": "batch"},
+            ]
+        },
+    )
+
+    user_id: Id = Field(
+        PAD_ID,
+        description="The user. One that the models do not know gets an answer too, and is told so. May be "
+        "left out where `user_features` are given: nobody in particular.",
+    )
+    context: dict[StrictStr, ContextValue] = Field(
+        default_factory=dict,
+        max_length=MAX_NAMES,
+        description="What is known of this moment, as integer codes; /v1/bundle lists the names under "
+        "`context`.",
+    )
+    user_features: dict[StrictStr, Any] = Field(
+        default_factory=dict,
+        max_length=MAX_NAMES,
+        description="What is known of a user whom nobody has stored, or not in time, as in an anonymous "
+        "session: column to its value. Taken in place of everything that is stored of the user's features; "
+        "what is left out counts as not known, and `degraded` says user_features where the models would take "
+        "it. `user_recent_item_ids` are the last items, newest first; they count as seen. /v1/bundle lists "
+        f"the columns under `user_features`. At most {USER_FEATURE_WIDTHS[-1]:,} bytes of JSON in all.",
+    )
+    source: Literal["batch"] | None = Field(
+        None,
+        description="`batch` asks for the slate that was stored ahead of time; the ensemble is not asked, "
+        "and neither `context` nor `user_features` are considered. Where there is none, the popular slate is "
+        "answered. Left out: the ensemble, then the stored slate, then the popular one.",
+    )
+
     @property
-    def own_user_id(self) -> OwnId:
-        """The user as the caller wrote it."""
-        return self._texts.get(self.user_id, self.user_id)
+    def like_item_id(self) -> int:
+        """No item, `PAD_ID`: what is wanted is for a user."""
+        return PAD_ID
+
+
+class SimilarRequest(SlateWish):
+    """An item that others are to be like, and what to leave out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": 12, "n": 5}, {"item_id": 12, "user_id": 7, "n": 5}]},
+    )
+
+    item_id: Id = Field(
+        description="The item. It is not in the answer. One that the bundle does not know gets an answer "
+        "too, and is told so."
+    )
+    user_id: Id = Field(PAD_ID, description="Whose seen items are left out as well; the order is the same.")
+    exclude_item_ids: Annotated[list[Id], Field(max_length=MAX_EXCLUDED - 1)] = Field(
+        default_factory=list, description="Items that must not be in the answer."
+    )
+
+    @property
+    def like_item_id(self) -> int:
+        """The item."""
+        return self.item_id
+
+    @property
+    def context(self) -> dict[str, int]:
+        """Nothing: the order is by the items alone."""
+        return {}
+
+    @property
+    def user_features(self) -> dict[str, Any]:
+        """Nothing: the order is by the items alone."""
+        return {}
+
+    @property
+    def source(self) -> None:
+        """The ladder from its top."""
+        return None
+
+
+SlateBody = RecommendRequest | SimilarRequest
 
 
 class Item(BaseModel):
@@ -150,7 +210,7 @@ class RecommendResponse(BaseModel):
     """The slate, who made it, and how long each stage took."""
 
     request_id: str = Field(description="Also in the header x-request-id, and in the log.")
-    user_id: OwnId
+    user_id: OwnId | None = Field(description="As asked; null where no user was named.")
     items: list[Item] = Field(description="Best first; fewer than `n` where fewer are left.")
     source: SlateSource = Field(
         description="`ensemble`; `batch`, a stored slate, where that was asked for or the ensemble did not "
@@ -160,7 +220,9 @@ class RecommendResponse(BaseModel):
         description="What this answer lacks; empty when nothing. unknown_user: no features, so a general "
         "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
         "failed open. partial_index: items were missing from the vector index, or it was not known "
-        "whether some were, as after a restart of Redis. fewer_candidates: less was considered, to be in "
+        "whether some were, as after a restart of Redis. user_features: the request's features lack some "
+        "that the models take. unknown_item: the bundle does not know the item, so what most people like. "
+        "fewer_candidates: less was considered, to be in "
         "time. score_candidates: ordered without the ranker. display: some display fields are missing. "
         "ensemble_late, ensemble_unavailable, ensemble_busy, ensemble_other_bundle: why the slate is not the "
         "ensemble's. "
@@ -199,10 +261,10 @@ class ManyRequest(BaseModel):
         description="Each is answered for itself."
     )
 
-    def of_users(self, texts: Mapping[int, str]) -> Self:
-        """Remembers the own ids, which are text, behind numbers of users."""
+    def of_texts(self, texts: Mapping[int, str]) -> Self:
+        """Remembers the own ids, which are text, behind numbers."""
         for request in self.requests:
-            request.of_users(texts)
+            request.of_texts(texts)
         return self
 
 
@@ -211,6 +273,15 @@ class ManyResponse(BaseModel):
 
     request_id: str = Field(description="Also in the header x-request-id; each answer's own begins with it.")
     answers: list[RecommendResponse]
+
+
+class SimilarResponse(RecommendResponse):
+    """The items like another, who made the slate, and how long each stage took.
+
+    From the ensemble, a `score` is the cosine of both items' vectors, -1 to 1; the ranker is not asked.
+    """
+
+    item_id: OwnId = Field(description="The item that these are like.")
 
 
 ScoreRange = Annotated[
@@ -235,6 +306,9 @@ class BundleResponse(BaseModel):
     context: tuple[str, ...] = Field(description="Names that a request's `context` may use.")
     filters: dict[str, str] = Field(
         description="Columns that a request's `filters` may use, and their dtype."
+    )
+    user_features: dict[str, str] = Field(
+        description="Columns that a request's `user_features` may use, and their dtype; of lists, list[...]."
     )
     display: tuple[str, ...] = Field(description="Fields shown with an item.")
     display_name: str | None = Field(description="The one of them that people read, if there is one.")

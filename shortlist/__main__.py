@@ -42,6 +42,11 @@ def _recommend(client: Client, told: argparse.Namespace) -> list[str]:
     return [_json(answer.document)] if told.json else _lines(answer)
 
 
+def _similar(client: Client, told: argparse.Namespace) -> list[str]:
+    answer = client.similar(told.item, user_id=told.user, **_asked(told))
+    return [_json(answer.document)] if told.json else _lines(answer)
+
+
 def _seen(client: Client, told: argparse.Namespace) -> list[str]:
     history = client.seen(told.user, told.n)
     lines = [f"{history.total} seen by user {history.user_id}, newest first"]
@@ -118,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     recommend.set_defaults(ask=_recommend)
     recommend.add_argument("--user", type=_id, required=True, help="the user's id; '\"7\"' is the text 7")
     _slate_arguments(recommend)
+    similar = commands.add_parser("similar", help="the items most like another")
+    similar.set_defaults(ask=_similar)
+    similar.add_argument("--item", type=_id, required=True, help="the item's id")
+    similar.add_argument("--user", type=_id, help="whose seen items are left out")
+    _slate_arguments(similar)
     seen = commands.add_parser("seen", help="what a user has seen")
     seen.set_defaults(ask=_seen)
     seen.add_argument("--user", type=_id, required=True, help="the user's id")

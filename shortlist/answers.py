@@ -12,7 +12,7 @@ Id = int | str
 
 @dataclass(frozen=True, slots=True)
 class AnsweredItem:
-    """One item of an answer; `fields` are its display fields, and what else stands beside it."""
+    """One item of an answer; where it is from, `fields` are its display fields."""
 
     item_id: Id
     score: float

@@ -19,19 +19,25 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class Asked(TypedDict, total=False):
-    """What a recommendation may ask for; left out, the gateway's own defaults hold. `/docs` describes each.
+    """What any slate may be asked for; left out, the gateway's own defaults hold. `/docs` describes each.
 
     `filters` maps a column to its allowed values, or to an object of bounds, `any` and `not`; `after` takes
     the `next` of the answer before.
     """
 
     n: int
-    context: Mapping[str, int]
     exclude_item_ids: Sequence[Id]
     filters: Mapping[str, Any]
     explain: bool
     latency_budget_ms: int
     after: str
+
+
+class AskedForUser(Asked, total=False):
+    """What a recommendation may ask for beside that."""
+
+    context: Mapping[str, int]
+    user_features: Mapping[str, Any]
     source: Literal["batch"]
 
 
@@ -65,9 +71,16 @@ class Call(Generic[T]):
             raise NotUnderstood(message) from None
 
 
-def recommend(user_id: Id, asked: Asked) -> Call[Answer]:
-    """Asks for the best items of a user."""
-    return Call("POST", "/v1/recommendations", Answer.read, _body({"user_id": user_id}, asked))
+def recommend(user_id: Id | None, asked: AskedForUser) -> Call[Answer]:
+    """Asks for the best items of a user; of nobody in particular, where features of one are given."""
+    named = {} if user_id is None else {"user_id": user_id}
+    return Call("POST", "/v1/recommendations", Answer.read, _body(named, asked))
+
+
+def similar(item_id: Id, user_id: Id | None, asked: Asked) -> Call[Answer]:
+    """Asks for the items most like another."""
+    named = {"item_id": item_id} | ({} if user_id is None else {"user_id": user_id})
+    return Call("POST", "/v1/similar", Answer.read, _body(named, asked))
 
 
 def recommend_many(requests: Sequence[Mapping[str, Any]]) -> Call[list[Answer]]:
@@ -104,8 +117,8 @@ def headers(request_id: str | None) -> dict[str, str]:
     return {"x-request-id": request_id or uuid.uuid4().hex}
 
 
-def _body(first: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    return first | {
+def _body(first: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(first) | {
         name: list(value) if name.endswith("_ids") and isinstance(value, Sequence) else value
         for name, value in asked.items()
     }

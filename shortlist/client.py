@@ -12,7 +12,7 @@ import httpx
 
 from shortlist import calls
 from shortlist.answers import Answer, Id, ItemHistory, ServedBundle
-from shortlist.calls import Asked, Call
+from shortlist.calls import Asked, AskedForUser, Call
 from shortlist.errors import ShortlistError
 from shortlist.retries import Retries, Tries, failure_of
 
@@ -87,13 +87,13 @@ class Client(_Caller):
 
     def recommend(
         self,
-        user_id: Id,
+        user_id: Id | None = None,
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        **asked: Unpack[AskedForUser],
     ) -> Answer:
-        """Asks for the best items for a user now.
+        """Asks for the best items for a user now, or for nobody in particular of whom `user_features` tell.
 
         Raises:
             ShortlistError: there is no answer; the exceptions of this package say why.
@@ -113,6 +113,22 @@ class Client(_Caller):
             ShortlistError: there is no answer; one wrong request refuses all.
         """
         return self._ask(calls.recommend_many(requests), request_id, timeout_s)
+
+    def similar(
+        self,
+        item_id: Id,
+        *,
+        user_id: Id | None = None,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> Answer:
+        """Asks for the items most like another, without what the user has seen, if one is named.
+
+        Raises:
+            ShortlistError: there is no answer.
+        """
+        return self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
 
     def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.
@@ -182,13 +198,13 @@ class AsyncClient(_Caller):
 
     async def recommend(
         self,
-        user_id: Id,
+        user_id: Id | None = None,
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        **asked: Unpack[AskedForUser],
     ) -> Answer:
-        """Asks for the best items for a user now.
+        """Asks for the best items for a user now, or for nobody in particular of whom `user_features` tell.
 
         Raises:
             ShortlistError: there is no answer; the exceptions of this package say why.
@@ -208,6 +224,22 @@ class AsyncClient(_Caller):
             ShortlistError: there is no answer; one wrong request refuses all.
         """
         return await self._ask(calls.recommend_many(requests), request_id, timeout_s)
+
+    async def similar(
+        self,
+        item_id: Id,
+        *,
+        user_id: Id | None = None,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+        **asked: Unpack[Asked],
+    ) -> Answer:
+        """Asks for the items most like another, without what the user has seen, if one is named.
+
+        Raises:
+            ShortlistError: there is no answer.
+        """
+        return await self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
 
     async def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.

@@ -166,6 +166,7 @@ def write_bundle(
             "filters": dataset.filter_dtypes,
             "user_id_dtype": dataset.user_id_dtype,
             "item_id_dtype": dataset.item_id_dtype,
+            "user_features": dataset.user_features,
             "sample_user_ids": sample_users(prepared, settings.seed),
             **specs,
             "ranker": ranker,

@@ -14,7 +14,7 @@ from merlin.schema import Schema
 from merlin.systems.dag import Ensemble
 from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
 
-from contract.tensors import MODEL_NAME, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
+from contract.tensors import MODEL_NAME, OPTIONAL_TENSORS, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import ADDED_AT_THE_END
 from ensemble.settings import EnsembleSettings
@@ -74,7 +74,10 @@ def model_config(
         max_batch_size=settings.max_batch_size,
         dynamic_batching=batching,
         instance_group=[group],
-        input=[triton.ModelInput(**_described(t)) for t in (*REQUEST_TENSORS, *context)],
+        input=[
+            *(triton.ModelInput(**_described(t)) for t in (*REQUEST_TENSORS, *context)),
+            *(triton.ModelInput(**_described(t), optional=True) for t in OPTIONAL_TENSORS),
+        ],
         output=[triton.ModelOutput(**_described(t)) for t in OUTPUT_TENSORS],
     )
     config.parameters["bundle"].string_value = bundle.manifest.bundle

@@ -11,12 +11,14 @@ from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import decode_filters
 from contract.slates import Degradation, degradation_mask
-from contract.tensors import MAX_N, PAD_ID
+from contract.tensors import MAX_N, OPTIONAL_FILL, OPTIONAL_TENSORS, PAD_ID
+from contract.user_features import decode_user_features
 from ensemble.stage import Tensors
 
 Places = npt.NDArray[np.intp]
-PADDING = {"exclude_item_ids": PAD_ID, "filters": 0}
+PADDING = {"exclude_item_ids": PAD_ID, "filters": 0, **OPTIONAL_FILL}
 """What fills the inputs of one of a few widths, where requests of different widths come together."""
+OPTIONAL_DTYPES = {t.name: t.dtype for t in OPTIONAL_TENSORS}
 LATE_ROW = {
     "item_ids": PAD_ID,
     "item_scores": -np.inf,
@@ -61,7 +63,8 @@ class Batch:
 
     def __init__(self, requests: Sequence[Mapping[str, Array]]) -> None:
         self.requests = requests
-        self.tensors: Tensors = {name: _stacked([r[name] for r in requests], name) for name in requests[0]}
+        sent = dict.fromkeys(name for request in requests for name in request)
+        self.tensors: Tensors = {name: _stacked([_sent(r, name) for r in requests], name) for name in sent}
         self.ends = np.cumsum([len(request["user_id"]) for request in requests])
         self.owners = np.repeat(np.arange(len(requests)), np.diff(self.ends, prepend=0))
 
@@ -69,16 +72,20 @@ class Batch:
         """Gives the rows (B',) with which the chain begins."""
         return self.tensors if len(rows) == len(self.owners) else take(self.tensors, rows)
 
-    def complaints(self, kinds: Mapping[str, str]) -> dict[int, StageError]:
+    def complaints(self, kinds: Mapping[str, str], features: Mapping[str, str]) -> dict[int, StageError]:
         """Finds the requests that are wrong; Triton has checked their dtypes and shapes.
 
-        Takes the filterable columns with their dtypes. Each error is `bad_request` and names the field.
+        Takes the filterable columns, and the features that a request may bring along, with their dtypes. Each
+        error is `bad_request` and names the field.
         """
         n, user_id, filters = (self.tensors[name] for name in ("n", "user_id", "filters"))
+        given = np.asarray(self._told("user_features").any(axis=1))
+        may_be_nobody = given[:, None] | (self._told("like_item_id") != PAD_ID)
+        is_wrong_user = (user_id == PAD_ID) & ~may_be_nobody
         found: dict[int, StageError] = {}
         for name, is_wrong, must in (
             ("n", (n < 1) | (n > MAX_N), f"from 1 to {MAX_N}"),
-            ("user_id", user_id == PAD_ID, "an id"),
+            ("user_id", is_wrong_user, "an id"),
         ):
             for row in np.flatnonzero(is_wrong):
                 message = f"{name} must be {must}, got {self.tensors[name][row, 0]}"
@@ -88,7 +95,16 @@ class Batch:
                 decode_filters(filters[row], kinds)
             except StageError as error:
                 found[self.owners[row]] = error
+        for row in np.flatnonzero(given):
+            try:
+                decode_user_features(self.tensors["user_features"][row], features)
+            except StageError as error:
+                found[self.owners[row]] = error
         return found
+
+    def _told(self, name: str) -> Array:
+        """Gives an optional tensor, or what stands for it."""
+        return self.tensors[name] if name in self.tensors else unsent(name, len(self.owners))
 
     def cut(self, table: Tensors, rows: Places) -> dict[int, Reply]:
         """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none
@@ -109,6 +125,18 @@ class Batch:
 def take(tensors: Mapping[str, Array], rows: Array) -> Tensors:
     """Keeps some rows of a table, by position or by mask."""
     return {name: array[rows] for name, array in tensors.items()}
+
+
+def _sent(request: Mapping[str, Array], name: str) -> Array:
+    """Gives a request's tensor, or what stands for an optional one that it did not send."""
+    if name in request or name not in OPTIONAL_FILL:
+        return request[name]
+    return unsent(name, len(request["user_id"]))
+
+
+def unsent(name: str, rows: int) -> Array:
+    """Makes what stands for an optional tensor, (rows,1)."""
+    return np.full((rows, 1), OPTIONAL_FILL[name], dtype=OPTIONAL_DTYPES[name])
 
 
 def _stacked(arrays: Sequence[Array], name: str) -> Array:

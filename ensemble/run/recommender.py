@@ -13,10 +13,10 @@ from contract.affinity import affinity_columns, user_item_feature_names
 from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
-from contract.tensors import bundle_id
+from contract.tensors import OPTIONAL_TENSORS, bundle_id
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, recommend_graph, request_schema
-from ensemble.run.batch import Batch, Reply
+from ensemble.run.batch import Batch, Reply, unsent
 from ensemble.run.chain import Before, chain_of, run_chain
 from ensemble.run.deadlines import Deadlines
 from ensemble.run.metrics import Counters
@@ -81,13 +81,15 @@ class Recommender:
         self.counters, self.is_warm = Counters(), False
 
     def run(self, tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
-        """Takes the request tensors of B users, gives every tensor of the chain, and those that are added at
-        the end; none where `before` left no row.
+        """Takes the request tensors of B users, with or without the optional ones; gives every tensor of the
+        chain, and those that are added at the end; none where `before` left no row.
 
         Raises:
             StageError: a stage failed.
         """
-        table = run_chain(self.chain, tensors, before)
+        rows = len(tensors["user_id"])
+        unsents = {t.name: unsent(t.name, rows) for t in OPTIONAL_TENSORS if t.name not in tensors}
+        table = run_chain(self.chain, {**tensors, **unsents}, before)
         if table:
             table["stage_us"] = np.concatenate([table[us_name(stage)] for stage in self.stages], axis=1)
             table["bundle_id"] = np.full_like(table["user_id"], self.bundle_id)
@@ -131,7 +133,9 @@ class Recommender:
     ) -> list[Reply | StageError]:
         batch, answers = Batch(requests), dict[int, Reply | StageError]()
         deadlines = Deadlines(batch.tensors["deadline_us"][:, 0], batch.owners, self.now_s)
-        for request, complaint in batch.complaints(self.bundle.manifest.filters).items():
+        for request, complaint in batch.complaints(
+            self.bundle.manifest.filters, self.bundle.dataset.user_features
+        ).items():
             deadlines.stop(deadlines.owners[deadlines.rows] == request, complaint)
         table: Tensors = {}
         try:

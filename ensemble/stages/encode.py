@@ -6,41 +6,60 @@ import numpy as np
 from merlin.schema import Schema
 
 from contract.arrays import Array
-from contract.encoders import Encoders
+from contract.encoders import OOV_CODE, Encoders
+from contract.names import USER_ID
+from contract.tensors import PAD_ID
 from ensemble.bundle import Ranker, Tower
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded, packed_tensors
+from ensemble.stores.vectors import Catalogue
+
+IS_UNKNOWN_ITEM = "is_unknown_item"
 
 
 class EncodeUser(Stage):
     """Encodes what is known of user and context for both models, and runs the user tower.
 
     A value that training never saw has the out-of-vocabulary code, a missing one the null code: an unknown
-    user gets the vector that training gave to withheld ids. A tower that fails, fails the request.
+    user, and nobody, gets the vector that training gave to withheld ids. Where items like another are wanted,
+    that item's vector stands in the user's place. A tower that fails, fails the request.
     """
 
-    def __init__(self, tower: Tower, ranker: Ranker, encoders: Encoders, vector_width: int) -> None:
+    def __init__(self, tower: Tower, ranker: Ranker, encoders: Encoders, catalogue: Catalogue) -> None:
         super().__init__()
         self.tower, self.ranked, self.encoders = tower, ranker.spec.user, encoders
-        self.vector_width = vector_width
-        self.reads = tuple(dict.fromkeys((*tower.features, *self.ranked.columns)))
+        self.catalogue = catalogue
+        self.columns = tuple(dict.fromkeys((*tower.features, *self.ranked.columns)))
+        self.reads = (*self.columns, "like_item_id")
 
     @property
     def writes(self) -> Schema:
-        """What the ranker takes of users, packed, and `user_vector` (B,D)."""
+        """What the ranker takes of users, packed, `user_vector` (B,D), and whether the item is unknown that
+        others are to be like, (B,1)."""
+        width = self.catalogue.vectors.shape[1]
         packed = packed_tensors(self.ranked, "user_")
-        return Schema([*packed, tensor("user_vector", np.float32, self.vector_width)])
+        return Schema(
+            [*packed, tensor("user_vector", np.float32, width), tensor(IS_UNKNOWN_ITEM, np.bool_, 1)]
+        )
 
     def load_artifacts(self, artifact_path: str | None = None) -> None:
         """Loads the user tower."""
         del artifact_path
         self.tower.open()
 
-    def run(self, **columns: Array) -> Tensors:
+    def run(self, like_item_id: Array, **columns: Array) -> Tensors:  # type: ignore[override]
         """Encodes each column, then runs the tower on those that it takes."""
         codes = {}
         for name, raw in columns.items():
             is_several = self.encoders.fields[name].kind in ("list", "embedding")
             codes[name] = self.encoders.encode(name, raw if is_several else raw[:, 0])
-        packed = {encoded(name): array for name, array in self.ranked.pack(codes, "user_").items()}
-        return packed | {"user_vector": self.tower(codes)}
+        if USER_ID in codes:
+            codes[USER_ID] = np.where(columns[USER_ID][:, 0] == PAD_ID, OOV_CODE, codes[USER_ID])
+        packed: Tensors = {encoded(name): a for name, a in self.ranked.pack(codes, "user_").items()}
+        vectors, is_unknown = self.tower(codes), np.zeros(like_item_id.shape, dtype=np.bool_)
+        is_like = like_item_id[:, 0] != PAD_ID
+        if is_like.any():
+            found, is_known = self.catalogue.likeness(like_item_id[:, 0])
+            vectors = np.where(is_like[:, None], found, vectors)
+            is_unknown[:, 0] = is_like & ~is_known
+        return packed | {"user_vector": vectors, IS_UNKNOWN_ITEM: is_unknown}

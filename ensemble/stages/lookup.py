@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from contract.arrays import Array
 from contract.bundle import Inputs
 from contract.columns import Column
 from contract.dataset import Dataset
+from contract.tensors import PAD_ID
+from contract.user_features import Given, decode_user_features
 from ensemble.stage import Stage, Tensors, tensor
-from ensemble.stores.features import FeatureStore
+from ensemble.stores.features import FeatureStore, to_columns
 from ensemble.stores.items import ItemSnapshot, ItemTable
 
 CANDIDATE_NUMERIC = "candidate_numeric"
 SEEN_ITEM_IDS = "seen_item_ids"
 IS_UNKNOWN_USER = "is_unknown_user"
+LACKS_FEATURES = "lacks_features"
 
 
 def column_dtype(column: Column) -> Any:
@@ -37,27 +41,49 @@ class LookupUserFeatures(Stage):
     batch.
 
     A user without a live row has null features and `is_unknown_user`; a store that fails, fails the request.
+    Features that the request brings along are taken in place of the row, and what it leaves out is null; the
+    recent items among them count as seen, unless only those of a label do.
     """
 
-    reads = (names.USER_ID,)
+    reads = (names.USER_ID, "user_features")
 
-    def __init__(self, store: FeatureStore, dataset: Dataset, max_seen: int) -> None:
+    def __init__(self, store: FeatureStore, dataset: Dataset, taken: Sequence[str], max_seen: int) -> None:
+        """Takes the store, and the columns that are made use of later."""
         super().__init__()
-        self.store, self.dataset, self.max_seen = store, dataset, max_seen
+        self.store, self.dataset, self.taken, self.max_seen = store, dataset, frozenset(taken), max_seen
+        self.columns = {n: c for view in names.USER_VIEWS for n, c in dataset.view_columns(view).items()}
+        self.seen_lists = LISTS if dataset.seen_labels == "any" else ()
 
     @property
     def writes(self) -> Schema:
-        """The raw user columns (B,1) or (B,S), the seen items, and whether the user is unknown."""
-        columns = {n: c for view in names.USER_VIEWS for n, c in self.dataset.view_columns(view).items()}
-        tensors = [tensor(n, column_dtype(c), _width(c)) for n, c in columns.items()]
-        tensors += [tensor(SEEN_ITEM_IDS, np.int64, self.max_seen), tensor(IS_UNKNOWN_USER, np.bool_, 1)]
-        return Schema(tensors)
+        """The raw user columns (B,1) or (B,S), the seen items, whether the user is unknown, and whether the
+        request's features lack some that are made use of."""
+        tensors = [tensor(n, column_dtype(c), _width(c)) for n, c in self.columns.items()]
+        tensors += [tensor(SEEN_ITEM_IDS, np.int64, self.max_seen)]
+        return Schema([*tensors, *(tensor(name, np.bool_, 1) for name in (IS_UNKNOWN_USER, LACKS_FEATURES))])
 
-    def run(self, user_id: Array) -> Tensors:  # type: ignore[override]
+    def run(self, user_id: Array, user_features: Array) -> Tensors:  # type: ignore[override]
         """Reads one row per user."""
         rows = self.store.read_users(user_id[:, 0])
-        tensors = {n: a if a.ndim > 1 else a[:, None] for n, a in rows.columns.items()}
-        return tensors | {SEEN_ITEM_IDS: rows.seen_item_ids, IS_UNKNOWN_USER: ~rows.is_found[:, None]}
+        tensors: Tensors = {n: a if a.ndim > 1 else a[:, None] for n, a in rows.columns.items()}
+        tensors[SEEN_ITEM_IDS] = rows.seen_item_ids
+        tensors[IS_UNKNOWN_USER] = (~rows.is_found & (user_id[:, 0] != PAD_ID))[:, None]
+        tensors[LACKS_FEATURES] = np.zeros(user_id.shape, dtype=np.bool_)
+        for row in np.flatnonzero(user_features.any(axis=1)).tolist():
+            self._take(decode_user_features(user_features[row], self.dataset.user_features), tensors, row)
+        return tensors
+
+    def _take(self, given: Given, tensors: Tensors, row: int) -> None:
+        """Writes what the request gave of its user into a row."""
+        told = to_columns(self.columns, [[given.get(name) for name in self.columns]])
+        for name, column in told.items():
+            tensors[name][row] = column[0]
+        seen = [*(item for name in self.seen_lists for item in given.get(name) or ())]
+        seen = [*dict.fromkeys([*seen, *tensors[SEEN_ITEM_IDS][row].tolist()])][: self.max_seen]
+        tensors[SEEN_ITEM_IDS][row] = PAD_ID
+        tensors[SEEN_ITEM_IDS][row, : len(seen)] = seen
+        tensors[IS_UNKNOWN_USER][row] = False
+        tensors[LACKS_FEATURES][row] = bool(self.taken - given.keys())
 
 
 class LookupItemFeatures(Stage):

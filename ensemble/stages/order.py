@@ -12,8 +12,9 @@ from contract.ordering import order_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
+from ensemble.stages.encode import IS_UNKNOWN_ITEM
 from ensemble.stages.filter import IS_FILTER_DEGRADED
-from ensemble.stages.lookup import IS_UNKNOWN_USER
+from ensemble.stages.lookup import IS_UNKNOWN_USER, LACKS_FEATURES
 from ensemble.stages.retrieve import IS_PARTIAL_INDEX
 from ensemble.stages.score import IS_RANKED
 
@@ -77,9 +78,9 @@ class OrderCandidates(Stage):
     """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
 
     Candidates are ordered by `order_scores`, P(click) from the ranker's and the retrieval's score; so are
-    `item_scores`. A user who was not ranked has the retrieval's order. With exploration, the order is a
-    seeded Gumbel top-k draw, and `propensities` are logged with the answer; without, every propensity is 1.
-    It sums up what `degraded` says.
+    `item_scores`. A user who was not ranked has the retrieval's order; items like another have its scores,
+    too. With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the
+    answer; without, every propensity is 1. It sums up what `degraded` says.
     """
 
     reads = (
@@ -90,7 +91,10 @@ class OrderCandidates(Stage):
         "considered",
         "n",
         "seed",
+        "like_item_id",
         IS_UNKNOWN_USER,
+        IS_UNKNOWN_ITEM,
+        LACKS_FEATURES,
         IS_PARTIAL_INDEX,
         IS_FILTER_DEGRADED,
         IS_RANKED,
@@ -122,7 +126,10 @@ class OrderCandidates(Stage):
         considered: Array,
         n: Array,
         seed: Array,
+        like_item_id: Array,
         is_unknown_user: Array,
+        is_unknown_item: Array,
+        lacks_features: Array,
         is_partial_index: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
@@ -131,6 +138,9 @@ class OrderCandidates(Stage):
         scores = order_scores(ranking_scores, retrieval_scores, self.order)
         if not is_ranked.all():
             scores = np.where(is_ranked, scores, unranked_scores(retrieval_scores))
+        is_like = like_item_id != PAD_ID
+        if is_like.any():
+            scores = np.where(is_like, retrieval_scores, scores)
         if self.temperature:
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
@@ -141,9 +151,11 @@ class OrderCandidates(Stage):
             Degradation.UNKNOWN_USER: is_unknown_user[:, 0],
             Degradation.SHORT: is_served.sum(axis=1) < n[:, 0],
             Degradation.FILTER_CANDIDATES: is_filter_degraded[:, 0],
-            Degradation.FEWER_CANDIDATES: considered[:, 0] < self.k,
-            Degradation.SCORE_CANDIDATES: ~is_ranked[:, 0],
+            Degradation.FEWER_CANDIDATES: (considered < self.k)[:, 0] & ~is_like[:, 0],
+            Degradation.SCORE_CANDIDATES: ~is_ranked[:, 0] & ~is_like[:, 0],
             Degradation.PARTIAL_INDEX: is_partial_index[:, 0],
+            Degradation.UNKNOWN_ITEM: is_unknown_item[:, 0],
+            Degradation.USER_FEATURES: lacks_features[:, 0],
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {

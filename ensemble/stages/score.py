@@ -9,6 +9,7 @@ from merlin.schema import Schema
 
 from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
+from contract.tensors import PAD_ID
 from ensemble.bundle import Ranker
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded
@@ -19,7 +20,8 @@ IS_RANKED = "is_ranked"
 class ScoreCandidates(Stage):
     """Computes P(click) of every candidate, in one call of the ranker for the batch.
 
-    A user whose `quality` is 0 is not ranked: there is no time for it. Where the ranker fails, nobody is, and
+    A user whose `quality` is 0 is not ranked: there is no time for it. Items like another are not ranked
+    either: no user asks. Where the ranker fails, nobody is, and
     the retrieval alone orders the slates. A score outside [0,1] is our bug.
     """
 
@@ -28,7 +30,13 @@ class ScoreCandidates(Stage):
         self.ranker, self.k = ranker, k
         self.of_user = {name: encoded(name) for name in ranker.spec.user.packed("user_")}
         self.of_candidate = {name: encoded(name) for name in ranker.spec.candidate.packed("candidate_")}
-        self.reads = ("quality", "candidate_mask", *self.of_user.values(), *self.of_candidate.values())
+        self.reads = (
+            "quality",
+            "like_item_id",
+            "candidate_mask",
+            *self.of_user.values(),
+            *self.of_candidate.values(),
+        )
 
     @property
     def writes(self) -> Schema:
@@ -40,10 +48,12 @@ class ScoreCandidates(Stage):
         del artifact_path
         self.ranker.open()
 
-    def run(self, quality: Array, candidate_mask: Array, **tensors: Array) -> Tensors:  # type: ignore[override]
+    def run(  # type: ignore[override]
+        self, quality: Array, like_item_id: Array, candidate_mask: Array, **tensors: Array
+    ) -> Tensors:
         """Scores the users who are to be ranked; of the candidates, as many as the longest list has."""
         scores = np.zeros(candidate_mask.shape, dtype=np.float32)
-        is_ranked = quality > 0
+        is_ranked = (quality > 0) & (like_item_id == PAD_ID)
         rows = np.flatnonzero(is_ranked[:, 0] & candidate_mask[:, 0])
         if len(rows):
             width = int(np.flatnonzero(candidate_mask[rows].any(axis=0))[-1]) + 1

@@ -14,7 +14,7 @@ import numpy as np
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from contract.arrays import Floats, Ids
+from contract.arrays import Bools, Floats, Ids
 from contract.errors import ErrorCode, StageError
 from contract.filters import Condition, Filters, index_number, passes
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
@@ -55,6 +55,18 @@ class Catalogue:
         """Gives the inner product of a vector (D,) with each item's; all items must be of the catalogue."""
         products: Floats = self.vectors[np.searchsorted(self.item_ids, item_ids)] @ vector
         return products
+
+    def likeness(self, item_ids: Ids) -> tuple[Floats, Bools]:
+        """Takes items (B,), gives vectors (B,D) that find those like them, and which items are known, (B,).
+
+        An item's own vector without its prior, the last coordinate: the inner product with it is the cosine
+        of both items. Of an item that is not known, the prior alone: what most people like.
+        """
+        at = np.minimum(np.searchsorted(self.item_ids, item_ids), len(self.item_ids) - 1)
+        is_known = self.item_ids[at] == item_ids
+        vectors = np.where(is_known[:, None], self.vectors[at], np.float32(0))
+        vectors[:, -1] = np.where(is_known, 0, 1)
+        return vectors, is_known
 
 
 class MemoryVectorIndex:

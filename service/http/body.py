@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope
 
 from service.failures import BodyRefused
 from service.own_ids import OwnIds
-from service.schemas import ManyRequest, RecommendRequest
+from service.schemas import ManyRequest, SlateWish
 from service.settings import Settings
 
-Body = RecommendRequest | ManyRequest
+Body = SlateWish | ManyRequest
 JSON = b"application/json"
 DEPTH = 8
 """Of the deepest valid body: the object, `requests`, one of them, its `filters`, a column's object, its
@@ -23,11 +23,7 @@ DEPTH = 8
 
 
 async def read_request(
-    scope: Scope,
-    receive: Receive,
-    settings: Settings,
-    ids: OwnIds,
-    kind: type[RecommendRequest] | type[ManyRequest],
+    scope: Scope, receive: Receive, settings: Settings, ids: OwnIds, kind: type[SlateWish] | type[ManyRequest]
 ) -> Body | None:
     """Reads and checks a request of a kind; None where the caller left before it was whole.
 
@@ -47,7 +43,7 @@ async def read_request(
         if ids.are_numbers or not isinstance(document, dict):
             return kind.model_validate(document)
         texts = ids.number_body(document)
-        return kind.model_validate(document).of_users(texts)
+        return kind.model_validate(document).of_texts(texts)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None

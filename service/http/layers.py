@@ -23,7 +23,8 @@ log = structlog.get_logger()
 
 RECOMMENDATIONS = "/v1/recommendations"
 MANY = f"{RECOMMENDATIONS}/many"
-SLATES = frozenset({RECOMMENDATIONS, MANY})
+SIMILAR = "/v1/similar"
+SLATES = frozenset({RECOMMENDATIONS, MANY, SIMILAR})
 """The routes that answer with slates."""
 GUARDED = "/v1/"
 """Health, metrics, pages and the API's description tell nothing of a user: anyone may see them, always."""

@@ -6,9 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from contract.affinity import LISTS
 from contract.bundle import Manifest
-from contract.filters import filter_schema
+from contract.filters import element, filter_schema
 from contract.ids import FIRST, LAST, MAX_LENGTH, IdDtype
+from contract.user_features import FLOAT32_MAX
 from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
@@ -16,6 +18,14 @@ from service.settings import Settings
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KEY = "key"
+SINGLE = ("RecommendRequest", "SimilarRequest")
+"""What asks for one slate."""
+_VALUES: dict[str, dict[str, Any]] = {
+    "int64": {"type": "integer", "minimum": -INT64_MAX, "maximum": INT64_MAX},
+    "float32": {"type": "number", "minimum": -FLOAT32_MAX, "maximum": FLOAT32_MAX},
+    "string": {"type": "string", "minLength": 1},
+    "bool": {"type": "boolean"},
+}
 _HEADERS = {
     "401": {"www-authenticate": "How to say who asks."},
     "415": {"accept": "What a body may be."},
@@ -69,29 +79,56 @@ def _describe_refusals(document: dict[str, Any], has_keys: bool) -> None:
 
 
 def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Settings) -> None:
-    """Names the context and the filters of the bundle; another name is refused."""
-    fields = document["components"]["schemas"]["RecommendRequest"]["properties"]
-    context, filters = fields["context"], fields["filters"]
+    """Names the context, the filters and the features of the bundle; another name is refused."""
+    schemas = document["components"]["schemas"]
+    recommend = schemas["RecommendRequest"]
+    context, features = recommend["properties"]["context"], recommend["properties"]["user_features"]
     context["properties"] = {name: context["additionalProperties"] for name in manifest.context}
-    filters["properties"] = {name: filter_schema(dtype) for name, dtype in manifest.filters.items()}
-    for field in (context, filters):
+    features["properties"] = {name: _feature(dtype) for name, dtype in manifest.user_features.items()}
+    bounded = [context, features]
+    for model in [schemas[name] for name in SINGLE]:
+        filters = model["properties"]["filters"]
+        filters["properties"] = {name: filter_schema(dtype) for name, dtype in manifest.filters.items()}
+        bounded.append(filters)
+        for budget in model["properties"]["latency_budget_ms"]["anyOf"]:
+            if budget["type"] == "integer":
+                budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
+    for field in bounded:
         field["additionalProperties"] = False
         field.pop("propertyNames", None)
         field.pop("maxProperties", None)
-    for budget in fields["latency_budget_ms"]["anyOf"]:
-        if budget["type"] == "integer":
-            budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
+
+
+def _feature(dtype: str) -> dict[str, Any]:
+    """What a feature of a user may be in JSON, by its dtype."""
+    value = dict(_VALUES[element(dtype)])
+    told = value if element(dtype) == dtype else {"type": "array", "items": value}
+    return {"anyOf": [told, {"type": "null"}]}
 
 
 def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
     """Says of every id what this bundle's are: numbers, or text."""
     user, item = _id_of(manifest.user_id_dtype), _id_of(manifest.item_id_dtype)
     schemas = document["components"]["schemas"]
-    for name in ("RecommendRequest", "RecommendResponse", "SeenResponse"):
+    _become(schemas["SeenResponse"]["properties"]["user_id"], user)
+    for name in SINGLE:
         _become(schemas[name]["properties"]["user_id"], user)
+        del schemas[name]["properties"]["user_id"]["default"]
+    schemas["RecommendRequest"]["anyOf"] = [
+        {"required": ["user_id"]},
+        {"required": ["user_features"], "properties": {"user_features": {"minProperties": 1}}},
+    ]
+    for name in ("RecommendResponse", "SimilarResponse"):
+        _become(schemas[name]["properties"]["user_id"], {"anyOf": [user, {"type": "null"}]})
+    for name in ("SimilarRequest", "SimilarResponse"):
+        _become(schemas[name]["properties"]["item_id"], item)
+    for name in LISTS & schemas["RecommendRequest"]["properties"]["user_features"]["properties"].keys():
+        column = schemas["RecommendRequest"]["properties"]["user_features"]["properties"][name]
+        column["anyOf"][0]["items"] = item
     for name in ("Item", "ExplainedItem"):
         _become(schemas[name]["properties"]["item_id"], item)
-    _become(schemas["RecommendRequest"]["properties"]["exclude_item_ids"]["items"], item)
+    for name in SINGLE:
+        _become(schemas[name]["properties"]["exclude_item_ids"]["items"], item)
     _become(schemas["BundleResponse"]["properties"]["sample_user_ids"]["items"], user)
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -99,9 +136,12 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
                 if parameter["name"] == "user_id":
                     _become(parameter["schema"], user)
     of_many = [one for example in schemas["ManyRequest"].get("examples", ()) for one in example["requests"]]
-    for example in [*schemas["RecommendRequest"].get("examples", ()), *of_many]:
-        example["user_id"] = next(iter(manifest.sample_user_ids), example["user_id"])
+    alone = [one for name in SINGLE for one in schemas[name].get("examples", ())]
+    for example in [*alone, *of_many]:
+        if "user_id" in example:
+            example["user_id"] = next(iter(manifest.sample_user_ids), example["user_id"])
         if manifest.item_id_dtype == "string":
+            example |= {field: "an item" for field in ("item_id",) if field in example}
             example.pop("exclude_item_ids", None)
 
 

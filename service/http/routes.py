@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.http.body import read_request
-from service.http.layers import MANY, RECOMMENDATIONS, OverloadLayer
+from service.http.layers import MANY, RECOMMENDATIONS, SIMILAR, OverloadLayer
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
 from service.schemas import (
@@ -25,6 +25,9 @@ from service.schemas import (
     RecommendResponse,
     SeenQuery,
     SeenResponse,
+    SimilarRequest,
+    SimilarResponse,
+    SlateWish,
 )
 from service.slates.answer import AT_ONCE, DISPLAY, Recommendations, RenderedAnswer
 
@@ -57,7 +60,7 @@ class RawRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.app = self._answer
-        self._kind: type[RecommendRequest] | type[ManyRequest] = get_type_hints(endpoint)["body"]
+        self._kind: type[SlateWish] | type[ManyRequest] = get_type_hints(endpoint)["body"]
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the body, calls the function, and ends with a caller who leaves; errors are the app's."""
@@ -123,6 +126,24 @@ async def recommend(
     `source: "batch"` and its age beside it, else from the popular list, `source: "popular"`. 503 with
     `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
+    return await _answered(body, request, recommendations)
+
+
+async def similar(
+    body: SimilarRequest, request: Request, recommendations: RecommendationsDep
+) -> RenderedAnswer:
+    """The `n` items most like another one, for everyone or for a user.
+
+    Alike are items whose vectors point the same way, as the retrieval model learned them: that other users
+    choose them together, and that their features agree. Within the same budget and limits as recommendations;
+    a late, busy or unreachable ensemble is answered from the popular list, `source: "popular"`.
+    """
+    return await _answered(body, request, recommendations)
+
+
+async def _answered(
+    body: RecommendRequest | SimilarRequest, request: Request, recommendations: Recommendations
+) -> RenderedAnswer:
     answer = await recommendations.answer(body, request_id_of(request))
     request.scope["state"]["sources"] = answer.sources
     bind_contextvars(**answer.log_fields)
@@ -150,6 +171,7 @@ def add_slate_routes(app: FastAPI) -> None:
     for path, endpoint, model in (
         (RECOMMENDATIONS, recommend, RecommendResponse),
         (MANY, recommend_many, ManyResponse),
+        (SIMILAR, similar, SimilarResponse),
     ):
         app.router.add_api_route(
             path,

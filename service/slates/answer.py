@@ -14,11 +14,13 @@ import orjson
 from contract.errors import WrongField
 from contract.filters import Filters, check_filters
 from contract.slates import Degradation, SlateSource
+from contract.tensors import PAD_ID
+from contract.user_features import check_user_features
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
-from service.schemas import RecommendRequest
+from service.schemas import RecommendRequest, SlateBody
 from service.settings import Settings
 from service.slate import ItemTrace, Provenance, Slate
 from service.slates.batch import BatchStep
@@ -38,8 +40,8 @@ _PROVENANCE = Provenance.__slots__
 
 @dataclass(frozen=True, slots=True)
 class RenderedAnswer:
-    """The JSON that `schemas.RecommendResponse` or `ManyResponse` describes, the source of each slate in it,
-    and what the headers and the log say of it."""
+    """The JSON that a response of `schemas` describes, the source of each slate in it, and what the headers
+    and the log say of it."""
 
     body: bytes
     sources: tuple[str, ...]
@@ -69,6 +71,7 @@ class Recommendations:
         ladder = Ladder([live, self.batch, self.popular], metrics, silent=[Outcome.MISSING])
         outright = Ladder([self.batch, self.popular], metrics)
         self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
+        self.alike = Ladder([live, self.popular], metrics)
 
     async def answers(self, requests: Sequence[RecommendRequest], request_id: str) -> RenderedAnswer:
         """Answers several requests, `AT_ONCE` at a time, within one budget.
@@ -100,7 +103,7 @@ class Recommendations:
         return RenderedAnswer(body, sources, timings, {"users": len(made), "sources": Counter(sources)})
 
     async def answer(
-        self, request: RecommendRequest, request_id: str, started: float | None = None
+        self, request: SlateBody, request_id: str, started: float | None = None
     ) -> RenderedAnswer:
         """Makes the best slate that the budget allows, which began with `started`, else begins now.
 
@@ -115,7 +118,8 @@ class Recommendations:
             request = whole.model_copy(update={"exclude_item_ids": [*whole.exclude_item_ids, *shown]})
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
         asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s))
-        slate = await self.ladders[request.source].slate(asked)
+        ladder = self.ladders[request.source] if request.like_item_id == PAD_ID else self.alike
+        slate = await ladder.slate(asked)
         if len(slate.item_ids) < request.n and slate.source is not SlateSource.POPULAR:
             with asked.timed("popular"):
                 slate = await self.popular.filled(slate, asked)
@@ -130,7 +134,7 @@ class Recommendations:
         own = self.variant.ids.item
         content: dict[str, Any] = {
             "request_id": request_id,
-            "user_id": request.own_user_id,
+            "user_id": request.own(request.user_id),
             "items": [
                 {"item_id": own(item_id), "score": score, "source": source, **cards.get(item_id, {})}
                 for item_id, score, source in zip(slate.item_ids, slate.scores, slate.sources, strict=True)
@@ -141,6 +145,8 @@ class Recommendations:
             "timings_ms": timings,
             "next": cursor_after(whole, [*shown, *slate.item_ids], time.time()) if slate.item_ids else None,
         }
+        if request.like_item_id != PAD_ID:
+            content["item_id"] = request.own(request.like_item_id)
         if slate.provenance is not None:
             content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
         if slate.retrieved is not None:
@@ -152,7 +158,11 @@ class Recommendations:
                 ],
                 "removed": slate.removed(),
             }
-        log_fields = {"user_id": request.own_user_id, "n": len(slate.item_ids), "source": slate.source}
+        log_fields = {
+            "user_id": request.own(request.user_id),
+            "n": len(slate.item_ids),
+            "source": slate.source,
+        }
         log_fields |= {"degraded": degraded} | asked.log_fields
         return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields)
 
@@ -180,14 +190,18 @@ class Recommendations:
         return found | read, len(read) == len(others)
 
 
-def check_request(request: RecommendRequest, variant: Variant, settings: Settings) -> Filters:
+def check_request(request: SlateBody, variant: Variant, settings: Settings) -> Filters:
     """Compares the request with what this bundle and these settings know, gives its filters.
 
     Raises:
-        WrongField: a name in context or filters is unknown, a filter's value has another type, or the
-            latency budget is out of range.
+        WrongField: a name in context, filters or user features is unknown, a value there has another type,
+            the latency budget is out of range, or nobody is asked for.
     """
     manifest = variant.manifest
+    if request.user_features:
+        check_user_features(request.user_features, manifest.user_features)
+    elif request.user_id == PAD_ID and request.like_item_id == PAD_ID:
+        raise WrongField("user_id", "is missing: send it, or user_features")
     for name in request.context:
         if name not in manifest.context:
             raise WrongField(f"context.{name}", f"is not known to this bundle: {_one_of(manifest.context)}")

@@ -21,7 +21,7 @@ from contract.slates import (
 from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Clock, Deadline
-from service.schemas import RecommendRequest
+from service.schemas import SlateBody
 from service.slate import ItemTrace, Provenance, Slate
 from service.slates.ladder import SlateRequest
 from service.slates.popular import FILTERS
@@ -62,6 +62,8 @@ class BatchStep:
             DependencyUnavailable: Redis does not answer, or not in time, or what it holds cannot be read.
         """
         request, deadline = asked.request, asked.deadline.share(SHARE)
+        if request.user_id == PAD_ID:
+            raise NotStored("no user is named")
         try:
             lineage = (await self.look(self._variant.store_time_s(deadline))).lineage
         except DependencyUnavailable as error:
@@ -137,7 +139,7 @@ class BatchStep:
 
 
 def left_of(
-    stored: StoredSlate, request: RecommendRequest, removed: Mapping[int, str], provenance: Provenance
+    stored: StoredSlate, request: SlateBody, removed: Mapping[int, str], provenance: Provenance
 ) -> Slate:
     """Takes the best `n` items that are not removed; `short` is said of these, not of what was stored."""
     item_ids, scores = stored.item_ids.tolist(), stored.item_scores.tolist()

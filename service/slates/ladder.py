@@ -13,7 +13,7 @@ from contract.filters import Filters
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, OtherBundle
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
-from service.schemas import RecommendRequest
+from service.schemas import SlateBody
 from service.slate import Slate
 
 
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 class SlateRequest:
     """One request on its way down: its budget, the time each step took, and what its log line will say."""
 
-    request: RecommendRequest
+    request: SlateBody
     filters: Filters
     request_id: str
     deadline: Deadline

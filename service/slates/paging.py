@@ -15,7 +15,7 @@ import orjson
 
 from contract.errors import WrongField
 from contract.tensors import EXCLUDE_WIDTHS, MAX_EXCLUDED
-from service.schemas import RecommendRequest
+from service.schemas import SlateBody
 
 LIFE_S = 3600
 """Seconds for which a cursor may be sent."""
@@ -27,7 +27,7 @@ _FREE = {"after", "n", "exclude_item_ids", "explain", "latency_budget_ms"}
 """Fields that may be others on the next page."""
 
 
-def cursor_after(request: RecommendRequest, item_ids: Sequence[int], now_s: float) -> str | None:
+def cursor_after(request: SlateBody, item_ids: Sequence[int], now_s: float) -> str | None:
     """Takes what this page and those before it show, gives the cursor of the next; None where a page shows
     nothing or they show too much.
 
@@ -39,7 +39,7 @@ def cursor_after(request: RecommendRequest, item_ids: Sequence[int], now_s: floa
     return urlsafe_b64encode(_digest(request, told) + told).rstrip(b"=").decode()
 
 
-def shown_before(request: RecommendRequest, now_s: float) -> list[int]:
+def shown_before(request: SlateBody, now_s: float) -> list[int]:
     """Reads from a request's cursor what the pages before it showed; nothing without one.
 
     Raises:
@@ -66,7 +66,7 @@ def shown_before(request: RecommendRequest, now_s: float) -> list[int]:
     return list(struct.unpack_from(f"<{count}q", told, _TIME.size))
 
 
-def _digest(request: RecommendRequest, told: bytes) -> bytes:
+def _digest(request: SlateBody, told: bytes) -> bytes:
     """Of what a cursor tells, and of the request that it is for."""
     fixed = request.model_dump(exclude=_FREE)
     return blake2b(orjson.dumps(fixed, option=orjson.OPT_SORT_KEYS) + told, digest_size=_DIGEST).digest()

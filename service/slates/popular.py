@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from contract.affinity import LISTS
 from contract.filters import Filters, held_values, passes
 from contract.slates import Degradation, Rule, SlateSource
+from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable
-from service.schemas import RecommendRequest
+from service.schemas import SlateBody
 from service.slate import ItemTrace, Slate
 from service.slates.ladder import SlateRequest
 from service.variant import PopularItem, Variant
@@ -34,7 +36,7 @@ class PopularSlates:
 
     def slate(
         self,
-        request: RecommendRequest,
+        request: SlateBody,
         filters: Filters,
         seen: Collection[int],
         unavailable: Collection[int] = (),
@@ -46,7 +48,7 @@ class PopularSlates:
         worse than a short answer, which says so. Only an explanation looks further than the last item taken,
         as far as the first `EXPLAINED` items.
         """
-        seen, excluded = set(seen), set(request.exclude_item_ids)
+        seen, excluded = set(seen), {*request.exclude_item_ids, request.like_item_id}
         kept: list[PopularItem] = []
         retrieved: list[ItemTrace] = []
         is_unchecked = False
@@ -99,18 +101,20 @@ class PopularStep:
 
         What is taken instead of unavailable items may be unavailable too, and is asked about in turn.
         """
-        seen: list[int] = []
+        request = asked.request
+        seen = [item for name in LISTS for item in request.user_features.get(name) or ()]
         unavailable: set[int] = set()
         try:
-            seen = await self._variant.store.seen(asked.request.user_id, self._time_s(asked))
+            if request.user_id != PAD_ID:
+                seen += await self._variant.store.seen(request.user_id, self._time_s(asked))
             while True:
-                slate = self._slates.slate(asked.request, asked.filters, seen, unavailable)
+                slate = self._slates.slate(request, asked.filters, seen, unavailable)
                 gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(asked))
                 if not gone:
                     return slate
                 unavailable |= gone
         except DependencyUnavailable:
-            slate = self._slates.slate(asked.request, asked.filters, seen, unavailable)
+            slate = self._slates.slate(request, asked.filters, seen, unavailable)
             return replace(slate, degraded=[SEEN, *slate.degraded])
 
     def _time_s(self, asked: SlateRequest) -> float:

@@ -18,12 +18,13 @@ from contract.tensors import (
     EXPLAIN_TENSORS,
     FULL_QUALITY,
     MODEL_NAME,
+    PAD_ID,
     SLATE_TENSORS,
     bundle_id,
 )
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
-from service.schemas import RecommendRequest
+from service.schemas import RecommendRequest, SlateBody
 from service.settings import TritonSettings
 from service.slate import Slate
 from service.triton.batcher import Batcher
@@ -54,9 +55,7 @@ _CHANNEL = [
 class EnsembleClient(Protocol):
     """Asks the ensemble for slates. Tests put a fake here."""
 
-    async def recommend(
-        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float
-    ) -> Slate:
+    async def recommend(self, request: SlateBody, deadline: Deadline, seed: int, quality: float) -> Slate:
         """Makes the slate for one request from the share `quality`, 0 to 1, of the candidates.
 
         Raises:
@@ -96,7 +95,7 @@ class TritonClient:
 
     async def recommend(
         self,
-        request: RecommendRequest,
+        request: SlateBody,
         deadline: Deadline,
         seed: int,
         quality: float = FULL_QUALITY,
@@ -152,11 +151,14 @@ class TritonClient:
         except grpc.aio.AioRpcError as error:
             raise triton_error(error.code().name, error.details() or "") from None
         outputs = _arrays(response)
-        return [decode_slate(outputs, row.request.n, is_explained, at) for at, row in enumerate(rows)]
+        return [
+            decode_slate(outputs, row.request.n, is_explained, at, row.request.like_item_id == PAD_ID)
+            for at, row in enumerate(rows)
+        ]
 
     def _description(self, tensors: Mapping[str, Array], is_explained: bool) -> Any:
         """What a call says of its tensors: the same for every call of this shape, so it is kept."""
-        shapes = tuple(tensor.shape for tensor in tensors.values())
+        shapes = (*tensors, *(tensor.shape for tensor in tensors.values()))
         described = self._described.get((shapes, is_explained))
         if described is None:
             described = service_pb2.ModelInferRequest(model_name=self._model)

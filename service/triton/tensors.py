@@ -13,8 +13,9 @@ from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
 from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, StageName, encode_excluded
+from contract.user_features import encode_user_features
 from service.limits.deadline import Deadline
-from service.schemas import RecommendRequest
+from service.schemas import SlateBody
 from service.slate import ItemTrace, Slate
 
 _RULES = list(Rule)
@@ -30,34 +31,40 @@ def seed_of(request_id: str) -> int:
 class RequestRow:
     """One request as a row of the ensemble's tensors."""
 
-    request: RecommendRequest
+    request: SlateBody
     deadline: Deadline
     seed: int
     quality: float
     excluded: Array
     filters: Array
+    user_features: Array | None
 
     @classmethod
-    def of(cls, request: RecommendRequest, deadline: Deadline, seed: int, quality: float) -> RequestRow:
+    def of(cls, request: SlateBody, deadline: Deadline, seed: int, quality: float) -> RequestRow:
         """Packs what has a width of its own.
 
         Raises:
-            StageError: `bad_request`, where the filters are longer than the widest tensor.
+            StageError: `bad_request`, where the filters or the features are longer than the widest tensor.
         """
+        excluded = request.exclude_item_ids
+        if request.like_item_id != PAD_ID:
+            excluded = [*excluded, request.like_item_id]
         return cls(
             request=request,
             deadline=deadline,
             seed=seed,
             quality=quality,
-            excluded=encode_excluded(request.exclude_item_ids),
+            excluded=encode_excluded(excluded),
             filters=encode_filters(request.filters),
+            user_features=encode_user_features(request.user_features) if request.user_features else None,
         )
 
 
 def encode_rows(rows: Sequence[RequestRow], context: Sequence[str]) -> dict[str, Array]:
     """Takes B rows and the manifest's context names, gives every input tensor of the ensemble.
 
-    Lists of different widths are padded to the widest among them.
+    Lists of different widths are padded to the widest among them; an optional tensor is there where a row
+    needs it.
     """
     scalars: dict[str, list[int]] = {
         "user_id": [row.request.user_id for row in rows],
@@ -72,6 +79,13 @@ def encode_rows(rows: Sequence[RequestRow], context: Sequence[str]) -> dict[str,
     tensors["quality"] = np.array([row.quality for row in rows], dtype=np.float32).reshape(-1, 1)
     tensors["exclude_item_ids"] = _stacked([row.excluded for row in rows], PAD_ID)
     tensors["filters"] = _stacked([row.filters for row in rows], 0)
+    like = [row.request.like_item_id for row in rows]
+    if any(item_id != PAD_ID for item_id in like):
+        tensors["like_item_id"] = np.array(like, dtype=np.int64).reshape(-1, 1)
+    if any(row.user_features is not None for row in rows):
+        nothing = np.zeros((1, 1), dtype=np.uint8)
+        given = [nothing if row.user_features is None else row.user_features for row in rows]
+        tensors["user_features"] = _stacked(given, 0)
     return tensors
 
 
@@ -84,8 +98,11 @@ def _stacked(rows: Sequence[Array], padding: int) -> Array:
     return stack
 
 
-def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool, row: int = 0) -> Slate:
-    """Takes the ensemble's outputs, gives the slate of one row without its padding.
+def decode_slate(
+    outputs: Mapping[str, Array], n: int, is_explained: bool, row: int = 0, is_ranked: bool = True
+) -> Slate:
+    """Takes the ensemble's outputs, gives the slate of one row without its padding; items like another are
+    not ranked.
 
     Raises:
         StageError: `contract`, where a tensor is missing or has another shape than promised.
@@ -101,7 +118,7 @@ def decode_slate(outputs: Mapping[str, Array], n: int, is_explained: bool, row: 
             degraded=_degradations(int(outputs["degraded"][row, 0])),
             stage_ms={stage: us / 1000 for stage, us in zip(_STAGES, stage_us, strict=True)},
             propensities=outputs["propensities"][row, :live].tolist(),
-            retrieved=_decode_retrieved(outputs, item_ids[:live]) if is_explained else None,
+            retrieved=_decode_retrieved(outputs, item_ids[:live], is_ranked) if is_explained else None,
             bundle_id=int(outputs["bundle_id"][row, 0]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -113,13 +130,13 @@ def _degradations(mask: int) -> list[str]:
     return [str(flag) for flag in degradations(mask)] if mask else []
 
 
-def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int]) -> list[ItemTrace]:
+def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int], is_ranked: bool) -> list[ItemTrace]:
     ranking_scores = {
         item_id: score
         for item_id, score in zip(
             outputs["candidate_ids"][0].tolist(), outputs["ranking_scores"][0].tolist(), strict=True
         )
-        if item_id != PAD_ID
+        if is_ranked and item_id != PAD_ID
     }
     best_first = sorted(ranking_scores, key=lambda item_id: -ranking_scores[item_id])
     ranking_ranks = {item_id: rank for rank, item_id in enumerate(best_first, 1)}

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
+from contract.affinity import LISTS
 from contract.arrays import Array
 from contract.bundle import sha256
 from contract.filters import Filters
@@ -27,7 +28,7 @@ from contract.texts import ITEMS, Texts, text_files
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.main import build_app
-from service.schemas import RecommendRequest
+from service.schemas import RecommendRequest, SlateBody
 from service.settings import Settings
 from service.slate import Slate
 from service.store.store import Card, MemoryStore, Store
@@ -38,6 +39,7 @@ from service.variant import Variant
 BUNDLE = "synthetic-1"
 CATALOGUE = 400
 CONTEXT = ("context_hour", "context_tab")
+RECENT = dict.fromkeys(LISTS, "list[int64]")
 SEEN = {7: [3, 1, 205], 8: [0, 1, 2, 3, 4]}
 """User 7 has seen two of the popular items and one more; anyone else, but user 8, nothing."""
 
@@ -77,6 +79,7 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
             "item_year": "int64",
             "item_price": "float32",
         },
+        "user_features": {"user_age": "int64", "user_tags": "list[string]", **RECENT},
         "sample_user_ids": [7, 8, 9],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,13 +195,13 @@ class FakeEnsemble:
     def __init__(self, fail: Exception | None = None, wait_s: float = 0) -> None:
         self.fail, self.wait_s = fail, wait_s
         self.bundle = BUNDLE
-        self.requests: list[RecommendRequest] = []
+        self.requests: list[SlateBody] = []
         self.seeds: list[int] = []
         self.deadlines: list[float] = []
         self.qualities: list[float] = []
 
     async def recommend(
-        self, request: RecommendRequest, deadline: Deadline, seed: int, quality: float = FULL_QUALITY
+        self, request: SlateBody, deadline: Deadline, seed: int, quality: float = FULL_QUALITY
     ) -> Slate:
         """Answers after `wait_s`, as a well-behaved ensemble would."""
         self.requests.append(request)
@@ -212,9 +215,12 @@ class FakeEnsemble:
                 raise DependencyUnavailable("triton", "no answer in time", is_late=True)
         if self.fail is not None:
             raise self.fail
-        seen = SEEN.get(request.user_id, [])
-        outputs = make_outputs(request.user_id, request.n, request.exclude_item_ids, seen, bundle=self.bundle)
-        return decode_slate(outputs, request.n, request.explain)
+        user_id, excluded = max(request.user_id, 0), list(request.exclude_item_ids)
+        if request.like_item_id != PAD_ID:
+            excluded.append(request.like_item_id)
+        seen = SEEN.get(user_id, [])
+        outputs = make_outputs(user_id, request.n, excluded, seen, bundle=self.bundle)
+        return decode_slate(outputs, request.n, request.explain, is_ranked=request.like_item_id == PAD_ID)
 
     async def check(self, deadline: Deadline) -> str:
         """Makes one slate."""

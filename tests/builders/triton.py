@@ -25,6 +25,7 @@ from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
 from contract.filters import Wanted, encode_filters, held_values
 from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, encode_excluded
+from contract.user_features import Given, encode_user_features
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
@@ -135,6 +136,7 @@ def make_world(
         display=dataset.display,
         display_name=dataset.display_name,
         filters=dataset.filter_dtypes,
+        user_features=dataset.user_features,
         sample_user_ids=world.user_ids[:3],
     )
     (folder / files.MANIFEST_FILE).write_text(manifest.model_dump_json())
@@ -299,8 +301,10 @@ def make_request(
     seed: int = 0,
     deadline_us: int = NO_DEADLINE,
     quality: float = FULL_QUALITY,
+    like: int | None = None,
+    features: Given | None = None,
 ) -> dict[str, np.ndarray]:
-    """Makes one user's request tensors, each (1, width)."""
+    """Makes one user's request tensors, each (1, width); the optional ones where they are given."""
     single = {
         "user_id": user_id,
         "n": n,
@@ -308,11 +312,20 @@ def make_request(
         "deadline_us": deadline_us,
         "context_surface": surface,
     }
-    return {name: np.array([[value]], dtype=np.int64) for name, value in single.items()} | {
-        "exclude_item_ids": encode_excluded(excluded),
-        "filters": encode_filters(filters or {}),
-        "quality": np.array([[quality]], dtype=np.float32),
-    }
+    optional: dict[str, np.ndarray] = {}
+    if like is not None:
+        optional["like_item_id"] = np.array([[like]], dtype=np.int64)
+    if features is not None:
+        optional["user_features"] = encode_user_features(features)
+    return (
+        optional
+        | {name: np.array([[value]], dtype=np.int64) for name, value in single.items()}
+        | {
+            "exclude_item_ids": encode_excluded(excluded),
+            "filters": encode_filters(filters or {}),
+            "quality": np.array([[quality]], dtype=np.float32),
+        }
+    )
 
 
 def slate(answer: Any) -> list[int]:

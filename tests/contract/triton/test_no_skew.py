@@ -21,6 +21,8 @@ from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.environment import RedisUrl
+from contract.tensors import OPTIONAL_TENSORS
+from ensemble.run.batch import unsent
 from ensemble.run.chain import chain_of, run_chain
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
@@ -28,6 +30,7 @@ from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
+from ensemble.stores.vectors import Catalogue
 from tests.builders.feast_store import feast_repository
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
@@ -176,6 +179,7 @@ def assemble(
             "candidate_ids": row[names.ITEM_ID][:, None],
             "candidate_mask": np.ones((rows, 1), dtype=np.bool_),
             "quality": np.ones((rows, 1), dtype=np.float32),
+            **{tensor.name: unsent(tensor.name, rows) for tensor in OPTIONAL_TENSORS},
             **{name: row[name][:, None] for name in dataset.context},
         },
     )
@@ -197,13 +201,15 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
             tensor("candidate_ids", np.int64, 1),
             tensor("candidate_mask", np.bool_, 1),
             tensor("quality", np.float32, 1),
+            *(tensor(t.name, t.dtype, 1) for t in OPTIONAL_TENSORS),
             *(tensor(name, np.int64, 1) for name in dataset.context),
         ]
     )
+    nothing = Catalogue(items.item_ids, np.zeros((len(items.item_ids), 1), dtype=np.float32))
     graph = Graph(
         schema.column_names
-        >> LookupUserFeatures(store, dataset, 1024)
-        >> EncodeUser(NoTower(), ranker, items.encoders, 1)  # type: ignore[arg-type]
+        >> LookupUserFeatures(store, dataset, (), 1024)
+        >> EncodeUser(NoTower(), ranker, items.encoders, nothing)  # type: ignore[arg-type]
         >> LookupItemFeatures(items, ranker.spec.candidate, dataset, 1)
         >> ScoreCandidates(ranker, 1)
     )

@@ -279,6 +279,8 @@ async def test_the_real_app_is_understood(tmp_path: Path) -> None:
         answer = await client.recommend(7, n=3, explain=True, exclude_item_ids=(2,), request_id="mine")
         history = await client.seen(7, limit=2)
         bundle = await client.bundle()
+        alike = await client.similar(5, n=2, user_id=7)
+        session = await client.recommend(n=2, user_features={"user_recent_item_ids": [4]})
         with pytest.raises(shortlist.WrongRequest) as wrong:
             await client.recommend(7, n=0)
     assert (answer.request_id, answer.source, len(answer.items)) == ("mine", "ensemble", 3)
@@ -287,6 +289,8 @@ async def test_the_real_app_is_understood(tmp_path: Path) -> None:
     assert [trace.slate_rank for trace in answer.explain if trace.item_id == answer.item_ids[0]] == [1]
     assert [item["item_id"] for item in history.items] == [3, 1]
     assert bundle.display == ("item_title", "item_genre")
+    assert (len(alike.items), alike.document["item_id"]) == (2, 5)
+    assert (len(session.items), session.document["user_id"]) == (2, None)
     assert set(wrong.value.fields) == {"n"}
 
 
@@ -312,6 +316,17 @@ def test_the_command_prints_the_answer(
     assert main(["recommend", "--user", '"7"', "--json"]) == 0
     assert json.loads(asked[1].content)["user_id"] == "7"
     assert json.loads(capsys.readouterr().out) == ANSWER
+
+
+def test_the_command_asks_for_items_like_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transport, asked = answers(ok())
+    real = httpx.Client.__init__
+    monkeypatch.setattr(httpx.Client, "__init__", lambda *a, **k: real(*a, **k | {"transport": transport}))
+    assert main(["similar", "--item", "5", "-n", "3"]) == 0
+    assert (asked[0].url.path, json.loads(asked[0].content)) == ("/v1/similar", {"item_id": 5, "n": 3})
+    assert "three" in capsys.readouterr().out
 
 
 def test_the_command_says_why_there_is_no_answer(

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.schemas import Problem, RecommendRequest
+from service.schemas import Problem, SlateBody
 from tests.builders.gateway import ask, client_of, make_app
 
 pytestmark = pytest.mark.anyio
@@ -128,7 +128,7 @@ async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(
     from tests.builders.gateway import FakeEnsemble
 
     class Encoding(FakeEnsemble):
-        async def recommend(self, request: RecommendRequest, deadline: Any, *rest: Any) -> Any:
+        async def recommend(self, request: SlateBody, deadline: Any, *rest: Any) -> Any:
             RequestRow.of(request, deadline, 0, 1.0)
             return await super().recommend(request, deadline, *rest)
 

@@ -1,0 +1,106 @@
+"""Items like another, and users whose features the request brings, with real servers behind the gateway."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.builders.world import World
+
+RECENT = "user_recent_item_ids"
+STRANGER = 2**53 - 7
+
+
+@pytest.fixture(scope="module")
+def known_user(stack: World) -> int:
+    return int(stack.manifest()["sample_user_ids"][0])
+
+
+@pytest.fixture(scope="module")
+def vectors(stack: World) -> dict[int, Any]:
+    folder = Path(stack.settings.bundle)
+    ids, found = np.load(folder / "item_ids.npy"), np.load(folder / "item_vectors.npy")
+    return dict(zip(ids.tolist(), found[:, :-1], strict=True))
+
+
+def similar(stack: World, **body: Any) -> dict[str, Any]:
+    answer = httpx.post(f"{stack.url}/v1/similar", json=body, timeout=30, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def ids(answer: dict[str, Any]) -> list[int]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_items_like_another_are_the_nearest_that_may_be_shown(
+    stack: World, known_user: int, vectors: dict[int, Any]
+) -> None:
+    item_id = next(iter(vectors))
+    answer = similar(stack, item_id=item_id, n=10, explain=True)
+    assert (answer["source"], answer["degraded"], answer["item_id"]) == ("ensemble", [], item_id)
+    cosine = {other: float(vector @ vectors[item_id]) for other, vector in vectors.items()}
+    gone = {one["item_id"] for one in answer["explain"]["items"] if one["removed_by"] == "unavailable"}
+    nearest = sorted(cosine.keys() - gone - {item_id}, key=lambda other: -cosine[other])[:10]
+    assert [cosine[other] for other in ids(answer)] == pytest.approx(
+        [cosine[other] for other in nearest], abs=1e-5
+    )
+    assert [item["score"] for item in answer["items"]] == pytest.approx(
+        [cosine[other] for other in ids(answer)], abs=1e-5
+    )
+    for_user = similar(stack, item_id=item_id, n=100, user_id=known_user)
+    seen = httpx.get(f"{stack.url}/v1/users/{known_user}/seen", params={"limit": 200}, trust_env=False).json()
+    assert not {item["item_id"] for item in seen["items"]} & set(ids(for_user))
+
+
+def test_an_item_that_the_bundle_does_not_know_is_told(stack: World) -> None:
+    answer = similar(stack, item_id=10**9, n=5)
+    assert (answer["source"], answer["degraded"], len(answer["items"])) == ("ensemble", ["unknown_item"], 5)
+
+
+def test_a_session_is_answered_by_the_ensemble_from_what_it_brings(
+    stack: World, vectors: dict[int, Any]
+) -> None:
+    first, other = (list(vectors)[start : start + 5] for start in (0, 100))
+    one = stack.recommend(STRANGER, user_features={RECENT: first})
+    two = stack.recommend(STRANGER, user_features={RECENT: other})
+    assert (one["source"], one["degraded"]) == ("ensemble", ["user_features"])
+    assert ids(one) != ids(two)
+    assert not set(ids(one)) & set(first)
+    nobody = stack.post(user_features={RECENT: first})
+    assert nobody.status_code == 200, nobody.text
+    assert ids(nobody.json()) == ids(one)
+    told = httpx.get(f"{stack.url}/v1/bundle", trust_env=False).json()["user_features"]
+    whole = stack.recommend(STRANGER, user_features=dict.fromkeys(told) | {RECENT: first})
+    assert whole["degraded"] == []
+    wrong = stack.post(user_id=STRANGER, user_features={RECENT: ["a"]})
+    assert wrong.json()["errors"][0]["field"] == f"user_features.{RECENT}"
+
+
+def test_all_kinds_at_once_share_calls_and_stay_what_they_are(
+    stack: World, known_user: int, vectors: dict[int, Any]
+) -> None:
+    item_id = next(iter(vectors))
+    alone = (
+        ids(stack.recommend(known_user)),
+        ids(similar(stack, item_id=item_id)),
+        ids(stack.recommend(STRANGER, user_features={RECENT: [item_id]})),
+    )
+
+    def ask(kind: int) -> list[int]:
+        if kind == 0:
+            return ids(stack.recommend(known_user))
+        if kind == 1:
+            return ids(similar(stack, item_id=item_id))
+        return ids(stack.recommend(STRANGER, user_features={RECENT: [item_id]}))
+
+    with ThreadPoolExecutor(12) as pool:
+        kinds = [place % 3 for place in range(60)]
+        for kind, found in zip(kinds, pool.map(ask, kinds), strict=True):
+            assert found == alone[kind]
