@@ -367,6 +367,7 @@ class Dataset(BaseModel):
             name: _dtype_of(column)
             for view in names.USER_VIEWS
             for name, column in self.view_columns(view).items()
+            if column.role is not Role.EMBEDDING
         }
 
     @property

@@ -23,12 +23,14 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
     """Compares features as a caller wrote them with the columns of the bundle's users, and their dtypes, of
-    which one that holds lists reads `list[int64]`; gives them back.
+    which one that holds lists reads `list[int64]`; gives them, numbers of float32 columns as floats.
 
     Raises:
         WrongField: naming the column and what would be right.
     """
+    told: dict[str, Any] = {}
     for column, value in given.items():
+        told[column] = value
         field, dtype = f"user_features.{column}", dtypes.get(column)
         if dtype is None:
             remedy = f"use one of {', '.join(sorted(dtypes))}" if dtypes else "it has none; leave it out"
@@ -42,7 +44,9 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
         for one in value if is_list else (value,):
             if not _is_of(one, kind):
                 raise WrongField(field, f"must hold {kind} values: {repr(one)[:80]} is not of that dtype")
-    return given
+        if kind == "float32":
+            told[column] = float(value)
+    return told
 
 
 def encode_user_features(given: Given) -> npt.NDArray[np.uint8]:

@@ -77,7 +77,7 @@ class Recommender:
         graph.construct_schema(request_schema(bundle))
         self.chain = chain_of(graph)
         self.stages = tuple(node.op.name for node in self.chain)
-        self.bundle_id = bundle_id(bundle.manifest.bundle)
+        self.bundle_id, self.user_features = bundle_id(bundle.manifest.bundle), bundle.dataset.user_features
         self.counters, self.is_warm = Counters(), False
 
     def run(self, tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
@@ -133,9 +133,7 @@ class Recommender:
     ) -> list[Reply | StageError]:
         batch, answers = Batch(requests), dict[int, Reply | StageError]()
         deadlines = Deadlines(batch.tensors["deadline_us"][:, 0], batch.owners, self.now_s)
-        for request, complaint in batch.complaints(
-            self.bundle.manifest.filters, self.bundle.dataset.user_features
-        ).items():
+        for request, complaint in batch.complaints(self.bundle.manifest.filters, self.user_features).items():
             deadlines.stop(deadlines.owners[deadlines.rows] == request, complaint)
         table: Tensors = {}
         try:

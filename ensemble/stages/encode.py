@@ -15,6 +15,9 @@ from ensemble.stages.lookup import encoded, packed_tensors
 from ensemble.stores.vectors import Catalogue
 
 IS_UNKNOWN_ITEM = "is_unknown_item"
+FARTHEST = np.float32(1e6)
+"""Standard deviations from the mean, the most that a number of a request is taken for: no value that a scale
+was fitted on is as far, and a model in which a number overflows gives no score."""
 
 
 class EncodeUser(Stage):
@@ -30,7 +33,7 @@ class EncodeUser(Stage):
         self.tower, self.ranked, self.encoders = tower, ranker.spec.user, encoders
         self.catalogue = catalogue
         self.columns = tuple(dict.fromkeys((*tower.features, *self.ranked.columns)))
-        self.reads = (*self.columns, "like_item_id")
+        self.reads = (*self.columns, "like_item_id", "user_features")
 
     @property
     def writes(self) -> Schema:
@@ -47,12 +50,18 @@ class EncodeUser(Stage):
         del artifact_path
         self.tower.open()
 
-    def run(self, like_item_id: Array, **columns: Array) -> Tensors:  # type: ignore[override]
+    def run(  # type: ignore[override]
+        self, like_item_id: Array, user_features: Array, **columns: Array
+    ) -> Tensors:
         """Encodes each column, then runs the tower on those that it takes."""
-        codes = {}
+        codes: Tensors = {}
         for name, raw in columns.items():
             is_several = self.encoders.fields[name].kind in ("list", "embedding")
             codes[name] = self.encoders.encode(name, raw if is_several else raw[:, 0])
+        if user_features.any():
+            for name in codes:
+                if self.encoders.fields[name].kind == "numeric":
+                    codes[name] = np.clip(codes[name], -FARTHEST, FARTHEST)
         if USER_ID in codes:
             codes[USER_ID] = np.where(columns[USER_ID][:, 0] == PAD_ID, OOV_CODE, codes[USER_ID])
         packed: Tensors = {encoded(name): a for name, a in self.ranked.pack(codes, "user_").items()}

@@ -52,6 +52,7 @@ class LookupUserFeatures(Stage):
         super().__init__()
         self.store, self.dataset, self.taken, self.max_seen = store, dataset, frozenset(taken), max_seen
         self.columns = {n: c for view in names.USER_VIEWS for n, c in dataset.view_columns(view).items()}
+        self.dtypes = dataset.user_features
         self.seen_lists = LISTS if dataset.seen_labels == "any" else ()
 
     @property
@@ -70,7 +71,7 @@ class LookupUserFeatures(Stage):
         tensors[IS_UNKNOWN_USER] = (~rows.is_found & (user_id[:, 0] != PAD_ID))[:, None]
         tensors[LACKS_FEATURES] = np.zeros(user_id.shape, dtype=np.bool_)
         for row in np.flatnonzero(user_features.any(axis=1)).tolist():
-            self._take(decode_user_features(user_features[row], self.dataset.user_features), tensors, row)
+            self._take(decode_user_features(user_features[row], self.dtypes), tensors, row)
         return tensors
 
     def _take(self, given: Given, tensors: Tensors, row: int) -> None:

@@ -166,6 +166,6 @@ def _make_exact(node: Any) -> None:
     if isinstance(node, dict):
         for name, value in node.items():
             if name in _BOUNDS and isinstance(value, float) and value.is_integer():
-                node[name] = min(int(value), INT64_MAX)
+                node[name] = INT64_MAX if value == INT64_MAX + 1 else int(value)
             else:
                 _make_exact(value)

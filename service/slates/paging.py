@@ -6,6 +6,7 @@ item and none leaves one out, even where the order changes between them.
 
 from __future__ import annotations
 
+import json
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ _DIGEST = 8
 _TIME = struct.Struct("<I")
 _FREE = {"after", "n", "exclude_item_ids", "explain", "latency_budget_ms"}
 """Fields that may be others on the next page."""
+_APART = {"user_features"}
+"""Fields that the digest takes in another way."""
 
 
 def cursor_after(request: SlateBody, item_ids: Sequence[int], now_s: float) -> str | None:
@@ -68,5 +71,7 @@ def shown_before(request: SlateBody, now_s: float) -> list[int]:
 
 def _digest(request: SlateBody, told: bytes) -> bytes:
     """Of what a cursor tells, and of the request that it is for."""
-    fixed = request.model_dump(exclude=_FREE)
-    return blake2b(orjson.dumps(fixed, option=orjson.OPT_SORT_KEYS) + told, digest_size=_DIGEST).digest()
+    fixed = orjson.dumps(request.model_dump(exclude=_FREE | _APART), option=orjson.OPT_SORT_KEYS)
+    if request.user_features:  # of numbers that are longer than orjson takes
+        fixed += json.dumps(request.user_features, sort_keys=True).encode()
+    return blake2b(fixed + told, digest_size=_DIGEST).digest()

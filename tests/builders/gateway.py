@@ -79,7 +79,10 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
             "item_year": "int64",
             "item_price": "float32",
         },
-        "user_features": {"user_age": "int64", "user_tags": "list[string]", **RECENT},
+        "user_features": {
+            **{"user_age": "int64", "user_rate": "float32", "user_tags": "list[string]"},
+            **RECENT,
+        },
         "sample_user_ids": [7, 8, 9],
     }
     folder.mkdir(parents=True, exist_ok=True)

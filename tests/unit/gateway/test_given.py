@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from contract.ids import number_of_text
 from contract.tensors import OPTIONAL_TENSORS, PAD_ID
-from contract.user_features import decode_user_features
+from contract.user_features import FLOAT32_MAX, decode_user_features
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.own_ids import OwnIds
@@ -88,6 +88,34 @@ async def test_a_session_is_answered_without_a_user(tmp_path: Path) -> None:
     assert ensemble.requests[-1].user_features == {RECENT: [4, 9], "user_age": None}
 
 
+async def test_a_long_number_goes_from_page_to_page(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeEnsemble())
+    given = {"user_rate": -295213341091315499045146498816786038784}
+    first = (await ask(app, user_features=given, n=3)).json()
+    second = (await ask(app, user_features=given, n=3, after=first["next"])).json()
+    assert not {item["item_id"] for item in first["items"]} & {item["item_id"] for item in second["items"]}
+    other = await ask(app, user_features={"user_rate": 1}, after=first["next"])
+    assert other.json()["errors"][0]["field"] == "after"
+
+
+async def test_items_like_another_have_pages(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeEnsemble())
+    first = (await similar(app, item_id=5, n=3)).json()
+    second = (await similar(app, item_id=5, n=3, after=first["next"])).json()
+    assert len(second["items"]) == 3
+    assert not {item["item_id"] for item in first["items"]} & {item["item_id"] for item in second["items"]}
+    other = await similar(app, item_id=6, after=first["next"])
+    assert other.json()["errors"][0]["field"] == "after"
+
+
+def test_the_bounds_of_a_float_are_described_exactly(tmp_path: Path) -> None:
+    fields = make_app(tmp_path).openapi()["components"]["schemas"]["RecommendRequest"]["properties"]
+    told = fields["user_features"]["properties"]["user_rate"]["anyOf"][0]
+    assert (told["minimum"], told["maximum"]) == (-int(FLOAT32_MAX), int(FLOAT32_MAX))
+    number = fields["user_features"]["properties"]["user_age"]["anyOf"][0]
+    assert (number["minimum"], number["maximum"]) == (-(2**63) + 1, 2**63 - 1)
+
+
 async def test_without_the_ensemble_a_session_gets_what_is_popular_and_new_to_it(tmp_path: Path) -> None:
     app = make_app(tmp_path, FakeEnsemble(DOWN))
     answer = (await ask(app, user_features={RECENT: [0, 2]}, n=3)).json()
@@ -102,6 +130,11 @@ async def test_without_the_ensemble_a_session_gets_what_is_popular_and_new_to_it
         ({"user_features": {"user_shoe": 44}}, "user_features.user_shoe", "use one of user_age, user_"),
         ({"user_features": {"user_age": "7"}}, "user_features.user_age", "must hold int64 values"),
         ({"user_features": {"user_age": {"a": 1}}}, "user_features.user_age", "must hold int64 values"),
+        (
+            {"user_features": {"user_rate": int(FLOAT32_MAX) + 1}},
+            "user_features.user_rate",
+            "must hold float32",
+        ),
         ({"user_features": {"user_tags": ["a", 1]}}, "user_features.user_tags", "must hold string values: 1"),
         ({"user_features": {"user_tags": "a"}}, "user_features.user_tags", "must be a list"),
         ({"user_features": {RECENT: 4}}, f"user_features.{RECENT}", "must be a list"),

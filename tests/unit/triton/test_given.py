@@ -143,6 +143,12 @@ def test_nobody_with_features_is_as_an_unknown_id(world: World) -> None:
     assert np.array_equal(nobody["item_scores"], unknown["item_scores"])
 
 
+def test_a_number_longer_than_64_bits_is_a_float(world: World) -> None:
+    long, short = ({"user_is_click_rate": value} for value in (-(10**38), -1e38))
+    answers = [answer_to(make_recommender(world), user_id=NEW, features=one) for one in (long, short)]
+    assert np.array_equal(answers[0]["item_scores"], answers[1]["item_scores"])
+
+
 def test_nobody_without_either_is_refused(world: World) -> None:
     error = complaint(make_recommender(world), user_id=PAD_ID)
     assert error.code is ErrorCode.BAD_REQUEST
