@@ -210,7 +210,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text("utf-8"))
         if isinstance(facts, dict) and facts.get("format", FORMAT) != FORMAT:
             raise BundleError(
                 f"{path}: the bundle is of format {facts['format']}, this version reads {FORMAT}; train again"

@@ -265,7 +265,7 @@ class Dataset(BaseModel):
         """
         file = path / DATASET_FILE if path.is_dir() else path
         try:
-            raw = yaml.safe_load(file.read_text())
+            raw = yaml.safe_load(file.read_text("utf-8"))
         except FileNotFoundError:
             raise DatasetError(
                 f"{file}: not found; write it beside {USERS_FILE} (see docs/your-data.md)"

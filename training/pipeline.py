@@ -143,8 +143,8 @@ def write_bundle(
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
     write_json(folder / files.POPULAR_FILE, popular_slate(prepared, name))
     write_json(folder / files.METRICS_FILE, {"bundle": name} | dict(metrics))
-    (folder / files.CARD_FILE).write_text(dataset_card(prepared))
-    (folder / DATASET_FILE).write_text(dataset_yaml(dataset))
+    (folder / files.CARD_FILE).write_text(dataset_card(prepared), "utf-8")
+    (folder / DATASET_FILE).write_text(dataset_yaml(dataset), "utf-8")
     seal(
         folder,
         {

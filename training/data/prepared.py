@@ -202,7 +202,7 @@ def write_prepared(
             pq.write_table(rows, temporary / file, compression="zstd")
         if users:
             Texts.write(temporary, USERS, np.sort([*users]), [users[number] for number in sorted(users)])
-        (temporary / DATASET_FILE).write_text(dataset_yaml(dataset))
+        (temporary / DATASET_FILE).write_text(dataset_yaml(dataset), "utf-8")
         (temporary / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=1) + "\n")
         replace_folder(temporary, folder)
     finally:

@@ -108,7 +108,7 @@ def find_bundle(bundles: Path, dataset: str, fingerprint: str) -> str | None:
 def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON, to a temporary name first."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     temporary.rename(path)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from contract.tensors import OPTIONAL_TENSORS, OUTPUT_TENSORS, REQUEST_TENSORS
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.export import export, main
 from ensemble.settings import Provider
-from tests.builders.triton import World, make_settings
+from tests.builders.triton import World, make_settings, make_world
 
 
 @pytest.fixture
@@ -109,3 +113,18 @@ def test_the_queue_can_be_bounded_and_a_request_may_say_how_long_it_waits(
 
 def test_triton_bounds_its_queue_only_where_asked_to(models: Path) -> None:
     assert not read_config(models).dynamic_batching.HasField("default_queue_policy")
+
+
+def test_a_manifest_is_read_whatever_the_locale(tmp_path: Path) -> None:
+    """Triton's Python processes may run in one that knows ASCII alone."""
+    folder = make_world(tmp_path / "bundle").folder
+    facts = json.loads((folder / "manifest.json").read_text("utf-8"))
+    told = facts | {"user_id_dtype": "string", "sample_user_ids": ["\u05d0"]}
+    (folder / "manifest.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")
+    code = "from pathlib import Path; from contract.bundle import read_manifest; import sys; "
+    code += "print(ascii(read_manifest(Path(sys.argv[1])).sample_user_ids))"
+    ascii_alone = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], env=ascii_alone, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "('\\u05d0',)", done.stderr
