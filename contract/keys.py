@@ -86,6 +86,11 @@ def materialized_key(dataset: str) -> str:
     return f"materialized:{dataset}"
 
 
+def materialized_at_key(dataset: str) -> str:
+    """The key of when a data set's features were last brought to Redis: seconds of Unix time, as text."""
+    return f"materialized_at:{dataset}"
+
+
 def batch_key(dataset: str) -> str:
     """The key of the pointer to the published batch run: a `Published`, switched as one."""
     return f"batch:{dataset}"

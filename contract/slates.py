@@ -42,6 +42,7 @@ class Degradation(StrEnum):
     PARTIAL_INDEX = "partial_index"  # the vector index does not hold every item, or is not known to
     UNKNOWN_ITEM = "unknown_item"  # the bundle has no vector of the item: what most people like, instead
     USER_FEATURES = "user_features"  # the request's features lack some that the models take
+    FEATURES = "features"  # columns that the bundle reads are missing in the store, or of another type
 
 
 def degradations(mask: int) -> list[Degradation]:

@@ -81,6 +81,7 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
         if not is_same:
             _write_loaded(feast.folder / LOADED, differences)
             online.note_loaded(_hashes(feast.folder / LOADED))
+        online.note_time()
         feast.note_loaded(computed.made)
     arrived = Arrived(
         {view: len(d.rows) for view, d in differences.items()},
@@ -162,7 +163,12 @@ def _delete(differences: Mapping[str, Difference], online: OnlineStore) -> None:
         kept = np.unique(np.concatenate([ids_of(differences[view].rows) for view in views]))
         for view in views:
             d = differences[view]
-            online.delete_rows(key, np.setdiff1d(d.gone, kept))
+            gone = np.setdiff1d(d.gone, kept)
+            online.delete_rows(key, gone)
+            if key == names.USER_ID:
+                online.delete_slates(gone)
+            else:
+                online.delete_cards(gone)
             columns = [*d.rows.column_names[2:], *d.gone_columns]
             online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=True)
             if d.gone_columns:

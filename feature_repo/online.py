@@ -16,11 +16,16 @@ from contract.feast import event_time_field, feature_field, feature_id, feature_
 from contract.features import SEEN_ITEM_IDS
 from contract.keys import (
     batch_runs_key,
+    batch_stored_key,
+    bundles_key,
     changed_users_key,
     encode_seen,
+    item_card_key,
+    materialized_at_key,
     materialized_key,
     seen_key,
     seen_prefix,
+    slate_key,
 )
 from feature_repo.computed import ids_of
 from feature_repo.difference import MISSING, Stored
@@ -48,6 +53,11 @@ class OnlineStore:
             self.redis.delete(materialized_key(self.project))
         else:
             self.redis.set(materialized_key(self.project), json.dumps(hashes))
+
+    def note_time(self) -> None:
+        """Remembers that the features are as of now, Unix time by Redis' clock."""
+        now: Any = self.redis.time()
+        self.redis.set(materialized_at_key(self.project), now[0])
 
     def stored(self, join_key: str, views: Sequence[str], ids: Ids | None = None) -> dict[str, Stored]:
         """Looks which rows there are of an entity's views, and from when each is; of all ids that have any,
@@ -88,6 +98,22 @@ class OnlineStore:
         """Deletes all that is stored of some ids."""
         for keys in self._batches(join_key, ids):
             self.redis.unlink(*keys)
+
+    def delete_slates(self, user_ids: Ids) -> None:
+        """Deletes the slates that batch runs stored for some users, of every run that may have any."""
+        runs: Any = self.redis.smembers(batch_stored_key(self.project)) if len(user_ids) else ()
+        for run in runs:
+            for start in range(0, len(user_ids), _BATCH):
+                some = user_ids[start : start + _BATCH].tolist()
+                self.redis.unlink(*(slate_key(run.decode(), user_id) for user_id in some))
+
+    def delete_cards(self, item_ids: Ids) -> None:
+        """Deletes the cards of some items, of every bundle that is indexed."""
+        bundles: Any = self.redis.zrange(bundles_key(self.project), 0, -1) if len(item_ids) else ()
+        for bundle in bundles:
+            for start in range(0, len(item_ids), _BATCH):
+                some = item_ids[start : start + _BATCH].tolist()
+                self.redis.unlink(*(item_card_key(bundle.decode(), item_id) for item_id in some))
 
     def delete_fields(self, join_key: str, view: str, ids: Ids, columns: Sequence[str], *, row: bool) -> None:
         """Deletes columns of a view from some ids' rows, and where `row` is set its event time as well."""

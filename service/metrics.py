@@ -108,6 +108,12 @@ class Metrics:
             ["run"],
             registry=self.registry,
         )
+        self._features_age = Gauge(
+            "shortlist_features_age_seconds",
+            "Seconds since features were last brought to Redis; NaN where that is not known.",
+            registry=self.registry,
+        )
+        self._features_age.set(math.nan)
         self._circuits = Gauge(
             "shortlist_circuit_open",
             "Circuit breaker of a server: 0 closed, 0.5 half open (one request tries), 1 open (none asks).",
@@ -160,6 +166,10 @@ class Metrics:
         for name, place in (("newest", 0), ("oldest", -1)):
             age = partial(_age_s, published, place)
             self._batch_age.labels(name).set_function(age)
+
+    def features_are_of(self, at_s: float) -> None:
+        """Shows how old the features are that were brought to Redis at this Unix time."""
+        self._features_age.set(max(0.0, time.time() - at_s))
 
     def stepped(self, step: str, outcome: str) -> None:
         """Counts one try of a step of the ladder."""

@@ -205,6 +205,8 @@ def status(settings: LocalSettings) -> None:
         fault = known[name].fault() if name in known else ""
         readiness = f"not ready: {fault}" if fault else "ready"
         say(name, f"{state['statename'].lower()}, process {state['pid']}, {readiness}")
+        if name == "gateway" and not fault and (lack := http_fault(f"{settings.gateway_url}/readyz")):
+            say(name, f"answers, and is not ready: {lack}")
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ CANDIDATE_NUMERIC = "candidate_numeric"
 SEEN_ITEM_IDS = "seen_item_ids"
 IS_UNKNOWN_USER = "is_unknown_user"
 LACKS_FEATURES = "lacks_features"
+IS_LACKING_USER, IS_LACKING_ITEMS = "is_lacking_user", "is_lacking_items"
 
 
 def column_dtype(column: Column) -> Any:
@@ -58,10 +59,16 @@ class LookupUserFeatures(Stage):
     @property
     def writes(self) -> Schema:
         """The raw user columns (B,1) or (B,S), the seen items, whether the user is unknown, and whether the
-        request's features lack some that are made use of."""
+        request's features lack some that are made use of, and whether a known user's columns are not those of
+        the bundle."""
         tensors = [tensor(n, column_dtype(c), _width(c)) for n, c in self.columns.items()]
         tensors += [tensor(SEEN_ITEM_IDS, np.int64, self.max_seen)]
-        return Schema([*tensors, *(tensor(name, np.bool_, 1) for name in (IS_UNKNOWN_USER, LACKS_FEATURES))])
+        return Schema(
+            [
+                *tensors,
+                *(tensor(name, np.bool_, 1) for name in (IS_UNKNOWN_USER, LACKS_FEATURES, IS_LACKING_USER)),
+            ]
+        )
 
     def run(self, user_id: Array, user_features: Array) -> Tensors:  # type: ignore[override]
         """Reads one row per user."""
@@ -69,6 +76,7 @@ class LookupUserFeatures(Stage):
         tensors: Tensors = {n: a if a.ndim > 1 else a[:, None] for n, a in rows.columns.items()}
         tensors[SEEN_ITEM_IDS] = rows.seen_item_ids
         tensors[IS_UNKNOWN_USER] = (~rows.is_found & (user_id[:, 0] != PAD_ID))[:, None]
+        tensors[IS_LACKING_USER] = rows.is_lacking[:, None]
         tensors[LACKS_FEATURES] = np.zeros(user_id.shape, dtype=np.bool_)
         for row in np.flatnonzero(user_features.any(axis=1)).tolist():
             self._take(decode_user_features(user_features[row], self.dtypes), tensors, row)
@@ -83,7 +91,7 @@ class LookupUserFeatures(Stage):
         seen = [*dict.fromkeys([*seen, *tensors[SEEN_ITEM_IDS][row].tolist()])][: self.max_seen]
         tensors[SEEN_ITEM_IDS][row] = PAD_ID
         tensors[SEEN_ITEM_IDS][row, : len(seen)] = seen
-        tensors[IS_UNKNOWN_USER][row] = False
+        tensors[IS_UNKNOWN_USER][row] = tensors[IS_LACKING_USER][row] = False
         tensors[LACKS_FEATURES][row] = bool(self.taken - given.keys())
 
 
@@ -111,8 +119,10 @@ class LookupItemFeatures(Stage):
 
     @property
     def writes(self) -> Schema:
-        """The ranker's inputs of candidates, packed: (B,K,columns)."""
-        return Schema(packed_tensors(self.inputs, "candidate_", self.k))
+        """The ranker's inputs of candidates, packed: (B,K,columns), and whether one's columns are not those
+        of the bundle."""
+        packed = packed_tensors(self.inputs, "candidate_", self.k)
+        return Schema([*packed, tensor(IS_LACKING_ITEMS, np.bool_, 1)])
 
     def run(self, candidate_ids: Array, **lists: Array) -> Tensors:  # type: ignore[override]
         """Gathers one row per candidate."""
@@ -127,7 +137,8 @@ class LookupItemFeatures(Stage):
             for name, scores in self._user_item(items, candidate_ids, rows, lists).items():
                 numeric[..., self.inputs.numeric.index(name)] = scores
             tensors[encoded(CANDIDATE_NUMERIC)] = numeric
-        return tensors
+        is_lacking = (items.is_lacking[rows] & (candidate_ids != PAD_ID)).any(axis=1, keepdims=True)
+        return tensors | {IS_LACKING_ITEMS: is_lacking}
 
     def _user_item(self, items: ItemSnapshot, candidate_ids: Array, rows: Array, lists: Tensors) -> Tensors:
         recents: dict[str, Tensors] = {}

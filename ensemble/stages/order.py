@@ -14,7 +14,12 @@ from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.encode import IS_UNKNOWN_ITEM
 from ensemble.stages.filter import IS_FILTER_DEGRADED
-from ensemble.stages.lookup import IS_UNKNOWN_USER, LACKS_FEATURES
+from ensemble.stages.lookup import (
+    IS_LACKING_ITEMS,
+    IS_LACKING_USER,
+    IS_UNKNOWN_USER,
+    LACKS_FEATURES,
+)
 from ensemble.stages.retrieve import IS_PARTIAL_INDEX
 from ensemble.stages.score import IS_RANKED
 
@@ -95,6 +100,8 @@ class OrderCandidates(Stage):
         IS_UNKNOWN_USER,
         IS_UNKNOWN_ITEM,
         LACKS_FEATURES,
+        IS_LACKING_USER,
+        IS_LACKING_ITEMS,
         IS_PARTIAL_INDEX,
         IS_FILTER_DEGRADED,
         IS_RANKED,
@@ -130,6 +137,8 @@ class OrderCandidates(Stage):
         is_unknown_user: Array,
         is_unknown_item: Array,
         lacks_features: Array,
+        is_lacking_user: Array,
+        is_lacking_items: Array,
         is_partial_index: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
@@ -156,6 +165,7 @@ class OrderCandidates(Stage):
             Degradation.PARTIAL_INDEX: is_partial_index[:, 0],
             Degradation.UNKNOWN_ITEM: is_unknown_item[:, 0],
             Degradation.USER_FEATURES: lacks_features[:, 0],
+            Degradation.FEATURES: is_lacking_user[:, 0] | is_lacking_items[:, 0],
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {

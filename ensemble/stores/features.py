@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
@@ -22,14 +24,21 @@ from contract.keys import MAX_SEEN, decode_seen, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
+LOG = logging.getLogger(__name__)
 SHORT = 16
 """Bytes up to which a stored value's meaning is kept."""
+Kind = str
+"""The field of Feast's message that holds a value, such as `int64_val`."""
+ABSENT: Kind = "absent"
+"""No field, or one that cannot be read."""
 Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Raw features of some keys. `is_found` bool (rows,): at least one view has a live row of the key.
+    """Raw features of some keys, and three bool (rows,). `is_found`: at least one view has a live row of the
+    key. `is_stored`: one has a row, live or not. `is_lacking`: a live row is without a column, or has one of
+    another type than the bundle's; that column is null.
 
     A column is int64 with `NULL_INT`, float32 with NaN, or object with None: (rows,), or (rows, S) for a
     list.
@@ -37,6 +46,8 @@ class FeatureRows:
 
     columns: dict[str, Array]
     is_found: npt.NDArray[np.bool_]
+    is_stored: npt.NDArray[np.bool_]
+    is_lacking: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -88,14 +99,14 @@ class MemoryFeatureStore:
         """Reads the features and the seen items of users."""
         rows = self._read(names.USER_VIEWS, user_ids)
         seen = [np.asarray(self.seen.get(int(u), ()), dtype=np.int64) for u in user_ids]
-        return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
+        return UserRows(**vars(rows), seen_item_ids=_pad_seen(seen, self.max_seen))
 
     def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
         return self._read(names.ITEM_VIEWS, item_ids)
 
     def _read(self, views: Sequence[str], keys: Ids) -> FeatureRows:
-        found = np.zeros(len(keys), dtype=np.bool_)
+        found, stored_rows = np.zeros(len(keys), dtype=np.bool_), np.zeros(len(keys), dtype=np.bool_)
         values: list[list[Any]] = [[] for _ in keys]
         for view in views:
             for row, key in enumerate(keys.tolist()):
@@ -104,8 +115,10 @@ class MemoryFeatureStore:
                     self.dataset, view, timestamp.timestamp(), self.clock
                 )
                 found[row] |= is_live
+                stored_rows[row] |= timestamp is not None
                 values[row] += [stored.get(n) if is_live else None for n in columns_of(self.dataset, view)]
-        return FeatureRows(to_columns(columns_of(self.dataset, *views), values), found)
+        columns = to_columns(columns_of(self.dataset, *views), values)
+        return FeatureRows(columns, found, stored_rows, np.zeros_like(found))
 
 
 class RedisFeatureStore:
@@ -131,7 +144,7 @@ class RedisFeatureStore:
         replies = pipe.execute()
         rows = self._users.decode(replies[::2])
         seen = [decode_seen(value) for value in replies[1::2]]
-        return UserRows(rows.columns, rows.is_found, _pad_seen(seen, self.max_seen))
+        return UserRows(**vars(rows), seen_item_ids=_pad_seen(seen, self.max_seen))
 
     def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
@@ -168,18 +181,21 @@ class _EntityReader:
         self.columns = columns_of(dataset, *views)
         self.fields: list[bytes] = []
         self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
+        self.kinds: dict[str, list[tuple[str, Kind]]] = {}  # of a view's columns
         for view in views:
-            start = len(self.fields)
-            self.fields += [feature_field(view, name) for name in columns_of(dataset, view)]
+            start, columns = len(self.fields), columns_of(dataset, view)
+            self.fields += [feature_field(view, name) for name in columns]
             self.slices.append((view, start, len(self.fields)))
+            self.kinds[view] = [(name, _kind(column)) for name, column in columns.items()]
             self.fields.append(event_time_field(view))
         self.join_key = join_key
+        self._told: set[str] = set()
 
     def key(self, value: int) -> bytes:
         return feature_key(self.join_key, value, self.dataset.name)
 
     def decode(self, replies: Sequence[Sequence[bytes | None]]) -> FeatureRows:
-        found = np.zeros(len(replies), dtype=np.bool_)
+        found, stored, lacking = (np.zeros(len(replies), dtype=np.bool_) for _ in range(3))
         values: list[list[Any]] = []
         for row, reply in enumerate(replies):
             decoded: list[Any] = []
@@ -189,9 +205,36 @@ class _EntityReader:
                     self.dataset, view, Timestamp.FromString(stamp).seconds, self.clock
                 )
                 found[row] |= is_live
-                decoded += [_value(v) for v in reply[start:end]] if is_live else [None] * (end - start)
+                stored[row] |= stamp is not None
+                if not is_live:
+                    decoded += [None] * (end - start)
+                    continue
+                for (name, kind), data in zip(self.kinds[view], reply[start:end], strict=True):
+                    value, found_kind = _value(data)
+                    if found_kind is not None and found_kind != kind:
+                        value = None
+                        lacking[row] = True
+                        self._tell(view, name, found_kind)
+                    decoded.append(value)
             values.append(decoded)
-        return FeatureRows(to_columns(self.columns, values), found)
+        return FeatureRows(to_columns(self.columns, values), found, stored, lacking)
+
+    def _tell(self, view: str, name: str, found: Kind) -> None:
+        """Logs once for each column that the store has it not, or otherwise."""
+        if name not in self._told:
+            self._told.add(name)
+            there = (
+                "is missing in Redis"
+                if found == ABSENT
+                else f"is {found} in Redis, not what the bundle reads"
+            )
+            LOG.warning(
+                "%s: %s %s: it is null; if the data set changed, run "
+                "`make train promote materialize export up`, else `make materialize`",
+                view,
+                name,
+                there,
+            )
 
 
 def to_columns(columns: Columns, values: Sequence[Sequence[Any]]) -> dict[str, Array]:
@@ -229,25 +272,37 @@ def _is_live(dataset: Dataset, view: str, stamp_s: float, clock: Clock) -> bool:
     return ttl is None or clock().timestamp() - stamp_s <= ttl.total_seconds()
 
 
-def _value(data: bytes | None) -> Any:
-    """Decodes one of Feast's values; short ones are few and come again and again, so they are kept."""
+def _kind(column: Column) -> Kind:
+    """What Feast calls the values of a column."""
+    element = {"int64": "int64", "bool": "bool", "float32": "float", "string": "string"}[str(column.dtype)]
+    return f"{element}_list_val" if column.is_several else f"{element}_val"
+
+
+def _value(data: bytes | None) -> tuple[Any, Kind | None]:
+    """Decodes one of Feast's values, and says what Feast calls its kind; None for null, which is of any.
+
+    Short ones are few and come again and again, so they are kept.
+    """
     if not data:
-        return None
+        return (None, ABSENT) if data is None else (None, None)
     return _kept_value(data) if len(data) <= SHORT else _decoded(data)
 
 
 @lru_cache(maxsize=1 << 16)
-def _kept_value(data: bytes) -> Any:
+def _kept_value(data: bytes) -> tuple[Any, Kind | None]:
     return _decoded(data)
 
 
-def _decoded(data: bytes) -> Any:
-    value = Value.FromString(data)
+def _decoded(data: bytes) -> tuple[Any, Kind | None]:
+    try:
+        value = Value.FromString(data)
+    except DecodeError:
+        return None, ABSENT
     kind = value.WhichOneof("val")
     if kind is None:
-        return None
+        return None, None
     found = getattr(value, kind)
-    return list(found.val) if kind.endswith("_list_val") else found
+    return (list(found.val) if kind.endswith("_list_val") else found), kind
 
 
 def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:

@@ -44,12 +44,15 @@ class ItemSnapshot:
 
     `inputs` are what the ranker takes of items, packed: int32 codes, float32 numerics, int32 lists.
     `comparable` are the affinity columns as small integers, or bits, that agree where the raw values do.
+    `is_available` is false also for an item whose row is gone while the store holds others; `is_lacking` is
+    true where it has no row, or columns that the bundle reads are missing or of another type.
     """
 
     item_ids: Ids
     inputs: dict[str, Array]
     comparable: dict[str, Array]
     is_available: npt.NDArray[np.bool_]
+    is_lacking: npt.NDArray[np.bool_]
 
     @cached_property
     def unavailable(self) -> int:
@@ -76,6 +79,8 @@ class _Arrays:
     inputs: dict[str, Array]
     numbered: dict[str, Array]
     is_available: npt.NDArray[np.bool_]
+    is_stored: npt.NDArray[np.bool_]
+    is_lacking: npt.NDArray[np.bool_]
 
     def grown(self, rows: int) -> _Arrays:
         """Makes arrays of `rows` rows like these, which have one: the last."""
@@ -88,7 +93,8 @@ class _Arrays:
     def put(self, start: int, part: _Arrays) -> None:
         """Writes the rows of some items from `start` on."""
         end = start + len(part.is_available)
-        self.is_available[start:end] = part.is_available
+        for name in ("is_available", "is_stored", "is_lacking"):
+            getattr(self, name)[start:end] = getattr(part, name)
         for mine, theirs in ((self.inputs, part.inputs), (self.numbered, part.numbered)):
             for name, array in theirs.items():
                 mine[name][start:end] = array
@@ -96,15 +102,17 @@ class _Arrays:
     def _each(self, made: Callable[[Array], Array]) -> _Arrays:
         inputs = {name: made(array) for name, array in self.inputs.items()}
         numbered = {name: made(array) for name, array in self.numbered.items()}
-        return _Arrays(inputs, numbered, made(self.is_available))
+        flags = (made(one) for one in (self.is_available, self.is_stored, self.is_lacking))
+        return _Arrays(inputs, numbered, *flags)
 
 
 class ItemTable:
     """Holds the newest snapshot; `start` reads the catalogue and keeps it at most `refresh_s` plus one
     reading old.
 
-    An item that the store does not know has null features, and counts as available. While nothing was read
-    yet, because Redis did not answer, `snapshot` raises and the reading is tried again every second.
+    An item that the store does not know has null features, and is not available: its row was removed. Where
+    the store knows none, it was emptied, and all are available. While nothing was read yet, because Redis did
+    not answer, `snapshot` raises and the reading is tried again every second.
     """
 
     def __init__(
@@ -228,6 +236,8 @@ class ItemTable:
             inputs={n: a.astype(np.int32) if a.dtype == np.int64 else a for n, a in packed.items()},
             numbered={name: _numbered(columns[name], self._numbers[name]) for name in self.affinity},
             is_available=(columns[names.IS_AVAILABLE] != 0) & (item_ids != names.NULL_INT),
+            is_stored=rows.is_stored,
+            is_lacking=rows.is_lacking,
         )
 
     def _taken(self, arrays: _Arrays) -> ItemSnapshot:
@@ -235,7 +245,10 @@ class ItemTable:
             name: _as_bits(column) if column.ndim > 1 and len(self._numbers[name]) <= BITS else column
             for name, column in arrays.numbered.items()
         }
-        return ItemSnapshot(self.item_ids, arrays.inputs, comparable, arrays.is_available)
+        stored = arrays.is_stored
+        is_available = arrays.is_available & stored if stored.any() else arrays.is_available
+        is_lacking = arrays.is_lacking | ~stored
+        return ItemSnapshot(self.item_ids, arrays.inputs, comparable, is_available, is_lacking)
 
 
 def _numbered(column: Array, numbers: dict[Any, int]) -> npt.NDArray[np.int32]:

@@ -63,7 +63,9 @@ async def readyz(recommendations: RecommendationsDep, request: Request, response
 async def metrics(recommendations: RecommendationsDep) -> Response:
     """Counts and times, in Prometheus' text format."""
     with suppress(DependencyUnavailable):  # then the age of what was published when that was last read
-        await recommendations.batch.look(recommendations.variant.store_timeout_s)
+        time_s, store = recommendations.variant.store_timeout_s, recommendations.variant.store
+        await recommendations.batch.look(time_s)
+        recommendations.metrics.features_are_of(await store.materialized_at(time_s))
     return Response(recommendations.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

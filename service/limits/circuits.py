@@ -51,8 +51,9 @@ class Circuit:
         return str(self._breaker.state)
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Runs the block unless the circuit is open, and learns from how it ends.
+    def guard(self, *, is_patient: bool = True) -> Iterator[None]:
+        """Runs the block unless the circuit is open, and learns from how it ends: from one that is not
+        patient, which waits less than a server may take, not that it was late.
 
         Raises:
             CircuitOpen: the server is not asked; at once.
@@ -65,7 +66,8 @@ class Circuit:
         try:
             yield
         except DependencyUnavailable as error:
-            self._failed(error, is_try)
+            if is_patient or not error.is_late:
+                self._failed(error, is_try)
             raise
         except Exception:
             self._answered()  # it did answer; what it said is for others to judge

@@ -48,8 +48,9 @@ class EnsembleStep:
             raise EnsembleBusy(limits.in_flight.in_flight)
         deadline = asked.deadline.earlier(self._reserve_s)
         time_s, started = deadline.left_s(), time.monotonic()
+        is_patient = time_s > 0.9 * limits.time_s  # less was the caller's choice
         try:
-            with limits.circuit.guard():
+            with limits.circuit.guard(is_patient=is_patient):
                 try:
                     slate = await variant.ensemble.recommend(
                         asked.request, deadline, seed_of(asked.request_id), limits.quality.value
@@ -62,7 +63,7 @@ class EnsembleStep:
                 if Degradation.LATE in slate.degraded:
                     raise DependencyUnavailable(TRITON, "the deadline passed on the way", is_late=True)
         except DependencyUnavailable as error:
-            if error.is_late and time_s > 0.9 * limits.time_s:  # less was the caller's choice
+            if error.is_late and is_patient:
                 limits.took(time_s, self._event_loop.lateness_s)
             raise
         finally:

@@ -20,6 +20,7 @@ from contract.keys import (
     decode_tags,
     item_card_key,
     item_vector_key,
+    materialized_at_key,
     seen_key,
     slate_key,
 )
@@ -91,6 +92,7 @@ class RedisStore:
         self._reader = RedisReader(url, timeout_s)
         self._cards = Cache[Card](kept_cards)
         self._is_unavailable = Cache[bool](kept_cards, availability_s, clock)
+        self._has_rows = Cache[bool](1, availability_s, clock)
         self._pointer = Cache[Published](1, pointer_s, clock)
         self.circuit = self._reader.circuit
 
@@ -171,14 +173,22 @@ class RedisStore:
         return slate, _decode_seen(keys[-1], seen)
 
     async def unavailable(self, item_ids: Sequence[int], timeout_s: float) -> set[int]:
-        """Reads in one pipeline the items that were not looked at a few seconds ago."""
+        """Reads in one pipeline the items that were not looked at a few seconds ago.
+
+        An item without a row is not available either: it was removed. Where, as far as was seen of late, no
+        item has a row, Redis was emptied, and that tells nothing.
+        """
         known = self._is_unavailable.get(item_ids)
         unknown = [item_id for item_id in item_ids if item_id not in known]
         if unknown:
             field, dataset = AVAILABILITY_FIELD, self._dataset
             hashes = [(feature_key("item_id", item_id, dataset), field) for item_id in unknown]
             replies = await self._reader.get_fields(hashes, timeout_s)
-            read = {item_id: value == UNAVAILABLE for item_id, (value,) in zip(unknown, replies, strict=True)}
+            values = [value for (value,) in replies]
+            if any(value is not None for value in values):
+                self._has_rows.put({0: True})
+            gone = (UNAVAILABLE, None) if self._has_rows.get((0,)) else (UNAVAILABLE,)
+            read = {item_id: value in gone for item_id, value in zip(unknown, values, strict=True)}
             self._is_unavailable.put(read)
             known |= read
         return {item_id for item_id, is_unavailable in known.items() if is_unavailable}
@@ -197,6 +207,15 @@ class RedisStore:
             except ValueError as error:
                 raise _damaged(key, error) from None
         return passing
+
+    async def materialized_at(self, timeout_s: float) -> float:
+        """Reads one key."""
+        key = materialized_at_key(self._dataset)
+        (value,) = await self._reader.get([key], timeout_s)
+        try:
+            return math.nan if value is None else float(value)
+        except ValueError as error:
+            raise _damaged(key, error) from None
 
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""

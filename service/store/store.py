@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol, runtime_checkable
@@ -40,6 +41,9 @@ class Store(Protocol):
 
     async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
         """Those of the items that are known to pass the filters."""
+
+    async def materialized_at(self, timeout_s: float) -> float:
+        """When features were last brought here, Unix time in seconds; NaN where that is not known."""
 
     async def check(self, timeout_s: float) -> str:
         """Says in a few words what was found."""
@@ -93,6 +97,10 @@ class MemoryStore:
     ) -> set[int]:
         """Compares the values."""
         return {item_id for item_id in item_ids if passes(filters, self._columns.get(item_id, {}))}
+
+    async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002
+        """Knows of none."""
+        return math.nan
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Is always there."""

@@ -127,6 +127,9 @@ class TritonClient:
             theirs = described.config.parameters["bundle"].string_value
             reason = f"serves bundle {theirs}, the gateway {ours}: restart the one that is behind"
             raise DependencyUnavailable(TRITON, reason)
+        if Degradation.FEATURES in slate.degraded:
+            reason = "features are missing in Redis, or of another type: `make materialize export` mends it"
+            raise DependencyUnavailable(TRITON, reason)
         if Degradation.PARTIAL_INDEX in slate.degraded:
             reason = "the vector index does not hold every item yet: Redis is indexing them again"
             raise DependencyUnavailable(TRITON, reason)

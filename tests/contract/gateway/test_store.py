@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from contract.keys import (
     encode_tags,
     item_card_key,
     item_vector_key,
+    materialized_at_key,
     seen_key,
     slate_key,
 )
@@ -48,7 +50,8 @@ SLATES = [
     (8, make_stored([6], run="parent")),
     (9, make_stored([7], run="abandoned")),
 ]
-UNAVAILABLE = {20, 22}
+UNAVAILABLE, AVAILABLE = {20, 22}, {19, 21, 23}
+AVAILABLE_VALUE = UNAVAILABLE_of_contract[:1] + bytes((True,))
 ROWS = {
     item_id: {column: held_values(value, COLUMNS[column]) for column, value in row.items()}
     for item_id, row in {
@@ -193,6 +196,8 @@ class TestRedisStore(StoreSuite):
                     client.info("stats")["total_reads_processed"]
                 )
 
+            for item_id in range(100, 150):
+                mark(client, item_id, is_available=True)
             await store.unavailable([19], 5)  # opens the connection
             before = reads()
             assert await store.unavailable(list(range(100, 150)), 5) == set()
@@ -205,6 +210,34 @@ class TestRedisStore(StoreSuite):
             now_s += 3
             assert await store.unavailable([100, 101], 5) == {100}
         await store.close()
+
+    async def test_an_item_whose_row_is_gone_is_not_available_and_an_emptied_redis_tells_nothing(
+        self, redis_process: Any
+    ) -> None:
+        now_s = 0.0
+        fill(redis_process.port)
+        store = RedisStore(redis_process.url, BUNDLE, 5, 1000, **WORLD, availability_s=3, clock=lambda: now_s)
+        await store.open()
+        assert await store.unavailable([7, 8], 5) == set(), "no row was seen yet"
+        now_s += 3
+        assert await store.unavailable([7, 19], 5) == {7}
+        assert await store.unavailable([8], 5) == {8}
+        with redis.Redis(port=redis_process.port) as client:
+            client.flushall()
+        now_s += 3
+        assert await store.unavailable([7, 8, 19, 20], 5) == set()
+        await store.close()
+
+    async def test_when_features_came_is_read_and_nan_where_nobody_said(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        assert math.isnan(await store.materialized_at(5))
+        with redis.Redis(port=redis_process.port) as client:
+            client.set(materialized_at_key(DATASET), 1_760_000_000)
+            assert await store.materialized_at(5) == 1_760_000_000
+            client.set(materialized_at_key(DATASET), "yesterday")
+        with pytest.raises(DependencyUnavailable, match="materialized_at:tiny"):
+            await store.materialized_at(5)
 
     async def test_the_pointer_is_kept_for_its_time(self, redis_process: Any) -> None:
         now_s = 0.0
@@ -374,14 +407,14 @@ def fill(port: int) -> None:
         client.set(batch_key(DATASET), PUBLISHED.encode())
         for user_id, slate in SLATES:
             client.set(slate_key(slate.run, user_id), slate.encode())
-        for item_id in UNAVAILABLE:
-            mark(client, item_id)
+        for item_id in UNAVAILABLE | AVAILABLE:
+            mark(client, item_id, is_available=item_id in AVAILABLE)
         for item_id, columns in ROWS.items():
             held = {name: encode_tags(values) for name, values in columns.items()}
             client.hset(item_vector_key(BUNDLE, item_id), mapping={"vector": b"\0", **held})
 
 
-def mark(client: Any, item_id: int) -> None:
-    """Writes that an item is not available."""
+def mark(client: Any, item_id: int, *, is_available: bool = False) -> None:
+    """Writes whether an item is available."""
     key = feature_key("item_id", item_id, DATASET)
-    client.hset(key, AVAILABILITY_FIELD, UNAVAILABLE_of_contract)
+    client.hset(key, AVAILABILITY_FIELD, AVAILABLE_VALUE if is_available else UNAVAILABLE_of_contract)

@@ -25,7 +25,16 @@ from contract.columns import Column, Role
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl
 from contract.feast import event_time_field, feature_key
-from contract.keys import decode_seen, materialized_key, seen_key
+from contract.keys import (
+    batch_stored_key,
+    bundles_key,
+    decode_seen,
+    item_card_key,
+    materialized_at_key,
+    materialized_key,
+    seen_key,
+    slate_key,
+)
 from feature_repo import __main__ as command
 from feature_repo.connection import VARIABLE, connection_string
 from feature_repo.difference import FACTS
@@ -543,6 +552,37 @@ def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared
             materialize(world.folder, url, say=quiet)
     finally:
         file.write_text(told)
+
+
+def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
+    world: Prepared, url: RedisUrl, redis: Redis
+) -> None:
+    load(world, url)
+    users, items = world.users[names.USER_ID].tolist(), world.items[names.ITEM_ID].tolist()
+    redis.sadd(batch_stored_key("synthetic"), "run-1", "run-2")
+    redis.zadd(bundles_key("synthetic"), {"one": 1.0, "two": 2.0})
+    slates = {slate_key(run, user): user for run in ("run-1", "run-2") for user in users[:2]}
+    cards = {item_card_key(bundle, item): item for bundle in ("one", "two") for item in items[:2]}
+    for key in (*slates, *cards):
+        redis.set(key, b"x")
+    rows = world.interactions
+    fewer = replace(
+        world,
+        users=world.users.iloc[1:],
+        items=world.items.iloc[1:],
+        interactions=rows[(rows[names.USER_ID] != users[0]) & (rows[names.ITEM_ID] != items[0])],
+    )
+    began = time.time()
+    load(fewer, url)
+    left = {key for key in (*slates, *cards) if redis.exists(key)}
+    assert left == {k for k, user in slates.items() if user == users[1]} | {
+        k for k, item in cards.items() if item == items[1]
+    }
+    stored = redis.get(materialized_at_key("synthetic"))
+    assert isinstance(stored, bytes)
+    assert began - 1 <= float(stored) <= time.time()
+    redis.delete(batch_stored_key("synthetic"), bundles_key("synthetic"), *left)
+    load(world, url)
 
 
 def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:

@@ -113,6 +113,20 @@ def test_late_answers_open_it_only_where_all_are_late(clock: Clock) -> None:
     assert circuit.state == "open"
 
 
+def test_that_an_impatient_caller_was_not_answered_in_time_tells_nothing(clock: Clock) -> None:
+    circuit = Circuit("redis", clock)
+    for _ in range(10 * FAILURES):
+        clock.now += ALL_LATE_S
+        with pytest.raises(DependencyUnavailable), circuit.guard(is_patient=False):
+            raise LATE
+    assert circuit.state == "closed"
+    for _ in range(FAILURES):
+        clock.now += ALL_LATE_S
+        with pytest.raises(DependencyUnavailable), circuit.guard(is_patient=False):
+            raise DOWN
+    assert circuit.state == "open", "what is down is down for everyone"
+
+
 def test_a_refusal_is_an_answer(clock: Clock) -> None:
     circuit = Circuit("triton", clock)
     fail(circuit, times=FAILURES - 1)
