@@ -16,6 +16,7 @@ from contract.bundle import Inputs
 from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import NULL_CODE, Encoders, Field, Scale, Vocabulary
 from contract.environment import RedisUrl
+from contract.feast import feature_field, feature_key
 from contract.keys import encode_seen, seen_key
 from contract.tensors import PAD_ID
 from ensemble.stores import items
@@ -219,6 +220,30 @@ class TestRedis(FeatureStoreSuite):
         assert after.inputs["candidate_categorical"][rows].tolist() == [*brands[:2], [3], *brands[3:]]
         assert after.comparable["item_brand"][rows[2]] == after.comparable["item_brand"][rows[0]]
         assert after.comparable["item_brand"][rows[3]] == before.comparable["item_brand"][rows[3]]
+
+    def test_a_column_of_another_type_or_missing_is_null_marked_and_logged_once(
+        self, store: RedisFeatureStore, redis: Redis, dataset: Dataset, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        values = {"user_age": 3, "user_region": "north", "user_tags": [5, 6]}
+        for user_id in (7, 8, 9, 10):
+            self.write(store, names.USER_PROFILE, user_id, values, NOW)
+        keys = {u: feature_key(names.USER_ID, u, dataset.name) for u in (7, 8, 9)}
+        age, region, tags = (feature_field(names.USER_PROFILE, name) for name in values)
+        stored: Any = redis.hgetall(keys[7])
+        redis.hset(keys[7], mapping={age: stored[region], region: stored[tags], tags: stored[age]})
+        redis.hdel(keys[8], region)
+        redis.hset(keys[9], tags, b"\xff no message")
+        for _ in range(2):
+            rows = store.read_users(np.array([7, 8, 9, 10]))
+            assert rows.columns["user_age"].tolist() == [names.NULL_INT, 3, 3, 3]
+            assert rows.columns["user_region"].tolist() == [None, None, "north", "north"]
+            is_null = rows.columns["user_tags"][:, 0] == names.NULL_INT
+            assert is_null.tolist() == [True, False, True, False]
+            assert rows.is_found.all()
+            assert rows.is_lacking.tolist() == [True, True, True, False]
+        assert len(caplog.messages) == 3, "each column once"
+        assert "user_age is string_val in Redis, not what the bundle reads" in caplog.text
+        assert not store.read_users(np.array([404])).is_stored.any()
 
     def test_reads_a_batch_in_one_round_trip(self, store: RedisFeatureStore, redis: Redis) -> None:
         before = redis.info("stats")["total_reads_processed"]

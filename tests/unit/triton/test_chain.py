@@ -135,10 +135,8 @@ def test_fewer_survivors_than_n_say_short(recommender: Recommender) -> None:
 def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None:
     recommender = make_recommender(world, k=500)
     (answer,) = recommender.answer([make_request(9_999, n=100)])
-    available = sum(
-        world.rows.get((names.ITEM_CATALOG, i), {}).get(names.IS_AVAILABLE) is not False
-        for i in world.item_ids
-    )
+    rows = [world.rows.get((names.ITEM_CATALOG, i)) for i in world.item_ids]
+    available = sum(row is not None and row.get(names.IS_AVAILABLE) is not False for row in rows)
     assert len(slate(answer)) == available
     assert flags(answer) == [Degradation.UNKNOWN_USER, Degradation.SHORT]
 
@@ -152,7 +150,7 @@ def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> 
     assert flags(answer) == [Degradation.SHORT]
 
 
-def test_an_item_missing_in_the_store_is_scored_with_null_features(
+def test_an_item_missing_in_the_store_has_null_features_and_is_not_available(
     recommender: Recommender, world: World
 ) -> None:
     missing = world.item_ids[0]
@@ -162,11 +160,20 @@ def test_an_item_missing_in_the_store_is_scored_with_null_features(
     codes = recommender.stores.items.inputs.unpack(table.inputs, "candidate_")
     assert codes["item_category"][row] == NULL_CODE
     assert codes[names.ITEM_EVENT_COUNT][row] == 0, "null is the mean"
-    assert table.is_available[row]
+    assert not table.is_available[row]
+    assert table.is_lacking[row]
     assert not isinstance(answer, StageError)
     deep = make_recommender(world, k=60)
     (all_of_them,) = deep.answer([make_request(9_999, n=100)])
-    assert missing in slate(all_of_them)
+    assert missing not in slate(all_of_them), "its row is gone"
+
+
+def test_an_emptied_store_takes_no_item_away_and_the_answer_says_what_it_lacks(world: World) -> None:
+    whole, emptied = make_recommender(world, k=60), make_recommender(replace(world, rows={}), k=60)
+    (before,), (after,) = (one.answer([make_request(KNOWN, n=100)]) for one in (whole, emptied))
+    assert Degradation.FEATURES not in flags(before)
+    assert {Degradation.FEATURES, Degradation.UNKNOWN_USER} <= set(flags(after))
+    assert set(slate(before)) <= set(slate(after))
 
 
 def test_context_changes_the_scores(recommender: Recommender) -> None:
