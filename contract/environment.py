@@ -136,7 +136,7 @@ def explain_redis(error: Exception) -> str:
         return AUTHENTICATION_FAILED
     if "NoPermissionError" in kinds:
         return f"{said}; docs/operations.md lists what the user in {REDIS_URL} must be allowed"
-    if "OOM" in said:
+    if "OutOfMemoryError" in kinds or "OOM" in said:  # in a script or a pipeline it is a mere ResponseError
         return "it is full: raise its maxmemory (of the local one: SHORTLIST_REDIS_MAXMEMORY_MB)"
     if "SSL" in said:
         return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"

@@ -110,5 +110,8 @@ def test_what_to_do_follows_from_what_redis_said() -> None:
 
     assert "user and password in SHORTLIST_REDIS_URL" in explain_redis(redis.AuthenticationError("wrong"))
     assert "must be allowed" in explain_redis(redis.exceptions.NoPermissionError("no"))
+    full = redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
+    assert "raise its maxmemory" in explain_redis(full)
+    assert "raise its maxmemory" in explain_redis(redis.ResponseError("OOM command not allowed"))
     assert "ssl_ca_certs" in explain_redis(redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"))
     assert explain_redis(redis.ConnectionError("refused.")).startswith("refused; start it")
