@@ -169,7 +169,8 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
     if label not in ("", ANY):
         is_kept &= (rows[label] == 1).to_numpy(np.bool_, na_value=False)[order]
     is_target = (rows[dataset.target] == 1).to_numpy(np.bool_, na_value=False)[order]
-    age_days = (pd.Timestamp(until).value - histories.times) / pd.Timedelta(days=1).value
+    # Unsigned: three centuries of nanoseconds are more than int64 holds, and what is kept lies before.
+    age_days = (pd.Timestamp(until).value - histories.times).view(np.uint64) / pd.Timedelta(days=1).value
     return RetrievalExamples(
         histories=histories,
         users=users[is_kept],
