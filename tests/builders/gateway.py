@@ -249,6 +249,10 @@ class BrokenStore:
         """Does not answer."""
         raise self._down()
 
+    async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
     async def stored(
         self,
         runs: Sequence[str],  # noqa: ARG002
