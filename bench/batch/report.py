@@ -1,4 +1,4 @@
-"""Writes the section "Offline batch" of `docs/performance.md` from the figures of all finished phases."""
+"""Writes the tables of `docs/batch-performance.md` from the figures of all finished phases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from bench.batch.phases import AT_SCALE, OF_BUNDLE
 from bench.batch.sections import SECTIONS, Found, Row
-from bench.page import PAGE
+from deploy.local.settings import ROOT
 
+PAGE = ROOT / "docs" / "batch-performance.md"
 BEGIN, END = "<!-- batch: begin -->", "<!-- batch: end -->"
 
 
@@ -64,7 +65,7 @@ def markdown(found: Found) -> str:
         rows = section.rows(found)
         if rows:
             told = [section.text, ""] if section.text else []
-            lines += ["", f"### {section.title}", "", *told, *table(rows)]
+            lines += ["", f"## {section.title}", "", *told, *table(rows)]
     return "\n".join(lines)
 
 

@@ -117,9 +117,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="default: var/bench/batch")
     parser.add_argument("--again", choices=NAMES, nargs="*", default=[], help="phases that are done anew")
     parser.add_argument("--only", choices=NAMES, nargs="*", help="phases that are looked at at all")
-    parser.add_argument(
-        "--publish", action="store_true", help="write the section of docs/performance.md anew"
-    )
+    parser.add_argument("--publish", action="store_true", help="write docs/batch-performance.md anew")
     try:
         return 1 if bench(parser.parse_args()) else 0
     except (*FAULTS, ValueError) as error:

@@ -219,28 +219,28 @@ def serving(found: Found) -> list[Row]:
 
 
 SECTIONS = (
-    Section("Batch targets", "", targets),
+    Section("Targets", "", targets),
     Section(
-        "Batch speed",
+        "Speed",
         "`users/s` counts from when the first worker has opened the bundle to when the last slate is in "
         "Redis and in Parquet. Start-up is Ray's and the workers'; before and after it lie Python's own "
         "start, reading whom to compute, and the end of Ray's processes.",
         speeds,
     ),
     Section(
-        "Batch time by stage",
+        "Time by stage",
         "Seconds of the workers, added up. `store` writes slates to Redis and to Parquet.",
         stages,
     ),
     Section(
-        "Batch cores by process",
+        "Cores by process",
         "Cores in use, on average, while slates were computed. Ray's helpers are its control process and "
         "agents; other workers are its own tasks and workers that wait. The whole machine is everything that "
         "ran, the benchmark's own looking and whatever else there was.",
         cpu,
     ),
     Section(
-        "Batch memory",
+        "Memory",
         "MiB at the job's peak: the proportional set size of all its processes, so that what they share, "
         "such as the object store, the mapped vectors and libraries, counts once.",
         memory,
