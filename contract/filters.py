@@ -215,7 +215,7 @@ def _value(field: str, value: Any, dtype: str) -> str:
             raise OverflowError
         text = canonical(value, dtype).encode().decode()
     except (TypeError, OverflowError, UnicodeError):  # too long for any float; half a character
-        message = f"must list {kind} values: {_shown(value)} is not of type {kind}"
+        message = f"must list {kind} values: {shown(value)} is not of type {kind}"
         raise WrongField(field, message) from None
     if kind == "string" and len(text) > MAX_TEXT:
         raise WrongField(field, f"lists a text of {len(text)} characters: at most {MAX_TEXT} are compared")
@@ -239,17 +239,20 @@ def _bound(field: str, value: Any, dtype: str) -> float:
             raise TypeError
         text = canonical(value, dtype)
     except (TypeError, OverflowError):  # too long for any float
-        raise WrongField(field, f"must be one finite {dtype} number: {_shown(value)} is none") from None
+        raise WrongField(field, f"must be one finite {dtype} number: {shown(value)} is none") from None
     if dtype == "int64" and abs(value) > MOST_BOUND:
         raise WrongField(field, f"must be from -{MOST_BOUND} to {MOST_BOUND}: take a nearer bound")
     return number(text, dtype)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Writes a wrong value as a message shows it: its beginning."""
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         text = "a number of so many digits"
+    except RecursionError:
+        text = "a list of so many lists"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 

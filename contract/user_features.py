@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ErrorCode, StageError, WrongField
-from contract.filters import element
+from contract.filters import element, shown
 from contract.names import NULL_INT
 from contract.tensors import USER_FEATURE_WIDTHS, fit_width
 
@@ -43,7 +43,7 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
             raise WrongField(field, f"must be {'a list' if is_list else 'one value'} of dtype {kind}")
         for one in value if is_list else (value,):
             if not _is_of(one, kind):
-                raise WrongField(field, f"must hold {kind} values: {repr(one)[:80]} is not of that dtype")
+                raise WrongField(field, f"must hold {kind} values: {shown(one)} is not of that dtype")
         if kind == "float32":
             told[column] = float(value)
     return told

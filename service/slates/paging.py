@@ -26,8 +26,8 @@ _DIGEST = 8
 _TIME = struct.Struct("<I")
 _FREE = {"after", "n", "exclude_item_ids", "explain", "latency_budget_ms"}
 """Fields that may be others on the next page."""
-_APART = {"user_features"}
-"""Fields that the digest takes in another way."""
+_APART = ("filters", "user_features")
+"""Fields that may hold numbers longer than orjson takes."""
 
 
 def cursor_after(request: SlateBody, item_ids: Sequence[int], now_s: float) -> str | None:
@@ -71,7 +71,8 @@ def shown_before(request: SlateBody, now_s: float) -> list[int]:
 
 def _digest(request: SlateBody, told: bytes) -> bytes:
     """Of what a cursor tells, and of the request that it is for."""
-    fixed = orjson.dumps(request.model_dump(exclude=_FREE | _APART), option=orjson.OPT_SORT_KEYS)
-    if request.user_features:  # of numbers that are longer than orjson takes
-        fixed += json.dumps(request.user_features, sort_keys=True).encode()
+    fixed = orjson.dumps(request.model_dump(exclude=_FREE.union(_APART)), option=orjson.OPT_SORT_KEYS)
+    for name in _APART:
+        if value := getattr(request, name):
+            fixed += json.dumps({name: value}, sort_keys=True).encode()
     return blake2b(fixed + told, digest_size=_DIGEST).digest()

@@ -56,6 +56,11 @@ async def test_a_page_may_be_of_another_length_and_from_another_step(tmp_path: P
     assert not {i["item_id"] for i in first["items"]} & {i["item_id"] for i in second["items"]}
 
 
+async def test_filters_may_hold_numbers_beyond_64_bits(tmp_path: Path) -> None:
+    found = await pages(make_app(tmp_path), user_id=7, n=100, filters={"item_price": {"lt": 10**30}})
+    assert found[-1] == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

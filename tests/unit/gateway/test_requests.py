@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.errors import WrongField
+from contract.filters import check_filters
+from contract.user_features import check_user_features
 from service.schemas import Problem, SlateBody
 from tests.builders.gateway import ask, client_of, make_app
 
@@ -121,6 +124,15 @@ async def test_a_wrong_field_is_named_with_the_remedy(
 )
 async def test_the_edges_of_what_is_allowed_are_answered(tmp_path: Path, body: dict[str, Any]) -> None:
     assert (await ask(make_app(tmp_path), **body)).status_code == 200
+
+
+def test_a_value_that_is_too_deep_to_be_shown_is_refused_all_the_same() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for check in (check_filters, check_user_features):
+        with pytest.raises(WrongField, match="a list of so many lists"):
+            check({"c": [deep]}, {"c": "list[string]"})
 
 
 async def test_filters_longer_than_the_widest_tensor_are_the_callers_to_shorten(tmp_path: Path) -> None:
