@@ -17,8 +17,8 @@ import pyarrow as pa
 import yaml
 
 from contract.dataset import DATASET_FILE, DatasetError, TableFile
-from training.data.convert import FORMATS, ISO
 from training.data.files import KINDS, RawTable, read_parts
+from training.data.times import FORMATS, ISO
 
 WORDS = {
     "users": r"user|customer|member|client|account|people|person|reader|visitor",

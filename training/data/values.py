@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
+
+from contract.columns import Column
 
 MOST = 1e18
 """The largest number that models take: float32, in which they compute, cannot hold squares of larger ones."""
@@ -56,3 +59,49 @@ def as_yaml(value: object) -> str:
         value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
     )
     return written.strip()
+
+
+def said(column: Column) -> str:
+    """Says what a column is declared to hold."""
+    return f"a list of {column.dtype}" if column.is_several else str(column.dtype)
+
+
+def kind_of(given: pa.DataType) -> str:
+    """Names the kind of a type in the words that declarations use, whatever its width."""
+    if pa.types.is_list(given):
+        return f"list of {kind_of(given.value_type)}"
+    if pa.types.is_integer(given) or pa.types.is_floating(given) or pa.types.is_decimal(given):
+        return "number"
+    if pa.types.is_string(given):
+        return "string"
+    if pa.types.is_boolean(given):
+        return "bool"
+    if pa.types.is_date(given):
+        return "date"
+    return "timestamp" if pa.types.is_timestamp(given) else str(given)
+
+
+def read_numbers(texts: pa.ChunkedArray, wanted: str, remedy: str = "") -> pa.ChunkedArray:
+    """Reads the text of a CSV as numbers: int64 where all are whole, else float64. Where they are none, the
+    `remedy` is beside that of correcting them."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    trimmed = pc.if_else(
+        pc.is_in(trimmed, pa.array(["", "NA", "NaN", "nan", "null", "NULL", "None"])), None, trimmed
+    )
+    whole = pc.match_substring_regex(trimmed, r"^[+-]?\d{1,18}$")
+    if pc.all(whole).as_py() is not False:
+        return pc.cast(pc.replace_substring_regex(trimmed, r"^\+", ""), pa.int64())
+    words = {"true": "1", "false": "0"}
+    flags = pc.is_in(pc.utf8_lower(trimmed), pa.array(list(words)))
+    if pc.all(flags).as_py():
+        return pc.cast(pc.equal(pc.utf8_lower(trimmed), "true"), pa.int64())
+    number = pc.match_substring_regex(
+        trimmed, r"^[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|[iI]nf(inity)?)$"
+    )
+    wrong = pc.and_(pc.is_valid(trimmed), pc.invert(number))
+    if pc.any(wrong).as_py():
+        raise Wrong(
+            f"holds no {wanted} in {pc.sum(wrong).as_py()} rows (such as {examples(texts.filter(wrong))}); "
+            f"correct them, or leave them empty{remedy}"
+        )
+    return pc.cast(pc.replace_substring_regex(trimmed, r"^\+", ""), pa.float64())
