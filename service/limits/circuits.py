@@ -41,7 +41,7 @@ class Circuit:
         self.dependency = dependency
         self._clock = clock
         self._breaker = CircuitBreaker(FAILURES, RECOVERY_S, DependencyUnavailable, name=dependency)
-        self._is_tried = False
+        self._tried: set[bool] = set()
         self._in_time_s = clock()
         self._failed_s = -math.inf
 
@@ -53,16 +53,18 @@ class Circuit:
     @contextmanager
     def guard(self, *, is_patient: bool = True) -> Iterator[None]:
         """Runs the block unless the circuit is open, and learns from how it ends: from one that is not
-        patient, which waits less than a server may take, not that it was late.
+        patient, which waits less than a server may take, not that it was late. Nor does the try of such a one
+        keep a patient one from trying.
 
         Raises:
             CircuitOpen: the server is not asked; at once.
         """
         state = self._breaker.state
         is_try = state == STATE_HALF_OPEN
-        if state != STATE_CLOSED and (not is_try or self._is_tried):
+        if state != STATE_CLOSED and (not is_try or is_patient in self._tried):
             raise CircuitOpen(self.dependency)
-        self._is_tried |= is_try
+        if is_try:
+            self._tried.add(is_patient)
         try:
             yield
         except DependencyUnavailable as error:
@@ -76,7 +78,7 @@ class Circuit:
             self._answered()
         finally:
             if is_try:
-                self._is_tried = False
+                self._tried.discard(is_patient)
 
     def _answered(self) -> None:
         self._in_time_s = self._clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from contract.errors import StageError
 from service.failures import DependencyUnavailable
@@ -17,32 +17,18 @@ Call = Callable[[Sequence[RequestRow]], Awaitable[Sequence[Slate]]]
 
 @dataclass(slots=True)
 class _Waiter:
-    """One row, whoever waits for its slate, and the call that carries it once there is one."""
+    """One row, and whoever waits for its slate."""
 
     row: RequestRow
     slate: asyncio.Future[Slate]
-    call: _Carrier | None = None
-
-
-@dataclass(slots=True)
-class _Carrier:
-    """One call and how many of its rows are still waited for."""
-
-    awaited: int
-    task: asyncio.Task[None] | None = field(default=None)
-
-    def leave(self) -> None:
-        """Ends the call with the last caller who waits for it; one that is done takes no notice."""
-        self.awaited -= 1
-        if self.awaited == 0 and self.task is not None:
-            self.task.cancel()
 
 
 class Batcher:
     """Sends a row at once while calls are few, and with the others that wait once they are many.
 
     No row waits for company: batches grow by themselves with the load, as group commits do. The rows share
-    the cost of their call.
+    the cost of their call. A call goes on when nobody waits for it any more: Triton may crash where one is
+    cancelled, and drops what is late by itself.
     """
 
     def __init__(self, call: Call, most_rows: int, most_calls: int) -> None:
@@ -52,7 +38,7 @@ class Batcher:
         self._is_due = False
 
     async def slate(self, row: RequestRow) -> Slate:
-        """Gives the row's slate; whoever is cancelled while waiting takes their row out.
+        """Gives the row's slate; whoever is cancelled before there is a call takes their row out.
 
         Raises:
             DependencyUnavailable: the call failed, or the row's deadline passed before it ended.
@@ -69,18 +55,13 @@ class Batcher:
             return await waiter.slate
         finally:
             timer.cancel()
-            if waiter.call is not None:
-                waiter.call.leave()
 
     def _send(self) -> None:
         self._is_due = False
         while len(self._calls) < self._most_calls and (batch := self._next()):
-            carrier = _Carrier(len(batch))
-            for waiter in batch:
-                waiter.call = carrier
-            carrier.task = asyncio.get_running_loop().create_task(self._carry(batch))
-            self._calls.add(carrier.task)
-            carrier.task.add_done_callback(self._done)
+            call = asyncio.get_running_loop().create_task(self._carry(batch))
+            self._calls.add(call)
+            call.add_done_callback(self._done)
 
     def _next(self) -> list[_Waiter]:
         batch: list[_Waiter] = []

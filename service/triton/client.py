@@ -35,6 +35,15 @@ QUEUE_TIMEOUT = "timeout"
 """Triton's own name for the microseconds that a request may wait in its queue."""
 _QUEUED_TOO_LONG = "timeout expired"
 """Triton's words for a request that has waited in its queue for longer than it said it would."""
+GRACE_S = 5.0
+"""Seconds that a call may take beyond the last of its rows' deadlines, where Triton does not move at all.
+
+Callers do not wait for it; but where a call is cancelled, or its own deadline passes, Triton may crash.
+
+Source: triton-inference-server/server, issues 7368 and 8034: a race in its gRPC front end.
+"""
+CLOSE_S = 1.0
+"""Seconds that calls under way still have when the gateway ends."""
 _SLATE_OUTPUTS = (*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities")
 _EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *EXPLAIN_TENSORS)))
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
@@ -79,6 +88,7 @@ class TritonClient:
         self._manifest = manifest
         self._sample = RecommendRequest(user_id=next(iter(manifest.sample_users), 0), n=1)
         self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
+        self._explained = Batcher(self._infer, 1, settings.most_calls)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._described: dict[tuple[Any, ...], Any] = {}
@@ -89,9 +99,9 @@ class TritonClient:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """Closes the channel; calls under way may end before."""
         if self._channel is not None:
-            await self._channel.close()
+            await self._channel.close(CLOSE_S)
 
     async def recommend(
         self,
@@ -104,9 +114,7 @@ class TritonClient:
         if deadline.left_s() <= 0:
             raise DependencyUnavailable(TRITON, "no time left", is_late=True)
         row = RequestRow.of(request, deadline, seed, quality)
-        if request.explain:
-            return (await self._infer([row]))[0]
-        return await self._batcher.slate(row)
+        return await (self._explained if request.explain else self._batcher).slate(row)
 
     async def check(self, deadline: Deadline) -> str:
         """Makes a real slate: Triton goes on calling a model ready whose process has died.
@@ -140,7 +148,7 @@ class TritonClient:
         return f"model {self._model} answers at {self._address}"
 
     async def _infer(self, rows: Sequence[RequestRow]) -> list[Slate]:
-        """Makes the slates of B rows in one call, which ends when the last of them is late."""
+        """Makes the slates of B rows in one call, which outlives the last of their deadlines."""
         left_s = max(row.deadline.left_s() for row in rows)
         is_explained = rows[0].request.explain
         tensors = encode_rows(rows, self._manifest.context)
@@ -150,7 +158,7 @@ class TritonClient:
         message.parameters[QUEUE_TIMEOUT].int64_param = max(1, int(left_s * 1e6))
         message.raw_input_contents.extend([tensor.tobytes() for tensor in tensors.values()])
         try:
-            response = await self._stub.ModelInfer(message, timeout=left_s)
+            response = await self._stub.ModelInfer(message, timeout=left_s + GRACE_S)
         except grpc.aio.AioRpcError as error:
             raise triton_error(error.code().name, error.details() or "") from None
         outputs = _arrays(response)

@@ -153,6 +153,22 @@ def test_a_redis_that_was_emptied_is_told_and_one_command_mends_it(world: World,
     assert eventually(lambda: not world.recommend(user)["degraded"])
 
 
+def test_a_caller_with_a_tiny_budget_harms_nobody_else(world: World) -> None:
+    user, triton = world.manifest()["sample_user_ids"][0], Stand(world.settings).pids()["triton"]
+
+    def others() -> list[Any]:
+        return [world.recommend(user) for _ in range(20)]
+
+    meanwhile: list[Any] = []
+    got = counted(world, lambda: meanwhile.extend(others()), latency_budget_ms=11)
+    assert {one.status for one in got} == {200}
+    assert reasons(got)["ensemble_late"] > 0
+    assert reasons(got)["ensemble_unavailable"] == 0
+    assert not any("ensemble_unavailable" in one["degraded"] for one in meanwhile)
+    assert {(one["source"], *one["degraded"]) for one in others()} == {("ensemble",)}
+    assert Stand(world.settings).pids()["triton"] == triton, "it crashes where calls are cancelled"
+
+
 def test_materialising_under_load_makes_nobody_unknown(world: World, store: Any) -> None:
     dataset, user = world.manifest()["dataset"], world.manifest()["sample_user_ids"][0]
     before = reasons(counted(world, lambda: None))

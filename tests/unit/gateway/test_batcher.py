@@ -113,19 +113,31 @@ async def test_a_bug_reaches_every_caller() -> None:
     assert all(isinstance(one, RuntimeError) for one in found)
 
 
-async def test_a_call_ends_with_the_last_caller_who_waits_for_it() -> None:
+async def test_a_call_goes_on_without_the_callers_who_left() -> None:
     ensemble = Ensemble()
     batcher = Batcher(ensemble, most_rows=2, most_calls=1)
     asking = ask(batcher, [1, 2])
     await settle()
-    asking[0].cancel()
+    for one in asking:
+        one.cancel()
+    next_one = ask(batcher, [3])
     await settle()
-    assert ensemble.cancelled == 0
-    asking[1].cancel()
-    await settle()
-    assert ensemble.cancelled == 1
+    assert ensemble.calls == [[1, 2]]
     ensemble.may_answer.set()
-    assert (await batcher.slate(row(3))).item_ids == [3]  # its place is free again
+    assert [slate.item_ids for slate in await asyncio.gather(*next_one)] == [[3]]
+    assert ensemble.cancelled == 0
+
+
+async def test_a_late_row_is_not_waited_for_and_its_call_goes_on() -> None:
+    ensemble = Ensemble()
+    batcher = Batcher(ensemble, most_rows=2, most_calls=1)
+    late = RequestRow.of(RecommendRequest(user_id=1), Deadline.after(0.01), seed=0, quality=1.0)
+    with pytest.raises(DependencyUnavailable) as told:
+        await batcher.slate(late)
+    assert told.value.is_late
+    ensemble.may_answer.set()
+    assert (await batcher.slate(row(2))).item_ids == [2]
+    assert ensemble.cancelled == 0
 
 
 async def test_a_caller_who_left_before_the_call_is_not_in_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -125,6 +126,19 @@ def test_that_an_impatient_caller_was_not_answered_in_time_tells_nothing(clock: 
         with pytest.raises(DependencyUnavailable), circuit.guard(is_patient=False):
             raise DOWN
     assert circuit.state == "open", "what is down is down for everyone"
+
+
+def test_the_try_of_an_impatient_caller_keeps_no_patient_one_from_trying(clock: Clock) -> None:
+    circuit = Circuit("triton", clock)
+    fail(circuit)
+    clock.now += 1
+    with suppress(DependencyUnavailable), circuit.guard(is_patient=False):
+        with pytest.raises(CircuitOpen), circuit.guard(is_patient=False):
+            pass
+        with circuit.guard():
+            pass
+        raise LATE
+    assert circuit.state == "closed"
 
 
 def test_a_refusal_is_an_answer(clock: Clock) -> None:
