@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
@@ -143,6 +144,19 @@ def explain_redis(error: Exception) -> str:
     if kinds & {"ConnectionError", "TimeoutError", "OSError"}:
         return f"{said}; start it (`make up`), or set {REDIS_URL}"
     return said
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a file could not be written for want of room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def explain_full_disk(error: OSError, folder: Path) -> str:
+    """Says in one line what to do where there is no room left under `folder`."""
+    return (
+        f"{folder}: {os.strerror(error.errno or errno.ENOSPC)}; nothing half-written is left: make room, or "
+        "set SHORTLIST_VAR_DIR to a folder that has it, and run it again"
+    )
 
 
 def retired(environment: Mapping[str, str]) -> str:

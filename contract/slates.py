@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,15 @@ def degradation_mask(flags: Iterable[Degradation]) -> int:
     """Packs flags into the bit mask `degraded`."""
     order = list(Degradation)
     return sum(1 << order.index(flag) for flag in set(flags))
+
+
+SLATES_FOLDER = "slates"
+"""Within the folder of a batch run: its slates, as `part-*.parquet`."""
+
+
+def slate_files(runs: Path) -> list[Path]:
+    """Lists the files of slates of all runs of a data set, whose folders lie in `runs`."""
+    return sorted(runs.glob(f"*/{SLATES_FOLDER}/part-*.parquet"))
 
 
 @dataclass(frozen=True)

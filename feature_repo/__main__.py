@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from contract.dataset import DatasetError
-from contract.environment import read_settings
+from contract.environment import explain_full_disk, is_full_disk, read_settings
 from feature_repo.computed import find
 from feature_repo.connection import ConnectionSettings
 from feature_repo.materialize import materialize
@@ -23,6 +23,7 @@ class RepositorySettings(ConnectionSettings):
 
     data: str = Field("default", description="The data set, as it was given when features were computed.")
     var_dir: Path = Field(Path("var"), description="Where prepared data and Feast's registry are kept.")
+    batch_dir: Path | None = Field(None, description="Folder of batch runs. Default: batch under var_dir.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
-        materialize(find(settings.var_dir, chosen.data), settings.redis_url)
+        folder = find(settings.var_dir, chosen.data)
+        materialize(folder, settings.redis_url, batch_dir=settings.batch_dir)
     except DatasetError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        sys.stderr.write(f"{explain_full_disk(error, settings.var_dir)}\n")
         return 1
     return 0
 

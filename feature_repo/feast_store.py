@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
+from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 
 from contract.dataset import DatasetError
+from contract.environment import is_full_disk
 from contract.features import FeatureSet
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ class FeastStore:
         """Takes the run-time folder, the data set's name, and where Redis is, as Feast is told it."""
         self.var_dir, self.name, self.redis = var_dir, name, redis
         self.folder = var_dir / "feast" / name
+        self.registry = self.folder / "registry.db"
         self.store: FeatureStore | None = None
 
     def apply(self) -> None:
@@ -39,19 +44,15 @@ class FeastStore:
 
         Raises:
             DatasetError: Feast refuses them.
+            OSError: there is no room on the disk.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".registry.{os.getpid()}.db"
         with _feast("apply the definitions"):
             from feature_repo.definitions import feast_objects
 
-            temporary.unlink(missing_ok=True)
-            try:
-                self._open(temporary).apply(feast_objects(self.var_dir, self.name))
-                temporary.replace(self.folder / "registry.db")
-            finally:
-                temporary.unlink(missing_ok=True)
-            self.store = self._open(self.folder / "registry.db")
+            with self._registry_under_another_name() as registry:
+                self._open(registry).apply(feast_objects(self.var_dir, self.name))
+            self.store = self._open(self.registry)
 
     def write(self, view: str, rows: pa.Table) -> None:
         """Writes rows of a view, one per key; where a newer one is in Redis, Feast leaves that.
@@ -67,10 +68,30 @@ class FeastStore:
 
     def note_loaded(self, made: FeatureSet) -> None:
         """Tells the registry what was loaded, so that Feast's incremental command would go on from there."""
-        assert self.store is not None, "apply first"
-        with _feast("note what was loaded"):
-            for view in self.store.list_feature_views():
-                self.store.registry.apply_materialization(view, self.name, made.first_event, made.as_of)
+        with _feast("note what was loaded"), self._registry_under_another_name() as registry:
+            shutil.copyfile(self.registry, registry)
+            store = self._open(registry)
+            for view in store.list_feature_views():
+                store.registry.apply_materialization(view, self.name, made.first_event, made.as_of)
+
+    @contextmanager
+    def _registry_under_another_name(self) -> Iterator[Path]:
+        """Gives the name to write a registry under, which takes the place of the registry if it can be read:
+        on a full disk Feast writes a part of it and says nothing.
+
+        Raises:
+            OSError: it is a part.
+        """
+        temporary = self.folder / f".registry.{os.getpid()}.db"
+        temporary.unlink(missing_ok=True)
+        try:
+            yield temporary
+            self._open(temporary).list_feature_views()
+            temporary.replace(self.registry)
+        except DecodeError:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.registry)) from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _open(self, registry: Path) -> FeatureStore:
         from feast import FeatureStore, RepoConfig
@@ -91,4 +112,6 @@ def _feast(what: str) -> Iterator[None]:
         except (DatasetError, RedisError):
             raise
         except Exception as error:
+            if is_full_disk(error):
+                raise
             raise DatasetError(f"Feast could not {what}: {type(error).__name__}: {error}") from error

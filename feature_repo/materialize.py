@@ -28,6 +28,7 @@ from contract import names
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import view_file
+from feature_repo.archive import forget_users
 from feature_repo.computed import Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
@@ -50,17 +51,19 @@ class Arrived:
     as_of: datetime
 
 
-def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
+def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, say: Say = print) -> Arrived:
     """Brings the computed features and seen items of a prepared data set, such as `var/data/kuairand`, into
-    Redis, and counts what is there then.
+    Redis, and counts what is there then. Who is gone goes from the files of batch runs as well, which lie in
+    `batch_dir` where it is not `var/batch`.
 
     Raises:
-        DatasetError: nothing was computed, Redis does not answer, refused or lost rows, Feast failed, or
-            another run is at it.
+        DatasetError: nothing was computed, Redis does not answer, refused or lost rows, Feast failed, a file
+            of slates cannot be written anew, or another run is at it.
     """
     folder = folder.resolve()
     computed, project = Computed.read(folder), folder.name
     feast = FeastStore(folder.parents[1], project, connection_string(url))
+    runs = (batch_dir or folder.parents[1] / "batch") / project
     say(f"features of {project} as of {computed.made.as_of:%Y-%m-%d %H:%M:%S} UTC")
     with _alone(feast.folder), _explained(url):
         online = OnlineStore(Redis(**url.connection_kwargs()), project)
@@ -74,7 +77,7 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
             online.note_loaded(None)
             _write(differences, online, feast)
         online.write_seen(computed.seen)
-        _delete(differences, online)
+        _delete(differences, online, runs)
         online.forget_seen(ids_of(computed.seen))
         online.note_changed(changed)
         _check_arrival(differences, online)
@@ -157,18 +160,19 @@ def _write(differences: Mapping[str, Difference], online: OnlineStore, feast: Fe
         feast.write(view, d.written)
 
 
-def _delete(differences: Mapping[str, Difference], online: OnlineStore) -> None:
-    """Deletes what has no source any more."""
+def _delete(differences: Mapping[str, Difference], online: OnlineStore, runs: Path) -> None:
+    """Deletes what has no source any more; a row last, so that the run after one that died finds it again."""
     for key, views in ENTITIES:
         kept = np.unique(np.concatenate([ids_of(differences[view].rows) for view in views]))
         for view in views:
             d = differences[view]
             gone = np.setdiff1d(d.gone, kept)
-            online.delete_rows(key, gone)
             if key == names.USER_ID:
+                forget_users(runs, gone)
                 online.delete_slates(gone)
             else:
                 online.delete_cards(gone)
+            online.delete_rows(key, gone)
             columns = [*d.rows.column_names[2:], *d.gone_columns]
             online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=True)
             if d.gone_columns:
@@ -211,10 +215,13 @@ def _write_loaded(folder: Path, differences: Mapping[str, Difference]) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for view, d in differences.items():
-        pq.write_table(d.rows, temporary / view_file(view), compression="zstd")
-    shutil.rmtree(folder, ignore_errors=True)  # without it everything is written again
-    temporary.rename(folder)
+    try:
+        for view, d in differences.items():
+            pq.write_table(d.rows, temporary / view_file(view), compression="zstd")
+        shutil.rmtree(folder, ignore_errors=True)  # without it everything is written again
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
+from contract.environment import explain_full_disk, is_full_disk
 from training.config import QualityLevel, SettingError, TrainingSettings, load_settings
 from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
@@ -34,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen.run(settings, chosen, TrainingProgress())
     except (DatasetError, BundleError, SettingError, ArithmeticFault) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        sys.stderr.write(f"{explain_full_disk(error, settings.var_dir)}\n")
         return 1
     return 0
 

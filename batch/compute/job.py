@@ -240,7 +240,8 @@ class BatchJob:
         return record
 
     def _clean(self, plan: RunPlan) -> None:
-        """Deletes the folders of older runs; those that may still be wanted stay."""
+        """Deletes the list of users of this run, and the folders of older runs that are no longer wanted."""
+        shutil.rmtree(plan.users_folder, ignore_errors=True)
         published = self.registry.published()
         kept = {plan.run, *published.lineage, *published.former}
         folders = sorted((path for path in self.folder.iterdir() if path.is_dir()), reverse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from contract.ids import number_of
+from contract.slates import SLATES_FOLDER
 
 PLAN_FILE = "plan.json"
 
@@ -68,7 +69,7 @@ class RunPlan:
     @property
     def slates_folder(self) -> Path:
         """Where the slates of finished shards are."""
-        return self.folder / "slates"
+        return self.folder / SLATES_FOLDER
 
     def shards(self) -> list[Path]:
         """Lists the shards of users."""

@@ -7,8 +7,9 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import httpx
 import redis
 
 from bench.load import report, result, traffic
+from contract import names
 from contract.bundle import BundleError, read_manifest
 from contract.environment import RedisUrl, explain_redis
+from contract.feast import feature_id, feature_keys_pattern
 from contract.ids import OwnId
 from contract.keys import seen_prefix
 from contract.texts import USERS, Texts
@@ -34,25 +37,34 @@ class LoadError(Exception):
 
 
 def user_ids(url: RedisUrl, dataset: str, most: int, seed: int) -> list[int]:
-    """Draws users of a data set that have a history, from their keys in Redis.
+    """Draws users of a data set that have seen something, from their keys in Redis; where nothing counts as
+    seen, users that have features.
 
     Raises:
         LoadError: Redis does not answer, or holds no user.
     """
-    prefix = seen_prefix(dataset)
-    found: list[int] = []
     try:
         with redis.Redis(**url.connection_kwargs()) as client:
-            for key in client.scan_iter(f"{prefix}*", count=1000):
-                found.append(int(key.decode().removeprefix(prefix)))
-                if len(found) == LOOK_AT:
-                    break
+            found = list(islice(_with_seen(client, dataset), LOOK_AT))
+            found = found or list(islice(_with_features(client, dataset), LOOK_AT))
     except redis.RedisError as error:
         raise LoadError(f"Redis at {url.address}: {explain_redis(error)}") from None
     if not found:
         raise LoadError(f"Redis at {url.address} holds no user of {dataset}; run `make materialize`")
     found.sort()  # a scan has no order of its own; with it the same seed draws the same users
     return random.Random(seed).sample(found, min(most, len(found)))
+
+
+def _with_seen(client: redis.Redis, dataset: str) -> Iterator[int]:
+    prefix = seen_prefix(dataset)
+    for key in client.scan_iter(f"{prefix}*", count=1000):
+        yield int(key.decode().removeprefix(prefix))
+
+
+def _with_features(client: redis.Redis, dataset: str) -> Iterator[int]:
+    for key in client.scan_iter(feature_keys_pattern(names.USER_ID, dataset), count=1000):
+        if (user_id := feature_id(key, names.USER_ID, dataset)) is not None:
+            yield user_id
 
 
 def own_ids(settings: LocalSettings, most: int, seed: int) -> Sequence[OwnId]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
@@ -36,6 +37,7 @@ from contract.keys import (
     slate_key,
 )
 from feature_repo import __main__ as command
+from feature_repo import materialize as materialized
 from feature_repo.connection import VARIABLE, connection_string
 from feature_repo.difference import FACTS
 from feature_repo.feast_store import SETTINGS_FILE, FeastStore
@@ -43,11 +45,12 @@ from feature_repo.materialize import ENTITIES, Arrived, materialize
 from feature_repo.online import OnlineStore
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.features import load
+from tests.builders.full_disk import files_up_to
 from tests.builders.redis_server import redis_server
 from training.data.prepared import Prepared, dataset_yaml
 from training.data.sources import catalog
 from training.examples.exposures import RankingTable
-from training.features.tables import first_event
+from training.features.tables import first_event, write_features
 
 
 @pytest.fixture(scope="module")
@@ -376,10 +379,12 @@ def test_a_run_that_dies_takes_nothing_away_and_the_next_one_is_right(
     assert set(before) - set(rows_of(redis, "synthetic")) == {gone}
 
 
-def without_times(rows: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes, bytes]]:
-    """Leaves out when facts were found to have changed."""
-    facts = tuple(map(event_time_field, FACTS))
-    return {key: {f: v for f, v in row.items() if f not in facts} for key, row in rows.items()}
+def without_times(
+    rows: dict[bytes, dict[bytes, bytes]], views: Sequence[str] = FACTS
+) -> dict[bytes, dict[bytes, bytes]]:
+    """Leaves out the times of views; of facts, when they were found to have changed."""
+    times = tuple(map(event_time_field, views))
+    return {key: {f: v for f, v in row.items() if f not in times} for key, row in rows.items()}
 
 
 def test_where_feast_fails_redis_stays_as_it_was(
@@ -398,6 +403,70 @@ def test_where_feast_fails_redis_stays_as_it_was(
         load(replace(world, items=world.items.assign(item_brand="x")), url)
     monkeypatch.undo()
     assert {key: redis.dump(key) for key in redis.scan_iter()} == before
+
+
+def test_where_feast_writes_nothing_what_is_served_stays_as_it_was(
+    world: Prepared, url: RedisUrl, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(world, url)
+    before, user = rows_of(redis, "synthetic"), int(world.users[names.USER_ID].iloc[0])
+    seen = {key: redis.get(key) for key in redis.scan_iter(seen_key("synthetic", 0)[:-1] + "*")}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no row")
+
+    monkeypatch.setattr(FeatureStore, "write_to_online_store", fail)
+    rows = world.interactions
+    changed = replace(
+        world,
+        users=world.users[world.users[names.USER_ID] != user],
+        items=world.items.assign(item_brand="y"),
+        interactions=rows[rows[names.USER_ID] != user],
+    )
+    with pytest.raises(DatasetError, match=r"Feast could not write \w+: RuntimeError: no row"):
+        load(changed, url)
+    monkeypatch.undo()
+    left = rows_of(redis, "synthetic")
+    assert without_times(left, names.VIEWS) == without_times(before, names.VIEWS), "times are not served"
+    assert {key: redis.get(key) for key in seen} == seen
+    assert all(seen.values())
+    load(world, url)
+    assert without_times(rows_of(redis, "synthetic")) == without_times(before)
+
+
+@pytest.mark.parametrize("step", ["apply", "_write_loaded", "note_loaded"])
+def test_a_disk_without_room_is_one_line_and_leaves_nothing_half_written(
+    world: Prepared,
+    url: RedisUrl,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+) -> None:
+    load(world, url)
+    before, var = rows_of(redis, "synthetic"), world.folder.parents[1]
+    files = sorted(var.rglob("*"))
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(var))
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", url.get_secret_value())
+    write_features(replace(world, items=world.items.assign(item_brand="x")), "own")
+    owner: Any = materialized if step == "_write_loaded" else FeastStore
+    real = getattr(owner, step)
+
+    def without_room(*arguments: Any) -> None:
+        with files_up_to(500):
+            real(*arguments)
+
+    monkeypatch.setattr(owner, step, without_room)
+    assert command.main(["materialize", "--data", "own"]) == 1
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert error.startswith((f"{var}: File too large; ", f"{var}: No space left on device; "))
+    assert error.count("\n") == 1
+    assert sorted(var.rglob("*")) == files
+    if step == "apply":
+        assert rows_of(redis, "synthetic") == before
+    load(world, url)
+    assert without_times(rows_of(redis, "synthetic")) == without_times(before)
 
 
 def test_two_runs_of_a_data_set_do_not_mix(
@@ -572,8 +641,19 @@ def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
         items=world.items.iloc[1:],
         interactions=rows[(rows[names.USER_ID] != users[0]) & (rows[names.ITEM_ID] != items[0])],
     )
+    runs = world.folder.parents[1] / "batch" / "synthetic"
+    for run in ("run-1", "run-2"):
+        (runs / run / "slates").mkdir(parents=True)
+        mine = pa.table({names.USER_ID: users[1:3], "item_ids": [items[:2], items[2:4]]})
+        pq.write_table(mine, kept := runs / run / "slates" / "part-00001.parquet")
+        both = pa.table({names.USER_ID: users[:2], "item_ids": [items[:2], items[2:4]]})
+        pq.write_table(both, kept.with_name("part-00000.parquet"))
+    untouched = kept.stat().st_mtime_ns
     began = time.time()
     load(fewer, url)
+    assert pq.read_table(runs)[names.USER_ID].to_pylist() == [users[1], users[1], users[2]] * 2
+    assert pq.read_table(kept.with_name("part-00000.parquet"))["item_ids"].to_pylist() == [items[2:4]]
+    assert kept.stat().st_mtime_ns == untouched, "a file without them is left alone"
     left = {key for key in (*slates, *cards) if redis.exists(key)}
     assert left == {k for k, user in slates.items() if user == users[1]} | {
         k for k, item in cards.items() if item == items[1]

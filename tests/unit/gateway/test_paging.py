@@ -94,6 +94,7 @@ def test_a_cursor_holds_what_was_shown_for_an_hour() -> None:
     again = request.model_copy(update={"after": cursor, "n": 50, "exclude_item_ids": [9], "explain": True})
     assert shown_before(again, now_s) == [3, 1, 2**63 - 1]
     assert shown_before(again, now_s + LIFE_S - 2) == [3, 1, 2**63 - 1]
+    assert shown_before(again, now_s - LIFE_S) == [3, 1, 2**63 - 1], "a clock put back by an hour"
     with pytest.raises(ValueError, match="older than 3600 s: begin again without it"):
         shown_before(again, now_s + LIFE_S + 2)
     assert cursor is not None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import numpy as np
@@ -69,6 +70,24 @@ async def test_a_stored_slate_is_answered_outright_with_its_run_and_age_and_with
     assert made_at.timestamp() == stored.made_at_ms / 1000
     assert set(answer["timings_ms"]) == {"batch", "display", "total"}
     assert not ensemble.requests
+
+
+@pytest.mark.parametrize(("ahead_s", "age_s"), [(3600, 5400), (-3600, 0)])
+async def test_a_clock_that_is_off_by_an_hour_keeps_the_slate_and_no_age_is_below_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float, age_s: float
+) -> None:
+    """Half an hour ago a run ended by a right clock, and features were brought to Redis."""
+    then_s = time.time() - ahead_s - 1800
+    store = store_of({9: make_stored(DEEP, made_at_s=then_s)})
+    monkeypatch.setattr(store, "materialized_at", AsyncMock(return_value=then_s))
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store)
+    async with client_of(app) as client:
+        answer = (await client.post("/v1/recommendations", json={"user_id": 9, "n": 2})).json()
+        ages = counts((await client.get("/metrics")).text, "shortlist_features_age_seconds")
+    assert (answer["source"], answer["degraded"]) == ("batch", ["ensemble_unavailable"])
+    assert [item["item_id"] for item in answer["items"]] == [300, 301]
+    assert age_s <= answer["age_s"] < age_s + 60
+    assert [age_s <= age < age_s + 60 for age in ages.values()] == [True]
 
 
 async def test_without_an_answer_of_the_ensemble_the_stored_slate_comes_before_the_popular_one(

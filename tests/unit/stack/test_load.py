@@ -11,10 +11,26 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import redis
 
 from bench.load import report, result, traffic
+from bench.load.load import LoadError, user_ids
+from contract.feast import feature_key
+from contract.keys import seen_key
+from tests.builders.redis_server import redis_server
 
 STALL_S = 0.5
+
+
+def test_where_nothing_counts_as_seen_users_with_features_are_drawn(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url, redis.Redis(**url.connection_kwargs()) as client:
+        with pytest.raises(LoadError, match="holds no user of shop; run `make materialize`"):
+            user_ids(url, "shop", 5, 0)
+        for dataset, user_id in (("shop", -4), ("shop", 7), ("workshop", 9)):
+            client.hset(feature_key("user_id", user_id, dataset), "x", "y")
+        assert sorted(user_ids(url, "shop", 5, 0)) == [-4, 7]
+        client.set(seen_key("shop", 7), b"")
+        assert user_ids(url, "shop", 5, 0) == [7]
 
 
 class Stalling(BaseHTTPRequestHandler):

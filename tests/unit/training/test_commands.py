@@ -8,6 +8,8 @@ import pytest
 
 from contract.bundle import BundleError
 from feature_repo.__main__ import main as materialize
+from tests.builders.datasets import own_tables, write_own
+from tests.builders.full_disk import files_up_to
 from tests.unit.training.test_promotion import write as write_bundle
 from training.__main__ import main
 from training.config import QualityLevel, TrainingSettings
@@ -71,6 +73,25 @@ def test_a_data_set_that_does_not_exist_is_one_line(
     assert "nowhere" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "var").exists()
+
+
+def test_a_disk_without_room_ends_preparing_with_one_line_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, var = write_own(tmp_path / "books", own_tables()), tmp_path / "var"
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(var))
+    with files_up_to(1000):
+        assert main(["prepare", "--data", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{var}: File too large; ")
+    assert "set SHORTLIST_VAR_DIR" in error
+    assert error.count("\n") == 1
+    assert not [path for path in var.rglob("*") if path.is_file()]
+    assert main(["prepare", "--data", str(folder)]) == 0
+    prepared = {path: path.read_bytes() for path in var.rglob("*") if path.is_file()}
+    with files_up_to(1000):
+        assert main(["features", "--data", str(folder)]) == 1
+    assert {path: path.read_bytes() for path in var.rglob("*") if path.is_file()} == prepared
 
 
 def test_evaluate_without_a_bundle_says_what_to_do(
