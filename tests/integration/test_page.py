@@ -208,7 +208,7 @@ def test_without_triton_and_redis_the_page_says_plainly_that_the_items_are_popul
     page.open("?user=7&n=4")
     assert "popular items, not chosen for this user" in page.text("#notes")
     assert "ensemble cannot be reached" in page.text("#notes")
-    assert "Redis did not say" in page.text("#notes")
+    assert "seen, or are gone, may be among these: Redis did not answer" in page.text("#notes")
     assert "redis does not answer" in page.text("#seen-count")
     assert [row.text for row in page.all("#served .name")] == [HTML_NAME, "Item 1", "Item 2", "Item 3"]
     assert page.problems() == []
