@@ -95,9 +95,12 @@ class PopularStep:
     def __init__(self, variant: Variant) -> None:
         self._slates = PopularSlates(variant.popular, variant.manifest.filters)
         self._variant = variant
+        self._gone: set[int] = set()
+        """Items that were not available when last asked about: left out where Redis does not answer."""
 
     async def slate(self, asked: SlateRequest) -> Slate:
-        """Makes the popular slate; what is seen or unavailable is removed where Redis answers in time.
+        """Makes the popular slate; what is seen or unavailable is removed where Redis answers in time, else
+        what is known to have been unavailable.
 
         What is taken instead of unavailable items may be unavailable too, and is asked about in turn.
         """
@@ -110,11 +113,12 @@ class PopularStep:
             while True:
                 slate = self._slates.slate(request, asked.filters, seen, unavailable)
                 gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(asked))
+                self._gone = self._gone.difference(slate.item_ids) | gone
                 if not gone:
                     return slate
                 unavailable |= gone
         except DependencyUnavailable:
-            slate = self._slates.slate(request, asked.filters, seen, unavailable)
+            slate = self._slates.slate(request, asked.filters, seen, unavailable | self._gone)
             return replace(slate, degraded=[SEEN, *slate.degraded])
 
     def _time_s(self, asked: SlateRequest) -> float:

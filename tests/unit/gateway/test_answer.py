@@ -299,3 +299,27 @@ async def test_where_availability_is_not_known_the_popular_slate_says_so(tmp_pat
     answer = (await ask(make_app(tmp_path, FakeEnsemble(DOWN), store), user_id=9, n=3)).json()
     assert [item["item_id"] for item in answer["items"]] == [2, 3, 4]
     assert answer["degraded"] == ["ensemble_unavailable", "seen"]
+
+
+async def test_what_was_not_available_when_redis_last_answered_stays_out_while_it_is_silent(
+    tmp_path: Path,
+) -> None:
+    class Silenced(MemoryStore):
+        is_silent = False
+
+        async def unavailable(self, item_ids: Any, timeout_s: float) -> set[int]:
+            if self.is_silent:
+                raise DOWN
+            return await super().unavailable(item_ids, timeout_s)
+
+    gone = {0, 1}
+    store = Silenced({}, {}, unavailable=gone)
+    app = make_app(tmp_path, FakeEnsemble(DOWN), store)
+    assert ids(await ask(app, user_id=9, n=3)) == [2, 3, 4]
+    store.is_silent = True
+    silent = await ask(app, user_id=9, n=3)
+    assert ids(silent) == [2, 3, 4]
+    assert silent.json()["degraded"] == ["ensemble_unavailable", "seen"]
+    store.is_silent = False
+    gone.clear()
+    assert ids(await ask(app, user_id=9, n=3)) == [0, 1, 2], "what is available again comes back"
