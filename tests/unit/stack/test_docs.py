@@ -34,6 +34,12 @@ def test_the_pages_are_found_and_the_patterns_find_what_they_name() -> None:
     assert all(len(pattern.findall(everything)) > 10 for pattern in (LINK, PATH, MODULE, TARGET))
 
 
+def test_the_glossary_holds_at_most_thirty_words() -> None:
+    _, _, words = (ROOT / "docs" / "architecture.md").read_text().partition("| word | means |")
+    rows = [line for line in words.splitlines() if line.startswith("| ")]
+    assert 20 < len(rows) <= 30
+
+
 def _is_module(name: str) -> bool:
     path = ROOT / name.rstrip(".").replace(".", "/")
     return path.with_suffix(".py").exists() or (path / "__main__.py").exists()
