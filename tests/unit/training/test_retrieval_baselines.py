@@ -41,7 +41,7 @@ def test_a_library_that_inverts_wrongly_is_told_and_not_trained_with(monkeypatch
 
     right = lapack.dpotri
     monkeypatch.setattr(ease, "dpotri", wrong)
-    with pytest.raises(ArithmeticFault, match=r"solves equations wrong .* set OPENBLAS_CORETYPE=Haswell"):
+    with pytest.raises(ArithmeticFault, match=r"solves equations wrongly .* set OPENBLAS_CORETYPE=Haswell"):
         ease_weights(HISTORY, ridge=1.0)
 
 
@@ -53,7 +53,7 @@ def test_a_library_that_factors_wrongly_is_told_and_not_trained_with(monkeypatch
     right = extmath.randomized_svd
     start.item_factors(HISTORY, 2, 1.0, 4, seed=0)
     monkeypatch.setattr(start, "randomized_svd", wrong)
-    with pytest.raises(ArithmeticFault, match="factors matrices wrong"):
+    with pytest.raises(ArithmeticFault, match="factors matrices wrongly"):
         start.item_factors(HISTORY, 2, 1.0, 4, seed=0)
 
 
