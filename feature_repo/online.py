@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,24 +97,19 @@ class OnlineStore:
 
     def delete_rows(self, join_key: str, ids: Ids) -> None:
         """Deletes all that is stored of some ids."""
-        for keys in self._batches(join_key, ids):
-            self.redis.unlink(*keys)
+        self._unlink(lambda entity_id: feature_key(join_key, entity_id, self.project), ids)
 
     def delete_slates(self, user_ids: Ids) -> None:
         """Deletes the slates that batch runs stored for some users, of every run that may have any."""
         runs: Any = self.redis.smembers(batch_stored_key(self.project)) if len(user_ids) else ()
         for run in runs:
-            for start in range(0, len(user_ids), _BATCH):
-                some = user_ids[start : start + _BATCH].tolist()
-                self.redis.unlink(*(slate_key(run.decode(), user_id) for user_id in some))
+            self._unlink(partial(slate_key, run.decode()), user_ids)
 
     def delete_cards(self, item_ids: Ids) -> None:
         """Deletes the cards of some items, of every bundle that is indexed."""
         bundles: Any = self.redis.zrange(bundles_key(self.project), 0, -1) if len(item_ids) else ()
         for bundle in bundles:
-            for start in range(0, len(item_ids), _BATCH):
-                some = item_ids[start : start + _BATCH].tolist()
-                self.redis.unlink(*(item_card_key(bundle.decode(), item_id) for item_id in some))
+            self._unlink(partial(item_card_key, bundle.decode()), item_ids)
 
     def delete_fields(self, join_key: str, view: str, ids: Ids, columns: Sequence[str], *, row: bool) -> None:
         """Deletes columns of a view from some ids' rows, and where `row` is set its event time as well."""
@@ -124,6 +120,10 @@ class OnlineStore:
             for key in keys:
                 pipe.hdel(key, *fields)
             pipe.execute()
+
+    def _unlink(self, key: Callable[[int], str | bytes], ids: Ids) -> None:
+        for start in range(0, len(ids), _BATCH):
+            self.redis.unlink(*map(key, ids[start : start + _BATCH].tolist()))
 
     def _batches(self, join_key: str, ids: Ids) -> Iterator[list[bytes]]:
         for start in range(0, len(ids), _BATCH):

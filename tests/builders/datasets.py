@@ -104,3 +104,9 @@ def text_tables() -> dict[str, pd.DataFrame]:
         if "item_id" in frame:
             frame["item_id"] = frame["item_id"].map("B00{}".format)
     return tables
+
+
+def assert_same(one: Prepared, other: Prepared) -> None:
+    """Holds the three tables of one data set against those of another."""
+    for table in ("users", "items", "interactions"):
+        pd.testing.assert_frame_equal(getattr(one, table), getattr(other, table))

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from contract.dataset import DatasetError, SplitBy
-from tests.builders.datasets import DECLARATION, own_tables, quiet, write_own
+from tests.builders.datasets import DECLARATION, assert_same, own_tables, quiet, write_own
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.data.validate import ProblemsError
@@ -45,11 +45,6 @@ def declared(**columns: dict[str, Any]) -> dict[str, Any]:
         table, column = place.split("__")
         declaration[table][column] = line
     return declaration
-
-
-def assert_same(one: Prepared, other: Prepared) -> None:
-    for table in ("users", "items", "interactions"):
-        pd.testing.assert_frame_equal(getattr(one, table), getattr(other, table))
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
 from contract.dataset import DatasetError
-from tests.builders.datasets import DECLARATION, own_tables, quiet, write_own
+from tests.builders.datasets import DECLARATION, assert_same, own_tables, quiet, write_own
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 
@@ -98,11 +97,6 @@ PROGRAMS: dict[str, dict[str, Callable[[pa.Array], pa.Array]]] = {
 def typed(program: str, table: str) -> pa.Table:
     convert = PROGRAMS[program]
     return pa.table({n: convert.get(n, lambda v: v)(v) for n, v in columns(table).items()})
-
-
-def assert_same(one: Prepared, other: Prepared) -> None:
-    for table in ("users", "items", "interactions"):
-        pd.testing.assert_frame_equal(getattr(one, table), getattr(other, table))
 
 
 @pytest.fixture(scope="module")
