@@ -152,9 +152,9 @@ class Recommendations:
         if slate.retrieved is not None:
             content["explain"] = {
                 "items": [
-                    _fields(one) | {"item_id": own(one.item_id)} | cards.get(one.item_id, {})
+                    _fields(one) | {"item_id": own_id} | cards.get(one.item_id, {})
                     for one in slate.retrieved
-                    if own(one.item_id) is not None
+                    if (own_id := own(one.item_id)) is not None
                 ],
                 "removed": slate.removed(),
             }
