@@ -9,10 +9,10 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contract.arrays import Array
 from contract.dataset import DATASET_FILE, Dataset
@@ -141,15 +141,54 @@ class IndexSpec(BaseModel):
     ef_runtime: int = 200
 
 
+class SourceSpec(BaseModel):
+    """One source of candidates. What it says of each item of the catalogue is its score; 0 is nothing.
+
+    `nearest`: the inner product with the user's vector, of the index. `item_to_item`: what the table in
+    `file` says of the items of the user's list `history`, newest first: the sum of their neighbours' weights,
+    the item at rank r counting `decay` ** r, normalised. A table without a `history` is asked for the items
+    like another. `popular` and `new`: the same for everyone, a float32 (I,) in the `.npy` of `file`, aligned
+    with the catalogue; an item of 0 is not given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: Literal["nearest", "item_to_item", "popular", "new"]
+    share: float = Field(ge=0, le=1, description="Of the K candidates, how many are the best of this one.")
+    file: FileName | None = None
+    history: Literal["user_recent_item_ids", "user_recent_positive_item_ids"] | None = None
+    newest: int | None = Field(None, ge=1, description="Of the history, so many items; None: all.")
+    decay: float = Field(1.0, gt=0, le=1)
+    normalisation: Literal["none", "weights", "deviation"] = Field(
+        "none",
+        description="What a user's scores are divided by: nothing, the sum of the history's decays, or their "
+        "standard deviation over the catalogue.",
+    )
+
+    @model_validator(mode="after")
+    def _reads_what_its_kind_does(self) -> Self:
+        if (self.kind == "nearest") != (self.file is None):
+            raise ValueError(f"source {self.name}: every kind but nearest reads a file")
+        if self.history is not None and self.kind != "item_to_item":
+            raise ValueError(f"source {self.name}: only item_to_item reads a history")
+        return self
+
+
+NEAREST = SourceSpec(name="nearest", kind="nearest", share=1.0)
+"""The only source of bundles that name none."""
+
+
 class OrderSpec(BaseModel):
-    """How the slate is ordered: P(click) is the logistic function of
-    ranking * log-odds(ranking score) + retrieval * retrieval score + intercept.
+    """How the slate is ordered: P(click) is the logistic function of ranking * log-odds(ranking score) +
+    retrieval * the vectors' score + the sum over `sources` of weight * that source's score + intercept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ranking: float = Field(1.0, ge=0)
     retrieval: float = Field(0.0, ge=0)
+    sources: dict[str, float] = Field({}, description="By the names of the sources beside the vectors.")
     intercept: float = 0.0
 
 
@@ -179,6 +218,7 @@ class Manifest(BaseModel):
     item_tower: ModelSpec
     ranker: RankerSpec
     order: OrderSpec = OrderSpec()
+    sources: tuple[SourceSpec, ...] = Field((NEAREST,), min_length=1)
     context: tuple[str, ...]
     display: tuple[str, ...]
     display_name: str | None
@@ -194,6 +234,16 @@ class Manifest(BaseModel):
     def sample_users(self) -> tuple[int, ...]:
         """The numbers of `sample_user_ids`."""
         return tuple(number_of(own, self.user_id_dtype) for own in self.sample_user_ids)
+
+    @model_validator(mode="after")
+    def _knows_its_sources(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names) or sum(one.kind == "nearest" for one in self.sources) > 1:
+            raise ValueError("two sources have the same name, or search the same vectors")
+        weighted = {source.name for source in self.sources if source.kind != "nearest"}
+        if unknown := sorted(self.order.sources.keys() - weighted):
+            raise ValueError(f"the order weighs {', '.join(unknown)}, which is no source beside the vectors")
+        return self
 
 
 def sha256(path: Path) -> str:
@@ -243,9 +293,10 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: a file is missing, changed, a link, or not in the manifest.
     """
-    for model in (manifest.user_tower, manifest.item_tower, manifest.ranker):
-        if model.file not in manifest.checksums:
-            raise BundleError(f"{folder / model.file}: has no checksum in the manifest; train again")
+    models = [model.file for model in (manifest.user_tower, manifest.item_tower, manifest.ranker)]
+    for name in (*models, *(source.file for source in manifest.sources if source.file is not None)):
+        if name not in manifest.checksums:
+            raise BundleError(f"{folder / name}: has no checksum in the manifest; train again")
     for file in sorted(folder.iterdir()):
         if file.name not in manifest.checksums and file.name != MANIFEST_FILE:
             raise BundleError(f"{file}: is not in the manifest; take it out of the bundle")

@@ -1,6 +1,9 @@
-"""The score that orders a slate, of the ranker's and the retrieval's. The ensemble uses it: numpy only."""
+"""The score that orders a slate, of the ranker's and of each source's. The ensemble uses it: numpy only."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +22,33 @@ def log_odds(probabilities: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.clip(odds, -_LOG_ODDS_BOUND, _LOG_ODDS_BOUND))
 
 
-def order_scores(ranking_scores: Floats, retrieval_scores: Floats, spec: OrderSpec) -> Floats:
-    """Gives P(click) of retrieved items, in [0,1]: a logistic regression on both models' scores.
+def order_scores(
+    ranking_scores: Floats,
+    retrieval_scores: Floats,
+    spec: OrderSpec,
+    source_scores: Mapping[str, Floats] = MappingProxyType({}),
+) -> Floats:
+    """Gives P(click) of retrieved items, in [0,1]: a logistic regression on the scores of the ranker, of the
+    vectors and, by their names, of the further sources; all of one shape.
 
     The ranker tells clicked from shown best; the retrieval tells what a user comes across at all from the
-    rest of the catalogue. A slate needs both. A retrieval score that is not finite, as in the padding of a
-    short list, counts as 0.
-    Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with a second score.
+    rest of the catalogue. A slate needs both. A score of the vectors that is not finite, as in the padding of
+    a short list, counts as 0; so does a source whose scores are not there, because it failed.
+    Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
-    retrieved = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0)
-    z = spec.ranking * log_odds(ranking_scores) + spec.retrieval * retrieved + spec.intercept
+    z = retrieval_part(retrieval_scores, spec, source_scores) + spec.intercept
+    if spec.ranking:
+        z += spec.ranking * log_odds(ranking_scores)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
+
+
+def retrieval_part(
+    retrieval_scores: Floats, spec: OrderSpec, source_scores: Mapping[str, Floats]
+) -> npt.NDArray[np.float64]:
+    """Gives what the sources alone contribute to the log-odds."""
+    retrieved = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0)
+    z = np.multiply(retrieved, spec.retrieval, dtype=np.float64)
+    for name, weight in spec.sources.items():
+        if name in source_scores:
+            z += weight * source_scores[name]
+    return z

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from contract.bundle import BundleError, read_manifest
+from contract.bundle import MANIFEST_FILE, NEAREST, BundleError, Manifest, read_manifest
 from training.export.write import CURRENT, bundle_id, find_bundle, linked, point, seal, staged
 
 SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
@@ -111,3 +113,50 @@ def test_a_bundle_of_another_format_says_train_again(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(BundleError, match="of format 1, this version reads 2; train again"):
         read_manifest(path.parent)
+
+
+CHAIN = {
+    "name": "chain",
+    "kind": "item_to_item",
+    "share": 0.3,
+    "file": "chain.npz",
+    "history": "user_recent_item_ids",
+    "decay": 0.9,
+}
+
+
+def test_a_bundle_that_names_no_sources_has_its_vectors(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path, "toy-1")).sources == (NEAREST,)
+
+
+def test_a_sources_table_is_one_of_the_sealed_files(tmp_path: Path) -> None:
+    told = facts("toy-1") | {"sources": (NEAREST.model_dump() | {"share": 0.7}, CHAIN)}
+    with staged(tmp_path, "toy-1") as folder:
+        (folder / "x.onnx").write_text("model")
+        (folder / "chain.npz").write_text("table")
+        seal(folder, told)
+    manifest = read_manifest(tmp_path / "toy-1")
+    assert [source.name for source in manifest.sources] == ["nearest", "chain"]
+    path = tmp_path / "toy-1" / MANIFEST_FILE
+    facts_read = json.loads(path.read_text())
+    del facts_read["checksums"]["chain.npz"]
+    path.write_text(json.dumps(facts_read))
+    with pytest.raises(BundleError, match=r"chain\.npz: has no checksum"):
+        read_manifest(tmp_path / "toy-1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sources": ()}, "sources"),
+        ({"sources": (CHAIN, CHAIN)}, "the same name"),
+        ({"sources": (NEAREST.model_dump(), NEAREST.model_dump() | {"name": "again"})}, "same vectors"),
+        ({"sources": (CHAIN | {"file": None},)}, "reads a file"),
+        ({"sources": (CHAIN | {"kind": "popular"},)}, "reads a history"),
+        ({"order": {"sources": {"chain": 1.0}}}, "weighs chain"),
+        ({"order": {"sources": {"nearest": 1.0}}}, "weighs nearest"),
+    ],
+)
+def test_sources_that_contradict_each_other_are_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Manifest.model_validate(facts("toy-1") | {"checksums": {}} | wrong)

@@ -35,6 +35,24 @@ def test_scores_stay_probabilities_where_the_ranker_is_certain_and_the_tail_is_p
     assert scores[2] == pytest.approx(expit(-1), abs=1e-6)
 
 
+def test_each_further_source_counts_by_its_weight_and_one_that_failed_counts_nothing() -> None:
+    ranking, retrieval, _ = draw(OrderSpec(), 50)
+    chain, fresh = retrieval[::-1].copy(), np.linspace(0, 1, 50, dtype=np.float32)
+    order = OrderSpec(ranking=0.5, retrieval=2, sources={"chain": 3.0, "fresh": -1.0}, intercept=-1)
+    z = 0.5 * logit(ranking.astype(float)) + 2 * retrieval - 1
+    both = order_scores(ranking, retrieval, order, {"chain": chain, "fresh": fresh})
+    np.testing.assert_allclose(both, expit(z + 3 * chain - fresh), atol=1e-5)
+    one = order_scores(ranking, retrieval, order, {"chain": chain})
+    np.testing.assert_allclose(one, expit(z + 3 * chain), atol=1e-5)
+
+
+def test_a_ranker_of_no_weight_need_not_have_scored() -> None:
+    _, retrieval, _ = draw(OrderSpec(), 50)
+    order = OrderSpec(ranking=0, retrieval=2)
+    unknown = np.full(50, np.nan, dtype=np.float32)
+    np.testing.assert_allclose(order_scores(unknown, retrieval, order), expit(2 * retrieval), atol=1e-6)
+
+
 def test_the_fit_finds_the_weights_that_drew_the_clicks() -> None:
     true = OrderSpec(ranking=0.7, retrieval=4.0, intercept=-2.0)
     found = fit_ordering(*draw(true, 200_000))
