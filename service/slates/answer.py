@@ -93,7 +93,12 @@ class Recommendations:
             async with turn:
                 return await self.answer(request, f"{request_id}:{place}", started)
 
-        made = await asyncio.gather(*(answered(place, one) for place, one in enumerate(requests)))
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails ends the others, whom nobody hears
+                tasks = [group.create_task(answered(place, one)) for place, one in enumerate(requests)]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        made = [task.result() for task in tasks]
         sources = tuple(source for one in made for source in one.sources)
         body = b'{"request_id":%b,"answers":[%b]}' % (
             orjson.dumps(request_id),

@@ -20,7 +20,18 @@ from training.data.labels import read_labels
 from training.data.lists import plain, read_lists
 from training.data.prepared import arrow_type
 from training.data.times import read_timestamps
-from training.data.values import MOST, Warn, Wrong, as_yaml, examples, kind_of, read_numbers, said, too_large
+from training.data.values import (
+    MOST,
+    MOST_OF_LOGS,
+    Warn,
+    Wrong,
+    as_yaml,
+    examples,
+    kind_of,
+    read_numbers,
+    said,
+    too_large,
+)
 
 FEATURES = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
@@ -168,12 +179,13 @@ def _floats(values: pa.ChunkedArray, column: Column, warn: Warn) -> pa.ChunkedAr
     if infinite := int(np.isinf(array).sum()):
         warn(f"is infinite in {infinite} rows; they are taken as null")
         array[np.isinf(array)] = np.nan
-    beyond = np.abs(np.nan_to_num(array)) > MOST
+    most = MOST_OF_LOGS if column.is_log else MOST
+    beyond = np.abs(np.nan_to_num(array)) > most
     if beyond.any():
         if not column.clip:
-            raise too_large(int(beyond.sum()), array[beyond][0])
-        warn(f"is clipped in {int(beyond.sum())} rows to {MOST:g}")
-        array = np.clip(array, -MOST, MOST)
+            raise too_large(int(beyond.sum()), array[beyond][0], most)
+        warn(f"is clipped in {int(beyond.sum())} rows to {most:g}")
+        array = np.clip(array, -most, most)
     wanted = arrow_type(column)
     narrow = array.astype(np.float32) if pa.types.is_floating(wanted) else array
     return pa.chunked_array([pa.array(narrow, wanted, mask=np.isnan(array))])

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract.columns import Column
+from training.data.lists import from_brackets, has_brackets
 from training.data.values import MOST, Warn, Wrong, examples, no_separator, too_large
 
 
@@ -46,7 +47,9 @@ def read_embeddings(values: pa.ChunkedArray, column: Column, warn: Warn) -> pa.C
 
 
 def _from_text(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
-    """Cuts text such as `0.1 0.2` or `[0.1, 0.2]`."""
+    """Cuts text such as `0.1 0.2`, `[0.1 0.2]`, or without a separator `[0.1, 0.2]`."""
+    if column.separator is None and has_brackets(values):
+        return from_brackets(values, column)
     if column.separator is None:
         raise no_separator(values, "a list of float32")
     bare = pc.utf8_trim(values, characters="[](){} \t")

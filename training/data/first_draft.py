@@ -18,6 +18,7 @@ import yaml
 
 from contract.dataset import DATASET_FILE, DatasetError, TableFile
 from training.data.files import KINDS, RawTable, read_parts
+from training.data.lists import read_brackets
 from training.data.times import FORMATS, ISO
 
 WORDS = {
@@ -212,7 +213,7 @@ def _key_of(frame: pd.DataFrame, key: str, keys: dict[str, str | None]) -> str:
 
 
 def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLine | None:
-    known = values.dropna()
+    known = _without_brackets(values.dropna())
     if known.empty or LINK.search(column):
         return None
     number = pd.to_numeric(known, errors="coerce") if not _is_list(known) else pd.Series(dtype="float64")
@@ -302,6 +303,16 @@ def _left_out(data: pa.Table, frame: pd.DataFrame, lines: list[DraftLine]) -> It
             shown = dict.fromkeys(" ".join(str(value).split())[:30] for value in values)
             told = f"such as {', '.join(shown)}" if shown else data[column].type
             yield f"not used: {' '.join(column.split())} ({told}); no role was clear"
+
+
+def _without_brackets(known: pd.Series) -> pd.Series:
+    """Gives the lists that a column's text writes in brackets; the column, where it does not."""
+    if not all(isinstance(value, str) and value.strip()[:1] == "[" for value in known):
+        return known
+    try:
+        return known.map(read_brackets)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return known
 
 
 def _is_list(known: pd.Series) -> bool:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -9,7 +14,7 @@ import pyarrow.compute as pc
 
 from contract.columns import Column
 from training.data.prepared import arrow_type
-from training.data.values import Warn, Wrong, kind_of, no_separator, read_numbers, said
+from training.data.values import Warn, Wrong, examples, kind_of, no_separator, read_numbers, said
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -59,8 +64,11 @@ def _is_view(given: pa.DataType) -> bool:
 
 
 def read_lists(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> pa.ChunkedArray:
-    """Reads lists, or text between separators, as lists of the declared type without nulls."""
+    """Reads lists, and text in brackets or between separators, as lists of the declared type without nulls."""
     wanted, given = arrow_type(column), kind_of(values.type)
+    if given == "string" and has_brackets(values):
+        values = from_brackets(values, column)
+        given = kind_of(values.type)
     if given == "string":
         if column.separator is None:
             raise no_separator(values, said(column))
@@ -88,6 +96,49 @@ def read_lists(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> 
     if element != kind_of(wanted.value_type):
         raise pa.ArrowTypeError(f"{values.type} is another kind of value")
     return values.cast(wanted)
+
+
+def from_brackets(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    """Reads text that brackets mark as lists: JSON's arrays, and Python's lists as pandas writes them."""
+    lists = []
+    for text in values.to_pylist():
+        try:
+            lists.append(read_brackets(text) if text and text.strip() else None)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise Wrong(
+                f"holds brackets that are no list in JSON or Python (such as {text[:40]}); write JSON, such as "
+                '`["a", "b"]`, or the elements alone, with what stands between them as its `separator:`'
+            ) from None
+    try:
+        return pa.chunked_array([pa.array(lists)])
+    except (pa.ArrowException, OverflowError):
+        raise Wrong(
+            f"holds lists of several kinds of values (such as {examples(values)}); write {said(column)}"
+        ) from None
+
+
+def has_brackets(texts: pa.ChunkedArray) -> bool:
+    """Whether each text that is not empty is in brackets, and one is."""
+    bare = pc.utf8_trim_whitespace(texts)
+    full = bare.filter(pc.fill_null(pc.not_equal(bare, ""), False))
+    return len(full) > 0 and bool(pc.all(pc.match_substring_regex(full, r"(?s)^\[.*\]$")).as_py())
+
+
+def read_brackets(text: str) -> list[Any]:
+    """Reads one list of texts or numbers.
+
+    Raises:
+        ValueError, SyntaxError: it is none.
+    """
+    try:
+        read = json.loads(text)
+    except ValueError:
+        if re.search(r"""['"]\s+['"]""", text):  # Python would join what numpy writes without commas
+            raise ValueError(text) from None
+        read = ast.literal_eval(text)
+    if not isinstance(read, list):
+        raise ValueError(text)
+    return read
 
 
 def _rebuilt(lists: pa.ChunkedArray, flat: pa.Array) -> pa.ChunkedArray:

@@ -12,6 +12,8 @@ from contract.columns import Column
 
 MOST = 1e18
 """The largest number that models take: float32, in which they compute, cannot hold squares of larger ones."""
+MOST_OF_LOGS = 1e38
+"""The largest whose logarithm they take: what float32 itself holds."""
 EXAMPLES = 3
 
 Warn = Callable[[str], None]
@@ -21,10 +23,10 @@ class Wrong(Exception):
     """What is wrong with a column, and after a semicolon the remedy."""
 
 
-def too_large(count: int, example: float) -> Wrong:
-    """Says that so many rows hold a number beyond `MOST`."""
+def too_large(count: int, example: float, most: float = MOST) -> Wrong:
+    """Says that so many rows hold a number beyond the largest."""
     return Wrong(
-        f"is beyond the range of float32 in {count} rows (such as {example:g}; models take up to {MOST:g}); "
+        f"is beyond the range of float32 in {count} rows (such as {example:g}; models take up to {most:g}); "
         "correct them, or add `clip: true` to take the nearest number that fits"
     )
 

@@ -97,6 +97,26 @@ async def test_what_the_ensemble_refuses_refuses_all(tmp_path: Path) -> None:
     assert response.json()["detail"] == error.message
 
 
+async def test_one_that_fails_ends_the_others_whom_nobody_hears(tmp_path: Path) -> None:
+    class SlowForOthers(FakeEnsemble):
+        ended = 0
+
+        async def recommend(self, request: Any, *told: Any, **more: Any) -> Any:
+            if request.user_id == 1:
+                raise StageError(ErrorCode.BAD_REQUEST, "request", "no")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.ended += 1
+                raise
+
+    ensemble = SlowForOthers()
+    asked = [{"user_id": user_id} for user_id in (2, 1, 3)]
+    response = await many(make_app(tmp_path, ensemble), *asked)
+    assert response.status_code == 400
+    assert ensemble.ended == 2
+
+
 async def test_each_slate_is_counted(tmp_path: Path) -> None:
     async with client_of(make_app(tmp_path)) as client:
         requests = [{"user_id": 7, "n": 1}, {"user_id": 8, "n": 1}, {"user_id": 7, "n": 1, "source": "batch"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from decimal import Decimal
@@ -53,12 +54,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def _csv(
-    delimiter: str = ",", encoding: str = "utf-8", ending: str = ".csv"
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    ending: str = ".csv",
+    lists: Callable[[list[str]], str] | None = None,
 ) -> Callable[[pd.DataFrame, Path], None]:
     def write(frame: pd.DataFrame, stem: Path) -> None:
         flat = frame.copy()
         if "item_topics" in flat:
-            flat["item_topics"] = flat["item_topics"].map(";".join if delimiter != ";" else "/".join)
+            flat["item_topics"] = flat["item_topics"].map(lists or (";" if delimiter != ";" else "/").join)
         data = flat.to_csv(index=False, sep=delimiter).encode(encoding)
         path = stem.with_name(stem.name + ending)
         path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
@@ -91,6 +95,8 @@ def _parts(frame: pd.DataFrame, stem: Path) -> None:
 WRITERS: dict[str, tuple[Callable[[pd.DataFrame, Path], None], str]] = {
     "csv": (_csv(), ";"),
     "csv with semicolons": (_csv(";"), "/"),
+    "csv with JSON arrays": (_csv(lists=lambda topics: json.dumps(list(topics))), ""),
+    "csv with lists as pandas writes them": (_csv(lists=lambda topics: str(list(topics))), ""),
     "tab separated": (_csv("\t", ending=".tsv"), ";"),
     "csv of utf-16": (_csv(encoding="utf-16"), ";"),
     "packed csv": (_csv(ending=".csv.gz"), ";"),
@@ -111,6 +117,15 @@ def test_every_kind_of_file_gives_the_same_tables(
     for name, frame in own_tables().items():
         write(frame, folder / name)
     assert_same(prepare(folder), plain)
+
+
+def test_brackets_that_are_no_list_are_refused_and_not_joined(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "books", {}, DECLARATION)
+    for name, frame in own_tables().items():
+        as_numpy_prints = _csv(lists=lambda topics: "[" + " ".join(repr(topic) for topic in topics) + " 'x']")
+        as_numpy_prints(frame, folder / name)
+    with pytest.raises(DatasetError, match="column item_topics holds brackets that are no list"):
+        prepare(folder)
 
 
 def test_letters_that_are_not_utf_8_are_read_and_told(tmp_path: Path) -> None:
@@ -340,6 +355,15 @@ def test_infinities_are_null_and_told(tmp_path: Path) -> None:
     found = prepare(write_own(tmp_path / "books", tables), said)
     assert found.items["item_price_usd"].isna().sum() == 3
     assert any("item_price_usd is infinite in 2 rows" in line for line in said)
+
+
+def test_a_number_whose_logarithm_is_taken_may_be_as_large_as_float32_holds(tmp_path: Path) -> None:
+    tables = own_tables()
+    tables["items"].loc[5, "item_price_usd"] = 1e32
+    assert "beyond the range of float32 in 1 rows (such as 1e+32" in told(write_own(tmp_path / "no", tables))
+    line = DECLARATION["items"]["item_price_usd"] | {"is_log": True}
+    found = prepare(write_own(tmp_path / "books", tables, declared(items__item_price_usd=line)))
+    assert found.items["item_price_usd"].max() == np.float32(1e32)
 
 
 # What is refused, and that the remedy which is named works.

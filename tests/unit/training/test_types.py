@@ -170,6 +170,7 @@ EMBEDDINGS: dict[str, tuple[Callable[[list[list[float]]], Any], dict[str, Any]]]
         lambda rows: pa.array([[Decimal(v) for v in row] for row in rows], pa.list_(pa.decimal128(9, 2))),
         {},
     ),
+    "JSON arrays": (lambda rows: pa.array([str(row) for row in rows]), {}),
     "text in brackets": (lambda rows: pa.array([str(row) for row in rows]), {"separator": ","}),
     "text with spaces": (
         lambda rows: pa.array([" ".join(map(str, row)) for row in rows]),
