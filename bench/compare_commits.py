@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
@@ -88,14 +88,14 @@ class Side:
         kept |= {k: v for k, v in os.environ.items() if k == "SHORTLIST_DATA_DIR"}
         ports = {f"SHORTLIST_{name.upper()}": str(port) for name, port in self.ports.items()}
         log = self.folder.with_suffix(".log")
-        say(f"{self.commit[:8]}: make {' '.join(targets)}")
+        say(f"{self.folder.name}: make {' '.join(targets)}")
         with log.open("a") as output:
             command = ["make", *targets, f"DATA={self.data}"]
             done = subprocess.run(
                 command, cwd=self.folder, env=kept | ports, stdout=output, stderr=subprocess.STDOUT
             )
         if done.returncode:
-            raise BenchError(f"{self.commit[:8]}: make {' '.join(targets)} failed; see {log}")
+            raise BenchError(f"{self.folder.name}: make {' '.join(targets)} failed; see {log}")
 
     def prepare(self, bundle: Path | None) -> None:
         """Checks it out, sets it up, and trains a bundle, where that is not done; or takes the bundle given.
@@ -105,7 +105,7 @@ class Side:
         """
         if not self.folder.exists():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            _git("worktree", "add", "--force", "--detach", str(self.folder), self.commit)
+            git("worktree", "add", "--force", "--detach", str(self.folder), self.commit)
         self.make("setup")
         if bundle is not None:
             self.make("data")
@@ -166,19 +166,27 @@ class Side:
         """Measures it once, each way."""
         figures: Figures = {}
         for way, design in self.designs.items():
-            ask = design.caller
-            ask.closed(COMPARED_AT, WARM_S, seed=seed)
-            many = _answered(design, partial(ask.closed, COMPARED_AT, seconds.many, seed))
-            one = _answered(design, partial(ask.closed, 1, seconds.one, seed))
-            half = _answered(design, partial(ask.open, HALF * many.full_per_s, seconds.half, seed))
-            figures |= {
-                f"{way}, {COMPARED_AT} clients: full answers/s": many.full_per_s,
-                f"{way}, {COMPARED_AT} clients: CPU ms an answer": many.cpu_ms,
-                f"{way}, 1 client: CPU ms an answer": one.cpu_ms,
-                f"{way}, 1 client: p50 ms": float(np.percentile(one.latency_ms, 50)),
-                f"{way}, half of its capacity: p99 ms": float(np.percentile(half.latency_ms, 99)),
-            }
+            figures |= figures_of(way, design, seconds, seed)
         return figures
+
+
+AnySide = TypeVar("AnySide", bound=Side)
+
+
+def figures_of(way: str, design: Design, seconds: Seconds, seed: int) -> Figures:
+    """Measures a design once: many clients, one, and half of what the many got."""
+    ask = design.caller
+    ask.closed(COMPARED_AT, WARM_S, seed=seed)
+    many = _answered(design, partial(ask.closed, COMPARED_AT, seconds.many, seed))
+    one = _answered(design, partial(ask.closed, 1, seconds.one, seed))
+    half = _answered(design, partial(ask.open, HALF * many.full_per_s, seconds.half, seed))
+    return {
+        f"{way}, {COMPARED_AT} clients: full answers/s": many.full_per_s,
+        f"{way}, {COMPARED_AT} clients: CPU ms an answer": many.cpu_ms,
+        f"{way}, 1 client: CPU ms an answer": one.cpu_ms,
+        f"{way}, 1 client: p50 ms": float(np.percentile(one.latency_ms, 50)),
+        f"{way}, half of its capacity: p99 ms": float(np.percentile(half.latency_ms, 99)),
+    }
 
 
 def _answered(design: Design, load: Callable[[], Any]) -> Measured:
@@ -188,15 +196,34 @@ def _answered(design: Design, load: Callable[[], Any]) -> Measured:
     return one
 
 
-def add_ratios(record: Record, old: Sequence[Figures], new: Sequence[Figures]) -> None:
+def in_turns(
+    sides: Sequence[AnySide], turns: int, measure: Callable[[AnySide, int], Figures]
+) -> tuple[list[Figures], ...]:
+    """Measures two sides so often, one after the other, in changing order; gives what each got."""
+    figures: dict[Path, list[Figures]] = {side.folder: [] for side in sides}
+    for turn in range(turns):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            found = measure(side, turn)
+            figures[side.folder].append(found)
+            say(f"turn {turn + 1}, {side.folder.name}: " + ", ".join(f"{v:.4g}" for v in found.values()))
+    return tuple(figures.values())
+
+
+def add_ratios(
+    record: Record,
+    section: str,
+    names: tuple[str, str],
+    old: Sequence[Figures],
+    new: Sequence[Figures],
+) -> None:
     """Records each figure's median of both sides, and the ratio new to old: its median, least and most of
     the turns."""
     for name in old[0]:
         of_old, of_new = ([turn[name] for turn in turns] for turns in (old, new))
         ratios = [b / a for a, b in zip(of_old, of_new, strict=True)]
-        figures = {"old": float(np.median(of_old)), "new": float(np.median(of_new))}
+        figures = {names[0]: float(np.median(of_old)), names[1]: float(np.median(of_new))}
         spread = {"least": min(ratios), "most": max(ratios)}
-        record.add("Commits", name, figures | {"ratio": float(np.median(ratios))} | spread)
+        record.add(section, name, figures | {"ratio": float(np.median(ratios))} | spread)
 
 
 def compare(given: argparse.Namespace) -> Path:
@@ -206,7 +233,7 @@ def compare(given: argparse.Namespace) -> Path:
         BenchError: there is no such commit, or one of them does not build or answer.
     """
     folder = given.folder.resolve()
-    commits = [_git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (given.old, given.new)]
+    commits = [git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (given.old, given.new)]
     old, new = (Side(commit, folder / commit[:12], given.data) for commit in commits)
     if old == new or commits[0] == commits[1]:
         raise BenchError(f"{given.old} and {given.new} are the same commit; give two")
@@ -217,18 +244,18 @@ def compare(given: argparse.Namespace) -> Path:
         commit=f"{commits[0][:10]}, {commits[1][:10]}",
         command=f"python -m bench.compare_commits {given.old} {given.new}",
     )
-    figures: dict[str, list[Figures]] = {old.commit: [], new.commit: []}
     with old.serving(), new.serving():
-        for turn in range(given.turns):
-            for side in (old, new) if turn % 2 == 0 else (new, old):
-                found = side.turn(given.seconds, turn)
-                figures[side.commit].append(found)
-                say(f"turn {turn + 1}, {side.commit[:8]}: " + ", ".join(f"{v:.4g}" for v in found.values()))
-    add_ratios(record, figures[old.commit], figures[new.commit])
+        figures = in_turns((old, new), given.turns, lambda side, turn: side.turn(given.seconds, turn))
+    add_ratios(record, "Commits", ("old", "new"), *figures)
     return record.write(folder)
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """Runs git on this checkout, gives what it says.
+
+    Raises:
+        BenchError: it failed.
+    """
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"git {' '.join(arguments)}: {done.stderr.strip()}")

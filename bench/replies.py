@@ -46,21 +46,21 @@ class World:
 
     url: RedisUrl | None
     dataset: str
-    items: frozenset[int]
-    users: tuple[int, ...]
+    items: frozenset[OwnId]
+    users: tuple[OwnId, ...]
     n: int
 
     @cached_property
-    def seen(self) -> dict[int, frozenset[int]]:
+    def seen(self) -> dict[OwnId, frozenset[int]]:
         """Reads every user's seen items."""
         if self.url is None:
             return dict.fromkeys(self.users, frozenset())
         with redis.Redis(**self.url.connection_kwargs()) as client:
-            values = client.mget([seen_key(self.dataset, user) for user in self.users])
+            values = client.mget([seen_key(self.dataset, int(user)) for user in self.users])
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
         return dict(zip(self.users, sets, strict=True))
 
-    def check(self, ids: Sequence[int], user: OwnId, *, hides_seen: bool) -> None:
+    def check(self, ids: Sequence[OwnId], user: OwnId, *, hides_seen: bool) -> None:
         """Holds a slate against what was asked.
 
         Raises:
@@ -68,7 +68,7 @@ class World:
         """
         found = set(ids)
         is_wrong = len(ids) != self.n or len(found) != self.n or not found <= self.items
-        if is_wrong or (hides_seen and found & self.seen[int(user)]):
+        if is_wrong or (hides_seen and found & self.seen[user]):
             raise BenchError(f"user {user}: a wrong slate: {ids}")
 
 
