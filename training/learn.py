@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from training.data.raw import all_columns
 from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable
 from training.examples.positives import UserHistories, item_columns, retrieval_examples
-from training.examples.split import HeldOut, held_out
+from training.examples.split import HeldOut, first_users, held_out
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
 from training.ranking.ordering import fit_ordering
@@ -71,7 +70,9 @@ def fit_retriever(prepared: Prepared, encoders: Encoders, settings: TrainingSett
     histories = UserHistories.of(prepared, encoders)
     examples = retrieval_examples(prepared, histories, prepared.split.train_until)
     catalogue = item_columns(prepared, encoders)
-    held = first_users(held_out(prepared, prepared.split.train_until, prepared.split.validate_until))
+    held = first_users(
+        held_out(prepared, prepared.split.train_until, prepared.split.validate_until), VALIDATION_USERS
+    )
     users = histories.as_of(held.user_rows, prepared.split.train_until)
 
     def validate(model: RetrievalModel) -> float:
@@ -102,7 +103,7 @@ def make_candidates(
 def learn_order(prepared: Prepared, learned: Learned, k: int) -> OrderSpec:
     """Fits how slates are ordered: what the validation part's users clicked of what is retrieved for them."""
     split = prepared.split
-    held = first_users(held_out(prepared, split.train_until, split.validate_until))
+    held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
     if not len(held.user_rows):
         return OrderSpec()
     vectors = learned.retriever.vectors(held, split.train_until)
@@ -111,9 +112,3 @@ def learn_order(prepared: Prepared, learned: Learned, k: int) -> OrderSpec:
     clicked = held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0
     live = slates.items >= 0
     return fit_ordering(slates.ranking_scores[live], slates.retrieval_scores[live], clicked[live])
-
-
-def first_users(held: HeldOut, most: int = VALIDATION_USERS) -> HeldOut:
-    """Keeps the first users of a held-out part; ids say nothing about taste."""
-    parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
-    return replace(held, **parts)

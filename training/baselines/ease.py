@@ -23,6 +23,11 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
         ValueError: the penalty is too small for these interactions.
         ArithmeticFault: what LAPACK computed does not solve the equations.
     """
+    met = np.flatnonzero(interactions.getnnz(axis=0))
+    if len(met) < interactions.shape[1]:  # what nobody met has no weights: leave it out of the cubic work
+        weights: Floats = np.zeros((interactions.shape[1],) * 2, dtype=np.float32)
+        weights[np.ix_(met, met)] = ease_weights(interactions[:, met], ridge)
+        return weights
     users = binary(interactions)
     gram = (users.T @ users).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge
@@ -35,13 +40,13 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
     signs = np.where(np.arange(len(inverse)) % 2, -1.0, 1.0)
     solution = np.einsum("ij,j->i", inverse, signs, optimize=False)
     expect_equal(users.T @ (users @ solution) + ridge * solution, signs, "LAPACK solves equations")
-    weights: Floats = (inverse / -np.diag(inverse)).astype(np.float32)
+    weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0.0)
     return weights
 
 
 class Ease:
-    """Scores an item by the weights of the history's items, plus a small multiple of its log popularity."""
+    """Scores an item by its weights from the history's items, plus a small multiple of its log popularity."""
 
     def __init__(self, weights: Floats, popularity: Floats | None = None, prior: float = 0.0) -> None:
         """Takes the weights (I,I) of `ease_weights`, counts (I,) of positives, the factor of their log."""
@@ -51,6 +56,6 @@ class Ease:
             self.prior = (prior * np.log1p(popularity)).astype(np.float32)
 
     def score(self, history: csr_matrix) -> Floats:
-        """Takes users' histories (B,I), gives float32 (B,I)."""
-        scores: Floats = np.asarray(binary(history) @ self.weights, dtype=np.float32) + self.prior
+        """Takes users' weighted histories (B,I), gives float32 (B,I)."""
+        scores: Floats = np.asarray(history @ self.weights, dtype=np.float32) + self.prior
         return scores

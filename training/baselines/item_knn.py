@@ -30,8 +30,8 @@ class ItemKNN:
         self.similar = csr_matrix(similar)
 
     def score(self, history: csr_matrix) -> npt.NDArray[np.float32]:
-        """Takes users' histories (B,I), gives float32 (B,I)."""
-        return np.asarray((binary(history) @ self.similar).todense(), dtype=np.float32)
+        """Takes users' weighted histories (B,I), gives float32 (B,I)."""
+        return np.asarray((history @ self.similar).todense(), dtype=np.float32)
 
 
 def binary(matrix: csr_matrix) -> csr_matrix:

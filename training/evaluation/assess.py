@@ -12,29 +12,25 @@ import numpy as np
 from contract import names
 from contract.arrays import Floats
 from contract.encoders import Field
-from training.baselines.ease import Ease, ease_weights
-from training.baselines.item_knn import ItemKNN, binary
 from training.baselines.lightgbm import fit_lightgbm
 from training.baselines.logistic_regression import fit_logistic_regression
-from training.baselines.top_pop import TopPop
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared
 from training.evaluation.report import Report
+from training.evaluation.retrieval_baselines import assess_retrieval_baselines
 from training.examples.exposures import RankingRows
 from training.examples.ranking import RankingExamples, RankingParts, target_labels
 from training.examples.snapshot import unknown_user
-from training.examples.split import HeldOut, held_out, interaction_matrix, is_before
+from training.examples.split import HeldOut, held_out
 from training.metrics.ranking import auc, bootstrap_users, log_loss, ranking_metrics
 from training.models import chosen_ranking
-from training.slates.search import evaluate_lists, evaluate_scores, evaluate_vectors, reorder
+from training.slates.search import evaluate_lists, evaluate_vectors, reorder
 from training.slates.slates import Learned, rank_candidates
 
 RANKERS: dict[str, Callable[..., Any]] = {
     "LightGBM": fit_lightgbm,
     "logistic regression": fit_logistic_regression,
 }
-DENSE_ITEMS = 10_000
-"""Items up to which the baselines that need an (I,I) matrix are fitted."""
 
 
 def assess(
@@ -155,28 +151,6 @@ def add_ranker(
         row = report.sections[section][model]
         row["auc_interval"] = list(bootstrap_users(lambda at: auc(labels[at], scores[at]), users))
         row["log_loss_interval"] = list(bootstrap_users(lambda at: log_loss(labels[at], scores[at]), users))
-
-
-def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:
-    """Adds what simpler models of the train part's interactions retrieve."""
-    split = prepared.split
-    in_train, before = is_before(prepared, split.train_until), is_before(prepared, split.validate_until)
-    timed = prepared.interactions[prepared.dataset.timestamp].notna().to_numpy()
-    train, history = interaction_matrix(prepared, in_train), interaction_matrix(prepared, before)
-    popular = TopPop(interaction_matrix(prepared, in_train & timed, prepared.dataset.target))
-    models: dict[str, Any] = {"TopPop": popular}
-    if train.shape[1] <= DENSE_ITEMS:
-        weights = ease_weights(train, ridge=500.0)
-        models["ItemKNN"] = ItemKNN(binary(train))
-        models["EASE"] = Ease(weights)
-        models["EASE with popularity"] = Ease(weights, popular.counts, prior=0.01)
-    for name, model in models.items():
-        values = evaluate_scores(held, model, history)
-        report.add("retrieval", name, values)
-        at_10 = {metric: of_users for metric, of_users in values.items() if metric.endswith("@10")}
-        report.add("end_to_end", f"{name} alone", at_10)
-        if name == "TopPop":
-            report.add("unknown_users", name, values)
 
 
 def assess_unknown_users(

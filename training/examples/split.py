@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -37,15 +37,19 @@ def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: s
     """
     log, item_ids = prepared.interactions, prepared.items[names.ITEM_ID].to_numpy(np.int64)
     items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
-    kept = rows & (items >= 0)
-    if label == NONE:
-        kept &= False
-    elif label not in ("", ANY):
-        kept &= (log[label] == 1).to_numpy(np.bool_, na_value=False)
+    kept = rows & (items >= 0) & is_positive(prepared, label)
     user_ids = all_user_ids(prepared)
     users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[kept])
     counts = np.ones(len(users), dtype=np.float32)
     return csr_matrix((counts, (users, items[kept])), shape=(len(user_ids), len(item_ids)))
+
+
+def is_positive(prepared: Prepared, label: str) -> npt.NDArray[np.bool_]:
+    """Marks the interactions where a label is 1; with `any` all of them, with `none` not one."""
+    if label in ("", ANY, NONE):
+        return np.full(len(prepared.interactions), label != NONE)
+    positive: npt.NDArray[np.bool_] = (prepared.interactions[label] == 1).to_numpy(np.bool_, na_value=False)
+    return positive
 
 
 def is_before(prepared: Prepared, instant: datetime) -> npt.NDArray[np.bool_]:
@@ -83,3 +87,9 @@ def held_out(prepared: Prepared, start: datetime, until: datetime) -> HeldOut:
     relevant.eliminate_zeros()
     rows = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int64)
     return HeldOut(all_user_ids(prepared)[rows], rows, relevant[rows], seen[rows])
+
+
+def first_users(held: HeldOut, most: int) -> HeldOut:
+    """Keeps the first users of a held-out part; ids say nothing about taste."""
+    parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
+    return replace(held, **parts)

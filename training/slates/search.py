@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
 
 from contract.arrays import Doubles, Floats, Ints
 from training.examples.split import HeldOut
@@ -24,13 +23,6 @@ def vector_scorer(users: Floats, items: Floats) -> Any:
 def evaluate_vectors(held: HeldOut, users: Floats, items: Floats) -> PerUser:
     """Takes the vectors of the held-out users and of the catalogue, gives retrieval metrics per user."""
     return retrieval_metrics(vector_scorer(users, items), held.relevant, held.seen)
-
-
-def evaluate_scores(held: HeldOut, model: Any, history: csr_matrix) -> PerUser:
-    """Takes a baseline, and the histories of all users (U,I), gives retrieval metrics per held-out user."""
-    return retrieval_metrics(
-        lambda rows: model.score(history[held.user_rows[rows]]), held.relevant, held.seen
-    )
 
 
 def retrieve(held: HeldOut, users: Floats, items: Floats, k: int, rows: int = 512) -> Ints:

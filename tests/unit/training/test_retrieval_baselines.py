@@ -8,8 +8,11 @@ from sklearn.utils import extmath
 
 from contract.arithmetic import ArithmeticFault
 from training.baselines import ease
+from training.baselines.blend import blend
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN
+from training.baselines.markov import Markov
+from training.baselines.recent_popularity import RecentPopularity
 from training.baselines.top_pop import TopPop
 from training.retrieval import item_factors as start
 
@@ -74,3 +77,43 @@ def test_item_knn_is_the_shrunk_cosine_to_the_history() -> None:
 def test_item_knn_keeps_the_nearest_neighbours_only() -> None:
     scores = ItemKNN(HISTORY, neighbours=1).score(csr_matrix([[1.0, 0, 0, 0]]))
     assert np.flatnonzero(scores[0]).tolist() == [1]
+
+
+def test_ease_leaves_items_that_nobody_met_without_weights_and_the_others_as_they_are() -> None:
+    wider = csr_matrix(np.insert(HISTORY.toarray(), 1, 0, axis=1))
+    weights = ease_weights(wider, ridge=1.0)
+    assert not weights[1].any()
+    assert not weights[:, 1].any()
+    met = [0, 2, 3, 4]
+    np.testing.assert_allclose(weights[np.ix_(met, met)], ease_weights(HISTORY, ridge=1.0), atol=1e-6)
+
+
+def test_ease_counts_an_item_as_the_history_weighs_it() -> None:
+    model = Ease(ease_weights(HISTORY, ridge=1.0))
+    one, half = model.score(csr_matrix([[1.0, 0, 0, 0], [0.5, 0, 0, 0]]))
+    np.testing.assert_allclose(half, one / 2)
+
+
+def test_recent_popularity_halves_an_interaction_with_every_half_life() -> None:
+    ages = np.array([0.0, 3.0, 6.0, 3.0])
+    model = RecentPopularity(np.array([0, 0, 0, 2]), ages, item_count=4, half_life=3.0)
+    assert model.score(HISTORY[:2]).tolist() == [[1.75, 0, 0.5, 0]] * 2
+
+
+def test_markov_gives_what_followed_the_last_item_and_leans_towards_what_follows_at_all() -> None:
+    transitions = csr_matrix(np.array([[0, 3, 1], [0, 0, 0], [0, 4, 0]], dtype=np.float32))
+    scores = Markov(transitions, smoothing=2.0).score(csr_matrix(np.eye(3, dtype=np.float32)))
+    share = np.array([0, 7 / 8, 1 / 8])
+    np.testing.assert_allclose(scores[0], (np.array([0, 3, 1]) + 2 * share) / 6, rtol=1e-6)
+    np.testing.assert_allclose(scores[1], share, rtol=1e-6)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_blend_adds_scores_of_any_scale_as_deviations_of_their_row() -> None:
+    one = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], dtype=np.float32)
+    other = np.array([[0.0, 100.0, 50.0], [0.0, 10.0, 5.0]], dtype=np.float32)
+    mixed = blend(one, other, 2.0)
+    np.testing.assert_allclose(mixed, blend(one * 7 + 1, other, 2.0), atol=1e-5)
+    assert np.argsort(-mixed[0]).tolist() == [1, 2, 0]
+    assert np.argsort(-blend(one, other, 0.5)[0]).tolist() == [2, 1, 0]
+    assert np.argsort(-mixed[1]).tolist() == [1, 2, 0]

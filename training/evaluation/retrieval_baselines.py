@@ -1,0 +1,187 @@
+"""What simpler models retrieve from the same interactions, each in the form that validation prefers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import product
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from contract import names
+from contract.arrays import Bools
+from contract.dataset import ANY
+from training.baselines.blend import blend
+from training.baselines.ease import Ease, ease_weights
+from training.baselines.item_knn import ItemKNN
+from training.baselines.markov import Markov
+from training.baselines.recent_popularity import RecentPopularity
+from training.baselines.top_pop import TopPop
+from training.data.prepared import Prepared
+from training.evaluation.report import Report
+from training.examples.sequences import Sequences
+from training.examples.split import (
+    HeldOut,
+    first_users,
+    held_out,
+    interaction_matrix,
+    is_before,
+    is_positive,
+    rows_of,
+)
+from training.features.activity import event_times
+from training.metrics.lists import Scorer, retrieval_metrics
+
+DENSE_ITEMS = 10_000
+"""Items up to which the baselines that need an (I,I) matrix are fitted."""
+CHOICE_USERS = 1_000
+"""Most users of validation on whom a baseline's form is chosen."""
+RIDGE = 500.0
+"""EASE's penalty, in users."""
+HALF_LIVES = (1.0, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
+"""Half-lives of recent popularity, as shares of the train part's span."""
+DECAYS = (0.5, 0.8, 0.9, 0.95, 0.98)
+"""What an item weighs against the next newer one where EASE is asked by recency."""
+PRIORS = (0.003, 0.01, 0.03, 0.1)
+"""Weights of the log popularity beside EASE."""
+CHAIN_WEIGHTS = (0.3, 1.0, 3.0)
+"""Weights of the chain's z-scores beside EASE's."""
+
+
+class Question:
+    """The users of a held-out part, and everything that they, or all, did before its start."""
+
+    def __init__(self, prepared: Prepared, held: HeldOut, instant: datetime) -> None:
+        self.prepared, self.held, self.instant = prepared, held, instant
+        self._sequences: dict[str, Sequences] = {}
+
+    def history(self, label: str, decay: float = 1.0) -> csr_matrix:
+        """Gives what each held-out user did, any interaction or those whose label is 1, (U,I)."""
+        if label not in self._sequences:
+            self._sequences[label] = Sequences.of(self.prepared, self.instant, label)
+        return self._sequences[label].weighted(decay)[self.held.user_rows]
+
+
+Value = TypeVar("Value")
+Answer = Callable[[Question], Scorer]
+"""A fitted baseline, in one form."""
+
+
+def asked(model: Any, label: str, decay: float = 1.0) -> Answer:
+    """Asks a model with what users did: any interaction or positives, and how much more the newest count."""
+
+    def answer(question: Question) -> Scorer:
+        history = question.history(label, decay)
+        return lambda rows: model.score(history[rows])
+
+    return answer
+
+
+def blended(one: Answer, other: Answer, weight: float) -> Answer:
+    """Adds the z-scores of two, the other's `weight` times."""
+
+    def answer(question: Question) -> Scorer:
+        first, second = one(question), other(question)
+        return lambda rows: blend(first(rows), second(rows), weight)
+
+    return answer
+
+
+def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:
+    """Adds what simpler models retrieve for the test part's users."""
+    question = Question(prepared, held, prepared.split.validate_until)
+    for name, answer in RetrievalBaselines(prepared).answers().items():
+        values = retrieval_metrics(answer(question), held.relevant, held.seen)
+        report.add("retrieval", name, values)
+        at_10 = {metric: of_users for metric, of_users in values.items() if metric.endswith("@10")}
+        report.add("end_to_end", f"{name} alone", at_10)
+        if name == "TopPop":
+            report.add("unknown_users", name, values)
+
+
+class RetrievalBaselines:
+    """Baselines fitted on the train part; validation chooses on which of it, and what they are asked with."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared, self.until = prepared, prepared.split.train_until
+        held = first_users(held_out(prepared, self.until, prepared.split.validate_until), CHOICE_USERS)
+        self.validation = Question(prepared, held, self.until)
+        is_known, target = is_before(prepared, self.until), prepared.dataset.target
+        self.fitted_on = {label: interaction_matrix(prepared, is_known, label) for label in (ANY, target)}
+        # Where nothing but positives is known, or not one, there is nothing to choose.
+        differ = self.fitted_on[ANY].nnz > self.fitted_on[target].nnz > 0
+        self.labels = (ANY, target) if differ else (ANY,)
+
+    def answers(self) -> dict[str, Answer]:
+        """Gives each baseline by its name; of many items, those that need no (I,I) matrix."""
+        popular = self._popular()
+        chain = self._best([asked(self._chain(label), label, decay=0) for label in self.labels])
+        found = {
+            "TopPop": asked(popular, ANY),
+            "recent popularity": self._best([self._recent(*form) for form in self._forms(HALF_LIVES)]),
+            "Markov": chain,
+        }
+        if len(self.prepared.items) > DENSE_ITEMS:
+            return found
+        knn = {label: ItemKNN(self.fitted_on[label]) for label in self.labels}
+        found["ItemKNN"] = self._best([asked(knn[fit], asks) for fit, asks in self._forms(self.labels)])
+        weights = {label: ease_weights(self.fitted_on[label], RIDGE) for label in self.labels}
+        forms = {form: asked(Ease(weights[form[0]]), form[1]) for form in self._forms(self.labels)}
+        ease = self._best([*forms.values()])
+        fit, asks = next(form for form, answer in forms.items() if answer is ease)
+        recency = [asked(Ease(weights[fit]), label, decay) for decay, label in self._forms(DECAYS)]
+        with_prior = [asked(Ease(weights[fit], popular.counts, prior), asks) for prior in PRIORS]
+        by_recency = self._best(recency)
+        chained = [blended(linear, chain, w) for linear, w in product((ease, by_recency), CHAIN_WEIGHTS)]
+        return found | {
+            "EASE": ease,
+            "EASE with popularity": self._best(with_prior),
+            "recency EASE": by_recency,
+            "Markov with EASE": self._best(chained),
+        }
+
+    def _forms(self, values: Iterable[Value]) -> list[tuple[Value, str]]:
+        return [*product(values, self.labels)]
+
+    def _best(self, answers: Sequence[Answer]) -> Answer:
+        """Chooses by NDCG@10 on validation; the first, where nobody is in it."""
+        held = self.validation.held
+        if len(answers) == 1 or not len(held.user_rows):
+            return answers[0]
+        return max(answers, key=self._on_validation)
+
+    def _on_validation(self, answer: Answer) -> float:
+        held = self.validation.held
+        values = retrieval_metrics(answer(self.validation), held.relevant, held.seen, cutoffs=(10,))
+        return float(np.nanmean(values["ndcg@10"]))
+
+    def _popular(self) -> TopPop:
+        is_known = is_before(self.prepared, self.until) & self._is_timed()
+        return TopPop(interaction_matrix(self.prepared, is_known, self.prepared.dataset.target))
+
+    def _chain(self, label: str) -> Markov:
+        return Markov(Sequences.of(self.prepared, self.until, label).transitions())
+
+    def _recent(self, share: float, label: str) -> Answer:
+        """Counts up to the instant that is asked about, which is news to nobody."""
+        log, item_ids = self.prepared.interactions, self.prepared.items[names.ITEM_ID].to_numpy(np.int64)
+        times = event_times(self.prepared.dataset, log).astype("int64").to_numpy()
+        items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
+        counted = (items >= 0) & self._is_timed() & is_positive(self.prepared, label)
+        until = pd.Timestamp(self.until).value
+        half_life = max((until - times[self._is_timed()].min(initial=until)) * share, 1.0)
+
+        def answer(question: Question) -> Scorer:
+            kept = counted & is_before(self.prepared, question.instant)
+            ages = (pd.Timestamp(question.instant).value - times[kept]).astype(np.float64)
+            model = RecentPopularity(items[kept], ages, len(item_ids), half_life)
+            return asked(model, ANY)(question)
+
+        return answer
+
+    def _is_timed(self) -> Bools:
+        timed: Bools = self.prepared.interactions[self.prepared.dataset.timestamp].notna().to_numpy()
+        return timed
