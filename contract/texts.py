@@ -27,7 +27,8 @@ class Texts:
 
     def __init__(self, numbers: Ids, texts: npt.NDArray[np.uint8], ends: Ids) -> None:
         """Takes numbers (I,), ascending, their texts one after the other, and where each ends (I,)."""
-        self._numbers, self._texts, self._ends = numbers, texts, ends
+        # As plain arrays of the same memory: each slice of numpy's memmap costs a Python call.
+        self._numbers, self._texts, self._ends = (np.asarray(array) for array in (numbers, texts, ends))
         self.of = lru_cache(KEPT)(self._find)
 
     @classmethod
