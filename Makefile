@@ -87,9 +87,9 @@ materialize: environments ## bring the features to Redis with Feast  [DATA=]
 	@$(RUN) training -m feature_repo materialize
 
 .PHONY: export
-export: environments ## build the bundle's vector index and Triton's model repository
+export: environments ## build the bundle's vector index and Triton's model repository  [FORCE=1: without its features]
 	@$(STACK) up redis
-	@$(RUN) triton -m ensemble.publish.index
+	@$(RUN) triton -m ensemble.publish.index $(if $(FORCE),--force)
 	@$(RUN) triton -m ensemble.publish.export
 
 .PHONY: batch

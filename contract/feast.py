@@ -1,8 +1,11 @@
 """How Feast 0.48 lays features out in Redis, written and read here without its SDK.
 
 Each entity has one hash per project: a field per view and feature, and one per view for its row's event time.
-The values are Feast's protobuf messages, which the feature store decodes; one of them is known here by its
-bytes.
+The values are Feast's protobuf messages, which the feature store decodes. Here they are known by their first
+bytes, which tell the type. A null is empty, whatever its type.
+
+Where a data set has a column otherwise than a bundle reads it, or no more, what the bundle reads is kept in a
+field of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +16,19 @@ from functools import lru_cache
 import mmh3
 
 from contract import names
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
 
-_STRING, _INT64, _BOOL = 2, 4, 7
+_STRING, _INT64, _FLOAT, _BOOL = 2, 4, 6, 7
 """Feast's types of values, and the fields of its message `Value`."""
+_HEADS = {
+    "string": bytes((_STRING << 3 | 2,)),
+    "int64": bytes((_INT64 << 3,)),
+    "float32": bytes((_FLOAT << 3 | 5,)),
+    "bool": bytes((_BOOL << 3,)),
+}
+_LIST_HEADS = {"string": bytes((12 << 3 | 2,)), "int64": bytes((14 << 3 | 2,))}
+_FLOATS_HEAD, _VALUES_HEAD = bytes((16 << 3 & 0x7F | 2 | 0x80, 1)), bytes((1 << 3 | 2,))
 
 
 def feature_key(join_key: str, value: int, project: str) -> bytes:
@@ -46,6 +59,43 @@ def feature_field(view: str, feature: str) -> bytes:
     return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
 
 
+def kept_field(view: str, feature: str, head: bytes) -> bytes:
+    """The field where values that begin with `head` are kept while the feature's own has others, or none."""
+    return feature_field(view, f"{feature}:{head.hex()}")
+
+
+def columns_of(dataset: Dataset, *views: str) -> Columns:
+    """Lists the columns of some views that are read while serving, in order.
+
+    Not an item's embedding: the item tower has read it when the bundle was made.
+    """
+    return {
+        name: column
+        for view in views
+        for name, column in dataset.view_columns(view).items()
+        if view in names.USER_VIEWS or column.role is not Role.EMBEDDING
+    }
+
+
+def head_of(column: Column) -> bytes:
+    """Gives the bytes that every value of a column begins with, and none of another type; an embedding's tell
+    its length too."""
+    if column.role is Role.EMBEDDING:
+        size = 4 * column.max_length
+        inner = _VALUES_HEAD + _varint(size)
+        return _FLOATS_HEAD + _varint(len(inner) + size) + inner
+    return (_LIST_HEADS if column.is_several else _HEADS)[str(column.dtype)]
+
+
+def _varint(value: int) -> bytes:
+    """Writes a length as protobuf does: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*written, value))
+
+
 def event_time_field(view: str) -> bytes:
     """The field of the event time of a view's row, a protobuf `Timestamp`."""
     return f"_ts:{view}".encode()
@@ -53,5 +103,5 @@ def event_time_field(view: str) -> bytes:
 
 AVAILABILITY_FIELD = feature_field(names.ITEM_CATALOG, names.IS_AVAILABLE)
 """The field of an item's row that holds whether it is available."""
-UNAVAILABLE = bytes((_BOOL << 3, False))
+UNAVAILABLE = _HEADS["bool"] + b"\0"
 """That field's value where the item is not available; any other, and none, mean it is."""

@@ -86,6 +86,12 @@ def materialized_key(dataset: str) -> str:
     return f"materialized:{dataset}"
 
 
+def kept_columns_key(dataset: str) -> str:
+    """The key of the columns that are kept for bundles which read them while the data set has them otherwise,
+    or no more: a set."""
+    return f"kept_columns:{dataset}"
+
+
 def materialized_at_key(dataset: str) -> str:
     """The key of when a data set's features were last brought to Redis: seconds of Unix time, as text."""
     return f"materialized_at:{dataset}"

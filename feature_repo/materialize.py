@@ -1,5 +1,6 @@
 """Brings computed features into Redis, as a difference: what is new or changed is written by Feast, what is
-gone is deleted last, and nothing else is touched.
+gone is deleted last, and nothing else is touched. What a bundle that can be served reads and the data set has
+otherwise, or no more, is put aside before.
 
 What was loaded is kept twice: the rows in `var/feast/{dataset}/loaded`, and hashes of their files in Redis.
 While they agree, a row in Redis is the loaded one if it has its event time. Else, as after a crash, every row
@@ -12,7 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from feature_repo.computed import Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
 from feature_repo.feast_store import FeastStore
+from feature_repo.kept import columns_to_keep
 from feature_repo.online import OnlineStore
 
 Say = Callable[[str], None]
@@ -69,15 +71,20 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
         online = OnlineStore(Redis(**url.connection_kwargs()), project)
         online.redis.ping()
         feast.apply()
-        differences = _differences(computed, online, feast.folder / LOADED)
+        stored = _stored(online)
+        differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
+        ids = {view: found.ids for view, found in stored.items()}
+        kept = columns_to_keep(computed.dataset, feast.var_dir / "bundles", online.bundles())
         changed = _changed_users(differences)
         online.note_changed(changed)
         is_same = all(d.is_empty for d in differences.values())
         if not is_same:
             online.note_loaded(None)
+            online.keep(kept, ids)
             _write(differences, online, feast)
         online.write_seen(computed.seen)
-        _delete(differences, online, runs)
+        _delete(differences, online, runs, {one.view for one in kept})
+        online.let_go(kept, ids)
         online.forget_seen(ids_of(computed.seen))
         online.note_changed(changed)
         _check_arrival(differences, online)
@@ -135,9 +142,10 @@ def _stored(online: OnlineStore) -> dict[str, Stored]:
     return {view: s for key, views in ENTITIES for view, s in online.stored(key, views).items()}
 
 
-def _differences(computed: Computed, online: OnlineStore, loaded_folder: Path) -> dict[str, Difference]:
-    loaded, now, stored = _read_loaded(loaded_folder), datetime.now(UTC), _stored(online)
-    hashes, noted = _hashes(loaded_folder), online.loaded() or {}
+def _differences(
+    computed: Computed, stored: Mapping[str, Stored], noted: Mapping[str, str], loaded_folder: Path
+) -> dict[str, Difference]:
+    loaded, now, hashes = _read_loaded(loaded_folder), datetime.now(UTC), _hashes(loaded_folder)
     return {
         view: difference(
             view,
@@ -160,8 +168,11 @@ def _write(differences: Mapping[str, Difference], online: OnlineStore, feast: Fe
         feast.write(view, d.written)
 
 
-def _delete(differences: Mapping[str, Difference], online: OnlineStore, runs: Path) -> None:
-    """Deletes what has no source any more; a row last, so that the run after one that died finds it again."""
+def _delete(
+    differences: Mapping[str, Difference], online: OnlineStore, runs: Path, of_kept: Collection[str]
+) -> None:
+    """Deletes what has no source any more; a row last, so that the run after one that died finds it again. A
+    view that has no column any more keeps its rows, where it is among those of kept columns."""
     for key, views in ENTITIES:
         kept = np.unique(np.concatenate([ids_of(differences[view].rows) for view in views]))
         for view in views:
@@ -174,7 +185,8 @@ def _delete(differences: Mapping[str, Difference], online: OnlineStore, runs: Pa
                 online.delete_cards(gone)
             online.delete_rows(key, gone)
             columns = [*d.rows.column_names[2:], *d.gone_columns]
-            online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=True)
+            is_row = len(d.rows.column_names) > 2 or view not in of_kept
+            online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=is_row)
             if d.gone_columns:
                 online.delete_fields(key, view, ids_of(d.rows), d.gone_columns, row=False)
 

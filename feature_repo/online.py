@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,16 @@ from contract.keys import (
     changed_users_key,
     encode_seen,
     item_card_key,
+    kept_columns_key,
     materialized_at_key,
     materialized_key,
     seen_key,
     seen_prefix,
     slate_key,
 )
-from feature_repo.computed import ids_of
+from feature_repo.computed import ids_of, key_of
 from feature_repo.difference import MISSING, Stored
+from feature_repo.kept import Kept
 
 Ids = npt.NDArray[np.int64]
 _BATCH = 5_000  # keys per round trip
@@ -95,6 +97,33 @@ class OnlineStore:
             pipe.execute()
             seconds = seconds[len(keys) :]
 
+    def keep(self, columns: Collection[Kept], ids: Mapping[str, Ids]) -> None:
+        """Copies columns of all rows, ids by view, to where they are kept; what is kept already stays, and
+        what is of another type is not copied."""
+        if columns:
+            self.redis.sadd(kept_columns_key(self.project), *map(str, columns))
+        for view in dict.fromkeys(one.view for one in columns):
+            mine = [one for one in columns if one.view == view]
+            for keys in self._batches(key_of(view), ids[view]):
+                pipe: Any = self.redis.pipeline(transaction=False)
+                for key in keys:
+                    pipe.hmget(key, [one.source for one in mine])
+                for key, values in zip(keys, pipe.execute(), strict=True):
+                    for one, value in zip(mine, values, strict=True):
+                        if one.fits(value):
+                            pipe.hsetnx(key, one.field, value)
+                pipe.execute()
+
+    def let_go(self, kept: Collection[Kept], ids: Mapping[str, Ids]) -> None:
+        """Deletes from all rows, ids by view, the columns that need no longer be kept."""
+        told: Any = self.redis.smembers(kept_columns_key(self.project))
+        gone = {Kept.parse(one.decode()) for one in told} - set(kept)
+        for view in {one.view for one in gone}:
+            fields = [one.field for one in gone if one.view == view]
+            self._delete_fields(key_of(view), ids[view], fields)
+        if gone:
+            self.redis.srem(kept_columns_key(self.project), *map(str, gone))
+
     def delete_rows(self, join_key: str, ids: Ids) -> None:
         """Deletes all that is stored of some ids."""
         self._unlink(lambda entity_id: feature_key(join_key, entity_id, self.project), ids)
@@ -105,17 +134,24 @@ class OnlineStore:
         for run in runs:
             self._unlink(partial(slate_key, run.decode()), user_ids)
 
+    def bundles(self) -> list[str]:
+        """Names the bundles that are indexed: those that are served, or may be again."""
+        found: Any = self.redis.zrange(bundles_key(self.project), 0, -1)
+        return [bundle.decode() for bundle in found]
+
     def delete_cards(self, item_ids: Ids) -> None:
         """Deletes the cards of some items, of every bundle that is indexed."""
-        bundles: Any = self.redis.zrange(bundles_key(self.project), 0, -1) if len(item_ids) else ()
-        for bundle in bundles:
-            self._unlink(partial(item_card_key, bundle.decode()), item_ids)
+        for bundle in self.bundles() if len(item_ids) else ():
+            self._unlink(partial(item_card_key, bundle), item_ids)
 
     def delete_fields(self, join_key: str, view: str, ids: Ids, columns: Sequence[str], *, row: bool) -> None:
         """Deletes columns of a view from some ids' rows, and where `row` is set its event time as well."""
         fields = [feature_field(view, column) for column in columns]
         fields += [event_time_field(view)] if row else []
-        for keys in self._batches(join_key, ids):
+        self._delete_fields(join_key, ids, fields)
+
+    def _delete_fields(self, join_key: str, ids: Ids, fields: Sequence[bytes]) -> None:
+        for keys in self._batches(join_key, ids) if fields else ():
             pipe: Any = self.redis.pipeline(transaction=False)
             for key in keys:
                 pipe.hdel(key, *fields)

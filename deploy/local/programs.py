@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -43,6 +44,25 @@ def redis_fault(url: RedisUrl) -> str:
     finally:
         client.close()
     return "" if SEARCH_MODULE in modules else f"{url.address}: the search module is not loaded; use redis:8"
+
+
+def redis_warning(url: RedisUrl) -> str:
+    """Says where a Redis that answers is short of memory: it refuses what is written, or throws keys away."""
+    client = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
+    try:
+        told: Any = client.info("memory", "stats")
+    except redis.RedisError as error:
+        return explain_redis(error)
+    finally:
+        client.close()
+    policy, limit = told["maxmemory_policy"], told["maxmemory"]
+    then = "then run `make materialize export`"
+    if policy.startswith("allkeys") and (evicted := told["evicted_keys"]):
+        return f"evicted {evicted} keys ({policy}): set maxmemory-policy noeviction, {then}"
+    if limit and told["used_memory"] >= limit:
+        most = f"{limit / 2**20:.0f} MiB"
+        return f"at its memory limit of {most}, refuses writes: raise SHORTLIST_REDIS_MAXMEMORY_MB, {then}"
+    return ""
 
 
 def http_fault(url: str) -> str:

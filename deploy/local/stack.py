@@ -16,7 +16,7 @@ import psutil
 
 from contract.environment import REDIS_URL
 from deploy.local.ports import PortTaken, check_free
-from deploy.local.programs import Program, http_fault, programs, redis_fault
+from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 
@@ -194,6 +194,8 @@ def status(settings: LocalSettings) -> None:
     supervisor = Supervisor(socket_path(settings))
     if settings.has_own_redis:
         say("redis", f"your own, {redis_fault(settings.redis) or f'ready at {settings.redis.address}'}")
+        if warning := redis_warning(settings.redis):
+            say("redis", warning)
     if not supervisor.is_up():
         say("stack", "nothing runs")
         return
@@ -205,6 +207,8 @@ def status(settings: LocalSettings) -> None:
         fault = known[name].fault() if name in known else ""
         readiness = f"not ready: {fault}" if fault else "ready"
         say(name, f"{state['statename'].lower()}, process {state['pid']}, {readiness}")
+        if name == "redis" and not fault and (warning := redis_warning(settings.redis)):
+            say(name, warning)
         if name == "gateway" and not fault and (lack := http_fault(f"{settings.gateway_url}/readyz")):
             say(name, f"answers, and is not ready: {lack}")
 

@@ -18,7 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from contract import bundle as bundle_files
 from contract.arrays import Floats
-from contract.bundle import BundleError, Manifest, read_manifest
+from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
+from contract.dataset import DatasetError
 from contract.environment import explain_redis
 from contract.filters import has_range, held_values, index_number, number
 from contract.keys import (
@@ -33,6 +34,7 @@ from contract.keys import (
     item_vector_prefix,
     number_field,
 )
+from ensemble.publish.features import FeaturesMissing, check_features
 from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
@@ -84,7 +86,9 @@ def build_index(
         drop_bundle(redis, manifest.bundle)
         raise
     built = bundles_key(manifest.dataset)
-    redis.zadd(built, {manifest.bundle: time.time()})
+    newest: Any = redis.zrange(built, -1, -1, withscores=True)
+    # A clock that was put back makes no bundle older than those before it.
+    redis.zadd(built, {manifest.bundle: max([time.time(), *(at_s + 1 for _, at_s in newest)])})
     accept(manifest)
     for old in _command(redis, "ZRANGE", built, 0, -keep - 1):
         drop_bundle(redis, old.decode())
@@ -247,6 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep", type=int, default=settings.keep_bundles, help="bundles that stay, this one included"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="even where Redis has not the features that the bundle reads"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.keep < 1:
         parser.error("--keep must be at least 1")
@@ -254,13 +261,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         manifest = read_manifest(chosen.bundle, verify=False)
         redis = connect(settings.redis_url, TIMEOUT_MS)
+        is_new = redis.zscore(bundles_key(manifest.dataset), manifest.bundle) is None
+        if is_new and not chosen.force:
+            ids = np.load(chosen.bundle / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+            check_features(redis, manifest, read_dataset(chosen.bundle), ids)
 
         def accept(manifest: Manifest) -> None:
             k, target, head = settings.k, settings.recall_target, settings.head_items
             choose_breadth(redis, chosen.bundle, manifest, k, target, _say, head)
 
         built = build_index(redis, chosen.bundle, chosen.keep, accept=accept)
-    except (BundleError, IndexBuildError, RecallError) as error:
+    except (BundleError, DatasetError, FeaturesMissing, IndexBuildError, RecallError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except RedisError as error:

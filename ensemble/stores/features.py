@@ -17,9 +17,9 @@ from redis import Redis
 
 from contract import names
 from contract.arrays import Array, Ids
-from contract.columns import Column, Columns, Role
+from contract.columns import Column, Columns
 from contract.dataset import Dataset
-from contract.feast import event_time_field, feature_field, feature_key
+from contract.feast import columns_of, event_time_field, feature_field, feature_key, head_of, kept_field
 from contract.keys import MAX_SEEN, decode_seen, seen_prefix
 from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
@@ -27,10 +27,6 @@ from ensemble.stores.feast_values import Value
 LOG = logging.getLogger(__name__)
 SHORT = 16
 """Bytes up to which a stored value's meaning is kept."""
-Kind = str
-"""The field of Feast's message that holds a value, such as `int64_val`."""
-ABSENT: Kind = "absent"
-"""No field, or one that cannot be read."""
 Clock = Callable[[], datetime]
 
 
@@ -68,19 +64,6 @@ class FeatureStore(Protocol):
     def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items (rows,) in one round trip."""
         ...
-
-
-def columns_of(dataset: Dataset, *views: str) -> Columns:
-    """Lists the columns of some views that are read while serving, in order.
-
-    Not an item's embedding: the item tower has read it when the bundle was made.
-    """
-    return {
-        name: column
-        for view in views
-        for name, column in dataset.view_columns(view).items()
-        if view in names.USER_VIEWS or column.role is not Role.EMBEDDING
-    }
 
 
 class MemoryFeatureStore:
@@ -127,6 +110,9 @@ class RedisFeatureStore:
     Feast keeps all views of an entity in one hash per key and project, a view's event time under
     `_ts:{view}`. A view's row older than its ttl, against the serving clock, reads as missing; Feast itself
     does not check.
+
+    A column that is not as the bundle reads it is looked for where a materialisation kept it, from then on in
+    the same round trip.
     """
 
     def __init__(self, redis: Redis, dataset: Dataset, clock: Clock, max_seen: int = MAX_SEEN) -> None:
@@ -137,6 +123,11 @@ class RedisFeatureStore:
 
     def read_users(self, user_ids: Ids) -> UserRows:
         """Reads the features and the seen items of users."""
+        asked = len(self._users.fields)
+        rows = self._read_users(user_ids)
+        return rows if len(self._users.fields) == asked else self._read_users(user_ids)
+
+    def _read_users(self, user_ids: Ids) -> UserRows:
         pipe: Any = self.redis.pipeline(transaction=False)
         for user_id in user_ids.tolist():
             pipe.execute_command("HMGET", self._users.key(user_id), *self._users.fields)
@@ -148,11 +139,19 @@ class RedisFeatureStore:
 
     def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
-        return self.decode_items(self.fetch_items(item_ids))
+        asked = self.item_fields
+        rows = self.decode_items(self.fetch_items(item_ids))
+        return rows if self.item_fields == asked else self.decode_items(self.fetch_items(item_ids))
+
+    @property
+    def lacking(self) -> list[str]:
+        """The columns that were found nowhere as the bundle reads them."""
+        return sorted(self._users.lacking | self._items.lacking)
 
     @property
     def item_fields(self) -> int:
-        """How many values one item's reply has."""
+        """How many values one item's reply has; more once `decode_items` has found a column missing or of
+        another type, which is then looked for where it is kept."""
         return len(self._items.fields)
 
     @property
@@ -181,15 +180,16 @@ class _EntityReader:
         self.columns = columns_of(dataset, *views)
         self.fields: list[bytes] = []
         self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
-        self.kinds: dict[str, list[tuple[str, Kind]]] = {}  # of a view's columns
+        self.heads: dict[str, list[tuple[str, bytes]]] = {}  # of a view's columns
         for view in views:
             start, columns = len(self.fields), columns_of(dataset, view)
             self.fields += [feature_field(view, name) for name in columns]
             self.slices.append((view, start, len(self.fields)))
-            self.kinds[view] = [(name, _kind(column)) for name, column in columns.items()]
+            self.heads[view] = [(name, head_of(column)) for name, column in columns.items()]
             self.fields.append(event_time_field(view))
         self.join_key = join_key
-        self._told: set[str] = set()
+        self.lacking: set[str] = set()
+        self._kept: dict[str, int] = {}  # where in a reply is what was kept of a column
 
     def key(self, value: int) -> bytes:
         return feature_key(self.join_key, value, self.dataset.name)
@@ -209,25 +209,37 @@ class _EntityReader:
                 if not is_live:
                     decoded += [None] * (end - start)
                     continue
-                for (name, kind), data in zip(self.kinds[view], reply[start:end], strict=True):
-                    value, found_kind = _value(data)
-                    if found_kind is not None and found_kind != kind:
-                        value = None
-                        lacking[row] = True
-                        self._tell(view, name, found_kind)
-                    decoded.append(value)
+                for (name, head), data in zip(self.heads[view], reply[start:end], strict=True):
+                    try:
+                        decoded.append(_value(data, head))
+                    except DecodeError:
+                        value, is_kept = self._kept_value(view, name, head, reply, data)
+                        decoded.append(value)
+                        lacking[row] |= not is_kept
             values.append(decoded)
         return FeatureRows(to_columns(self.columns, values), found, stored, lacking)
 
-    def _tell(self, view: str, name: str, found: Kind) -> None:
+    def _kept_value(
+        self, view: str, name: str, head: bytes, reply: Sequence[bytes | None], data: bytes | None
+    ) -> tuple[Any, bool]:
+        """Decodes what was kept of a column that the store has otherwise, and says whether there is any. Asks
+        for it from now on, where the reply did not."""
+        place = self._kept.get(name, len(reply))
+        if place < len(reply):
+            try:
+                return _value(reply[place], head), True
+            except DecodeError:
+                self._tell(view, name, data)
+        elif name not in self._kept:
+            self._kept[name] = len(self.fields)
+            self.fields.append(kept_field(view, name, head))
+        return None, False
+
+    def _tell(self, view: str, name: str, data: bytes | None) -> None:
         """Logs once for each column that the store has it not, or otherwise."""
-        if name not in self._told:
-            self._told.add(name)
-            there = (
-                "is missing in Redis"
-                if found == ABSENT
-                else f"is {found} in Redis, not what the bundle reads"
-            )
+        if name not in self.lacking:
+            self.lacking.add(name)
+            there = f"is {_kind(data)} in Redis, not what the bundle reads" if data else "is missing in Redis"
             LOG.warning(
                 "%s: %s %s: it is null; if the data set changed, run "
                 "`make train promote materialize export up`, else `make materialize`",
@@ -272,37 +284,41 @@ def _is_live(dataset: Dataset, view: str, stamp_s: float, clock: Clock) -> bool:
     return ttl is None or clock().timestamp() - stamp_s <= ttl.total_seconds()
 
 
-def _kind(column: Column) -> Kind:
-    """What Feast calls the values of a column."""
-    element = {"int64": "int64", "bool": "bool", "float32": "float", "string": "string"}[str(column.dtype)]
-    return f"{element}_list_val" if column.is_several else f"{element}_val"
-
-
-def _value(data: bytes | None) -> tuple[Any, Kind | None]:
-    """Decodes one of Feast's values, and says what Feast calls its kind; None for null, which is of any.
+def _value(data: bytes | None, head: bytes) -> Any:
+    """Decodes one of Feast's values that must begin with `head`; None for null.
 
     Short ones are few and come again and again, so they are kept.
+
+    Raises:
+        DecodeError: there is none, or another.
     """
     if not data:
-        return (None, ABSENT) if data is None else (None, None)
-    return _kept_value(data) if len(data) <= SHORT else _decoded(data)
+        if data is None:
+            raise DecodeError("no field")
+        return None
+    if not data.startswith(head):
+        raise DecodeError("of another type")
+    return _short_value(data) if len(data) <= SHORT else _decoded(data)
 
 
 @lru_cache(maxsize=1 << 16)
-def _kept_value(data: bytes) -> tuple[Any, Kind | None]:
+def _short_value(data: bytes) -> Any:
     return _decoded(data)
 
 
-def _decoded(data: bytes) -> tuple[Any, Kind | None]:
-    try:
-        value = Value.FromString(data)
-    except DecodeError:
-        return None, ABSENT
+def _decoded(data: bytes) -> Any:
+    value = Value.FromString(data)
     kind = value.WhichOneof("val")
-    if kind is None:
-        return None, None
     found = getattr(value, kind)
-    return (list(found.val) if kind.endswith("_list_val") else found), kind
+    return list(found.val) if kind.endswith("_list_val") else found
+
+
+def _kind(data: bytes) -> str:
+    """What Feast calls a value that is stored."""
+    try:
+        return Value.FromString(data).WhichOneof("val") or "null"
+    except DecodeError:
+        return "no value"
 
 
 def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:

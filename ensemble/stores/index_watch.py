@@ -1,4 +1,5 @@
-"""Knows whether the vector index holds every item: a Redis that was restarted may still be building it."""
+"""Knows whether the vector index holds every item: a Redis that was restarted may still be building it, and
+one that evicts keys loses them."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class IndexWatch:
     """Knows whether the bundle's index holds every item, as of the last look.
 
     What was whole stays so until it is in doubt: after each new connection, which may lead to a Redis that
-    was restarted, and where the index was missing. Before the first look everything counts as whole.
+    was restarted, and where the index was missing. Before the first look everything counts as whole. Where
+    Redis has evicted keys, and may go on, nothing is: vectors, features and seen items go without a word.
     """
 
     def __init__(self, redis: Redis, bundle: str, items: int) -> None:
@@ -45,13 +47,14 @@ class IndexWatch:
         self.redis, self.bundle, self.items = redis, bundle, items
         self.found = 0
         """Items that the index held at the last look."""
+        self.is_evicting = False
         self._is_whole: bool | None = None
         self._doubts, self._next_s = 0, 0.0
 
     @property
     def is_whole(self) -> bool:
         """Whether every item can be found; asked before and after each search."""
-        return self._is_whole is not False
+        return self._is_whole is not False and not self.is_evicting
 
     @property
     def share(self) -> float:
@@ -66,6 +69,7 @@ class IndexWatch:
     def look(self) -> None:
         """Asks Redis, where the index is in doubt and the last look was not just now; where Redis does not
         answer, or has no such index, it stays in doubt."""
+        self._look_for_evictions()
         began_s, doubts = time.monotonic(), self._doubts
         if self._is_whole or began_s < self._next_s:
             return
@@ -79,3 +83,13 @@ class IndexWatch:
             LOG.warning("whether the index is whole cannot be told: %r", error)
         self._is_whole = is_whole and doubts == self._doubts  # else the look was at a Redis of before
         self._next_s = time.monotonic() + pause_s(time.monotonic() - began_s, 0.0)
+
+    def _look_for_evictions(self) -> None:
+        try:
+            told: Any = self.redis.info("memory", "stats")
+        except (RedisError, OSError):
+            return
+        is_evicting = told["maxmemory_policy"].startswith("allkeys") and told["evicted_keys"] > 0
+        if is_evicting and not self.is_evicting:
+            LOG.warning("Redis evicts keys (maxmemory-policy %s): set noeviction", told["maxmemory_policy"])
+        self.is_evicting = is_evicting

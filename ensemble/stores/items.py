@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -187,11 +187,16 @@ class ItemTable:
             yield 0, store.read_items(self.item_ids)
             return
         for start in range(0, len(self.item_ids), BLOCK):
-            replies = self._fetched(store, self.item_ids[start : start + BLOCK], breathe)
-            found = np.fromiter((hash(tuple(reply)) for reply in replies), np.int64, len(replies))
+            ids = self.item_ids[start : start + BLOCK]
+            replies = self._fetched(store, ids, breathe)
+            found = _prints(replies)
             if self._expires or start not in prints or not np.array_equal(prints[start], found):
+                asked, rows = store.item_fields, store.decode_items(replies)
+                if store.item_fields > asked:
+                    replies = self._fetched(store, ids, breathe)
+                    found, rows = _prints(replies), store.decode_items(replies)
                 prints[start] = found
-                yield start, store.decode_items(replies)
+                yield start, rows
 
     def _fetched(self, store: RedisFeatureStore, item_ids: Ids, breathe: bool) -> list[list[bytes | None]]:
         replies: list[list[bytes | None]] = []
@@ -249,6 +254,11 @@ class ItemTable:
         is_available = arrays.is_available & stored if stored.any() else arrays.is_available
         is_lacking = arrays.is_lacking | ~stored
         return ItemSnapshot(self.item_ids, arrays.inputs, comparable, is_available, is_lacking)
+
+
+def _prints(replies: Sequence[Sequence[bytes | None]]) -> Ids:
+    """Gives a hash of each reply (rows,)."""
+    return np.fromiter((hash(tuple(reply)) for reply in replies), np.int64, len(replies))
 
 
 def _numbered(column: Array, numbers: dict[Any, int]) -> npt.NDArray[np.int32]:

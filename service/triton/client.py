@@ -139,7 +139,7 @@ class TritonClient:
             reason = "features are missing in Redis, or of another type: `make materialize export` mends it"
             raise DependencyUnavailable(TRITON, reason)
         if Degradation.PARTIAL_INDEX in slate.degraded:
-            reason = "the vector index does not hold every item yet: Redis is indexing them again"
+            reason = "the vector index does not hold every item: Redis is indexing them again, or evicts keys"
             raise DependencyUnavailable(TRITON, reason)
         most = described.config.max_batch_size
         if 0 < most < self._most_rows:

@@ -93,6 +93,7 @@ def make_world(
     items: int = 60,
     users: int = 20,
     bundle: str = "tiny-1",
+    name: str = "tiny",
     ttl_s: str = "{}",
     seed: int = 0,
 ) -> World:
@@ -100,7 +101,7 @@ def make_world(
     row."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    (folder / DATASET_FILE).write_text(DATASET.format(name="tiny", ttl_s=ttl_s))
+    (folder / DATASET_FILE).write_text(DATASET.format(name=name, ttl_s=ttl_s))
     dataset = Dataset.load(folder)
     world = World(folder, dataset, tuple(range(100, 100 + users)), tuple(range(-11, -11 + 3 * items, 3)))
     _draw_features(world, rng)

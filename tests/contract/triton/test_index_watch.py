@@ -220,3 +220,24 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
         redis.hset(key, mapping=kept)
         assert eventually(lambda: served.looked_and_marked() is False)
         assert served.watch.share == 1.0
+
+
+def test_answers_are_marked_while_redis_evicts_keys(served: Served, redis: Redis) -> None:
+    assert served.looked_and_marked() is False
+    try:
+        redis.mset({f"filler:{i}": b"x" * 4096 for i in range(1000)})
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 2**20)
+        redis.set("more", b"x")
+        redis.config_set("maxmemory", 0)
+        assert redis.info("stats")["evicted_keys"] > 0
+        assert served.looked_and_marked() is True
+        redis.config_set("maxmemory-policy", "noeviction")
+        drop_bundle(redis, "tiny-1")
+        redis.zrem("bundles:tiny", "tiny-1")
+        build_index(redis, served.recommender.bundle.folder, 2)
+        served.watch.doubt()
+        assert eventually(lambda: served.looked_and_marked() is False), "mended"
+    finally:
+        redis.config_set("maxmemory", 0)
+        redis.config_set("maxmemory-policy", "noeviction")
