@@ -16,7 +16,7 @@ CURRENT = "current"
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptColumn:
     """One column as a bundle reads it."""
 
     view: str
@@ -42,17 +42,17 @@ class Kept:
         return f"{self.view}:{self.head.hex()}:{self.column}"
 
     @classmethod
-    def parse(cls, told: str) -> Kept:
+    def parse(cls, told: str) -> KeptColumn:
         """Reads what `str` gave."""
         view, head, column = told.split(":", 2)
         return cls(view, column, bytes.fromhex(head))
 
 
-def columns_to_keep(dataset: Dataset, bundles: Path, names_: Iterable[str]) -> set[Kept]:
+def columns_to_keep(dataset: Dataset, bundles: Path, names_: Iterable[str]) -> set[KeptColumn]:
     """Takes a data set as it is now, the folder of bundles, and the names of those that can be served, the
     current one besides; gives what they read of it and it has not. A bundle that is not there reads nothing.
     """
-    kept: set[Kept] = set()
+    kept: set[KeptColumn] = set()
     for name in {CURRENT, *names_}:
         try:
             trained_on = Dataset.load(bundles / name / DATASET_FILE)
@@ -63,9 +63,9 @@ def columns_to_keep(dataset: Dataset, bundles: Path, names_: Iterable[str]) -> s
     return kept
 
 
-def _reads(dataset: Dataset) -> set[Kept]:
+def _reads(dataset: Dataset) -> set[KeptColumn]:
     return {
-        Kept(view, name, head_of(column))
+        KeptColumn(view, name, head_of(column))
         for view in names.VIEWS
         for name, column in columns_of(dataset, view).items()
     }

@@ -31,7 +31,7 @@ from contract.keys import (
 )
 from feature_repo.computed import ids_of, key_of
 from feature_repo.difference import MISSING, Stored
-from feature_repo.kept import Kept
+from feature_repo.kept import KeptColumn
 
 Ids = npt.NDArray[np.int64]
 _BATCH = 5_000  # keys per round trip
@@ -97,7 +97,7 @@ class OnlineStore:
             pipe.execute()
             seconds = seconds[len(keys) :]
 
-    def keep(self, columns: Collection[Kept], ids: Mapping[str, Ids]) -> None:
+    def keep(self, columns: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
         """Copies columns of all rows, ids by view, to where they are kept; what is kept already stays, and
         what is of another type is not copied."""
         if columns:
@@ -114,10 +114,10 @@ class OnlineStore:
                             pipe.hsetnx(key, one.field, value)
                 pipe.execute()
 
-    def let_go(self, kept: Collection[Kept], ids: Mapping[str, Ids]) -> None:
+    def let_go(self, kept: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
         """Deletes from all rows, ids by view, the columns that need no longer be kept."""
         told: Any = self.redis.smembers(kept_columns_key(self.project))
-        gone = {Kept.parse(one.decode()) for one in told} - set(kept)
+        gone = {KeptColumn.parse(one.decode()) for one in told} - set(kept)
         for view in {one.view for one in gone}:
             fields = [one.field for one in gone if one.view == view]
             self._delete_fields(key_of(view), ids[view], fields)
