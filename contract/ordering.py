@@ -52,3 +52,12 @@ def retrieval_part(
         if name in source_scores:
             z += weight * source_scores[name]
     return z
+
+
+def unranked_scores(retrieval_scores: Floats) -> Floats:
+    """Gives scores in [0,1] that order candidates as the retrieval does: a logistic function of its own.
+
+    They are no probabilities: no ranker said how likely a click is.
+    """
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-retrieval_scores.astype(np.float64)))).astype(np.float32)

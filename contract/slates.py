@@ -44,6 +44,7 @@ class Degradation(StrEnum):
     UNKNOWN_ITEM = "unknown_item"  # the bundle has no vector of the item: what most people like, instead
     USER_FEATURES = "user_features"  # the request's features lack some that the models take
     FEATURES = "features"  # columns that the bundle reads are missing in the store, or of another type
+    CAPS = "caps"  # a cap of the rules is broken: too few candidates keep it
 
 
 def degradations(mask: int) -> list[Degradation]:

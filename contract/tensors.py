@@ -1,7 +1,7 @@
 """The tensors of a request and of an answer: names, dtypes, widths.
 
 Axes: B batch, K candidates, N slate, R retrieved, E excluded ids, F bytes of the filters, U bytes of the
-features of a user, T stages.
+features of a user, P bytes of the rules, T stages.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FILTER_WIDTHS = (256, 2048)
 """The few widths F."""
 USER_FEATURE_WIDTHS = (1024, 16384)
 """The few widths U."""
+RULES_WIDTHS = (512, 8192)
+"""The few widths P."""
 
 
 class StageName(StrEnum):
@@ -73,11 +75,12 @@ FULL_QUALITY = 1.0
 OPTIONAL_TENSORS = (
     Tensor("like_item_id", np.int64, 1),
     Tensor("user_features", np.uint8, -1),
+    Tensor("rules", np.uint8, -1),
 )
 """What a request may send as well, for all of its rows: an item, where items like it are wanted, `PAD_ID`
 where not; features of the user, by `encode_user_features`, zeros where those that are stored are wanted. A
 request that sends either may have `PAD_ID` for its user: nobody."""
-OPTIONAL_FILL = {"like_item_id": PAD_ID, "user_features": 0}
+OPTIONAL_FILL = {"like_item_id": PAD_ID, "user_features": 0, "rules": 0}
 """What stands for each where it is not sent."""
 
 SLATE_TENSORS = ("item_ids", "item_scores")
@@ -92,6 +95,8 @@ EXPLAIN_TENSORS = (
     "retrieval_scores",
     "ranking_scores",
     "propensities",
+    "plain_places",
+    "moved_by",
 )
 OUTPUT_TENSORS = (
     Tensor("item_ids", np.int64, MAX_N),
@@ -106,6 +111,8 @@ OUTPUT_TENSORS = (
     Tensor("retrieval_scores", np.float32, -1),
     Tensor("ranking_scores", np.float32, -1),
     Tensor("propensities", np.float32, MAX_N),
+    Tensor("plain_places", np.int64, -1),
+    Tensor("moved_by", np.int8, -1),
 )
 
 

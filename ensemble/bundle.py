@@ -21,7 +21,9 @@ from contract.dataset import Dataset
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
+from contract.rules.attributes import ItemAttributes
 from ensemble.settings import Provider
+from ensemble.stores.attributes import read_attributes
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import head_of
 
@@ -197,6 +199,21 @@ class LoadedBundle:
             self.folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False
         )
         return np.asarray(vectors)
+
+    @cached_property
+    def attributes(self) -> ItemAttributes:
+        """What the items hold in the columns that may be filtered on, with a last row for no item."""
+        table = self.folder / bundle_files.ITEM_TABLE_FILE
+        return read_attributes(table, self.item_ids, self.manifest.filters)
+
+    @cached_property
+    def is_new(self) -> npt.NDArray[np.bool_]:
+        """Which items a source of new ones gives, bool (I+1,); the last row is no item."""
+        is_new = np.zeros(len(self.item_ids) + 1, dtype=np.bool_)
+        for source in self.manifest.sources:
+            if source.kind == "new" and source.file is not None:
+                is_new[:-1] |= np.load(self.folder / source.file, allow_pickle=False) != 0
+        return is_new
 
     def head(self, count: int) -> ExactVectorIndex:
         """Makes an exact index of the `count` most popular items. The vectors are mapped once more for it, so

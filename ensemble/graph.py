@@ -17,6 +17,7 @@ from ensemble.stages.filter import FilterCandidates
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.order import OrderCandidates
 from ensemble.stages.retrieve import RetrieveCandidates
+from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.client import CountedRedis
 from ensemble.stores.features import FeatureStore
@@ -50,6 +51,9 @@ def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSett
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
     sources = (NearestItems(stores.vectors), *stores.sources)
+    ruled = RuledOrder(
+        settings, bundle.manifest, lambda: bundle.attributes, catalogue, stores.items, bundle.is_new
+    )
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, bundle.taken_of_users, settings.max_seen)
@@ -58,5 +62,5 @@ def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSett
         >> FilterCandidates(stores.items, k, r)
         >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
         >> ScoreCandidates(bundle.ranker, k)
-        >> OrderCandidates(bundle.manifest.order, k, settings.exploration_temperature)
+        >> OrderCandidates(bundle.manifest.order, k, ruled, settings.exploration_temperature)
     )

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 from contract.keys import MAX_SEEN
+from contract.rules.asked import OrderRules, SettingRules
 
 
 class Provider(StrEnum):
@@ -78,6 +79,12 @@ class EnsembleSettings(BaseSettings):
     )
     exploration_temperature: NonNegativeFloat = Field(
         0.0, description="Gumbel top-k temperature. 0: off, the best first. Higher: more random slates."
+    )
+    order: SettingRules = Field(
+        OrderRules(),
+        description="Rules of the order of every slate: SHORTLIST_ORDER__BOOSTS, __PINS, __CAPS, __SHARES, "
+        "each a JSON list, and SHORTLIST_ORDER__DIVERSITY, 0 to 1. Higher diversity: items less like each "
+        "other, further from the order of the scores.",
     )
     instances: PositiveInt = Field(
         1,

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import decode_filters
+from contract.ids import IdDtype
+from contract.rules.asked import decode_rules
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, OPTIONAL_FILL, OPTIONAL_TENSORS, PAD_ID
 from contract.user_features import decode_user_features
@@ -72,11 +74,13 @@ class Batch:
         """Gives the rows (B',) with which the chain begins."""
         return self.tensors if len(rows) == len(self.owners) else take(self.tensors, rows)
 
-    def complaints(self, kinds: Mapping[str, str], features: Mapping[str, str]) -> dict[int, StageError]:
+    def complaints(
+        self, kinds: Mapping[str, str], features: Mapping[str, str], item_ids: IdDtype
+    ) -> dict[int, StageError]:
         """Finds the requests that are wrong; Triton has checked their dtypes and shapes.
 
-        Takes the filterable columns, and the features that a request may bring along, with their dtypes. Each
-        error is `bad_request` and names the field.
+        Takes the filterable columns, and the features that a request may bring along, with their dtypes, and
+        the dtype of items' own ids. Each error is `bad_request` and names the field.
         """
         n, user_id, filters = (self.tensors[name] for name in ("n", "user_id", "filters"))
         given = np.asarray(self._told("user_features").any(axis=1))
@@ -93,6 +97,11 @@ class Batch:
         for row in np.flatnonzero(filters.any(axis=1)):
             try:
                 decode_filters(filters[row], kinds)
+            except StageError as error:
+                found[self.owners[row]] = error
+        for row in np.flatnonzero(self._told("rules").any(axis=1)):
+            try:
+                decode_rules(self.tensors["rules"][row], kinds, item_ids)
             except StageError as error:
                 found[self.owners[row]] = error
         for row in np.flatnonzero(given):

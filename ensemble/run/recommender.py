@@ -132,8 +132,11 @@ class Recommender:
         self, requests: Sequence[Mapping[str, Array]], counters: Counters
     ) -> list[Reply | StageError]:
         batch, answers = Batch(requests), dict[int, Reply | StageError]()
+        manifest = self.bundle.manifest
         deadlines = Deadlines(batch.tensors["deadline_us"][:, 0], batch.owners, self.now_s)
-        for request, complaint in batch.complaints(self.bundle.manifest.filters, self.user_features).items():
+        for request, complaint in batch.complaints(
+            manifest.filters, self.user_features, manifest.item_id_dtype
+        ).items():
             deadlines.stop(deadlines.owners[deadlines.rows] == request, complaint)
         table: Tensors = {}
         try:

@@ -8,7 +8,7 @@ from merlin.schema import Schema
 
 from contract.arrays import Array
 from contract.bundle import OrderSpec
-from contract.ordering import order_scores
+from contract.ordering import order_scores, unranked_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
@@ -19,8 +19,10 @@ from ensemble.stages.lookup import (
     IS_LACKING_USER,
     IS_UNKNOWN_USER,
     LACKS_FEATURES,
+    SEEN_ITEM_IDS,
 )
 from ensemble.stages.retrieve import IS_PARTIAL_INDEX
+from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import IS_RANKED
 
 
@@ -39,15 +41,6 @@ def top_n(
         top_ids = np.pad(top_ids, ((0, 0), (0, missing)), constant_values=PAD_ID)
         top_scores = np.pad(top_scores, ((0, 0), (0, missing)), constant_values=-np.inf)
     return top_ids, top_scores
-
-
-def unranked_scores(retrieval_scores: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
-    """Gives scores in [0,1] that order candidates as the retrieval does: a logistic function of its own.
-
-    They are no probabilities: no ranker said how likely a click is.
-    """
-    with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-retrieval_scores.astype(np.float64)))).astype(np.float32)
 
 
 def gumbel_keys(
@@ -82,6 +75,9 @@ def propensities_of(
 class OrderCandidates(Stage):
     """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
 
+    Rules of the settings or of the request order anew what the scores ordered; `plain_places` and `moved_by`
+    then say of each candidate where it stood, from 1, and what moved it.
+
     Candidates are ordered by `order_scores`, P(click) from the ranker's and the retrieval's score; so are
     `item_scores`. A user who was not ranked has the retrieval's order; items like another have its scores,
     too. With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the
@@ -97,6 +93,12 @@ class OrderCandidates(Stage):
         "n",
         "seed",
         "like_item_id",
+        "user_id",
+        "user_vector",
+        "filters",
+        "exclude_item_ids",
+        "rules",
+        SEEN_ITEM_IDS,
         IS_UNKNOWN_USER,
         IS_UNKNOWN_ITEM,
         LACKS_FEATURES,
@@ -107,19 +109,22 @@ class OrderCandidates(Stage):
         IS_RANKED,
     )
 
-    def __init__(self, order: OrderSpec, k: int, temperature: float = 0.0) -> None:
+    def __init__(self, order: OrderSpec, k: int, ruled: RuledOrder, temperature: float = 0.0) -> None:
         super().__init__()
-        self.order, self.k, self.temperature = order, k, temperature
+        self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
 
     @property
     def writes(self) -> Schema:
-        """What orders (B,K), the slate (B,N), its propensities, and `degraded`, a mask of `Degradation`."""
+        """What orders (B,K), the slate (B,N), its propensities, what rules moved (B,K), and `degraded`, a
+        mask of `Degradation`."""
         return Schema(
             [
                 tensor("order_scores", np.float32, self.k),
                 tensor("item_ids", np.int64, MAX_N),
                 tensor("item_scores", np.float32, MAX_N),
                 tensor("propensities", np.float32, MAX_N),
+                tensor("plain_places", np.int64, self.k),
+                tensor("moved_by", np.int8, self.k),
                 tensor("degraded", np.int64, 1),
             ]
         )
@@ -142,6 +147,7 @@ class OrderCandidates(Stage):
         is_partial_index: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
+        **of_rules: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
         scores = order_scores(ranking_scores, retrieval_scores, self.order)
@@ -155,6 +161,21 @@ class OrderCandidates(Stage):
         else:
             item_ids, item_scores = top_n(candidate_ids, scores, candidate_mask, MAX_N)
             chances = np.ones(item_ids.shape, dtype=np.float32)
+        plain_places = np.zeros(scores.shape, dtype=np.int64)
+        moved_by = np.zeros(scores.shape, dtype=np.int8)
+        breaks_cap = np.zeros(len(n), dtype=np.bool_)
+        if rows := self.ruled.users(of_rules["rules"]):
+            table = of_rules | {"candidate_ids": candidate_ids, "candidate_mask": candidate_mask}
+            table |= {"n": n, "seed": seed, "like_item_id": like_item_id}
+            for row in rows:
+                slate = self.ruled.slate({name: tensor[row] for name, tensor in table.items()}, scores[row])
+                if slate is None:
+                    continue
+                filled = len(slate.item_ids)
+                item_ids[row, :filled], item_ids[row, filled:] = slate.item_ids, PAD_ID
+                item_scores[row, :filled], chances[row, :filled] = slate.item_scores, slate.chances
+                plain_places[row], moved_by[row] = slate.plain_places, slate.moved_by
+                breaks_cap[row] = slate.breaks_cap
         is_served = (np.arange(MAX_N) < n) & (item_ids != PAD_ID)
         flags = {
             Degradation.UNKNOWN_USER: is_unknown_user[:, 0],
@@ -166,6 +187,7 @@ class OrderCandidates(Stage):
             Degradation.UNKNOWN_ITEM: is_unknown_item[:, 0],
             Degradation.USER_FEATURES: lacks_features[:, 0],
             Degradation.FEATURES: is_lacking_user[:, 0] | is_lacking_items[:, 0],
+            Degradation.CAPS: breaks_cap,
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {
@@ -173,6 +195,8 @@ class OrderCandidates(Stage):
             "item_ids": np.where(is_served, item_ids, PAD_ID),
             "item_scores": np.where(is_served, item_scores, np.float32(-np.inf)),
             "propensities": np.where(is_served, chances, np.float32(0)),
+            "plain_places": plain_places,
+            "moved_by": moved_by,
             "degraded": np.asarray(degraded, dtype=np.int64)[:, None],
         }
 

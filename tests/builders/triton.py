@@ -4,7 +4,7 @@ requests."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
 from contract.filters import Wanted, encode_filters, held_values
-from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, encode_excluded
+from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, RULES_WIDTHS, encode_excluded
 from contract.user_features import Given, encode_user_features
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
@@ -270,14 +270,14 @@ def make_settings(**changed: Any) -> EnsembleSettings:
 
 
 def make_recommender(
-    world: World, order: OrderSpec | None = None, sources: tuple[Source, ...] = (), **changed: Any
+    world: World, spec: OrderSpec | None = None, sources: tuple[Source, ...] = (), **changed: Any
 ) -> Recommender:
-    """Builds the chain on memory stores; with `order` instead of the bundle's, more sources of candidates,
+    """Builds the chain on memory stores; with `spec` instead of the bundle's, more sources of candidates,
     and settings changed."""
     settings = make_settings(**changed)
     bundle = LoadedBundle.open(world.folder)
-    if order is not None:
-        bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"order": order}))
+    if spec is not None:
+        bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"order": spec}))
     features = world.memory_store(max_seen=settings.max_seen)
     items = item_table(bundle, features, settings)
     items.load()
@@ -304,6 +304,8 @@ def make_request(
     quality: float = FULL_QUALITY,
     like: int | None = None,
     features: Given | None = None,
+    rules: Mapping[str, Any] | None = None,
+    shown: int = 0,
 ) -> dict[str, np.ndarray]:
     """Makes one user's request tensors, each (1, width); the optional ones where they are given."""
     single = {
@@ -318,6 +320,10 @@ def make_request(
         optional["like_item_id"] = np.array([[like]], dtype=np.int64)
     if features is not None:
         optional["user_features"] = encode_user_features(features)
+    if rules is not None or shown:
+        told = {} if rules is None else {"rules": rules}
+        data = json.dumps(told | {"shown": shown}).encode()
+        optional["rules"] = np.frombuffer(data.ljust(RULES_WIDTHS[0], b"\0"), dtype=np.uint8)[None]
     return (
         optional
         | {name: np.array([[value]], dtype=np.int64) for name, value in single.items()}

@@ -1,0 +1,123 @@
+"""What items hold in the columns that rules are about, as small numbers: compared for many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.arrays import Array, Bools
+from contract.filters import Condition, Filters, number
+
+NONE = -1
+"""The code of no value."""
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One column of I items. Item i holds the values `codes[starts[i]:starts[i + 1]]`: places in `values`,
+    which are in canonical form and different, or `NONE`. `is_known`, bool (I,), is false where nothing is
+    known of the item, not even null."""
+
+    dtype: str
+    values: Sequence[str]
+    codes: Codes
+    starts: npt.NDArray[np.int64]
+    is_known: Bools
+
+    @classmethod
+    def of_texts(
+        cls, dtype: str, texts: Sequence[str | None], at: Array, starts: Array, is_known: Bools
+    ) -> Attribute:
+        """Takes the canonical forms of some values, of which None is none and several may be the same, and
+        which of them the items hold, one after the other."""
+        values: dict[str, int] = {}
+        code = [NONE if text is None else values.setdefault(text, len(values)) for text in texts]
+        codes = np.array([*code, NONE], dtype=np.int32)[at]
+        return cls(dtype, list(values), codes, np.asarray(starts, dtype=np.int64), is_known)
+
+    @cached_property
+    def widest(self) -> int:
+        """Most values that an item holds, at least 1."""
+        return max(1, int(np.diff(self.starts).max(initial=1)))
+
+    @cached_property
+    def code_of(self) -> dict[str, int]:
+        """The place of each value."""
+        return {value: code for code, value in enumerate(self.values)}
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """The values as numbers, NaN behind the last."""
+        return np.array([*(number(value, self.dtype) for value in self.values), np.nan], dtype=np.float64)
+
+    def of(self, rows: Array) -> Codes:
+        """Takes rows of items (...), gives their codes (..., L), the tail `NONE`."""
+        starts = self.starts[rows]
+        if self.widest == 1:
+            has = self.starts[rows + 1] > starts
+            single = self.codes.take(starts, mode="clip") if len(self.codes) else np.full(rows.shape, NONE)
+            return np.where(has, single, NONE).astype(np.int32, copy=False)[..., None]
+        at = starts[..., None] + np.arange(self.widest)
+        is_held = at < self.starts[rows + 1][..., None]
+        found: Codes = np.where(is_held, self.codes.take(at, mode="clip"), NONE).astype(np.int32, copy=False)
+        return found
+
+    def held(self, rows: Array) -> list[list[int]]:
+        """Lists the codes of items (n,), each once; one without any holds `NONE` alone."""
+        codes: list[list[int]] = self.of(rows).tolist()
+        return codes if self.widest == 1 else [[*({*one} - {NONE} or {NONE})] for one in codes]
+
+    def meets(self, condition: Condition, codes: Codes) -> Bools:
+        """Whether items that hold these codes (..., L) meet a condition; what `Condition.is_met` says, for
+        many."""
+        met = np.ones(codes.shape[:-1], dtype=np.bool_)
+        if condition.allowed is not None:
+            wanted = [self.code_of[one] for one in condition.allowed if one in self.code_of]
+            met &= np.isin(codes, wanted).any(axis=-1)
+            if None in condition.allowed:
+                met |= (codes == NONE).all(axis=-1)
+        if (within := condition.within) is not None:
+            held = self.numbers[codes]
+            above = held > within.low if within.is_low_open else held >= within.low
+            below = held < within.high if within.is_high_open else held <= within.high
+            met &= (above & below).any(axis=-1)
+        if condition.unless is not None:
+            met &= ~self.meets(condition.unless, codes)
+        return met
+
+
+@dataclass(frozen=True)
+class ItemAttributes:
+    """The filterable columns of I items."""
+
+    columns: Mapping[str, Attribute]
+
+    @classmethod
+    def of_held(
+        cls, held: Sequence[Mapping[str, AbstractSet[str]]], dtypes: Mapping[str, str]
+    ) -> ItemAttributes:
+        """Takes what each item holds by column, in canonical form; of a column that is not there nothing is
+        known."""
+        return cls({name: _attribute([one.get(name) for one in held], dt) for name, dt in dtypes.items()})
+
+    def passes(self, filters: Filters, rows: Array) -> Bools:
+        """Whether items in these rows (...) meet every condition."""
+        passing = np.ones(rows.shape, dtype=np.bool_)
+        for column, condition in filters.items():
+            attribute = self.columns[column]
+            passing &= attribute.is_known[rows] & attribute.meets(condition, attribute.of(rows))
+        return passing
+
+
+def _attribute(held: Iterable[AbstractSet[str] | None], dtype: str) -> Attribute:
+    cells = list(held)
+    texts = [text for cell in cells for text in sorted(cell or ())]
+    starts = np.cumsum([0, *(len(cell or ()) for cell in cells)])
+    is_known = np.array([cell is not None for cell in cells], dtype=np.bool_)
+    return Attribute.of_texts(dtype, texts, np.arange(len(texts)), starts, is_known)

@@ -1,0 +1,105 @@
+"""Caps while places are filled: which candidates would be one too many of a value within a window."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from contract.rules.asked import Cap
+from contract.rules.attributes import NONE
+
+MOST_TRIES = 2_000
+"""Steps of the search for an order that keeps the caps, where the first way through ended in none."""
+Held = Sequence[Sequence[int]]
+"""The codes that each of some items holds, `NONE` among them for none."""
+
+
+class CapCounts:
+    """Counts how often each value stands on the last places of the window. No value is capped by no cap; an
+    item of several values counts for each."""
+
+    def __init__(self, cap: Cap, held: Held, before: Held, pins: Mapping[int, int]) -> None:
+        """Takes what the candidates hold, and the items that stand before the first place, in order; and the
+        candidates that have places of their own, by place from 0."""
+        self.most, self.reach, self.held = cap.most, cap.window - 1, held
+        self.line = list(before)
+        self.start = len(self.line)
+        self.counts = Counter(one for values in self.line[-self.reach :] for one in values)
+        self.pins = {place: held[candidate] for place, candidate in pins.items()}
+
+    def blocks(self, candidate: int) -> bool:
+        """Whether the cap forbids a candidate on the next place; pins further on count as well."""
+        counts, most = self.counts, self.most
+        values = [one for one in self.held[candidate] if one != NONE]
+        if any(counts[one] >= most for one in values):
+            return True
+        if not self.pins:
+            return False
+        next_place, later = len(self.line) - self.start, Counter[int]()
+        for place in sorted(p for p in self.pins if next_place < p <= next_place + self.reach):
+            later.update(self.pins[place])
+            near = self.reach - (place - next_place)  # places before the next one that its window holds
+            for values_before in self.line[-near:] if near else ():
+                later.update(values_before)
+            if any(later[one] >= most for one in values):
+                return True
+            for values_before in self.line[-near:] if near else ():
+                later.subtract(values_before)
+        return False
+
+    def add(self, candidate: int) -> None:
+        """Puts a candidate on the next place."""
+        self.line.append(self.held[candidate])
+        self.counts.update(self.line[-1])
+        if len(self.line) > self.reach:
+            self.counts.subtract(self.line[-1 - self.reach])
+
+    def take_back(self) -> None:
+        """Takes the last candidate away again."""
+        self.counts.subtract(self.line.pop())
+        if len(self.line) >= self.reach:
+            self.counts.update(self.line[-self.reach])
+
+
+def kept_order(
+    caps: Sequence[CapCounts], usable: Sequence[int], pins: Mapping[int, int], places: int
+) -> list[int] | None:
+    """Looks for the first order, by preference, that keeps every cap; None where there is none, or none was
+    found in `MOST_TRIES` steps.
+
+    Takes the candidates that may be placed, best first, those that have places of their own, from 0, and how
+    many places there are.
+    """
+    has_place = set(pins.values())
+    free = [one for one in usable if one not in has_place]
+    kinds = {one: tuple(frozenset(cap.held[one]) for cap in caps) for one in free}
+    order: list[int] = []
+    tries = 0
+
+    def is_filled() -> bool:
+        nonlocal tries
+        if len(order) == places:
+            return True
+        pinned = pins.get(len(order))
+        tried: set[tuple[frozenset[int], ...]] = set()
+        for one in free if pinned is None else (pinned,):
+            if pinned is None:
+                if one in order or kinds[one] in tried:
+                    continue
+                tried.add(kinds[one])  # what holds the same fails the same way
+            tries += 1
+            if tries > MOST_TRIES:
+                return False
+            if any(cap.blocks(one) for cap in caps):
+                continue
+            order.append(one)
+            for cap in caps:
+                cap.add(one)
+            if is_filled():
+                return True
+            order.pop()
+            for cap in caps:
+                cap.take_back()
+        return False
+
+    return order if is_filled() else None

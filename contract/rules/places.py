@@ -1,0 +1,227 @@
+"""Fills the places of a slate one after the other, as the rules ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from contract.arrays import Doubles
+from contract.rules.asked import Cap
+from contract.rules.caps import CapCounts, Held, kept_order
+from contract.rules.diversity import Likeness
+
+
+class Mover(StrEnum):
+    """What moved an item. Bit i of `moved_by` is the i-th of these."""
+
+    BOOST = "boost"
+    PIN = "pin"
+    CAP = "cap"
+    SHARE = "share"
+    DIVERSITY = "diversity"
+
+
+_BURIED = 1e4
+"""More than any two values differ by."""
+BIT = {mover: 1 << bit for bit, mover in enumerate(Mover)}
+
+
+def movers(mask: int) -> list[Mover]:
+    """Lists what the bit mask `moved_by` says."""
+    return [mover for mover, bit in BIT.items() if mask & bit]
+
+
+@dataclass(frozen=True)
+class CappedColumn:
+    """A cap, and what the candidates and the items before the first place hold in its column."""
+
+    cap: Cap
+    held: Held
+    before: Held = ()
+
+
+@dataclass(frozen=True)
+class SharedPlaces:
+    """A share of the places: which candidates (C,) are to have it, and how many of them are to stand on the
+    places up to each, at least."""
+
+    members: Sequence[bool]
+    due: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Values are drawn with Gumbel noise of this scale, anew for each place, so that what came before tells
+    nothing of it; `generator` is the user's own."""
+
+    scale: float
+    generator: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """One user's C candidates, best first, and what is asked of their order.
+
+    `values`, float64 (C,), descend; those from `buried` on come after the others, whatever their values.
+    Those from `reserved` on have no place but their own. `pins` maps a place, from 0, to its candidate; it
+    may lie behind the last of the `places`. With `likeness`, the values are in [0,1], already less the part
+    `diversity` of themselves.
+    """
+
+    values: Doubles
+    places: int
+    buried: int
+    reserved: int
+    pins: Mapping[int, int] = field(default_factory=dict)
+    caps: Sequence[CappedColumn] = ()
+    shares: Sequence[SharedPlaces] = ()
+    diversity: float = 0.0
+    likeness: Likeness | None = None
+    exploration: Exploration | None = None
+
+
+@dataclass
+class Placement:
+    """The candidate of each place; the probability that each place got it, given those before; what moved
+    each candidate, (C,), a bit mask of `Mover`; and whether a cap is broken."""
+
+    order: list[int]
+    chances: list[float]
+    moved_by: list[int]
+    breaks_cap: bool = False
+
+
+def fill_places(wishes: Wishes) -> Placement:
+    """Fills each place with the best candidate that is left and that the rules allow.
+
+    A pin takes its place before all else. Then come, in this order: what a share is due, what no cap forbids,
+    what is not buried, what has the greatest value. Where no candidate keeps the caps, another order is
+    looked for that does; where there is none, the best stands there all the same. No place stays empty while
+    there is a candidate.
+    """
+    placement = _Filling(wishes).filled()
+    if placement.breaks_cap and wishes.exploration is None:
+        caps = [CapCounts(one.cap, one.held, one.before, wishes.pins) for one in wishes.caps]
+        places = len(placement.order)
+        pins = {place: one for place, one in wishes.pins.items() if place < places}
+        order = kept_order(caps, range(wishes.reserved), pins, places)
+        if order is not None:
+            moved_by = list(placement.moved_by)
+            for place, one in enumerate(order):
+                if placement.order[place] != one:
+                    moved_by[one] |= BIT[Mover.CAP]
+            return Placement(order, placement.chances, moved_by)
+    return placement
+
+
+class _Filling:
+    def __init__(self, wishes: Wishes) -> None:
+        self.wishes, self.pins = wishes, dict(wishes.pins)
+        has_place = set(self.pins.values())
+        self.waiting = [one for one in range(wishes.reserved) if one not in has_place]
+        self.caps = [CapCounts(one.cap, one.held, one.before, self.pins) for one in wishes.caps]
+        self.given = [0] * len(wishes.shares)
+        self.moved_by = [0] * len(wishes.values)
+        self.breaks_cap = False
+        self.is_static = wishes.likeness is None and wishes.exploration is None
+        if not self.is_static:
+            self.standing = np.full(len(wishes.values), -np.inf)
+            self.standing[self.waiting] = np.where(np.array(self.waiting) < wishes.buried, 0.0, -_BURIED)
+
+    def filled(self) -> Placement:
+        order: list[int] = []
+        chances: list[float] = []
+        for place in range(self.wishes.places):
+            chance = 1.0
+            if place in self.pins:
+                best = self.pins.pop(place)
+                self.moved_by[best] |= BIT[Mover.PIN]
+                self.breaks_cap |= self._is_blocked(best)
+            elif self.waiting:
+                best, chance = self._best(place)
+                self._take(best)
+            elif self.pins:  # better before its place than nobody
+                best = self.pins.pop(min(self.pins))
+                self.breaks_cap |= self._is_blocked(best)
+            else:
+                break
+            order.append(best)
+            chances.append(chance)
+            for cap in self.caps:
+                cap.add(best)
+            if self.wishes.likeness is not None:
+                self.wishes.likeness.add(best)
+            for at, share in enumerate(self.wishes.shares):
+                self.given[at] += share.members[best]
+        return Placement(order, chances, self.moved_by, self.breaks_cap)
+
+    def _best(self, place: int) -> tuple[int, float]:
+        """Gives the candidate of a place, and the probability of it."""
+        plain, ranked = self._ranked()
+        free = next((one for one in ranked if not self._is_blocked(one)), None)
+        if free is None:
+            self.breaks_cap = True
+            return ranked[0], 1.0
+        best, members = free, self._due(place)
+        if members is not None:
+            fitting = (one for one in ranked if members[one] and one < self.wishes.buried)
+            best = next((one for one in fitting if not self._is_blocked(one)), free)
+        if best != free:
+            self.moved_by[best] |= BIT[Mover.SHARE]
+        else:
+            for one in ranked[: ranked.index(best)]:
+                self.moved_by[one] |= BIT[Mover.CAP]
+            front = self.waiting if self.wishes.likeness is not None else ()
+            if best != next((one for one in front if not self._is_blocked(one)), best):
+                self.moved_by[best] |= BIT[Mover.DIVERSITY]
+        if self.wishes.exploration is None:
+            return best, 1.0
+        return best, self._chance(plain, best, members if members is not None and members[best] else None)
+
+    def _ranked(self) -> tuple[Doubles, list[int]]:
+        """Gives the values before noise, and those who wait, best first."""
+        wishes = self.wishes
+        if self.is_static:
+            return wishes.values, self.waiting
+        plain = wishes.values
+        if wishes.likeness is not None:
+            plain = plain - wishes.diversity * wishes.likeness.greatest
+        plain = plain + self.standing
+        drawn = plain
+        if (exploration := wishes.exploration) is not None:
+            drawn = plain + exploration.scale * exploration.generator.gumbel(size=len(plain))
+        return plain, np.argsort(-drawn, kind="stable")[: len(self.waiting)].tolist()
+
+    def _take(self, best: int) -> None:
+        self.waiting.remove(best)
+        if not self.is_static:
+            self.standing[best] = -np.inf
+
+    def _due(self, place: int) -> Sequence[bool] | None:
+        """Says which candidates have a share that is due; None where none is."""
+        for share, given in zip(self.wishes.shares, self.given, strict=True):
+            if share.due[place] > given:
+                return share.members
+        return None
+
+    def _chance(self, plain: Doubles, best: int, members: Sequence[bool] | None) -> float:
+        """Gives the probability of a candidate among those that could have come in its place: as good as it
+        in every respect but the value."""
+        assert self.wishes.exploration is not None
+        scale, is_buried = self.wishes.exploration.scale, best >= self.wishes.buried
+        if not scale:
+            return 1.0
+        rivals = [
+            one
+            for one in self.waiting
+            if (one >= self.wishes.buried) == is_buried
+            and (members is None or members[one])
+            and not self._is_blocked(one)
+        ]
+        return float(1 / np.exp((plain[rivals] - plain[best]) / scale).sum())
+
+    def _is_blocked(self, one: int) -> bool:
+        return any(cap.blocks(one) for cap in self.caps) if self.caps else False

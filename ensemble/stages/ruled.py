@@ -1,0 +1,231 @@
+"""The rules of the order as the chain keeps them: what is asked for a user, and the slate that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.arrays import Array, Bools, Floats, Ids
+from contract.bundle import BundleError, Manifest
+from contract.errors import WrongField
+from contract.filters import Filters, decode_filters
+from contract.ordering import unranked_scores
+from contract.rules.asked import Cap, CheckedRules, OrderRules, check_rules, decode_rules, merged
+from contract.rules.attributes import ItemAttributes
+from contract.rules.boosts import Boosted, boosted
+from contract.rules.diversity import Likeness, relevance
+from contract.rules.places import BIT, CappedColumn, Exploration, Mover, SharedPlaces, Wishes, fill_places
+from contract.rules.shares import places_due
+from contract.tensors import PAD_ID
+from ensemble.settings import EnsembleSettings
+from ensemble.stages.filter import is_among
+from ensemble.stages.lookup import SEEN_ITEM_IDS
+from ensemble.stores.items import ItemTable
+from ensemble.stores.vectors import Catalogue
+
+
+@dataclass(frozen=True)
+class RuledSlate:
+    """One user's slate: ids, scores and chances of its places, `n` or fewer. Of each candidate (K,) its place
+    by score alone, from 1, 0 for none, and what moved it, a bit mask of `Mover`; and whether a cap is
+    broken."""
+
+    item_ids: Ids
+    item_scores: Floats
+    chances: Floats
+    plain_places: npt.NDArray[np.int64]
+    moved_by: npt.NDArray[np.int8]
+    breaks_cap: bool
+
+
+class RuledOrder:
+    """Keeps the rules of the settings and of requests, for one user at a time: the candidates are few, and
+    each place depends on those before it."""
+
+    def __init__(
+        self,
+        settings: EnsembleSettings,
+        manifest: Manifest,
+        attributes: Callable[[], ItemAttributes],
+        catalogue: Catalogue,
+        items: ItemTable,
+        is_new: Bools,
+    ) -> None:
+        """Takes the settings' rules; what the items hold is asked for when a rule needs it. `is_new` (I+1,)
+        marks the new items, and the last row no item.
+
+        Raises:
+            BundleError: a rule of the settings names what this bundle does not have.
+        """
+        self.defaults, self.temperature = settings.order, settings.exploration_temperature
+        self.manifest, self.catalogue, self.items = manifest, catalogue, items
+        self.is_new, self._attributes = is_new, attributes
+        try:
+            self.has_defaults = not self._checked(self.defaults).is_none
+        except WrongField as error:
+            raise BundleError(f"SHORTLIST_ORDER: {error}; the bundle is {manifest.bundle}") from None
+        self._asked = lru_cache(maxsize=1024)(self._read)
+
+    @cached_property
+    def attributes(self) -> ItemAttributes:
+        """What the catalogue's items hold; the last row is no item."""
+        return self._attributes()
+
+    def users(self, rules: npt.NDArray[np.uint8]) -> list[int]:
+        """Lists the users, of (B,P), for whom there may be rules."""
+        if self.has_defaults:
+            return list(range(len(rules)))
+        return np.flatnonzero(rules.any(axis=1)).tolist() if rules.any() else []
+
+    def slate(self, user: Mapping[str, Array], scores: Floats) -> RuledSlate | None:
+        """Takes the tensors of one user, each (width,), and the scores of the candidates (K,), in [-1,1] for
+        items like another, else in [0,1]; None where no rule counts."""
+        asked, shown = self._asked(user["rules"].tobytes())
+        if asked.is_none:
+            return None
+        return _User(self, asked, shown, user, scores).slate()
+
+    def _read(self, data: bytes) -> tuple[CheckedRules, int]:
+        row = np.frombuffer(data, dtype=np.uint8)
+        asked, shown = decode_rules(row, self.manifest.filters, self.manifest.item_id_dtype)
+        return self._checked(merged(asked, self.defaults)), shown
+
+    def _checked(self, rules: OrderRules) -> CheckedRules:
+        return check_rules(rules, self.manifest.filters, self.manifest.item_id_dtype)
+
+
+class _User:
+    """One user's candidates, best first by score alone, while the rules are kept."""
+
+    def __init__(
+        self, order: RuledOrder, asked: CheckedRules, shown: int, user: Mapping[str, Array], scores: Floats
+    ) -> None:
+        self.ruled, self.asked, self.shown, self.user, self.scores = order, asked, shown, user, scores
+        self.snapshot = order.items.snapshot
+        self.is_like = bool(user["like_item_id"][0] != PAD_ID)
+        live = np.flatnonzero(user["candidate_mask"] & np.isfinite(scores))
+        self.live = live[np.argsort(-scores[live], kind="stable")]
+
+    def slate(self) -> RuledSlate:
+        """Fills the places."""
+        user, live = self.user, self.live
+        rows = self.snapshot.rows_of(user["candidate_ids"][live])
+        boosts = boosted(self._chances(), self._times(rows))
+        ids = user["candidate_ids"][live[boosts.order]]
+        pins, extra = self._pins(ids.tolist())
+        rows = np.concatenate([rows[boosts.order], self.snapshot.rows_of(extra)])
+        placed = fill_places(self._wishes(boosts, rows, pins))
+        ids, scores = np.append(ids, extra), np.append(self.scores[live[boosts.order]], self._scores(extra))
+        moved_by = np.zeros(len(self.scores), dtype=np.int8)
+        moved_by[live[boosts.order]] = placed.moved_by[: len(live)]
+        moved_by[live[boosts.is_moved]] |= BIT[Mover.BOOST]
+        plain_places = np.zeros(len(self.scores), dtype=np.int64)
+        plain_places[live] = np.arange(1, len(live) + 1)
+        return RuledSlate(
+            ids[placed.order],
+            scores[placed.order].astype(np.float32),
+            np.array(placed.chances, dtype=np.float32),
+            plain_places,
+            moved_by,
+            placed.breaks_cap,
+        )
+
+    def _chances(self) -> npt.NDArray[np.float64]:
+        scores = self.scores[self.live].astype(np.float64)
+        return ((1 + scores) / 2 if self.is_like else scores).clip(0, 1)
+
+    def _times(self, rows: Array) -> npt.NDArray[np.float64] | None:
+        """What the odds of each candidate are multiplied by."""
+        times = np.ones(len(rows))
+        for filters, factor in self.asked.boosts:
+            times[self.ruled.attributes.passes(filters, rows)] *= factor
+        return times if self.asked.boosts else None
+
+    def _pins(self, candidates: list[int]) -> tuple[dict[int, int], Ids]:
+        """Gives the candidate of each place, from 0 on this page, and the items that are no candidates and
+        may be shown all the same: they stand behind the candidates."""
+        pins: dict[int, int] = {}
+        extra: list[int] = []
+        for place, item_id in self.asked.pins:
+            if place <= self.shown:
+                continue
+            if item_id in candidates:
+                pins[place - self.shown - 1] = candidates.index(item_id)
+            elif self._may_be_shown(item_id):
+                pins[place - self.shown - 1] = len(candidates) + len(extra)
+                extra.append(item_id)
+        return pins, np.array(extra, dtype=np.int64)
+
+    def _may_be_shown(self, item_id: int) -> bool:
+        """Whether the filter would have kept the item, had it been retrieved."""
+        ids, user, ruled = np.array([[item_id]]), self.user, self.ruled
+        row = self.snapshot.rows_of(ids[0])
+        gone = (SEEN_ITEM_IDS, "exclude_item_ids")
+        if not self.snapshot.is_available[row[0]] or any(
+            is_among(ids, user[one][None])[0, 0] for one in gone
+        ):
+            return False
+        filters = decode_filters(user["filters"], ruled.manifest.filters)
+        return not filters or bool(ruled.attributes.passes(filters, row)[0])
+
+    def _scores(self, item_ids: Ids) -> Floats:
+        """What the retrieval alone says of items that are no candidates."""
+        if not len(item_ids):
+            return np.empty(0, dtype=np.float32)
+        products = self.ruled.catalogue.scores(item_ids, self.user["user_vector"])
+        return products if self.is_like else unranked_scores(products)
+
+    def _wishes(self, boosts: Boosted, rows: Array, pins: dict[int, int]) -> Wishes:
+        asked, ruled, places = self.asked, self.ruled, int(self.user["n"][0])
+        values, scale = boosts.values, ruled.temperature
+        before = self._shown_rows()
+        likeness = None
+        if asked.diversity:
+            parts = (values[: boosts.buried], values[boosts.buried :])
+            (ahead, width), (behind, _) = relevance(parts[0]), relevance(parts[1])
+            values = (1 - asked.diversity) * np.concatenate([ahead, behind])
+            scale *= (1 - asked.diversity) / width
+            likeness = Likeness(self._vectors(rows), self._vectors(before))
+        exploration = None
+        if ruled.temperature:
+            exploration = Exploration(scale, np.random.default_rng(abs(int(self.user["seed"][0]))))
+        return Wishes(
+            np.append(values, np.zeros(len(rows) - len(values))),
+            places,
+            boosts.buried,
+            len(values),
+            pins,
+            [self._capped(cap, rows, before) for cap in asked.caps],
+            [self._shared(filters, share, rows, places) for filters, share in asked.shares],
+            asked.diversity,
+            likeness,
+            exploration,
+        )
+
+    def _capped(self, cap: Cap, rows: Array, before: Array) -> CappedColumn:
+        column = self.ruled.attributes.columns[cap.column]
+        return CappedColumn(cap, column.held(rows), column.held(before))
+
+    def _shared(self, filters: Filters | None, share: float, rows: Array, places: int) -> SharedPlaces:
+        ruled, user_id = self.ruled, int(self.user["user_id"][0])
+        members = ruled.is_new[rows] if filters is None else ruled.attributes.passes(filters, rows)
+        told = int(self.user["seed"][0]) if user_id == PAD_ID else user_id
+        return SharedPlaces(members.tolist(), places_due(share, told, self.shown, places))
+
+    def _shown_rows(self) -> Array:
+        """The rows of the items that the pages before this one showed: the last that are excluded."""
+        if not self.shown:
+            return np.empty(0, dtype=np.intp)
+        excluded = self.user["exclude_item_ids"]
+        return self.snapshot.rows_of(excluded[excluded != PAD_ID][-self.shown :])
+
+    def _vectors(self, rows: Array) -> Floats:
+        """The items' own vectors, without the prior; zeros for no item."""
+        vectors = self.ruled.catalogue.vectors
+        is_item = rows < len(vectors)
+        found: Floats = vectors[np.where(is_item, rows, 0), :-1] * is_item[:, None]
+        return found
