@@ -22,17 +22,19 @@ from typing import Any, TypeVar
 import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
-from bench.designs import OUR_OUTPUTS, Design, GrpcCaller, HttpCaller, our_messages
+from bench.designs import Design, GrpcCaller, HttpCaller, our_messages
 from bench.processes import of_ours
 from bench.record import Record, say
 from bench.replies import World, judge_gateway, judge_ours
 from bench.series import COMPARED_AT, Measured, measured
 from bench.servers import BenchError, own_ports
-from contract.tensors import MODEL_NAME
+from contract.tensors import ANSWER, MODEL_NAME
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 
 N, USERS, HALF = 10, 2000, 0.5
 WARM_S = 0.5
+OLDER_OUTPUTS = ("item_ids", "item_scores", "degraded", "stage_us", "bundle_id")
+"""What a slate was asked by before it travelled as one tensor."""
 TRITON, GATEWAY = "straight to Triton", "gateway"
 READ_USERS = """
 import json, sys
@@ -150,7 +152,7 @@ class Side:
         address = f"{LOOPBACK}:{self.ports['triton_grpc_port']}"
         told: Any = InferenceServerClient(address).get_model_metadata(MODEL_NAME, as_json=True)
         inputs, outputs = ({one["name"] for one in told[kind]} for kind in ("inputs", "outputs"))
-        asked = [name for name in OUR_OUTPUTS if name in outputs]
+        asked = [name for name in (ANSWER.name, *OLDER_OUTPUTS) if name in outputs]
         pad_id = self.pad_id()
         messages = our_messages(users, manifest["context"], N, asked, inputs, pad_id)
         processes = of_ours(LocalSettings(var_dir=self.var))

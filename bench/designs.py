@@ -18,20 +18,18 @@ from bench.processes import Processes
 from bench.replies import Judge
 from contract.filters import encode_filters
 from contract.tensors import (
-    ALWAYS_TENSORS,
+    ANSWER,
     EXCLUDE_WIDTHS,
-    FULL_QUALITY,
     MODEL_NAME,
-    NO_CONTEXT,
-    NO_DEADLINE,
     PAD_ID,
-    SLATE_TENSORS,
+    REQUEST,
+    pack_request,
+    plain_request,
 )
 
 OURS, GATEWAY = "ours, gRPC", "ours, gateway"
 STOCK, REFERENCE_01, REFERENCE_04 = "stock", "reference 01", "reference 04"
 NAMES = (STOCK, REFERENCE_01, REFERENCE_04, OURS, GATEWAY)
-OUR_OUTPUTS = (*SLATE_TENSORS, *ALWAYS_TENSORS)
 
 
 class Caller(Protocol):
@@ -113,25 +111,23 @@ def our_messages(
     users: Sequence[int],
     context: Sequence[str],
     n: int,
-    outputs: Sequence[str] = OUR_OUTPUTS,
-    inputs: Collection[str] | None = None,
+    outputs: Sequence[str] = (ANSWER.name,),
+    inputs: Collection[str] = (REQUEST,),
     pad_id: int = PAD_ID,
 ) -> dict[int, bytes]:
     """Writes requests of our ensemble, without a deadline, as the other designs have none. For an older one,
-    `inputs` are the tensors that it takes, and `pad_id` what is no item to it."""
-    scalars = {"n": n, "seed": 0, "deadline_us": NO_DEADLINE}
-    scalars |= dict.fromkeys(context, NO_CONTEXT)
-    tensors: dict[str, npt.NDArray[Any]] = {name: np.array([[v]], np.int64) for name, v in scalars.items()}
-    tensors["quality"] = np.array([[FULL_QUALITY]], np.float32)
-    tensors["exclude_item_ids"] = np.full((1, EXCLUDE_WIDTHS[0]), pad_id, np.int64)
-    tensors["filters"] = encode_filters({})
-    tensors = {name: array for name, array in tensors.items() if inputs is None or name in inputs}
-    return written(
-        MODEL_NAME,
-        users,
-        lambda user: tensors | {"user_id": np.array([[user]], np.int64)},
-        outputs,
-    )
+    `inputs` are the tensors that it takes, each by its own name, and `pad_id` what is no item to it."""
+
+    def tensors(user: int) -> Mapping[str, npt.NDArray[Any]]:
+        named = plain_request(np.array([user], np.int64), n, context)
+        if REQUEST in inputs:
+            return pack_request(named, context)
+        named["exclude_item_ids"] = np.full((1, EXCLUDE_WIDTHS[0]), pad_id, np.int64)
+        named["filters"] = encode_filters({})
+        del named["like_item_id"]  # an optional one
+        return {name: array for name, array in named.items() if name in inputs}
+
+    return written(MODEL_NAME, users, tensors, outputs)
 
 
 def one_id_messages(

@@ -22,7 +22,7 @@ from contract.environment import RedisUrl
 from contract.ids import OwnId
 from contract.keys import decode_seen, seen_key, seen_prefix
 from contract.slates import SlateSource, degradations
-from contract.tensors import PAD_ID
+from contract.tensors import ANSWER, ANSWER_TENSORS, PAD_ID, unpack
 
 
 class Kind(StrEnum):
@@ -98,6 +98,8 @@ def judge_ours(world: World, pad_id: int = PAD_ID) -> Judge:
 
     def judge(exchange: Exchange) -> Kind:
         tensors = tensors_of(exchange.body)
+        if ANSWER.name in tensors:  # one of before it answers in tensors of their own names
+            tensors |= unpack(tensors[ANSWER.name], ANSWER_TENSORS)
         if degradations(int(tensors["degraded"].item())):
             return Kind.DEGRADED
         ids = tensors["item_ids"][0]

@@ -12,22 +12,12 @@ import numpy.typing as npt
 from batch.settings import BatchSettings, RetrievalMode
 from contract.arrays import Ids
 from contract.errors import ErrorCode, StageError
-from contract.names import USER_ID
 from contract.slates import Degradation, degradation_mask
-from contract.tensors import (
-    EXCLUDE_WIDTHS,
-    FILTER_WIDTHS,
-    FULL_QUALITY,
-    NO_CONTEXT,
-    NO_DEADLINE,
-    PAD_ID,
-    StageName,
-)
+from contract.tensors import PAD_ID, StageName, plain_request
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, redis_stores
 from ensemble.settings import EnsembleSettings
-from ensemble.stage import Tensors
 from ensemble.stores.exact import ExactVectorIndex
 
 UNKNOWN = degradation_mask([Degradation.UNKNOWN_USER])
@@ -105,7 +95,7 @@ class BatchChain:
             some = user_ids[start : start + step]
             if self.stores.watch is not None:
                 self.stores.watch.look()
-            table = self.recommender.run(self._asked(some))
+            table = self.recommender.run(plain_request(some, self.n, self.bundle.manifest.context))
             for name, duration_us in zip(self.recommender.stages, table["stage_us"][0].tolist(), strict=True):
                 self.stage_us[name] += duration_us
             yield UserSlates(
@@ -114,20 +104,3 @@ class BatchChain:
                 table["item_scores"][:, : self.n],
                 table["degraded"][:, 0],
             )
-
-    def _asked(self, user_ids: Ids) -> Tensors:
-        """Asks as a request does that names a user and `n`, and nothing else."""
-        rows = len(user_ids)
-        fixed: Tensors = {
-            USER_ID: user_ids[:, None],
-            "n": np.full((rows, 1), self.n, dtype=np.int64),
-            "exclude_item_ids": np.full((rows, EXCLUDE_WIDTHS[0]), PAD_ID, dtype=np.int64),
-            "filters": np.zeros((rows, FILTER_WIDTHS[0]), dtype=np.uint8),
-            "seed": np.zeros((rows, 1), dtype=np.int64),
-            "deadline_us": np.full((rows, 1), NO_DEADLINE, dtype=np.int64),
-            "quality": np.full((rows, 1), FULL_QUALITY, dtype=np.float32),
-        }
-        context = {
-            name: np.full((rows, 1), NO_CONTEXT, dtype=np.int64) for name in self.bundle.manifest.context
-        }
-        return fixed | context

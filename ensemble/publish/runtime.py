@@ -14,7 +14,15 @@ from merlin.schema import Schema
 from merlin.systems.dag import Ensemble
 from merlin.systems.dag.runtimes.triton import TritonExecutorRuntime
 
-from contract.tensors import MODEL_NAME, OPTIONAL_TENSORS, OUTPUT_TENSORS, REQUEST_TENSORS, Tensor
+from contract.tensors import (
+    ANSWER,
+    ANSWER_TENSORS,
+    EXPLAIN_TENSORS,
+    MODEL_NAME,
+    OPTIONAL_TENSORS,
+    Tensor,
+    request_tensor,
+)
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import ADDED_AT_THE_END
 from ensemble.settings import EnsembleSettings
@@ -60,10 +68,9 @@ def model_config(
         ValueError: the contract promises an output that the graph does not write.
     """
     added = {*output_schema.column_names, *ADDED_AT_THE_END}
-    missing = [t.name for t in OUTPUT_TENSORS if t.name not in added]
+    missing = [t.name for t in (*ANSWER_TENSORS, *EXPLAIN_TENSORS) if t.name not in added]
     if missing:
         raise ValueError(f"the graph does not write {missing}, which the contract promises")
-    context = tuple(Tensor(name, np.int64, 1) for name in bundle.manifest.context)
     batching = triton.ModelDynamicBatching(
         max_queue_delay_microseconds=settings.queue_delay_us, default_queue_policy=queue_policy(settings)
     )
@@ -75,10 +82,10 @@ def model_config(
         dynamic_batching=batching,
         instance_group=[group],
         input=[
-            *(triton.ModelInput(**_described(t)) for t in (*REQUEST_TENSORS, *context)),
+            triton.ModelInput(**_described(request_tensor(bundle.manifest.context))),
             *(triton.ModelInput(**_described(t), optional=True) for t in OPTIONAL_TENSORS),
         ],
-        output=[triton.ModelOutput(**_described(t)) for t in OUTPUT_TENSORS],
+        output=[triton.ModelOutput(**_described(t)) for t in (ANSWER, *EXPLAIN_TENSORS)],
     )
     config.parameters["bundle"].string_value = bundle.manifest.bundle
     return config

@@ -13,13 +13,12 @@ from contract.filters import decode_filters
 from contract.ids import IdDtype
 from contract.rules.asked import decode_rules
 from contract.slates import Degradation, degradation_mask
-from contract.tensors import MAX_N, OPTIONAL_FILL, OPTIONAL_TENSORS, PAD_ID
+from contract.tensors import ANSWER_TENSORS, MAX_N, OPTIONAL_FILL, OPTIONAL_TENSORS, PAD_ID, pack
 from contract.user_features import decode_user_features
 from ensemble.stage import Tensors
 
 Places = npt.NDArray[np.intp]
-PADDING = {"exclude_item_ids": PAD_ID, "filters": 0, **OPTIONAL_FILL}
-"""What fills the inputs of one of a few widths, where requests of different widths come together."""
+NO_ROWS: Places = np.arange(0)
 OPTIONAL_DTYPES = {t.name: t.dtype for t in OPTIONAL_TENSORS}
 LATE_ROW = {
     "item_ids": PAD_ID,
@@ -38,9 +37,17 @@ SAME_IN_EVERY_ROW = ("bundle_id",)
 class Reply(Mapping[str, Array]):
     """One request's rows of a table of several. A tensor is cut out when it is asked for: few of them are."""
 
-    def __init__(self, tensors: Tensors, places: slice | Places) -> None:
-        """Takes where in the table the request's rows are: side by side, or each its own, -1 for late."""
-        self.tensors, self.places = tensors, places
+    def __init__(self, tensors: Tensors, packed: Array, places: slice | Places) -> None:
+        """Takes a table, its `ANSWER_TENSORS` packed, and where in it the request's rows are: side by side,
+        or each its own, -1 for late."""
+        self.tensors, self.places, self._packed = tensors, places, packed
+
+    @property
+    def packed(self) -> Array:
+        """The request's `ANSWER_TENSORS` as they travel."""
+        if isinstance(self.places, slice):
+            return self._packed[self.places]
+        return pack(self, ANSWER_TENSORS)
 
     def __getitem__(self, name: str) -> Array:
         """Gives one tensor of the request's rows."""
@@ -82,10 +89,10 @@ class Batch:
         Takes the filterable columns, and the features that a request may bring along, with their dtypes, and
         the dtype of items' own ids. Each error is `bad_request` and names the field.
         """
-        n, user_id, filters = (self.tensors[name] for name in ("n", "user_id", "filters"))
-        given = np.asarray(self._told("user_features").any(axis=1))
-        may_be_nobody = given[:, None] | (self._told("like_item_id") != PAD_ID)
-        is_wrong_user = (user_id == PAD_ID) & ~may_be_nobody
+        n, user_id, like = (self.tensors[name] for name in ("n", "user_id", "like_item_id"))
+        filtered, given = self._sent_rows("filters"), self._sent_rows("user_features")
+        is_wrong_user = (user_id == PAD_ID) & (like == PAD_ID)
+        is_wrong_user[given] = False  # it may be nobody
         found: dict[int, StageError] = {}
         for name, is_wrong, must in (
             ("n", (n < 1) | (n > MAX_N), f"from 1 to {MAX_N}"),
@@ -94,39 +101,39 @@ class Batch:
             for row in np.flatnonzero(is_wrong):
                 message = f"{name} must be {must}, got {self.tensors[name][row, 0]}"
                 found[self.owners[row]] = StageError(ErrorCode.BAD_REQUEST, "request", message)
-        for row in np.flatnonzero(filters.any(axis=1)):
+        for row in filtered:
             try:
-                decode_filters(filters[row], kinds)
+                decode_filters(self.tensors["filters"][row], kinds)
             except StageError as error:
                 found[self.owners[row]] = error
-        for row in np.flatnonzero(self._told("rules").any(axis=1)):
+        for row in self._sent_rows("rules"):
             try:
                 decode_rules(self.tensors["rules"][row], kinds, item_ids)
             except StageError as error:
                 found[self.owners[row]] = error
-        for row in np.flatnonzero(given):
+        for row in given:
             try:
                 decode_user_features(self.tensors["user_features"][row], features)
             except StageError as error:
                 found[self.owners[row]] = error
         return found
 
-    def _told(self, name: str) -> Array:
-        """Gives an optional tensor, or what stands for it."""
-        return self.tensors[name] if name in self.tensors else unsent(name, len(self.owners))
+    def _sent_rows(self, name: str) -> Places:
+        """Lists the rows in which an optional tensor of bytes says something."""
+        return np.flatnonzero(self.tensors[name].any(axis=1)) if name in self.tensors else NO_ROWS
 
     def cut(self, table: Tensors, rows: Places) -> dict[int, Reply]:
         """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none
         where no row of it is left."""
         places = np.full(len(self.owners), -1, dtype=np.intp)
         places[rows] = np.arange(len(rows))
-        replies, start = {}, 0
+        replies, packed, start = {}, pack(table, ANSWER_TENSORS), 0
         for request, end in enumerate(self.ends.tolist()):
             first, last = places[start], places[end - 1]
             if first >= 0 and last - first == end - 1 - start:
-                replies[request] = Reply(table, slice(first, last + 1))
+                replies[request] = Reply(table, packed, slice(first, last + 1))
             elif (places[start:end] >= 0).any():
-                replies[request] = Reply(table, places[start:end])
+                replies[request] = Reply(table, packed, places[start:end])
             start = end
         return replies
 
@@ -152,7 +159,7 @@ def _stacked(arrays: Sequence[Array], name: str) -> Array:
     if len(arrays) == 1:
         return arrays[0]
     width = max(array.shape[1] for array in arrays)
-    return np.concatenate([_widened(array, width, PADDING.get(name, 0)) for array in arrays])
+    return np.concatenate([_widened(array, width, OPTIONAL_FILL.get(name, 0)) for array in arrays])
 
 
 def _widened(array: Array, width: int, fill: int) -> Array:

@@ -9,15 +9,7 @@ import numpy as np
 
 from contract.arrays import Array
 from contract.filters import Wanted, element, encode_filters
-from contract.tensors import (
-    EXCLUDE_WIDTHS,
-    FILTER_WIDTHS,
-    FULL_QUALITY,
-    MAX_N,
-    NO_CONTEXT,
-    NO_DEADLINE,
-    PAD_ID,
-)
+from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, FULL_QUALITY, MAX_N, PAD_ID, plain_request
 from ensemble.bundle import LoadedBundle
 
 Request = dict[str, Array]
@@ -50,9 +42,7 @@ def sample_request(
     quality: float = FULL_QUALITY,
 ) -> Request:
     """Makes one user's request, which excludes nothing and is never late; E is `excluded`, F `width`."""
-    values = {"user_id": user_id, "n": MAX_N, "seed": 0, "deadline_us": NO_DEADLINE}
-    values |= dict.fromkeys(bundle.manifest.context, NO_CONTEXT)
-    request: Request = {name: np.array([[value]], dtype=np.int64) for name, value in values.items()}
+    request = plain_request(np.array([user_id], dtype=np.int64), MAX_N, bundle.manifest.context)
     filters = encode_filters(wanted or {})
     return request | {
         "exclude_item_ids": np.full((1, excluded), PAD_ID, dtype=np.int64),

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle threads spin: the same lat
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on later ones
 
 from contract.errors import ErrorCode, StageError
+from contract.tensors import ANSWER, REQUEST, request_layout, unpack
 
 LOG = logging.getLogger("ensemble.triton.model")
 
@@ -53,6 +54,7 @@ class TritonPythonModel:
             stores.watch.look()
         gc.collect()
         gc.freeze()  # what lives for ever need not be walked again, in the middle of a request
+        self.layout = request_layout(bundle.manifest.context)
         self.outputs = [output["name"] for output in json.loads(args["model_config"])["output"]]
         self.publication = Publication(pb_utils, args["model_instance_name"], self.recommender.counters)
         self._stop, self._every_s = threading.Event(), EVERY_S
@@ -71,8 +73,7 @@ class TritonPythonModel:
         """Answers every request: its requested outputs, or `code|stage|message`."""
         started, models_s, redis_s = time.perf_counter(), *self.recommender.outside_s()
         models_cpu_s = self.recommender.models_cpu_s()
-        tensors = [{t.name(): t.as_numpy() for t in request.inputs()} for request in requests]
-        answers = self.recommender.answer(tensors)
+        answers = self.recommender.answer([self._tensors(request) for request in requests])
         responses = [self._response(*pair) for pair in zip(requests, answers, strict=True)]
         self._count(time.perf_counter() - started, models_s, redis_s)
         used_s = self.recommender.models_cpu_s() - models_cpu_s
@@ -106,6 +107,11 @@ class TritonPythonModel:
         add("seconds", redis_s, part="redis")
         add("seconds", max(0.0, took_s - models_s - redis_s), part="python")
 
+    def _tensors(self, request: Any) -> dict[str, Any]:
+        """Gives the tensors of a request by name; Triton has checked their dtypes and shapes."""
+        sent = {t.name(): t.as_numpy() for t in request.inputs()}
+        return unpack(sent.pop(REQUEST), self.layout) | sent
+
     def _response(self, request: Any, answer: Any) -> Any:
         pb_utils = self.pb_utils
         if isinstance(answer, StageError):
@@ -119,4 +125,5 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), codes[answer.code]))
         asked = request.requested_output_names()
         kept = [name for name in self.outputs if name in asked]
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, answer[name]) for name in kept])
+        arrays = [answer.packed if name == ANSWER.name else answer[name] for name in kept]
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in zip(kept, arrays, strict=True)])

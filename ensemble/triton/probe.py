@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
 from contract.errors import StageError
-from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, FULL_QUALITY, MODEL_NAME, NO_DEADLINE, PAD_ID
+from contract.tensors import ANSWER, MODEL_NAME, REQUEST, REQUEST_TENSORS, pack_request, plain_request
 
 TIMEOUT_S, COUNT_S = 1.5, 0.5
 """Seconds for a slate, and for Triton's own count of batches. The first leaves Triton the second after which
@@ -90,26 +92,12 @@ class Probe:
 
 
 def _request(inputs: list[dict[str, Any]]) -> bytes:
-    """Takes the model's inputs as Triton describes them, gives one request with a value for each."""
-    given: dict[str, list[int] | list[float]] = {
-        "n": [1],
-        "exclude_item_ids": [PAD_ID] * EXCLUDE_WIDTHS[0],
-        "filters": [0] * FILTER_WIDTHS[0],
-        "deadline_us": [NO_DEADLINE],
-        "quality": [FULL_QUALITY],
-    }
-    tensors = []
-    for described in inputs:
-        values = given.get(described["name"], [0])
-        tensors.append(
-            {
-                "name": described["name"],
-                "datatype": described["datatype"],
-                "shape": [1, len(values)],
-                "data": values,
-            }
-        )
-    return json.dumps({"inputs": tensors, "outputs": [{"name": "item_ids"}]}).encode()
+    """Takes the model's inputs as Triton describes them, gives a request for one item."""
+    (width,) = (described["shape"][1] for described in inputs if described["name"] == REQUEST)
+    context = [str(place) for place in range(width - len(REQUEST_TENSORS))]
+    words = pack_request(plain_request(np.zeros(1, dtype=np.int64), 1, context), context)[REQUEST]
+    request = {"name": REQUEST, "datatype": "INT64", "shape": words.shape, "data": words[0].tolist()}
+    return json.dumps({"inputs": [request], "outputs": [{"name": ANSWER.name}]}).encode()
 
 
 def _meaning(status: int, told: str) -> Look:

@@ -14,13 +14,13 @@ from contract.bundle import Manifest
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
 from contract.tensors import (
-    ALWAYS_TENSORS,
+    ANSWER,
     EXPLAIN_TENSORS,
     FULL_QUALITY,
     MODEL_NAME,
     PAD_ID,
-    SLATE_TENSORS,
     bundle_id,
+    pack_request,
 )
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
@@ -28,7 +28,7 @@ from service.schemas import RecommendRequest, SlateBody
 from service.settings import TritonSettings
 from service.slate import Slate
 from service.triton.batcher import Batcher
-from service.triton.tensors import RequestRow, decode_slate, encode_rows
+from service.triton.tensors import RequestRow, decode_answer, decode_slate, encode_rows
 
 TRITON = "triton"
 QUEUE_TIMEOUT = "timeout"
@@ -44,9 +44,9 @@ Source: triton-inference-server/server, issues 7368 and 8034: a race in its gRPC
 """
 CLOSE_S = 1.0
 """Seconds that calls under way still have when the gateway ends."""
-_SLATE_OUTPUTS = (*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities")
-_EXPLAINED_OUTPUTS = tuple(dict.fromkeys((*_SLATE_OUTPUTS, *EXPLAIN_TENSORS)))
-_DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
+_SLATE_OUTPUTS = (ANSWER.name,)
+_EXPLAINED_OUTPUTS = (ANSWER.name, *(t.name for t in EXPLAIN_TENSORS))
+_DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
 _NUMPY = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8}
 _CHANNEL = [
     # A vanished host is noticed without a request that has to wait for it.
@@ -151,7 +151,8 @@ class TritonClient:
         """Makes the slates of B rows in one call, which outlives the last of their deadlines."""
         left_s = max(row.deadline.left_s() for row in rows)
         is_explained = rows[0].request.explain
-        tensors = encode_rows(rows, self._manifest.context)
+        context = self._manifest.context
+        tensors = pack_request(encode_rows(rows, context), context)
         message = service_pb2.ModelInferRequest()
         message.CopyFrom(self._description(tensors, is_explained))
         # Triton drops what has waited in its queue for so long: nobody would wait for the answer.
@@ -161,7 +162,7 @@ class TritonClient:
             response = await self._stub.ModelInfer(message, timeout=left_s + GRACE_S)
         except grpc.aio.AioRpcError as error:
             raise triton_error(error.code().name, error.details() or "") from None
-        outputs = _arrays(response)
+        outputs = decode_answer(_arrays(response))
         return [
             decode_slate(outputs, row.request.n, is_explained, at, row.request.like_item_id == PAD_ID)
             for at, row in enumerate(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,20 @@ from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
 from contract.slates import Rule, SlateSource, degradations
-from contract.tensors import MODEL_NAME, NO_CONTEXT, PAD_ID, StageName, encode_excluded
+from contract.tensors import (
+    ANSWER,
+    ANSWER_TENSORS,
+    MODEL_NAME,
+    NO_CONTEXT,
+    OPTIONAL_FILL,
+    OPTIONAL_TENSORS,
+    PAD_ID,
+    StageName,
+    Tensor,
+    encode_excluded,
+    request_layout,
+    unpack,
+)
 from contract.user_features import encode_user_features
 from service.limits.deadline import Deadline
 from service.schemas import SlateBody
@@ -29,15 +43,13 @@ def seed_of(request_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """One request as a row of the ensemble's tensors."""
+    """One request as a row of the ensemble's tensors; `optional` holds those that it needs, (1,width)."""
 
     request: SlateBody
     deadline: Deadline
     seed: int
     quality: float
-    excluded: Array
-    filters: Array
-    user_features: Array | None
+    optional: Mapping[str, Array]
 
     @classmethod
     def of(cls, request: SlateBody, deadline: Deadline, seed: int, quality: float) -> RequestRow:
@@ -49,53 +61,54 @@ class RequestRow:
         excluded = request.exclude_item_ids
         if request.like_item_id != PAD_ID:
             excluded = [*excluded, request.like_item_id]
-        return cls(
-            request=request,
-            deadline=deadline,
-            seed=seed,
-            quality=quality,
-            excluded=encode_excluded(excluded),
-            filters=encode_filters(request.filters),
-            user_features=encode_user_features(request.user_features) if request.user_features else None,
-        )
+        optional: dict[str, Array] = {}
+        if excluded:
+            optional["exclude_item_ids"] = encode_excluded(excluded)
+        if request.filters:
+            optional["filters"] = encode_filters(request.filters)
+        if request.user_features:
+            optional["user_features"] = encode_user_features(request.user_features)
+        return cls(request, deadline, seed, quality, optional)
 
 
 def encode_rows(rows: Sequence[RequestRow], context: Sequence[str]) -> dict[str, Array]:
-    """Takes B rows and the manifest's context names, gives every input tensor of the ensemble.
-
-    Lists of different widths are padded to the widest among them; an optional tensor is there where a row
-    needs it.
-    """
-    scalars: dict[str, list[int]] = {
+    """Takes B rows and the manifest's context names, gives the call's tensors by name; an optional one where
+    a row needs it, as wide as its widest."""
+    values: dict[str, list[Any]] = {
         "user_id": [row.request.user_id for row in rows],
         "n": [row.request.n for row in rows],
         "seed": [row.seed for row in rows],
         "deadline_us": [row.deadline.unix_us() for row in rows],
+        "quality": [row.quality for row in rows],
+        "like_item_id": [row.request.like_item_id for row in rows],
     }
-    scalars |= {name: [row.request.context.get(name, NO_CONTEXT) for row in rows] for name in context}
-    tensors: dict[str, Array] = {
-        name: np.array(values, dtype=np.int64).reshape(-1, 1) for name, values in scalars.items()
-    }
-    tensors["quality"] = np.array([row.quality for row in rows], dtype=np.float32).reshape(-1, 1)
-    tensors["exclude_item_ids"] = _stacked([row.excluded for row in rows], PAD_ID)
-    tensors["filters"] = _stacked([row.filters for row in rows], 0)
-    like = [row.request.like_item_id for row in rows]
-    if any(item_id != PAD_ID for item_id in like):
-        tensors["like_item_id"] = np.array(like, dtype=np.int64).reshape(-1, 1)
-    if any(row.user_features is not None for row in rows):
-        nothing = np.zeros((1, 1), dtype=np.uint8)
-        given = [nothing if row.user_features is None else row.user_features for row in rows]
-        tensors["user_features"] = _stacked(given, 0)
+    values |= {name: [row.request.context.get(name, NO_CONTEXT) for row in rows] for name in context}
+    tensors = {t.name: np.array(values[t.name], t.dtype).reshape(-1, 1) for t in request_layout(context)}
+    for t in OPTIONAL_TENSORS:
+        if any(t.name in row.optional for row in rows):
+            tensors[t.name] = _stacked([row.optional.get(t.name) for row in rows], t)
     return tensors
 
 
-def _stacked(rows: Sequence[Array], padding: int) -> Array:
-    if len(rows) == 1:
-        return rows[0]
-    stack = np.full((len(rows), max(row.shape[1] for row in rows)), padding, dtype=rows[0].dtype)
+def _stacked(rows: Sequence[Array | None], t: Tensor) -> Array:
+    width = max(row.shape[1] for row in rows if row is not None)
+    stack = np.full((len(rows), width), OPTIONAL_FILL[t.name], dtype=t.dtype)
     for place, row in enumerate(rows):
-        stack[place, : row.shape[1]] = row[0]
+        if row is not None:
+            stack[place, : row.shape[1]] = row[0]
     return stack
+
+
+def decode_answer(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Takes the outputs of a call, gives them by name.
+
+    Raises:
+        StageError: `contract`, where there is no answer in them, or it has another shape than promised.
+    """
+    try:
+        return {**outputs, **unpack(outputs[ANSWER.name], ANSWER_TENSORS)}
+    except (KeyError, ValueError) as error:
+        raise _unlike_promised(error) from None
 
 
 def decode_slate(
@@ -122,8 +135,12 @@ def decode_slate(
             bundle_id=int(outputs["bundle_id"][row, 0]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        message = f"an output tensor is not as promised: {type(error).__name__}: {error}"
-        raise StageError(ErrorCode.CONTRACT, MODEL_NAME, message) from None
+        raise _unlike_promised(error) from None
+
+
+def _unlike_promised(error: Exception) -> StageError:
+    message = f"an output tensor is not as promised: {type(error).__name__}: {error}"
+    return StageError(ErrorCode.CONTRACT, MODEL_NAME, message)
 
 
 def _degradations(mask: int) -> list[str]:

@@ -23,7 +23,7 @@ from contract.arrays import Array
 from contract.bundle import sha256
 from contract.filters import Filters
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
-from contract.tensors import FULL_QUALITY, MAX_N, OUTPUT_TENSORS, PAD_ID, bundle_id
+from contract.tensors import ANSWER_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MAX_N, PAD_ID, bundle_id
 from contract.texts import ITEMS, Texts, text_files
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
@@ -189,7 +189,9 @@ def make_outputs(
         "ranking_scores": ranking,
         "propensities": np.arange(MAX_N) < len(best),
     }
-    return {t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in OUTPUT_TENSORS}
+    return {
+        t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in (*ANSWER_TENSORS, *EXPLAIN_TENSORS)
+    }
 
 
 class FakeEnsemble:

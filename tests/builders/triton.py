@@ -302,7 +302,7 @@ def make_request(
     seed: int = 0,
     deadline_us: int = NO_DEADLINE,
     quality: float = FULL_QUALITY,
-    like: int | None = None,
+    like: int = PAD_ID,
     features: Given | None = None,
     rules: Mapping[str, Any] | None = None,
     shown: int = 0,
@@ -314,10 +314,9 @@ def make_request(
         "seed": seed,
         "deadline_us": deadline_us,
         "context_surface": surface,
+        "like_item_id": like,
     }
     optional: dict[str, np.ndarray] = {}
-    if like is not None:
-        optional["like_item_id"] = np.array([[like]], dtype=np.int64)
     if features is not None:
         optional["user_features"] = encode_user_features(features)
     if rules is not None or shown:

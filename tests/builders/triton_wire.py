@@ -14,13 +14,28 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from contract.arrays import Array
 from contract.slates import Degradation, degradation_mask
-from contract.tensors import PAD_ID
-from tests.builders.gateway import BUNDLE, make_outputs
+from contract.tensors import (
+    ANSWER,
+    ANSWER_TENSORS,
+    OPTIONAL_FILL,
+    PAD_ID,
+    REQUEST,
+    pack,
+    request_layout,
+    unpack,
+)
+from tests.builders.gateway import BUNDLE, CONTEXT, make_outputs
 
 Inputs = dict[str, Array]
 
 
 def read_inputs(request: Any) -> Inputs:
+    """The request's tensors by name, as the ensemble would read them."""
+    inputs = wire_inputs(request)
+    return unpack(inputs.pop(REQUEST), request_layout(CONTEXT)) | inputs
+
+
+def wire_inputs(request: Any) -> Inputs:
     """The request's tensors, as the ensemble would get them."""
     return {
         one.name: np.frombuffer(data, triton_to_np_dtype(one.datatype)).reshape(tuple(one.shape))
@@ -30,13 +45,13 @@ def read_inputs(request: Any) -> Inputs:
 
 def answer(inputs: Inputs, bundle: str) -> dict[str, Array]:
     """The small world's output tensors for the request's rows."""
+    nothing = np.full((len(inputs["user_id"]), 1), OPTIONAL_FILL["exclude_item_ids"])
+    excluded = inputs.get("exclude_item_ids", nothing).tolist()
     rows = [
         make_outputs(
-            int(user_id), int(n), [item_id for item_id in excluded if item_id != PAD_ID], bundle=bundle
+            int(user_id), int(n), [item_id for item_id in left_out if item_id != PAD_ID], bundle=bundle
         )
-        for user_id, n, excluded in zip(
-            inputs["user_id"][:, 0], inputs["n"][:, 0], inputs["exclude_item_ids"].tolist(), strict=True
-        )
+        for user_id, n, left_out in zip(inputs["user_id"][:, 0], inputs["n"][:, 0], excluded, strict=True)
     ]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
@@ -81,6 +96,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             await context.abort(*self.fail)
         outputs = answer(read_inputs(request), self.bundle)
         outputs["degraded"] = np.bitwise_or(outputs["degraded"], degradation_mask(self.lacks))
+        outputs[ANSWER.name] = pack(outputs, ANSWER_TENSORS)
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         for wanted in request.outputs:
             if wanted.name in self.left_out:

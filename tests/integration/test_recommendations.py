@@ -11,7 +11,7 @@ import redis
 from tritonclient.grpc import InferenceServerClient
 
 from contract.keys import decode_seen, seen_key
-from contract.tensors import MODEL_NAME, REQUEST_TENSORS, StageName
+from contract.tensors import MODEL_NAME, OPTIONAL_TENSORS, REQUEST, StageName
 from tests.builders.world import World
 
 UNKNOWN_USER = 2**53 - 1
@@ -162,7 +162,7 @@ def test_triton_serves_the_chain_with_dynamic_batching(triton_client: InferenceS
     assert config["max_batch_size"] > 1
     assert "dynamic_batching" in config
     asked = {entry["name"] for entry in config["input"]}
-    assert {tensor.name for tensor in REQUEST_TENSORS} <= asked
+    assert asked == {REQUEST, *(tensor.name for tensor in OPTIONAL_TENSORS)}
 
 
 def test_the_metrics_count_what_was_answered(stack: World, known_user: int) -> None:

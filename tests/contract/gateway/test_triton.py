@@ -16,12 +16,14 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
 from contract.tensors import (
-    ALWAYS_TENSORS,
+    ANSWER,
+    EXPLAIN_TENSORS,
     MODEL_NAME,
     NO_CONTEXT,
-    OUTPUT_TENSORS,
+    OPTIONAL_TENSORS,
+    REQUEST,
     REQUEST_TENSORS,
-    SLATE_TENSORS,
+    request_tensor,
 )
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
@@ -29,7 +31,7 @@ from service.schemas import RecommendRequest
 from service.settings import TritonSettings
 from service.triton.client import EnsembleClient, TritonClient, triton_error
 from tests.builders.gateway import BUNDLE, CONTEXT, FakeEnsemble, variant_of
-from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs
+from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs, wire_inputs
 
 pytestmark = pytest.mark.anyio
 
@@ -67,20 +69,20 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
         before = time.time()
         await ensemble.recommend(asked, Deadline.after(5), seed=11)
         await ensemble.recommend(RecommendRequest(user_id=1), Deadline.after(5), seed=2**63 - 1)
-    promised = {tensor.name: tensor for tensor in REQUEST_TENSORS}
-    for request in triton.requests:
+    promised = {tensor.name: tensor for tensor in (request_tensor(CONTEXT), *OPTIONAL_TENSORS)}
+    needed = ({REQUEST, "exclude_item_ids", "filters"}, {REQUEST})
+    for request, names in zip(triton.requests, needed, strict=True):
         assert request.model_name == MODEL_NAME
-        tensors = read_inputs(request)
-        assert set(tensors) == set(promised) | set(CONTEXT)
+        tensors = wire_inputs(request)
+        assert set(tensors) == names
         for name, tensor in tensors.items():
-            width = promised[name].width if name in promised else 1
-            assert tensor.dtype == (promised[name].dtype if name in promised else np.int64), name
+            assert tensor.dtype == promised[name].dtype, name
             assert tensor.shape[0] == 1, name
-            assert width in (-1, tensor.shape[1]), name
+            assert promised[name].width in (-1, tensor.shape[1]), name
+        assert set(read_inputs(request)) - names == {t.name for t in REQUEST_TENSORS} | set(CONTEXT)
     first, second = map(read_inputs, triton.requests)
     assert first["user_id"][0, 0] == 2**62
     assert first["exclude_item_ids"].shape == (1, 128)
-    assert second["exclude_item_ids"].shape == (1, 16)
     assert first["context_tab"][0, 0] == 4
     assert first["context_hour"][0, 0] == NO_CONTEXT
     assert json.loads(first["filters"][0].tobytes().rstrip(b"\0")) == {"item_genre": ["dräma"]}
@@ -130,8 +132,8 @@ async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> No
         plain = await ensemble.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(10), 0)
         told = await ensemble.recommend(RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0)
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
-    assert set(few) == {*SLATE_TENSORS, *ALWAYS_TENSORS, "propensities"}
-    assert sorted(many) == sorted(tensor.name for tensor in OUTPUT_TENSORS)
+    assert few == [ANSWER.name]
+    assert sorted(many) == sorted(tensor.name for tensor in (ANSWER, *EXPLAIN_TENSORS))
     assert plain.item_ids == told.item_ids
     assert plain.retrieved is None
     assert told.retrieved
@@ -183,8 +185,8 @@ async def test_the_same_channel_reaches_a_triton_that_comes_back(unused_port: in
 
 async def test_a_missing_output_is_our_bug() -> None:
     async with fake_triton() as triton, connected(triton) as ensemble:
-        triton.left_out = {"stage_us"}
-        with pytest.raises(StageError, match=r"contract.*stage_us"):
+        triton.left_out = {ANSWER.name}
+        with pytest.raises(StageError, match=r"contract.*answer"):
             await ensemble.recommend(RecommendRequest(user_id=7), Deadline.after(10), 0)
 
 
@@ -250,7 +252,7 @@ def test_an_error_without_words_is_still_a_failing_dependency() -> None:
 
 def test_the_contracts_dtypes_all_cross_the_wire() -> None:
     names = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8, "UINT8": np.uint8}
-    for tensor in (*REQUEST_TENSORS, *OUTPUT_TENSORS):
+    for tensor in (request_tensor(CONTEXT), *OPTIONAL_TENSORS, ANSWER, *EXPLAIN_TENSORS):
         assert np_to_triton_dtype(tensor.dtype) in names, tensor.name
     for name, dtype in names.items():
         assert triton_to_np_dtype(name) == dtype

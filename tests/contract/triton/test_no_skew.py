@@ -21,7 +21,7 @@ from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.environment import RedisUrl
-from contract.tensors import OPTIONAL_TENSORS
+from contract.tensors import OPTIONAL_TENSORS, PAD_ID
 from ensemble.run.batch import unsent
 from ensemble.run.chain import chain_of, run_chain
 from ensemble.stage import tensor
@@ -179,6 +179,7 @@ def assemble(
             "candidate_ids": row[names.ITEM_ID][:, None],
             "candidate_mask": np.ones((rows, 1), dtype=np.bool_),
             "quality": np.ones((rows, 1), dtype=np.float32),
+            "like_item_id": np.full((rows, 1), PAD_ID),
             **{tensor.name: unsent(tensor.name, rows) for tensor in OPTIONAL_TENSORS},
             **{name: row[name][:, None] for name in dataset.context},
         },
@@ -201,6 +202,7 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
             tensor("candidate_ids", np.int64, 1),
             tensor("candidate_mask", np.bool_, 1),
             tensor("quality", np.float32, 1),
+            tensor("like_item_id", np.int64, 1),
             *(tensor(t.name, t.dtype, 1) for t in OPTIONAL_TENSORS),
             *(tensor(name, np.int64, 1) for name in dataset.context),
         ]

@@ -21,6 +21,7 @@ from service.triton.tensors import RequestRow, decode_slate, encode_rows, seed_o
 from service.variant import PopularItem
 from tests.builders.gateway import make_outputs
 
+OPTIONAL = ("exclude_item_ids", "filters")
 ids = st.integers(0, 2**63 - 1)
 few_ids = st.lists(st.integers(0, 30), max_size=20)
 genres = st.sampled_from(["a", "b", "c"])
@@ -100,14 +101,18 @@ def test_the_tensors_of_several_requests_say_what_each_of_them_says(
         raise
     tensors = encode_rows(rows, context)
     assert all(tensor.ndim == 2 and tensor.shape[0] == len(rows) for tensor in tensors.values())
-    assert tensors["exclude_item_ids"].shape[1] in EXCLUDE_WIDTHS
-    assert tensors["filters"].shape[1] in FILTER_WIDTHS
+    given_ids, given_filters = (any(getattr(one, name) for one, _, _ in asked) for name in OPTIONAL)
+    assert [name in tensors for name in OPTIONAL] == [given_ids, given_filters]
+    nothing = np.full((len(rows), 0), 0)
+    excluded_ids, filters = (tensors.get(name, nothing) for name in OPTIONAL)
+    assert not given_ids or excluded_ids.shape[1] in EXCLUDE_WIDTHS
+    assert not given_filters or filters.shape[1] in FILTER_WIDTHS
     assert tensors["quality"].tolist() == [[0.5]] * len(rows)
     for row, (request, deadline_us, seed) in enumerate(asked):
-        excluded = tensors["exclude_item_ids"][row].tolist()
+        excluded = excluded_ids[row].tolist()
         assert excluded[: len(request.exclude_item_ids)] == request.exclude_item_ids
         assert set(excluded[len(request.exclude_item_ids) :]) <= {PAD_ID}
-        written = np.asarray(tensors["filters"][row], np.uint8).tobytes().rstrip(b"\0")
+        written = np.asarray(filters[row], np.uint8).tobytes().rstrip(b"\0")
         assert json.loads(written or b"{}") == request.filters
         for name in context:
             assert tensors[name][row, 0] == request.context.get(name, NO_CONTEXT)

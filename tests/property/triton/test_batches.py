@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.errors import StageError
-from contract.tensors import NO_CONTEXT
+from contract.tensors import ANSWER_TENSORS, NO_CONTEXT, PAD_ID, unpack
 from ensemble.run.recommender import Recommender
 from tests.builders.triton import BRANDS, World, make_recommender, make_request
 
@@ -29,6 +29,7 @@ REQUEST = st.builds(
     surface=st.sampled_from([NO_CONTEXT, 0, 1, 7]),
     seed=st.integers(0, 3),
     quality=st.sampled_from([1.0, 1.0, 0.7, 0.0]),
+    like=st.sampled_from([PAD_ID, PAD_ID, 40]),
 )
 
 
@@ -43,6 +44,7 @@ def test_a_batch_gives_what_single_requests_give(world: World, temperature: floa
         alone = [recommender.answer([request])[0] for request in requests]
         for one, other in zip(together, alone, strict=True):
             assert_equal_answers(one, other)
+            assert_packed(one)
 
     check()
 
@@ -62,6 +64,13 @@ def test_every_tensor_of_the_chain_is_the_same_in_a_batch(recommender: Recommend
                 np.testing.assert_allclose(answer[name], array, atol=1e-6, err_msg=name)
             else:
                 np.testing.assert_array_equal(answer[name], array, err_msg=name)
+
+
+def assert_packed(answer: Any) -> None:
+    """Holds what travels of an answer against its tensors."""
+    if not isinstance(answer, StageError):
+        for name, array in unpack(answer.packed, ANSWER_TENSORS).items():
+            np.testing.assert_array_equal(array, answer[name], err_msg=name)
 
 
 def assert_equal_answers(one: Any, other: Any) -> None:

@@ -14,7 +14,7 @@ from contract.tensors import NO_DEADLINE, PAD_ID, StageName, bundle_id
 from ensemble.run.recommender import Recommender
 from tests.builders.stepping import make_it_step
 from tests.builders.triton import World, make_recommender, make_request
-from tests.property.triton.test_batches import assert_equal_answers
+from tests.property.triton.test_batches import assert_equal_answers, assert_packed
 
 STAGES = list(StageName)
 IN_TIME = len(STAGES)
@@ -76,6 +76,7 @@ def test_late_users_of_a_request_do_not_touch_its_other_users(world: World) -> N
                 assert answer.stage == STAGES[max(at for _, at in group)]
                 continue
             assert not isinstance(answer, StageError)
+            assert_packed(answer)
             for row, (user, at) in enumerate(group):
                 its_row = {name: answer[name][row : row + 1] for name in answer}
                 if at == IN_TIME:

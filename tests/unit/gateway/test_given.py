@@ -158,12 +158,19 @@ def test_the_optional_tensors_are_sent_only_where_a_row_needs_them() -> None:
     plain = row(RecommendRequest(user_id=7))
     given = row(RecommendRequest(user_features={"user_age": 3}))
     alike = row(SimilarRequest(item_id=5, exclude_item_ids=[6]))
+    filtered = row(RecommendRequest(user_id=8, filters={"item_genre": ["a"]}))
     assert not names & encode_rows([plain, plain], ()).keys()
-    tensors = encode_rows([plain, given, alike], ())
+    tensors = encode_rows([plain, given, alike, filtered], ())
     assert names <= tensors.keys()
-    assert tensors["user_id"].tolist() == [[7], [PAD_ID], [PAD_ID]]
-    assert tensors["like_item_id"].tolist() == [[PAD_ID], [PAD_ID], [5]]
-    assert set(tensors["exclude_item_ids"][2].tolist()) == {5, 6, PAD_ID}
+    assert tensors["user_id"].tolist() == [[7], [PAD_ID], [PAD_ID], [8]]
+    assert tensors["like_item_id"].tolist() == [[PAD_ID], [PAD_ID], [5], [PAD_ID]]
+    assert [set(ids) for ids in tensors["exclude_item_ids"].tolist()] == [
+        {PAD_ID},
+        {PAD_ID},
+        {5, 6, PAD_ID},
+        {PAD_ID},
+    ]
+    assert np.flatnonzero(tensors["filters"].any(axis=1)).tolist() == [3]
     assert np.flatnonzero(tensors["user_features"].any(axis=1)).tolist() == [1]
     assert decode_user_features(tensors["user_features"][1], {"user_age": "int64"}) == {"user_age": 3}
 

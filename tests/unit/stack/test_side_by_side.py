@@ -22,7 +22,7 @@ from bench.servers import BenchError
 from bench.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
 from contract.environment import LOCAL_REDIS
 from contract.slates import Degradation, degradation_mask
-from contract.tensors import PAD_ID, REQUEST_TENSORS
+from contract.tensors import ANSWER, ANSWER_TENSORS, PAD_ID, REQUEST, pack, request_layout, unpack
 from tests.builders.redis_server import free_port
 
 USER, SEEN, SLATE = 7, 3, [1, 2]
@@ -49,9 +49,14 @@ def reply(**tensors: np.ndarray) -> Exchange:
 
 
 def ours(ids: list[int], degraded: int = 0) -> Exchange:
-    padded = np.full((1, 5), PAD_ID)
-    padded[0, : len(ids)] = ids
-    return reply(item_ids=padded, degraded=np.array([[degraded]]))
+    tensors = {t.name: np.zeros((1, t.width), t.dtype) for t in ANSWER_TENSORS}
+    tensors["item_ids"][:], tensors["degraded"][:] = PAD_ID, degraded
+    tensors["item_ids"][0, : len(ids)] = ids
+    return reply(answer=pack(tensors, ANSWER_TENSORS))
+
+
+def of_before(ids: list[int]) -> Exchange:
+    return reply(item_ids=np.array([ids]), degraded=np.array([[0]]))
 
 
 def gateway(ids: list[int], source: str = "ensemble", degraded: tuple[str, ...] = ()) -> Exchange:
@@ -79,6 +84,7 @@ def test_references_may_answer_seen_items_but_none_twice(world: World) -> None:
 def test_only_whole_slates_count_as_full(world: World) -> None:
     lacking = degradation_mask([Degradation.FEWER_CANDIDATES])
     assert judge_ours(world)(ours(SLATE, lacking)) is Kind.DEGRADED
+    assert judge_ours(world)(of_before(SLATE)) is Kind.FULL
     judge = judge_gateway(world)
     assert judge(gateway(SLATE)) is Kind.FULL
     assert judge(gateway(SLATE, degraded=("display",))) is Kind.DEGRADED
@@ -95,8 +101,14 @@ def test_messages_ask_for_their_user_alone() -> None:
     for user, message in messages.items():
         request = triton.ModelInferRequest.FromString(message)
         sent = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
-        assert np.frombuffer(sent["user_id"], np.int64).tolist() == [user]
-        assert set(sent) == {t.name for t in REQUEST_TENSORS} | {"context_hour"}
+        assert set(sent) == {REQUEST}
+        tensors = unpack(np.frombuffer(sent[REQUEST], np.int64)[None], request_layout(["context_hour"]))
+        assert (tensors["user_id"].item(), tensors["n"].item()) == (user, 10)
+        assert [output.name for output in request.outputs] == [ANSWER.name]
+    older = ("user_id", "n", "filters", "exclude_item_ids", "quality", "like_item_id", "context_hour")
+    (message,) = our_messages([USER], ["context_hour"], 10, inputs=older, pad_id=-1).values()
+    request = triton.ModelInferRequest.FromString(message)
+    assert {i.name for i in request.inputs} == set(older) - {"like_item_id"}
     assert set(written("m", [1], lambda _: {"x": np.zeros((1, 1), np.int64)}, ["y"])) == {1}
 
 

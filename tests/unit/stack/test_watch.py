@@ -15,11 +15,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import redis
 
-from contract.tensors import MODEL_NAME, REQUEST_TENSORS
+from contract.tensors import (
+    ANSWER,
+    MODEL_NAME,
+    NO_DEADLINE,
+    OPTIONAL_TENSORS,
+    REQUEST,
+    request_layout,
+    request_tensor,
+    unpack,
+)
 from deploy.local.ports import free_port
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.watch import WatchedRedis
@@ -27,6 +37,7 @@ from ensemble.triton import watch
 from ensemble.triton.probe import Look, Probe, Sign
 from tests.builders.redis_server import redis_server
 
+CONTEXT = ("context_hour",)
 WELL, BROKEN, SILENT, STARTING = (
     Look(Sign.ANSWERS),
     Look(Sign.BROKEN),
@@ -54,8 +65,8 @@ class FakeAnswers(BaseHTTPRequestHandler):
         if self.path.endswith("/stats"):
             self._tell(200, json.dumps({"model_stats": [{"execution_count": self.server.executions}]}))
             return
-        inputs = [{"name": t.name, "datatype": "INT64", "shape": [-1, t.width]} for t in REQUEST_TENSORS]
-        inputs.append({"name": "context_hour", "datatype": "INT64", "shape": [-1, 1]})
+        described = (request_tensor(CONTEXT), *OPTIONAL_TENSORS)
+        inputs = [{"name": t.name, "datatype": "INT64", "shape": [-1, t.width]} for t in described]
         self._tell(200, json.dumps({"name": MODEL_NAME, "inputs": inputs}))
 
     def do_POST(self) -> None:
@@ -109,10 +120,12 @@ def test_no_server_is_one_that_starts() -> None:
 
 def test_the_probe_is_a_whole_request(triton: FakeTriton) -> None:
     assert Probe("127.0.0.1", triton.server_port).look().sign is Sign.ANSWERS
-    sent = {tensor["name"]: tensor for tensor in triton.asked[0]["inputs"]}
-    assert set(sent) == {*(t.name for t in REQUEST_TENSORS), "context_hour"}
-    assert sent["quality"]["data"] == [1.0]
-    assert all(tensor["shape"] == [1, len(tensor["data"])] for tensor in sent.values())
+    (sent,) = triton.asked[0]["inputs"]
+    assert (sent["name"], sent["shape"]) == (REQUEST, [1, len(sent["data"])])
+    asked = unpack(np.array([sent["data"]]), request_layout(CONTEXT))
+    assert asked["quality"].tolist() == [[1.0]]
+    assert asked["deadline_us"].tolist() == [[NO_DEADLINE]]
+    assert triton.asked[0]["outputs"] == [{"name": ANSWER.name}]
 
 
 class Clock:

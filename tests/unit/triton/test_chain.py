@@ -18,7 +18,15 @@ from contract.arrays import Floats, Ids
 from contract.encoders import NULL_CODE
 from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation, Rule, degradation_mask, degradations
-from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, OUTPUT_TENSORS, PAD_ID, StageName, bundle_id
+from contract.tensors import (
+    ANSWER_TENSORS,
+    EXCLUDE_WIDTHS,
+    EXPLAIN_TENSORS,
+    FILTER_WIDTHS,
+    PAD_ID,
+    StageName,
+    bundle_id,
+)
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender
 from ensemble.run.warm_up import sample_batches
@@ -41,7 +49,7 @@ def test_the_chain_is_the_contracts_stages_in_their_order(recommender: Recommend
 def test_the_graph_writes_every_output_of_the_contract(recommender: Recommender) -> None:
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert not isinstance(answer, StageError)
-    for tensor in OUTPUT_TENSORS:
+    for tensor in (*ANSWER_TENSORS, *EXPLAIN_TENSORS):
         array = answer[tensor.name]
         assert array.dtype == tensor.dtype, tensor.name
         assert array.shape[0] == 1

@@ -16,7 +16,7 @@ import tritonclient.grpc.model_config_pb2 as triton
 from google.protobuf import text_format
 
 from contract.bundle import BundleError
-from contract.tensors import OPTIONAL_TENSORS, OUTPUT_TENSORS, REQUEST_TENSORS
+from contract.tensors import ANSWER, EXPLAIN_TENSORS, OPTIONAL_TENSORS, request_tensor
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.export import export, main
 from ensemble.settings import Provider
@@ -38,11 +38,13 @@ def test_the_config_batches_and_takes_and_gives_what_the_contract_says(models: P
     assert config.max_batch_size == 32
     assert config.HasField("dynamic_batching")
     inputs = {i.name: list(i.dims) for i in config.input}
-    promised = (*REQUEST_TENSORS, *OPTIONAL_TENSORS)
-    assert inputs == {**{t.name: [t.width] for t in promised}, "context_surface": [1]}
+    promised = (request_tensor(["context_surface"]), *OPTIONAL_TENSORS)
+    assert inputs == {t.name: [t.width] for t in promised}
     assert {i.name for i in config.input if i.optional} == {t.name for t in OPTIONAL_TENSORS}
     assert not any(i.allow_ragged_batch for i in config.input)
-    assert {o.name: list(o.dims) for o in config.output} == {t.name: [t.width] for t in OUTPUT_TENSORS}
+    assert {o.name: list(o.dims) for o in config.output} == {
+        t.name: [t.width] for t in (ANSWER, *EXPLAIN_TENSORS)
+    }
     assert config.parameters["bundle"].string_value == "tiny-1"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contract.errors import StageError
-from contract.tensors import OUTPUT_TENSORS, SLATE_TENSORS
+from contract.tensors import ANSWER, ANSWER_TENSORS, EXPLAIN_TENSORS, pack_request, unpack
 from ensemble.graph import Stores
 from ensemble.publish.export import export
 from ensemble.run import recommender as recommender_module
@@ -45,8 +45,8 @@ class FakeError:
 class FakeRequest:
     """A request's inputs, and the outputs that it asks for."""
 
-    def __init__(self, tensors: dict[str, Any], outputs: tuple[str, ...] = SLATE_TENSORS) -> None:
-        self.tensors, self.outputs = tensors, outputs
+    def __init__(self, tensors: dict[str, Any], outputs: tuple[str, ...] = (ANSWER.name,)) -> None:
+        self.tensors, self.outputs = pack_request(tensors, ("context_surface",)), outputs
 
     def inputs(self) -> list[FakeTensor]:
         return [FakeTensor(name, array) for name, array in self.tensors.items()]
@@ -61,6 +61,12 @@ class FakeResponse:
     def __init__(self, output_tensors: Any = (), error: FakeError | None = None) -> None:
         self.outputs = {t.name(): t.array for t in output_tensors}
         self.error = error
+
+
+def named(response: FakeResponse) -> dict[str, Any]:
+    """Gives the answer's tensors by name."""
+    assert response.error is None
+    return unpack(response.outputs[ANSWER.name], ANSWER_TENSORS)
 
 
 class FakeFamily:
@@ -112,7 +118,7 @@ def model(world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(recommender_module, "redis_stores", memory_stores)
     target = export(world.folder, tmp_path / "models", make_settings())
-    config = {"output": [{"name": t.name} for t in OUTPUT_TENSORS]}
+    config = {"output": [{"name": t.name} for t in (ANSWER, *EXPLAIN_TENSORS)]}
     model = TritonPythonModel()
     model.initialize(
         {
@@ -130,16 +136,16 @@ def test_every_request_gets_its_own_response_in_order(model: Any) -> None:
     users = (101, 105, 9_999)
     together = model.execute([FakeRequest(make_request(u)) for u in users])
     alone = [model.execute([FakeRequest(make_request(u))])[0] for u in users]
-    assert [slate(r.outputs) for r in together] == [slate(r.outputs) for r in alone]
+    assert [slate(named(r)) for r in together] == [slate(named(r)) for r in alone]
 
 
 def test_only_what_was_asked_for_comes_back(model: Any) -> None:
     (plain,) = model.execute([FakeRequest(make_request(101))])
-    assert set(plain.outputs) == set(SLATE_TENSORS)
-    everything = tuple(t.name for t in OUTPUT_TENSORS)
+    assert set(plain.outputs) == {ANSWER.name}
+    everything = tuple(t.name for t in (ANSWER, *EXPLAIN_TENSORS))
     (explained,) = model.execute([FakeRequest(make_request(101), everything)])
     assert set(explained.outputs) == set(everything)
-    assert explained.outputs["stage_us"].shape == (1, 7)
+    assert named(explained)["stage_us"].shape == (1, 7)
 
 
 def test_a_wrong_request_gets_its_error_and_its_neighbours_their_slates(model: Any) -> None:
@@ -160,8 +166,8 @@ def test_a_request_of_several_users_gets_a_row_for_each(model: Any) -> None:
     rows = [make_request(u) for u in (101, 102, 103)]
     tensors = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     response, single = model.execute([FakeRequest(tensors), FakeRequest(make_request(104))])
-    assert response.outputs["item_ids"].shape[0] == 3
-    assert single.outputs["item_ids"].shape[0] == 1
+    assert named(response)["item_ids"].shape[0] == 3
+    assert named(single)["item_ids"].shape[0] == 1
 
 
 def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
