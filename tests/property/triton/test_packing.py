@@ -45,7 +45,7 @@ def test_unpacked_rows_are_those_that_were_packed(
     [((2, ANSWER.width - 1), np.int64), ((2, ANSWER.width), np.float64), ((ANSWER.width,), np.int64)],
 )
 def test_another_width_or_dtype_is_refused(shape: tuple[int, ...], dtype: type) -> None:
-    wrong = np.zeros(shape, dtype)
+    wrong: np.ndarray = np.zeros(shape, dtype)
     with pytest.raises(ValueError, match=rf"expected int64 \(B,{ANSWER.width}\), got"):
         unpack(wrong, ANSWER_TENSORS)
 
