@@ -107,7 +107,17 @@ class Activity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recent_items: PositiveInt = Field(50, le=10_000, description="S, the length of the recent-item lists.")
+    recent_items: PositiveInt = Field(
+        50,
+        le=10_000,
+        description="S, how many of a user's newest items, all and positive, models read.",
+    )
+    history_items: PositiveInt = Field(
+        200,
+        le=10_000,
+        description="How many of them are stored: tables of items are asked with all. Raise it where tastes "
+        "last; each costs a request what reading it takes.",
+    )
     snapshot_hours: PositiveInt = Field(
         24, le=100_000, description="Hours between two snapshots; features are as of the last one."
     )
@@ -393,16 +403,23 @@ class Dataset(BaseModel):
 
     @property
     def user_activity(self) -> Columns:
-        """Features of a user derived from interactions, as of the last snapshot."""
+        """Features of a user derived from interactions, as of the last snapshot, as models read them."""
         recent = Column(role=Role.LIST, dtype="int64", max_length=self.activity.recent_items)
         derived = {
-            names.USER_RECENT_ITEM_IDS: recent,
-            names.USER_RECENT_POSITIVE_ITEM_IDS: recent,
+            **dict.fromkeys(names.COMPARED, recent),
             names.USER_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True),
         }
         return derived | {
             names.rate_of(names.USER, label): Column(role=Role.NUMERIC) for label in self.labels
         }
+
+    @property
+    def user_activity_stored(self) -> Columns:
+        """What the view of users' activity stores: the features, of which the lists are longer than models
+        read."""
+        longest = max(self.activity.recent_items, self.activity.history_items)
+        stored = Column(role=Role.LIST, dtype="int64", max_length=longest)
+        return self.user_activity | dict.fromkeys(names.COMPARED, stored)
 
     @property
     def item_activity(self) -> Columns:
@@ -421,7 +438,7 @@ class Dataset(BaseModel):
         """Takes a view's name, gives its features in order."""
         return {
             names.USER_PROFILE: self.user_profile,
-            names.USER_ACTIVITY: self.user_activity,
+            names.USER_ACTIVITY: self.user_activity_stored,
             names.ITEM_CATALOG: self.item_catalog_stored,
             names.ITEM_ACTIVITY: self.item_activity,
         }[view]

@@ -142,7 +142,8 @@ class LookupItemFeatures(Stage):
 
     def _user_item(self, items: ItemSnapshot, candidate_ids: Array, rows: Array, lists: Tensors) -> Tensors:
         recents: dict[str, Tensors] = {}
-        for user_list, ids in lists.items():
+        for user_list, stored in lists.items():
+            ids = stored[:, : self.dataset.activity.recent_items]
             at = items.rows_of(ids)
             recents[user_list] = {names.ITEM_ID: ids} | {c: a[at] for c, a in items.comparable.items()}
         candidates = {names.ITEM_ID: candidate_ids} | {c: a[rows] for c, a in items.comparable.items()}

@@ -139,13 +139,15 @@ def _pad(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
         str(column.dtype), (None, object)
     )
     padded = np.full((len(values), column.max_length), null, dtype=dtype)
-    lengths = np.array([0 if v is None or np.isscalar(v) else len(v) for v in values], dtype=np.int64)
+    most = column.max_length
+    lengths = np.array([0 if v is None or np.isscalar(v) else min(len(v), most) for v in values], np.int64)
     if lengths.sum():
-        flat = np.concatenate([np.asarray(v, dtype=dtype) for v, n in zip(values, lengths, strict=True) if n])
+        flat = np.concatenate(
+            [np.asarray(v[:n], dtype=dtype) for v, n in zip(values, lengths, strict=True) if n]
+        )
         row = np.repeat(np.arange(len(values)), lengths)
         position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        kept = position < column.max_length
-        padded[row[kept], position[kept]] = flat[kept]
+        padded[row, position] = flat
     return padded
 
 

@@ -169,7 +169,7 @@ class EntityLog:
 
     def user_columns(self, spans: Spans, instant: pd.Timestamp) -> dict[str, object]:
         """As `item_columns`, and the newest items of each user, all and the positive ones."""
-        size = self.dataset.activity.recent_items
+        size = self.dataset.user_activity_stored[names.USER_RECENT_ITEM_IDS].max_length
         before = _before(self.is_positive)
         positives = self.items[self.is_positive]
         return {

@@ -40,7 +40,7 @@ def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
     instants = busy_instants(prepared, until)
     frames = {
         names.USER_PROFILE: (names.USER_ID, prepared.users, dataset.user_profile),
-        names.USER_ACTIVITY: (names.USER_ID, user_activity(prepared, instants), dataset.user_activity),
+        names.USER_ACTIVITY: (names.USER_ID, user_activity(prepared, instants), dataset.user_activity_stored),
         names.ITEM_CATALOG: (names.ITEM_ID, _catalog(prepared), dataset.item_catalog_stored),
         names.ITEM_ACTIVITY: (names.ITEM_ID, item_activity(prepared, instants), dataset.item_activity),
     }

@@ -66,7 +66,7 @@ class FeatureStoreSuite:
         assert (rows.columns["user_age"] == names.NULL_INT).all()
         assert rows.columns["user_region"].tolist() == [None]
         assert np.isnan(rows.columns[names.USER_EVENT_COUNT]).all()
-        assert rows.columns[names.USER_RECENT_ITEM_IDS].shape == (1, dataset.activity.recent_items)
+        assert rows.columns[names.USER_RECENT_ITEM_IDS].shape == (1, dataset.activity.history_items)
         assert (rows.seen_item_ids == PAD_ID).all()
 
     def test_a_null_in_a_live_row_is_null(self, store: FeatureStore) -> None:

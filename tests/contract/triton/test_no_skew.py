@@ -188,6 +188,8 @@ def assemble(
     known = [name for name in all_columns(dataset) if name not in user_item_feature_names(dataset)]
     fed = ranker.spec.user.unpack(ranker.inputs, "user_")
     fed |= ranker.spec.candidate.unpack(ranker.inputs, "candidate_")
+    # More of a user's newest items is stored than a model reads.
+    found |= {name: found[name][:, : row[name].shape[1]] for name in names.COMPARED}
     return (
         {name: found[name].reshape(row[name].shape) for name in known},
         {name: column.reshape(row[name].shape) for name, column in fed.items()},

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from contract.dataset import Dataset
-from training.data.prepared import Prepared
+from training.data.prepared import Prepared, to_numpy
 from training.features.activity import SMOOTHING, item_activity, snapshot_instants, user_activity
 
 START = pd.Timestamp("2022-04-25T00:00Z")
@@ -22,7 +22,7 @@ def prepared(rows: list[tuple[int, int, float | None, int | None]], **declaratio
         {
             "name": "small",
             "history_until": START,
-            "activity": {"recent_items": 3},
+            "activity": {"recent_items": 3, "history_items": 3},
             "users": {"user_id": {"role": "id"}},
             "items": {"item_id": {"role": "id"}},
             "interactions": {
@@ -72,6 +72,15 @@ def test_a_snapshot_counts_what_is_strictly_before_it_newest_first() -> None:
     assert table["user_event_count"].tolist() == [1, 3, 4]
     assert [list(ids) for ids in table["user_recent_item_ids"]] == [[10], [12, 11, 10], [13, 12, 11]]
     assert [list(ids) for ids in table["user_recent_positive_item_ids"]] == [[], [11], [13, 11]]
+
+
+def test_stored_lists_are_longer_than_those_that_models_read() -> None:
+    rows = [(1, item, item / 10, 1) for item in range(1, 6)]
+    data = prepared(rows, activity={"recent_items": 2, "history_items": 4})
+    stored = user_activity(data, days(1))["user_recent_positive_item_ids"]
+    read = to_numpy(stored, data.dataset.user_activity["user_recent_positive_item_ids"])
+    assert stored[0].tolist() == [5, 4, 3, 2]
+    assert read.tolist() == [[5, 4]]
 
 
 def test_a_row_is_written_only_where_something_is_new() -> None:
