@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsError
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -173,6 +173,9 @@ def read_settings(kind: type[S]) -> S:
         raise SystemExit(2)
     try:
         return kind()
+    except SettingsError as error:
+        sys.stderr.write(f"settings: {error}; write it as JSON\n")
+        raise SystemExit(2) from None
     except ValidationError as error:
         sys.stderr.write(describe(error, kind.model_config.get("env_prefix", "")) + "\n")
         raise SystemExit(2) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,8 +17,17 @@ from pydantic import (
 )
 
 from contract.ids import FIRST, LAST, IdDtype, OwnId
+from contract.rules.asked import RequestRules
 from contract.slates import SlateSource
-from contract.tensors import FILTER_WIDTHS, MAX_EXCLUDED, MAX_N, NO_CONTEXT, PAD_ID, USER_FEATURE_WIDTHS
+from contract.tensors import (
+    FILTER_WIDTHS,
+    MAX_EXCLUDED,
+    MAX_N,
+    NO_CONTEXT,
+    PAD_ID,
+    RULES_WIDTHS,
+    USER_FEATURE_WIDTHS,
+)
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=FIRST, le=LAST)]
@@ -49,6 +58,12 @@ class SlateWish(BaseModel):
         "bounds of a number; `not`, a list or an object that it must not meet. /v1/bundle lists the columns "
         f"under `filters`. At most {FILTER_WIDTHS[-1]:,} bytes of JSON in all.",
     )
+    rules: RequestRules | None = Field(
+        None,
+        description="What is asked of the order, after scoring: boosts, pins, caps, shares and diversity, in "
+        "addition to what the settings ask of every slate. An item keeps its score. At most "
+        f"{RULES_WIDTHS[-1]:,} bytes of JSON in all.",
+    )
     explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")
     latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None,
@@ -61,11 +76,24 @@ class SlateWish(BaseModel):
         "It may be sent for an hour.",
     )
     _texts: dict[int, str] = PrivateAttr(default_factory=dict)
+    _shown: tuple[int, ...] = PrivateAttr(())
 
     def of_texts(self, texts: Mapping[int, str]) -> Self:
         """Remembers the own ids, which are text, behind numbers."""
         self._texts.update(texts)
         return self
+
+    def behind(self, shown: Sequence[int], **changed: Any) -> Self:
+        """Gives the request for what comes behind these items, which were shown, with some fields changed."""
+        excluded = [*self.exclude_item_ids, *shown]
+        request = self.model_copy(update={"exclude_item_ids": excluded, **changed})
+        request._shown = (*self._shown, *shown)
+        return request
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The items that were shown before, in order."""
+        return self._shown
 
     def own(self, number: int) -> OwnId | None:
         """Gives the user or the item of a number as the caller wrote it; None for nobody."""
@@ -199,11 +227,26 @@ class ExplainedItem(BaseModel):
     )
 
 
+class Move(BaseModel):
+    """What a rule of the order did to one item. Display fields stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | None]
+
+    item_id: OwnId
+    rule: str = Field(description="boost, which buries as well; pin, cap, share or diversity.")
+    from_place: int | None = Field(
+        description="Its place by score alone, from 1; null where it was not retrieved."
+    )
+    to_place: int | None = Field(description="Its place in the answer; null where it is not in it.")
+
+
 class Explanation(BaseModel):
     """Every item that was retrieved, nearest first; of a stored slate, every item that it held."""
 
     items: list[ExplainedItem]
     removed: dict[str, int] = Field(description="Rule to the number of items it removed.")
+    moves: list[Move] = Field(description="What rules of the order moved, by place; else empty.")
 
 
 class RecommendResponse(BaseModel):
@@ -221,7 +264,8 @@ class RecommendResponse(BaseModel):
         "answer. short: fewer than `n` items are left. filter_candidates: the filter stage "
         "failed open. partial_index: items were missing from the vector index, or it was not known "
         "whether some were, as after a restart of Redis. features: columns that the bundle reads are missing "
-        "in Redis, or of another type, and counted as null. user_features: the request's features lack some "
+        "in Redis, or of another type, and counted as null. caps: a cap of the rules is broken, as too few "
+        "items keep it. user_features: the request's features lack some "
         "that the models take. unknown_item: the bundle does not know the item, so what most people like. "
         "fewer_candidates: less was considered, to be in "
         "time. score_candidates: ordered without the ranker. display: some display fields are missing. "

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from contract.environment import LOCAL_REDIS, RedisUrl, retired
+from contract.rules.asked import OrderRules, SettingRules
 from contract.tensors import MODEL_NAME
 from service.api_keys import ApiKey, parse_keys
 
@@ -109,6 +110,11 @@ class Settings(BaseSettings):
     )
     triton: TritonSettings = TritonSettings()
     redis_url: RedisUrl = Field(LOCAL_REDIS, description="URL of Redis, with user and password.")
+    order: SettingRules = Field(
+        OrderRules(),
+        description="Rules of the order of every slate, as the ensemble has them: the gateway keeps them on "
+        "stored and popular slates.",
+    )
     store_timeout_ms: PositiveInt = Field(
         20,
         description="Milliseconds that one Redis call of the gateway may take, never past the request's own "
@@ -239,7 +245,8 @@ def load_settings() -> Settings:
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = PREFIX + (field[1].upper() if field else "*")
-        raise WrongSettings(f"{name}: not readable; set its parts, such as {name}__ADDRESS") from None
+        part = "CAPS='[...]', as JSON" if name.endswith("ORDER") else "ADDRESS"
+        raise WrongSettings(f"{name}: not readable; set its parts, such as {name}__{part}") from None
     except ValidationError as error:
         lines = []
         for wrong in error.errors():

@@ -24,6 +24,16 @@ class ItemTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedItem:
+    """What a rule of the order did to one item; the meanings are those of `schemas.Move`."""
+
+    item_id: int
+    rule: str
+    from_place: int | None
+    to_place: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a stored slate comes from; the meanings are those of `schemas.RecommendResponse`."""
 
@@ -44,6 +54,7 @@ class Slate:
     stage_ms: dict[str, float] = field(default_factory=dict)
     propensities: list[float] = field(default_factory=list)
     retrieved: list[ItemTrace] | None = None
+    moves: list[MovedItem] = field(default_factory=list)
     provenance: Provenance | None = None
     filled: int = 0
     bundle_id: int | None = None

@@ -18,6 +18,7 @@ from contract.bundle import (
     sha256,
 )
 from contract.ids import FIRST, LAST
+from contract.rules.asked import check_defaults
 from contract.tensors import bundle_id
 from contract.texts import ITEMS, text_files
 from service.limits.adaptive import EnsembleLimits
@@ -79,9 +80,11 @@ class Variant:
         """Reads the bundle in a folder; Triton and Redis serve it, unless others are given.
 
         Raises:
-            BundleError: a file is missing, does not parse, or differs from its checksum.
+            BundleError: a file is missing, does not parse, or differs from its checksum; or a rule of the
+                settings names what the bundle does not have.
         """
         manifest, popular, ids = read_bundle(folder)
+        check_defaults(settings.order, manifest)
         return cls(
             manifest=manifest,
             popular=popular,

@@ -64,6 +64,8 @@ def _asked(told: argparse.Namespace) -> Asked:
         asked["exclude_item_ids"] = told.exclude
     if told.filters:
         asked["filters"] = told.filters
+    if told.rules:
+        asked["rules"] = told.rules
     if told.explain:
         asked["explain"] = True
     return asked
@@ -140,6 +142,7 @@ def _slate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=10, help="items wanted, default %(default)s")
     parser.add_argument("--exclude", type=_id, nargs="+", metavar="ITEM", help="items that must not be there")
     parser.add_argument("--filters", type=_object, metavar="JSON", help="column to allowed values, as JSON")
+    parser.add_argument("--rules", type=_object, metavar="JSON", help="boosts, pins, caps and so on, as JSON")
     parser.add_argument(
         "--explain", action="store_true", help="say what was retrieved, and what became of it"
     )

@@ -21,13 +21,14 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 class Asked(TypedDict, total=False):
     """What any slate may be asked for; left out, the gateway's own defaults hold. `/docs` describes each.
 
-    `filters` maps a column to its allowed values, or to an object of bounds, `any` and `not`; `after` takes
-    the `next` of the answer before.
+    `filters` maps a column to its allowed values, or to an object of bounds, `any` and `not`; `rules`
+    asks for boosts, pins, caps, shares and diversity; `after` takes the `next` of the answer before.
     """
 
     n: int
     exclude_item_ids: Sequence[Id]
     filters: Mapping[str, Any]
+    rules: Mapping[str, Any]
     explain: bool
     latency_budget_ms: int
     after: str

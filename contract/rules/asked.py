@@ -22,12 +22,14 @@ from pydantic import (
     model_validator,
 )
 
+from contract.bundle import BundleError, Manifest
 from contract.errors import ErrorCode, StageError, WrongField
 from contract.filters import Filters, check_filters
 from contract.ids import IdDtype, OwnId, number_of
 from contract.tensors import MAX_N, RULES_WIDTHS, fit_width
 
 MOST_TIMES = 1_000_000.0
+MAX_CAPS = 4
 MAX_PLACE = 1_000
 """Of an item that has a place of its own; all pages count on."""
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -92,7 +94,7 @@ class OrderRules(_Asked):
         description="Items with places of their own. One that is not available, was seen, is excluded or "
         "does not pass the filters is left out.",
     )
-    caps: Annotated[tuple[Cap, ...], Field(max_length=4)] = Field(
+    caps: Annotated[tuple[Cap, ...], Field(max_length=MAX_CAPS)] = Field(
         (), description="Most items of one value within a window of places."
     )
     shares: Annotated[tuple[Share, ...], Field(max_length=4)] = Field(
@@ -151,6 +153,9 @@ class CheckedRules:
         return not (self.boosts or self.pins or self.caps or self.shares or self.diversity)
 
 
+NO_RULES = CheckedRules()
+
+
 def check_rules(rules: OrderRules, dtypes: Mapping[str, str], item_ids: IdDtype) -> CheckedRules:
     """Compares rules with the columns that the bundle filters on, their dtypes, and that of the items' ids.
 
@@ -179,6 +184,18 @@ def check_rules(rules: OrderRules, dtypes: Mapping[str, str], item_ids: IdDtype)
         ),
         rules.diversity or 0.0,
     )
+
+
+def check_defaults(rules: OrderRules, manifest: Manifest) -> CheckedRules:
+    """Compares the settings' rules with a bundle.
+
+    Raises:
+        BundleError: one names what this bundle does not have.
+    """
+    try:
+        return check_rules(rules, manifest.filters, manifest.item_id_dtype)
+    except WrongField as error:
+        raise BundleError(f"SHORTLIST_ORDER: {error}; the bundle is {manifest.bundle}") from None
 
 
 def merged(asked: OrderRules, defaults: OrderRules) -> OrderRules:

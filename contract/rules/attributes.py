@@ -15,6 +15,8 @@ from contract.filters import Condition, Filters, number
 
 NONE = -1
 """The code of no value."""
+FEW = 8
+"""Values that are compared one by one: sorting them takes longer."""
 Codes = npt.NDArray[np.int32]
 
 
@@ -79,7 +81,7 @@ class Attribute:
         met = np.ones(codes.shape[:-1], dtype=np.bool_)
         if condition.allowed is not None:
             wanted = [self.code_of[one] for one in condition.allowed if one in self.code_of]
-            met &= np.isin(codes, wanted).any(axis=-1)
+            met &= _are_among(codes, wanted).any(axis=-1)
             if None in condition.allowed:
                 met |= (codes == NONE).all(axis=-1)
         if (within := condition.within) is not None:
@@ -113,6 +115,15 @@ class ItemAttributes:
             attribute = self.columns[column]
             passing &= attribute.is_known[rows] & attribute.meets(condition, attribute.of(rows))
         return passing
+
+
+def _are_among(codes: Codes, wanted: Sequence[int]) -> Bools:
+    if len(wanted) > FEW:
+        return np.isin(codes, wanted)
+    found = np.zeros(codes.shape, dtype=np.bool_)
+    for one in wanted:
+        found |= codes == one
+    return found
 
 
 def _attribute(held: Iterable[AbstractSet[str] | None], dtype: str) -> Attribute:

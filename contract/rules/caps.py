@@ -24,24 +24,28 @@ class CapCounts:
         self.most, self.reach, self.held = cap.most, cap.window - 1, held
         self.line = list(before)
         self.start = len(self.line)
-        self.counts = Counter(one for values in self.line[-self.reach :] for one in values)
+        self.counts: dict[int, int] = {}
+        for values in self.line[-self.reach :]:
+            self._count(values, 1)
         self.pins = {place: held[candidate] for place, candidate in pins.items()}
 
     def blocks(self, candidate: int) -> bool:
         """Whether the cap forbids a candidate on the next place; pins further on count as well."""
         counts, most = self.counts, self.most
+        for one in self.held[candidate]:
+            if counts.get(one, 0) >= most and one != NONE:
+                return True
+        return bool(self.pins) and self._blocks_pins(candidate)
+
+    def _blocks_pins(self, candidate: int) -> bool:
         values = [one for one in self.held[candidate] if one != NONE]
-        if any(counts[one] >= most for one in values):
-            return True
-        if not self.pins:
-            return False
         next_place, later = len(self.line) - self.start, Counter[int]()
         for place in sorted(p for p in self.pins if next_place < p <= next_place + self.reach):
             later.update(self.pins[place])
             near = self.reach - (place - next_place)  # places before the next one that its window holds
             for values_before in self.line[-near:] if near else ():
                 later.update(values_before)
-            if any(later[one] >= most for one in values):
+            if any(later[one] >= self.most for one in values):
                 return True
             for values_before in self.line[-near:] if near else ():
                 later.subtract(values_before)
@@ -50,15 +54,19 @@ class CapCounts:
     def add(self, candidate: int) -> None:
         """Puts a candidate on the next place."""
         self.line.append(self.held[candidate])
-        self.counts.update(self.line[-1])
+        self._count(self.line[-1], 1)
         if len(self.line) > self.reach:
-            self.counts.subtract(self.line[-1 - self.reach])
+            self._count(self.line[-1 - self.reach], -1)
 
     def take_back(self) -> None:
         """Takes the last candidate away again."""
-        self.counts.subtract(self.line.pop())
+        self._count(self.line.pop(), -1)
         if len(self.line) >= self.reach:
-            self.counts.update(self.line[-self.reach])
+            self._count(self.line[-self.reach], 1)
+
+    def _count(self, values: Sequence[int], by: int) -> None:
+        for one in values:
+            self.counts[one] = self.counts.get(one, 0) + by
 
 
 def kept_order(

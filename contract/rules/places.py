@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -144,7 +144,10 @@ class _Filling:
                 best, chance = self._best(place)
                 self._take(best)
             elif self.pins:  # better before its place than nobody
-                best = self.pins.pop(min(self.pins))
+                first = min(self.pins)
+                best = self.pins.pop(first)
+                for cap in self.caps:
+                    del cap.pins[first]
                 self.breaks_cap |= self._is_blocked(best)
             else:
                 break
@@ -160,19 +163,24 @@ class _Filling:
 
     def _best(self, place: int) -> tuple[int, float]:
         """Gives the candidate of a place, and the probability of it."""
-        plain, ranked = self._ranked()
-        free = next((one for one in ranked if not self._is_blocked(one)), None)
+        plain, drawn = self._values()
+        free, blocked = None, []
+        for one in self._best_first(drawn):
+            if not self._is_blocked(one):
+                free = one
+                break
+            blocked.append(one)
         if free is None:
             self.breaks_cap = True
-            return ranked[0], 1.0
+            return blocked[0], 1.0
         best, members = free, self._due(place)
-        if members is not None:
-            fitting = (one for one in ranked if members[one] and one < self.wishes.buried)
+        if members is not None and not members[best]:
+            fitting = (one for one in self._best_first(drawn) if members[one] and one < self.wishes.buried)
             best = next((one for one in fitting if not self._is_blocked(one)), free)
         if best != free:
             self.moved_by[best] |= BIT[Mover.SHARE]
         else:
-            for one in ranked[: ranked.index(best)]:
+            for one in blocked:
                 self.moved_by[one] |= BIT[Mover.CAP]
             front = self.waiting if self.wishes.likeness is not None else ()
             if best != next((one for one in front if not self._is_blocked(one)), best):
@@ -181,11 +189,11 @@ class _Filling:
             return best, 1.0
         return best, self._chance(plain, best, members if members is not None and members[best] else None)
 
-    def _ranked(self) -> tuple[Doubles, list[int]]:
-        """Gives the values before noise, and those who wait, best first."""
+    def _values(self) -> tuple[Doubles, Doubles]:
+        """Gives the values of a place, before noise and with it; -inf for who does not wait."""
         wishes = self.wishes
         if self.is_static:
-            return wishes.values, self.waiting
+            return wishes.values, wishes.values
         plain = wishes.values
         if wishes.likeness is not None:
             plain = plain - wishes.diversity * wishes.likeness.greatest
@@ -193,7 +201,15 @@ class _Filling:
         drawn = plain
         if (exploration := wishes.exploration) is not None:
             drawn = plain + exploration.scale * exploration.generator.gumbel(size=len(plain))
-        return plain, np.argsort(-drawn, kind="stable")[: len(self.waiting)].tolist()
+        return plain, drawn
+
+    def _best_first(self, drawn: Doubles) -> Iterator[int]:
+        """Gives those who wait; most often the first is enough."""
+        if self.is_static:
+            yield from self.waiting
+        else:
+            yield int(drawn.argmax())
+            yield from np.argsort(-drawn, kind="stable")[1 : len(self.waiting)].tolist()
 
     def _take(self, best: int) -> None:
         self.waiting.remove(best)

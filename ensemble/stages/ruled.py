@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.arrays import Array, Bools, Floats, Ids
-from contract.bundle import BundleError, Manifest
-from contract.errors import WrongField
+from contract.bundle import Manifest
 from contract.filters import Filters, decode_filters
 from contract.ordering import unranked_scores
-from contract.rules.asked import Cap, CheckedRules, OrderRules, check_rules, decode_rules, merged
+from contract.rules.asked import Cap, CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.attributes import ItemAttributes
 from contract.rules.boosts import Boosted, boosted
 from contract.rules.diversity import Likeness, relevance
@@ -64,10 +63,7 @@ class RuledOrder:
         self.defaults, self.temperature = settings.order, settings.exploration_temperature
         self.manifest, self.catalogue, self.items = manifest, catalogue, items
         self.is_new, self._attributes = is_new, attributes
-        try:
-            self.has_defaults = not self._checked(self.defaults).is_none
-        except WrongField as error:
-            raise BundleError(f"SHORTLIST_ORDER: {error}; the bundle is {manifest.bundle}") from None
+        self.has_defaults = not check_defaults(self.defaults, manifest).is_none
         self._asked = lru_cache(maxsize=1024)(self._read)
 
     @cached_property
@@ -92,10 +88,8 @@ class RuledOrder:
     def _read(self, data: bytes) -> tuple[CheckedRules, int]:
         row = np.frombuffer(data, dtype=np.uint8)
         asked, shown = decode_rules(row, self.manifest.filters, self.manifest.item_id_dtype)
-        return self._checked(merged(asked, self.defaults)), shown
-
-    def _checked(self, rules: OrderRules) -> CheckedRules:
-        return check_rules(rules, self.manifest.filters, self.manifest.item_id_dtype)
+        whole = merged(asked, self.defaults)
+        return check_rules(whole, self.manifest.filters, self.manifest.item_id_dtype), shown
 
 
 class _User:
@@ -117,7 +111,9 @@ class _User:
         boosts = boosted(self._chances(), self._times(rows))
         ids = user["candidate_ids"][live[boosts.order]]
         pins, extra = self._pins(ids.tolist())
-        rows = np.concatenate([rows[boosts.order], self.snapshot.rows_of(extra)])
+        rows = rows[boosts.order]
+        if len(extra):
+            rows = np.append(rows, self.snapshot.rows_of(extra))
         placed = fill_places(self._wishes(boosts, rows, pins))
         ids, scores = np.append(ids, extra), np.append(self.scores[live[boosts.order]], self._scores(extra))
         moved_by = np.zeros(len(self.scores), dtype=np.int8)
@@ -185,16 +181,16 @@ class _User:
         before = self._shown_rows()
         likeness = None
         if asked.diversity:
-            parts = (values[: boosts.buried], values[boosts.buried :])
-            (ahead, width), (behind, _) = relevance(parts[0]), relevance(parts[1])
-            values = (1 - asked.diversity) * np.concatenate([ahead, behind])
+            ahead, width = relevance(values[: boosts.buried])
+            behind, _ = relevance(values[boosts.buried :])
+            values = (1 - asked.diversity) * np.append(ahead, behind)
             scale *= (1 - asked.diversity) / width
             likeness = Likeness(self._vectors(rows), self._vectors(before))
         exploration = None
         if ruled.temperature:
             exploration = Exploration(scale, np.random.default_rng(abs(int(self.user["seed"][0]))))
         return Wishes(
-            np.append(values, np.zeros(len(rows) - len(values))),
+            np.append(values, np.zeros(len(rows) - len(values))) if pins else values,
             places,
             boosts.buried,
             len(values),
@@ -227,5 +223,5 @@ class _User:
         """The items' own vectors, without the prior; zeros for no item."""
         vectors = self.ruled.catalogue.vectors
         is_item = rows < len(vectors)
-        found: Floats = vectors[np.where(is_item, rows, 0), :-1] * is_item[:, None]
-        return found
+        found: Floats = vectors.take(rows, axis=0, mode="clip")[:, :-1]
+        return found if is_item.all() else found * is_item[:, None]

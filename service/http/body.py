@@ -17,9 +17,9 @@ from service.settings import Settings
 
 Body = SlateWish | ManyRequest
 JSON = b"application/json"
-DEPTH = 8
-"""Of the deepest valid body: the object, `requests`, one of them, its `filters`, a column's object, its
-`not`, that one's `any`, the values."""
+DEPTH = 11
+"""Of the deepest valid body: the object, `requests`, one of them, its `rules`, `boosts`, one of them, its
+`filters`, a column's object, its `not`, that one's `any`, the values."""
 
 
 async def read_request(

@@ -93,6 +93,15 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
         for budget in model["properties"]["latency_budget_ms"]["anyOf"]:
             if budget["type"] == "integer":
                 budget["minimum"], budget["maximum"] = settings.reserve_ms + 1, settings.latency_budget_ms
+    columns = {name: filter_schema(dtype) for name, dtype in manifest.filters.items()}
+    for field in (
+        schemas["Boost"]["properties"]["filters"],
+        *schemas["Share"]["properties"]["filters"]["anyOf"],
+    ):
+        if field.get("type") == "object":
+            field["properties"] = columns
+            bounded.append(field)
+    schemas["Cap"]["properties"]["column"]["enum"] = sorted(manifest.filters)
     for field in bounded:
         field["additionalProperties"] = False
         field.pop("propertyNames", None)
@@ -125,7 +134,7 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
     for name in LISTS & schemas["RecommendRequest"]["properties"]["user_features"]["properties"].keys():
         column = schemas["RecommendRequest"]["properties"]["user_features"]["properties"][name]
         column["anyOf"][0]["items"] = item
-    for name in ("Item", "ExplainedItem"):
+    for name in ("Item", "ExplainedItem", "Move", "Pin"):
         _become(schemas[name]["properties"]["item_id"], item)
     for name in SINGLE:
         _become(schemas[name]["properties"]["exclude_item_ids"]["items"], item)

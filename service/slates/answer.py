@@ -11,8 +11,10 @@ from typing import Any
 
 import orjson
 
+from contract.bundle import Manifest
 from contract.errors import WrongField
 from contract.filters import Filters, check_filters
+from contract.rules.asked import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
 from contract.slates import Degradation, SlateSource
 from contract.tensors import PAD_ID
 from contract.user_features import check_user_features
@@ -22,7 +24,7 @@ from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
 from service.schemas import RecommendRequest, SlateBody
 from service.settings import Settings
-from service.slate import ItemTrace, Provenance, Slate
+from service.slate import ItemTrace, MovedItem, Provenance, Slate
 from service.slates.batch import BatchStep
 from service.slates.ensemble import EnsembleStep
 from service.slates.ladder import Ladder, Outcome, SlateRequest
@@ -34,7 +36,7 @@ from service.variant import Variant
 DISPLAY = str(Degradation.DISPLAY)
 AT_ONCE = 16
 """Of several requests that came in one, so many are answered at the same time: as many as share a call."""
-_TRACE = ItemTrace.__slots__
+_TRACE, _MOVE = ItemTrace.__slots__, MovedItem.__slots__
 _PROVENANCE = Provenance.__slots__
 
 
@@ -117,12 +119,12 @@ class Recommendations:
             StageError: the ensemble refused the request or broke its contract; no later step hides that.
         """
         started = time.monotonic() if started is None else started
-        filters = check_request(request, self.variant, self.settings)
+        filters, rules = check_request(request, self.variant, self.settings)
         whole, shown = request, shown_before(request, time.time())
         if shown:
-            request = whole.model_copy(update={"exclude_item_ids": [*whole.exclude_item_ids, *shown]})
+            request = whole.behind(shown)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
-        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s))
+        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules)
         ladder = self.ladders[request.source] if request.like_item_id == PAD_ID else self.alike
         slate = await ladder.slate(asked)
         if len(slate.item_ids) < request.n and slate.source is not SlateSource.POPULAR:
@@ -157,11 +159,16 @@ class Recommendations:
         if slate.retrieved is not None:
             content["explain"] = {
                 "items": [
-                    _fields(one) | {"item_id": own_id} | cards.get(one.item_id, {})
+                    _fields(one, _TRACE) | {"item_id": own_id} | cards.get(one.item_id, {})
                     for one in slate.retrieved
                     if (own_id := own(one.item_id)) is not None
                 ],
                 "removed": slate.removed(),
+                "moves": [
+                    _fields(one, _MOVE) | {"item_id": own_id} | cards.get(one.item_id, {})
+                    for one in slate.moves
+                    if (own_id := own(one.item_id)) is not None
+                ],
             }
         log_fields = {
             "user_id": request.own(request.user_id),
@@ -195,12 +202,13 @@ class Recommendations:
         return found | read, len(read) == len(others)
 
 
-def check_request(request: SlateBody, variant: Variant, settings: Settings) -> Filters:
-    """Compares the request with what this bundle and these settings know, gives its filters.
+def check_request(request: SlateBody, variant: Variant, settings: Settings) -> tuple[Filters, CheckedRules]:
+    """Compares the request with what this bundle and these settings know, gives its filters, and the rules
+    of its order, the settings' among them.
 
     Raises:
-        WrongField: a name in context, filters or user features is unknown, a value there has another type,
-            the latency budget is out of range, or nobody is asked for.
+        WrongField: a name in context, filters, rules or user features is unknown, a value there has another
+            type, the latency budget is out of range, or nobody is asked for.
     """
     manifest = variant.manifest
     if request.user_features:
@@ -216,7 +224,19 @@ def check_request(request: SlateBody, variant: Variant, settings: Settings) -> F
             "latency_budget_ms",
             f"must be above {settings.reserve_ms} (reserved) and at most {settings.latency_budget_ms}",
         )
-    return check_filters(request.filters, manifest.filters)
+    return check_filters(request.filters, manifest.filters), _rules(request, manifest, settings.order)
+
+
+def _rules(request: SlateBody, manifest: Manifest, defaults: OrderRules) -> CheckedRules:
+    try:
+        if request.rules is not None:
+            check_rules(request.rules, manifest.filters, manifest.item_id_dtype)
+    except WrongField as error:
+        raise error.within("rules") from None
+    if request.rules is None and defaults == OrderRules():
+        return NO_RULES
+    whole = merged(request.rules or RequestRules(), defaults)
+    return check_rules(whole, manifest.filters, manifest.item_id_dtype)
 
 
 def _one_of(names: Sequence[str]) -> str:
@@ -227,5 +247,5 @@ def _shown(slate: Slate) -> list[int]:
     return slate.item_ids + [one.item_id for one in slate.retrieved or ()]
 
 
-def _fields(one: ItemTrace) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in _TRACE}
+def _fields(one: ItemTrace | MovedItem, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}

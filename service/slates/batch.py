@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import structlog
 
+from contract.rules.attributes import ItemAttributes
 from contract.slates import (
     Degradation,
     Published,
@@ -21,10 +24,10 @@ from contract.slates import (
 from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable, NotStored
 from service.limits.deadline import Clock, Deadline
-from service.schemas import SlateBody
-from service.slate import ItemTrace, Provenance, Slate
+from service.slate import ItemTrace, MovedItem, Provenance, Slate
 from service.slates.ladder import SlateRequest
 from service.slates.popular import FILTERS
+from service.slates.ruled import columns_of, order_by_rules
 from service.store.redis_reader import REDIS
 from service.variant import Variant
 
@@ -34,7 +37,7 @@ SHARE = 0.5
 """Of the time that is left, what this step may take; the rest is the popular slate's."""
 SPARE = 4
 """Items looked at beyond those wanted, so that one that is unavailable seldom costs another round trip."""
-_RECOMPUTED = degradation_mask([Degradation.SHORT, Degradation.DISPLAY])
+_RECOMPUTED = degradation_mask([Degradation.SHORT, Degradation.DISPLAY, Degradation.CAPS])
 
 
 class BatchStep:
@@ -77,8 +80,12 @@ class BatchStep:
         if stored is None:
             raise NotStored("no slate is stored for this user")
         provenance = self._provenance(stored)
-        removed = await self._removed(asked, stored.item_ids.tolist(), seen, deadline)
-        slate = left_of(stored, request, removed, provenance)
+        item_ids = stored.item_ids.tolist()
+        removed = await self._removed(asked, item_ids, seen, deadline)
+        attributes = None
+        if not asked.rules.is_none:
+            attributes = await self._attributes(asked, item_ids, deadline)
+        slate = left_of(stored, asked, removed, provenance, attributes)
         if not slate.item_ids:
             raise NotStored("nothing is left of the slate that is stored for this user")
         asked.log_fields |= {"run": provenance.run, "age_s": provenance.age_s}
@@ -126,7 +133,8 @@ class BatchStep:
             removed |= {item_id: FILTERS for item_id in left if item_id not in passing}
             left = [item_id for item_id in left if item_id in passing]
         start = 0
-        for end in (len(left),) if request.explain else (request.n + SPARE, len(left)):
+        needs_all = request.explain or not asked.rules.is_none
+        for end in (len(left),) if needs_all else (request.n + SPARE, len(left)):
             some = left[start:end]
             if not some:
                 break
@@ -137,13 +145,47 @@ class BatchStep:
             start = end
         return removed
 
+    async def _attributes(
+        self, asked: SlateRequest, item_ids: list[int], deadline: Deadline
+    ) -> ItemAttributes:
+        """Reads what the items hold in the columns that rules are about."""
+        variant, columns = self._variant, columns_of(asked.rules)
+        held: Mapping[int, Mapping[str, AbstractSet[str]]] = {}
+        if columns:
+            held = await variant.store.held(item_ids, columns, variant.store_time_s(deadline))
+        dtypes = {name: variant.manifest.filters[name] for name in columns}
+        return ItemAttributes.of_held([*(held.get(one, {}) for one in item_ids), {}], dtypes)
+
 
 def left_of(
-    stored: StoredSlate, request: SlateBody, removed: Mapping[int, str], provenance: Provenance
+    stored: StoredSlate,
+    asked: SlateRequest,
+    removed: Mapping[int, str],
+    provenance: Provenance,
+    attributes: ItemAttributes | None = None,
 ) -> Slate:
-    """Takes the best `n` items that are not removed; `short` is said of these, not of what was stored."""
-    item_ids, scores = stored.item_ids.tolist(), stored.item_scores.tolist()
-    left = [(i, score) for i, score in zip(item_ids, scores, strict=True) if i not in removed][: request.n]
+    """Takes the best `n` items that are not removed, by the rules where there are attributes; `short` is said
+    of these, not of what was stored."""
+    request, item_ids, scores = asked.request, stored.item_ids.tolist(), stored.item_scores.tolist()
+    left = [(i, score) for i, score in zip(item_ids, scores, strict=True) if i not in removed]
+    moves: list[MovedItem] = []
+    ruled = None
+    if attributes is not None:
+        rows = {item_id: row for row, item_id in enumerate(item_ids)}
+        odds = np.minimum.accumulate(np.clip([score for _, score in left], 0, 1 - 1e-9))
+        own = 0 if request.rules is None else len(request.rules.boosts)
+        ruled = order_by_rules(
+            replace(asked.rules, boosts=asked.rules.boosts[:own]),  # the settings' are in what was stored
+            [item_id for item_id, _ in left],
+            (odds / (1 - odds)).tolist(),
+            attributes,
+            [rows[item_id] for item_id, _ in left],
+            user_id=request.user_id,
+            n=request.n,
+            shown=[rows.get(item_id, len(rows)) for item_id in request.shown],
+        )
+        left, moves = [left[one] for one in ruled.order], ruled.moves
+    left = left[: request.n]
     mask = stored.degraded & ~_RECOMPUTED
     if len(left) < request.n:
         mask |= degradation_mask([Degradation.SHORT])
@@ -152,7 +194,7 @@ def left_of(
         source=SlateSource.BATCH,
         item_ids=[item_id for item_id, _ in left],
         scores=[score for _, score in left],
-        degraded=[str(flag) for flag in degradations(mask)],
+        degraded=[str(flag) for flag in degradations(mask)] + (ruled.degraded if ruled else []),
         retrieved=[
             ItemTrace(
                 item_id,
@@ -166,5 +208,6 @@ def left_of(
         ]
         if request.explain
         else None,
+        moves=moves,
         provenance=provenance,
     )

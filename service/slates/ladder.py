@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from contract.filters import Filters
+from contract.rules.asked import NO_RULES, CheckedRules
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, OtherBundle
 from service.limits.deadline import Deadline
 from service.metrics import Metrics
@@ -36,6 +37,7 @@ class SlateRequest:
     filters: Filters
     request_id: str
     deadline: Deadline
+    rules: CheckedRules = NO_RULES
     timings_ms: dict[str, float] = field(default_factory=dict)
     log_fields: dict[str, Any] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import orjson
+from pydantic import BaseModel
 
 from contract.errors import WrongField
 from contract.tensors import EXCLUDE_WIDTHS, MAX_EXCLUDED
@@ -26,7 +27,7 @@ _DIGEST = 8
 _TIME = struct.Struct("<I")
 _FREE = {"after", "n", "exclude_item_ids", "explain", "latency_budget_ms"}
 """Fields that may be others on the next page."""
-_APART = ("filters", "user_features")
+_APART = ("filters", "rules", "user_features")
 """Fields that may hold numbers longer than orjson takes."""
 
 
@@ -74,5 +75,6 @@ def _digest(request: SlateBody, told: bytes) -> bytes:
     fixed = orjson.dumps(request.model_dump(exclude=_FREE.union(_APART)), option=orjson.OPT_SORT_KEYS)
     for name in _APART:
         if value := getattr(request, name):
-            fixed += json.dumps({name: value}, sort_keys=True).encode()
+            plain = value.model_dump() if isinstance(value, BaseModel) else value
+            fixed += json.dumps({name: plain}, sort_keys=True).encode()
     return blake2b(fixed + told, digest_size=_DIGEST).digest()

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from contract.affinity import LISTS
 from contract.filters import Filters, held_values, passes
+from contract.rules.asked import NO_RULES, CheckedRules
+from contract.rules.attributes import ItemAttributes
 from contract.slates import Degradation, Rule, SlateSource
 from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable
 from service.schemas import SlateBody
-from service.slate import ItemTrace, Slate
+from service.slate import ItemTrace, MovedItem, Slate
 from service.slates.ladder import SlateRequest
+from service.slates.ruled import order_by_rules
 from service.variant import PopularItem, Variant
 
 SEEN = "seen"
@@ -23,6 +26,8 @@ FILTERS = "filters"
 """What an answer lacks where the popular list could not be checked against every filter."""
 
 
+POOL = 100
+"""Popular items of which rules choose."""
 EXPLAINED = 200
 """Items of the popular list that an explanation tells of, at least."""
 
@@ -33,6 +38,8 @@ class PopularSlates:
     def __init__(self, items: Sequence[PopularItem], dtypes: Mapping[str, str]) -> None:
         """Takes the columns that the bundle filters on, with their dtypes."""
         self._items = tuple((item, _held(item, dtypes)) for item in items)
+        self._rows = {item.item_id: row for row, (item, _) in enumerate(self._items)}
+        self._attributes = ItemAttributes.of_held([*(held for _, held in self._items), {}], dtypes)
 
     def slate(
         self,
@@ -40,9 +47,10 @@ class PopularSlates:
         filters: Filters,
         seen: Collection[int],
         unavailable: Collection[int] = (),
+        rules: CheckedRules = NO_RULES,
     ) -> Slate:
         """Takes the best `n` popular items that are available, not seen, not excluded, and known to pass the
-        filters.
+        filters; by the rules, of the best `POOL` such items.
 
         An item whose value in a filtered column is not known is left out: breaking a caller's rule is
         worse than a short answer, which says so. Only an explanation looks further than the last item taken,
@@ -52,6 +60,7 @@ class PopularSlates:
         kept: list[PopularItem] = []
         retrieved: list[ItemTrace] = []
         is_unchecked = False
+        pool = request.n if rules.is_none else max(POOL, request.n)
         for rank, (item, held) in enumerate(self._items, 1):
             slate_rank = None
             if item.item_id in seen:
@@ -66,15 +75,21 @@ class PopularSlates:
                 is_unchecked |= len(told) < len(filters) and passes({c: filters[c] for c in told}, held)
             else:
                 removed_by = None
-                if len(kept) < request.n:
+                if len(kept) < pool:
                     kept.append(item)
                     slate_rank = len(kept)
             if request.explain:
                 trace = ItemTrace(item.item_id, SlateSource.POPULAR, rank, item.score, removed_by)
                 retrieved.append(replace(trace, slate_rank=slate_rank))
-            if len(kept) == request.n and (not request.explain or rank >= EXPLAINED):
+            if len(kept) == pool and (not request.explain or rank >= EXPLAINED):
                 break
         degraded = [FILTERS] if is_unchecked else []
+        moves: list[MovedItem] = []
+        if not rules.is_none:
+            kept, moves, more = self._by_rules(request, kept, rules)
+            degraded += more
+            places = {item.item_id: place for place, item in enumerate(kept, 1)}
+            retrieved = [replace(one, slate_rank=places.get(one.item_id)) for one in retrieved]
         if len(kept) < request.n:
             degraded.append(str(Degradation.SHORT))
         return Slate(
@@ -83,7 +98,24 @@ class PopularSlates:
             scores=[item.score for item in kept],
             degraded=degraded,
             retrieved=retrieved if request.explain else None,
+            moves=moves,
         )
+
+    def _by_rules(
+        self, request: SlateBody, kept: list[PopularItem], rules: CheckedRules
+    ) -> tuple[list[PopularItem], list[MovedItem], list[str]]:
+        most = max((item.score for item in kept), default=0.0)
+        ruled = order_by_rules(
+            rules,
+            [item.item_id for item in kept],
+            [max(0.0, item.score / most) if most > 0 else 0.0 for item in kept],
+            self._attributes,
+            [self._rows[item.item_id] for item in kept],
+            user_id=request.user_id,
+            n=request.n,
+            shown=[self._rows.get(item_id, len(self._items)) for item_id in request.shown],
+        )
+        return [kept[one] for one in ruled.order], ruled.moves, ruled.degraded
 
 
 class PopularStep:
@@ -111,14 +143,15 @@ class PopularStep:
             if request.user_id != PAD_ID:
                 seen += await self._variant.store.seen(request.user_id, self._time_s(asked))
             while True:
-                slate = self._slates.slate(request, asked.filters, seen, unavailable)
+                slate = self._slates.slate(request, asked.filters, seen, unavailable, asked.rules)
                 gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(asked))
                 self._gone = self._gone.difference(slate.item_ids) | gone
                 if not gone:
                     return slate
                 unavailable |= gone
         except DependencyUnavailable:
-            slate = self._slates.slate(request, asked.filters, seen, unavailable | self._gone)
+            gone = unavailable | self._gone
+            slate = self._slates.slate(request, asked.filters, seen, gone, asked.rules)
             return replace(slate, degraded=[SEEN, *slate.degraded])
 
     def _time_s(self, asked: SlateRequest) -> float:
@@ -128,12 +161,7 @@ class PopularStep:
         """Fills a slate that is short up to `n` from the popular list; as it is, where what the user has seen
         cannot be read: better short than seen."""
         request = asked.request
-        wanted = request.model_copy(
-            update={
-                "n": request.n - len(slate.item_ids),
-                "exclude_item_ids": [*request.exclude_item_ids, *slate.item_ids],
-            }
-        )
+        wanted = request.behind(slate.item_ids, n=request.n - len(slate.item_ids))
         more = await self.slate(replace(asked, request=wanted))
         if SEEN in more.degraded or not more.item_ids:
             return slate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 import structlog
@@ -194,19 +195,25 @@ class RedisStore:
         return {item_id for item_id, is_unavailable in known.items() if is_unavailable}
 
     async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
+        """Compares what `held` reads."""
+        held = await self.held(item_ids, tuple(filters), timeout_s)
+        return {item_id for item_id, values in held.items() if passes(filters, values)}
+
+    async def held(
+        self, item_ids: Sequence[int], columns: Sequence[str], timeout_s: float
+    ) -> dict[int, Mapping[str, AbstractSet[str]]]:
         """Reads in one pipeline the columns as the bundle's index holds them."""
         keys = [item_vector_key(self._bundle, item_id) for item_id in item_ids]
-        hashes = [(key, *filters) for key in keys]
+        hashes = [(key, *columns) for key in keys]
         replies = await self._reader.get_fields(hashes, timeout_s) if hashes else []
-        passing = set()
+        held: dict[int, Mapping[str, AbstractSet[str]]] = {}
         for item_id, key, values in zip(item_ids, keys, replies, strict=True):
             try:
-                told = zip(filters, values, strict=True)
-                if passes(filters, {column: decode_tags(tags) for column, tags in told if tags is not None}):
-                    passing.add(item_id)
+                told = zip(columns, values, strict=True)
+                held[item_id] = {column: decode_tags(tags) for column, tags in told if tags is not None}
             except ValueError as error:
                 raise _damaged(key, error) from None
-        return passing
+        return held
 
     async def materialized_at(self, timeout_s: float) -> float:
         """Reads one key."""

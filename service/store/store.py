@@ -42,6 +42,11 @@ class Store(Protocol):
     async def passing(self, item_ids: Sequence[int], filters: Filters, timeout_s: float) -> set[int]:
         """Those of the items that are known to pass the filters."""
 
+    async def held(
+        self, item_ids: Sequence[int], columns: Sequence[str], timeout_s: float
+    ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
+        """What the items hold in these columns, in canonical form, as far as that is known."""
+
     async def materialized_at(self, timeout_s: float) -> float:
         """When features were last brought here, Unix time in seconds; NaN where that is not known."""
 
@@ -97,6 +102,18 @@ class MemoryStore:
     ) -> set[int]:
         """Compares the values."""
         return {item_id for item_id in item_ids if passes(filters, self._columns.get(item_id, {}))}
+
+    async def held(
+        self,
+        item_ids: Sequence[int],
+        columns: Sequence[str],
+        timeout_s: float,  # noqa: ARG002
+    ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
+        """Copies the values."""
+        told = {item_id: self._columns.get(item_id, {}) for item_id in item_ids}
+        return {
+            one: {name: values[name] for name in columns if name in values} for one, values in told.items()
+        }
 
     async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002
         """Knows of none."""

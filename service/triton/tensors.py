@@ -12,6 +12,8 @@ import numpy as np
 from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
+from contract.rules.asked import encode_rules
+from contract.rules.places import Mover, movers
 from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import (
     ANSWER,
@@ -30,7 +32,7 @@ from contract.tensors import (
 from contract.user_features import encode_user_features
 from service.limits.deadline import Deadline
 from service.schemas import SlateBody
-from service.slate import ItemTrace, Slate
+from service.slate import ItemTrace, MovedItem, Slate
 
 _RULES = list(Rule)
 _STAGES = [str(stage) for stage in StageName]
@@ -56,11 +58,11 @@ class RequestRow:
         """Packs what has a width of its own.
 
         Raises:
-            StageError: `bad_request`, where the filters or the features are longer than the widest tensor.
+            StageError: `bad_request`, where filters, features or rules are longer than the widest tensor.
         """
         excluded = request.exclude_item_ids
         if request.like_item_id != PAD_ID:
-            excluded = [*excluded, request.like_item_id]
+            excluded = [request.like_item_id, *excluded]  # what was shown stays last
         optional: dict[str, Array] = {}
         if excluded:
             optional["exclude_item_ids"] = encode_excluded(excluded)
@@ -68,6 +70,8 @@ class RequestRow:
             optional["filters"] = encode_filters(request.filters)
         if request.user_features:
             optional["user_features"] = encode_user_features(request.user_features)
+        if request.rules is not None or request.shown:
+            optional["rules"] = encode_rules(request.rules, len(request.shown))
         return cls(request, deadline, seed, quality, optional)
 
 
@@ -132,6 +136,7 @@ def decode_slate(
             stage_ms={stage: us / 1000 for stage, us in zip(_STAGES, stage_us, strict=True)},
             propensities=outputs["propensities"][row, :live].tolist(),
             retrieved=_decode_retrieved(outputs, item_ids[:live], is_ranked) if is_explained else None,
+            moves=_decode_moves(outputs, item_ids[:live]) if is_explained else [],
             bundle_id=int(outputs["bundle_id"][row, 0]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -180,6 +185,22 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int], is_rank
         for rank, (item_id, score, rule) in enumerate(rows, 1)
         if item_id != PAD_ID
     ]
+
+
+def _decode_moves(outputs: Mapping[str, Array], item_ids: list[int]) -> list[MovedItem]:
+    """Says of each candidate that a rule moved from where to where; only a pin may be no candidate."""
+    candidates = outputs["candidate_ids"][0].tolist()
+    told = zip(candidates, outputs["plain_places"][0].tolist(), outputs["moved_by"][0].tolist(), strict=True)
+    places = {item_id: place for place, item_id in enumerate(item_ids, 1)}
+    moves = [
+        MovedItem(item_id, str(mover), from_place, places.get(item_id))
+        for item_id, from_place, mask in told
+        for mover in movers(mask)
+        if from_place != places.get(item_id)
+    ]
+    others = set(item_ids) - set(candidates)
+    moves += [MovedItem(item_id, str(Mover.PIN), None, places[item_id]) for item_id in others]
+    return sorted(moves, key=lambda one: (one.to_place is None, one.to_place or one.from_place or 0))
 
 
 def _finite(value: float | None) -> float | None:

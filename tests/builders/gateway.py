@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -188,6 +189,8 @@ def make_outputs(
         "retrieval_scores": 1 - np.arange(k) / 100,
         "ranking_scores": ranking,
         "propensities": np.arange(MAX_N) < len(best),
+        "plain_places": np.zeros(k),
+        "moved_by": np.zeros(k),
     }
     return {
         t.name: np.asarray(values[t.name], dtype=t.dtype)[None] for t in (*ANSWER_TENSORS, *EXPLAIN_TENSORS)
@@ -274,6 +277,15 @@ class BrokenStore:
         filters: Filters,  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
     ) -> set[int]:
+        """Does not answer."""
+        raise self._down()
+
+    async def held(
+        self,
+        item_ids: Sequence[int],  # noqa: ARG002
+        columns: Sequence[str],  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
         """Does not answer."""
         raise self._down()
 

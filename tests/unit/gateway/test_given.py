@@ -158,7 +158,7 @@ def test_the_optional_tensors_are_sent_only_where_a_row_needs_them() -> None:
     plain = row(RecommendRequest(user_id=7))
     given = row(RecommendRequest(user_features={"user_age": 3}))
     alike = row(SimilarRequest(item_id=5, exclude_item_ids=[6]))
-    filtered = row(RecommendRequest(user_id=8, filters={"item_genre": ["a"]}))
+    filtered = row(RecommendRequest(user_id=8, filters={"item_genre": ["a"]}, rules={"diversity": 0.5}))
     assert not names & encode_rows([plain, plain], ()).keys()
     tensors = encode_rows([plain, given, alike, filtered], ())
     assert names <= tensors.keys()
@@ -171,6 +171,7 @@ def test_the_optional_tensors_are_sent_only_where_a_row_needs_them() -> None:
         {PAD_ID},
     ]
     assert np.flatnonzero(tensors["filters"].any(axis=1)).tolist() == [3]
+    assert np.flatnonzero(tensors["rules"].any(axis=1)).tolist() == [3]
     assert np.flatnonzero(tensors["user_features"].any(axis=1)).tolist() == [1]
     assert decode_user_features(tensors["user_features"][1], {"user_age": "int64"}) == {"user_age": 3}
 

@@ -27,7 +27,7 @@ RECOMMENDATIONS = "/v1/recommendations"
         (b'{"user_id": 7, "filters": {"item_genre": ["\\ud800"]}}', 400, None, "half a character"),
         (b'{"user_id": 7, "\\ud800": 1}', 400, None, "half a character"),
         (b'{"user_id": 7, "filters": ' + b'{"a":' * 20000 + b"1" + b"}" * 20001, 413, None, "at most 65536"),
-        (b'{"user_id": 7, "x": ' + b"[" * 20000 + b"]" * 20000 + b"}", 400, None, "send at most 8 levels"),
+        (b'{"user_id": 7, "x": ' + b"[" * 20000 + b"]" * 20000 + b"}", 400, None, "send at most 11 levels"),
         (b'{"user_id": 7, "x": ' + b"[" * 50 + b"]" * 50 + b"}", 422, "x", "is not a field of this request"),
         (b'{"user_id": 7, "filters": {"item_year": [[1]]}}', 422, "filters.item_year", "must list int64"),
         (

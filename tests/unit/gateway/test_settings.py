@@ -12,6 +12,9 @@ from pydantic.fields import FieldInfo
 
 from service.settings import Settings, WrongSettings, load_settings
 
+NESTED = ("triton", "order")
+"""Settings whose parts are variables of their own."""
+
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +48,8 @@ def test_nested_settings_use_two_underscores(monkeypatch: pytest.MonkeyPatch) ->
         ("TRITON__MAX_IN_FLIGHT", "0", "SHORTLIST_TRITON__MAX_IN_FLIGHT: "),
         ("TRITON__ADRESS", "x:1", "SHORTLIST_TRITON__ADRESS: "),
         ("TRITON", "x:1", "SHORTLIST_TRITON: "),
+        ("ORDER__PINS", "12", "SHORTLIST_ORDER__PINS: "),
+        ("ORDER__PINS", "12 first", "such as SHORTLIST_ORDER__CAPS='[...]', as JSON"),
         ("RESERVE_MS", "80", "nothing would be left for the ensemble"),
         ("LOG_LEVEL", "loud", "SHORTLIST_LOG_LEVEL: "),
     ],
@@ -95,6 +100,8 @@ def test_the_api_page_lists_every_setting_with_its_default() -> None:
         if len(cells := line.split("|")) > 3
     }
     told = {name.strip("`"): default for name, default in rows.items() if name.startswith("`SHORTLIST_")}
-    defaults = {f"SHORTLIST_{name.upper()}": value for name, value in load_settings() if name != "triton"}
-    defaults |= {f"SHORTLIST_TRITON__{name.upper()}": value for name, value in load_settings().triton}
+    defaults = {f"SHORTLIST_{name.upper()}": value for name, value in load_settings() if name not in NESTED}
+    for outer in NESTED:
+        parts = getattr(load_settings(), outer)
+        defaults |= {f"SHORTLIST_{outer}__{name}".upper(): value for name, value in parts}
     assert told == {name: str(value) for name, value in defaults.items()}
