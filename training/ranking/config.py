@@ -1,4 +1,4 @@
-"""Settings of the ranker; no TensorFlow, so that the settings load at once."""
+"""Settings of the rankers; no TensorFlow, so that the settings load at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Pos
 from pydantic import Field as Setting
 
 
-class DlrmConfig(BaseModel):
-    """The ranker's size and how it is trained."""
+class RankerConfig(BaseModel):
+    """How a network that ranks is trained, whatever its architecture."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: PositiveInt = Setting(16, description="Of every embedding. Wider: slower, overfits sooner.")
-    bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
-    top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")
     dropout: NonNegativeFloat = Setting(0.2, description="Share of hidden units dropped in training.")
     id_dropout: NonNegativeFloat = Setting(
         0.1, description="Share of ids withheld in training, so that unknown ones are scored sensibly."
@@ -29,4 +27,11 @@ class DlrmConfig(BaseModel):
     candidate_weight: NonNegativeFloat = Setting(
         0.5, description="Of a retrieved candidate. More: better slates, worse probabilities of exposures."
     )
-    members: PositiveInt = Setting(2, description="DLRMs whose logits are averaged. More: better, slower.")
+    members: PositiveInt = Setting(2, description="Networks whose logits are averaged. More: better, slower.")
+
+
+class DlrmConfig(RankerConfig):
+    """The DLRM's size."""
+
+    bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
+    top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")

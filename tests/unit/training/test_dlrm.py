@@ -10,9 +10,11 @@ from contract.encoders import OOV_CODE, PAD_CODE, Field
 from training.examples.candidates import CandidateRows
 from training.examples.ranking import RankingExamples
 from training.metrics.ranking import auc
+from training.ranking.columns import MaskedMean
 from training.ranking.config import DlrmConfig
-from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _weights, fit_dlrm
-from training.ranking.network import MaskedMean
+from training.ranking.dlrm import Dlrm, fit_dlrm
+from training.ranking.fit import label_weights
+from training.ranking.neural import CANDIDATE, TARGET
 
 FIELDS = {
     field.name: field
@@ -99,10 +101,12 @@ def test_the_mean_of_a_list_leaves_out_padding() -> None:
 def test_other_labels_count_only_where_the_target_is_unknown() -> None:
     labels = np.array([[1, 0, 1], [np.nan, 1, np.nan], [0, np.nan, 1]], dtype=np.float32)
     heads, config = [TARGET, "auxiliary_1", CANDIDATE], DlrmConfig(auxiliary_weight=0.5, candidate_weight=0.5)
-    weights = _weights(labels, heads, (), config)
+    weights = label_weights(labels, heads, (), config)
     np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 0.5, 0], [1, 0, 0]])
-    weights = _weights(labels, heads, (2.0, 6.0), config)
+    weights = label_weights(labels, heads, (2.0, 6.0), config)
     np.testing.assert_array_equal(weights, [[1, 0, 0], [0, 1.5, 0], [1, 0, 0]])
+    weights = label_weights(labels, heads, (2.0, 6.0), config, every_label=True)
+    np.testing.assert_array_equal(weights, [[1, 1.5, 0.5], [0, 1.5, 0], [1, 0, 0.5]])
 
 
 def test_histories_train_the_embeddings_but_not_the_targets_head() -> None:

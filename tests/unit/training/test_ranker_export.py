@@ -14,10 +14,11 @@ from contract.bundle import RankerSpec
 from contract.encoders import PAD_CODE, Field
 from training.export.ranker import export_ranker, ranker_spec, run_ranker
 from training.export.towers import ExportError
+from training.ranking.columns import to_tensors
 from training.ranking.config import DlrmConfig
-from training.ranking.dlrm import CANDIDATE, TARGET, Dlrm, _tensors
+from training.ranking.dlrm import Dlrm, build_network
 from training.ranking.graph import FEW
-from training.ranking.network import build_network
+from training.ranking.neural import CANDIDATE, TARGET
 
 FIELDS = {
     field.name: field
@@ -44,7 +45,7 @@ def make_dlrm(features: Sequence[str], members: int = 2, is_trained_on_candidate
     networks = []
     for _ in range(members):
         network = build_network(FIELDS, features, [TARGET, CANDIDATE], CONFIG)
-        network.model(_tensors(features, make_rows(2), slice(0, 2)))
+        network.model(to_tensors(features, make_rows(2), slice(0, 2)))
         network.model.set_weights([rng.normal(0, 0.5, w.shape) for w in network.model.get_weights()])
         networks.append(network)
     return Dlrm(tuple(features), tuple(networks), is_trained_on_candidates, -0.7, ())
