@@ -157,6 +157,12 @@ def run_began_s(run: str) -> float | None:
         return None
 
 
+def removed_users_key(dataset: str) -> str:
+    """The key of the users whose rows were removed since a batch run was published: a set. A run that was at
+    work has computed them, it may be, and takes them out before it is read."""
+    return f"removed_users:{dataset}"
+
+
 def changed_users_key(dataset: str) -> str:
     """The key of the users who changed since they were last computed: a sorted set, by Unix time, seconds.
 

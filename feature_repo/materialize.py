@@ -26,10 +26,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import names
+from contract.archive import forget_users
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import view_file
-from feature_repo.archive import forget_users
+from contract.slates import slate_files
 from feature_repo.computed import Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
@@ -179,7 +180,8 @@ def _delete(
             d = differences[view]
             gone = np.setdiff1d(d.gone, kept)
             if key == names.USER_ID:
-                forget_users(runs, gone)
+                online.note_removed(gone, kept)
+                forget_users(slate_files(runs), gone)
                 online.delete_slates(gone)
             else:
                 online.delete_cards(gone)

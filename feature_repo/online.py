@@ -25,6 +25,7 @@ from contract.keys import (
     kept_columns_key,
     materialized_at_key,
     materialized_key,
+    removed_users_key,
     seen_key,
     seen_prefix,
     slate_key,
@@ -123,6 +124,18 @@ class OnlineStore:
             self._delete_fields(key_of(view), ids[view], fields)
         if gone:
             self.redis.srem(kept_columns_key(self.project), *map(str, gone))
+
+    def note_removed(self, user_ids: Ids, there: Ids) -> None:
+        """Tells a batch run that is at work, or will go on, whose rows are gone, before they go; not of users
+        who are there again, nor where no run ever began."""
+        if not self.redis.exists(batch_runs_key(self.project)):
+            return
+        key = removed_users_key(self.project)
+        told: Any = self.redis.smembers(key)
+        if back := set(map(int, told)) & set(there.tolist()):
+            self.redis.srem(key, *back)
+        for start in range(0, len(user_ids), _BATCH):
+            self.redis.sadd(key, *user_ids[start : start + _BATCH].tolist())
 
     def delete_rows(self, join_key: str, ids: Ids) -> None:
         """Deletes all that is stored of some ids."""

@@ -11,19 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from redis.exceptions import RedisError
 
 from batch.compute import users
 from batch.compute.progress import UNKNOWN, RunProgress
 from batch.compute.users import Selection
 from batch.errors import INTERRUPTED, BatchError, explain, redis_explained
-from batch.runs.changes import ChangedUsers
+from batch.runs.changes import CHUNK, ChangedUsers
 from batch.runs.lock import RunLock
 from batch.runs.plan import RunPlan
 from batch.runs.records import RunRecord, RunState, Trigger
 from batch.runs.registry import MOST_PARTIAL, RunRegistry
 from batch.settings import BatchSettings
+from contract.archive import forget_users
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
+from contract.dataset import DatasetError
 from contract.keys import new_run_id, slate_key
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
@@ -235,9 +238,22 @@ class BatchJob:
         missing = [shard.name for shard in plan.shards() if not plan.slates_of(shard).is_file()]
         if missing:
             raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
-        record = replace(record, ended_at_s=time.time(), state=RunState.PUBLISHED)
+        removed = self.changes.removed()
+        done = record.done - self._forget_removed(plan, removed)
+        record = replace(record, done=done, ended_at_s=time.time(), state=RunState.PUBLISHED)
         self.registry.publish(record, lock)
+        self.changes.forget_removed(removed)
         return record
+
+    def _forget_removed(self, plan: RunPlan, removed: list[int]) -> int:
+        """Takes out of the run whose row was removed while it computed, gives how many slates went: a worker
+        that knew them still may have written them after."""
+        for start in range(0, len(removed), CHUNK):
+            self.redis.unlink(*(slate_key(plan.run, user_id) for user_id in removed[start : start + CHUNK]))
+        try:
+            return forget_users(sorted(plan.slates_folder.iterdir()), np.array(removed, dtype=np.int64))
+        except DatasetError as error:
+            raise BatchError(str(error)) from None
 
     def _clean(self, plan: RunPlan) -> None:
         """Deletes the list of users of this run, and the folders of older runs that are no longer wanted."""

@@ -1,4 +1,4 @@
-"""The users who changed since they were last computed, as whatever changes them notes it in Redis."""
+"""The users who changed since they were last computed, or were removed, as it is noted in Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from redis import Redis
 
-from contract.keys import changed_users_key
+from contract.keys import changed_users_key, removed_users_key
 
 CHUNK = 10_000
 
@@ -18,7 +18,7 @@ class ChangedUsers:
     """The noted users of a data set."""
 
     def __init__(self, redis: Redis, dataset: str) -> None:
-        self.key = changed_users_key(dataset)
+        self.key, self._removed = changed_users_key(dataset), removed_users_key(dataset)
         self._redis: Any = redis
 
     def count(self, until_s: float = float("inf")) -> int:
@@ -50,3 +50,12 @@ class ChangedUsers:
     def forget(self, until_s: float) -> int:
         """Takes away those who changed up to an instant, gives their number: they were computed since."""
         return int(self._redis.zremrangebyscore(self.key, "-inf", until_s))
+
+    def removed(self) -> list[int]:
+        """Lists the users whose rows were removed since a run was published."""
+        return sorted(map(int, self._redis.smembers(self._removed)))
+
+    def forget_removed(self, user_ids: list[int]) -> None:
+        """Takes away those who were removed: no run that is read, or goes on, has them."""
+        for start in range(0, len(user_ids), CHUNK):
+            self._redis.srem(self._removed, *user_ids[start : start + CHUNK])

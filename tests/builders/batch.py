@@ -99,7 +99,7 @@ class BatchWorld:
         """Takes away every run, and what users changed."""
         redis: Any = self.redis
         redis.config_set("maxmemory", 0)
-        for pattern in ("slate:*", "batch*", "changed_users:*"):
+        for pattern in ("slate:*", "batch*", "changed_users:*", "removed_users:*"):
             if keys := list(redis.scan_iter(pattern, count=1000)):
                 redis.unlink(*keys)
         shutil.rmtree(self.var / "batch", ignore_errors=True)

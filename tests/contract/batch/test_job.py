@@ -20,7 +20,7 @@ from batch.errors import BatchError
 from batch.runs.changes import ChangedUsers
 from batch.runs.records import RunRecord, RunState
 from batch.runs.registry import RunRegistry
-from contract.keys import batch_lock_key, slate_key
+from contract.keys import batch_lock_key, removed_users_key, slate_key
 from contract.slates import Published, StoredSlate
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
 from tests.builders.triton import make_world
@@ -278,3 +278,22 @@ def test_a_cluster_by_address_from_the_command_line(batch_world: BatchWorld, one
     assert changes.count() == 0
     assert "3 users (changed), bundle tiny-1" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_user_who_is_removed_while_a_run_computes_is_in_nothing_that_it_publishes(
+    batch_world: BatchWorld, one_ray: int
+) -> None:
+    batch_world.forget()
+    redis, (gone, kept) = batch_world.redis, batch_world.world.user_ids[1:3]
+
+    def remove(*_: int) -> None:
+        redis.sadd(removed_users_key("tiny"), gone)  # as a materialisation does, when its slate is written
+
+    users = batch_world.list_users("two.parquet", [gone, kept])
+    job, _ = batch_world.job(remove, workers=one_ray)
+    record = job.run(Selection(users=users, is_alone=True))
+    assert set(batch_world.slates(record.run)) == {kept}
+    files = batch_world.var / "batch" / "tiny" / record.run / "slates"
+    assert pq.read_table(files)["user_id"].to_pylist() == [kept]
+    assert (record.users, record.done, record.state) == (2, 1, RunState.PUBLISHED)
+    assert not redis.exists(removed_users_key("tiny"))

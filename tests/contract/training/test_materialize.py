@@ -27,12 +27,15 @@ from contract.dataset import DatasetError
 from contract.environment import RedisUrl
 from contract.feast import event_time_field, feature_key
 from contract.keys import (
+    batch_runs_key,
     batch_stored_key,
     bundles_key,
+    changed_users_key,
     decode_seen,
     item_card_key,
     materialized_at_key,
     materialized_key,
+    removed_users_key,
     seen_key,
     slate_key,
 )
@@ -629,6 +632,7 @@ def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
     load(world, url)
     users, items = world.users[names.USER_ID].tolist(), world.items[names.ITEM_ID].tolist()
     redis.sadd(batch_stored_key("synthetic"), "run-1", "run-2")
+    redis.zadd(batch_runs_key("synthetic"), {"run-1": 1.0})
     redis.zadd(bundles_key("synthetic"), {"one": 1.0, "two": 2.0})
     slates = {slate_key(run, user): user for run in ("run-1", "run-2") for user in users[:2]}
     cards = {item_card_key(bundle, item): item for bundle in ("one", "two") for item in items[:2]}
@@ -661,8 +665,11 @@ def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
     stored = redis.get(materialized_at_key("synthetic"))
     assert isinstance(stored, bytes)
     assert began - 1 <= float(stored) <= time.time()
-    redis.delete(batch_stored_key("synthetic"), bundles_key("synthetic"), *left)
+    assert redis.smembers(removed_users_key("synthetic")) == {b"%d" % users[0]}, "told to a run at work"
     load(world, url)
+    assert not redis.exists(removed_users_key("synthetic")), "who is there again is no more removed"
+    redis.delete(batch_stored_key("synthetic"), batch_runs_key("synthetic"), bundles_key("synthetic"), *left)
+    redis.delete(changed_users_key("synthetic"))
 
 
 def test_a_redis_that_does_not_answer_is_told(world: Prepared) -> None:

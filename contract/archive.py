@@ -1,8 +1,9 @@
-"""The slates that batch runs left in files: of users who are gone, none is kept."""
+"""The slates that batch runs left in files: of users who are gone, none is kept, whoever finds them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +14,25 @@ import pyarrow.parquet as pq
 from contract import names
 from contract.dataset import DatasetError
 from contract.ids import IdDtype, number_of
-from contract.slates import slate_files
 
 
-def forget_users(runs: Path, user_ids: npt.NDArray[np.int64]) -> int:
-    """Takes the folder of a data set's runs and users' numbers (U,), writes every file of slates that holds
-    rows of theirs anew without them, and gives the number of rows that went.
+def forget_users(files: Iterable[Path], user_ids: npt.NDArray[np.int64]) -> int:
+    """Takes files of slates and users' numbers (U,), writes each that holds rows of theirs anew without them,
+    and gives the number of rows that went.
 
     Raises:
         DatasetError: a file cannot be read, or not be written.
     """
     rows = 0
-    for path in slate_files(runs) if len(user_ids) else ():
+    for path in files if len(user_ids) else ():
         try:
             rows += _forget(path, user_ids)
         except FileNotFoundError:
             pass  # its run's folder was cleaned up meanwhile
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{path}: removed users are still in it ({error}); mend that, or delete the file, and "
-                "materialise again"
+                f"{path}: removed users are still in it ({error}); mend that, or delete the file, "
+                "and run this again"
             ) from None
     return rows
 
