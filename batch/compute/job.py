@@ -131,6 +131,7 @@ class BatchJob:
             retrieval=str(self.batch.retrieval),
             shard_users=self.batch.shard_users,
             folder=(self.folder / run).resolve(),
+            rules=self.chain.order.model_dump_json(exclude_defaults=True),
         )
         if not again and (found := self._unfinished(wanted, now_s)):
             record, plan = found

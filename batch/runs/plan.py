@@ -36,6 +36,7 @@ class RunPlan:
     retrieval: str
     shard_users: int
     folder: Path = field(compare=False)
+    rules: str = ""  # of the order, as JSON
     users: int = field(default=0, compare=False)
     skipped: dict[str, int] = field(default_factory=dict, compare=False)
 

@@ -9,6 +9,7 @@ import pytest
 
 from batch.compute.chain import BatchChain, UserSlates
 from contract.errors import StageError
+from contract.rules.asked import OrderRules
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
@@ -65,6 +66,26 @@ def answers(online: Recommender, requests: list[dict[str, np.ndarray]]) -> dict[
 def together(requests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Makes one request of several users."""
     return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+
+
+def test_a_batch_keeps_the_rules_of_the_settings(batch_world: BatchWorld, asked: np.ndarray) -> None:
+    rules = {
+        "caps": [{"column": "item_category", "most": 1, "window": 3}],
+        "shares": [{"filters": {"item_category": [1]}, "share": 0.2}],
+        "diversity": 0.3,
+    }
+    settings = batch_world.chain.model_copy(update={"order": OrderRules.model_validate(rules)})
+    some, n = asked[:120], batch_world.batch().n
+    (made,) = BatchChain.open(settings, batch_world.batch()).slates(some, 120)
+    bundle = LoadedBundle.open(batch_world.chain.bundle)
+    stores = redis_stores(bundle, settings)
+    stores.items.load()
+    plain = Recommender(bundle, stores, batch_world.chain)
+    requests = [make_request(int(user_id), n=n, rules=rules) for user_id in some]
+    by_request = np.concatenate([answers(plain, [one])["item_ids"] for one in requests])[:, :n]
+    np.testing.assert_array_equal(made.item_ids, by_request)
+    unruled = answers(plain, [make_request(int(user_id), n=n) for user_id in some[:32]])["item_ids"][:, :n]
+    assert (made.item_ids[:32] != unruled).any()
 
 
 @pytest.mark.parametrize("users", [1, 7, 40], ids="{} users a request".format)
