@@ -34,7 +34,11 @@ def told(side: Side) -> list[str]:
 def test_ratios_are_of_one_turn_and_come_with_their_spread() -> None:
     record = Record("none")
     add_ratios(
-        record, [{"p50": 10.0}, {"p50": 20.0}, {"p50": 40.0}], [{"p50": 5.0}, {"p50": 5.0}, {"p50": 40.0}]
+        record,
+        "Commits",
+        ("old", "new"),
+        [{"p50": 10.0}, {"p50": 20.0}, {"p50": 40.0}],
+        [{"p50": 5.0}, {"p50": 5.0}, {"p50": 40.0}],
     )
     (row,) = record.rows
     assert row.figures == {"old": 20.0, "new": 5.0, "ratio": 0.5, "least": 0.25, "most": 1.0}
