@@ -202,7 +202,10 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
             await ensemble.check(Deadline.after(10))
         triton.fail = None
         triton.lacks = [Degradation.PARTIAL_INDEX]
-        with pytest.raises(DependencyUnavailable, match="does not hold every item: Redis is indexing them again, or evicts keys"):
+        with pytest.raises(
+            DependencyUnavailable,
+            match="does not hold every item: Redis is indexing them again, or evicts keys",
+        ):
             await ensemble.check(Deadline.after(10))
         triton.lacks = []
         triton.max_batch_size = 8
