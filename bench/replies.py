@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +39,18 @@ class Kind(StrEnum):
 ANSWERED = frozenset({Kind.FULL, Kind.DEGRADED, Kind.POPULAR})
 
 
+AnyId = TypeVar("AnyId", int, str)
+
+
 @dataclass(frozen=True)
-class World:
+class World(Generic[AnyId]):
     """What answers are held against: the items that there are, and what each user has seen, as the Redis at
     `url` holds it; without one, seen items are not looked for."""
 
     url: RedisUrl | None
     dataset: str
-    items: frozenset[OwnId]
-    users: tuple[OwnId, ...]
+    items: frozenset[AnyId]
+    users: tuple[AnyId, ...]
     n: int
 
     @cached_property
@@ -60,7 +63,7 @@ class World:
         sets = (frozenset(decode_seen(value).tolist()) for value in values)
         return dict(zip(self.users, sets, strict=True))
 
-    def check(self, ids: Sequence[OwnId], user: OwnId, *, hides_seen: bool) -> None:
+    def check(self, ids: Sequence[Any], user: OwnId, *, hides_seen: bool) -> None:
         """Holds a slate against what was asked.
 
         Raises:
@@ -93,7 +96,7 @@ def tensors_of(body: bytes) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def judge_ours(world: World, pad_id: int = PAD_ID) -> Judge:
+def judge_ours(world: World[Any], pad_id: int = PAD_ID) -> Judge:
     """Judges replies of our ensemble; `pad_id` is what is no item to it."""
 
     def judge(exchange: Exchange) -> Kind:
@@ -109,7 +112,7 @@ def judge_ours(world: World, pad_id: int = PAD_ID) -> Judge:
     return _answered(judge)
 
 
-def judge_reference(world: World) -> Judge:
+def judge_reference(world: World[Any]) -> Judge:
     """Judges replies of a reference, which filters nothing."""
 
     def judge(exchange: Exchange) -> Kind:
@@ -120,7 +123,7 @@ def judge_reference(world: World) -> Judge:
     return _answered(judge)
 
 
-def judge_stock(world: World, item_ids: npt.NDArray[np.int64]) -> Judge:
+def judge_stock(world: World[Any], item_ids: npt.NDArray[np.int64]) -> Judge:
     """Judges replies of the stock ensemble: codes, which `item_ids` translates where one has an item."""
 
     def judge(exchange: Exchange) -> Kind:
@@ -133,7 +136,7 @@ def judge_stock(world: World, item_ids: npt.NDArray[np.int64]) -> Judge:
     return _answered(judge)
 
 
-def judge_gateway(world: World) -> Judge:
+def judge_gateway(world: World[Any]) -> Judge:
     """Judges answers of the gateway; display fields that are missing count as a degradation."""
 
     def judge(exchange: Exchange) -> Kind:

@@ -45,7 +45,7 @@ class Bench:
 
     settings: LocalSettings
     record: Record
-    world: World
+    world: World[int]
     context: tuple[str, ...]
     images: Path
 

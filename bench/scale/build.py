@@ -25,9 +25,9 @@ from training.config import TrainingSettings, load_settings
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories, item_columns
 from training.examples.ranking import RankingExamples, RankingParts
-from training.examples.split import held_out
+from training.examples.split import first_users, held_out
 from training.export.write import CURRENT, point, staged, write_json
-from training.learn import first_users, fit_encoders, fit_retriever, learn_order
+from training.learn import VALIDATION_USERS, fit_encoders, fit_retriever, learn_order
 from training.models import chosen_ranking
 from training.pipeline import set_threads, write_bundle
 from training.progress import TrainingProgress
@@ -91,7 +91,7 @@ def learn(
         learned = Learned(encoders, retriever, ranker, examples.sample(settings.seed), OrderSpec())
         order = learn_order(sample, learned, settings.k)
     split = sample.split
-    held = first_users(held_out(sample, split.validate_until, split.test_until))
+    held = first_users(held_out(sample, split.validate_until, split.test_until), VALIDATION_USERS)
     found = evaluate_vectors(held, *retriever.vectors(held, split.validate_until))
     recall = float(np.nanmean(found["recall@100"]))
     steps.say(f"test recall@100 of what the sampled users chose later: {recall:.3f}")

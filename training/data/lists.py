@@ -64,7 +64,7 @@ def _is_view(given: pa.DataType) -> bool:
 
 
 def read_lists(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> pa.ChunkedArray:
-    """Reads lists, and text in brackets or between separators, as lists of the declared type without nulls."""
+    """Reads lists, and text in brackets or between separators: lists of the declared type, without nulls."""
     wanted, given = arrow_type(column), kind_of(values.type)
     if given == "string" and has_brackets(values):
         values = from_brackets(values, column)
@@ -106,8 +106,8 @@ def from_brackets(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
             lists.append(read_brackets(text) if text and text.strip() else None)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise Wrong(
-                f"holds brackets that are no list in JSON or Python (such as {text[:40]}); write JSON, such as "
-                '`["a", "b"]`, or the elements alone, with what stands between them as its `separator:`'
+                f"holds brackets that are no list in JSON or Python (such as {text[:40]}); write JSON, such "
+                'as `["a", "b"]`, or the elements alone, with what stands between them as its `separator:`'
             ) from None
     try:
         return pa.chunked_array([pa.array(lists)])

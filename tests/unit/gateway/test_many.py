@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from contract.errors import ErrorCode, StageError
+from contract.tensors import FULL_QUALITY
 from service.http.layers import MANY
 from service.schemas import MAX_USERS, ManyResponse
 from service.slates.answer import AT_ONCE
@@ -101,7 +102,10 @@ async def test_one_that_fails_ends_the_others_whom_nobody_hears(tmp_path: Path) 
     class SlowForOthers(FakeEnsemble):
         ended = 0
 
-        async def recommend(self, request: Any, *told: Any, **more: Any) -> Any:
+        async def recommend(
+            self, request: Any, deadline: Any, seed: int, quality: float = FULL_QUALITY
+        ) -> Any:
+            del deadline, seed, quality
             if request.user_id == 1:
                 raise StageError(ErrorCode.BAD_REQUEST, "request", "no")
             try:

@@ -29,7 +29,7 @@ USER, SEEN, SLATE = 7, 3, [1, 2]
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> World[int]:
     made = World(url=LOCAL_REDIS, dataset="small", items=frozenset(range(6)), users=(USER,), n=2)
     made.__dict__["seen"] = {USER: frozenset({SEEN})}  # as if read from Redis
     return made
@@ -67,7 +67,7 @@ def gateway(ids: list[int], source: str = "ensemble", degraded: tuple[str, ...] 
 @pytest.mark.parametrize(
     "ids", [[1], [1, 1], [1, SEEN], [1, 99]], ids=["short", "repeats", "seen", "no item"]
 )
-def test_a_wrong_slate_of_ours_ends_the_run(world: World, ids: list[int]) -> None:
+def test_a_wrong_slate_of_ours_ends_the_run(world: World[int], ids: list[int]) -> None:
     assert judge_ours(world)(ours(SLATE)) is Kind.FULL
     with pytest.raises(BenchError, match="wrong slate"):
         judge_ours(world)(ours(ids))
@@ -75,13 +75,13 @@ def test_a_wrong_slate_of_ours_ends_the_run(world: World, ids: list[int]) -> Non
         judge_gateway(world)(gateway(ids))
 
 
-def test_references_may_answer_seen_items_but_none_twice(world: World) -> None:
+def test_references_may_answer_seen_items_but_none_twice(world: World[int]) -> None:
     assert judge_reference(world)(reply(ordered_ids=np.array([1, SEEN]))) is Kind.FULL
     with pytest.raises(BenchError, match="wrong slate"):
         judge_reference(world)(reply(ordered_ids=np.array([1, 1])))
 
 
-def test_only_whole_slates_count_as_full(world: World) -> None:
+def test_only_whole_slates_count_as_full(world: World[int]) -> None:
     lacking = degradation_mask([Degradation.FEWER_CANDIDATES])
     assert judge_ours(world)(ours(SLATE, lacking)) is Kind.DEGRADED
     assert judge_ours(world)(of_before(SLATE)) is Kind.FULL

@@ -75,8 +75,9 @@ def test_a_snapshot_counts_what_is_strictly_before_it_newest_first() -> None:
 
 
 def test_stored_lists_are_longer_than_those_that_models_read() -> None:
-    rows = [(1, item, item / 10, 1) for item in range(1, 6)]
-    data = prepared(rows, activity={"recent_items": 2, "history_items": 4})
+    data = prepared(
+        [(1, item, item / 10, 1) for item in range(1, 6)], activity={"recent_items": 2, "history_items": 4}
+    )
     stored = user_activity(data, days(1))["user_recent_positive_item_ids"]
     read = to_numpy(stored, data.dataset.user_activity["user_recent_positive_item_ids"])
     assert stored[0].tolist() == [5, 4, 3, 2]
