@@ -12,6 +12,8 @@ from contract.arrays import Array, Floats
 from contract.dataset import Dataset
 
 LISTS = tuple(names.COMPARED)
+BITS = 64
+"""Distinct values up to which a list is compared as bits."""
 
 
 def affinity_columns(dataset: Dataset) -> tuple[str, ...]:
@@ -42,6 +44,13 @@ def user_item_features(
         for column in affinity_columns(dataset)
         for recent in LISTS
     }
+
+
+def as_bits(numbered: npt.NDArray[np.int32], is_known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Takes lists of numbers below `BITS` and which of them count, (rows, L), gives the sets, (rows,)."""
+    bits = np.left_shift(np.uint64(1), numbered.clip(0).astype(np.uint64))
+    sets: npt.NDArray[np.uint64] = np.bitwise_or.reduce(np.where(is_known, bits, np.uint64(0)), axis=1)
+    return sets
 
 
 def _matches(recent: Array, candidate: Array) -> Floats:

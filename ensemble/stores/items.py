@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import names
+from contract.affinity import BITS, as_bits
 from contract.arrays import Array, Ids
 from contract.bundle import Inputs
 from contract.encoders import Encoders
@@ -33,8 +34,6 @@ RETRY_S = 1.0
 """Seconds until the first reading is tried again while Redis does not answer."""
 NULL = int(np.iinfo(np.int32).min)
 """Null in numbered columns."""
-BITS = 64
-"""Distinct values up to which lists are compared as bits."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,9 @@ class ItemTable:
 
     def _taken(self, arrays: _Arrays) -> ItemSnapshot:
         comparable = {
-            name: _as_bits(column) if column.ndim > 1 and len(self._numbers[name]) <= BITS else column
+            name: as_bits(column, column != NULL)
+            if column.ndim > 1 and len(self._numbers[name]) <= BITS
+            else column
             for name, column in arrays.numbered.items()
         }
         stored = arrays.is_stored
@@ -268,11 +269,3 @@ def _numbered(column: Array, numbers: dict[Any, int]) -> npt.NDArray[np.int32]:
         for v in column.ravel().tolist()
     ]
     return np.array(flat, dtype=np.int32).reshape(column.shape)
-
-
-def _as_bits(numbered: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
-    """Takes lists of numbers below `BITS`, (rows, L), gives the set of each as bits, (rows,)."""
-    bits = np.left_shift(np.uint64(1), numbered.clip(0).astype(np.uint64))
-    known = np.where(numbered == NULL, np.uint64(0), bits)
-    sets: npt.NDArray[np.uint64] = np.bitwise_or.reduce(known, axis=1)
-    return sets

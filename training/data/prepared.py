@@ -38,6 +38,8 @@ from contract.texts import USERS, Texts
 
 FILES = {"users": USERS_FILE, "items": ITEMS_FILE, "interactions": INTERACTIONS_FILE}
 FEW_ROWS = 10
+SEVERAL = (np.ndarray, list, tuple)
+"""What a list in a frame is; anything else there is null."""
 ARROW_TYPES = {
     "int64": pa.int64(),
     "float32": pa.float32(),
@@ -140,7 +142,7 @@ def _pad(values: pd.Series, column: Column) -> npt.NDArray[np.generic]:
     )
     padded = np.full((len(values), column.max_length), null, dtype=dtype)
     most = column.max_length
-    lengths = np.array([0 if v is None or np.isscalar(v) else min(len(v), most) for v in values], np.int64)
+    lengths = np.array([min(len(v), most) if isinstance(v, SEVERAL) else 0 for v in values], np.int64)
     if lengths.sum():
         flat = np.concatenate(
             [np.asarray(v[:n], dtype=dtype) for v, n in zip(values, lengths, strict=True) if n]

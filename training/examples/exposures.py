@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from contract import names
-from contract.affinity import LISTS, affinity_columns, user_item_features
+from contract.affinity import BITS, LISTS, affinity_columns, as_bits, user_item_features
 from contract.arrays import Array, Floats, Ints
 from contract.columns import Column, Role
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns, raw_arrays
+from training.examples.split import rows_of
 from training.features.activity import (
     EntityLog,
     Spans,
@@ -115,7 +116,8 @@ class RankingTable:
         at = np.flatnonzero(is_history & ~np.isnan(labels).all(axis=1))
         users = log.group[at]
         instant = self.times.min() + pd.Timedelta(microseconds=1)
-        known = pd.DataFrame(log.user_columns(Spans(log.ids[users], log.starts[users], at), instant))
+        spans = Spans(log.ids[users], log.starts[users], at, np.full(len(at), instant.value))
+        known = pd.DataFrame(log.user_columns(spans))
         frame = _with_facts(
             prepared, pd.DataFrame({names.USER_ID: log.ids[users], names.ITEM_ID: log.items[at]})
         )
@@ -175,11 +177,10 @@ def _with_user_item(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
     dataset = prepared.dataset
     compared = [name for name in affinity_columns(dataset) if name != names.ITEM_ID]
     item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)
-    table = {name: _with_null_row(to_numpy(prepared.items[name], dataset.items[name])) for name in compared}
+    table = {name: _comparable(to_numpy(prepared.items[name], dataset.items[name])) for name in compared}
 
     def facts(ids: Ints) -> dict[str, Array]:
-        at = np.searchsorted(item_ids, ids).clip(max=len(item_ids) - 1)
-        at = np.where(item_ids[at] == ids, at, len(item_ids))
+        at = rows_of(item_ids, ids)  # -1, the row of nulls, for items that the table does not have
         return {names.ITEM_ID: ids, **{name: values[at] for name, values in table.items()}}
 
     parts = []
@@ -194,17 +195,26 @@ def _with_user_item(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{n: np.concatenate([part[n][:, 0] for part in parts]) for n in parts[0]})
 
 
+def _comparable(values: Array) -> Array:
+    """Numbers the values of an item column, (I,) or lists (I,L), so that they match alike in fewer bytes.
+
+    Appends a row of nulls. Lists of few distinct values become bits, (I+1,).
+    """
+    codes, distinct = pd.factorize(values.ravel())
+    null = np.iinfo(np.int32).min
+    is_known = codes >= 0
+    if values.dtype.kind == "i":
+        is_known &= values.ravel() != names.NULL_INT
+    numbered = np.where(is_known, codes, null).astype(np.int32).reshape(values.shape)
+    numbered = np.concatenate([numbered, np.full((1, *values.shape[1:]), null, dtype=np.int32)])
+    return as_bits(numbered, numbered != null) if values.ndim > 1 and len(distinct) <= BITS else numbered
+
+
 def _ordered(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
     """Puts the columns in the order of `all_columns`; one that is not there is null throughout."""
     columns = all_columns(dataset)
     absent = {name: _nulls(column, len(frame)) for name, column in columns.items() if name not in frame}
     return frame.assign(**absent)[list(columns)]
-
-
-def _with_null_row(values: Array) -> Array:
-    """Appends a row of nulls, for items that the table does not have."""
-    null = {"i": names.NULL_INT, "f": np.nan, "b": False}.get(values.dtype.kind)
-    return np.concatenate([values, np.full((1, *values.shape[1:]), null, dtype=values.dtype)])
 
 
 def _label(values: pd.Series) -> Floats:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,13 @@ from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.examples.split import all_user_ids
 from training.features.activity import busy_instants, item_activity, user_activity
+
+
+class Activity(Protocol):
+    """Makes the activity of all users, or of all items."""
+
+    def __call__(self, prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool) -> pd.DataFrame:
+        """See `user_activity`."""
 
 
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
@@ -35,13 +42,10 @@ def items_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
     return raw_arrays(frame, all_columns(prepared.dataset))
 
 
-def _latest(
-    make: Callable[[Prepared, pd.DatetimeIndex], pd.DataFrame], prepared: Prepared, instant: datetime
-) -> pd.DataFrame:
+def _latest(make: Activity, prepared: Prepared, instant: datetime) -> pd.DataFrame:
     """Gives each entity's row of the last snapshot at which it had something new, as the store keeps it."""
-    rows = make(prepared, busy_instants(prepared, instant))
-    rows = rows.sort_values(names.EVENT_TIMESTAMP, kind="stable")
-    return rows.drop_duplicates(rows.columns[0], keep="last").drop(columns=names.EVENT_TIMESTAMP)
+    rows = make(prepared, busy_instants(prepared, instant), is_latest=True)
+    return rows.drop(columns=names.EVENT_TIMESTAMP)
 
 
 @dataclass(frozen=True, eq=False)

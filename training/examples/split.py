@@ -16,6 +16,9 @@ from contract.dataset import ANY, NONE
 from training.data.prepared import Prepared
 from training.features.activity import event_times
 
+DENSE = 8
+"""Numbers per id up to which rows are looked up in a table of the whole span, and not searched for."""
+
 
 def all_user_ids(prepared: Prepared) -> Ints:
     """Lists every user with a row of features or an interaction, ascending."""
@@ -24,9 +27,18 @@ def all_user_ids(prepared: Prepared) -> Ints:
 
 
 def rows_of(ids: Ints, wanted: Ints) -> Ints:
-    """Finds the row of every wanted id in the ascending `ids`; -1 where there is none."""
-    at = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
-    return np.where(ids[at] == wanted, at, -1) if len(ids) else np.full(len(wanted), -1)
+    """Finds the row of every wanted id in the ascending `ids`; -1 where there is none. Same shape."""
+    if not len(ids):
+        return np.full(wanted.shape, -1)
+    span = int(ids[-1]) - int(ids[0]) + 1
+    if span <= DENSE * len(ids) < DENSE * wanted.size:
+        table = np.full(span + 1, -1)
+        table[ids - ids[0]] = np.arange(len(ids))
+        is_within = (wanted >= ids[0]) & (wanted <= ids[-1])
+        rows: Ints = table[np.where(is_within, wanted - ids[0], span)]
+        return rows
+    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[at] == wanted, at, -1)
 
 
 def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: str = ANY) -> csr_matrix:

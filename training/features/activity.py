@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -51,23 +50,25 @@ def event_times(dataset: Dataset, interactions: pd.DataFrame) -> pd.Series:
     return times.fillna(pd.Timestamp(earliest).tz_convert("UTC") - timedelta(microseconds=1))
 
 
-def user_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFrame:
+def user_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
     """Computes the users' activity: one row per user and snapshot at which the user has something new.
 
     Columns are `user_id`, `event_timestamp` (the snapshot) and those of `dataset.user_activity`. A snapshot
-    counts the interactions strictly before it. Lists are newest first and not padded.
+    counts the interactions strictly before it. Lists are newest first and not padded. With `is_latest`, only
+    each user's last row is made.
     """
     log = EntityLog.of(prepared, names.USER)
-    return _in_order(log, (log.user_columns(log.changed(t, instants), t) for t in instants))
+    return log.frame(log.user_columns(log.changes(instants, is_latest=is_latest)))
 
 
-def item_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFrame:
+def item_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
     """Computes the items' activity: one row per item and snapshot at which the item has something new.
 
-    Columns are `item_id`, `event_timestamp` (the snapshot) and those of `dataset.item_activity`.
+    Columns are `item_id`, `event_timestamp` (the snapshot) and those of `dataset.item_activity`. With
+    `is_latest`, only each item's last row is made.
     """
     log = EntityLog.of(prepared, names.ITEM)
-    return _in_order(log, (log.item_columns(log.changed(t, instants), t) for t in instants))
+    return log.frame(log.item_columns(log.changes(instants, is_latest=is_latest)))
 
 
 def countable_labels(prepared: Prepared) -> dict[str, Doubles]:
@@ -91,11 +92,13 @@ def countable_labels(prepared: Prepared) -> dict[str, Doubles]:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Entities, and the span of their rows in an `EntityLog` that is known: [start, stop). All (E,)."""
+    """Entities, the span of their rows in an `EntityLog` that is known, [start, stop), and when. All (E,)."""
 
     ids: Ints
     start: Ints
     stop: Ints
+    at: Ints
+    """The instant, ns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,12 @@ class EntityLog:
     times: Ints
     is_positive: Bools
     labels: dict[str, Doubles]
-    before: dict[str, tuple[Ints, Ints]]
-    """Of each label, how many 1 and how many known values lie before each row; one longer than the rows."""
+    before: dict[str, Tally]
+    """Of each label, what lies before each row."""
+    clock: Ints
+    """The same rows' times, ascending."""
+    overall: dict[str, Tally]
+    """Of each label, what lies before each place of `clock`."""
     ids: Ints
     starts: Ints
     group: Ints
@@ -122,9 +129,9 @@ class EntityLog:
         rows = prepared.interactions
         times = event_times(prepared.dataset, rows).astype("int64").to_numpy()
         entities = rows[id_of(entity)].to_numpy(np.int64)
-        order = np.lexsort((times, entities))
+        order, by_time = np.lexsort((times, entities)), np.argsort(times, kind="stable")
         ids, starts, group = np.unique(entities[order], return_index=True, return_inverse=True)
-        labels = {name: values[order] for name, values in countable_labels(prepared).items()}
+        labels = countable_labels(prepared)
         target = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan)
         return cls(
             dataset=prepared.dataset,
@@ -133,52 +140,81 @@ class EntityLog:
             items=rows[names.ITEM_ID].to_numpy(np.int64)[order],
             times=times[order],
             is_positive=(target == 1)[order],
-            labels=labels,
-            before={name: (_before(v == 1), _before(~np.isnan(v))) for name, v in labels.items()},
+            labels={name: values[order] for name, values in labels.items()},
+            before={name: Tally.of(values[order]) for name, values in labels.items()},
+            clock=times[by_time],
+            overall={name: Tally.of(values[by_time]) for name, values in labels.items()},
             ids=ids,
             starts=starts.astype(np.int64),
             group=group.astype(np.int64),
         )
 
-    def changed(self, instant: pd.Timestamp, instants: pd.DatetimeIndex) -> Spans:
-        """Finds the entities with rows since the snapshot of `instants` before this one."""
-        now = self._counts_before(instant)
-        earlier = instants[instants < instant]
-        before = self._counts_before(earlier[-1]) if len(earlier) else np.zeros_like(now)
-        kept = now > before
-        return Spans(self.ids[kept], self.starts[kept], self.starts[kept] + now[kept])
+    def changes(self, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> Spans:
+        """Finds, by instant and then by entity, who has rows since the one of `instants` before.
 
-    def _counts_before(self, instant: pd.Timestamp) -> Ints:
-        return np.bincount(self.group[self.times < instant.value], minlength=len(self.ids)).astype(np.int64)
+        With `is_latest`, of each entity the last time alone.
+        """
+        known_from = np.searchsorted(instants.asi8, self.times, side="right")
+        rows = np.flatnonzero(known_from < len(instants))
+        group, known_from = self.group[rows], known_from[rows]
+        is_last = np.diff(group, append=-1) != 0
+        if not is_latest:
+            is_last |= np.diff(known_from, append=-1) != 0
+        rows, group, known_from = rows[is_last], group[is_last], known_from[is_last]
+        order = np.lexsort((group, known_from))
+        stop, of = rows[order] + 1, group[order]
+        return Spans(self.ids[of], self.starts[of], stop, instants.asi8[known_from[order]])
 
-    def item_columns(self, spans: Spans, instant: pd.Timestamp) -> dict[str, object]:
+    def frame(self, columns: dict[str, object]) -> pd.DataFrame:
+        """Puts columns of one row per span in their order."""
+        known = self.dataset.user_activity if self.entity == names.USER else self.dataset.item_activity
+        return pd.DataFrame(columns)[[id_of(self.entity), names.EVENT_TIMESTAMP, *known]]
+
+    def item_columns(self, spans: Spans) -> dict[str, object]:
         """Counts each entity's rows and smooths its rate of every label towards the overall rate then."""
         columns: dict[str, object] = {
             id_of(self.entity): spans.ids,
-            names.EVENT_TIMESTAMP: np.full(len(spans.ids), instant.tz_convert(None).to_datetime64()),
+            names.EVENT_TIMESTAMP: pd.DatetimeIndex(spans.at.astype("datetime64[ns]"), tz="UTC"),
             f"{self.entity}_event_count": (spans.stop - spans.start).astype(np.float32),
         }
-        is_before = self.times < instant.value
-        for label, values in self.labels.items():
-            seen = is_before & ~np.isnan(values)
-            overall = float(values[seen].mean()) if seen.any() else np.nan
-            ones, counts = (_within(before, spans) for before in self.before[label])
+        known = np.searchsorted(self.clock, spans.at)
+        for label in self.labels:
+            ones, counts = self.overall[label].within(np.zeros_like(known), known)
+            overall = np.where(counts > 0, ones / np.maximum(counts, 1), np.nan)
+            ones, counts = self.before[label].within(spans.start, spans.stop)
             rate = (ones + SMOOTHING * overall) / (counts + SMOOTHING)
             columns[names.rate_of(self.entity, label)] = rate.astype(np.float32)
         return columns
 
-    def user_columns(self, spans: Spans, instant: pd.Timestamp) -> dict[str, object]:
+    def user_columns(self, spans: Spans) -> dict[str, object]:
         """As `item_columns`, and the newest items of each user, all and the positive ones."""
         size = self.dataset.user_activity_stored[names.USER_RECENT_ITEM_IDS].max_length
         before = _before(self.is_positive)
         positives = self.items[self.is_positive]
         return {
-            **self.item_columns(spans, instant),
+            **self.item_columns(spans),
             names.USER_RECENT_ITEM_IDS: _newest(self.items, spans.start, spans.stop, size),
             names.USER_RECENT_POSITIVE_ITEM_IDS: _newest(
                 positives, before[spans.start], before[spans.stop], size
             ),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """How many 1 and how many known values of a label lie before each place; one longer than its rows."""
+
+    ones: Ints
+    known: Ints
+
+    @classmethod
+    def of(cls, values: Doubles) -> Tally:
+        """Counts 0, 1 and NaN, in the order given."""
+        return cls(_before(values == 1), _before(~np.isnan(values)))
+
+    def within(self, start: Ints, stop: Ints) -> tuple[Ints, Ints]:
+        """Gives how many 1 and how many known values each span [start, stop) holds."""
+        return self.ones[stop] - self.ones[start], self.known[stop] - self.known[start]
 
 
 def id_of(entity: str) -> str:
@@ -191,20 +227,7 @@ def _before(is_counted: Bools) -> Ints:
     return np.concatenate([[0], np.cumsum(is_counted)]).astype(np.int64)
 
 
-def _within(before: Ints, spans: Spans) -> Ints:
-    counts: Ints = before[spans.stop] - before[spans.start]
-    return counts
-
-
 def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> pd.Series:
     """Takes the last `size` values of each span [start, stop), newest first."""
     lists = [values[max(a, b - size) : b][::-1] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
     return pd.Series(lists, dtype=object)
-
-
-def _in_order(log: EntityLog, parts: Iterable[dict[str, object]]) -> pd.DataFrame:
-    user, item = log.dataset.user_activity, log.dataset.item_activity
-    columns = user if log.entity == names.USER else item
-    frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
-    frame[names.EVENT_TIMESTAMP] = pd.to_datetime(frame[names.EVENT_TIMESTAMP], utc=True)
-    return frame[[id_of(log.entity), names.EVENT_TIMESTAMP, *columns]]

@@ -1,0 +1,89 @@
+"""Activity in one pass over the events is what a look at every snapshot finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract import names
+from tests.unit.training.test_activity import days, prepared
+from training.data.prepared import Prepared
+from training.features.activity import (
+    SMOOTHING,
+    busy_instants,
+    countable_labels,
+    event_times,
+    item_activity,
+    user_activity,
+)
+
+Row = tuple[int, int, float | None, int | None]
+LABEL = st.sampled_from([0, 1, None])
+LISTS = {names.USER_RECENT_ITEM_IDS: False, names.USER_RECENT_POSITIVE_ITEM_IDS: True}
+
+
+@st.composite
+def interactions(draw: st.DrawFn) -> Prepared:
+    """Draws histories, then timed rows, of few users and items, some at one instant."""
+    rows: list[Row] = []
+    for days_later in (st.none(), st.integers(0, 12).map(lambda n: n / 3)):
+        row = st.tuples(st.integers(1, 3), st.integers(10, 13), days_later, LABEL)
+        drawn = draw(st.lists(row, min_size=len(rows) == 0, max_size=15))
+        rows += sorted(drawn, key=lambda row: row[0] if row[2] is None else row[2])
+    return prepared(rows)
+
+
+def look(data: Prepared, entity: str, instant: pd.Timestamp) -> dict[int, dict[str, object]]:
+    """Gives what a snapshot counts, per entity with rows before it, one row after the other."""
+    log = data.interactions
+    times = event_times(data.dataset, log)
+    label = countable_labels(data)["is_click"]
+    before = (times < instant).to_numpy()
+    known = label[before & ~np.isnan(label)]
+    overall = known.mean() if len(known) else np.nan
+    found: dict[int, dict[str, object]] = {}
+    for key in sorted(log.loc[before, f"{entity}_id"].unique()):
+        own = before & (log[f"{entity}_id"] == key).to_numpy()
+        rated = label[own & ~np.isnan(label)]
+        newest = log[own].assign(at=times[own]).sort_values("at", kind="stable").iloc[::-1]
+        found[key] = {
+            f"{entity}_event_count": float(own.sum()),
+            f"{entity}_is_click_rate": np.float32(
+                (rated.sum() + SMOOTHING * overall) / (len(rated) + SMOOTHING)
+            ),
+        }
+        if entity == names.USER:
+            for name, positives in LISTS.items():
+                rows = newest[newest["is_click"] == 1] if positives else newest
+                found[key][name] = rows["item_id"].tolist()[: data.dataset.activity.history_items]
+    return found
+
+
+@settings(deadline=None, max_examples=20)
+@given(interactions(), st.booleans())
+def test_one_pass_over_the_events_finds_what_a_look_at_every_snapshot_does(
+    data: Prepared, are_busy: bool
+) -> None:
+    until = event_times(data.dataset, data.interactions).max()
+    instants = busy_instants(data, until) if are_busy else days(0, 1, 3, 4)
+    for entity, activity in ((names.USER, user_activity), (names.ITEM, item_activity)):
+        table = activity(data, instants)
+        expected: list[tuple[int, pd.Timestamp, dict[str, object]]] = []
+        counts: dict[int, object] = {}
+        for instant in instants:
+            for key, row in look(data, entity, instant).items():
+                if counts.get(key) != row[f"{entity}_event_count"]:
+                    expected.append((key, instant, row))
+                counts[key] = row[f"{entity}_event_count"]
+        latest = table.drop_duplicates(f"{entity}_id", keep="last").reset_index(drop=True)
+        pd.testing.assert_frame_equal(activity(data, instants, is_latest=True), latest)
+        assert table[f"{entity}_id"].tolist() == [key for key, _, _ in expected]
+        assert table[names.EVENT_TIMESTAMP].tolist() == [instant for _, instant, _ in expected]
+        for name in table.columns[2:]:
+            wanted = [row[name] for _, _, row in expected]
+            if name in LISTS:
+                assert [list(items) for items in table[name]] == wanted
+            else:
+                np.testing.assert_array_equal(table[name].to_numpy(np.float32), np.array(wanted, np.float32))
