@@ -21,7 +21,7 @@ from training.examples.split import all_user_ids
 from training.features.activity import busy_instants, item_activity, user_activity
 
 
-class Activity(Protocol):
+class MakeActivity(Protocol):
     """Makes the activity of all users, or of all items."""
 
     def __call__(self, prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def items_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
     return raw_arrays(frame, all_columns(prepared.dataset))
 
 
-def _latest(make: Activity, prepared: Prepared, instant: datetime) -> pd.DataFrame:
+def _latest(make: MakeActivity, prepared: Prepared, instant: datetime) -> pd.DataFrame:
     """Gives each entity's row of the last snapshot at which it had something new, as the store keeps it."""
     rows = make(prepared, busy_instants(prepared, instant), is_latest=True)
     return rows.drop(columns=names.EVENT_TIMESTAMP)
