@@ -166,6 +166,11 @@ class SourceSpec(BaseModel):
         "standard deviation over the catalogue.",
     )
 
+    @property
+    def is_for_items(self) -> bool:
+        """Whether it is asked for the items like another, not for a user's."""
+        return self.kind == "item_to_item" and self.history is None
+
     @model_validator(mode="after")
     def _reads_what_its_kind_does(self) -> Self:
         if (self.kind == "nearest") != (self.file is None):
@@ -234,6 +239,11 @@ class Manifest(BaseModel):
     def sample_users(self) -> tuple[int, ...]:
         """The numbers of `sample_user_ids`."""
         return tuple(number_of(own, self.user_id_dtype) for own in self.sample_user_ids)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the ranker counts in the order at all; where not, it is not run."""
+        return self.order.ranking > 0
 
     @model_validator(mode="after")
     def _knows_its_sources(self) -> Self:

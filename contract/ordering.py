@@ -12,6 +12,7 @@ from contract.arrays import Floats
 from contract.bundle import OrderSpec
 
 _LOG_ODDS_BOUND = 30.0
+NO_ORDER = OrderSpec()
 
 
 def log_odds(probabilities: Floats) -> npt.NDArray[np.float64]:
@@ -54,10 +55,16 @@ def retrieval_part(
     return z
 
 
-def unranked_scores(retrieval_scores: Floats) -> Floats:
-    """Gives scores in [0,1] that order candidates as the retrieval does: a logistic function of its own.
+def unranked_scores(
+    retrieval_scores: Floats,
+    spec: OrderSpec = NO_ORDER,
+    source_scores: Mapping[str, Floats] = MappingProxyType({}),
+) -> Floats:
+    """Gives scores in [0,1] that order candidates as the sources do: a logistic function of what they alone
+    say; of the vectors' scores, where no other source counts.
 
     They are no probabilities: no ranker said how likely a click is.
     """
+    z = retrieval_part(retrieval_scores, spec, source_scores) if spec.sources else retrieval_scores
     with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-retrieval_scores.astype(np.float64)))).astype(np.float32)
+        return (1 / (1 + np.exp(-z.astype(np.float64)))).astype(np.float32)

@@ -45,6 +45,7 @@ class Degradation(StrEnum):
     USER_FEATURES = "user_features"  # the request's features lack some that the models take
     FEATURES = "features"  # columns that the bundle reads are missing in the store, or of another type
     CAPS = "caps"  # a cap of the rules is broken: too few candidates keep it
+    SOURCES = "sources"  # a source of candidates failed, and the others answered
 
 
 def degradations(mask: int) -> list[Degradation]:

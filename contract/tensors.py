@@ -108,6 +108,8 @@ ANSWER_TENSORS = (
 EXPLAIN_TENSORS = (
     Tensor("retrieved_ids", np.int64, -1),
     Tensor("retrieved_scores", np.float32, -1),
+    Tensor("source_item_ids", np.int64, -1),
+    Tensor("source_scores", np.float32, -1),
     Tensor("removed_by", np.int8, -1),
     Tensor("candidate_ids", np.int64, -1),
     Tensor("retrieval_scores", np.float32, -1),
@@ -115,7 +117,9 @@ EXPLAIN_TENSORS = (
     Tensor("plain_places", np.int64, -1),
     Tensor("moved_by", np.int8, -1),
 )
-"""What an answer holds as well where the call asks for it."""
+"""What an answer holds as well where the call asks for it. `source_item_ids` are what each source gave, best
+first, the manifest's first source first; `source_scores` what each says of each retrieved item: both
+(B, sources x R)."""
 
 REQUEST = "request"
 ANSWER = Tensor("answer", np.int64, sum(t.words for t in ANSWER_TENSORS))

@@ -16,14 +16,13 @@ from contract import bundle as bundle_files
 from contract.affinity import LISTS, user_item_feature_names
 from contract.arithmetic import check_matmul
 from contract.arrays import Array, Floats
-from contract.bundle import BundleError, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
+from contract.bundle import BundleError, Inputs, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
 from contract.rules.attributes import ItemAttributes
 from ensemble.settings import Provider
-from ensemble.stores.attributes import read_attributes
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import head_of
 
@@ -174,10 +173,12 @@ class LoadedBundle:
 
     @cached_property
     def taken_of_users(self) -> tuple[str, ...]:
-        """The user views' columns that a model takes, or that candidates are compared with."""
-        models = {*self.user_tower.features, *self.ranker.spec.user.columns}
-        if set(user_item_feature_names(self.dataset)) & set(self.ranker.spec.candidate.columns):
+        """The user views' columns that a model or a source takes, or that candidates are compared with."""
+        of_users, of_candidates = self.ranker_inputs
+        models = {*self.user_tower.features, *of_users.columns}
+        if set(user_item_feature_names(self.dataset)) & set(of_candidates.columns):
             models |= set(LISTS)
+        models |= {source.history for source in self.manifest.sources if source.history is not None}
         return tuple(name for name in self.dataset.user_features if name in models)
 
     @cached_property
@@ -203,6 +204,8 @@ class LoadedBundle:
     @cached_property
     def attributes(self) -> ItemAttributes:
         """What the items hold in the columns that may be filtered on, with a last row for no item."""
+        from ensemble.stores.attributes import read_attributes  # and PyArrow, which most chains do without
+
         table = self.folder / bundle_files.ITEM_TABLE_FILE
         return read_attributes(table, self.item_ids, self.manifest.filters)
 
@@ -214,6 +217,12 @@ class LoadedBundle:
             if source.kind == "new" and source.file is not None:
                 is_new[:-1] |= np.load(self.folder / source.file, allow_pickle=False) != 0
         return is_new
+
+    @cached_property
+    def ranker_inputs(self) -> tuple[Inputs, Inputs]:
+        """What is to be made for the ranker of users, and of candidates; nothing where it is not run."""
+        spec = self.ranker.spec
+        return (spec.user, spec.candidate) if self.manifest.is_ranked else (Inputs(), Inputs())
 
     def head(self, count: int) -> ExactVectorIndex:
         """Makes an exact index of the `count` most popular items. The vectors are mapped once more for it, so

@@ -10,7 +10,10 @@ from merlin.schema import Schema
 from contract.tensors import OPTIONAL_TENSORS, REQUEST_TENSORS
 from ensemble.bundle import LoadedBundle
 from ensemble.settings import EnsembleSettings
-from ensemble.sources.source import NearestItems, Source
+from ensemble.sources.eligible import EligibleItems
+from ensemble.sources.kinds import sources_of
+from ensemble.sources.panel import Panel
+from ensemble.sources.source import Source
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.filter import FilterCandidates
@@ -35,7 +38,7 @@ class Stores:
     items: ItemTable
     redis: CountedRedis | None = None  # the requests' client, where there is one
     watch: IndexWatch | None = None  # of the index, where it is Redis'
-    sources: tuple[Source, ...] = ()  # of candidates, beside the nearest items
+    sources: tuple[Source, ...] = ()  # of candidates, beside the bundle's
 
 
 def request_schema(bundle: LoadedBundle) -> Schema:
@@ -49,18 +52,25 @@ def request_schema(bundle: LoadedBundle) -> Schema:
 def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings) -> Node:
     """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
+    temperature = settings.exploration_temperature
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    sources = (NearestItems(stores.vectors), *stores.sources)
+    sources = (
+        *sources_of(bundle.folder, bundle.manifest.sources, catalogue, stores.vectors),
+        *stores.sources,
+    )
+    of_users, of_candidates = bundle.ranker_inputs
+    user_features, filters = bundle.user_features, bundle.manifest.filters
+    eligible = EligibleItems(catalogue.positions, stores.items, lambda: bundle.attributes)
     ruled = RuledOrder(
         settings, bundle.manifest, lambda: bundle.attributes, catalogue, stores.items, bundle.is_new
     )
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, bundle.taken_of_users, settings.max_seen)
-        >> EncodeUser(bundle.user_tower, bundle.ranker, bundle.encoders, catalogue)
-        >> RetrieveCandidates(sources, stores.items, bundle.user_features, bundle.manifest.filters, k, r)
-        >> FilterCandidates(stores.items, k, r)
-        >> LookupItemFeatures(stores.items, bundle.ranker.spec.candidate, dataset, k)
-        >> ScoreCandidates(bundle.ranker, k)
-        >> OrderCandidates(bundle.manifest.order, k, ruled, settings.exploration_temperature)
+        >> EncodeUser(bundle.user_tower, of_users, bundle.encoders, catalogue)
+        >> RetrieveCandidates(Panel(sources, catalogue), stores.items, eligible, user_features, filters, k, r)
+        >> FilterCandidates(stores.items, len(sources), k, r)
+        >> LookupItemFeatures(stores.items, of_candidates, dataset, k)
+        >> ScoreCandidates(bundle.ranker if bundle.manifest.is_ranked else None, k)
+        >> OrderCandidates(bundle.manifest.order, [one.spec for one in sources], k, ruled, temperature)
     )

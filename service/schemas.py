@@ -202,6 +202,16 @@ class Item(BaseModel):
     )
 
 
+class FoundBy(BaseModel):
+    """What one source of candidates says of an item."""
+
+    source: str = Field(description="Its name; /v1/bundle lists the sources.")
+    rank: int | None = Field(
+        description="The item's place among what it gave, from 1; null where it did not give this one."
+    )
+    score: float = Field(description="What it says of the item, whoever gave it; the scale is its own.")
+
+
 class ExplainedItem(BaseModel):
     """What happened to one retrieved item. Display fields stand beside these."""
 
@@ -211,7 +221,8 @@ class ExplainedItem(BaseModel):
     item_id: OwnId
     source: SlateSource = Field(description="Where it is from.")
     retrieval_rank: int = Field(
-        description="1 is the nearest to the user, or the most popular, or the best of a stored slate."
+        description="Its place among all that were retrieved, from 1: the sources take turns by their "
+        "shares; or among the most popular; or in a stored slate."
     )
     retrieval_score: float = Field(
         description="Inner product of user and item vector, or popularity, or the score in a stored slate."
@@ -219,11 +230,17 @@ class ExplainedItem(BaseModel):
     removed_by: str | None = Field(
         description="The rule that removed it: seen, unavailable, excluded, beyond_k, filters."
     )
-    ranking_score: float | None = Field(description="The ranker's probability; null where it was not ranked.")
+    ranking_score: float | None = Field(
+        description="The ranker's probability; null where it was not ranked, as in a bundle whose order "
+        "gives the ranker no weight."
+    )
     ranking_rank: int | None = Field(description="1 is the best ranked; null where it was not ranked.")
     slate_rank: int | None = Field(description="Its place in the answer, from 1; null where it is not in it.")
     propensity: float | None = Field(
         description="Probability of its place, given the places before it; 1 without exploration."
+    )
+    found_by: list[FoundBy] = Field(
+        description="The ensemble's sources of candidates that gave it, or say something of it."
     )
 
 
@@ -266,7 +283,8 @@ class RecommendResponse(BaseModel):
         "whether some were, as after a restart of Redis. features: columns that the bundle reads are missing "
         "in Redis, or of another type, and counted as null. caps: a cap of the rules is broken, as too few "
         "items keep it. user_features: the request's features lack some "
-        "that the models take. unknown_item: the bundle does not know the item, so what most people like. "
+        "that the models take. sources: a source of candidates failed, and the others answered. "
+        "unknown_item: the bundle does not know the item, so what most people like. "
         "fewer_candidates: less was considered, to be in "
         "time. score_candidates: ordered without the ranker. display: some display fields are missing. "
         "ensemble_late, ensemble_unavailable, ensemble_busy, ensemble_other_bundle: why the slate is not the "
@@ -320,12 +338,22 @@ class ManyResponse(BaseModel):
     answers: list[RecommendResponse]
 
 
+class SimilarItem(Item):
+    """One of the items like another."""
+
+    found_by: list[str] = Field(
+        description="The ensemble's sources that gave it: the vectors, or what goes with the item by a table."
+    )
+
+
 class SimilarResponse(RecommendResponse):
     """The items like another, who made the slate, and how long each stage took.
 
-    From the ensemble, a `score` is the cosine of both items' vectors, -1 to 1; the ranker is not asked.
+    From the ensemble, a `score` is the cosine of both items' vectors, -1 to 1, and what a table of the items
+    that go together adds to it, where the bundle has one; the ranker is not asked.
     """
 
+    items: list[SimilarItem] = Field(description="Best first; fewer than `n` where fewer are left.")  # type: ignore[assignment]
     item_id: OwnId = Field(description="The item that these are like.")
 
 
@@ -334,6 +362,19 @@ ScoreRange = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
 ]
 """Described as a plain array: not every reader of OpenAPI knows `prefixItems`."""
+
+
+class BundleSource(BaseModel):
+    """One source of a bundle's candidates."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(description="As `found_by` names it.")
+    kind: str = Field(
+        description="nearest: by vectors. item_to_item: what goes with the user's items, or with "
+        "the item that others are to be like. popular, new: the same for everyone."
+    )
+    share: float = Field(description="Of the candidates, how many are its best.")
 
 
 class BundleResponse(BaseModel):
@@ -357,6 +398,8 @@ class BundleResponse(BaseModel):
     )
     display: tuple[str, ...] = Field(description="Fields shown with an item.")
     display_name: str | None = Field(description="The one of them that people read, if there is one.")
+    sources: tuple[BundleSource, ...] = Field(description="Where the ensemble's candidates come from.")
+    is_ranked: bool = Field(description="Whether the ranker counts in the order; where not, it is not run.")
     score_range: ScoreRange = Field(description="Bounds of a retrieval score.")
     user_id_dtype: IdDtype = Field(description="What a user's id is: int64, a number, or string.")
     item_id_dtype: IdDtype = Field(description="What an item's id is: int64, a number, or string.")

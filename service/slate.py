@@ -9,6 +9,15 @@ from contract.slates import SlateSource
 
 
 @dataclass(frozen=True, slots=True)
+class SourceTrace:
+    """What one source of candidates says of an item; the meanings are those of `schemas.FoundBy`."""
+
+    source: str
+    rank: int | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class ItemTrace:
     """What happened to one retrieved item; the meanings are those of `schemas.ExplainedItem`."""
 
@@ -21,6 +30,7 @@ class ItemTrace:
     ranking_rank: int | None = None
     slate_rank: int | None = None
     propensity: float | None = None
+    found_by: tuple[SourceTrace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,8 @@ class Slate:
     moves: list[MovedItem] = field(default_factory=list)
     provenance: Provenance | None = None
     filled: int = 0
+    found_by: list[list[str]] | None = None
+    """Which sources of candidates gave each item of the ensemble's, where that was asked for."""
     bundle_id: int | None = None
     """Whose slate it is, as the ensemble says: `contract.tensors.bundle_id` of the bundle's name."""
 

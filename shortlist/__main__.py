@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from shortlist.answers import Answer, Id
+from shortlist.answers import Answer, Id, Trace
 from shortlist.calls import Asked
 from shortlist.client import TIMEOUT_S, Client
 from shortlist.errors import ShortlistError
@@ -86,10 +86,15 @@ def _lines(answer: Answer) -> list[str]:
         return [*lines, made, *lacks]
     told = [
         f"{trace.retrieval_rank:>3}  {trace.item_id!s:>10}  {trace.retrieval_score:9.4f}  "
-        f"{trace.removed_by or trace.slate_rank or '-'}"
+        f"{trace.removed_by or trace.slate_rank or '-'}  {_sources(trace)}"
         for trace in answer.explain
     ]
-    return [*lines, made, *lacks, "retrieved, its score, and why it went or where it stands:", *told]
+    heading = "retrieved, its score, why it went or where it stands, and its rank in each source:"
+    return [*lines, made, *lacks, heading, *told]
+
+
+def _sources(trace: Trace) -> str:
+    return " ".join(f"{one.source} {one.rank}" for one in trace.found_by if one.rank is not None)
 
 
 def _id(text: str) -> Id:

@@ -12,18 +12,29 @@ Id = int | str
 
 @dataclass(frozen=True, slots=True)
 class AnsweredItem:
-    """One item of an answer; where it is from, `fields` are its display fields."""
+    """One item of an answer; where it is from, `fields` are its display fields. Of items like another,
+    `found_by` names the ensemble's sources that gave it."""
 
     item_id: Id
     score: float
     source: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    found_by: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> AnsweredItem:
         """Takes it as the JSON has it."""
-        fields = _without(told, "item_id", "score", "source")
-        return cls(told["item_id"], told["score"], told["source"], fields)
+        fields = _without(told, "item_id", "score", "source", "found_by")
+        return cls(told["item_id"], told["score"], told["source"], fields, tuple(told.get("found_by", ())))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRank:
+    """What one source of candidates says of an item; `rank` is None where it did not give it."""
+
+    source: str
+    rank: int | None
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +51,15 @@ class Trace:
     slate_rank: int | None
     propensity: float | None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    found_by: tuple[SourceRank, ...] = ()
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Trace:
         """Takes it as the JSON has it."""
-        own = [name for name in cls.__slots__ if name != "fields"]
-        return cls(**{name: told[name] for name in own}, fields=_without(told, *own))
+        own = [name for name in cls.__slots__ if name not in ("fields", "found_by")]
+        found_by = tuple(SourceRank(**one) for one in told["found_by"])
+        fields = _without(told, *own, "found_by")
+        return cls(**{name: told[name] for name in own}, fields=fields, found_by=found_by)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.slates import degradations
@@ -20,6 +20,7 @@ COUNTERS = {
     "cpu_seconds": "CPU seconds inside ONNX Runtime, by the threads that called it.",
     "stage_seconds": "Seconds by stage.",
     "late_rows": "Users whose deadline passed, by the stage that was not run for them.",
+    "failed_sources": "Users for whom a source of candidates failed, by its name.",
     "degraded_rows": "Users answered with less, by what their slate lacks.",
     "failed_requests": "Requests answered with an error, by its code.",
 }
@@ -44,8 +45,9 @@ class Counters:
         key = (metric, tuple(labels.items()))
         self.counts[key] = self.counts.get(key, 0) + amount
 
-    def run(self, deadlines: Deadlines, table: Tensors) -> None:
-        """Takes the deadlines of a run of the chain, and its last table, empty where there is none."""
+    def run(self, deadlines: Deadlines, table: Tensors, sources: Sequence[str]) -> None:
+        """Takes the deadlines of a run of the chain, its last table, empty where there is none, and the names
+        of the sources."""
         for stage, rows in deadlines.late.items():
             self.add("late_rows", rows, stage=stage)
         if table:
@@ -54,6 +56,10 @@ class Counters:
             for mask in table["degraded"][:, 0].tolist():
                 for flag in degradations(mask) if mask else ():
                     self.add("degraded_rows", degradation=str(flag))
+            for failed in table["failed_sources"][:, 0].tolist():
+                for at, name in enumerate(sources) if failed else ():
+                    if failed >> at & 1:
+                        self.add("failed_sources", source=name)
 
 
 class Publication:

@@ -58,7 +58,7 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
 def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
     """Makes the table of the bundle's catalogue, empty until it is started."""
     affinity = [name for name in affinity_columns(bundle.dataset) if name != ITEM_ID]
-    of_items = bundle.ranker.spec.candidate.without(user_item_feature_names(bundle.dataset))
+    of_items = bundle.ranker_inputs[1].without(user_item_feature_names(bundle.dataset))
     return ItemTable(features, bundle.item_ids, bundle.encoders, of_items, affinity, settings.refresh_s)
 
 
@@ -78,6 +78,7 @@ class Recommender:
         self.chain = chain_of(graph)
         self.stages = tuple(node.op.name for node in self.chain)
         self.bundle_id, self.user_features = bundle_id(bundle.manifest.bundle), bundle.dataset.user_features
+        self.sources = [one.name for one in (*bundle.manifest.sources, *(s.spec for s in stores.sources))]
         self.counters, self.is_warm = Counters(), False
 
     def run(self, tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
@@ -150,5 +151,5 @@ class Recommender:
                 answers |= dict.fromkeys(failed, error)
             else:  # one of them may have failed the others
                 answers |= {place: self._answer([requests[place]], counters)[0] for place in failed}
-        counters.run(deadlines, table)
+        counters.run(deadlines, table, self.sources)
         return [answers.get(place) or deadlines.stopped[place] for place in range(len(requests))]

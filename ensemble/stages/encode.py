@@ -6,10 +6,11 @@ import numpy as np
 from merlin.schema import Schema
 
 from contract.arrays import Array
+from contract.bundle import Inputs
 from contract.encoders import OOV_CODE, Encoders
 from contract.names import USER_ID
 from contract.tensors import PAD_ID
-from ensemble.bundle import Ranker, Tower
+from ensemble.bundle import Tower
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded, packed_tensors
 from ensemble.stores.vectors import Catalogue
@@ -28,9 +29,10 @@ class EncodeUser(Stage):
     that item's vector stands in the user's place. A tower that fails, fails the request.
     """
 
-    def __init__(self, tower: Tower, ranker: Ranker, encoders: Encoders, catalogue: Catalogue) -> None:
+    def __init__(self, tower: Tower, ranked: Inputs, encoders: Encoders, catalogue: Catalogue) -> None:
+        """Takes what the ranker takes of users; nothing, where it is not run."""
         super().__init__()
-        self.tower, self.ranked, self.encoders = tower, ranker.spec.user, encoders
+        self.tower, self.ranked, self.encoders = tower, ranked, encoders
         self.catalogue = catalogue
         self.columns = tuple(dict.fromkeys((*tower.features, *self.ranked.columns)))
         self.reads = (*self.columns, "like_item_id", "user_features")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from contract.arrays import Array, Bools
+from contract.arrays import Array, Bools, Ints
 from contract.slates import Rule
 from contract.tensors import PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
@@ -47,14 +47,19 @@ def removed_by(
     return found
 
 
+def first_places(kept: Bool[np.ndarray, "B R"], k: int) -> tuple[Ints, Ints, Ints]:
+    """Finds the first K kept items: of each its row, its column, and its place at the front."""
+    rows, columns = np.nonzero(kept)
+    places = np.cumsum(kept, axis=1)[rows, columns] - 1
+    is_first = places < k
+    return rows[is_first], columns[is_first], places[is_first]
+
+
 def first_k(
     ids: Int[np.ndarray, "B R"], scores: Float[np.ndarray, "B R"], kept: Bool[np.ndarray, "B R"], k: int
 ) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
     """Moves the first K kept items to the front, in order; the tail is PAD_ID, score -inf, mask False."""
-    rows, columns = np.nonzero(kept)
-    places = np.cumsum(kept, axis=1)[rows, columns] - 1
-    is_first = places < k
-    rows, columns, places = rows[is_first], columns[is_first], places[is_first]
+    rows, columns, places = first_places(kept, k)
     first_ids = np.full((len(ids), k), PAD_ID, dtype=np.int64)
     first_scores = np.full((len(ids), k), -np.inf, dtype=np.float32)
     first_ids[rows, places], first_scores[rows, places] = ids[rows, columns], scores[rows, columns]
@@ -68,20 +73,30 @@ class FilterCandidates(Stage):
     says `degraded: filter_candidates`.
     """
 
-    reads = ("retrieved_ids", "retrieved_scores", "considered", SEEN_ITEM_IDS, "exclude_item_ids")
+    reads = (
+        "retrieved_ids",
+        "retrieved_scores",
+        "source_scores",
+        "considered",
+        SEEN_ITEM_IDS,
+        "exclude_item_ids",
+    )
 
-    def __init__(self, items: ItemTable, k: int, width: int) -> None:
+    def __init__(self, items: ItemTable, sources: int, k: int, width: int) -> None:
+        """Takes the items, how many sources there are, K, and R, the width of what was retrieved."""
         super().__init__()
-        self.items, self.k, self.width = items, k, width
+        self.items, self.sources, self.k, self.width = items, sources, k, width
 
     @property
     def writes(self) -> Schema:
-        """The candidates (B,K), what removed each retrieved item (B,R), and whether it failed open."""
+        """The candidates (B,K), what each source says of them (B,sources,K), what removed each retrieved item
+        (B,R), and whether it failed open."""
         return Schema(
             [
                 tensor("removed_by", np.int8, self.width),
                 tensor("candidate_ids", np.int64, self.k),
                 tensor("retrieval_scores", np.float32, self.k),
+                tensor("candidate_source_scores", np.float32, self.sources, self.k),
                 tensor("candidate_mask", np.bool_, self.k),
                 tensor(IS_FILTER_DEGRADED, np.bool_, 1),
             ]
@@ -91,6 +106,7 @@ class FilterCandidates(Stage):
         self,
         retrieved_ids: Array,
         retrieved_scores: Array,
+        source_scores: Array,
         considered: Array,
         seen_item_ids: Array,
         exclude_item_ids: Array,
@@ -103,21 +119,31 @@ class FilterCandidates(Stage):
             Rule.SEEN: lambda: is_among(retrieved_ids, seen_item_ids),
         }
         removed = removed_by(retrieved_ids, rules, considered)
-        return self._keep(retrieved_ids, retrieved_scores, removed, is_open=False)
+        return self._keep(retrieved_ids, retrieved_scores, source_scores, removed, is_open=False)
 
     def fallback(  # type: ignore[override]
-        self, retrieved_ids: Array, retrieved_scores: Array, considered: Array, **_: Any
+        self,
+        retrieved_ids: Array,
+        retrieved_scores: Array,
+        source_scores: Array,
+        considered: Array,
+        **_: Any,
     ) -> Tensors:
         """Keeps the first retrieved items, unfiltered."""
         removed = removed_by(retrieved_ids, {}, considered)
-        return self._keep(retrieved_ids, retrieved_scores, removed, is_open=True)
+        return self._keep(retrieved_ids, retrieved_scores, source_scores, removed, is_open=True)
 
-    def _keep(self, ids: Array, scores: Array, removed: Array, is_open: bool) -> Tensors:
-        candidates, retrieval_scores, mask = first_k(ids, scores, (removed == 0) & (ids != PAD_ID), self.k)
+    def _keep(self, ids: Array, scores: Array, of_sources: Array, removed: Array, is_open: bool) -> Tensors:
+        kept = (removed == 0) & (ids != PAD_ID)
+        candidates, retrieval_scores, mask = first_k(ids, scores, kept, self.k)
+        source_scores = np.zeros((len(ids), self.sources, self.k), dtype=np.float32)
+        rows, columns, places = first_places(kept, self.k)
+        source_scores[rows, :, places] = of_sources.reshape(len(ids), self.sources, -1)[rows, :, columns]
         return {
             "removed_by": removed,
             "candidate_ids": candidates,
             "retrieval_scores": retrieval_scores,
+            "candidate_source_scores": source_scores,
             "candidate_mask": mask,
             IS_FILTER_DEGRADED: np.full((len(ids), 1), is_open),
         }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
 from contract.arrays import Array
-from contract.bundle import OrderSpec
+from contract.bundle import OrderSpec, SourceSpec
 from contract.ordering import order_scores, unranked_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
@@ -21,7 +23,7 @@ from ensemble.stages.lookup import (
     LACKS_FEATURES,
     SEEN_ITEM_IDS,
 )
-from ensemble.stages.retrieve import IS_PARTIAL_INDEX
+from ensemble.stages.retrieve import FAILED_SOURCES, IS_PARTIAL_INDEX
 from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import IS_RANKED
 
@@ -78,15 +80,17 @@ class OrderCandidates(Stage):
     Rules of the settings or of the request order anew what the scores ordered; `plain_places` and `moved_by`
     then say of each candidate where it stood, from 1, and what moved it.
 
-    Candidates are ordered by `order_scores`, P(click) from the ranker's and the retrieval's score; so are
-    `item_scores`. A user who was not ranked has the retrieval's order; items like another have its scores,
-    too. With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the
-    answer; without, every propensity is 1. It sums up what `degraded` says.
+    Candidates are ordered by `order_scores`, P(click) from the ranker's score and each source's; so are
+    `item_scores`. A user who was not ranked has the sources' order. Items like another have their likeness by
+    the vectors, and of each source beside them what it weighs. With exploration, the order is a seeded Gumbel
+    top-k draw, and `propensities` are logged with the answer; without, every propensity is 1. It sums up what
+    `degraded` says.
     """
 
     reads = (
         "candidate_ids",
         "retrieval_scores",
+        "candidate_source_scores",
         "ranking_scores",
         "candidate_mask",
         "considered",
@@ -105,12 +109,22 @@ class OrderCandidates(Stage):
         IS_LACKING_USER,
         IS_LACKING_ITEMS,
         IS_PARTIAL_INDEX,
+        FAILED_SOURCES,
         IS_FILTER_DEGRADED,
         IS_RANKED,
     )
 
-    def __init__(self, order: OrderSpec, k: int, ruled: RuledOrder, temperature: float = 0.0) -> None:
+    def __init__(
+        self,
+        order: OrderSpec,
+        sources: Sequence[SourceSpec],
+        k: int,
+        ruled: RuledOrder,
+        temperature: float = 0.0,
+    ) -> None:
+        """Takes the bundle's order, what its weights are about, K, the rules, and the temperature."""
         super().__init__()
+        self.weighed = [(at, one.name) for at, one in enumerate(sources) if one.name in order.sources]
         self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
 
     @property
@@ -133,6 +147,7 @@ class OrderCandidates(Stage):
         self,
         candidate_ids: Array,
         retrieval_scores: Array,
+        candidate_source_scores: Array,
         ranking_scores: Array,
         candidate_mask: Array,
         considered: Array,
@@ -145,17 +160,21 @@ class OrderCandidates(Stage):
         is_lacking_user: Array,
         is_lacking_items: Array,
         is_partial_index: Array,
+        failed_sources: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
         **of_rules: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
-        scores = order_scores(ranking_scores, retrieval_scores, self.order)
+        of_sources = {name: candidate_source_scores[:, at] for at, name in self.weighed}
+        scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources)
         if not is_ranked.all():
-            scores = np.where(is_ranked, scores, unranked_scores(retrieval_scores))
+            unranked = unranked_scores(retrieval_scores, self.order, of_sources)
+            scores = np.where(is_ranked, scores, unranked)
         is_like = like_item_id != PAD_ID
         if is_like.any():
-            scores = np.where(is_like, retrieval_scores, scores)
+            beside = (np.float32(self.order.sources[name]) * one for name, one in of_sources.items())
+            scores = np.where(is_like, sum(beside, retrieval_scores), scores)
         if self.temperature:
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
@@ -188,6 +207,7 @@ class OrderCandidates(Stage):
             Degradation.USER_FEATURES: lacks_features[:, 0],
             Degradation.FEATURES: is_lacking_user[:, 0] | is_lacking_items[:, 0],
             Degradation.CAPS: breaks_cap,
+            Degradation.SOURCES: failed_sources[:, 0] != 0,
         }
         degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
         return {

@@ -9,16 +9,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from contract.arrays import Array, Bools, Floats, Ids
+from contract.arrays import Array, Bools, Ints
 from contract.filters import decode_filters
+from contract.item_to_item import UNKNOWN
 from contract.tensors import PAD_ID
-from ensemble.sources.source import Source, Users, merge
+from ensemble.sources.eligible import EligibleItems
+from ensemble.sources.panel import Found, Panel
+from ensemble.sources.source import Users
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.filter import is_among
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stores.items import ItemTable
 
-IS_PARTIAL_INDEX = "is_partial_index"
+IS_PARTIAL_INDEX, FAILED_SOURCES = "is_partial_index", "failed_sources"
 DEEPEST = 8192
 """Most items that the second round asks for; a user may have seen and excluded as many as 5,120."""
 SLOWER = 3.0
@@ -43,16 +46,11 @@ def wanted(
     return counts
 
 
-def narrowed(
-    ids: Int[np.ndarray, "B W"],
-    scores: Float[np.ndarray, "B W"],
-    survives: Bool[np.ndarray, "B W"],
-    width: int,
-) -> tuple[Int[np.ndarray, "B R"], Float[np.ndarray, "B R"]]:
-    """Takes what a deeper retrieval found, keeps R of it in order: what survives the filter, and the best of
-    the rest, so that it is told what was removed."""
-    columns = np.sort(np.argsort(~survives, axis=1, kind="stable")[:, :width], axis=1)
-    return np.take_along_axis(ids, columns, axis=1), np.take_along_axis(scores, columns, axis=1)
+def narrowed(survives: Bool[np.ndarray, "B W"], width: int) -> Int[np.ndarray, "B R"]:
+    """Takes which of the items of a deeper retrieval survive the filter, gives the columns of the R that are
+    kept, in order: what survives, and the best of the rest, so that it is told what was removed."""
+    columns: Int[np.ndarray, "B R"] = np.sort(np.argsort(~survives, axis=1, kind="stable")[:, :width], axis=1)
+    return columns
 
 
 class RetrieveCandidates(Stage):
@@ -60,37 +58,45 @@ class RetrieveCandidates(Stage):
 
     Where that is more than R, or items are not available, so that fewer than wanted would survive the
     filter, it asks once more for those users, deeper, if their deadlines leave the time. With a `quality`
-    below 1 it asks for fewer than K. The request's filters are applied by the sources. One that fails, fails
-    the request; one that lacks items is asked, and said to.
+    below 1 it asks for fewer than K. The request's filters are applied by the sources. Of several sources
+    each has its share, and one that fails is left out and told; where none is left, the request fails. One
+    that lacks items is asked, and said to.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        panel: Panel,
         items: ItemTable,
+        eligible: EligibleItems,
         features: Sequence[str],
         dtypes: Mapping[str, str],
         k: int,
         width: int,
     ) -> None:
-        """Takes the sources, what is known of the items, the raw user columns that the sources are given, the
-        columns that one may filter on, with their dtypes, and R, the width of what it writes."""
+        """Takes the sources, what is known of the items, and which of them a user may get, the raw user
+        columns that the sources are given, the columns that one may filter on, with their dtypes, K, and R,
+        the width of what it writes."""
         super().__init__()
-        self.sources, self.items, self.features, self.dtypes = tuple(sources), items, tuple(features), dtypes
-        self.k, self.width = k, width
-        own = ("user_vector", "n", "quality", SEEN_ITEM_IDS, "exclude_item_ids", "filters", "deadline_us")
-        self.reads = (*own, *self.features)
+        self.panel, self.catalogue, self.items, self.eligible = panel, panel.catalogue, items, eligible
+        self.features, self.dtypes, self.k, self.width = tuple(features), dtypes, k, width
+        own = ("user_vector", "n", "quality", "like_item_id", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
+        self.reads = (*own, "deadline_us", *self.features)
 
     @property
     def writes(self) -> Schema:
-        """Ids and scores (B,R), best first; how many of them may become candidates, and whether items were
-        missing, (B,1)."""
+        """Ids and the vectors' scores (B,R), best first; how many of them may become candidates, whether
+        items were missing, and which sources failed, a bit for each, (B,1); what each source gave, and what
+        it says of each item, (B, sources x R)."""
+        several = len(self.panel.sources) * self.width
         return Schema(
             [
                 tensor("considered", np.int64, 1),
                 tensor("retrieved_ids", np.int64, self.width),
                 tensor("retrieved_scores", np.float32, self.width),
+                tensor("source_item_ids", np.int64, several),
+                tensor("source_scores", np.float32, several),
                 tensor(IS_PARTIAL_INDEX, np.bool_, 1),
+                tensor(FAILED_SOURCES, np.int64, 1),
             ]
         )
 
@@ -99,6 +105,7 @@ class RetrieveCandidates(Stage):
         user_vector: Array,
         n: Array,
         quality: Array,
+        like_item_id: Array,
         seen_item_ids: Array,
         exclude_item_ids: Array,
         filters: Array,
@@ -109,45 +116,59 @@ class RetrieveCandidates(Stage):
         kept = considered(quality, n, self.k)
         depths = wanted(kept, seen_item_ids, exclude_item_ids)
         counts = np.minimum(depths, self.width)
-        conditions = [decode_filters(row, self.dtypes) for row in filters]
-        users = Users(user_vector, features, conditions, seen_item_ids, exclude_item_ids)
-        was_whole = self._is_whole()  # a search that began before the last item came may have missed it
+        users = Users(
+            user_vector,
+            features,
+            [decode_filters(row, self.dtypes) for row in filters],
+            seen_item_ids,
+            exclude_item_ids,
+            like_item_id[:, 0],
+            kept[:, 0],
+            self.eligible.of,
+        )
+        was_whole = self.panel.is_whole  # a search that began before the last item came may have missed it
         started_s = time.perf_counter()
-        ids, scores = self._candidates(users, counts, self.width)
+        found = self.panel.ask(users, counts[:, 0].tolist(), self.width)
         unavailable = self.items.unavailable
         if unavailable or (depths > counts).any():
             needed_s = SLOWER * (time.perf_counter() - started_s)
             is_in_time = deadline_us > (time.time() + needed_s) * 1e6
-            lacks = self._survives(ids, users).sum(axis=1, keepdims=True) < kept
-            has_more = (ids != PAD_ID).sum(axis=1, keepdims=True) >= counts
+            lacks = self._survives(found.positions, users).sum(axis=1, keepdims=True) < kept
+            has_more = (found.lists != UNKNOWN).sum(axis=2).max(axis=1, keepdims=True) >= counts
             rows = np.flatnonzero(lacks & has_more & is_in_time)
             if len(rows):
-                deeper = np.minimum(depths[rows] + unavailable, DEEPEST)
-                ids[rows], scores[rows] = self._deeper(users.some(rows.tolist()), deeper)
-        is_partial = not (was_whole and self._is_whole())
+                deeper = np.minimum(depths[rows, 0] + unavailable, DEEPEST)
+                self._deepen(found, rows, users.some(rows.tolist()), deeper)
+        is_partial = not (was_whole and self.panel.is_whole)
+        return self._tensors(found, users, kept, is_partial)
+
+    def _deepen(self, found: Found, rows: Ints, users: Users, counts: Ints) -> None:
+        """Asks once more for some of the users, and writes what survives into their rows."""
+        deeper = self.panel.ask(users, counts.tolist(), max(self.width, int(counts.max())))
+        columns = narrowed(self._survives(deeper.positions, users), self.width)
+        found.lists[rows] = deeper.lists[:, :, : self.width]
+        found.positions[rows] = np.take_along_axis(deeper.positions, columns, axis=1)
+        found.failed |= deeper.failed
+
+    def _tensors(self, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
+        retrieved, scores = self.panel.scores(found, users)
         return {
             "considered": kept,
-            "retrieved_ids": ids,
-            "retrieved_scores": scores,
-            IS_PARTIAL_INDEX: np.full((len(ids), 1), is_partial),
+            "retrieved_ids": self.catalogue.ids_of(found.positions),
+            "retrieved_scores": retrieved,
+            "source_item_ids": self.catalogue.ids_of(found.lists).reshape(len(kept), -1),
+            "source_scores": scores.reshape(len(kept), -1),
+            IS_PARTIAL_INDEX: np.full(kept.shape, is_partial),
+            FAILED_SOURCES: self.panel.failed_of(found, users),
         }
 
-    def _deeper(self, users: Users, counts: Array) -> tuple[Ids, Floats]:
-        ids, scores = self._candidates(users, counts, max(self.width, int(counts.max())))
-        return narrowed(ids, scores, self._survives(ids, users), self.width)
-
-    def _survives(self, ids: Ids, users: Users) -> Bools:
+    def _survives(self, positions: Ints, users: Users) -> Bools:
         """Marks what the filter will leave (B,W); as far as is known, where the items were not read yet."""
+        if self.panel.is_merged:
+            return self.panel.survives(positions, users)
+        ids = self.catalogue.ids_of(positions)
         gone = is_among(ids, users.seen_item_ids) | is_among(ids, users.exclude_item_ids)
-        survives: Bools = (ids != PAD_ID) & ~gone
+        survives: Bools = (positions != UNKNOWN) & ~gone
         if self.items.unavailable:
-            items = self.items.snapshot
-            survives &= items.is_available[items.rows_of(ids)]
+            survives &= self.items.available[positions]
         return survives
-
-    def _candidates(self, users: Users, counts: Array, width: int) -> tuple[Ids, Floats]:
-        some = counts[:, 0].tolist()
-        return merge([source.candidates(users, some, width) for source in self.sources], width)
-
-    def _is_whole(self) -> bool:
-        return all(source.is_whole for source in self.sources)

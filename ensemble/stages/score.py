@@ -22,14 +22,18 @@ class ScoreCandidates(Stage):
 
     A user whose `quality` is 0 is not ranked: there is no time for it. Items like another are not ranked
     either: no user asks. Where the ranker fails, nobody is, and
-    the retrieval alone orders the slates. A score outside [0,1] is our bug.
+    the retrieval alone orders the slates. A score outside [0,1] is our bug. Where the bundle's order gives
+    the ranker no weight, it is not even loaded, and nobody lacks it.
     """
 
-    def __init__(self, ranker: Ranker, k: int) -> None:
+    def __init__(self, ranker: Ranker | None, k: int) -> None:
         super().__init__()
         self.ranker, self.k = ranker, k
-        self.of_user = {name: encoded(name) for name in ranker.spec.user.packed("user_")}
-        self.of_candidate = {name: encoded(name) for name in ranker.spec.candidate.packed("candidate_")}
+        self.of_user: dict[str, str] = {}
+        self.of_candidate: dict[str, str] = {}
+        if ranker is not None:
+            self.of_user = {name: encoded(name) for name in ranker.spec.user.packed("user_")}
+            self.of_candidate = {name: encoded(name) for name in ranker.spec.candidate.packed("candidate_")}
         self.reads = (
             "quality",
             "like_item_id",
@@ -40,19 +44,23 @@ class ScoreCandidates(Stage):
 
     @property
     def writes(self) -> Schema:
-        """`ranking_scores` float32 (B,K), 0 where there is none, and whether the user was ranked (B,1)."""
+        """`ranking_scores` float32 (B,K), 0 where there is none, and whether all is known that the order is
+        by, (B,1)."""
         return Schema([tensor("ranking_scores", np.float32, self.k), tensor(IS_RANKED, np.bool_, 1)])
 
     def load_artifacts(self, artifact_path: str | None = None) -> None:
         """Loads the ranker."""
         del artifact_path
-        self.ranker.open()
+        if self.ranker is not None:
+            self.ranker.open()
 
     def run(  # type: ignore[override]
         self, quality: Array, like_item_id: Array, candidate_mask: Array, **tensors: Array
     ) -> Tensors:
         """Scores the users who are to be ranked; of the candidates, as many as the longest list has."""
         scores = np.zeros(candidate_mask.shape, dtype=np.float32)
+        if self.ranker is None:
+            return {"ranking_scores": scores, IS_RANKED: like_item_id == PAD_ID}
         is_ranked = (quality > 0) & (like_item_id == PAD_ID)
         rows = np.flatnonzero(is_ranked[:, 0] & candidate_mask[:, 0])
         if len(rows):

@@ -151,6 +151,13 @@ class ItemTable:
         """Counts the items that are not available; none, while nothing was read yet."""
         return 0 if self._snapshot is None else self._snapshot.unavailable
 
+    @property
+    def available(self) -> npt.NDArray[np.bool_]:
+        """Whether each item of the catalogue is available, (I,); all are, while nothing was read yet."""
+        if self._snapshot is None:
+            return np.ones(len(self.item_ids), dtype=np.bool_)
+        return self._snapshot.is_available[:-1]
+
     def start(self) -> None:
         """Reads the catalogue, then again every `refresh_s` in a background thread."""
         self._try_to_load()

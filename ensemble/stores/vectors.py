@@ -14,12 +14,14 @@ import numpy as np
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from contract.arrays import Bools, Floats, Ids
+from contract.arrays import Bools, Floats, Ids, Ints
 from contract.errors import ErrorCode, StageError
 from contract.filters import Condition, Filters, index_number, passes
+from contract.item_to_item import UNKNOWN
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
 from contract.tensors import PAD_ID, StageName
 from ensemble.stores.index_watch import IndexWatch
+from ensemble.stores.positions import Positions
 
 VECTOR_FIELD = "vector"
 
@@ -50,6 +52,27 @@ class Catalogue:
 
     item_ids: Ids
     vectors: Floats
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Finds items in it by their ids."""
+        return Positions(self.item_ids)
+
+    def ids_of(self, positions: Ints) -> Ids:
+        """Gives the ids of positions, in the same shape; `PAD_ID` for `UNKNOWN`."""
+        return self._padded_ids[positions]
+
+    @cached_property
+    def _padded_ids(self) -> Ids:
+        return np.append(self.item_ids, PAD_ID)
+
+    def products(self, vectors: Floats, positions: Ints) -> Floats:
+        """Gives the inner products of vectors (B,D) with items by position (B,R), 0 for `UNKNOWN`."""
+        found = np.zeros(positions.shape, dtype=np.float32)
+        rows, columns = np.nonzero(positions != UNKNOWN)
+        items = self.vectors[positions[rows, columns]]
+        found[rows, columns] = np.einsum("md,md->m", items, vectors[rows])
+        return found
 
     def scores(self, item_ids: Ids, vector: Floats) -> Floats:
         """Gives the inner product of a vector (D,) with each item's; all items must be of the catalogue."""

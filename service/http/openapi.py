@@ -134,7 +134,7 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
     for name in LISTS & schemas["RecommendRequest"]["properties"]["user_features"]["properties"].keys():
         column = schemas["RecommendRequest"]["properties"]["user_features"]["properties"][name]
         column["anyOf"][0]["items"] = item
-    for name in ("Item", "ExplainedItem", "Move", "Pin"):
+    for name in ("Item", "SimilarItem", "ExplainedItem", "Move", "Pin"):
         _become(schemas[name]["properties"]["item_id"], item)
     for name in SINGLE:
         _become(schemas[name]["properties"]["exclude_item_ids"]["items"], item)

@@ -154,6 +154,10 @@ class Recommendations:
         }
         if request.like_item_id != PAD_ID:
             content["item_id"] = request.own(request.like_item_id)
+            told = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
+            content["items"] = [
+                {**item, "found_by": names} for item, names in zip(content["items"], told, strict=False)
+            ]
         if slate.provenance is not None:
             content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
         if slate.retrieved is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,9 +19,11 @@ from contract.tensors import (
     EXPLAIN_TENSORS,
     FULL_QUALITY,
     MODEL_NAME,
+    OPTIONAL_TENSORS,
     PAD_ID,
     bundle_id,
     pack_request,
+    request_tensor,
 )
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
@@ -35,6 +38,14 @@ QUEUE_TIMEOUT = "timeout"
 """Triton's own name for the microseconds that a request may wait in its queue."""
 _QUEUED_TOO_LONG = "timeout expired"
 """Triton's words for a request that has waited in its queue for longer than it said it would."""
+_UNLIKE = re.compile(
+    r"unexpected inference (?:in|out)put|expected \d+ inputs but got|unexpected shape for input",
+    re.IGNORECASE,
+)
+"""Triton's words for tensors that its model does not have."""
+OTHER_VERSION = (
+    "the exported model is of another version than the gateway: `make export`, then restart Triton"
+)
 GRACE_S = 5.0
 """Seconds that a call may take beyond the last of its rows' deadlines, where Triton does not move at all.
 
@@ -45,6 +56,8 @@ Source: triton-inference-server/server, issues 7368 and 8034: a race in its gRPC
 CLOSE_S = 1.0
 """Seconds that calls under way still have when the gateway ends."""
 _SLATE_OUTPUTS = (ANSWER.name,)
+_TOLD_OUTPUTS = (ANSWER.name, "source_item_ids")
+"""Where it is told which source gave an item."""
 _EXPLAINED_OUTPUTS = (ANSWER.name, *(t.name for t in EXPLAIN_TENSORS))
 _DTYPES = {np.dtype(np.int64): "INT64", np.dtype(np.uint8): "UINT8"}
 _NUMPY = {"INT64": np.int64, "FP32": np.float32, "INT8": np.int8}
@@ -129,6 +142,7 @@ class TritonClient:
             described = await self._stub.ModelConfig(config, timeout=deadline.left_s())
         except grpc.aio.AioRpcError as error:
             raise triton_error(error.code().name, error.details() or "") from None
+        self._compare_tensors(described.config)
         slate = await self.recommend(self._sample, deadline, seed=0)
         ours = self._manifest.bundle
         if slate.bundle_id != bundle_id(ours):
@@ -141,20 +155,40 @@ class TritonClient:
         if Degradation.PARTIAL_INDEX in slate.degraded:
             reason = "the vector index does not hold every item: Redis is indexing them again, or evicts keys"
             raise DependencyUnavailable(TRITON, reason)
+        if Degradation.SOURCES in slate.degraded:
+            reason = "a source of candidates fails, and is left out: Triton's log says which, and why"
+            raise DependencyUnavailable(TRITON, reason)
         most = described.config.max_batch_size
         if 0 < most < self._most_rows:
             reason = f"takes {most} rows a call, SHORTLIST_TRITON__MOST_ROWS is more: lower it"
             raise DependencyUnavailable(TRITON, reason)
-        return f"model {self._model} answers at {self._address}"
+        unranked = "" if self._manifest.is_ranked else "; its order gives the ranker no weight: not run"
+        return f"model {self._model} answers at {self._address}{unranked}"
+
+    def _compare_tensors(self, config: Any) -> None:
+        """Compares the tensors of the exported model with those of this program.
+
+        Raises:
+            DependencyUnavailable: they are of another version.
+        """
+        if config.parameters["bundle"].string_value != self._manifest.bundle:
+            return  # the slate will tell
+        takes = (request_tensor(self._manifest.context), *OPTIONAL_TENSORS)
+        gives = (ANSWER, *EXPLAIN_TENSORS)
+        for ours, theirs in ((takes, config.input), (gives, config.output)):
+            if {(t.name, (t.width,)) for t in ours} - {(one.name, tuple(one.dims)) for one in theirs}:
+                raise DependencyUnavailable(TRITON, OTHER_VERSION)
 
     async def _infer(self, rows: Sequence[RequestRow]) -> list[Slate]:
         """Makes the slates of B rows in one call, which outlives the last of their deadlines."""
         left_s = max(row.deadline.left_s() for row in rows)
         is_explained = rows[0].request.explain
+        names = [source.name for source in self._manifest.sources]
+        are_told = [is_explained or row.request.like_item_id != PAD_ID for row in rows]
         context = self._manifest.context
         tensors = pack_request(encode_rows(rows, context), context)
         message = service_pb2.ModelInferRequest()
-        message.CopyFrom(self._description(tensors, is_explained))
+        message.CopyFrom(self._description(tensors, is_explained, any(are_told)))
         # Triton drops what has waited in its queue for so long: nobody would wait for the answer.
         message.parameters[QUEUE_TIMEOUT].int64_param = max(1, int(left_s * 1e6))
         message.raw_input_contents.extend([tensor.tobytes() for tensor in tensors.values()])
@@ -164,21 +198,29 @@ class TritonClient:
             raise triton_error(error.code().name, error.details() or "") from None
         outputs = decode_answer(_arrays(response))
         return [
-            decode_slate(outputs, row.request.n, is_explained, at, row.request.like_item_id == PAD_ID)
-            for at, row in enumerate(rows)
+            decode_slate(
+                outputs,
+                row.request.n,
+                is_explained,
+                at,
+                row.request.like_item_id == PAD_ID and self._manifest.is_ranked,
+                names if is_told else (),
+            )
+            for at, (row, is_told) in enumerate(zip(rows, are_told, strict=True))
         ]
 
-    def _description(self, tensors: Mapping[str, Array], is_explained: bool) -> Any:
+    def _description(self, tensors: Mapping[str, Array], is_explained: bool, are_told: bool) -> Any:
         """What a call says of its tensors: the same for every call of this shape, so it is kept."""
         shapes = (*tensors, *(tensor.shape for tensor in tensors.values()))
-        described = self._described.get((shapes, is_explained))
+        described = self._described.get((shapes, is_explained, are_told))
         if described is None:
             described = service_pb2.ModelInferRequest(model_name=self._model)
             for name, tensor in tensors.items():
                 described.inputs.add(name=name, datatype=_DTYPES[tensor.dtype], shape=tensor.shape)
-            for name in _EXPLAINED_OUTPUTS if is_explained else _SLATE_OUTPUTS:
+            told = _TOLD_OUTPUTS if are_told else _SLATE_OUTPUTS
+            for name in _EXPLAINED_OUTPUTS if is_explained else told:
                 described.outputs.add(name=name)
-            self._described[shapes, is_explained] = described
+            self._described[shapes, is_explained, are_told] = described
         return described
 
 
@@ -194,6 +236,8 @@ def triton_error(status: str, message: str) -> Exception:
         is_late = "deadline" in stage_error.message
         return DependencyUnavailable(TRITON, f"{stage_error.stage}: {stage_error.message}", is_late=is_late)
     code = status.removeprefix("StatusCode.")
+    if _UNLIKE.search(message):
+        return DependencyUnavailable(TRITON, f"{OTHER_VERSION}: {message}")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
         return DependencyUnavailable(TRITON, "deadline exceeded", is_late=True)
     if code == grpc.StatusCode.INVALID_ARGUMENT.name:

@@ -32,7 +32,7 @@ from contract.tensors import (
 from contract.user_features import encode_user_features
 from service.limits.deadline import Deadline
 from service.schemas import SlateBody
-from service.slate import ItemTrace, MovedItem, Slate
+from service.slate import ItemTrace, MovedItem, Slate, SourceTrace
 
 _RULES = list(Rule)
 _STAGES = [str(stage) for stage in StageName]
@@ -116,10 +116,15 @@ def decode_answer(outputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def decode_slate(
-    outputs: Mapping[str, Array], n: int, is_explained: bool, row: int = 0, is_ranked: bool = True
+    outputs: Mapping[str, Array],
+    n: int,
+    is_explained: bool,
+    row: int = 0,
+    is_ranked: bool = True,
+    sources: Sequence[str] = (),
 ) -> Slate:
-    """Takes the ensemble's outputs, gives the slate of one row without its padding; items like another are
-    not ranked.
+    """Takes the ensemble's outputs, and the names of the manifest's sources where it is to be told which gave
+    an item; gives the slate of one row without its padding. Items like another are not ranked.
 
     Raises:
         StageError: `contract`, where a tensor is missing or has another shape than promised.
@@ -128,6 +133,7 @@ def decode_slate(
         item_ids = outputs["item_ids"][row, :n].tolist()
         live = item_ids.index(PAD_ID) if PAD_ID in item_ids else len(item_ids)
         stage_us = outputs["stage_us"][row].tolist()
+        ranks = _source_ranks(outputs["source_item_ids"][row], sources) if sources else {}
         return Slate(
             source=SlateSource.ENSEMBLE,
             item_ids=item_ids[:live],
@@ -135,8 +141,11 @@ def decode_slate(
             degraded=_degradations(int(outputs["degraded"][row, 0])),
             stage_ms={stage: us / 1000 for stage, us in zip(_STAGES, stage_us, strict=True)},
             propensities=outputs["propensities"][row, :live].tolist(),
-            retrieved=_decode_retrieved(outputs, item_ids[:live], is_ranked) if is_explained else None,
+            retrieved=_decode_retrieved(outputs, item_ids[:live], is_ranked, ranks) if is_explained else None,
             moves=_decode_moves(outputs, item_ids[:live]) if is_explained else [],
+            found_by=[[name for name in sources if item_id in ranks[name]] for item_id in item_ids[:live]]
+            if sources
+            else None,
             bundle_id=int(outputs["bundle_id"][row, 0]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -152,7 +161,21 @@ def _degradations(mask: int) -> list[str]:
     return [str(flag) for flag in degradations(mask)] if mask else []
 
 
-def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int], is_ranked: bool) -> list[ItemTrace]:
+def _source_ranks(item_ids: Array, sources: Sequence[str]) -> dict[str, dict[int, int]]:
+    """Takes what the sources gave, (sources x R,), gives by their names each item's rank from 1."""
+    lists = item_ids.reshape(len(sources), -1).tolist()
+    return {
+        name: {item_id: rank for rank, item_id in enumerate(of_source, 1) if item_id != PAD_ID}
+        for name, of_source in zip(sources, lists, strict=True)
+    }
+
+
+def _decode_retrieved(
+    outputs: Mapping[str, Array],
+    item_ids: list[int],
+    is_ranked: bool,
+    source_ranks: Mapping[str, Mapping[int, int]],
+) -> list[ItemTrace]:
     ranking_scores = {
         item_id: score
         for item_id, score in zip(
@@ -164,10 +187,12 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int], is_rank
     ranking_ranks = {item_id: rank for rank, item_id in enumerate(best_first, 1)}
     slate_ranks = {item_id: rank for rank, item_id in enumerate(item_ids, 1)}
     propensities = dict(zip(item_ids, outputs["propensities"][0].tolist(), strict=False))
+    scores = outputs["source_scores"][0].reshape(len(source_ranks) or 1, -1).T.tolist()
     rows = zip(
         outputs["retrieved_ids"][0].tolist(),
         outputs["retrieved_scores"][0].tolist(),
         outputs["removed_by"][0].tolist(),
+        scores,
         strict=True,
     )
     return [
@@ -181,8 +206,13 @@ def _decode_retrieved(outputs: Mapping[str, Array], item_ids: list[int], is_rank
             ranking_rank=ranking_ranks.get(item_id),
             slate_rank=slate_ranks.get(item_id),
             propensity=propensities.get(item_id),
+            found_by=tuple(
+                SourceTrace(name, ranks.get(item_id), said)
+                for (name, ranks), said in zip(source_ranks.items(), of_sources, strict=False)
+                if item_id in ranks or said
+            ),
         )
-        for rank, (item_id, score, rule) in enumerate(rows, 1)
+        for rank, (item_id, score, rule, of_sources) in enumerate(rows, 1)
         if item_id != PAD_ID
     ]
 

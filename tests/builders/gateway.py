@@ -184,6 +184,8 @@ def make_outputs(
         "bundle_id": [bundle_id(bundle)],
         "retrieved_ids": retrieved,
         "retrieved_scores": 1 - np.arange(len(retrieved)) / 100,
+        "source_item_ids": retrieved,
+        "source_scores": 1 - np.arange(len(retrieved)) / 100,
         "removed_by": removed,
         "candidate_ids": candidates,
         "retrieval_scores": 1 - np.arange(k) / 100,
@@ -228,7 +230,9 @@ class FakeEnsemble:
             excluded.append(request.like_item_id)
         seen = SEEN.get(user_id, [])
         outputs = make_outputs(user_id, request.n, excluded, seen, bundle=self.bundle)
-        return decode_slate(outputs, request.n, request.explain, is_ranked=request.like_item_id == PAD_ID)
+        is_like = request.like_item_id != PAD_ID
+        sources = ("nearest",) if is_like or request.explain else ()
+        return decode_slate(outputs, request.n, request.explain, is_ranked=not is_like, sources=sources)
 
     async def check(self, deadline: Deadline) -> str:
         """Makes one slate."""

@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from contract import bundle as files
 from contract import names
 from contract.affinity import user_item_feature_names
-from contract.bundle import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpec, sha256
+from contract.bundle import IndexSpec, Manifest, ModelSpec, OrderSpec, RankerSpec, SourceSpec, sha256
 from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
 from contract.filters import Wanted, encode_filters, held_values
+from contract.item_to_item import ENTRY
 from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, RULES_WIDTHS, encode_excluded
 from contract.user_features import Given, encode_user_features
 from ensemble.bundle import LoadedBundle
@@ -283,6 +284,47 @@ def make_recommender(
     items.load()
     stores = Stores(features, memory_index(world, bundle), items, sources=sources)
     return Recommender(bundle, stores, settings, lambda: NOW.timestamp())
+
+
+SOURCES = (
+    SourceSpec(name="nearest", kind="nearest", share=0.4),
+    SourceSpec(
+        name="chain",
+        kind="item_to_item",
+        share=0.3,
+        file="chain.npy",
+        history="user_recent_item_ids",
+        decay=0.8,
+    ),
+    SourceSpec(name="popular", kind="popular", share=0.2, file="popular.npy"),
+    SourceSpec(name="fresh", kind="new", share=0.1, file="fresh.npy"),
+    SourceSpec(name="similar", kind="item_to_item", share=0.5, file="similar.npy"),
+)
+"""One source of each kind, and one that is asked for the items like another."""
+
+
+def add_sources(
+    world: World, sources: Sequence[SourceSpec] = SOURCES, order: OrderSpec | None = None, seed: int = 5
+) -> None:
+    """Draws what the sources read into the bundle of a world, and names them in its manifest."""
+    rng, items = np.random.default_rng(seed), len(world.item_ids)
+    path = world.folder / files.MANIFEST_FILE
+    manifest = Manifest.model_validate_json(path.read_text())
+    checksums = dict(manifest.checksums)
+    for spec in sources:
+        if spec.file is None:
+            continue
+        if spec.kind == "item_to_item":
+            entries = np.zeros((items, 5), dtype=ENTRY)
+            entries["item"] = [rng.permutation(items)[:5] for _ in range(items)]
+            entries["weight"] = rng.integers(1, 8, size=entries.shape) / 4
+            np.save(world.folder / spec.file, entries)
+        else:
+            scores = rng.permutation(items).astype(np.float32) / items
+            np.save(world.folder / spec.file, np.where(scores > 0.5, scores, np.float32(0)))
+        checksums[spec.file] = sha256(world.folder / spec.file)
+    changed = {"sources": tuple(sources), "checksums": checksums, "order": order or manifest.order}
+    path.write_text(manifest.model_copy(update=changed).model_dump_json())
 
 
 def memory_index(world: World, bundle: LoadedBundle) -> MemoryVectorIndex:

@@ -17,11 +17,14 @@ from contract.slates import Degradation, degradation_mask
 from contract.tensors import (
     ANSWER,
     ANSWER_TENSORS,
+    EXPLAIN_TENSORS,
     OPTIONAL_FILL,
+    OPTIONAL_TENSORS,
     PAD_ID,
     REQUEST,
     pack,
     request_layout,
+    request_tensor,
     unpack,
 )
 from tests.builders.gateway import BUNDLE, CONTEXT, make_outputs
@@ -68,6 +71,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.cancelled = 0
         self.max_batch_size = 32
         self.left_out: set[str] = set()
+        self.not_exported: set[str] = set()
         self.lacks: list[Degradation] = []
         self.requests: list[Any] = []
         self.started = asyncio.Event()
@@ -81,6 +85,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         response = service_pb2.ModelConfigResponse()
         response.config.max_batch_size = self.max_batch_size
         response.config.parameters["bundle"].string_value = self.bundle
+        for t in (request_tensor(CONTEXT), *OPTIONAL_TENSORS):
+            response.config.input.add(name=t.name, dims=[t.width])
+        for t in (ANSWER, *EXPLAIN_TENSORS):
+            if t.name not in self.not_exported:
+                response.config.output.add(name=t.name, dims=[t.width])
         return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:

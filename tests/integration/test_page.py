@@ -85,13 +85,17 @@ def get(url: str) -> Any:
 
 def test_a_known_user_sees_what_they_saw_and_each_stage_of_the_answer(browser: Any, gateway_url: str) -> None:
     page = Page(browser, gateway_url)
-    user_id = get(f"{gateway_url}/v1/bundle")["sample_user_ids"][0]
+    bundle = get(f"{gateway_url}/v1/bundle")
+    user_id = bundle["sample_user_ids"][0]
     page.open(f"?user={user_id}&n=5")
     assert f"5 items for user {user_id}" in page.text("#status")
     assert "ensemble" in page.text("#status")
     assert len(page.all("#served li")) == 5
     assert len(page.all("#retrieved li")) > 5
-    assert len(page.all("#ranked li")) > 5
+    if bundle["is_ranked"]:
+        assert len(page.all("#ranked li")) > 5
+    else:
+        assert "The ranker is not run" in page.text("#ranked")
     assert page.text("#removed h2") == "Removed"
     seen = get(f"{gateway_url}/v1/users/{user_id}/seen")
     assert len(page.all("#seen li")) == len(seen["items"]) > 0
@@ -99,6 +103,18 @@ def test_a_known_user_sees_what_they_saw_and_each_stage_of_the_answer(browser: A
     for stage in ("Look up user", "Encode user", "Retrieve", "Filter", "Look up items", "Score", "Order"):
         assert stage in stages
     assert len(page.all("#times .bar")) >= 8
+    assert page.problems() == []
+
+
+def test_the_items_like_one_of_the_slate_are_one_click_away(browser: Any, gateway_url: str) -> None:
+    page = Page(browser, gateway_url)
+    user_id = get(f"{gateway_url}/v1/bundle")["sample_user_ids"][0]
+    page.open(f"?user={user_id}&n=4")
+    name = page.all("#served li .name")[1].text
+    page.all("#served li button")[1].click()
+    page.until(lambda: len(page.all("#alike li")) == 4)
+    assert page.text("#alike h2") == f"Like {name}"
+    assert name not in [one.text for one in page.all("#alike li .name")]
     assert page.problems() == []
 
 

@@ -27,8 +27,9 @@ from contract.tensors import (
 )
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
-from service.schemas import RecommendRequest
+from service.schemas import RecommendRequest, SimilarRequest
 from service.settings import TritonSettings
+from service.slate import SourceTrace
 from service.triton.client import EnsembleClient, TritonClient, triton_error
 from tests.builders.gateway import BUNDLE, CONTEXT, FakeEnsemble, variant_of
 from tests.builders.triton_wire import FakeTriton, fake_triton, read_inputs, wire_inputs
@@ -183,6 +184,20 @@ async def test_the_same_channel_reaches_a_triton_that_comes_back(unused_port: in
     assert len(slate.item_ids) == 3
 
 
+async def test_which_source_gave_an_item_is_told_where_it_was_asked_for() -> None:
+    async with fake_triton() as triton, connected(triton) as ensemble:
+        deadline = Deadline.after(10)
+        plain = await ensemble.recommend(RecommendRequest(user_id=7), deadline, 0)
+        assert plain.found_by is None
+        assert [one.name for one in triton.requests[-1].outputs] == [ANSWER.name]
+        alike = await ensemble.recommend(SimilarRequest(item_id=7), deadline, 0)
+        assert alike.found_by == [["nearest"]] * 10
+        explained = await ensemble.recommend(RecommendRequest(user_id=7, explain=True), deadline, 0)
+        assert explained.retrieved is not None
+        first = explained.retrieved[0]
+        assert first.found_by == (SourceTrace("nearest", 1, first.retrieval_score),)
+
+
 async def test_a_missing_output_is_our_bug() -> None:
     async with fake_triton() as triton, connected(triton) as ensemble:
         triton.left_out = {ANSWER.name}
@@ -202,12 +217,16 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
             await ensemble.check(Deadline.after(10))
         triton.fail = None
         triton.lacks = [Degradation.PARTIAL_INDEX]
-        with pytest.raises(
-            DependencyUnavailable,
-            match="does not hold every item: Redis is indexing them again, or evicts keys",
-        ):
+        with pytest.raises(DependencyUnavailable, match="does not hold every item"):
+            await ensemble.check(Deadline.after(10))
+        triton.lacks = [Degradation.SOURCES]
+        with pytest.raises(DependencyUnavailable, match="a source of candidates fails"):
             await ensemble.check(Deadline.after(10))
         triton.lacks = []
+        triton.not_exported = {"source_item_ids"}
+        with pytest.raises(DependencyUnavailable, match=r"of another version.*make export"):
+            await ensemble.check(Deadline.after(10))
+        triton.not_exported = set()
         triton.max_batch_size = 8
         with pytest.raises(DependencyUnavailable, match="takes 8 rows a call"):
             await ensemble.check(Deadline.after(10))
@@ -228,7 +247,10 @@ async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_chec
             (DependencyUnavailable, True),
         ),
         ("UNAVAILABLE", "Request timeout expired", (DependencyUnavailable, True)),
-        ("INVALID_ARGUMENT", "unexpected inference input 'x'", (StageError, ErrorCode.CONTRACT)),
+        ("INVALID_ARGUMENT", "failed to parse the request", (StageError, ErrorCode.CONTRACT)),
+        # A model exported by an older version: the ladder goes on, and the check names it.
+        ("INVALID_ARGUMENT", "unexpected inference input 'rules'", (DependencyUnavailable, False)),
+        ("INVALID_ARGUMENT", "expected 8 inputs but got 9 inputs", (DependencyUnavailable, False)),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", (DependencyUnavailable, True)),
         ("UNAVAILABLE", "failed to connect to all addresses", (DependencyUnavailable, False)),
         ("NOT_FOUND", "Request for unknown model: 'recommend'", (DependencyUnavailable, False)),

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.bundle import Inputs
 from contract.filters import check_filters
+from contract.item_to_item import UNKNOWN
 from contract.names import USER_ID
 from contract.tensors import NO_CONTEXT, PAD_ID
 from ensemble.bundle import LoadedBundle
+from ensemble.sources.eligible import EligibleItems
 from ensemble.sources.source import Source, Users
+from ensemble.stores.items import ItemTable
+from ensemble.stores.positions import Positions
 from tests.builders.triton import WIDTH, World, make_world
 
 ITEMS, ROOM = 60, 80
@@ -24,21 +29,32 @@ def make_users(world: World, bundle: LoadedBundle, filters: list[dict[str, Any]]
     """Draws as many users as there are filters, with what the feature store knows of them."""
     rows = len(filters)
     vectors = np.random.default_rng(1).normal(size=(rows, WIDTH)).astype(np.float32)
-    ids = np.array(world.user_ids[:rows])
+    ids = np.array(world.user_ids[1 : 1 + rows])  # of the first nothing is known
     known = world.memory_store().read_users(ids)
     features = {n: a if a.ndim > 1 else a[:, None] for n, a in known.columns.items()}
     features |= {name: np.full((rows, 1), NO_CONTEXT) for name in world.dataset.context}
     allowed = [check_filters(wanted, bundle.manifest.filters) for wanted in filters]
     nothing = np.full((rows, 1), PAD_ID)
-    return Users(vectors, features | {USER_ID: ids[:, None]}, allowed, known.seen_item_ids, nothing)
+    eligible = EligibleItems(
+        Positions(bundle.item_ids), known_items(world, bundle), lambda: bundle.attributes
+    )
+    return Users(
+        vectors,
+        features | {USER_ID: ids[:, None]},
+        allowed,
+        known.seen_item_ids,
+        nothing,
+        like_item_ids=nothing[:, 0],
+        kept=np.full(rows, ROOM),
+        eligible_of=eligible.of,
+    )
 
 
-def only(users: Users, row: int) -> Users:
-    """Gives one user alone."""
-    some = slice(row, row + 1)
-    features = {name: array[some] for name, array in users.features.items()}
-    seen, excluded = users.seen_item_ids[some], users.exclude_item_ids[some]
-    return Users(users.vectors[some], features, users.filters[some], seen, excluded)
+def known_items(world: World, bundle: LoadedBundle) -> ItemTable:
+    """Reads which items are available."""
+    items = ItemTable(world.memory_store(), bundle.item_ids, bundle.encoders, Inputs(), (), 60)
+    items.load()
+    return items
 
 
 class SourceSuite:
@@ -67,48 +83,66 @@ class SourceSuite:
     def test_gives_items_once_and_then_padding(
         self, source: Source, users: Users, bundle: LoadedBundle
     ) -> None:
-        ids, scores = source.candidates(users, [7] * len(FILTERS), ROOM)
-        assert ids.shape == scores.shape == (len(FILTERS), ROOM)
-        assert ids.dtype == np.int64
-        assert scores.dtype == np.float32
+        found = source.candidates(users, [7] * len(FILTERS), ROOM)
+        assert found.shape == (len(FILTERS), ROOM)
+        assert found.dtype == np.int64
         for row in range(len(FILTERS)):
-            found = ids[row][ids[row] != PAD_ID].tolist()
-            assert len(found) == len(set(found)) <= 7
-            assert set(found) <= set(bundle.item_ids.tolist())
-            assert (ids[row, len(found) :] == PAD_ID).all()
-            assert np.isneginf(scores[row, len(found) :]).all()
+            live = found[row][found[row] != UNKNOWN].tolist()
+            assert len(live) == len(set(live)) <= 7
+            assert all(0 <= at < len(bundle.item_ids) for at in live)
+            assert (found[row, len(live) :] == UNKNOWN).all()
+        assert (found[0] != UNKNOWN).any(), "the first user asks for nothing special"
 
     def test_gives_no_more_than_asked_for_and_than_there_is_room(self, source: Source, users: Users) -> None:
-        ids, _ = source.candidates(users, [0, 1, 2, 3], ROOM)
-        assert ((ids != PAD_ID).sum(axis=1) <= [0, 1, 2, 3]).all()
-        ids, _ = source.candidates(users, [9] * len(FILTERS), 4)
-        assert ids.shape == (len(FILTERS), 4)
+        found = source.candidates(users, [0, 1, 2, 3], ROOM)
+        assert ((found != UNKNOWN).sum(axis=1) <= [0, 1, 2, 3]).all()
+        assert source.candidates(users, [9] * len(FILTERS), 4).shape == (len(FILTERS), 4)
 
     def test_more_asked_for_begins_with_what_fewer_gives(self, source: Source, users: Users) -> None:
-        few, _ = source.candidates(users, [3] * len(FILTERS), ROOM)
-        many, _ = source.candidates(users, [9] * len(FILTERS), ROOM)
+        few = source.candidates(users, [3] * len(FILTERS), ROOM)
+        many = source.candidates(users, [9] * len(FILTERS), ROOM)
         np.testing.assert_array_equal(few[:, :3], many[:, :3])
 
-    def test_every_item_passes_the_filters(self, source: Source, users: Users, world: World) -> None:
-        ids, _ = source.candidates(users, [ITEMS] * len(FILTERS), ROOM)
+    def test_every_item_passes_the_filters(
+        self, source: Source, users: Users, world: World, bundle: LoadedBundle
+    ) -> None:
+        found = source.candidates(users, [ITEMS] * len(FILTERS), ROOM)
         for row, wanted in enumerate(FILTERS):
-            for item_id in ids[row][ids[row] != PAD_ID].tolist():
+            for item_id in bundle.item_ids[found[row][found[row] != UNKNOWN]].tolist():
                 held = world.rows.get(("item_catalog", item_id), {})
                 for column, values in wanted.items():
                     mine = held[column] if isinstance(held[column], list) else [held[column]]
                     assert set(mine) & set(values)
-        assert (ids[-1] == PAD_ID).all(), "no item has this value"
+        assert (found[-1] == UNKNOWN).all(), "no item has this value"
 
-    def test_scores_are_inner_products(self, source: Source, users: Users, bundle: LoadedBundle) -> None:
-        ids, scores = source.candidates(users, [9] * len(FILTERS), ROOM)
-        for row, vector in enumerate(users.vectors):
-            is_there = ids[row] != PAD_ID
-            places = np.searchsorted(bundle.item_ids, ids[row][is_there])
-            np.testing.assert_allclose(scores[row][is_there], bundle.item_vectors[places] @ vector, atol=1e-6)
+    def test_the_best_come_first_by_what_it_says_of_each(self, source: Source, users: Users) -> None:
+        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        scores = source.scores(users, found)
+        assert scores.shape == found.shape
+        assert scores.dtype == np.float32
+        for row in range(len(FILTERS)):
+            live = scores[row][found[row] != UNKNOWN]
+            assert (np.diff(live) <= 1e-6).all()
+            assert (live != 0).all()
+        assert (scores[found == UNKNOWN] == 0).all()
+
+    def test_what_it_says_of_an_item_is_the_same_whoever_retrieved_it(
+        self, source: Source, users: Users
+    ) -> None:
+        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        everything = np.arange(-1, ITEMS)[::-1][None].repeat(len(FILTERS), axis=0)
+        of_all = source.scores(users, everything)
+        assert of_all[:, -1].tolist() == [0] * len(FILTERS), "of nothing, nothing"
+        at = np.where(found == UNKNOWN, ITEMS, ITEMS - 1 - found)
+        np.testing.assert_allclose(
+            np.take_along_axis(of_all, at, axis=1), source.scores(users, found), atol=1e-6
+        )
 
     def test_a_user_gets_alone_what_it_gets_among_others(self, source: Source, users: Users) -> None:
-        ids, scores = source.candidates(users, [9] * len(FILTERS), ROOM)
+        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        scores = source.scores(users, found)
         for row in range(len(FILTERS)):
-            alone_ids, alone_scores = source.candidates(only(users, row), [9], ROOM)
-            np.testing.assert_array_equal(alone_ids[0], ids[row])
-            np.testing.assert_allclose(alone_scores[0], scores[row], atol=1e-6)
+            only = users.some([row])
+            alone = source.candidates(only, [9], ROOM)
+            np.testing.assert_array_equal(alone[0], found[row])
+            np.testing.assert_allclose(source.scores(only, alone)[0], scores[row], atol=1e-6)

@@ -213,7 +213,7 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
     graph = Graph(
         schema.column_names
         >> LookupUserFeatures(store, dataset, (), 1024)
-        >> EncodeUser(NoTower(), ranker, items.encoders, nothing)  # type: ignore[arg-type]
+        >> EncodeUser(NoTower(), ranker.spec.user, items.encoders, nothing)  # type: ignore[arg-type]
         >> LookupItemFeatures(items, ranker.spec.candidate, dataset, 1)
         >> ScoreCandidates(ranker, 1)
     )

@@ -1,51 +1,66 @@
-"""Sources of candidates: the search for the nearest, and a second one, made here, that goes through the
-chain."""
+"""Sources of candidates, each for itself, and in the chain beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from redis import Redis
 
-from contract.arrays import Floats, Ids
+from contract.bundle import BundleError, OrderSpec
 from contract.filters import check_filters, passes
+from contract.item_to_item import UNKNOWN
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from ensemble.run.recommender import Recommender
-from ensemble.sources.source import NearestItems, Source, Users, merge
-from ensemble.stores.vectors import Catalogue, MemoryVectorIndex, RedisVectorIndex, blank
-from tests.builders.triton import World, make_recommender, make_request, memory_index, slate
-from tests.contract.triton.source_suite import ITEMS, SourceSuite
+from ensemble.sources.kinds import sources_of
+from ensemble.sources.nearest import NearestItems
+from ensemble.sources.source import Source, Users
+from ensemble.stages.retrieve import RetrieveCandidates
+from ensemble.stores.vectors import Catalogue, RedisVectorIndex
+from tests.builders.triton import (
+    SOURCES,
+    World,
+    add_sources,
+    make_recommender,
+    make_request,
+    make_world,
+    memory_index,
+    slate,
+)
+from tests.contract.triton.source_suite import FILTERS, ITEMS, ROOM, SourceSuite
+
+NAMES = [spec.name for spec in SOURCES]
+OF_USERS, OF_ITEMS = NAMES[:4], ["nearest", "similar"]
 
 
-class PopularItems:
-    """A second source: the same items for everybody, in an order of their own."""
-
-    is_whole = True
-
-    def __init__(self, item_ids: Sequence[int], catalogue: MemoryVectorIndex) -> None:
-        """Takes the items, most popular first, and the vectors and filter columns of all."""
-        self.item_ids = np.array(item_ids, dtype=np.int64)
-        self.scores = Catalogue(catalogue.item_ids, catalogue.vectors).scores
-        self.held = dict(zip(catalogue.item_ids.tolist(), catalogue.held, strict=True))
-
-    def candidates(self, users: Users, counts: Sequence[int], width: int) -> tuple[Ids, Floats]:
-        ids, scores = blank(len(users.vectors), width)
-        for row, (filters, count) in enumerate(zip(users.filters, counts, strict=True)):
-            allowed = [i for i in self.item_ids.tolist() if passes(filters, self.held[i])]
-            some = np.array(allowed[: min(count, width)], dtype=np.int64)
-            ids[row, : len(some)], scores[row, : len(some)] = some, self.scores(some, users.vectors[row])
-        return ids, scores
+def made(world: World, name: str) -> Source:
+    """Makes one of the sources that a bundle names."""
+    bundle = LoadedBundle.open(world.folder)
+    catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+    sources = sources_of(world.folder, bundle.manifest.sources, catalogue, memory_index(world, bundle))
+    return {source.spec.name: source for source in sources}[name]
 
 
 class TestNearestInMemory(SourceSuite):
     @pytest.fixture
-    def source(self, world: World, bundle: LoadedBundle) -> Source:
-        return NearestItems(memory_index(world, bundle))
+    def source(self, world: World) -> Source:
+        return made(world, "nearest")
+
+    def test_scores_are_inner_products(self, source: Source, users: Users, bundle: LoadedBundle) -> None:
+        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        scores = source.scores(users, found)
+        for row, vector in enumerate(users.vectors):
+            is_there = found[row] != UNKNOWN
+            expected = bundle.item_vectors[found[row][is_there]] @ vector
+            np.testing.assert_allclose(scores[row][is_there], expected, atol=1e-6)
 
 
 class TestNearestInRedis(SourceSuite):
@@ -54,60 +69,260 @@ class TestNearestInRedis(SourceSuite):
         build_index(redis, world.folder, keep=2)
         catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
         name, filters = bundle.manifest.bundle, bundle.manifest.filters
-        return NearestItems(RedisVectorIndex(redis, name, filters, catalogue=catalogue))
+        return NearestItems(
+            SOURCES[0], RedisVectorIndex(redis, name, filters, catalogue=catalogue), catalogue
+        )
 
 
-class TestPopular(SourceSuite):
-    @pytest.fixture
-    def source(self, world: World, bundle: LoadedBundle) -> Source:
-        return PopularItems(world.item_ids[::-1], memory_index(world, bundle))
+class InProcess(SourceSuite):
+    """What sources in the process do beside: they leave out what the user may not get."""
 
-
-class TestBesideTheNearest(SourceSuite):
-    """The chain with two sources."""
+    name = ""
 
     @pytest.fixture
-    def source(self, world: World, bundle: LoadedBundle) -> PopularItems:
-        return PopularItems(world.item_ids[::-1], memory_index(world, bundle))
+    def world(self, tmp_path: Path) -> World:
+        world = make_world(tmp_path / "bundle", items=ITEMS)
+        add_sources(world)
+        return world
 
     @pytest.fixture
-    def recommender(self, world: World, source: PopularItems) -> Recommender:
-        return make_recommender(world, sources=(source,))
+    def source(self, world: World) -> Source:
+        return made(world, self.name)
 
-    def test_candidates_come_from_both_and_no_item_twice(
-        self, recommender: Recommender, world: World, source: PopularItems
+    def test_what_is_seen_or_excluded_is_left_out(
+        self, source: Source, users: Users, bundle: LoadedBundle
     ) -> None:
-        request = make_request(world.user_ids[3], n=10, filters={"item_category": [1, 2]})
-        (answer,) = recommender.answer([request])
-        (nearest,) = make_recommender(world).answer([request])
-        assert len(slate(answer)) == 10
-        retrieved = answer["retrieved_ids"][0].tolist()  # type: ignore[index]
-        found = [item_id for item_id in retrieved if item_id != PAD_ID]
-        assert len(found) == len(set(found))
-        assert found[0] == nearest["retrieved_ids"][0, 0]  # type: ignore[index]
-        allowed = check_filters({"item_category": [1, 2]}, {"item_category": "int64"})
-        popular = [i for i in source.item_ids.tolist() if passes(allowed, source.held[i])]
-        assert found[1] == popular[0]
-        assert set(slate(answer)) & set(popular[:5]) - set(slate(nearest))
+        everyone = replace(users, filters=[{}] * len(FILTERS), worked_out={})
+        first = source.candidates(everyone, [ITEMS] * len(FILTERS), ROOM)
+        gone = np.where(first[:, :1] == UNKNOWN, PAD_ID, bundle.item_ids[first[:, :1]])
+        rest = source.candidates(
+            replace(everyone, exclude_item_ids=gone, worked_out={}), [ITEMS] * len(FILTERS), ROOM
+        )
+        np.testing.assert_array_equal(rest[:, :-1], first[:, 1:])
+        for row, seen in enumerate(users.seen_item_ids):
+            assert not set(bundle.item_ids[first[row][first[row] != UNKNOWN]]) & set(seen.tolist())
 
-    def test_an_answer_says_where_either_lacks_items(
-        self, recommender: Recommender, source: PopularItems
-    ) -> None:
-        source.is_whole = False
-        (answer,) = recommender.answer([make_request()])
-        assert Degradation.PARTIAL_INDEX in degradations(int(answer["degraded"][0, 0]))  # type: ignore[index]
+    def test_no_more_than_survive_are_wanted(self, source: Source, users: Users) -> None:
+        few = replace(users, kept=np.full(len(FILTERS), 2), worked_out={})
+        assert ((source.candidates(few, [9] * len(FILTERS), ROOM) != UNKNOWN).sum(axis=1) <= 2).all()
 
 
-def test_merging_takes_turns_and_leaves_out_what_came_before() -> None:
-    first = (
-        np.array([[1, 2, 3], [4, PAD_ID, PAD_ID]]),
-        np.array([[9, 8, 7], [6, -np.inf, -np.inf]], np.float32),
+class TestItemToItem(InProcess):
+    name = "chain"
+
+
+class TestPopular(InProcess):
+    name = "popular"
+
+
+class TestNew(InProcess):
+    name = "fresh"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Gives a world whose bundle names every kind of source."""
+    world = make_world(tmp_path / "bundle")
+    add_sources(world)
+    return world
+
+
+def explained(recommender: Recommender, **asked: Any) -> dict[str, Any]:
+    """Answers one request, gives every tensor's only row."""
+    (answer,) = recommender.answer([make_request(**asked)])
+    assert not isinstance(answer, Exception), answer
+    return {name: array[0] for name, array in answer.items()}
+
+
+def lists_of(answer: dict[str, Any]) -> dict[str, list[int]]:
+    """Lists what each source gave, by its name."""
+    return {
+        name: [i for i in ids.tolist() if i != PAD_ID]
+        for name, ids in zip(NAMES, answer["source_item_ids"].reshape(len(NAMES), -1), strict=True)
+    }
+
+
+def test_each_source_has_its_share_of_the_candidates(world: World) -> None:
+    answer = explained(make_recommender(world), user_id=world.user_ids[3], n=10)
+    given, candidates = lists_of(answer), answer["candidate_ids"].tolist()
+    survives = set(answer["retrieved_ids"][answer["removed_by"] == 0].tolist())
+    assert len(set(candidates)) == 10
+    for spec in SOURCES[:4]:
+        assured = [i for i in given[spec.name] if i in survives][: round(spec.share * 10)]
+        assert set(assured) <= set(candidates), spec.name
+    assert given["chain"], "the user has a history"
+    assert not given["similar"], "nobody asked for the items like another"
+
+
+def test_every_source_scores_every_candidate_whoever_gave_it(world: World) -> None:
+    recommender = make_recommender(world)
+    answer = explained(recommender, user_id=world.user_ids[3], n=10)
+    bundle = recommender.bundle
+    places = np.searchsorted(bundle.item_ids, answer["candidate_ids"])
+    expected = bundle.item_vectors[places] @ answer["user_vector"]
+    np.testing.assert_allclose(answer["retrieval_scores"], expected, atol=1e-6)
+    scores = dict(zip(NAMES, answer["candidate_source_scores"], strict=True))
+    np.testing.assert_allclose(scores["nearest"], expected, atol=1e-6)
+    for name in ("popular", "fresh"):
+        np.testing.assert_array_equal(scores[name], np.load(world.folder / f"{name}.npy")[places])
+    table, history = np.load(world.folder / "chain.npy"), answer["user_recent_item_ids"]
+    sums = np.zeros(len(bundle.item_ids))
+    for rank, item_id in enumerate(history[history != PAD_ID].tolist()):
+        for item, weight in table[np.searchsorted(bundle.item_ids, item_id)]:
+            sums[item] += 0.8**rank * weight
+    np.testing.assert_allclose(scores["chain"], sums[places], rtol=1e-5)
+    assert not scores["similar"].any()
+
+
+def test_the_order_is_by_the_weights_of_all(world: World) -> None:
+    order = OrderSpec(ranking=0.5, retrieval=1.0, sources={"chain": 2.0, "fresh": -1.0}, intercept=-0.3)
+    answer = explained(make_recommender(world, order), user_id=world.user_ids[3], n=10)
+    chance = answer["ranking_scores"].astype(np.float64)
+    z = 0.5 * np.log(chance / (1 - chance)) + answer["retrieval_scores"] - 0.3
+    z += 2 * answer["candidate_source_scores"][1] - answer["candidate_source_scores"][3]
+    np.testing.assert_allclose(answer["order_scores"], 1 / (1 + np.exp(-z)), rtol=1e-4)
+    best = answer["candidate_ids"][np.argsort(-z, kind="stable")]
+    assert answer["item_ids"][:10].tolist() == best.tolist()
+
+
+def test_filters_and_what_was_seen_hold_for_every_source(world: World) -> None:
+    recommender = make_recommender(world)
+    wanted = {"item_category": [1, 2], "item_price": {"gte": 1.0}}
+    answer = explained(recommender, user_id=world.user_ids[3], n=10, filters=wanted)
+    dtypes = recommender.bundle.manifest.filters
+    held = dict(zip(world.item_ids, memory_index(world, recommender.bundle).held, strict=True))
+    for item_ids in lists_of(answer).values():
+        assert all(passes(check_filters(wanted, dtypes), held[item_id]) for item_id in item_ids)
+    assert len(lists_of(answer)["popular"]) > 1
+    assert not set(answer["item_ids"].tolist()) & set(world.seen[world.user_ids[3]])
+
+
+def test_the_items_like_another_come_from_its_table_and_its_vector(world: World) -> None:
+    order = OrderSpec(sources={"similar": 0.5})
+    like = world.item_ids[7]
+    answer = explained(make_recommender(world, order), user_id=PAD_ID, like=like, n=10, excluded=[like])
+    given = lists_of(answer)
+    assert given["nearest"]
+    table = np.load(world.folder / "similar.npy")[7]
+    table = table[np.argsort(-table["weight"], kind="stable")]
+    assert set(given["similar"]) <= {world.item_ids[at] for at in table["item"]}
+    assert not any(given[name] for name in ("chain", "popular", "fresh"))
+    of_table = answer["candidate_source_scores"][NAMES.index("similar")]
+    expected = answer["retrieval_scores"] + np.float32(0.5) * of_table
+    np.testing.assert_allclose(answer["order_scores"], expected, rtol=1e-6)
+    assert of_table.any()
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise ConnectionError("gone")
+
+
+def panel_of(recommender: Recommender) -> dict[str, Any]:
+    """Gives the chain's sources by their names."""
+    (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
+    return {source.spec.name: source for source in stage.panel.sources}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*product(OF_USERS, ["candidates"]), *product(OF_USERS[1:], ["scores"])],  # the vectors' are always known
+)
+def test_a_source_that_fails_is_left_out_and_told(world: World, name: str, method: str) -> None:
+    recommender = make_recommender(world, OrderSpec(sources={"chain": 1.0, "popular": 1.0}))
+    before = explained(recommender, user_id=world.user_ids[3], n=5)
+    setattr(panel_of(recommender)[name], method, fail)
+    answer = explained(recommender, user_id=world.user_ids[3], n=5)
+    assert Degradation.SOURCES not in degradations(int(before["degraded"][0]))
+    assert degradations(int(answer["degraded"][0])) == [Degradation.SOURCES]
+    assert (answer["item_ids"][:5] != PAD_ID).all()
+    assert not answer["candidate_source_scores"][NAMES.index(name)].any()
+    if method == "candidates":
+        assert not lists_of(answer)[name]
+    counted = {key: n for key, n in recommender.counters.counts.items() if key[0] == "failed_sources"}
+    assert counted == {("failed_sources", (("source", name),)): 1}
+
+
+def test_all_but_one_may_fail(world: World) -> None:
+    recommender = make_recommender(world)
+    for name in OF_USERS[:-1]:
+        panel_of(recommender)[name].candidates = fail
+    answer = explained(recommender, user_id=world.user_ids[3], n=3)
+    assert answer["item_ids"][0] != PAD_ID
+    assert set(answer["candidate_ids"].tolist()) - {PAD_ID} <= set(lists_of(answer)["fresh"])
+
+
+def test_where_no_source_is_left_the_request_fails(world: World) -> None:
+    recommender = make_recommender(world)
+    for source in panel_of(recommender).values():
+        source.candidates = fail
+    (answer,) = recommender.answer([make_request()])
+    assert str(answer) == "dependency|retrieve_candidates|ConnectionError: gone"
+
+
+def test_who_asks_for_nothing_of_a_failed_source_is_not_told(world: World) -> None:
+    recommender = make_recommender(world)
+    panel_of(recommender)["similar"].candidates = fail
+    user, item = recommender.answer(
+        [make_request(world.user_ids[3]), make_request(like=world.item_ids[7], excluded=[world.item_ids[7]])]
     )
-    second = (np.array([[2, 5, 1], [7, 4, 8]]), np.array([[8, 1, 9], [3, 6, 2]], np.float32))
-    ids, scores = merge([first, second], 3)
-    assert ids.tolist() == [[1, 2, 5], [4, 7, 8]]
-    assert scores.tolist() == [[9, 8, 1], [6, 3, 2]]
-    ids, scores = merge([first, first], 3)
-    np.testing.assert_array_equal(ids, first[0])
-    np.testing.assert_array_equal(scores, first[1])
-    assert merge([first], ITEMS) is first
+    assert not isinstance(user, Exception)
+    assert not isinstance(item, Exception)
+    assert degradations(int(user["degraded"][0, 0])) == []
+    assert Degradation.SOURCES in degradations(int(item["degraded"][0, 0]))
+    assert slate(item)
+
+
+def test_a_user_gets_alone_what_it_gets_among_others(world: World) -> None:
+    recommender = make_recommender(world)
+    requests = [make_request(user_id, n=7) for user_id in range(98, 112)]
+    requests += [make_request(like=item_id, excluded=[item_id]) for item_id in world.item_ids[:3]]
+    for request, together in zip(requests, recommender.answer(requests), strict=True):
+        (alone,) = recommender.answer([request])
+        assert not isinstance(together, Exception)
+        assert not isinstance(alone, Exception)
+        assert slate(together) == slate(alone)
+        np.testing.assert_array_equal(together["source_item_ids"], alone["source_item_ids"])
+        np.testing.assert_allclose(together["source_scores"], alone["source_scores"], atol=1e-6)
+
+
+def test_without_the_vectors_the_other_sources_answer(world: World) -> None:
+    add_sources(world, SOURCES[1:4])
+    answer = explained(make_recommender(world), user_id=world.user_ids[3], n=3)
+    assert slate({"item_ids": answer["item_ids"][None]})
+    assert answer["retrieval_scores"].any(), "the vectors' scores are known all the same"
+
+
+def test_an_answer_says_where_one_lacks_items(world: World) -> None:
+    recommender = make_recommender(world)
+    panel_of(recommender)["popular"].is_whole = False
+    answer = explained(recommender)
+    assert Degradation.PARTIAL_INDEX in degradations(int(answer["degraded"][0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("chain", np.zeros((3, 2), dtype=np.float32), "must be entries"),
+        ("chain", "short", "not one per item"),
+        ("popular", np.zeros(3, dtype=np.float32), "one per item"),
+        ("fresh", "nan", "must be finite"),
+    ],
+)
+def test_a_table_of_another_catalogue_is_named(world: World, name: str, wrong: Any, said: str) -> None:
+    path = world.folder / f"{name}.npy"
+    if isinstance(wrong, str):
+        array = np.load(path)
+        wrong = array[:-1] if wrong == "short" else np.full_like(array, np.nan)
+    np.save(path, wrong)
+    bundle = LoadedBundle.open(world.folder, verify=False)
+    catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+    with pytest.raises(BundleError, match=rf"{name}\.npy: .*{said}"):
+        sources_of(world.folder, bundle.manifest.sources, catalogue, memory_index(world, bundle))
+
+
+def test_a_failure_is_logged_with_the_sources_name(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    recommender = make_recommender(world)
+    panel_of(recommender)["chain"].candidates = fail
+    with caplog.at_level(logging.WARNING):
+        explained(recommender)
+    assert "went on without the source chain" in caplog.text

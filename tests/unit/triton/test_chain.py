@@ -17,6 +17,7 @@ from contract import names
 from contract.arrays import Floats, Ids
 from contract.encoders import NULL_CODE
 from contract.errors import ErrorCode, StageError
+from contract.filters import Filters
 from contract.slates import Degradation, Rule, degradation_mask, degradations
 from contract.tensors import (
     ANSWER_TENSORS,
@@ -30,7 +31,7 @@ from contract.tensors import (
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender
 from ensemble.run.warm_up import sample_batches
-from ensemble.sources.source import NearestItems, Users
+from ensemble.sources.nearest import NearestItems
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stores.vectors import MemoryVectorIndex
 from tests.builders.triton import NOW, WIDTH, World, make_recommender, make_request, slate
@@ -151,8 +152,7 @@ def test_k_larger_than_the_catalogue_answers_what_there_is(world: World) -> None
 
 def test_an_empty_index_gives_an_empty_short_slate(recommender: Recommender) -> None:
     empty = MemoryVectorIndex(np.empty(0, dtype=np.int64), np.empty((0, WIDTH), dtype=np.float32))
-    stages = {node.op.name: node.op for node in recommender.chain}
-    stages[StageName.RETRIEVE_CANDIDATES].sources = (NearestItems(empty),)
+    nearest_of(recommender).index = empty
     (answer,) = recommender.answer([make_request(KNOWN)])
     assert slate(answer) == []
     assert flags(answer) == [Degradation.SHORT]
@@ -442,27 +442,33 @@ def live(answer: Any) -> list[int]:
     return [int(i) for i in answer["candidate_ids"][0] if i != PAD_ID]
 
 
-class Counting(NearestItems):
+class Counting(MemoryVectorIndex):
     """Notes how many items each round asks for."""
 
     def __init__(self, index: MemoryVectorIndex) -> None:
-        super().__init__(index)
+        super().__init__(index.item_ids, index.vectors, index.held)
         self.rounds: list[list[int]] = []
 
-    def candidates(self, users: Users, counts: Sequence[int], width: int) -> tuple[Ids, Floats]:
+    def search(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> tuple[Ids, Floats]:
         self.rounds.append(list(counts))
-        return super().candidates(users, counts, width)
+        return super().search(vectors, counts, filters, width)
+
+
+def nearest_of(recommender: Recommender) -> NearestItems:
+    """Finds the chain's search for the nearest items."""
+    (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
+    (nearest,) = [one for one in stage.panel.sources if isinstance(one, NearestItems)]
+    return nearest
 
 
 def counting(recommender: Recommender) -> Counting:
-    """Puts a source that counts into the place of the chain's own."""
-    (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
-    (nearest,) = stage.sources
-    assert isinstance(nearest, NearestItems)
+    """Puts an index that counts into the place of the chain's own."""
+    nearest = nearest_of(recommender)
     assert isinstance(nearest.index, MemoryVectorIndex)
-    source = Counting(nearest.index)
-    stage.sources = (source,)
-    return source
+    nearest.index = index = Counting(nearest.index)
+    return index
 
 
 def test_a_slate_is_full_however_much_of_the_best_is_gone(world: World) -> None:
@@ -533,13 +539,13 @@ def test_who_has_no_time_for_a_second_round_goes_without(world: World) -> None:
     assert len(source.rounds) == 2
 
     source.rounds.clear()
-    slow = source.candidates
+    slow = source.search
 
-    def take_a_while(users: Users, counts: Sequence[int], width: int) -> tuple[Ids, Floats]:
+    def take_a_while(vectors: Floats, *asked: Any) -> tuple[Ids, Floats]:
         time.sleep(0.2)
-        return slow(users, counts, width)
+        return slow(vectors, *asked)
 
-    source.candidates = take_a_while  # type: ignore[method-assign]
+    source.search = take_a_while  # type: ignore[method-assign, assignment]
     (answer,) = recommender.answer([make_request_at(deadline_us=int((time.time() + 0.7) * 1e6))])
     assert len(source.rounds) == 1
     assert not isinstance(answer, StageError)

@@ -1,0 +1,48 @@
+"""Which items of the catalogue may become candidates of a user at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from contract.arrays import Bools
+from contract.filters import Condition
+from contract.item_to_item import UNKNOWN
+from contract.rules.attributes import ItemAttributes
+from contract.tensors import PAD_ID
+from ensemble.sources.source import Users
+from ensemble.stores.items import ItemTable
+from ensemble.stores.positions import Positions
+
+KEPT = 64
+"""Filters whose items are remembered: what one caller asks for, it asks for again."""
+
+
+class EligibleItems:
+    """Marks them, for sources in the process."""
+
+    def __init__(
+        self, positions: Positions, items: ItemTable, attributes: Callable[[], ItemAttributes]
+    ) -> None:
+        """Takes what gives the items' attributes: they are read when somebody filters."""
+        self.positions, self.items, self.attributes = positions, items, attributes
+        self._passing = lru_cache(KEPT)(self._found)
+
+    def of(self, users: Users) -> Bools:
+        """Gives (B,I): available, neither seen nor excluded, and passing the user's filters."""
+        eligible = np.repeat(self.items.available[None], len(users.vectors), axis=0)
+        for ids in (users.seen_item_ids, users.exclude_item_ids):
+            rows, columns = np.nonzero(ids != PAD_ID)
+            gone = self.positions.of(ids[rows, columns])
+            is_known = gone != UNKNOWN
+            eligible[rows[is_known], gone[is_known]] = False
+        for row, filters in enumerate(users.filters):
+            if filters:
+                eligible[row] &= self._passing(tuple(filters.items()))
+        return eligible
+
+    def _found(self, filters: tuple[tuple[str, Condition], ...]) -> Bools:
+        everything = np.arange(len(self.positions.item_ids))
+        return self.attributes().passes(dict(filters), everything)

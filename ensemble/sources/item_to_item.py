@@ -1,0 +1,51 @@
+"""What goes with the user's items, or with the item that others are to be like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from contract.arrays import Floats, Ints
+from contract.bundle import SourceSpec
+from contract.candidates import best_first, reached
+from contract.item_to_item import UNKNOWN, ItemToItem, Reached
+from ensemble.sources.source import Users
+from ensemble.stores.positions import Positions
+
+
+class ItemToItemSource:
+    """Sums what the table says of a history's items; in the process."""
+
+    is_whole = True
+
+    def __init__(self, spec: SourceSpec, table: ItemToItem, positions: Positions) -> None:
+        self.spec, self.table, self.positions = spec, table, positions
+
+    def candidates(self, users: Users, counts: Sequence[int], width: int) -> Ints:
+        """Gives the best of what the history leads to; what is not eligible is left out."""
+        found = np.full((len(users.vectors), width), UNKNOWN, dtype=np.int64)
+        for row, of_user in enumerate(self._reached(users)):
+            count = min(counts[row], int(users.kept[row]), width)
+            if not count or not len(of_user.positions):
+                continue
+            scores = np.where(users.eligible[row].take(of_user.positions), of_user.scores, np.float32(0))
+            best = of_user.positions[best_first(scores, count)]
+            found[row, : len(best)] = best
+        return found
+
+    def scores(self, users: Users, positions: Ints) -> Floats:
+        """Looks up what was summed for each user."""
+        found = [of_user.of(positions[row]) for row, of_user in enumerate(self._reached(users))]
+        return np.stack(found) if found else np.zeros(positions.shape, dtype=np.float32)
+
+    def _reached(self, users: Users) -> list[Reached]:
+        name = self.spec.name
+        if name not in users.worked_out:
+            history = self.spec.history
+            ids = users.like_item_ids[:, None] if history is None else users.features[history]
+            users.worked_out[name] = [
+                reached(self.table, of_user, self.spec) for of_user in self.positions.of(ids)
+            ]
+        found: list[Reached] = users.worked_out[name]
+        return found

@@ -1,0 +1,40 @@
+"""Where an item stands in the catalogue."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.arrays import Ids, Ints
+from contract.item_to_item import UNKNOWN
+
+ROOM = 8
+"""Numbers between the least and the greatest id, per item, up to which a table of them all is kept."""
+
+
+class Positions:
+    """Finds items in the catalogue by their ids: in a table, where the ids lie close together, as counted
+    ones do; else by halving."""
+
+    def __init__(self, item_ids: Ids) -> None:
+        """Takes the catalogue's ids (I,), ascending."""
+        self.item_ids = item_ids
+        self._table: npt.NDArray[np.int32] | None = None
+        if len(item_ids):
+            self._first, last = int(item_ids[0]), int(item_ids[-1])
+            span = last - self._first + 1
+            if span <= ROOM * len(item_ids):
+                self._table = np.full(span + 1, UNKNOWN, dtype=np.int32)
+                self._table[item_ids - self._first] = np.arange(len(item_ids), dtype=np.int32)
+
+    def of(self, item_ids: Ids) -> Ints:
+        """Gives the position of each id, in the same shape; `UNKNOWN` where the catalogue has it not."""
+        if self._table is not None:
+            # Unsigned, whatever lies before the first id lies behind the last.
+            at = np.minimum((item_ids - self._first).view(np.uint64), len(self._table) - 1)
+            return self._table.take(at.view(np.int64)).astype(np.int64)
+        if not len(self.item_ids):
+            return np.full(item_ids.shape, UNKNOWN, dtype=np.int64)
+        at = np.searchsorted(self.item_ids, item_ids)
+        is_there = self.item_ids.take(at, mode="clip") == item_ids
+        return np.where(is_there, at, UNKNOWN)
