@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from training.examples.positives import UserHistories, item_columns, retrieval_e
 from training.examples.split import HeldOut, first_users, held_out
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
-from training.ranking.ordering import fit_ordering
+from training.ranking.ordering import Judged, fit_ordering
 from training.retrieval.model import RetrievalModel
+from training.slates.choose import choose_sources
 from training.slates.search import evaluate_vectors, retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
+from training.slates.sources import FittedSource, SourceForm, fit_source
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -100,15 +104,40 @@ def make_candidates(
     return candidate_rows(table, encoders, retrieve_for, prepared.split.train_until, seed)
 
 
-def learn_order(prepared: Prepared, learned: Learned, k: int) -> OrderSpec:
-    """Fits how slates are ordered: what the validation part's users clicked of what is retrieved for them."""
+def learn_slates(
+    prepared: Prepared, learned: Learned, forms: Sequence[SourceForm], fitted: Sequence[FittedSource], k: int
+) -> Learned:
+    """Chooses how many candidates each source gives, and how slates are ordered, by what the validation
+    part's users clicked; `fitted` have seen the train part alone.
+
+    What counts nothing in the order is not served. The others are fitted again, up to the end of validation:
+    what is popular, and what follows what, grows old sooner than models do.
+    """
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
-    if not len(held.user_rows):
-        return OrderSpec()
-    vectors = learned.retriever.vectors(held, split.train_until)
-    slates = rank_candidates(prepared, learned, held, vectors, split.train_until, k)
-    at = np.arange(len(slates.items))[:, None]
-    clicked = held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0
-    live = slates.items >= 0
-    return fit_ordering(slates.ranking_scores[live], slates.retrieval_scores[live], clicked[live])
+    order = OrderSpec()
+    if len(held.user_rows):
+        vectors = learned.retriever.vectors(held, split.train_until)
+        with_shares = choose_sources(prepared, held, vectors, fitted, k)
+        slates = rank_candidates(
+            prepared, replace(learned, sources=with_shares), held, vectors, split.train_until, k
+        )
+        at = np.arange(len(slates.items))[:, None]
+        order = fit_ordering(
+            Judged(
+                ranking=slates.ranking_scores,
+                retrieval=slates.retrieval_scores,
+                sources=slates.source_scores,
+                clicked=held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0,
+                live=slates.items >= 0,
+                relevant=np.diff(held.relevant.indptr).astype(np.int64),
+            )
+        )
+        fitted = with_shares
+    shares = {one.spec.name: one.spec.share for one in fitted if one.spec.name in order.sources}
+    sources = tuple(
+        fit_source(prepared, form, split.validate_until).with_share(shares[form.name])
+        for form in forms
+        if form.name in shares
+    )
+    return replace(learned, order=order, sources=sources)

@@ -17,7 +17,7 @@ from contract.bundle import ModelSpec, OrderSpec
 from contract.dataset import DATASET_FILE
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
-from training.evaluation.assess import assess, served_name, test_facts
+from training.evaluation.assess import SERVED, assess, test_facts
 from training.evaluation.notes import notes
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
@@ -45,10 +45,12 @@ from training.export.write import (
     versions,
     write_json,
 )
-from training.learn import fit_encoders, fit_retriever, learn_order, make_candidates
+from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates
 from training.models import chosen_ranking, chosen_retrieval
 from training.progress import TrainingProgress
+from training.slates.choose import choose_forms
 from training.slates.slates import Learned
+from training.slates.sources import specs as source_specs
 
 QUERY_USERS = 1000
 """Users whose vectors the bundle keeps, to measure an approximate index with."""
@@ -87,6 +89,8 @@ def learn(
     with steps.step("Fit the workflow"):
         encoders = fit_encoders(prepared, parts.train)
         examples = RankingExamples.of(prepared, encoders, parts)
+    with steps.step("Fit the other sources"):
+        forms, sources = choose_forms(prepared)
     is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
@@ -98,7 +102,9 @@ def learn(
             candidates = make_candidates(prepared, encoders, parts.table, retriever, settings.k, seed)
             ranker = fit_ranking(replace(examples, candidates=candidates), seed)
             learned = Learned(encoders, retriever, ranker, examples.sample(seed), OrderSpec())
-            learned = replace(learned, order=learn_order(prepared, learned, settings.k))
+        with steps.step(f"Choose shares and order, seed {seed}"):
+            learned = learn_slates(prepared, learned, forms, sources, settings.k)
+            steps.say(str(learned.order))
         first = first or learned
         with steps.step(f"Evaluate, seed {seed}"):
             reports.append(assess(prepared, settings, parts, examples, learned, seed))
@@ -109,7 +115,7 @@ def learn(
         "seeds": seeds,
         "test": test_facts(prepared, parts),
         "notes": notes(prepared),
-        "served": served_name(first),
+        "served": SERVED,
         "sections": over_seeds(reports),
     }
 
@@ -141,6 +147,8 @@ def write_bundle(
     queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
     np.save(folder / files.USER_VECTORS_FILE, queries)
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
+    for source in learned.sources:
+        source.save(folder)
     write_json(folder / files.POPULAR_FILE, popular_slate(prepared, name))
     write_json(folder / files.METRICS_FILE, {"bundle": name} | dict(metrics))
     (folder / files.CARD_FILE).write_text(dataset_card(prepared), "utf-8")
@@ -160,6 +168,7 @@ def write_bundle(
             "score_range": learned.retriever.model.score_range,
             "index": index_spec(len(vectors), settings.flat_up_to),
             "order": learned.order,
+            "sources": source_specs(learned.sources),
             "context": tuple(dataset.context),
             "display": dataset.display,
             "display_name": dataset.display_name,

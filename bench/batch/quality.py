@@ -20,7 +20,7 @@ from training.examples.split import held_out, rows_of
 from training.export.write import write_json
 from training.slates.search import evaluate_lists
 
-SECTION, MODEL = "end_to_end", "two-tower, then DLRM"
+SECTION = "end_to_end"
 WIDTH = 10
 """Of the lists that the evaluation looks at."""
 
@@ -50,7 +50,7 @@ def main() -> int:
             "users": len(users),
             "without_slate": len(users) - len(slates),
             "stored": {name: float(np.nanmean(of_users)) for name, of_users in values.items()},
-            "trained": {name: metrics["sections"][SECTION][MODEL][name] for name in values},
+            "trained": {name: metrics["sections"][SECTION][metrics["served"]][name] for name in values},
             "seeds": len(metrics["seeds"]),
         },
     )

@@ -27,7 +27,7 @@ from training.examples.positives import UserHistories, item_columns
 from training.examples.ranking import RankingExamples, RankingParts
 from training.examples.split import first_users, held_out
 from training.export.write import CURRENT, point, staged, write_json
-from training.learn import VALIDATION_USERS, fit_encoders, fit_retriever, learn_order
+from training.learn import VALIDATION_USERS, fit_encoders, fit_retriever, learn_slates
 from training.models import chosen_ranking
 from training.pipeline import set_threads, write_bundle
 from training.progress import TrainingProgress
@@ -89,7 +89,7 @@ def learn(
     with steps.step("Train the ranker"):
         ranker = chosen_ranking(settings)(examples, settings.seed)
         learned = Learned(encoders, retriever, ranker, examples.sample(settings.seed), OrderSpec())
-        order = learn_order(sample, learned, settings.k)
+        order = learn_slates(sample, learned, (), (), settings.k).order
     split = sample.split
     held = first_users(held_out(sample, split.validate_until, split.test_until), VALIDATION_USERS)
     found = evaluate_vectors(held, *retriever.vectors(held, split.validate_until))

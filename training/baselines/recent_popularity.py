@@ -8,6 +8,9 @@ from scipy.sparse import csr_matrix
 
 from contract.arrays import Doubles, Floats, Ints
 
+HALF_LIVES = (1.0, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
+"""Half-lives that validation chooses from, as shares of the train part's span."""
+
 
 class RecentPopularity:
     """Scores an item by its interactions, each worth half as much with every half-life of its age."""

@@ -22,11 +22,14 @@ from training.examples.exposures import RankingRows
 from training.examples.ranking import RankingExamples, RankingParts, target_labels
 from training.examples.snapshot import unknown_user
 from training.examples.split import HeldOut, held_out
+from training.metrics.lists import list_metrics
 from training.metrics.ranking import auc, bootstrap_users, log_loss, ranking_metrics
 from training.models import chosen_ranking
 from training.slates.search import evaluate_lists, evaluate_vectors, reorder
 from training.slates.slates import Learned, rank_candidates
 
+SERVED = "slates as served"
+"""The row of the end-to-end section that requests get."""
 RANKERS: dict[str, Callable[..., Any]] = {
     "LightGBM": fit_lightgbm,
     "logistic regression": fit_logistic_regression,
@@ -61,11 +64,6 @@ def assess(
     if is_first:
         assess_retrieval_baselines(report, prepared, held)
     return report
-
-
-def served_name(learned: Learned) -> str:
-    """Names the order that requests get, among those of the end-to-end section."""
-    return f"{learned.retriever.model.name}, then {learned.ranker.name}"
 
 
 def test_facts(prepared: Prepared, parts: RankingParts) -> dict[str, Any]:
@@ -173,12 +171,16 @@ def assess_end_to_end(
     vectors: tuple[Floats, Floats],
     k: int,
 ) -> None:
-    """Adds the served order; for comparison the ranker's alone, the retrieval's own, and the baselines'."""
+    """Adds the served order; for comparison the ranker's alone, what each source gives alone, and the
+    baselines'. What all sources retrieve together is measured in the served order, K items deep."""
     slates = rank_candidates(prepared, learned, held, vectors, prepared.split.validate_until, k)
     orders = {
-        served_name(learned): slates.served(learned.order),
+        SERVED: slates.served(learned.order),
         f"{learned.ranker.name}'s order alone": slates.ranking_scores,
     }
     for model, scores in orders.items():
         report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
-    report.add("end_to_end", f"{learned.retriever.model.name} alone", evaluate_lists(held, slates.items))
+    for at, name in enumerate([learned.retriever.model.name, *slates.source_scores]):
+        report.add("end_to_end", f"{name} alone", evaluate_lists(held, slates.lists.positions[:, at]))
+    whole = reorder(slates.items, slates.served(learned.order))
+    report.add("retrieval", "all sources, in the served order", list_metrics(whole, held.relevant))

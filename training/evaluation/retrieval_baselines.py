@@ -18,7 +18,7 @@ from training.baselines.blend import blend
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN
 from training.baselines.markov import Markov
-from training.baselines.recent_popularity import RecentPopularity
+from training.baselines.recent_popularity import HALF_LIVES, RecentPopularity
 from training.baselines.top_pop import TopPop
 from training.data.prepared import Prepared
 from training.evaluation.report import Report
@@ -41,8 +41,6 @@ CHOICE_USERS = 1_000
 """Most users of validation on whom a baseline's form is chosen."""
 RIDGE = 500.0
 """EASE's penalty, in users."""
-HALF_LIVES = (1.0, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
-"""Half-lives of recent popularity, as shares of the train part's span."""
 DECAYS = (0.5, 0.8, 0.9, 0.95, 0.98)
 """What an item weighs against the next newer one where EASE is asked by recency."""
 PRIORS = (0.003, 0.01, 0.03, 0.1)

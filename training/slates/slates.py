@@ -1,4 +1,4 @@
-"""What the chain would answer at one instant: retrieve, filter what was seen, rank."""
+"""What the chain would answer at one instant: ask every source, filter what was seen, rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import HeldOut
 from training.ranking.model import RankingModel
 from training.retrieval.model import RetrievalModel
-from training.slates.search import retrieve
+from training.slates.sources import FittedSource, RecentLists, SourceLists, lists_of, scores_of
 
 USERS_AT_A_TIME = 256
 
@@ -47,19 +47,24 @@ class Learned:
     sample: Mapping[str, Array]
     """Some encoded rows of the ranker, to compare its export on."""
     order: OrderSpec
+    sources: tuple[FittedSource, ...] = ()
+    """The sources of candidates beside the vectors."""
 
 
 @dataclass(frozen=True, eq=False)
 class RankedCandidates:
-    """The candidates of every held-out user, in the retrieval's order: all (U,K), `items` -1 in the tail."""
+    """The candidates of every held-out user, as the sources gave them: all (U,K), `items` -1 in the tail;
+    `lists` are what each source gave."""
 
     items: Ints
     retrieval_scores: Floats
     ranking_scores: Floats
+    source_scores: Mapping[str, Floats]
+    lists: SourceLists
 
     def served(self, order: OrderSpec) -> Floats:
         """Gives the scores that slates are ordered by, (U,K)."""
-        return order_scores(self.ranking_scores, self.retrieval_scores, order)
+        return order_scores(self.ranking_scores, self.retrieval_scores, order, self.source_scores)
 
 
 def rank_candidates(
@@ -70,12 +75,14 @@ def rank_candidates(
     instant: datetime,
     k: int,
 ) -> RankedCandidates:
-    """Retrieves the `k` best unseen items of every held-out user and ranks them; context unknown.
+    """Retrieves `k` unseen items of every held-out user and ranks them; context unknown.
 
     `vectors` are those users' (U,D) as of the instant, and the catalogue's (I,D).
     """
     user_vectors, item_vectors = vectors
-    items = retrieve(held, user_vectors, item_vectors, k)
+    recent = RecentLists.of(prepared, instant)
+    lists = lists_of(learned.sources, recent, held, vectors, k)
+    items = lists.merged([one.spec.share for one in learned.sources])
     candidates = Candidates(
         prepared.dataset, learned.encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)
     )
@@ -87,4 +94,5 @@ def rank_candidates(
         retrieval_scores[part] = np.einsum("ud,ukd->uk", user_vectors[part], item_vectors[some])
         columns = candidates.columns(held.user_rows[part], some)
         ranking_scores[part] = learned.ranker.predict_candidates(columns).reshape(some.shape)
-    return RankedCandidates(items, retrieval_scores, ranking_scores)
+    source_scores = scores_of(learned.sources, recent, held, items)
+    return RankedCandidates(items, retrieval_scores, ranking_scores, source_scores, lists)

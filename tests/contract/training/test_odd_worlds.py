@@ -199,7 +199,7 @@ def test_the_tables_say_what_a_log_of_choices_and_a_split_by_rows_mean(chosen: T
     table = markdown((chosen.folder / files.METRICS_FILE).read_text())
     assert "`is_chosen` is 1 in every row" in table
     assert "Split by rows" in table
-    assert "two-tower, then DLRM" in table
+    assert "slates as served" in table
 
 
 def test_what_is_bought_again_is_never_seen(chosen: Trained) -> None:

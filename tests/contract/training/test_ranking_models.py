@@ -268,7 +268,7 @@ def test_a_bundle_of_the_second_model_is_measured_and_scores_as_the_manifest_say
     prepared, folder, model = logistic_bundle
     manifest = read_manifest(folder)
     metrics = json.loads((folder / files.METRICS_FILE).read_text())
-    assert metrics["served"] == "two-tower, then logistic"
+    assert metrics["served"] == "slates as served"
     assert slate_quality(metrics) is not None
     assert "logistic" in metrics["sections"]["ranking"]
     assert set(manifest.ranker.columns) == set(model.features)

@@ -129,7 +129,7 @@ def test_metrics_cover_the_chain_and_its_baselines(small_bundle: Bundle) -> None
     sections = metrics["sections"]
     assert set(sections) >= {"ranking", "retrieval", "unknown_users", "end_to_end"}
     assert {"two-tower", "TopPop", "ItemKNN", "EASE"} <= set(sections["retrieval"])
-    assert {"two-tower, then DLRM", "two-tower alone"} <= set(sections["end_to_end"])
+    assert {"slates as served", "two-tower alone"} <= set(sections["end_to_end"])
     assert metrics["test"]["users"] > 0
     assert slate_quality(metrics) == sections["end_to_end"][metrics["served"]]["ndcg@10"] > 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
 from contract.bundle import OrderSpec
 from contract.ordering import log_odds, order_scores
-from training.ranking.ordering import FEWEST_CLICKS, fit_ordering
+from training.metrics.lists import ndcg_at
+from training.ranking.ordering import FEWEST_CLICKS, Judged, fit_ordering
 
 
 def draw(weights: OrderSpec, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,22 +56,84 @@ def test_a_ranker_of_no_weight_need_not_have_scored() -> None:
     np.testing.assert_allclose(order_scores(unknown, retrieval, order), expit(2 * retrieval), atol=1e-6)
 
 
+def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarray) -> Judged:
+    """Draws candidates (users, 50) and clicks with the chance that `weights` gives them."""
+    ranking, retrieval, _ = draw(OrderSpec(), users * 50, seed)
+    chance = order_scores(ranking, retrieval, weights, {n: v.ravel() for n, v in sources.items()})
+    clicked = np.random.default_rng(seed + 1).random(len(chance)) < chance
+    shape = (users, 50)
+    return Judged(
+        ranking=ranking.reshape(shape),
+        retrieval=retrieval.reshape(shape),
+        sources=sources,
+        clicked=clicked.reshape(shape),
+        live=np.ones(shape, dtype=np.bool_),
+        relevant=clicked.reshape(shape).sum(axis=1).astype(np.int64),
+    )
+
+
 def test_the_fit_finds_the_weights_that_drew_the_clicks() -> None:
-    true = OrderSpec(ranking=0.7, retrieval=4.0, intercept=-2.0)
-    found = fit_ordering(*draw(true, 200_000))
-    assert found.ranking == pytest.approx(true.ranking, abs=0.05)
-    assert found.retrieval == pytest.approx(true.retrieval, abs=0.15)
-    assert found.intercept == pytest.approx(true.intercept, abs=0.1)
+    chain = np.random.default_rng(9).exponential(1, (4000, 50)).astype(np.float32)
+    true = OrderSpec(ranking=0.7, retrieval=4.0, sources={"chain": 1.0}, intercept=-7.0)
+    found = fit_ordering(lists_of(true, 4000, chain=chain))
+    assert found.ranking == pytest.approx(true.ranking, rel=0.15)
+    assert found.retrieval == pytest.approx(true.retrieval, rel=0.15)
+    assert found.sources["chain"] == pytest.approx(1.0, rel=0.15)
+    assert found.intercept == pytest.approx(true.intercept, rel=0.1)
 
 
 def test_a_score_that_misleads_gets_no_weight_rather_than_a_negative_one() -> None:
-    ranking, retrieval, clicked = draw(OrderSpec(ranking=1, retrieval=4), 20_000)
-    found = fit_ordering(ranking, -retrieval, clicked)
+    judged = lists_of(OrderSpec(ranking=1, retrieval=4, intercept=-5), 1000)
+    found = fit_ordering(replace(judged, retrieval=-judged.retrieval))
     assert found.retrieval == 0
     assert found.ranking > 0
 
 
+def test_a_ranker_that_adds_nothing_has_no_weight() -> None:
+    judged = lists_of(OrderSpec(ranking=0, retrieval=6, intercept=-6), 1000)
+    noise = expit(np.random.default_rng(3).normal(size=judged.ranking.shape)).astype(np.float32)
+    upside_down = np.where(judged.clicked, noise / 2, noise)
+    found = fit_ordering(replace(judged, ranking=upside_down))
+    assert found.ranking == 0
+    assert found.retrieval > 0
+
+
+def test_an_order_is_never_worse_on_its_users_than_the_best_single_score() -> None:
+    chain = np.random.default_rng(5).exponential(1, (300, 50)).astype(np.float32)
+    judged = lists_of(
+        OrderSpec(ranking=0.1, retrieval=0.2, sources={"chain": 2.0}, intercept=-7), 300, chain=chain
+    )
+    order = fit_ordering(judged)
+
+    def gain(scores: np.ndarray) -> float:
+        at = np.argsort(-scores, axis=1, kind="stable")
+        hits = np.take_along_axis(judged.clicked, at, axis=1)
+        return float(np.nanmean(ndcg_at(hits, judged.relevant, 10)))
+
+    served = gain(order_scores(judged.ranking, judged.retrieval, order, judged.sources))
+    assert served >= max(map(gain, (judged.ranking, judged.retrieval, chain))) - 1e-3
+
+
+def test_padding_takes_no_part() -> None:
+    judged = lists_of(OrderSpec(ranking=1, retrieval=4, intercept=-5), 500)
+    shape = (500, 20)
+    padded = Judged(
+        **{
+            name: np.concatenate(
+                [getattr(judged, name), np.full(shape, value, getattr(judged, name).dtype)], axis=1
+            )
+            for name, value in (("ranking", 1), ("retrieval", 99), ("clicked", True), ("live", False))
+        },
+        sources={},
+        relevant=judged.relevant,
+    )
+    found, expected = fit_ordering(padded), fit_ordering(judged)
+    assert found.retrieval == pytest.approx(expected.retrieval, rel=1e-3)
+    assert found.ranking == pytest.approx(expected.ranking, rel=1e-3)
+
+
 def test_a_handful_of_clicks_changes_nothing() -> None:
-    ranking, retrieval, _ = draw(OrderSpec(), 1000)
-    clicked = np.arange(1000) < FEWEST_CLICKS - 1
-    assert fit_ordering(ranking, retrieval, clicked) == OrderSpec()
+    judged = lists_of(OrderSpec(), 100)
+    few = np.zeros_like(judged.clicked)
+    few[0, : FEWEST_CLICKS - 1] = True
+    assert fit_ordering(replace(judged, clicked=few)) == OrderSpec()

@@ -1,0 +1,98 @@
+"""Chooses on the validation part which form each source takes, and how many candidates it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from contract.arrays import Floats
+from contract.dataset import ANY
+from training.baselines.recent_popularity import HALF_LIVES
+from training.data.prepared import Prepared
+from training.examples.split import (
+    HeldOut,
+    first_users,
+    held_out,
+    interaction_matrix,
+    is_before,
+)
+from training.metrics.lists import list_metrics
+from training.slates.sources import (
+    FOLLOWED,
+    POPULAR,
+    SIMILAR,
+    FittedSource,
+    RecentLists,
+    SourceForm,
+    fit_source,
+    lists_of,
+)
+
+CHOICE_USERS = 1_000
+"""Most users of validation on whom is chosen."""
+SHARES = (0.1, 0.2, 0.35)
+"""What a source may have of the K candidates: never so little that its best ten are not among them."""
+LEAST_OF_VECTORS = 0.1
+"""What remains to the vectors, at least."""
+
+
+def choose_forms(prepared: Prepared) -> tuple[list[SourceForm], list[FittedSource]]:
+    """Chooses each source's form by its own NDCG@10 on validation, and gives it fitted on the train part; the
+    first form, where nobody is in validation."""
+    split, target = prepared.split, prepared.dataset.target
+    known = [
+        interaction_matrix(prepared, is_before(prepared, split.train_until), one) for one in (ANY, target)
+    ]
+    labels = (target, ANY) if known[0].nnz > known[1].nnz > 0 else (ANY,)
+    held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
+    recent = RecentLists.of(prepared, split.train_until)
+    offered = (
+        [SourceForm(FOLLOWED)],
+        [SourceForm(SIMILAR, label) for label in labels],
+        [SourceForm(POPULAR, label, half_life) for label, half_life in product(labels, HALF_LIVES)],
+    )
+    forms, sources = [], []
+    nowhere = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
+    for some in offered:
+        best, best_value = None, -np.inf
+        for form in some:
+            source = fit_source(prepared, form, split.train_until)
+            value = _value([source], recent, held, nowhere) if len(some) > 1 and len(held.user_rows) else 0.0
+            if best is None or value > best_value:
+                best, best_value = (form, source), value
+        assert best is not None
+        forms.append(best[0])
+        sources.append(best[1])
+    return forms, sources
+
+
+def choose_sources(
+    prepared: Prepared,
+    held: HeldOut,
+    vectors: tuple[Floats, Floats],
+    sources: Sequence[FittedSource],
+    k: int,
+) -> tuple[FittedSource, ...]:
+    """Gives each source the share with which all together find most of what held-out users chose among `k`,
+    whose vectors are (U,D), the catalogue's (I,D)."""
+    held = first_users(held, CHOICE_USERS)
+    recent = RecentLists.of(prepared, prepared.split.train_until)
+    lists = lists_of(sources, recent, held, (vectors[0][:CHOICE_USERS], vectors[1]), k)
+    best, best_value = (SHARES[0],) * len(sources), -np.inf
+    for shares in product(SHARES, repeat=len(sources)):
+        if sum(shares) > 1 - LEAST_OF_VECTORS:
+            continue
+        found = list_metrics(lists.merged(shares), held.relevant, cutoffs=(k,))
+        value = float(np.nanmean(found[f"recall@{k}"]))
+        if value > best_value + 1e-9:
+            best, best_value = shares, value
+    return tuple(one.with_share(share) for one, share in zip(sources, best, strict=True))
+
+
+def _value(
+    sources: Sequence[FittedSource], recent: RecentLists, held: HeldOut, vectors: tuple[Floats, Floats]
+) -> float:
+    lists = lists_of(sources, recent, held, vectors, 10).positions[:, 1]
+    return float(np.nanmean(list_metrics(lists, held.relevant, cutoffs=(10,))["ndcg@10"]))
