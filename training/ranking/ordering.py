@@ -88,8 +88,12 @@ def _choose(features: Doubles, judged: Judged, clicked: Bools) -> Doubles:
 
 
 def _ndcg(scores: Doubles, judged: Judged, clicked: Bools) -> Doubles:
-    """Gives NDCG@10 of each user (U,) in the order of the scores (U,K)."""
-    order = np.argsort(np.where(judged.live, -scores, np.inf), axis=1, kind="stable")
+    """Gives NDCG@10 of each user (U,) in the order of the scores (U,K).
+
+    Equal scores are taken in the worst order: one that says nothing must not look like the order in which
+    the candidates came.
+    """
+    order = np.lexsort((clicked, np.where(judged.live, -scores, np.inf)))
     return ndcg_at(np.take_along_axis(clicked, order, axis=1), judged.relevant, 10)
 
 

@@ -137,3 +137,16 @@ def test_a_handful_of_clicks_changes_nothing() -> None:
     few = np.zeros_like(judged.clicked)
     few[0, : FEWEST_CLICKS - 1] = True
     assert fit_ordering(replace(judged, clicked=few)) == OrderSpec()
+
+
+def test_a_score_that_is_equal_for_all_is_never_the_order_however_well_the_candidates_came() -> None:
+    judged = lists_of(OrderSpec(ranking=0, retrieval=6, intercept=-6), 400)
+    best_first = np.argsort(~judged.clicked, axis=1, kind="stable")
+    sorted_ = {
+        name: np.take_along_axis(getattr(judged, name), best_first, axis=1)
+        for name in ("ranking", "retrieval", "clicked")
+    }
+    silent = {"silent": np.zeros_like(judged.retrieval)}
+    found = fit_ordering(replace(judged, **sorted_, sources=silent))
+    assert found.retrieval > 0
+    assert found.sources == {}
