@@ -21,12 +21,15 @@ _statuses: Counter[str] = Counter()
 
 @schemathesis.hook
 def map_case(context: Any, case: Any) -> Any:  # noqa: ARG001
-    """Writes 7.0 as 7, and leaves out a cursor, which nobody can guess.
+    """Writes 7.0 as 7, leaves out a cursor, which nobody can guess, and mends rules of the order that JSON
+    Schema cannot tell to be wrong.
 
     JSON Schema takes both for an integer; the gateway takes 7 alone, as a float cannot hold every int64.
     """
     if isinstance(case.body, dict):
         case.body = _whole(case.body)
+        for body in (case.body, *_dicts(case.body.get("requests"))):
+            _mend(body.get("rules"))
     return case
 
 
@@ -42,6 +45,30 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(one) for one in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _mend(rules: Any) -> None:
+    """Gives a cap a window that it binds in, and each pin a place and an item of its own; what is wrong by
+    the description stays wrong."""
+    if not isinstance(rules, dict):
+        return
+    for cap in _dicts(rules.get("caps")):
+        most, window = cap.get("most"), cap.get("window")
+        if type(most) is int and type(window) is int and most >= window:
+            cap["window"] = most + 1
+    for name in ("place", "item_id"):
+        taken: set[Any] = set()
+        for pin in _dicts(rules.get("pins")):
+            value = pin.get(name)
+            while type(value) in (int, str) and value in taken:
+                value = value % 1000 + 1 if isinstance(value, int) else f"{str(value)[:200]}+"
+                pin[name] = value
+            if type(value) in (int, str):
+                taken.add(value)
+
+
+def _dicts(told: Any) -> list[dict[str, Any]]:
+    return [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
 
 
 def _is_cursor(name: str, value: Any) -> bool:

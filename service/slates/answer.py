@@ -237,7 +237,7 @@ def _rules(request: SlateBody, manifest: Manifest, defaults: OrderRules) -> Chec
             check_rules(request.rules, manifest.filters, manifest.item_id_dtype)
     except WrongField as error:
         raise error.within("rules") from None
-    if request.rules is None and defaults == OrderRules():
+    if request.rules is None and not defaults.model_fields_set:
         return NO_RULES
     whole = merged(request.rules or RequestRules(), defaults)
     return check_rules(whole, manifest.filters, manifest.item_id_dtype)
