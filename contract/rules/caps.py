@@ -31,11 +31,12 @@ class CapCounts:
 
     def blocks(self, candidate: int) -> bool:
         """Whether the cap forbids a candidate on the next place; pins further on count as well."""
+        return self.is_full(candidate) or (bool(self.pins) and self._blocks_pins(candidate))
+
+    def is_full(self, candidate: int) -> bool:
+        """Whether a candidate on the next place breaks the cap, with what stands before it."""
         counts, most = self.counts, self.most
-        for one in self.held[candidate]:
-            if counts.get(one, 0) >= most and one != NONE:
-                return True
-        return bool(self.pins) and self._blocks_pins(candidate)
+        return any(counts.get(one, 0) >= most and one != NONE for one in self.held[candidate])
 
     def _blocks_pins(self, candidate: int) -> bool:
         values = [one for one in self.held[candidate] if one != NONE]

@@ -104,9 +104,9 @@ def fill_places(wishes: Wishes) -> Placement:
     """
     placement = _Filling(wishes).filled()
     if placement.breaks_cap and wishes.exploration is None:
-        caps = [CapCounts(one.cap, one.held, one.before, wishes.pins) for one in wishes.caps]
         places = len(placement.order)
         pins = {place: one for place, one in wishes.pins.items() if place < places}
+        caps = [CapCounts(one.cap, one.held, one.before, pins) for one in wishes.caps]
         order = kept_order(caps, range(wishes.reserved), pins, places)
         if order is not None:
             moved_by = list(placement.moved_by)
@@ -128,8 +128,9 @@ class _Filling:
         self.breaks_cap = False
         self.is_static = wishes.likeness is None and wishes.exploration is None
         if not self.is_static:
-            self.standing = np.full(len(wishes.values), -np.inf)
-            self.standing[self.waiting] = np.where(np.array(self.waiting) < wishes.buried, 0.0, -_BURIED)
+            self.base = np.full(len(wishes.values), -np.inf)  # of who waits, the values
+            waiting = np.array(self.waiting, dtype=np.intp)
+            self.base[waiting] = wishes.values[waiting] - np.where(waiting < wishes.buried, 0, _BURIED)
 
     def filled(self) -> Placement:
         order: list[int] = []
@@ -139,7 +140,6 @@ class _Filling:
             if place in self.pins:
                 best = self.pins.pop(place)
                 self.moved_by[best] |= BIT[Mover.PIN]
-                self.breaks_cap |= self._is_blocked(best)
             elif self.waiting:
                 best, chance = self._best(place)
                 self._take(best)
@@ -148,12 +148,12 @@ class _Filling:
                 best = self.pins.pop(first)
                 for cap in self.caps:
                     del cap.pins[first]
-                self.breaks_cap |= self._is_blocked(best)
             else:
                 break
             order.append(best)
             chances.append(chance)
             for cap in self.caps:
+                self.breaks_cap |= cap.is_full(best)
                 cap.add(best)
             if self.wishes.likeness is not None:
                 self.wishes.likeness.add(best)
@@ -171,7 +171,6 @@ class _Filling:
                 break
             blocked.append(one)
         if free is None:
-            self.breaks_cap = True
             return blocked[0], 1.0
         best, members = free, self._due(place)
         if members is not None and not members[best]:
@@ -194,11 +193,9 @@ class _Filling:
         wishes = self.wishes
         if self.is_static:
             return wishes.values, wishes.values
-        plain = wishes.values
+        plain = drawn = self.base
         if wishes.likeness is not None:
-            plain = plain - wishes.diversity * wishes.likeness.greatest
-        plain = plain + self.standing
-        drawn = plain
+            plain = drawn = plain - wishes.diversity * wishes.likeness.greatest
         if (exploration := wishes.exploration) is not None:
             drawn = plain + exploration.scale * exploration.generator.gumbel(size=len(plain))
         return plain, drawn
@@ -214,7 +211,7 @@ class _Filling:
     def _take(self, best: int) -> None:
         self.waiting.remove(best)
         if not self.is_static:
-            self.standing[best] = -np.inf
+            self.base[best] = -np.inf
 
     def _due(self, place: int) -> Sequence[bool] | None:
         """Says which candidates have a share that is due; None where none is."""
