@@ -146,9 +146,9 @@ class SourceSpec(BaseModel):
 
     `nearest`: the inner product with the user's vector, of the index. `item_to_item`: what the table in
     `file` says of the items of the user's list `history`, newest first: the sum of their neighbours' weights,
-    the item at rank r counting `decay` ** r, normalised. A table without a `history` is asked for the items
-    like another. `popular` and `new`: the same for everyone, a float32 (I,) in the `.npy` of `file`, aligned
-    with the catalogue; an item of 0 is not given.
+    the item at rank r counting `decay` ** r, normalised. A table that is `of_items` is asked for the items
+    like another as well; one without a `history`, for those alone. `popular` and `new`: the same for
+    everyone, a float32 (I,) in the `.npy` of `file`, aligned with the catalogue; an item of 0 is not given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -158,6 +158,7 @@ class SourceSpec(BaseModel):
     share: float = Field(ge=0, le=1, description="Of the K candidates, how many are the best of this one.")
     file: FileName | None = None
     history: Literal["user_recent_item_ids", "user_recent_positive_item_ids"] | None = None
+    of_items: bool = Field(False, description="Whether it is asked for the items like another as well.")
     newest: int | None = Field(None, ge=1, description="Of the history, so many items; None: all.")
     decay: float = Field(1.0, gt=0, le=1)
     normalisation: Literal["none", "weights", "deviation"] = Field(
@@ -167,16 +168,21 @@ class SourceSpec(BaseModel):
     )
 
     @property
+    def is_for_users(self) -> bool:
+        """Whether it is asked for a user's candidates."""
+        return self.kind != "item_to_item" or self.history is not None
+
+    @property
     def is_for_items(self) -> bool:
-        """Whether it is asked for the items like another, not for a user's."""
-        return self.kind == "item_to_item" and self.history is None
+        """Whether it is asked for the items like another."""
+        return self.kind == "nearest" or self.of_items or not self.is_for_users
 
     @model_validator(mode="after")
     def _reads_what_its_kind_does(self) -> Self:
         if (self.kind == "nearest") != (self.file is None):
             raise ValueError(f"source {self.name}: every kind but nearest reads a file")
-        if self.history is not None and self.kind != "item_to_item":
-            raise ValueError(f"source {self.name}: only item_to_item reads a history")
+        if (self.history is not None or self.of_items) and self.kind != "item_to_item":
+            raise ValueError(f"source {self.name}: only item_to_item reads a history, or is of items")
         return self
 
 

@@ -68,3 +68,12 @@ def unranked_scores(
     z = retrieval_part(retrieval_scores, spec, source_scores) if spec.sources else retrieval_scores
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-z.astype(np.float64)))).astype(np.float32)
+
+
+def likeness(cosines: Floats, spec: OrderSpec, source_scores: Mapping[str, Floats]) -> Floats:
+    """Gives what orders the items like another: the cosine of their vectors, and what each further source
+    says of them, as much against it as in a user's order."""
+    likeness = cosines
+    for name, weight in spec.sources.items():
+        likeness = likeness + np.float32(weight / (spec.retrieval or 1.0)) * source_scores[name]
+    return likeness

@@ -10,6 +10,7 @@ from contract.arrays import Floats, Ints
 from contract.bundle import SourceSpec
 from contract.candidates import best_first, reached
 from contract.item_to_item import UNKNOWN, ItemToItem, Reached
+from contract.tensors import PAD_ID
 from ensemble.sources.source import Users
 from ensemble.stores.positions import Positions
 
@@ -42,10 +43,15 @@ class ItemToItemSource:
     def _reached(self, users: Users) -> list[Reached]:
         name = self.spec.name
         if name not in users.worked_out:
-            history = self.spec.history
-            ids = users.like_item_ids[:, None] if history is None else users.features[history]
-            users.worked_out[name] = [
-                reached(self.table, of_user, self.spec) for of_user in self.positions.of(ids)
-            ]
+            users.worked_out[name] = [reached(self.table, one, self.spec) for one in self._histories(users)]
         found: list[Reached] = users.worked_out[name]
         return found
+
+    def _histories(self, users: Users) -> list[Ints]:
+        """Gives each user's items (H,); where items like another are wanted, that one."""
+        history = self.spec.history
+        ids = np.full((len(users.vectors), 1), PAD_ID) if history is None else users.features[history]
+        histories = list(self.positions.of(ids))
+        for row in np.flatnonzero(users.are_like):
+            histories[row] = self.positions.of(users.like_item_ids[row : row + 1])
+        return histories

@@ -31,18 +31,21 @@ class Found:
 class Panel:
     """The sources of a bundle, asked together.
 
-    A user's candidates come from all but those for items like another; where items like another are wanted,
-    from those and from the nearest.
+    A user's candidates come from those that are for users; where items like another are wanted, from those
+    that are for items: of such, the nearest have what share the others leave.
     """
 
     def __init__(self, sources: Sequence[Source], catalogue: Catalogue) -> None:
         self.sources, self.catalogue = tuple(sources), catalogue
         specs = [source.spec for source in self.sources]
-        self._of_like = np.array([spec.is_for_items for spec in specs])
-        self._of_both = np.array([spec.kind == "nearest" for spec in specs])
+        self._are_for_users = np.array([spec.is_for_users for spec in specs])
+        self._are_for_items = np.array([spec.is_for_items for spec in specs])
+        are_nearest = np.array([spec.kind == "nearest" for spec in specs])
+        self.is_merged = len(specs) > 1 or not are_nearest.all()
+        """Whether it is not the nearest items alone."""
         shares = np.array([spec.share for spec in specs])
-        of_like = np.where(self._of_like, shares, 0.0)
-        of_like[self._of_both] = max(1 - of_like.sum(), 0.0)
+        of_like = np.where(self._are_for_items & ~are_nearest, shares, 0.0)
+        of_like[are_nearest] = max(1 - of_like.sum(), 0.0)
         items = len(catalogue.item_ids)
         self._merge_users, self._merge_like = Merge(shares.tolist(), items), Merge(of_like.tolist(), items)
 
@@ -50,11 +53,6 @@ class Panel:
     def is_whole(self) -> bool:
         """Whether every source can find every item now."""
         return all(source.is_whole for source in self.sources)
-
-    @property
-    def is_merged(self) -> bool:
-        """Whether it is not the nearest items alone."""
-        return len(self.sources) > 1 or not self._of_both.all()
 
     def survives(self, positions: Ints, users: Users) -> Bools:
         """Marks what the filter will leave, (B,W)."""
@@ -139,7 +137,7 @@ class Panel:
     def _asked(self, users: Users) -> Bools:
         """Says which source is asked for whom, (B,sources)."""
         are_like = users.are_like[:, None]
-        asked: Bools = np.where(are_like, self._of_like | self._of_both, ~self._of_like)
+        asked: Bools = np.where(are_like, self._are_for_items, self._are_for_users)
         return asked
 
     def _bits(self, failed: int) -> Bools:

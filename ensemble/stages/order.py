@@ -10,7 +10,7 @@ from merlin.schema import Schema
 
 from contract.arrays import Array
 from contract.bundle import OrderSpec, SourceSpec
-from contract.ordering import order_scores, unranked_scores
+from contract.ordering import likeness, order_scores, unranked_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
@@ -81,8 +81,8 @@ class OrderCandidates(Stage):
     then say of each candidate where it stood, from 1, and what moved it.
 
     Candidates are ordered by `order_scores`, P(click) from the ranker's score and each source's; so are
-    `item_scores`. A user who was not ranked has the sources' order. Items like another have their likeness by
-    the vectors, and of each source beside them what it weighs. With exploration, the order is a seeded Gumbel
+    `item_scores`. A user who was not ranked has the sources' order; items like another have their `likeness`.
+    With exploration, the order is a seeded Gumbel
     top-k draw, and `propensities` are logged with the answer; without, every propensity is 1. It sums up what
     `degraded` says.
     """
@@ -173,8 +173,7 @@ class OrderCandidates(Stage):
             scores = np.where(is_ranked, scores, unranked)
         is_like = like_item_id != PAD_ID
         if is_like.any():
-            beside = (np.float32(self.order.sources[name]) * one for name, one in of_sources.items())
-            scores = np.where(is_like, sum(beside, retrieval_scores), scores)
+            scores = np.where(is_like, likeness(retrieval_scores, self.order, of_sources), scores)
         if self.temperature:
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:

@@ -223,6 +223,23 @@ def panel_of(recommender: Recommender) -> dict[str, Any]:
     return {source.spec.name: source for source in stage.panel.sources}
 
 
+def test_a_table_may_be_asked_for_users_and_for_the_items_like_another(world: World) -> None:
+    both = SOURCES[1].model_copy(update={"of_items": True})
+    order = OrderSpec(retrieval=4.0, sources={"chain": 2.0})
+    add_sources(world, (SOURCES[0], both), order)
+    recommender, like = make_recommender(world), world.item_ids[7]
+    requests = [make_request(world.user_ids[3], n=10), make_request(PAD_ID, n=10, like=like, excluded=[like])]
+    user, item = recommender.answer(requests)
+    assert not isinstance(user, Exception)
+    assert not isinstance(item, Exception)
+    table = np.load(world.folder / "chain.npy")[7]
+    given = {i for i in item["source_item_ids"].reshape(2, -1)[1].tolist() if i != PAD_ID}
+    assert given <= {world.item_ids[at] for at in table["item"]}
+    assert (user["source_item_ids"].reshape(2, -1)[1] != PAD_ID).sum() > len(given)
+    of_table = item["candidate_source_scores"][0, 1]
+    np.testing.assert_allclose(item["order_scores"][0], item["retrieval_scores"][0] + of_table / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
     [*product(OF_USERS, ["candidates"]), *product(OF_USERS[1:], ["scores"])],  # the vectors' are always known
