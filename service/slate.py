@@ -42,6 +42,11 @@ class MovedItem:
     from_place: int | None
     to_place: int | None
 
+    def behind(self, places: int) -> MovedItem:
+        """The same, of a list that stands behind so many places."""
+        behind = (None if one is None else one + places for one in (self.from_place, self.to_place))
+        return MovedItem(self.item_id, self.rule, *behind)
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 from contract.rules.asked import Cap
 from contract.rules.attributes import NONE
 
-MOST_TRIES = 2_000
+MOST_TRIES = 600
 """Steps of the search for an order that keeps the caps, where the first way through ended in none."""
 Held = Sequence[Sequence[int]]
 """The codes that each of some items holds, `NONE` among them for none."""
@@ -81,7 +81,12 @@ def kept_order(
     """
     has_place = set(pins.values())
     free = [one for one in usable if one not in has_place]
-    kinds = {one: tuple(frozenset(cap.held[one]) for cap in caps) for one in free}
+    if any(_most_places(cap, [*free, *has_place], places) < places for cap in caps):
+        return None
+    kinds: dict[tuple[frozenset[int], ...], list[int]] = {}
+    for one in free:  # those that hold the same are one as good as the other, the first first
+        kinds.setdefault(tuple(frozenset(cap.held[one]) for cap in caps), []).append(one)
+    left = {kind: deque(of_kind) for kind, of_kind in kinds.items()}
     order: list[int] = []
     tries = 0
 
@@ -90,25 +95,35 @@ def kept_order(
         if len(order) == places:
             return True
         pinned = pins.get(len(order))
-        tried: set[tuple[frozenset[int], ...]] = set()
-        for one in free if pinned is None else (pinned,):
-            if pinned is None:
-                if one in order or kinds[one] in tried:
-                    continue
-                tried.add(kinds[one])  # what holds the same fails the same way
+        heads = sorted((of_kind[0], kind) for kind, of_kind in left.items() if of_kind)
+        for one, kind in heads if pinned is None else [(pinned, ())]:
             tries += 1
             if tries > MOST_TRIES:
                 return False
             if any(cap.blocks(one) for cap in caps):
                 continue
             order.append(one)
+            if pinned is None:
+                left[kind].popleft()
             for cap in caps:
                 cap.add(one)
             if is_filled():
                 return True
             order.pop()
+            if pinned is None:
+                left[kind].appendleft(one)
             for cap in caps:
                 cap.take_back()
         return False
 
     return order if is_filled() else None
+
+
+def _most_places(cap: CapCounts, candidates: Sequence[int], places: int) -> int:
+    """Bounds the places that candidates can have by a cap; of items with several values, by all of them."""
+    if any(len(cap.held[one]) > 1 for one in candidates):
+        return len(candidates)
+    whole, rest = divmod(places, cap.reach + 1)
+    most = whole * cap.most + min(rest, cap.most)
+    counts = Counter(cap.held[one][0] for one in candidates)
+    return counts.pop(NONE, 0) + sum(min(count, most) for count in counts.values())

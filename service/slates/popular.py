@@ -170,7 +170,11 @@ class PopularStep:
             slate,
             item_ids=[*slate.item_ids, *more.item_ids],
             scores=[*slate.scores, *more.scores],
-            degraded=[one for one in slate.degraded if is_short or one != Degradation.SHORT],
+            degraded=[
+                *(one for one in slate.degraded if is_short or one != Degradation.SHORT),
+                *({str(Degradation.CAPS)} & {*more.degraded} - {*slate.degraded}),
+            ],
+            moves=[*slate.moves, *(one.behind(len(slate.item_ids)) for one in more.moves if one.to_place)],
             retrieved=_explained(slate, more) if request.explain else None,
             filled=len(more.item_ids),
         )

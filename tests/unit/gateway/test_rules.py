@@ -90,6 +90,20 @@ async def test_a_stored_slate_keeps_the_rules(tmp_path: Path) -> None:
     assert ids(await ask(app, user_id=9, n=5)) == [300, 303, 306, 301, 304]
 
 
+async def test_what_fills_up_a_short_slate_goes_on_by_the_rules(tmp_path: Path) -> None:
+    stored = {9: make_stored([302, 305])}
+    store = make_store(published=Published((RUN,)), slates=list(stored.items()), columns=GENRES)
+    app = make_app(tmp_path, FakeEnsemble(fail=DOWN), store)
+    rules = {
+        "pins": [{"item_id": 7, "place": 4}],
+        "boosts": [{"filters": {"item_genre_id": [0]}, "times": 0}],
+    }
+    response = await ask(app, user_id=9, n=5, rules=rules, explain=True)
+    assert ids(response) == [302, 305, 1, 7, 2]
+    moves = {(one["item_id"], one["rule"]): one["to_place"] for one in response.json()["explain"]["moves"]}
+    assert moves[7, "pin"] == 4
+
+
 async def test_popular_pages_by_rules_are_one_list(tmp_path: Path) -> None:
     rules = {
         "caps": [{"column": "item_genre_id", "most": 1, "window": 2}],
