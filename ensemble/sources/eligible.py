@@ -9,7 +9,6 @@ import numpy as np
 
 from contract.arrays import Bools
 from contract.filters import Condition
-from contract.item_to_item import UNKNOWN
 from contract.rules.attributes import ItemAttributes
 from contract.tensors import PAD_ID
 from ensemble.sources.source import Users
@@ -31,16 +30,19 @@ class EligibleItems:
         self._passing = lru_cache(KEPT)(self._found)
 
     def of(self, users: Users) -> Bools:
-        """Gives (B,I): available, neither seen nor excluded, and passing the user's filters."""
-        eligible = np.repeat(self.items.available[None], len(users.vectors), axis=0)
+        """Gives (B,I+1): available, neither seen nor excluded, and passing the user's filters; the last
+        column stands for `UNKNOWN`, which nobody may get."""
+        available = self.items.available
+        eligible = np.zeros((len(users.vectors), len(available) + 1), dtype=np.bool_)
+        eligible[:, :-1] = available
+        flat, width = eligible.reshape(-1), eligible.shape[1]
         for ids in (users.seen_item_ids, users.exclude_item_ids):
-            rows, columns = np.nonzero(ids != PAD_ID)
-            gone = self.positions.of(ids[rows, columns])
-            is_known = gone != UNKNOWN
-            eligible[rows[is_known], gone[is_known]] = False
+            at = np.flatnonzero(ids != PAD_ID)
+            gone = self.positions.of(ids.reshape(-1)[at]) % width  # `UNKNOWN` becomes the last column
+            flat[at // ids.shape[1] * width + gone] = False
         for row, filters in enumerate(users.filters):
             if filters:
-                eligible[row] &= self._passing(tuple(filters.items()))
+                eligible[row, :-1] &= self._passing(tuple(filters.items()))
         return eligible
 
     def _found(self, filters: tuple[tuple[str, Condition], ...]) -> Bools:

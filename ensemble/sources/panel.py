@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,14 +18,19 @@ from ensemble.stores.vectors import Catalogue
 LOG = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Found:
-    """Candidates of users (B): positions (B,R) of all, and what each source gave, (B,sources,R), best first.
-    `failed` has a bit for each source that failed."""
+    """What was found for users (B). `lists` are what each source gave, (B,sources,R), best first, `positions`
+    (B,R) all of it merged; `asked` (B,sources) says who was asked for whom and did not fail, `failed` (B,1)
+    has a bit for each source that did."""
 
-    positions: Ints
     lists: Ints
-    failed: int = 0
+    asked: Bools
+    positions: Ints = field(init=False)
+    failed: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positions, self.failed = self.lists[:, 0], np.zeros((len(self.lists), 1), dtype=np.int64)
 
 
 class Panel:
@@ -57,7 +62,7 @@ class Panel:
     def survives(self, positions: Ints, users: Users) -> Bools:
         """Marks what the filter will leave, (B,W)."""
         rows = np.arange(len(positions))[:, None]
-        survives: Bools = users.eligible[rows, positions] & (positions != UNKNOWN)
+        survives: Bools = users.eligible[rows, positions]
         return survives
 
     def ask(self, users: Users, counts: Sequence[int], width: int) -> Found:
@@ -66,83 +71,77 @@ class Panel:
         Raises:
             Exception: as the first source raised it, where no source is left for anybody.
         """
-        lists = np.full((len(counts), len(self.sources), width), UNKNOWN, dtype=np.int64)
         asked = self._asked(users)
-        failed, first = 0, None
+        found = Found(np.full((len(counts), len(self.sources), width), UNKNOWN, dtype=np.int64), asked)
+        first: Exception | None = None
         for at, source in enumerate(self.sources):
-            of_source = np.where(asked[:, at], counts, 0)
-            if not of_source.any():
+            is_asked = asked[:, at].tolist()
+            if not any(is_asked):
                 continue
+            of_source = [count if is_so else 0 for count, is_so in zip(counts, is_asked, strict=True)]
             try:
-                lists[:, at] = source.candidates(users, of_source.tolist(), width)
+                found.lists[:, at] = source.candidates(users, of_source, width)
             except Exception as error:  # whatever it is: the others answer
                 first = first or error
-                failed |= self._fail(at)
-        if first is not None and not (asked & ~self._bits(failed)).any():
+                self._fail(found, at)
+        if first is not None and not asked.any():
             raise first
-        if not self.is_merged:
-            return Found(lists[:, 0], lists, failed)
-        return Found(self._merged(lists, users, width), lists, failed)
+        found.positions = self._merged(found.lists, users, width) if self.is_merged else found.lists[:, 0]
+        return found
 
     def scores(self, found: Found, users: Users) -> tuple[Floats, Floats]:
         """Gives the vectors' score of each item (B,R), -inf where there is none, and what each source says of
         it, whoever retrieved it, (B,sources,R); 0 of a source that was not asked, or failed."""
-        positions = found.positions
+        positions, rows = found.positions, len(found.positions)
         width = int((positions != UNKNOWN).sum(axis=1).max(initial=0))  # what stands behind is padding
         live = positions[:, :width]
-        scores = np.zeros((len(positions), len(self.sources), positions.shape[1]), dtype=np.float32)
-        vectors = np.full(positions.shape, -np.inf, dtype=np.float32)
         products = self.catalogue.products(users.vectors, live)
-        vectors[:, :width] = np.where(live != UNKNOWN, products, np.float32(-np.inf))
-        asked = self._asked(users) & ~self._bits(found.failed)
+        vectors = np.full(positions.shape, -np.inf, dtype=np.float32)
+        np.copyto(vectors[:, :width], products, where=live != UNKNOWN)
+        scores = np.zeros((rows, len(self.sources), positions.shape[1]), dtype=np.float32)
         for at, source in enumerate(self.sources):
-            if isinstance(source, NearestItems):
-                scores[:, at, :width] = np.where(asked[:, at, None], products, np.float32(0))
-            elif asked[:, at].any():
-                try:
-                    of_source = source.scores(users, live)
-                except Exception:  # as above
-                    found.failed |= self._fail(at)
-                    continue
-                scores[:, at, :width] = np.where(asked[:, at, None], of_source, np.float32(0))
+            are_asked = found.asked[:, at]
+            if not are_asked.any():
+                continue
+            try:
+                of_source = products if isinstance(source, NearestItems) else source.scores(users, live)
+            except Exception:  # as above
+                self._fail(found, at)
+                continue
+            np.copyto(scores[:, at, :width], of_source, where=are_asked[:, None])
         return vectors, scores
-
-    def failed_of(self, found: Found, users: Users) -> Ints:
-        """Gives for each user a bit per source that was asked and failed, (B,1)."""
-        bits = np.where(self._asked(users), 1 << np.arange(len(self.sources)), 0)
-        failed: Ints = bits.sum(axis=1, dtype=np.int64, keepdims=True) & found.failed
-        return failed
 
     def _merged(self, lists: Ints, users: Users, width: int) -> Ints:
         """Merges what survives, each source's best `kept`, and puts behind it what does not, so that it is
         told."""
-        survives = users.eligible[np.arange(len(lists))[:, None, None], lists] & (lists != UNKNOWN)
         merged = np.full((len(lists), width), UNKNOWN, dtype=np.int64)
-        for row, is_like in enumerate(users.are_like.tolist()):
-            kept = int(users.kept[row])
+        for row, (is_like, kept) in enumerate(zip(users.are_like.tolist(), users.kept.tolist(), strict=True)):
             best = np.full((len(self.sources), kept), UNKNOWN, dtype=np.int64)
+            removed: list[int] = []
             for at, of_source in enumerate(lists[row]):
-                first = of_source[survives[row, at]][:kept]
-                best[at, : len(first)] = first
-            merge = self._merge_like if is_like else self._merge_users
-            found = merge.merged(best, min(kept, width))
-            found = found[found != UNKNOWN]
+                known = of_source[: of_source.argmin() if of_source[-1] == UNKNOWN else None]
+                if not len(known):
+                    continue
+                survives = users.eligible[row].take(known)
+                if not survives.all():
+                    removed += known[~survives].tolist()
+                    known = known[survives]
+                best[at, : len(known[:kept])] = known[:kept]
+            found = (self._merge_like if is_like else self._merge_users).merged(best, min(kept, width))
             merged[row, : len(found)] = found
-            gone = lists[row][~survives[row] & (lists[row] != UNKNOWN)]
-            if len(gone):
-                gone = gone[np.sort(np.unique(gone, return_index=True)[1])][: width - len(found)]
-                merged[row, len(found) : len(found) + len(gone)] = gone
+            if removed:
+                ends = len(found) if found[-1] != UNKNOWN else int(found.argmin())
+                gone = list(dict.fromkeys(removed))[: width - ends]
+                merged[row, ends : ends + len(gone)] = gone
         return merged
 
     def _asked(self, users: Users) -> Bools:
         """Says which source is asked for whom, (B,sources)."""
-        are_like = users.are_like[:, None]
-        asked: Bools = np.where(are_like, self._are_for_items, self._are_for_users)
+        asked: Bools = np.where(users.are_like[:, None], self._are_for_items, self._are_for_users)
         return asked
 
-    def _bits(self, failed: int) -> Bools:
-        return np.array([bool(failed >> at & 1) for at in range(len(self.sources))])
-
-    def _fail(self, at: int) -> int:
+    def _fail(self, found: Found, at: int) -> None:
+        """Leaves a source out for those who asked it. To be called where it was caught."""
         LOG.warning("went on without the source %s", self.sources[at].spec.name, exc_info=True)
-        return 1 << at
+        found.failed[:, 0] |= found.asked[:, at].astype(np.int64) << at
+        found.asked[:, at] = False

@@ -38,11 +38,12 @@ class Users:
 
     @cached_property
     def eligible(self) -> Bools:
-        """The items that survive the filter, by position, (B,I): available, neither seen nor excluded, and
-        passing the user's filters; as far as is known, where the items were not read yet."""
+        """The items that survive the filter, by position, (B,I+1), the last for `UNKNOWN`, which does not:
+        available, neither seen nor excluded, and passing the user's filters; as far as is known, where the
+        items were not read yet."""
         return self.eligible_of(self)
 
-    @property
+    @cached_property
     def are_like(self) -> Bools:
         """Whether items like another are wanted, (B,)."""
         are_like: Bools = self.like_item_ids != PAD_ID

@@ -134,9 +134,9 @@ class RetrieveCandidates(Stage):
             needed_s = SLOWER * (time.perf_counter() - started_s)
             is_in_time = deadline_us > (time.time() + needed_s) * 1e6
             lacks = self._survives(found.positions, users).sum(axis=1, keepdims=True) < kept
-            has_more = (found.lists != UNKNOWN).sum(axis=2).max(axis=1, keepdims=True) >= counts
-            rows = np.flatnonzero(lacks & has_more & is_in_time)
-            if len(rows):
+            if (lacks & is_in_time).any():
+                has_more = (found.lists != UNKNOWN).sum(axis=2).max(axis=1, keepdims=True) >= counts
+                rows = np.flatnonzero(lacks & has_more & is_in_time)
                 deeper = np.minimum(depths[rows, 0] + unavailable, DEEPEST)
                 self._deepen(found, rows, users.some(rows.tolist()), deeper)
         is_partial = not (was_whole and self.panel.is_whole)
@@ -144,11 +144,14 @@ class RetrieveCandidates(Stage):
 
     def _deepen(self, found: Found, rows: Ints, users: Users, counts: Ints) -> None:
         """Asks once more for some of the users, and writes what survives into their rows."""
+        if not len(rows):
+            return
         deeper = self.panel.ask(users, counts.tolist(), max(self.width, int(counts.max())))
         columns = narrowed(self._survives(deeper.positions, users), self.width)
         found.lists[rows] = deeper.lists[:, :, : self.width]
         found.positions[rows] = np.take_along_axis(deeper.positions, columns, axis=1)
-        found.failed |= deeper.failed
+        found.failed[rows] |= deeper.failed
+        found.asked[rows] &= deeper.asked
 
     def _tensors(self, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
         retrieved, scores = self.panel.scores(found, users)
@@ -159,7 +162,7 @@ class RetrieveCandidates(Stage):
             "source_item_ids": self.catalogue.ids_of(found.lists).reshape(len(kept), -1),
             "source_scores": scores.reshape(len(kept), -1),
             IS_PARTIAL_INDEX: np.full(kept.shape, is_partial),
-            FAILED_SOURCES: self.panel.failed_of(found, users),
+            FAILED_SOURCES: found.failed,
         }
 
     def _survives(self, positions: Ints, users: Users) -> Bools:

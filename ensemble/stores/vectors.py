@@ -60,7 +60,7 @@ class Catalogue:
 
     def ids_of(self, positions: Ints) -> Ids:
         """Gives the ids of positions, in the same shape; `PAD_ID` for `UNKNOWN`."""
-        return self._padded_ids[positions]
+        return self._padded_ids.take(positions, mode="wrap")
 
     @cached_property
     def _padded_ids(self) -> Ids:
@@ -68,11 +68,12 @@ class Catalogue:
 
     def products(self, vectors: Floats, positions: Ints) -> Floats:
         """Gives the inner products of vectors (B,D) with items by position (B,R), 0 for `UNKNOWN`."""
-        found = np.zeros(positions.shape, dtype=np.float32)
-        rows, columns = np.nonzero(positions != UNKNOWN)
-        items = self.vectors[positions[rows, columns]]
-        found[rows, columns] = np.einsum("md,md->m", items, vectors[rows])
-        return found
+        if not len(self.item_ids):
+            return np.zeros(positions.shape, dtype=np.float32)
+        items = self.vectors.take(positions, axis=0, mode="clip")
+        products: Floats = (items @ vectors[:, :, None])[:, :, 0]
+        products[positions == UNKNOWN] = 0
+        return products
 
     def scores(self, item_ids: Ids, vector: Floats) -> Floats:
         """Gives the inner product of a vector (D,) with each item's; all items must be of the catalogue."""
