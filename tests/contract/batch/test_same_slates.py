@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from batch.compute.chain import BatchChain, UserSlates
+from contract.bundle import OrderSpec
 from contract.errors import StageError
 from contract.rules.asked import OrderRules
 from contract.slates import Degradation, degradation_mask
@@ -15,7 +19,7 @@ from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
-from tests.builders.triton import make_request
+from tests.builders.triton import add_sources, make_request
 
 USERS = 1_000
 CLOSE = 1e-6
@@ -86,6 +90,28 @@ def test_a_batch_keeps_the_rules_of_the_settings(batch_world: BatchWorld, asked:
     np.testing.assert_array_equal(made.item_ids, by_request)
     unruled = answers(plain, [make_request(int(user_id), n=n) for user_id in some[:32]])["item_ids"][:, :n]
     assert (made.item_ids[:32] != unruled).any()
+
+
+def test_a_batch_takes_candidates_from_the_bundles_sources(
+    batch_world: BatchWorld, asked: np.ndarray, tmp_path: Path
+) -> None:
+    several = replace(batch_world.world, folder=tmp_path / "several")
+    shutil.copytree(batch_world.chain.bundle, several.folder)
+    add_sources(several, order=OrderSpec(ranking=0.5, retrieval=1.0, sources={"chain": 0.5, "popular": 1.0}))
+    settings = batch_world.chain.model_copy(update={"bundle_dir": several.folder})
+    some, n = asked[:120], batch_world.batch().n
+    (made,) = BatchChain.open(settings, batch_world.batch()).slates(some, 120)
+    bundle = LoadedBundle.open(several.folder)
+    stores = redis_stores(bundle, settings)
+    stores.items.load()
+    there = answers(
+        Recommender(bundle, stores, settings), [make_request(int(user_id), n=n) for user_id in some]
+    )
+    np.testing.assert_array_equal(made.degraded, there["degraded"][:, 0])
+    for row, (ours, theirs) in enumerate(zip(made.item_ids, there["item_ids"][:, :n], strict=True)):
+        compare(made.item_scores[row], ours, theirs)
+    (by_vectors,) = BatchChain.open(batch_world.chain, batch_world.batch()).slates(some, 120)
+    assert (made.item_ids != by_vectors.item_ids).any(axis=1).sum() > 100
 
 
 @pytest.mark.parametrize("users", [1, 7, 40], ids="{} users a request".format)
