@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contract import bundle as files
-from contract.bundle import BundleError
+from contract.bundle import BundleError, SourceSpec
 from contract.rules.places import Mover, movers
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
@@ -122,6 +124,23 @@ def test_a_share_is_given_to_what_it_is_for(world: World, recommender: Recommend
     answer = asked(recommender, n=10, rules={"shares": [share]})
     assert slate(answer)[: len(members)] == members
     assert sorted(slate(answer)) == sorted(slate(plain))
+
+
+def test_a_share_without_filters_is_that_of_the_items_of_a_source_of_new_ones(
+    world: World, recommender: Recommender, tmp_path: Path
+) -> None:
+    new = slate(asked(recommender, n=10))[-1]
+    spec = SourceSpec(name="new", kind="new", share=0.1, file="new.npy")
+    bundle = recommender.bundle
+    np.save(tmp_path / "new.npy", (bundle.item_ids == new).astype(np.float32))
+    np.save(tmp_path / files.ITEM_IDS_FILE, bundle.item_ids)
+    manifest = bundle.manifest.model_copy(update={"sources": (*bundle.manifest.sources, spec)})
+    told = replace(bundle, folder=tmp_path, manifest=manifest)
+    assert np.flatnonzero(told.is_new).tolist() == [world.item_ids.index(new)]
+    order = make_recommender(world)
+    order.chain[-1].op.ruled.is_new = told.is_new
+    assert slate(asked(order, n=5, rules={"shares": [{"share": 1.0}]}))[0] == new
+    assert new not in slate(asked(recommender, n=5, rules={"shares": [{"share": 1.0}]}))
 
 
 def test_diversity_makes_a_slate_less_like_itself(world: World, recommender: Recommender) -> None:
