@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def learn(
             steps.say(str(learned.order))
         first = first or learned
         with steps.step(f"Evaluate, seed {seed}"):
-            reports.append(assess(prepared, settings, parts, examples, learned, seed))
+            fit = partial(fit_retriever, settings=settings, seed=seed)
+            reports.append(assess(prepared, settings, parts, examples, learned, seed, fit))
     assert first is not None
     return first, {
         "dataset": prepared.dataset.name,

@@ -16,6 +16,7 @@ from training.baselines.lightgbm import fit_lightgbm
 from training.baselines.logistic_regression import fit_logistic_regression
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared
+from training.evaluation.new_items import Fit, assess_new_items
 from training.evaluation.report import Report
 from training.evaluation.retrieval_baselines import assess_retrieval_baselines
 from training.examples.exposures import RankingRows
@@ -43,10 +44,12 @@ def assess(
     examples: RankingExamples,
     learned: Learned,
     seed: int,
+    fit: Fit,
 ) -> Report:
     """Measures a run on the test part; the baselines beside the first seed alone.
 
-    Where nobody finds anything new in the test part, the ranking of its exposures alone is measured.
+    `fit` trains a second retrieval, to which some items are new. Where nobody finds anything new in the test
+    part, the ranking of its exposures alone is measured.
     """
     report = Report(is_full=settings.quality is QualityLevel.FULL)
     split = prepared.split
@@ -63,6 +66,10 @@ def assess(
     assess_end_to_end(report, prepared, learned, held, vectors, settings.k)
     if is_first:
         assess_retrieval_baselines(report, prepared, held)
+        if report.is_full:
+            cases = assess_new_items(prepared, learned.encoders, learned.retriever, fit, seed)
+            for case, values in cases.items():
+                report.add("new_items", f"{learned.retriever.model.name}, {case}", values)
     return report
 
 

@@ -15,6 +15,7 @@ _TITLES = {
     "ranking_without_context": "Ranking, without context",
     "retrieval": "Retrieval, whole catalogue without seen items",
     "unknown_users": "Retrieval for unknown users: id and history withheld",
+    "new_items": "Retrieval of items withheld from training, among the whole catalogue",
     "end_to_end": "End to end: retrieve, filter, rank; context unknown",
 }
 _COLUMNS = {

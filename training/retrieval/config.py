@@ -43,8 +43,11 @@ class TwoTowerConfig(BaseModel):
         lt=1,
         description="Share of each batch that trains the unknown user. Raise it for better unknown users.",
     )
-    item_dropout: NonNegativeFloat = Field(
-        0.02, lt=1, description="Share of items whose item_id is withheld. Raise it for better new items."
+    new_item_cost: NonNegativeFloat = Field(
+        0.02,
+        lt=1,
+        description="Share of validation's NDCG@100 that may be lost by showing new items. Raise it: more of "
+        "them are shown.",
     )
     ridge: PositiveFloat = Field(
         500.0,

@@ -77,25 +77,30 @@ class _Tower(tf.keras.layers.Layer):
     def _add_side_tables(self, names_: Sequence[str]) -> None:
         for field in self.fields:
             if field.name in names_:
-                rows = {"numeric": 1, "embedding": field.length}.get(field.kind, field.cardinality)
-                self._add_table(field.name, np.zeros((rows, self.width), np.float32))
+                self._add_table(field.name, np.zeros((table_rows(field), self.width), np.float32))
 
-    def _side(self, inputs: Tensors, names_: Sequence[str]) -> list[tf.Tensor]:
-        return [self._one(field, inputs[field.name]) for field in self.fields if field.name in names_]
-
-    def _one(self, field: Field, values: tf.Tensor) -> tf.Tensor:
-        table = self.tables[field.name]
-        if field.kind == "numeric":
-            return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
-        if field.kind == "embedding":
-            return tf.matmul(values, table)
-        if field.kind == "categorical":
-            return tf.gather(table, tf.reshape(values, (-1,)))
-        return pool(tf.gather(table, values), is_present(values), tf.constant(0.0))
+    def _side(self, inputs: Tensors, names_: Sequence[str], tables: Tensors | None = None) -> list[tf.Tensor]:
+        tables = self.tables if tables is None else tables
+        return [_told(f, inputs[f.name], tables[f.name]) for f in self.fields if f.name in names_]
 
     def compute_output_shape(self, _: object) -> tf.TensorShape:
         """Says (B, D + 1), whatever the inputs."""
         return tf.TensorShape((None, self.width + 1))
+
+
+def table_rows(field: Field) -> int:
+    """Counts the rows of a field's table."""
+    return {"numeric": 1, "embedding": field.length}.get(field.kind, field.cardinality)
+
+
+def _told(field: Field, values: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+    if field.kind == "numeric":
+        return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
+    if field.kind == "embedding":
+        return tf.matmul(values, table)
+    if field.kind == "categorical":
+        return tf.gather(table, tf.reshape(values, (-1,)))
+    return pool(tf.gather(table, values), is_present(values), tf.constant(0.0))
 
 
 class UserTower(_Tower):
@@ -189,8 +194,8 @@ class ItemTower(_Tower):
     """Encodes items: their id and catalogue; (B, D + 1).
 
     The last coordinate is the popularity prior: a factor, learned, of the log of how often an item was chosen
-    of late. An unknown item has `OOV_CODE` as id and the least popularity; training withholds ids, so that
-    this has a vector.
+    of late. A new item has `OOV_CODE` as id; once training has placed these, its vector and its popularity
+    are what its catalogue says, by tables of their own.
     """
 
     def __init__(
@@ -214,6 +219,28 @@ class ItemTower(_Tower):
         )
         start = tf.constant_initializer(PRIOR_START / PRIOR_SPEED)
         self.factor = self.add_weight(name="popularity_factor", shape=(), initializer=start)
+        # Fitted after training, not by its steps.
+        self.new_tables = {
+            field.name: self._fitted(f"new_{field.name}_table", (table_rows(field), self.width + 1))
+            for field in self.fields
+            if field.name in self.side
+        }
+        self.new_base = self._fitted("new_base", (self.width + 1,))
+        self.lift = self._fitted("lift", ())
+        self.is_placed = self._fitted("is_placed", ())
+
+    def _fitted(self, name: str, shape: tuple[int, ...]) -> tf.Variable:
+        return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
+
+    def place_new_items(
+        self, base: npt.NDArray[np.float32], tables: Mapping[str, npt.NDArray[np.float32]]
+    ) -> None:
+        """Puts new items where their columns say: at `base` (D + 1,), the last their popularity, and what
+        `tables` (rows, D + 1) add."""
+        self.new_base.assign(base)
+        for name, table in tables.items():
+            self.new_tables[name].assign(table)
+        self.is_placed.assign(1.0)
 
     def prior(self) -> tf.Tensor:
         """Gives every item code's popularity prior, in logits; (cardinality,)."""
@@ -222,10 +249,22 @@ class ItemTower(_Tower):
     def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
         """Takes encoded columns, (B,1) or for lists (B,L), gives vectors (B, D + 1)."""
         codes = tf.reshape(inputs[names.ITEM_ID], (-1,))
-        prior = tf.gather(self.prior(), codes)
-        if training:
-            codes = _withhold(codes, tf.random.uniform(tf.shape(codes)) < self.config.item_dropout, OOV_CODE)
-        total = tf.add_n([tf.gather(self.tables[names.ITEM_ID], codes), *self._side(inputs, self.side)])
+        own = tf.concat(
+            [tf.gather(self.tables[names.ITEM_ID], codes), tf.gather(self.popularity, codes)[:, None]], axis=1
+        )
+        side = self._side(inputs, self.side)
+        total = own + tf.pad(tf.add_n(side), [[0, 0], [0, 1]]) if side else own
+        if not training:
+            is_new = tf.equal(codes, OOV_CODE) & (self.is_placed > 0.0)
+            total = tf.where(is_new[:, None], self._of_new(inputs, tf.zeros_like(total)), total)
         # The logits are divided by the temperature; the prior, in logits, must come out as it went in.
-        coordinate = self.config.temperature * prior[:, None]
-        return tf.concat([tf.math.l2_normalize(total, axis=1), coordinate], axis=1)
+        coordinate = self.config.temperature * PRIOR_SPEED * self.factor * total[:, -1:]
+        return tf.concat([tf.math.l2_normalize(total[:, :-1], axis=1), coordinate], axis=1)
+
+    def _of_new(self, inputs: Tensors, zeros: tf.Tensor) -> tf.Tensor:
+        """Gives what new items' vectors are made of, (B, D + 1): no more nor less popular than known ones."""
+        total = tf.add_n([zeros + self.new_base, *self._side(inputs, self.side, self.new_tables)])
+        popularity = tf.clip_by_value(
+            total[:, -1:] + self.lift, tf.reduce_min(self.popularity), tf.reduce_max(self.popularity)
+        )
+        return tf.concat([total[:, :-1], popularity], axis=1)

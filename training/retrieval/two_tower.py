@@ -17,13 +17,14 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from contract import names
 from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
-from contract.encoders import Field
+from contract.encoders import OOV_CODE, Field
 from training.examples.positives import RetrievalExamples
 from training.examples.safe_names import safe_fields, safe_name, with_safe_names
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
 from training.retrieval.item_factors import item_factors
 from training.retrieval.model import Validate
+from training.retrieval.new_items import fair_lift, fit_side_tables, highest_lift
 from training.retrieval.newcomer import newcomer
 from training.retrieval.sampling import (
     batches,
@@ -128,9 +129,11 @@ def fit_two_tower(
         callbacks=[keeper],
         verbose=0,
     )
-    items = trained.encode_items(catalogue)
-    shares = np.bincount(examples.items, newcomers, len(items)).astype(np.float64)
-    place_newcomer(trained, fields, examples, items, shares, config)
+    shares = np.bincount(examples.items, newcomers, examples.item_count).astype(np.float64)
+    place_new_items(trained, examples, catalogue, shares)
+    place_newcomer(trained, fields, examples, trained.encode_items(catalogue), shares, config)
+    if validate is not None and (catalogue[names.ITEM_ID] == OOV_CODE).any():
+        lift_new_items(trained, validate, config.new_item_cost)
     return TwoTower(tuple(user_columns), tuple(catalogue), *towers, tuple(keeper.history))
 
 
@@ -147,6 +150,41 @@ def place_newcomer(
     sums = model.user_tower.sums(_tensors(blank)).numpy()[0]
     direction, _ = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
     model.user_tower.place_newcomer(direction, sums)
+
+
+def place_new_items(
+    model: TwoTower,
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    shares: npt.NDArray[np.float64],
+) -> None:
+    """Puts items without an id of their own where the features of the known ones, chosen by `shares` (I,) of
+    late, say that they stand."""
+    tower = model.item_tower
+    chosen = np.bincount(examples.items, minlength=examples.item_count) > 0
+    known = (catalogue[names.ITEM_ID] != OOV_CODE) & chosen
+    if not known.any():
+        return
+    columns = {name: values[known] for name, values in catalogue.items()}
+    vectors = model.encode_items(columns)[:, :-1]
+    popularity = tower.popularity.numpy()[columns[names.ITEM_ID]]
+    late = shares[known] * np.count_nonzero(examples.is_timed & examples.is_target)
+    sure = (np.log1p(late) + 0.05).astype(np.float32)  # an item that nobody chose of late has learned little
+    side = [field for field in tower.fields if field.name in tower.side]
+    base, tables, left = fit_side_tables(side, with_safe_names(columns), vectors, popularity, sure)
+    tower.place_new_items(base, tables)
+    spread = float(np.log1p(late).std()) / max(float(popularity.std()), 1e-6)
+    tower.lift.assign(fair_lift(left, spread))
+
+
+def lift_new_items(model: TwoTower, validate: Validate, cost: float) -> None:
+    """Makes new items less popular where validation loses more than a share of `cost` by them."""
+
+    def value(lift: float) -> float:
+        model.item_tower.lift.assign(lift)
+        return validate(model)
+
+    model.item_tower.lift.assign(highest_lift(value, float(model.item_tower.lift.numpy()), cost))
 
 
 def two_tower_model(

@@ -50,9 +50,7 @@ FIELDS = {
 }
 USER_COLUMNS = [name for name in FIELDS if name.startswith("user_")]
 ITEM_COLUMNS = [name for name in FIELDS if name.startswith("item_")]
-PLAIN = TwoTowerConfig(
-    width=4, temperature=0.2, user_dropout=0, unknown_user_share=0, item_dropout=0, steps=40, epochs=2
-)
+PLAIN = TwoTowerConfig(width=4, temperature=0.2, user_dropout=0, unknown_user_share=0, steps=40, epochs=2)
 
 
 def towers(config: TwoTowerConfig = PLAIN) -> tuple[UserTower, ItemTower]:
