@@ -37,7 +37,7 @@ class Panel:
     """The sources of a bundle, asked together.
 
     A user's candidates come from those that are for users; where items like another are wanted, from those
-    that are for items: of such, the nearest have what share the others leave.
+    that are for items, which take turns evenly: no share was chosen for them.
     """
 
     def __init__(self, sources: Sequence[Source], catalogue: Catalogue) -> None:
@@ -48,11 +48,9 @@ class Panel:
         are_nearest = np.array([spec.kind == "nearest" for spec in specs])
         self.is_merged = len(specs) > 1 or not are_nearest.all()
         """Whether it is not the nearest items alone."""
-        shares = np.array([spec.share for spec in specs])
-        of_like = np.where(self._are_for_items & ~are_nearest, shares, 0.0)
-        of_like[are_nearest] = max(1 - of_like.sum(), 0.0)
         items = len(catalogue.item_ids)
-        self._merge_users, self._merge_like = Merge(shares.tolist(), items), Merge(of_like.tolist(), items)
+        self._merge_users = Merge([spec.share for spec in specs], items)
+        self._merge_like = Merge(self._are_for_items.tolist(), items)
 
     @property
     def is_whole(self) -> bool:

@@ -35,6 +35,18 @@ def similar(stack: World, **body: Any) -> dict[str, Any]:
     return told
 
 
+def beside(stack: World, item_id: int) -> dict[int, float]:
+    """What the bundle's tables add to the likeness with an item, by item."""
+    folder, order = Path(stack.settings.bundle), stack.manifest()["order"]
+    item_ids, more = np.load(folder / "item_ids.npy").tolist(), dict[int, float]()
+    for source in stack.manifest()["sources"]:
+        if source["of_items"]:
+            weight = order["sources"].get(source["name"], 0.0) / (order["retrieval"] or 1.0)
+            for at, strength in np.load(folder / source["file"])[item_ids.index(item_id)]:
+                more[item_ids[at]] = more.get(item_ids[at], 0.0) + weight * float(strength)
+    return more
+
+
 def ids(answer: dict[str, Any]) -> list[int]:
     return [item["item_id"] for item in answer["items"]]
 
@@ -46,14 +58,19 @@ def test_items_like_another_are_the_nearest_that_may_be_shown(
     answer = similar(stack, item_id=item_id, n=10, explain=True)
     assert (answer["source"], answer["degraded"], answer["item_id"]) == ("ensemble", [], item_id)
     cosine = {other: float(vector @ vectors[item_id]) for other, vector in vectors.items()}
-    gone = {one["item_id"] for one in answer["explain"]["items"] if one["removed_by"] == "unavailable"}
+    found = answer["explain"]["items"]
+    gone = {one["item_id"] for one in found if one["removed_by"] == "unavailable"}
     nearest = sorted(cosine.keys() - gone - {item_id}, key=lambda other: -cosine[other])[:10]
-    assert [cosine[other] for other in ids(answer)] == pytest.approx(
-        [cosine[other] for other in nearest], abs=1e-5
-    )
-    assert [item["score"] for item in answer["items"]] == pytest.approx(
-        [cosine[other] for other in ids(answer)], abs=1e-5
-    )
+    kept = {one["item_id"] for one in found if one["removed_by"] is None}
+    assert set(nearest) <= kept
+    likeness = cosine | {other: cosine[other] + more for other, more in beside(stack, item_id).items()}
+    best = sorted(kept, key=lambda other: -likeness[other])[:10]
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == pytest.approx([likeness[other] for other in best], abs=1e-4)
+    assert scores == pytest.approx([likeness[other] for other in ids(answer)], abs=1e-4)
+    sources = {source["name"] for source in stack.manifest()["sources"] if source["kind"] == "nearest"}
+    sources |= {source["name"] for source in stack.manifest()["sources"] if source["of_items"]}
+    assert all(item["found_by"] and set(item["found_by"]) <= sources for item in answer["items"])
     for_user = similar(stack, item_id=item_id, n=100, user_id=known_user)
     seen = httpx.get(f"{stack.url}/v1/users/{known_user}/seen", params={"limit": 200}, trust_env=False).json()
     assert not {item["item_id"] for item in seen["items"]} & set(ids(for_user))

@@ -136,8 +136,15 @@ def test_explain_tells_what_happened_to_every_retrieved_item(
     by_id = {item["item_id"]: item for item in items}
     assert len(by_id) == len(items) > 10
     assert [item["retrieval_rank"] for item in items] == list(range(1, len(items) + 1))
-    scores = [item["retrieval_score"] for item in items]
+    nearest = {
+        one["rank"]: item["retrieval_score"]
+        for item in items
+        for one in item["found_by"]
+        if one["source"] == "nearest" and one["rank"]
+    }
+    scores = [nearest[rank] for rank in sorted(nearest)]
     assert all(above >= below - 1e-6 for above, below in pairwise(scores))
+    scores = [item["retrieval_score"] for item in items]
     low, high = stack.manifest()["score_range"]
     assert all(low - 1e-4 <= score <= high + 1e-4 for score in scores)
     assert by_id[excluded]["removed_by"] == "excluded"
@@ -148,6 +155,10 @@ def test_explain_tells_what_happened_to_every_retrieved_item(
         assert by_id[item_id]["removed_by"] is None
     counted = sum(1 for item in items if item["removed_by"])
     assert sum(answer["explain"]["removed"].values()) == counted
+    sources = [source["name"] for source in stack.manifest()["sources"]]
+    for item in items:
+        assert {one["source"] for one in item["found_by"]} <= set(sources)
+        assert any(one["rank"] is not None for one in item["found_by"]), "somebody gave it"
 
 
 def test_the_ready_check_names_every_dependency(stack: World) -> None:

@@ -89,7 +89,13 @@ def fit_source(prepared: Prepared, form: SourceForm, until: datetime) -> FittedS
     history = names.USER_RECENT_POSITIVE_ITEM_IDS if is_positive_alone else names.USER_RECENT_ITEM_IDS
     shape = {"newest": NEWEST, "decay": DECAY, "normalisation": "weights"} if form.name == FOLLOWED else {}
     spec = SourceSpec(
-        name=form.name, kind="item_to_item", share=0, file=f"{form.name}.npy", history=history, **shape
+        name=form.name,
+        kind="item_to_item",
+        share=0,
+        file=f"{form.name}.npy",
+        history=history,
+        of_items=form.name == SIMILAR,
+        **shape,
     )
     if form.name == FOLLOWED:
         return FittedSource(spec, transitions(Sequences.of(prepared, until, form.label)))

@@ -114,6 +114,8 @@ async def test_the_bundle_tells_what_a_request_may_name_and_no_checksums(tmp_pat
     assert bundle["context"] == ["context_hour", "context_tab"]
     assert bundle["sample_user_ids"] == [7, 8, 9]
     assert "checksums" not in bundle
+    assert bundle["sources"] == [{"name": "nearest", "kind": "nearest", "share": 1.0}]
+    assert bundle["is_ranked"] is True
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
