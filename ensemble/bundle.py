@@ -204,10 +204,10 @@ class LoadedBundle:
     @cached_property
     def attributes(self) -> ItemAttributes:
         """What the items hold in the columns that may be filtered on, with a last row for no item."""
-        from ensemble.stores.attributes import read_attributes  # and PyArrow, which most chains do without
+        from ensemble.stores.attributes import CatalogueColumns  # and PyArrow, which most chains do without
 
         table = self.folder / bundle_files.ITEM_TABLE_FILE
-        return read_attributes(table, self.item_ids, self.manifest.filters)
+        return ItemAttributes(CatalogueColumns(table, self.item_ids, self.manifest.filters))
 
     @cached_property
     def is_new(self) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from contract.arrays import Array
 from contract.filters import Wanted, element, encode_filters
-from contract.rules.asked import MAX_CAPS, Cap, RequestRules, encode_rules
 from contract.tensors import EXCLUDE_WIDTHS, FILTER_WIDTHS, FULL_QUALITY, MAX_N, PAD_ID, plain_request
 from ensemble.bundle import LoadedBundle
 
@@ -21,7 +20,7 @@ QUALITIES = (0.5, 0.0)
 
 def sample_batches(bundle: LoadedBundle, max_batch_size: int) -> Iterator[list[Request]]:
     """Gives batches of 1, 2, 4 and so on up to the largest, of the manifest's sample users; then single users
-    with every width of excluded ids and filters, with rules of the order, and with lower quality."""
+    with every width of excluded ids and filters, and with lower quality."""
     users = cycle(bundle.manifest.sample_users or (0,))
     for size in (*(2**power for power in range(max_batch_size.bit_length() - 1)), max_batch_size):
         yield [sample_request(bundle, next(users)) for _ in range(size)]
@@ -30,9 +29,6 @@ def sample_batches(bundle: LoadedBundle, max_batch_size: int) -> Iterator[list[R
     }
     for excluded, width in product(EXCLUDE_WIDTHS, FILTER_WIDTHS):
         yield [sample_request(bundle, next(users), excluded, width, wanted)]
-    columns = list(bundle.manifest.filters)[:MAX_CAPS]
-    rules = RequestRules(caps=tuple(Cap(column=one, most=1, window=2) for one in columns), diversity=0.5)
-    yield [sample_request(bundle, next(users)) | {"rules": encode_rules(rules)}]
     for quality in QUALITIES:
         yield [sample_request(bundle, next(users), quality=quality)]
 
