@@ -97,10 +97,10 @@ class Placement:
 def fill_places(wishes: Wishes) -> Placement:
     """Fills each place with the best candidate that is left and that the rules allow.
 
-    A pin takes its place before all else. Then come, in this order: what a share is due, what no cap forbids,
-    what is not buried, what has the greatest value. Where no candidate keeps the caps, another order is
-    looked for that does; where there is none, the best stands there all the same. No place stays empty while
-    there is a candidate.
+    A pin takes its place before all else. Then comes, of what no cap forbids and is not buried, what a share
+    is due, else what has the greatest value; then what is buried. Where no candidate keeps the caps, another
+    order is looked for that does; where there is none, the best stands there all the same. No place stays
+    empty while there is a candidate.
     """
     placement = _Filling(wishes).filled()
     if placement.breaks_cap and wishes.exploration is None:
