@@ -35,7 +35,7 @@ from tests.builders.triton import (
     memory_index,
     slate,
 )
-from tests.contract.triton.source_suite import FILTERS, ITEMS, ROOM, SourceSuite
+from tests.contract.triton.source_suite import FILTERS, ITEMS, ROOM, SourceSuite, make_users
 
 NAMES = [spec.name for spec in SOURCES]
 OF_USERS, OF_ITEMS = NAMES[:4], ["nearest", "similar"]
@@ -343,3 +343,15 @@ def test_a_failure_is_logged_with_the_sources_name(world: World, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         explained(recommender)
     assert "went on without the source chain" in caplog.text
+
+
+def test_a_large_catalogue_is_scored_as_a_small_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = LoadedBundle.open(world.folder)
+    users, table = make_users(world, bundle, [{}] * 4), made(world, "chain")
+    everything = np.arange(-1, ITEMS)[None].repeat(4, axis=0)
+    small = table.scores(users, everything)
+    monkeypatch.setattr("ensemble.sources.item_to_item.DENSE_ITEMS", 10)
+    monkeypatch.setattr("contract.item_to_item.DENSE_ITEMS", 10)
+    large = table.scores(replace(users, worked_out={}), everything)
+    np.testing.assert_allclose(large, small, rtol=1e-6)
+    assert small.any(axis=1).all()
