@@ -28,7 +28,7 @@ def check_features(redis: Redis, manifest: Manifest, dataset: Dataset, item_ids:
     """
     store = RedisFeatureStore(redis, dataset, dataset.clock)
     step = max(1, len(item_ids) // LOOKS)
-    users = store.read_users(np.array(manifest.sample_user_ids[:LOOKS], dtype=np.int64))
+    users = store.read_users(np.array(manifest.sample_users[:LOOKS], dtype=np.int64))
     if any(map(_lack_all, (users, store.read_items(item_ids[::step])))):
         raise FeaturesMissing(
             f"{manifest.bundle} reads {', '.join(store.lacking)}, which Redis has otherwise or not at all: "
