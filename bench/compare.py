@@ -17,7 +17,7 @@ from bench.replies import tensors_of
 from contract.tensors import PAD_ID
 
 AGREES = 1e-4
-OUTPUTS = ("retrieved_ids", "candidate_ids", "ranking_scores")
+OUTPUTS = ("retrieved_ids", "source_item_ids", "candidate_ids", "ranking_scores")
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -47,9 +47,9 @@ def agree_reference(ours: Mapping[int, Tensors], theirs: Mapping[int, Tensors], 
     nearest, scores = [], []
     for user, answer in theirs.items():
         ids = answer["item_id_raw"].tolist()
-        nearest.append(set(ids) == set(ours[user]["retrieved_ids"][0, :k].tolist()))
+        nearest.append(set(ids) == set(_nearest(ours[user])[:k]))
         scores += _same(ours[user], dict(zip(ids, answer["ranking_scores"].tolist(), strict=True)))
-    return Agreement(float(np.mean(nearest)), float(np.mean(scores)), len(scores))
+    return Agreement(float(np.mean(nearest)), float(np.mean(scores)) if scores else 1.0, len(scores))
 
 
 def agree_stock(
@@ -60,15 +60,24 @@ def agree_stock(
     for user, answer in theirs.items():
         ids = item_ids[answer["ordered_ids"].ravel()].tolist()
         named = {i: s for i, s in zip(ids, answer["ordered_scores"].ravel().tolist(), strict=True) if i >= 0}
-        found = set(ours[user]["retrieved_ids"][0].tolist())
+        found = set(_nearest(ours[user]))
         nearest += [item in found for item in named]
         scores += _same(ours[user], named)
-    return Agreement(float(np.mean(nearest)), float(np.mean(scores)), len(scores))
+    return Agreement(float(np.mean(nearest)), float(np.mean(scores)) if scores else 1.0, len(scores))
+
+
+def _nearest(ours: Tensors) -> list[int]:
+    """What the vectors gave, which the others have alone: the first of a bundle's sources."""
+    nearest: list[int] = ours["source_item_ids"][0, : ours["retrieved_ids"].shape[1]].tolist()
+    return nearest
 
 
 def _same(ours: Tensors, scores: Mapping[int, float]) -> list[bool]:
-    """Whether each score is the one that our chain gives, of items that it ranks."""
+    """Whether each score is the one that our chain gives, of items that it ranks; none, where its order gives
+    the ranker no weight, so that it is not run."""
     ids, ranked = ours["candidate_ids"][0].tolist(), ours["ranking_scores"][0].tolist()
+    if not any(ranked):
+        return []
     mine = {item: score for item, score in zip(ids, ranked, strict=True) if item != PAD_ID}
     return [abs(mine[item] - score) <= AGREES for item, score in scores.items() if item in mine]
 
