@@ -19,6 +19,7 @@ from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
+from training.evaluation.protocols.protocol import PROTOCOLS, TIME_SPLIT
 from training.export.write import CURRENT, linked
 from training.features.tables import write_features
 from training.progress import TrainingProgress
@@ -91,8 +92,26 @@ def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: Traini
 
 
 def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
-    """Shows the metrics of a bundle, as they were measured when it was trained."""
-    table = _table(chosen.bundle or settings.var_dir / "bundles" / CURRENT)
+    """Shows the metrics of a bundle, as they were measured when it was trained; by another protocol than its
+    split by time, trains anew on the data set so divided.
+
+    Raises:
+        SettingError: what is asked for does not go together.
+    """
+    if chosen.protocol == TIME_SPLIT:
+        if chosen.data or chosen.quality or chosen.again:
+            raise SettingError(
+                "--data, --quality, --again: a bundle is shown as it was measured when it was trained; take "
+                "them out, or name a --protocol, which trains anew"
+            )
+        table = _table(chosen.bundle or settings.var_dir / "bundles" / CURRENT)
+    elif chosen.bundle:
+        raise SettingError(
+            f"--bundle={chosen.bundle}: was trained on the split by time; take it out, as --protocol "
+            f"{chosen.protocol} trains anew"
+        )
+    else:
+        table = _by_protocol(settings, chosen, steps)
     if chosen.write:
         from training.evaluation.tables import replace_block
 
@@ -114,6 +133,16 @@ def _prepared(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
     with steps.step("Prepare the data"):
         size = Size(**settings.synthetic.model_dump())
         return prepare(settings.data, settings.data_dir, settings.var_dir, size=size, say=steps.say)
+
+
+def _by_protocol(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> str:
+    check_matmul()
+    prepared = _prepared(settings, steps)
+    _quieten()
+    with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+        from training.evaluation.tables import markdown
+        from training.pipeline import measure
+    return markdown(measure(prepared, chosen.protocol, settings, steps, again=chosen.again).read_text())
 
 
 def _table(folder: Path) -> str:
@@ -148,12 +177,17 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         train := command("train", run_train, "train a bundle and evaluate it"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
     ]
-    for added in with_data:
+    evaluate = command("evaluate", run_evaluate, "show the quality of a bundle, or by another protocol")
+    for added in (*with_data, evaluate):
         added.add_argument("--data", help=f"a name or a folder (default: {settings.data})")
-    train.add_argument(
-        "--quality", type=QualityLevel, choices=list(QualityLevel), help=f"default: {settings.quality.value}"
-    )
-    train.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    for added in (train, evaluate):
+        added.add_argument(
+            "--quality",
+            type=QualityLevel,
+            choices=list(QualityLevel),
+            help=f"default: {settings.quality.value}",
+        )
+        added.add_argument("--again", action="store_true", help="train even where nothing has changed")
     promoted = command(
         "promote", run_promote, "make a bundle current, if it is not worse than the one that is"
     )
@@ -161,7 +195,12 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
     command("rollback", run_rollback, "make the bundle current that was so before")
     command("bundles", run_bundles, "list the bundles, and how `current` moved")
-    evaluate = command("evaluate", run_evaluate, "show the quality of a bundle")
+    evaluate.add_argument(
+        "--protocol",
+        choices=[TIME_SPLIT, *PROTOCOLS],
+        default=TIME_SPLIT,
+        help=f"how the data is divided (default: {TIME_SPLIT}, the bundle's own); another trains anew",
+    )
     evaluate.add_argument("--bundle", type=Path, help="the bundle's folder (default: the current one)")
     evaluate.add_argument("--write", type=Path, help="put the table into this Markdown file")
     return parser

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import read_settings
@@ -28,7 +28,7 @@ class QualityLevel(StrEnum):
 
 
 class SyntheticSettings(BaseModel):
-    """The synthetic world's size."""
+    """The synthetic world's size, and what makes it hard."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,6 +39,15 @@ class SyntheticSettings(BaseModel):
     )
     interactions: PositiveInt = Field(150_000, description="Interactions. More: better models, slower.")
     seed: NonNegativeInt = Field(0, description="The world itself; another number is another world.")
+    drift: NonNegativeFloat = Field(
+        1.0,
+        description="How fast tastes move and popularity fades. 0: not at all; higher: the past tells less.",
+    )
+    followers: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of users who follow fixed chains of items. Higher: the last item tells more of "
+        "the next than taste does.",
+    )
 
 
 class TrainingSettings(BaseSettings):

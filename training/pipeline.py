@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
 from training.evaluation.assess import SERVED, assess, test_facts
 from training.evaluation.notes import notes
+from training.evaluation.protocols.protocol import PROTOCOLS
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
@@ -78,6 +80,30 @@ def train_bundle(
     return bundles / name
 
 
+def measure(
+    prepared: Prepared, protocol: str, settings: TrainingSettings, steps: TrainingProgress, *, again: bool
+) -> Path:
+    """Trains and evaluates on a data set that is divided by a protocol, gives the file of its metrics.
+
+    One of the same data, settings and code is kept. Nothing is exported, and no bundle is made.
+
+    Raises:
+        DatasetError: the data set cannot be divided so.
+    """
+    divided = PROTOCOLS[protocol].divide(prepared)
+    made_of = fingerprint(divided, settings)
+    file = settings.var_dir / "evaluations" / f"{prepared.dataset.name}-{protocol}-{made_of[:12]}.json"
+    if file.exists() and not again:
+        steps.say(f"{file}: data, settings and code unchanged, reused")
+        return file
+    set_threads(settings.threads)
+    _, metrics = learn(divided, settings, steps)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    noted = [PROTOCOLS[protocol].note, *metrics["notes"]]
+    write_json(file, {"protocol": protocol, **metrics, "notes": noted})
+    return file
+
+
 def learn(
     prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress
 ) -> tuple[Learned, dict[str, Any]]:
@@ -95,7 +121,7 @@ def learn(
     is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
-    reports = []
+    peak, reports = 0, []
     for seed in seeds:
         with steps.step(f"Train retrieval, seed {seed}"):
             retriever = fit_retriever(prepared, encoders, settings, seed)
@@ -107,6 +133,7 @@ def learn(
             learned = learn_slates(prepared, learned, forms, sources, settings.k)
             steps.say(str(learned.order))
         first = first or learned
+        peak = peak or peak_memory_mib()
         with steps.step(f"Evaluate, seed {seed}"):
             fit = partial(fit_retriever, settings=settings, seed=seed)
             reports.append(assess(prepared, settings, parts, examples, learned, seed, fit))
@@ -118,8 +145,24 @@ def learn(
         "test": test_facts(prepared, parts),
         "notes": notes(prepared),
         "served": SERVED,
+        "training": {"seconds": training_seconds(steps, seeds[0]), "peak_memory_mib": peak},
         "sections": over_seeds(reports),
     }
+
+
+def training_seconds(steps: TrainingProgress, seed: int) -> dict[str, float]:
+    """Gives what the steps of one seed's training took, without the evaluation."""
+    others = ("Prepare", "Load", "Evaluate", "Export")
+    return {
+        name: round(took, 1)
+        for name, took in steps.seconds.items()
+        if not name.startswith(others) and (", seed" not in name or name.endswith(f", seed {seed}"))
+    }
+
+
+def peak_memory_mib() -> int:
+    """The most memory that this process has held so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def write_bundle(

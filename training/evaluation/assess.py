@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 
 from contract import names
-from contract.arrays import Floats
+from contract.arrays import Doubles, Floats, Ints
 from contract.encoders import Field
 from training.baselines.lightgbm import fit_lightgbm
 from training.baselines.logistic_regression import fit_logistic_regression
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared
+from training.evaluation.few_items import FEW_USERS, assess_few_items
 from training.evaluation.new_items import Fit, assess_new_items
 from training.evaluation.report import Report
-from training.evaluation.retrieval_baselines import assess_retrieval_baselines
+from training.evaluation.retrieval_baselines import baseline_lists
 from training.examples.exposures import RankingRows
 from training.examples.ranking import RankingExamples, RankingParts, target_labels
 from training.examples.snapshot import unknown_user
-from training.examples.split import HeldOut, held_out
+from training.examples.split import HeldOut, first_users, held_out
 from training.metrics.lists import list_metrics
 from training.metrics.ranking import auc, bootstrap_users, log_loss, ranking_metrics
+from training.metrics.served import coverage, diversity, exposures, gini
 from training.models import chosen_ranking
 from training.slates.search import evaluate_lists, evaluate_vectors, reorder
 from training.slates.slates import Learned, rank_candidates
@@ -35,6 +37,9 @@ RANKERS: dict[str, Callable[..., Any]] = {
     "LightGBM": fit_lightgbm,
     "logistic regression": fit_logistic_regression,
 }
+
+POPULAR = ("TopPop", "recent popularity")
+"""Baselines that know nobody, beside whom stand users of whom little is known."""
 
 
 def assess(
@@ -64,8 +69,9 @@ def assess(
     report.add("retrieval", learned.retriever.model.name, evaluate_vectors(held, *vectors))
     assess_unknown_users(report, prepared, learned, held, vectors[1])
     assess_end_to_end(report, prepared, learned, held, vectors, settings.k)
+    assess_few_items(report, prepared, learned, held, settings.k)
     if is_first:
-        assess_retrieval_baselines(report, prepared, held)
+        assess_retrieval_baselines(report, prepared, held, vectors[1])
         if report.is_full:
             cases = assess_new_items(prepared, learned.encoders, learned.retriever, fit, seed)
             for case, values in cases.items():
@@ -101,7 +107,10 @@ def assess_ranking(
     learned: Learned,
     seed: int,
 ) -> None:
-    """Adds the ranker's metrics on the test's exposures in context, and where asked without."""
+    """Adds the ranker's metrics on the test's exposures in context, and where asked without; nothing where
+    all of them have one outcome."""
+    if not tells_apart(prepared, parts.test):
+        return
     test, name = parts.test.encoded(learned.encoders, prepared.dataset), learned.ranker.name
     add_ranker(report, "ranking", name, prepared, parts.test, learned.ranker.predict(test))
     if prepared.dataset.context and settings.quality is QualityLevel.FULL:
@@ -119,10 +128,9 @@ def assess_ranking_baselines(
     learned: Learned,
     seed: int,
 ) -> None:
-    """Adds what simpler rankers reach on the same encoded rows; nothing where every label is the same, as in
-    a log of what was chosen alone: there is nothing to tell apart."""
-    labels = target_labels(prepared, parts.train)
-    if len(np.unique(labels[~np.isnan(labels)])) < 2:
+    """Adds what simpler rankers reach on the same encoded rows; nothing where they have nothing to learn, as
+    of a log of what was chosen alone, or there is nothing to tell apart."""
+    if not tells_apart(prepared, parts.train) or not tells_apart(prepared, parts.test):
         return
     fields, test = learned.encoders.fields, parts.test.encoded(learned.encoders, prepared.dataset)
     exposures = examples.of_target(len(parts.train))
@@ -133,6 +141,12 @@ def assess_ranking_baselines(
         for name, fit in RANKERS.items():
             ranker = fit(replace(exposures, fields=known), seed)
             add_ranker(report, section, name, prepared, parts.test, ranker.predict(test))
+
+
+def tells_apart(prepared: Prepared, rows: RankingRows) -> bool:
+    """Whether rows hold both outcomes of the target."""
+    labels = target_labels(prepared, rows)
+    return len(np.unique(labels[~np.isnan(labels)])) > 1
 
 
 def without_context(prepared: Prepared, fields: Mapping[str, Field]) -> dict[str, Field]:
@@ -156,6 +170,18 @@ def add_ranker(
         row = report.sections[section][model]
         row["auc_interval"] = list(bootstrap_users(lambda at: auc(labels[at], scores[at]), users))
         row["log_loss_interval"] = list(bootstrap_users(lambda at: log_loss(labels[at], scores[at]), users))
+
+
+def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut, items: Floats) -> None:
+    """Adds what simpler models of the same interactions retrieve; `items` (I,D) tell how lists differ."""
+    for name, lists in baseline_lists(prepared, held).items():
+        values = list_metrics(lists, held.relevant)
+        report.add("retrieval", name, values)
+        report.add("end_to_end", f"{name} alone", of_slates(held, lists, items))
+        if name in POPULAR:
+            report.add("unknown_users", name, values)
+            some = first_users(held, FEW_USERS)
+            report.add("few_items", name, evaluate_lists(some, lists[: len(some.user_rows)]))
 
 
 def assess_unknown_users(
@@ -185,9 +211,21 @@ def assess_end_to_end(
         SERVED: slates.served(learned.order),
         f"{learned.ranker.name}'s order alone": slates.ranking_scores,
     }
-    for model, scores in orders.items():
-        report.add("end_to_end", model, evaluate_lists(held, reorder(slates.items, scores)))
+    lists = {name: reorder(slates.items, scores) for name, scores in orders.items()}
     for at, name in enumerate([learned.retriever.model.name, *slates.source_scores]):
-        report.add("end_to_end", f"{name} alone", evaluate_lists(held, slates.lists.positions[:, at]))
-    whole = reorder(slates.items, slates.served(learned.order))
-    report.add("retrieval", "all sources, in the served order", list_metrics(whole, held.relevant))
+        lists[f"{name} alone"] = slates.lists.positions[:, at]
+    for name, ordered in lists.items():
+        report.add("end_to_end", name, of_slates(held, ordered, vectors[1]))
+    report.add("retrieval", "all sources, in the served order", list_metrics(lists[SERVED], held.relevant))
+
+
+def of_slates(held: HeldOut, lists: Ints, items: Floats) -> dict[str, float | Doubles]:
+    """Takes ordered lists (U,K) and item vectors (I,D), gives what their first ten find and show."""
+    first = lists[:, :10]
+    shown = exposures(first, len(items))
+    return {
+        **evaluate_lists(held, lists),
+        "coverage@10": coverage(shown),
+        "gini@10": gini(shown),
+        "diversity@10": diversity(first, items),
+    }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +15,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
-from contract.arrays import Bools
+from contract.arrays import Bools, Ints
 from contract.dataset import ANY
 from training.baselines.blend import blend
 from training.baselines.ease import Ease, ease_weights
@@ -21,7 +24,6 @@ from training.baselines.markov import Markov
 from training.baselines.recent_popularity import HALF_LIVES, RecentPopularity
 from training.baselines.top_pop import TopPop
 from training.data.prepared import Prepared
-from training.evaluation.report import Report
 from training.examples.sequences import Sequences
 from training.examples.split import (
     HeldOut,
@@ -33,11 +35,16 @@ from training.examples.split import (
     rows_of,
 )
 from training.features.activity import event_times
-from training.metrics.lists import Scorer, retrieval_metrics
+from training.metrics.lists import CUTOFFS, Scorer, ranked, retrieval_metrics
 
+DEPTH = max(CUTOFFS)
+FOLDER = "baselines"
+CODE = Path(__file__).parents[1]
+MADE_BY = ("baselines/*.py", "metrics/lists.py", "evaluation/retrieval_baselines.py", "examples/s*.py")
+"""The files that the lists depend on."""
 DENSE_ITEMS = 10_000
 """Items up to which the baselines that need an (I,I) matrix are fitted."""
-CHOICE_USERS = 1_000
+CHOICE_USERS = 500
 """Most users of validation on whom a baseline's form is chosen."""
 RIDGE = 500.0
 """EASE's penalty, in users."""
@@ -88,16 +95,43 @@ def blended(one: Answer, other: Answer, weight: float) -> Answer:
     return answer
 
 
-def assess_retrieval_baselines(report: Report, prepared: Prepared, held: HeldOut) -> None:
-    """Adds what simpler models retrieve for the test part's users."""
+def baseline_lists(prepared: Prepared, held: HeldOut) -> dict[str, Ints]:
+    """Gives the best `DEPTH` unseen items of every held-out user of the test part, by each baseline; (U,K).
+
+    What the same code made of the same interactions is read from the data set's folder.
+    """
+    kept = prepared.folder / FOLDER / f"{_digest(prepared, held)[:16]}.npz"
+    if kept.exists():
+        with np.load(kept) as lists:
+            return {name: lists[name].astype(np.int64) for name in lists.files}
     question = Question(prepared, held, prepared.split.validate_until)
-    for name, answer in RetrievalBaselines(prepared).answers().items():
-        values = retrieval_metrics(answer(question), held.relevant, held.seen)
-        report.add("retrieval", name, values)
-        at_10 = {metric: of_users for metric, of_users in values.items() if metric.endswith("@10")}
-        report.add("end_to_end", f"{name} alone", at_10)
-        if name == "TopPop":
-            report.add("unknown_users", name, values)
+    answers = RetrievalBaselines(prepared).answers()
+    made = {name: ranked(answer(question), held.seen, DEPTH) for name, answer in answers.items()}
+    kept.parent.mkdir(exist_ok=True)
+    temporary = kept.with_suffix(f".{os.getpid()}.npz")
+    narrow: dict[str, Any] = {name: lists.astype(np.int32) for name, lists in made.items()}
+    np.savez_compressed(temporary, **narrow)
+    temporary.rename(kept)
+    return made
+
+
+def _digest(prepared: Prepared, held: HeldOut) -> str:
+    """A hash of all that the lists are made of: interactions, parts, and code."""
+    log, dataset = prepared.interactions, prepared.dataset
+    digest = hashlib.sha256(repr((prepared.split, dataset.target)).encode())
+    is_target = is_positive(prepared, dataset.target)
+    for values in (
+        log[names.USER_ID],
+        log[names.ITEM_ID],
+        event_times(dataset, log).astype("int64"),
+        is_target,
+    ):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    for part in (prepared.items[names.ITEM_ID].to_numpy(np.int64), held.user_ids, held.seen.indices):
+        digest.update(part.tobytes())
+    for file in sorted(file for files in MADE_BY for file in CODE.glob(files)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 class RetrievalBaselines:

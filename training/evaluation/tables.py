@@ -17,6 +17,7 @@ _TITLES = {
     "unknown_users": "Retrieval for unknown users: id and history withheld",
     "new_items": "Retrieval of items withheld from training, among the whole catalogue",
     "end_to_end": "End to end: retrieve, filter, rank; context unknown",
+    "few_items": "Slates of strangers: id, profile, and all but their newest items withheld",
 }
 _COLUMNS = {
     "auc": "AUC",
@@ -27,6 +28,9 @@ _COLUMNS = {
     "recall@100": "Recall@100",
     "ndcg@10": "NDCG@10",
     "ndcg@100": "NDCG@100",
+    "coverage@10": "coverage@10",
+    "gini@10": "Gini@10",
+    "diversity@10": "diversity@10",
 }
 
 
@@ -34,15 +38,28 @@ def markdown(metrics_json: str) -> str:
     """Takes the contents of `metrics.json`, gives one table per section, below what must be known of them."""
     metrics: dict[str, Any] = json.loads(metrics_json)
     lines = [
-        f"Bundle `{metrics['bundle']}` on {metrics['dataset']}, quality {metrics['quality']}, "
+        f"{_measured(metrics)} on {metrics['dataset']}, quality {metrics['quality']}, "
         f"seed {', '.join(map(str, metrics['seeds']))}. Test: {metrics['test']['rows']:,} rows, "
         f"{metrics['test']['users']:,} users with {metrics['test']['relevant']:,} items to find.",
     ]
+    if "training" in metrics:
+        lines += ["", _training(metrics["training"])]
     for note in metrics.get("notes", []):
         lines += ["", note]
     for section, models in metrics["sections"].items():
         lines += ["", f"**{_TITLES.get(section, section)}**", "", *_table(models)]
     return "\n".join(lines) + "\n"
+
+
+def _measured(metrics: dict[str, Any]) -> str:
+    return f"Bundle `{metrics['bundle']}`" if "bundle" in metrics else f"Protocol {metrics['protocol']}"
+
+
+def _training(facts: dict[str, Any]) -> str:
+    seconds = facts["seconds"]
+    each = ", ".join(f"{name.partition(', seed')[0].lower()} {took:.0f} s" for name, took in seconds.items())
+    total, peak = sum(seconds.values()), facts["peak_memory_mib"]
+    return f"Training of one seed: {total:.0f} s ({each}), at most {peak:,} MiB."
 
 
 def _table(models: dict[str, dict[str, Any]]) -> list[str]:

@@ -25,12 +25,14 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> Ints:
     Where fewer than `k` are finite, the tail is -1.
     """
     k = min(k, scores.shape[1])
-    # A partition alone may keep any of several equal scores: look at all that tie with the last one.
-    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-    widest = int((scores >= least).sum(axis=1).max(initial=k))
-    kept = np.sort(np.argpartition(-scores, min(widest, scores.shape[1]) - 1, axis=1)[:, :widest], axis=1)
+    scores = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+    least = np.partition(scores, -k, axis=1)[:, -k, None]
+    above, equal = scores > least, scores == least
+    # Of those that tie with the last one, the first by position fill up.
+    room = k - above.sum(axis=1, dtype=np.int32)[:, None]
+    kept = np.nonzero(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)))[1].reshape(-1, k)
     values = np.take_along_axis(scores, kept, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    order = np.argsort(-values, axis=1, kind="stable")
     best: Ints = np.take_along_axis(kept, order, axis=1)
     return np.where(np.isfinite(np.take_along_axis(values, order, axis=1)), best, -1)
 
@@ -62,11 +64,25 @@ def list_metrics(lists: Ints, relevant: csr_matrix, cutoffs: tuple[int, ...] = C
 
     Returns `recall@k` and `ndcg@k` per user, (B,), such as `recall@100`.
     """
-    wanted = relevant.toarray() > 0
-    hits = np.take_along_axis(wanted, np.maximum(lists, 0), axis=1) & (lists >= 0)
-    counts = wanted.sum(axis=1)
+    rows = np.arange(len(lists))[:, None]
+    hits = (relevant[rows, np.maximum(lists, 0)].toarray() > 0) & (lists >= 0)
+    counts = np.asarray((relevant > 0).sum(axis=1)).ravel()
     metrics = {f"recall@{k}": recall_at(hits, counts, k) for k in cutoffs}
     return metrics | {f"ndcg@{k}": ndcg_at(hits, counts, k) for k in cutoffs}
+
+
+def ranked(scorer: Scorer, seen: csr_matrix, k: int, rows: int = 512) -> Ints:
+    """Ranks the whole catalogue for every user, without what they have seen, nonzero in `seen` (U,I).
+
+    `scorer` is asked for `rows` users at a time. Gives each one's `k` best positions (U,K), -1 in the tail.
+    """
+    parts = [np.zeros((0, min(k, seen.shape[1])), dtype=np.int64)]
+    for start in range(0, seen.shape[0], rows):
+        users = np.arange(start, min(start + rows, seen.shape[0]))
+        scores = np.array(scorer(users), dtype=np.float32)
+        scores[seen[users].toarray() > 0] = -np.inf
+        parts.append(top_k(scores, k))
+    return np.concatenate(parts)
 
 
 def retrieval_metrics(
@@ -76,18 +92,8 @@ def retrieval_metrics(
     cutoffs: tuple[int, ...] = CUTOFFS,
     rows: int = 512,
 ) -> dict[str, Doubles]:
-    """Ranks the whole catalogue for every user, without what they have seen, and scores the lists.
-
-    `relevant` and `seen` are (U,I) with nonzeros where true; `scorer` is asked for `rows` users at a time.
-    Returns `recall@k` and `ndcg@k` per user, (U,).
-    """
-    parts = []
-    for start in range(0, relevant.shape[0], rows):
-        users = np.arange(start, min(start + rows, relevant.shape[0]))
-        scores = np.array(scorer(users), dtype=np.float32)
-        scores[seen[users].toarray() > 0] = -np.inf
-        parts.append(list_metrics(top_k(scores, max(cutoffs)), relevant[users], cutoffs))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    """Ranks as `ranked` does and scores the lists against `relevant` (U,I); see `list_metrics`."""
+    return list_metrics(ranked(scorer, seen, max(cutoffs), rows), relevant, cutoffs)
 
 
 def means(metrics: Mapping[str, Doubles]) -> dict[str, float]:

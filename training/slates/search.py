@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from contract.arrays import Doubles, Floats, Ints
 from training.examples.split import HeldOut
-from training.metrics.lists import list_metrics, retrieval_metrics, top_k
+from training.metrics.lists import list_metrics, ranked, retrieval_metrics
 
 PerUser = Mapping[str, Doubles]
 
@@ -25,15 +25,9 @@ def evaluate_vectors(held: HeldOut, users: Floats, items: Floats) -> PerUser:
     return retrieval_metrics(vector_scorer(users, items), held.relevant, held.seen)
 
 
-def retrieve(held: HeldOut, users: Floats, items: Floats, k: int, rows: int = 512) -> Ints:
+def retrieve(held: HeldOut, users: Floats, items: Floats, k: int) -> Ints:
     """Gives the `k` best unseen items of every held-out user, catalogue positions, best first; (U,K)."""
-    parts = []
-    for start in range(0, max(len(users), 1), rows):
-        part = slice(start, start + rows)
-        scores = users[part] @ items.T
-        scores[held.seen[part].toarray() > 0] = -np.inf
-        parts.append(top_k(scores, k))
-    return np.concatenate(parts)
+    return ranked(vector_scorer(users, items), held.seen, k)
 
 
 def reorder(candidates: Ints, scores: npt.NDArray[np.float32]) -> Ints:

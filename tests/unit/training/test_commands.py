@@ -94,6 +94,40 @@ def test_a_disk_without_room_ends_preparing_with_one_line_and_leaves_nothing(
     assert {path: path.read_bytes() for path in var.rglob("*") if path.is_file()} == prepared
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--data", "synthetic"], "or name a --protocol"),
+        (["--protocol", "leave-last-out", "--bundle", "toy-1"], "--bundle=toy-1: was trained on the split"),
+    ],
+)
+def test_what_does_not_go_together_in_evaluate_is_said(
+    capsys: pytest.CaptureFixture[str], asked: list[str], said: str
+) -> None:
+    assert main(["evaluate", *asked]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_protocol_is_trained_for_once_and_shown_with_its_note(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    for size in ("USERS=60", "ITEMS=40", "DAYS=10", "INTERACTIONS=1500"):
+        name, _, value = size.partition("=")
+        monkeypatch.setenv(f"SHORTLIST_SYNTHETIC__{name}", value)
+    asked = ["evaluate", "--protocol", "leave-last-out", "--data", "synthetic", "--quality", "tiny"]
+    assert main(asked) == 0
+    first = capsys.readouterr().out
+    assert "Protocol leave-last-out on synthetic, quality tiny" in first
+    assert "the last new positive is the test" in first
+    assert "| recency EASE |" in first
+    assert "**Ranking" not in first
+    assert main(asked) == 0
+    again = capsys.readouterr().out
+    assert "reused" in again
+    assert again[again.index("Protocol") :] == first[first.index("Protocol") :]
+
+
 def test_evaluate_without_a_bundle_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

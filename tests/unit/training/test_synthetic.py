@@ -42,6 +42,34 @@ def test_tastes_drift_and_popularity_fades(world: World) -> None:
     assert len(top[0] & top[1]) < 15
 
 
+def test_without_drift_nothing_fades_and_with_more_it_fades_sooner() -> None:
+    still, slow, fast = (
+        make_world(Size(60, 50, 12, 100, drift=drift), np.random.default_rng(0)).item_popularity
+        for drift in (0.0, 1.0, 3.0)
+    )
+    np.testing.assert_allclose(still[0], still[-1])
+    changed = [np.abs(world[-1] - world[0]).sum() for world in (slow, fast)]
+    assert 0 < changed[0] < changed[1]
+
+
+def followed(rows: pd.DataFrame) -> float:
+    """The share of interactions after which the same user's next is with what most often comes next."""
+    rows = rows.sort_values(["user_id", "timestamp"], kind="stable")
+    pairs = rows.assign(after=rows.groupby("user_id")["item_id"].shift(-1)).dropna()
+    counts = pairs.groupby(["item_id", "after"]).size()
+    return float(counts.groupby("item_id").max().sum() / counts.sum())
+
+
+def test_followers_go_along_chains_and_like_it_and_nobody_else_changes() -> None:
+    plain, some, all_ = (read(Size(400, 200, 15, 20_000, followers=s)).interactions for s in (0.0, 0.5, 1.0))
+    assert followed(plain) < 0.15
+    assert followed(plain) + 0.2 < followed(some) < followed(all_) - 0.2
+    assert plain["is_click"].mean() + 0.1 < some["is_click"].mean()
+    same = some["item_id"].to_numpy() == plain["item_id"].to_numpy()
+    shares = pd.Series(same).groupby(plain["user_id"].to_numpy()).mean()
+    assert 0.4 < (shares == 1).mean() < 0.6
+
+
 def recall_at_20(scores: npt.NDArray[np.float64], train: pd.DataFrame, test: pd.DataFrame) -> float:
     """The share of a user's clicked, unseen items in their top 20, mean over users; scores (users, items)."""
     scores = scores.copy()

@@ -2,7 +2,8 @@
 
 Users and items have tastes in one latent space, around the centres of categories. A user is shown items that
 are popular on that day or near their taste, and clicks by taste, quality and surface. Tastes drift from one
-category to another, and an item's popularity rises and fades.
+category to another, and an item's popularity rises and fades. Where it is asked for, some users follow
+chains: after an item most often comes the next one of a fixed order.
 """
 
 from __future__ import annotations
@@ -25,19 +26,24 @@ _SHOWN_FROM = 24  # popular items among which a user's taste chooses what is sho
 _REGIONS = ("north", "east", "south", "west")
 _NOUNS = ("lamp", "chair", "kettle", "jacket", "novel", "guitar", "tent", "camera")
 _SURFACE_EFFECT = (0.0, 0.8, -0.6)
+_MOVES = 0.4  # share of users whose taste moves to another category, at a drift of 1
+_GOES_ON = 0.7  # chance that a follower's next interaction is with the next item of the chain
+_LIKES = 0.8  # chance that it is clicked
 _BLOCK = 100_000  # events drawn at a time, so that memory does not grow with the world
 _END = pd.Timestamp("2026-01-31", tz="UTC")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the world is, and its seed."""
+    """How large the world is, how fast it changes, which share of users follows chains, and its seed."""
 
     users: int = 3_000
     items: int = 1_500
     days: int = 30
     interactions: int = 150_000
     seed: int = 0
+    drift: float = 1.0
+    followers: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ def make_world(size: Size, rng: np.random.Generator) -> World:
     item_category = rng.choice(_CATEGORIES, size.items, p=weights)
     user_category = rng.choice(_CATEGORIES, size.users, p=weights)
     later_category = np.where(
-        rng.random(size.users) < 0.4, rng.choice(_CATEGORIES, size.users, p=weights), user_category
+        rng.random(size.users) < _MOVES * size.drift,
+        rng.choice(_CATEGORIES, size.users, p=weights),
+        user_category,
     )
 
     def near(category: Ints) -> Doubles:
@@ -85,7 +93,7 @@ def make_world(size: Size, rng: np.random.Generator) -> World:
 
     day = np.arange(size.days)[:, None]
     peak = rng.uniform(-0.5 * size.days, size.days, size.items)
-    fading = np.exp(-np.abs(day - peak) / (0.5 * size.days))
+    fading = np.exp(-size.drift * np.abs(day - peak) / (0.5 * size.days))
     popularity = rng.lognormal(0, 1.1, size.items) * fading
     scale = np.sqrt(_WIDTH) * 0.8  # a dot product of unit vectors has variance 1/_WIDTH
     return World(
@@ -108,6 +116,8 @@ def read(size: Size) -> Raw:
     users, items = _users(world, rng), _items(world, rng)
     blocks = [min(_BLOCK, size.interactions - start) for start in range(0, size.interactions, _BLOCK)]
     interactions = pd.concat([_interactions(world, rows, rng) for rows in blocks])
+    if size.followers:
+        interactions = _follow(world, interactions, np.random.default_rng([size.seed, 1]))
     interactions = interactions.drop_duplicates(["user_id", "item_id", "timestamp"])
     declaration = read_declaration(NAME)
     day = pd.Timedelta(days=1)
@@ -208,3 +218,27 @@ def _interactions(world: World, rows: int, rng: np.random.Generator) -> pd.DataF
             "context_hour": hour,
         }
     )
+
+
+def _follow(world: World, log: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Lets some users go on along a chain: one ring of all items, category after category."""
+    size = world.size
+    ring = np.lexsort((rng.random(size.items), world.item_category))
+    place = np.argsort(ring)
+    is_follower = rng.random(size.users) < size.followers
+    order = np.lexsort((log["timestamp"], log["user_id"]))
+    users, items = (log[name].to_numpy()[order] - 1 for name in ("user_id", "item_id"))
+    rows = np.arange(len(log))
+    goes_on = is_follower[users] & (rng.random(len(log)) < _GOES_ON) & (users == np.roll(users, 1))
+    goes_on[:1] = False
+    since = np.maximum.accumulate(np.where(goes_on, 0, rows))
+    likes = rng.random(len(log)) < _LIKES
+    changed = {
+        "item_id": ring[(place[items[since]] + rows - since) % size.items] + 1,
+        "is_click": np.where(goes_on, likes, log["is_click"].to_numpy()[order]),
+        "is_purchase": np.where(
+            goes_on, likes & (rng.random(len(log)) < 0.1), log["is_purchase"].to_numpy()[order]
+        ),
+    }
+    back = np.argsort(order)
+    return log.assign(**{name: values[back].astype(np.int64) for name, values in changed.items()})

@@ -1,0 +1,45 @@
+"""What all lists together show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.metrics.served import coverage, diversity, exposures, gini
+
+
+def test_the_tail_of_a_short_list_shows_nothing() -> None:
+    shown = exposures(np.array([[0, 2], [2, -1]]), 4)
+    assert shown.tolist() == [1, 0, 2, 0]
+    assert coverage(shown) == 0.5
+
+
+def test_gini_is_0_where_all_are_shown_alike_and_nears_1_where_one_takes_all() -> None:
+    assert gini(np.full(7, 3)) == pytest.approx(0)
+    assert gini(np.array([0] * 99 + [10])) == pytest.approx(0.99)
+
+
+def test_gini_is_half_the_mean_difference_over_the_mean() -> None:
+    shown = np.random.default_rng(0).integers(0, 9, 30)
+    expected = np.abs(shown[:, None] - shown).mean() / (2 * shown.mean())
+    assert gini(shown) == pytest.approx(expected)
+
+
+def test_gini_of_nothing_shown_is_not_known() -> None:
+    assert np.isnan(gini(np.zeros(3, dtype=np.int64)))
+
+
+def test_diversity_is_the_mean_cosine_distance_of_the_pairs() -> None:
+    vectors = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32) * 5
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T
+    found = diversity(np.array([[0, 3, 5], [1, 4, -1], [2, -1, -1]]), vectors)
+    assert found[0] == pytest.approx((distance[0, 3] + distance[0, 5] + distance[3, 5]) / 3, abs=1e-6)
+    assert found[1] == pytest.approx(distance[1, 4], abs=1e-6)
+    assert np.isnan(found[2])
+
+
+def test_a_list_of_one_item_again_and_again_has_no_diversity() -> None:
+    assert diversity(np.array([[0, 0, 0]]), np.array([[3.0, 4.0]], dtype=np.float32)) == pytest.approx(
+        0, abs=1e-6
+    )
