@@ -27,7 +27,7 @@ def table() -> RankingTable:
         {
             "name": "small",
             "history_until": START,
-            "activity": {"recent_items": 3},
+            "activity": {"recent_items": 3, "history_items": 3},
             "label": "is_click",
             "users": {"user_id": {"role": "id"}, "user_age": {"role": "numeric"}},
             "items": {"item_id": {"role": "id"}, "item_kind": {"role": "categorical", "is_affinity": True}},
