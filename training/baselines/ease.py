@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import solve
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_matrix
 
 from contract.arithmetic import expect_equal
-from contract.arrays import Floats
+from contract.arrays import Doubles, Floats
 from training.baselines.item_knn import binary
 
 
@@ -28,7 +29,18 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
         weights: Floats = np.zeros((interactions.shape[1],) * 2, dtype=np.float32)
         weights[np.ix_(met, met)] = ease_weights(interactions[:, met], ridge)
         return weights
-    users = binary(interactions)
+    users = binary(interactions[interactions.getnnz(axis=1) > 0])
+    inverse = _inverse_of_few(users, ridge) if users.shape[0] < users.shape[1] else _inverse(users, ridge)
+    signs = np.where(np.arange(len(inverse)) % 2, -1.0, 1.0)
+    solution = np.einsum("ij,j->i", inverse, signs, optimize=False)
+    expect_equal(users.T @ (users @ solution) + ridge * solution, signs, "LAPACK solves equations")
+    weights = (inverse / -np.diag(inverse)).astype(np.float32)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _inverse(users: csr_matrix, ridge: float) -> Doubles:
+    """Inverts the Gram matrix of items with the ridge on its diagonal, (I,I)."""
     gram = (users.T @ users).toarray().astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge
     # A third of the work of solving for the identity, and in place. `potri` fills one triangle only.
@@ -36,13 +48,20 @@ def ease_weights(interactions: csr_matrix, ridge: float) -> Floats:
     if failed:
         raise ValueError(f"ridge={ridge} is too small for these interactions; raise it")
     half, _ = dpotri(factor, lower=0, overwrite_c=1)
-    inverse = np.triu(half) + np.triu(half, 1).T
-    signs = np.where(np.arange(len(inverse)) % 2, -1.0, 1.0)
-    solution = np.einsum("ij,j->i", inverse, signs, optimize=False)
-    expect_equal(users.T @ (users @ solution) + ridge * solution, signs, "LAPACK solves equations")
-    weights = (inverse / -np.diag(inverse)).astype(np.float32)
-    np.fill_diagonal(weights, 0.0)
-    return weights
+    inverse: Doubles = np.triu(half) + np.triu(half, 1).T
+    return inverse
+
+
+def _inverse_of_few(users: csr_matrix, ridge: float) -> Doubles:
+    """Gives the same by the Gram matrix of users, smaller where they are fewer: Woodbury's identity."""
+    if ridge <= 0:
+        raise ValueError(f"ridge={ridge} is too small for these interactions; raise it")
+    users = users.astype(np.float64)
+    gram = (users @ users.T).toarray()
+    gram[np.diag_indices_from(gram)] += ridge
+    inverse: Doubles = users.T @ solve(gram, users.toarray(), assume_a="pos") / -ridge
+    inverse[np.diag_indices_from(inverse)] += 1 / ridge
+    return inverse
 
 
 class Ease:

@@ -124,7 +124,7 @@ def test_a_protocol_is_trained_for_once_and_shown_with_its_note(
     assert "**Ranking" not in first
     assert main(asked) == 0
     again = capsys.readouterr().out
-    assert "reused" in again
+    assert "data, settings and code unchanged, reused" in again
     assert again[again.index("Protocol") :] == first[first.index("Protocol") :]
 
 

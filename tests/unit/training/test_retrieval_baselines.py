@@ -36,6 +36,15 @@ def test_ease_solves_each_item_by_ridge_regression_on_the_others() -> None:
         assert weights[item, item] == 0
 
 
+def test_ease_of_fewer_users_than_items_has_the_weights_of_its_equations() -> None:
+    users = random(9, 30, 0.3, format="csr", random_state=0, dtype=np.float32)
+    plain = (users.toarray() > 0).astype(np.float64)
+    inverse = np.linalg.inv(plain.T @ plain + 2.0 * np.eye(30))
+    expected = inverse / -np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(ease_weights(users, ridge=2.0), expected, atol=1e-6)
+
+
 def test_a_library_that_inverts_wrongly_is_told_and_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(factor: np.ndarray, **options: int) -> tuple[np.ndarray, int]:
         half, failed = right(factor, **options)
