@@ -34,8 +34,9 @@ class Judged:
 
 
 def fit_ordering(judged: Judged) -> OrderSpec:
-    """Chooses by NDCG@10 on users whom a blend was not fitted on: a blend of all scores, one without the
-    ranker's, one without the ranker's and the vectors', or a single score; the simpler of equals.
+    """Chooses by NDCG@10 on users whom a blend was not fitted on: a blend of the sources' scores, with the
+    ranker's if that is better, or, where it is better by more than the standard error, one without the
+    vectors', or a single score.
 
     A blend's weights, none negative, are the likeliest to have drawn a user's clicks from their candidates, a
     softmax over the list; so a user with many clicks counts no more than another. The chosen sum is scaled to
@@ -62,29 +63,32 @@ def fit_ordering(judged: Judged) -> OrderSpec:
 
 
 def _choose(features: Doubles, judged: Judged, clicked: Bools) -> Doubles:
-    """Gives the weights (F,) of the best order."""
+    """Gives the weights (F,) of the best order: the ranker's and the vectors' come first among them."""
     count = features.shape[2]
+    weights, gains = _blended(features, judged, clicked, [*range(1, count)])
+    with_ranker, gains_with = _blended(features, judged, clicked, [*range(count)])
+    if gains_with.mean() > gains.mean():
+        weights, gains = with_ranker, gains_with
+    others = [(single, _ndcg(features @ single, judged, clicked)) for single in np.eye(count)]
+    if count > 3:
+        others.append(_blended(features, judged, clicked, [*range(2, count)]))
+    for simpler, of_users in sorted(others, key=lambda other: -float(other[1].mean())):
+        better = of_users - gains
+        if better.mean() > better.std() / np.sqrt(len(better)):
+            return simpler
+    return weights
+
+
+def _blended(
+    features: Doubles, judged: Judged, clicked: Bools, kept: Sequence[int]
+) -> tuple[Doubles, Doubles]:
+    """Gives the weights (F,) of a blend of the `kept` scores, and NDCG@10 of users in an order of others."""
     folds = np.arange(len(features)) % FOLDS
-    best, best_value = np.zeros(count), -np.inf
-    for single in [1, 0, *range(2, count)]:
-        weights = np.eye(count)[single]
-        value = float(np.nanmean(_ndcg(features @ weights, judged, clicked)))
-        if value > best_value + 1e-9:
-            best, best_value = weights, value
-    for left_out in ([0, 1], [0], []) if count > 2 else ([],):
-        kept = [at for at in range(count) if at not in left_out]
-        if len(kept) < 2:
-            continue
-        scores = np.zeros(features.shape[:2])
-        for fold in range(FOLDS):
-            fitted = _listwise(
-                features[folds != fold], clicked[folds != fold], judged.live[folds != fold], kept
-            )
-            scores[folds == fold] = features[folds == fold] @ fitted
-        value = float(np.nanmean(_ndcg(scores, judged, clicked)))
-        if value > best_value + 1e-9:
-            best, best_value = _listwise(features, clicked, judged.live, kept), value
-    return best
+    scores = np.zeros(features.shape[:2])
+    for fold in range(FOLDS):
+        rest = folds != fold
+        scores[~rest] = features[~rest] @ _listwise(features[rest], clicked[rest], judged.live[rest], kept)
+    return _listwise(features, clicked, judged.live, kept), _ndcg(scores, judged, clicked)
 
 
 def _ndcg(scores: Doubles, judged: Judged, clicked: Bools) -> Doubles:
@@ -94,7 +98,7 @@ def _ndcg(scores: Doubles, judged: Judged, clicked: Bools) -> Doubles:
     the candidates came.
     """
     order = np.lexsort((clicked, np.where(judged.live, -scores, np.inf)))
-    return ndcg_at(np.take_along_axis(clicked, order, axis=1), judged.relevant, 10)
+    return np.nan_to_num(ndcg_at(np.take_along_axis(clicked, order, axis=1), judged.relevant, 10))
 
 
 def _listwise(features: Doubles, clicked: Bools, live: Bools, kept: Sequence[int]) -> Doubles:

@@ -32,8 +32,8 @@ from training.slates.sources import (
 
 CHOICE_USERS = 1_000
 """Most users of validation on whom is chosen."""
-SHARES = (0.1, 0.2, 0.35)
-"""What a source may have of the K candidates: never so little that its best ten are not among them."""
+SHARES = (0.0, 0.1, 0.2, 0.35)
+"""What a source may have of the K candidates; with none, it still says what it says of the others'."""
 LEAST_OF_VECTORS = 0.1
 """What remains to the vectors, at least."""
 
