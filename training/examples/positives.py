@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
-from contract.arrays import Array, Ints
+from contract.arrays import Array, Bools, Ints
 from contract.dataset import ANY, Dataset
 from contract.encoders import PAD_CODE, Encoders
 from training.data.prepared import Prepared
@@ -113,11 +113,14 @@ class UserHistories:
 
 @dataclass(frozen=True, eq=False)
 class RetrievalExamples:
-    """Positives (rows,), each with the place in the user's history before which it is trained."""
+    """Positives (rows,), each with two places in the user's history before which it may be trained."""
 
     histories: UserHistories
     users: Ints
     ends: Ints
+    """As of the last snapshot before it."""
+    just_before: Ints
+    """As of the moment of it."""
     items: Ints
     """Rows of the items table."""
     item_count: int
@@ -133,9 +136,11 @@ class RetrievalExamples:
     def __len__(self) -> int:
         return len(self.users)
 
-    def batch(self, rows: Ints) -> dict[str, Array]:
-        """Takes rows (B,), gives their users' encoded columns; (B,), lists (B,S)."""
-        return self.histories.columns(self.users[rows], self.ends[rows])
+    def batch(self, rows: Ints, is_fresh: Bools) -> dict[str, Array]:
+        """Takes rows (B,) and whether each is seen just before or as of the snapshot (B,), gives their users'
+        encoded columns; (B,), lists (B,S)."""
+        ends = np.where(is_fresh, self.just_before[rows], self.ends[rows])
+        return self.histories.columns(self.users[rows], ends)
 
     def matrix(self) -> csr_matrix:
         """Counts the examples of every user and item, (U,I)."""
@@ -175,6 +180,7 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
         histories=histories,
         users=users[is_kept],
         ends=ends[is_kept],
+        just_before=just_before[is_kept],
         items=items[is_kept],
         item_count=len(item_ids),
         is_timed=is_timed[is_kept],

@@ -35,6 +35,12 @@ class TwoTowerConfig(BaseModel):
         8.0,
         description="How much oftener an example whose target is 1 is drawn. Raise it: more like the target.",
     )
+    fresh_share: NonNegativeFloat = Field(
+        0.0,
+        le=1,
+        description="Share of the examples whose user is as of just before, the others as of the last "
+        "snapshot. Raise it: better at what comes next at once, worse at what comes in weeks.",
+    )
     user_dropout: NonNegativeFloat = Field(
         0.1, lt=1, description="Share of examples whose user_id is withheld. Raise it: less by heart."
     )

@@ -67,20 +67,24 @@ def batches(
     chances: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     sizes: tuple[int, int],
     seed: int,
+    fresh_share: float = 0.0,
 ) -> Iterator[dict[str, Array]]:
-    """Draws batches without end: columns (B,1), lists (B,S).
+    """Draws batches without end: columns (B,1), lists (B,S); `fresh_share` of them as of just before.
 
     The first `sizes[0]` rows are known users', drawn by `chances[0]`; the others, by `chances[1]`, have their
     user withheld.
     """
-    rng = np.random.default_rng(seed)
+    rng, moments = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     ends = [np.cumsum(part) for part in chances]
     while True:
         drawn = [
             np.searchsorted(end, rng.random(size) * end[-1], side="right")
             for end, size in zip(ends, sizes, strict=True)
         ]
-        known, withheld = (examples.batch(np.minimum(rows, len(examples) - 1)) for rows in drawn)
+        known, withheld = (
+            examples.batch(rows, moments.random(len(rows)) < fresh_share)
+            for rows in (np.minimum(part, len(examples) - 1) for part in drawn)
+        )
         unknown = unknown_columns(fields, withheld)
         items = examples.items[np.minimum(np.concatenate(drawn), len(examples) - 1)]
         columns = {name: np.concatenate([known[name], unknown[name]]) for name in known}

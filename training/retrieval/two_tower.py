@@ -108,7 +108,7 @@ def fit_two_tower(
     tf.config.experimental.enable_op_determinism()
     batch_size = max(2, min(config.batch_size, len(examples) // 8))
     steps = max(1, min(config.steps, config.epochs * len(examples) // batch_size))
-    user_columns = list(examples.batch(np.arange(1)))
+    user_columns = list(examples.batch(np.arange(1), np.zeros(1, np.bool_)))
     towers = _towers(fields, user_columns, examples, catalogue, config, seed)
     chances = drawing_chances(examples, config)
     newcomers = newcomer_chances(examples, chances)
@@ -122,7 +122,15 @@ def fit_two_tower(
     keeper = _BestWeights(trained, validate, per_epoch, config.patience)
     model.fit(
         _dataset(
-            batches(fields, examples, catalogue, (chances, newcomers), (batch_size - blanks, blanks), seed)
+            batches(
+                fields,
+                examples,
+                catalogue,
+                (chances, newcomers),
+                (batch_size - blanks, blanks),
+                seed,
+                config.fresh_share,
+            )
         ),
         epochs=config.evaluations,
         steps_per_epoch=per_epoch,
@@ -146,7 +154,7 @@ def place_newcomer(
     config: TwoTowerConfig,
 ) -> None:
     """Turns the unknown user to where the scores of item vectors (I, D + 1) follow their shares (I,)."""
-    blank = unknown_columns(fields, examples.batch(np.arange(1)))
+    blank = unknown_columns(fields, examples.batch(np.arange(1), np.zeros(1, np.bool_)))
     sums = model.user_tower.sums(_tensors(blank)).numpy()[0]
     direction, _ = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
     model.user_tower.place_newcomer(direction, sums)

@@ -268,3 +268,18 @@ def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Pr
     model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, worse_every_time)
     assert len(kept) == 3
     np.testing.assert_array_equal(model.encode_items(catalogue), kept[0])
+
+
+def test_a_fresh_example_knows_what_came_just_before_and_never_itself(world: Prepared) -> None:
+    encoders = encoders_of(world)
+    histories = UserHistories.of(world, encoders)
+    examples = retrieval_examples(world, histories, world.split.train_until)
+    rows = np.flatnonzero(examples.just_before > examples.ends)
+    assert 0 < len(rows) < len(examples)
+    assert (examples.just_before >= examples.ends).all()
+    own = item_columns(world, encoders)[names.ITEM_ID][examples.items]
+    np.testing.assert_array_equal(histories.recent.items[examples.just_before], own)
+    newest = [examples.batch(rows, np.full(len(rows), fresh)) for fresh in (False, True)]
+    stale, fresh = (columns[names.USER_RECENT_ITEM_IDS][:, 0] for columns in newest)
+    np.testing.assert_array_equal(stale, histories.recent.items[examples.ends[rows] - 1])
+    np.testing.assert_array_equal(fresh, histories.recent.items[examples.just_before[rows] - 1])
