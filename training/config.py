@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.environment import read_settings
 from contract.keys import MAX_SEEN
-from training.ranking.config import DlrmConfig
-from training.retrieval.config import TwoTowerConfig
+from training.ranking.config import DcnConfig, DeepConfig, DlrmConfig, MultiTaskConfig
+from training.retrieval.config import BprConfig, FactorsConfig, TwoTowerConfig
 
 
 class SettingError(ValueError):
@@ -88,6 +88,11 @@ class TrainingSettings(BaseSettings):
     )
     retrieval: str = Field("two_tower", description="The retrieval model, by its name in training/models.py.")
     ranker: str = Field("dlrm", description="The ranking model, by its name in training/models.py.")
+    task_weights: dict[str, float] = Field(
+        {},
+        description="Of each label's probability in what mmoe and ple serve, by label, as JSON; a negative "
+        "one counts against an item. Default: the target's alone.",
+    )
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     flat_up_to: NonNegativeInt = Field(
         20_000,
@@ -101,7 +106,15 @@ class TrainingSettings(BaseSettings):
     )
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
+    mf_softmax: FactorsConfig = FactorsConfig()
+    mf_bpr: BprConfig = BprConfig()
     dlrm: DlrmConfig = DlrmConfig()
+    dcn: DcnConfig = DcnConfig()
+    deep_fm: DeepConfig = DeepConfig()
+    wide_deep: DeepConfig = DeepConfig()
+    neumf: DeepConfig = DeepConfig()
+    mmoe: MultiTaskConfig = MultiTaskConfig()
+    ple: MultiTaskConfig = MultiTaskConfig()
 
     def at_quality(self) -> TrainingSettings:
         """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from training.config import SettingError, TrainingSettings
+from training.ranking.dcn import fit_dcn
+from training.ranking.deep_fm import fit_deep_fm
 from training.ranking.dlrm import fit_dlrm
 from training.ranking.model import FitRanking
+from training.ranking.multi_task import fit_mmoe, fit_ple
+from training.ranking.neumf import fit_neumf
+from training.ranking.wide_deep import fit_wide_deep
+from training.retrieval.matrix_factorization import fit_matrix_factorization
 from training.retrieval.model import FitRetrieval
 from training.retrieval.two_tower import fit_two_tower
 
@@ -16,9 +22,17 @@ Chosen = TypeVar("Chosen")
 
 RETRIEVAL_MODELS: dict[str, Callable[[TrainingSettings], FitRetrieval]] = {
     "two_tower": lambda settings: partial(fit_two_tower, config=settings.two_tower),
+    "mf_softmax": lambda settings: partial(fit_matrix_factorization, config=settings.mf_softmax),
+    "mf_bpr": lambda settings: partial(fit_matrix_factorization, config=settings.mf_bpr),
 }
 RANKING_MODELS: dict[str, Callable[[TrainingSettings], FitRanking]] = {
     "dlrm": lambda settings: partial(fit_dlrm, config=settings.dlrm),
+    "dcn": lambda settings: partial(fit_dcn, config=settings.dcn),
+    "deep_fm": lambda settings: partial(fit_deep_fm, config=settings.deep_fm),
+    "wide_deep": lambda settings: partial(fit_wide_deep, config=settings.wide_deep),
+    "neumf": lambda settings: partial(fit_neumf, config=settings.neumf),
+    "mmoe": lambda settings: partial(fit_mmoe, config=settings.mmoe, weights=settings.task_weights),
+    "ple": lambda settings: partial(fit_ple, config=settings.ple, weights=settings.task_weights),
 }
 
 
@@ -29,6 +43,20 @@ def chosen_retrieval(settings: TrainingSettings) -> FitRetrieval:
         SettingError: there is none of that name.
     """
     return _chosen(RETRIEVAL_MODELS, "SHORTLIST_RETRIEVAL", settings.retrieval)(settings)
+
+
+def check_task_weights(settings: TrainingSettings, labels: Sequence[str]) -> None:
+    """Compares the labels that are weighed with those that the data set has.
+
+    Raises:
+        SettingError: one is not there, or no weight differs from 0.
+    """
+    for name in settings.task_weights:
+        if name not in labels:
+            choice = " or ".join(labels)
+            raise SettingError(f"SHORTLIST_TASK_WEIGHTS: there is no label {name}; choose {choice}")
+    if settings.task_weights and not any(settings.task_weights.values()):
+        raise SettingError("SHORTLIST_TASK_WEIGHTS: all are 0, which orders nothing; give one a weight")
 
 
 def chosen_ranking(settings: TrainingSettings) -> FitRanking:

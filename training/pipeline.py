@@ -49,7 +49,7 @@ from training.export.write import (
     write_json,
 )
 from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates
-from training.models import chosen_ranking, chosen_retrieval
+from training.models import check_task_weights, chosen_ranking, chosen_retrieval
 from training.progress import TrainingProgress
 from training.slates.choose import choose_forms
 from training.slates.slates import Learned
@@ -109,6 +109,7 @@ def learn(
 ) -> tuple[Learned, dict[str, Any]]:
     """Trains one model per seed and measures each; gives the first and the metrics of all."""
     fit_ranking, _ = chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
+    check_task_weights(settings, prepared.dataset.labels)
     with steps.step("Make the ranker's rows"):
         parts = RankingParts.of(prepared)
         counts = (len(parts.train), len(parts.histories), len(parts.validation))

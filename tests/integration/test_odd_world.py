@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.builders.world import World
 
+WEIGHTS = '{"is taken, or not": 1, "is_late": 0.5}'
 WRITE = "import pathlib, sys, tests.builders.odd_world as odd; odd.write_odd(pathlib.Path(sys.argv[1]))"
 
 
@@ -18,11 +20,18 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world = World.make(folder / "var")
     assert world.run("training", "-c", WRITE, str(folder / "data")).returncode == 0
     try:
-        done = world.run("dev", "-m", "deploy.local.demo", "--keep", DATA=str(folder / "data"))
+        demo = ("-m", "deploy.local.demo", "--keep")
+        done = world.run("dev", *demo, DATA=str(folder / "data"), RANKER="mmoe", TASK_WEIGHTS=WEIGHTS)
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         yield world
     finally:
         world.down()
+
+
+def test_a_ranker_of_several_labels_is_served(odd: World) -> None:
+    metrics = json.loads((odd.settings.bundle / "metrics.json").read_text())
+    assert "MMoE" in metrics["sections"]["ranking"]
+    assert odd.recommend(0, n=5)["source"] == "ensemble"
 
 
 def test_a_slate_of_a_small_catalogue_is_short_and_says_so(odd: World) -> None:

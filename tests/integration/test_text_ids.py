@@ -75,7 +75,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("texts")
     write_tables(folder / "tables")
     world = World.make(folder / "var")
-    done = world.run("dev", "-m", "deploy.local.demo", "--keep", "--force", DATA=str(folder / "tables"))
+    demo = ("-m", "deploy.local.demo", "--keep", "--force")
+    done = world.run("dev", *demo, DATA=str(folder / "tables"), RANKER="dcn")
     try:
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         batch = world.run("batch", "-m", "batch", "run")
@@ -83,6 +84,12 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
     finally:
         world.down()
+
+
+def test_the_ranker_that_the_settings_name_is_served(texts: World) -> None:
+    metrics = json.loads((texts.settings.bundle / "metrics.json").read_text())
+    assert "DCN-v2" in metrics["sections"]["ranking"]
+    assert texts.recommend(USERS[0], n=5)["source"] == "ensemble"
 
 
 def ids(answer: dict[str, Any]) -> list[str]:

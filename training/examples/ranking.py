@@ -50,7 +50,7 @@ class RankingExamples:
     `fields` are the columns that may be read. `labels` (rows,) or (rows, T) hold the target first, then
     auxiliary labels; NaN where unknown. `validation_labels` (rows,) are the target's. `candidates` were
     retrieved, not exposed: what is asked of the model when it serves. `weights` say how much each label's 1
-    counts; without, all alike.
+    counts; without, all alike. `label_names` are the labels' columns.
     """
 
     fields: Mapping[str, Field]
@@ -60,6 +60,7 @@ class RankingExamples:
     validation_labels: Floats
     candidates: CandidateRows | None = None
     weights: tuple[float, ...] = ()
+    label_names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -82,6 +83,7 @@ class RankingExamples:
             validation_labels=parts.validation.labels[:, first],
             candidates=candidates,
             weights=tuple(dataset.interactions[dataset.labels[at]].weight for at in order),
+            label_names=tuple(dataset.labels[at] for at in order),
         )
 
     def sample(self, seed: int) -> dict[str, Array]:
@@ -99,6 +101,7 @@ class RankingExamples:
             labels=labels[train],
             validation={name: values[validation] for name, values in self.validation.items()},
             validation_labels=self.validation_labels[validation],
+            label_names=self.label_names[:1],
         )
 
 

@@ -35,3 +35,26 @@ class DlrmConfig(RankerConfig):
 
     bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
     top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")
+
+
+class DcnConfig(RankerConfig):
+    """The DCN's size."""
+
+    depth: PositiveInt = Setting(2, description="Cross layers. More: products of more columns.")
+    deep: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers beside the cross layers.")
+
+
+class DeepConfig(RankerConfig):
+    """The size of a network with a deep part beside a shallow one: DeepFM, Wide & Deep, NeuMF."""
+
+    deep: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers of the deep part.")
+
+
+class MultiTaskConfig(RankerConfig):
+    """The size of MMoE and of PLE; every task, a label each, has gates and a tower of its own."""
+
+    expert: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers of each expert.")
+    experts: PositiveInt = Setting(4, description="Experts that all tasks share.")
+    task_experts: PositiveInt = Setting(1, description="PLE: experts that each task has besides.")
+    layers: PositiveInt = Setting(1, description="PLE: layers of experts, one upon the other.")
+    tower: tuple[PositiveInt, ...] = Setting((32,), description="Hidden layers of each task.")

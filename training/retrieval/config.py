@@ -1,27 +1,20 @@
-"""Settings of the two-tower model; no TensorFlow, so that the settings load at once."""
+"""Settings of the retrieval models; no TensorFlow, so that the settings load at once."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+Loss = Literal["softmax", "bpr", "bce"]
+Kind = Literal["in-batch", "uniform", "popularity", "mixed", "hard"]
 
-class TwoTowerConfig(BaseModel):
-    """Chosen on validation; `docs/quality-log.md` records what each one was tried against."""
+
+class DrawingConfig(BaseModel):
+    """How often which example is drawn."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: PositiveInt = Field(
-        128, description="D, without the prior coordinate. Raise it: finer, slower, larger index."
-    )
-    temperature: PositiveFloat = Field(
-        0.1, description="Divides the cosines. Lower it: the closest items count more."
-    )
-    batch_size: PositiveInt = Field(1024, description="Examples per step, and so negatives per positive.")
-    steps: PositiveInt = Field(400, description="Steps at most. Raise it: slower, and in time overfitted.")
-    epochs: PositiveInt = Field(10, description="Passes over the examples at most: the limit on few data.")
-    evaluations: PositiveInt = Field(4, description="How often validation is measured over all steps.")
-    patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
-    learning_rate: PositiveFloat = Field(0.001, description="Adam's, at its peak.")
     timed_weight: PositiveFloat = Field(
         20.0,
         description="How much oftener than a history's row a timed example is drawn. Raise it: more recent.",
@@ -35,6 +28,23 @@ class TwoTowerConfig(BaseModel):
         8.0,
         description="How much oftener an example whose target is 1 is drawn. Raise it: more like the target.",
     )
+
+
+class TwoTowerConfig(DrawingConfig):
+    """Chosen on validation; `docs/quality-log.md` records what each one was tried against."""
+
+    width: PositiveInt = Field(
+        128, description="D, without the prior coordinate. Raise it: finer, slower, larger index."
+    )
+    temperature: PositiveFloat = Field(
+        0.1, description="Divides the cosines. Lower it: the closest items count more."
+    )
+    batch_size: PositiveInt = Field(1024, description="Examples per step, and so negatives per positive.")
+    steps: PositiveInt = Field(400, description="Steps at most. Raise it: slower, and in time overfitted.")
+    epochs: PositiveInt = Field(10, description="Passes over the examples at most: the limit on few data.")
+    evaluations: PositiveInt = Field(4, description="How often validation is measured over all steps.")
+    patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
+    learning_rate: PositiveFloat = Field(0.001, description="Adam's, at its peak.")
     fresh_share: NonNegativeFloat = Field(
         0.0,
         le=1,
@@ -64,3 +74,41 @@ class TwoTowerConfig(BaseModel):
         8000,
         description="Items, the most frequent, that start from the linear model; others start at random.",
     )
+
+
+class FactorsConfig(DrawingConfig):
+    """The matrix factorization's size, what it is compared with in training, and by which loss."""
+
+    loss: Loss = Field(
+        "softmax",
+        description="softmax: the positive among the negatives, corrected for how often each is drawn. "
+        "bpr: each pair by itself. bce: each item by itself.",
+    )
+    negatives: Kind = Field(
+        "in-batch",
+        description="in-batch: the other positives. uniform, popularity: drawn from the catalogue. mixed: "
+        "in-batch and uniform. hard: those of uniform ones that score highest.",
+    )
+    drawn: PositiveInt = Field(1024, description="Items drawn from the catalogue per step.")
+    hardest: PositiveInt = Field(16, description="Of them, how many count where negatives are hard.")
+    width: PositiveInt = Field(64, description="D, without the coordinate of the items' own.")
+    batch_size: PositiveInt = Field(1024, description="Examples per step.")
+    steps: PositiveInt = Field(1000, description="Steps at most.")
+    epochs: PositiveInt = Field(20, description="Passes over the examples at most.")
+    evaluations: PositiveInt = Field(8, description="How often validation is measured over all steps.")
+    patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
+    learning_rate: PositiveFloat = Field(0.005, description="Adam's.")
+    l2: NonNegativeFloat = Field(0.01, description="Penalty of a vector per use. More: less overfit.")
+    user_dropout: NonNegativeFloat = Field(
+        0.1, lt=1, description="Share of examples whose user_id is withheld, for unknown users."
+    )
+    item_dropout: NonNegativeFloat = Field(
+        0.02, lt=1, description="Share of items whose item_id is withheld, for new items."
+    )
+
+
+class BprConfig(FactorsConfig):
+    """The matrix factorization trained by pairs."""
+
+    loss: Loss = Field("bpr", description="As that of `mf_softmax`.")
+    negatives: Kind = Field("uniform", description="As those of `mf_softmax`.")

@@ -11,10 +11,10 @@ from contract import names
 from contract.arrays import Array, Floats
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Field
 from training.examples.positives import RetrievalExamples
-from training.retrieval.config import TwoTowerConfig
+from training.retrieval.config import DrawingConfig
 
 
-def drawing_chances(examples: RetrievalExamples, config: TwoTowerConfig) -> npt.NDArray[np.float64]:
+def drawing_chances(examples: RetrievalExamples, config: DrawingConfig) -> npt.NDArray[np.float64]:
     """Gives every example's chance to be drawn, (rows,).
 
     A timed one weighs `timed_weight` times a history's, half of that every `half_life` of the timed span

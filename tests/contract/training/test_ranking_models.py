@@ -27,7 +27,7 @@ from training.export.ranker import export_ranker, ranker_spec, run_ranker
 from training.metrics.ranking import auc
 from training.models import RANKING_MODELS, chosen_ranking
 from training.promotion import slate_quality
-from training.ranking.config import DlrmConfig
+from training.ranking.config import DcnConfig, DeepConfig, DlrmConfig, MultiTaskConfig
 from training.ranking.model import FitRanking, RankingModel
 from training.ranking.onnx_graph import GraphBuilder
 
@@ -236,6 +236,40 @@ def promised_inputs(spec: RankerSpec) -> dict[str, list[int | str]]:
 class TestDlrm(RankingModelSuite):
     config = DlrmConfig(width=4, bottom=(8,), top=(8,), batch_size=128, epochs=12, learning_rate=0.02)
     fit = staticmethod(RANKING_MODELS["dlrm"](TrainingSettings(dlrm=config)))
+
+
+SMALL: dict[str, Any] = {
+    "width": 4,
+    "batch_size": 128,
+    "epochs": 8,
+    "learning_rate": 0.02,
+    "members": 1,
+    "dropout": 0.0,
+}
+
+
+class TestDcn(RankingModelSuite):
+    fit = staticmethod(RANKING_MODELS["dcn"](TrainingSettings(dcn=DcnConfig(deep=(8,), **SMALL))))
+
+
+class TestDeepFm(RankingModelSuite):
+    fit = staticmethod(RANKING_MODELS["deep_fm"](TrainingSettings(deep_fm=DeepConfig(deep=(8,), **SMALL))))
+
+
+class TestWideDeep(RankingModelSuite):
+    fit = staticmethod(
+        RANKING_MODELS["wide_deep"](TrainingSettings(wide_deep=DeepConfig(deep=(8,), **SMALL)))
+    )
+
+
+class TestMmoe(RankingModelSuite):
+    config = MultiTaskConfig(expert=(8,), experts=2, tower=(4,), **SMALL)
+    fit = staticmethod(RANKING_MODELS["mmoe"](TrainingSettings(mmoe=config)))
+
+
+class TestPle(RankingModelSuite):
+    config = MultiTaskConfig(expert=(8,), experts=1, tower=(4,), **SMALL)
+    fit = staticmethod(RANKING_MODELS["ple"](TrainingSettings(ple=config)))
 
 
 class TestLogistic(RankingModelSuite):
