@@ -68,6 +68,10 @@ data: environments ## prepare a data set: check it and write its three tables  [
 train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
 	@$(TRAINING) -m training train
 
+.PHONY: compare
+compare: environments ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
+	@$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)')
+
 .PHONY: promote
 promote: environments ## make the bundle trained last current, if it is not worse  [BUNDLE=name] [FORCE=1: even if it is]
 	@$(TRAINING) -m training promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)

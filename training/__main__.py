@@ -1,4 +1,4 @@
-"""`python -m training init|prepare|train|promote|rollback|bundles|evaluate|features`: done offline."""
+"""Everything offline: `python -m training`, then one of the commands that `--help` lists."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Tra
     steps.console.print(_table(folder), markup=False, soft_wrap=True)
     is_current = linked(folder.parent, CURRENT) == folder.name
     steps.say(f"{folder}: {'is current already' if is_current else 'next: make promote, which serves it'}")
+
+
+def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Trains architectures side by side and prints one table; finished ones are kept."""
+    check_matmul()
+    prepared = _prepared(settings, steps)
+    _quieten()
+    with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+        from training.comparison import compare
+        from training.evaluation.tables import replace_block
+    table = compare(prepared, settings, [name for name in chosen.models.split(",") if name], steps)
+    if chosen.write:
+        marks = [f"<!-- compare {prepared.dataset.name}: {end} -->" for end in ("begin", "end")]
+        replace_block(chosen.write, table, *marks)
+        steps.say(f"{chosen.write}: written")
+    else:
+        steps.console.print(table, markup=False, soft_wrap=True)
 
 
 def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
@@ -175,6 +192,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     with_data = [
         command("prepare", run_prepare, "check a data set and write its three tables"),
         train := command("train", run_train, "train a bundle and evaluate it"),
+        compared := command("compare", run_compare, "train architectures side by side, print one table"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
     ]
     evaluate = command("evaluate", run_evaluate, "show the quality of a bundle, or by another protocol")
@@ -188,6 +206,8 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
             help=f"default: {settings.quality.value}",
         )
         added.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    compared.add_argument("--models", default="", help="names, with commas between them (default: all)")
+    compared.add_argument("--write", type=Path, help="put the table into this Markdown file")
     promoted = command(
         "promote", run_promote, "make a bundle current, if it is not worse than the one that is"
     )

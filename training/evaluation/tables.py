@@ -85,17 +85,16 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return cell
 
 
-def replace_block(path: Path, table: str) -> None:
+def replace_block(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
     """Puts a table between the two marks of a Markdown file.
 
     Raises:
         BundleError: the file has no such marks.
     """
-    text = path.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise BundleError(f"{path}: has no lines {BEGIN} and {END} to write between")
+    head, is_begun, rest = path.read_text().partition(begin)
+    _, is_ended, tail = rest.partition(end)
+    if not is_begun or not is_ended:
+        raise BundleError(f"{path}: has no lines {begin} and {end} to write between")
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(f"{head}{BEGIN}\n\n{table}\n{END}{tail}")
+    temporary.write_text(f"{head}{begin}\n\n{table}\n{end}{tail}")
     temporary.rename(path)
