@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from contract.arrays import Bools, Doubles, Floats, Ints
+from contract.arrays import Array, Bools, Doubles, Floats, Ints
 from contract.bundle import OrderSpec
 from contract.ordering import log_odds
 from training.metrics.lists import ndcg_at
@@ -47,7 +47,7 @@ def fit_ordering(judged: Judged) -> OrderSpec:
     if clicked.sum() < FEWEST_CLICKS or clicked[judged.live].all():
         return OrderSpec()
     names = [RANKING, RETRIEVAL, *judged.sources]
-    scores = [log_odds(judged.ranking), judged.retrieval, *judged.sources.values()]
+    scores: list[Array] = [log_odds(judged.ranking), judged.retrieval, *judged.sources.values()]
     features = np.stack([np.where(judged.live, score, 0).astype(np.float64) for score in scores], axis=2)
     scale = np.maximum(features[judged.live].std(axis=0), 1e-6)
     features /= scale

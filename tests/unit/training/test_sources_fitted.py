@@ -66,13 +66,13 @@ def test_what_follows_sooner_follows_more() -> None:
     users, items = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 2])
     table = as_matrix(transitions(Sequences(users, items, np.array([2, 1, 0, 1, 0]), (2, 4))))
     follows_0 = np.array([0, 1, 1 / 2 + 1, 0]) / 2.5
-    np.testing.assert_allclose(table, [follows_0, [0, 0, 1, 0], [0] * 4, [0] * 4], atol=1e-6)
+    np.testing.assert_allclose(table, np.array([follows_0, [0, 0, 1, 0], [0] * 4, [0] * 4]), atol=1e-6)
 
 
 def test_a_row_keeps_its_strongest_entries() -> None:
     matrix = csr_matrix(np.array([[0.1, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0.2]]))
     kept = as_matrix(cut_sparse(matrix, most=2))
-    np.testing.assert_allclose(kept, [[0, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0]], atol=1e-6)
+    np.testing.assert_allclose(kept, np.array([[0, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0]]), atol=1e-6)
 
 
 def test_similar_items_are_those_of_ease() -> None:
@@ -109,7 +109,8 @@ def test_each_source_gives_its_best_unseen_items_and_says_what_it_says(
 ) -> None:
     items, (_, sources) = len(prepared.items), fitted
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(len(held.user_rows), 4)), rng.normal(size=(items, 4))
+    users, catalogue = (rng.normal(size=(n, 4)).astype(np.float32) for n in (len(held.user_rows), items))
+    vectors = users, catalogue
     recent = RecentLists.of(prepared, prepared.split.train_until)
     lists = lists_of(sources, recent, held, vectors, 10)
     candidates = lists.merged([0.2] * len(sources))
