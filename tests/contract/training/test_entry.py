@@ -88,12 +88,12 @@ def test_a_right_the_user_lacks_is_named_without_the_password(world: Prepared, o
 def test_a_full_redis_says_so_and_keeps_every_row_that_it_has(world: Prepared, open_redis: RedisUrl) -> None:
     load(world, open_redis)
     with Redis(**open_redis.connection_kwargs()) as redis:
-        before = {key: redis.dump(key) for key in redis.scan_iter("*_id*")}
+        before = {key: redis.hgetall(key) for key in redis.scan_iter("*_id*")}
         redis.config_set("maxmemory", 1)
         changed = replace(world, items=world.items.assign(item_brand="another"))
         with pytest.raises(DatasetError, match="it is full: raise its maxmemory"):
             load(changed, open_redis)
-        assert {key: redis.dump(key) for key in redis.scan_iter("*_id*")} == before
+        assert {key: redis.hgetall(key) for key in redis.scan_iter("*_id*")} == before
         redis.config_set("maxmemory", 0)
         load(changed, open_redis)
-        assert {key: redis.dump(key) for key in redis.scan_iter("*_id*")} != before
+        assert {key: redis.hgetall(key) for key in redis.scan_iter("*_id*")} != before

@@ -204,7 +204,7 @@ CASES: dict[str, Callable[[Folder], None]] = {
     "a list of numbers, declared of texts": change("items", "item_topics", lambda _: [[1, 2]] * 15),
     "vectors as a list": change("items", "item_v", lambda _: [[0.5, 2.0]] * 15, role="list", dtype="float32"),
     "vectors, declared a list of texts": change("items", "item_topics", lambda _: [[0.5, 2.0]] * 15),
-    "vectors as text": change("items", "item_v", "[0.5, 2.0]", role="embedding"),
+    "vectors as text": change("items", "item_v", "0.5, 2.0", role="embedding"),
     "texts, declared as vectors": change("items", "item_v", lambda _: [["a"]] * 15, role="embedding"),
     "a number beyond float32": change(*PRICE, [1e39, *range(14)]),
     "a vector beyond float32": change("items", "item_v", lambda _: [[1e39, 2.0]] * 15, role="embedding"),
