@@ -25,7 +25,7 @@ from pydantic import (
 from contract.bundle import BundleError, Manifest
 from contract.errors import ErrorCode, StageError, WrongField
 from contract.filters import Filters, check_filters
-from contract.ids import IdDtype, OwnId, number_of
+from contract.ids import IdDtype, number_of
 from contract.tensors import MAX_N, RULES_WIDTHS, fit_width
 
 MOST_TIMES = 1_000_000.0
@@ -56,7 +56,7 @@ class Boost(_Asked):
 class Pin(_Asked):
     """An item that has a place of its own, where it may be shown at all."""
 
-    item_id: OwnId = Field(description="The item, by its own id.")
+    item_id: StrictInt | StrictStr = Field(description="The item, by its own id.")
     place: Annotated[StrictInt, Field(ge=1, le=MAX_PLACE)] = Field(
         description="From 1; on later pages the places count on."
     )

@@ -135,6 +135,7 @@ async def test_popular_pages_by_rules_are_one_list(tmp_path: Path) -> None:
         ({"boosts": [{"filters": {"genre": [1]}, "times": 2}]}, "rules.boosts.0.filters.genre"),
         ({"shares": [{"filters": {"item_year": ["x"]}, "share": 0.1}]}, "rules.shares.0.filters.item_year"),
         ({"pins": [{"item_id": "seven", "place": 1}]}, "rules.pins.0.item_id"),
+        ({"pins": [{"item_id": False, "place": 1}]}, "rules.pins.0.item_id"),
         ({"pins": [{"item_id": 7, "place": 1}, {"item_id": 8, "place": 1}]}, "rules"),
         ({"boost": []}, "rules.boost"),
     ],
