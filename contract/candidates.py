@@ -56,8 +56,8 @@ def reached(table: ItemToItem, history: Ints, spec: SourceSpec) -> Reached:
     history = history[: spec.newest]
     weights = rank_weights(len(history), spec.decay)
     found = table.reach(history, weights)
-    divisor = _divisor(found, weights[history != UNKNOWN], len(table.entries), spec)
-    return found if divisor == 1 else Reached(found.positions, found.scores / np.float32(divisor))
+    divisor = _divisor(found, weights[history != UNKNOWN], len(table.items), spec)
+    return found if divisor == 1 else found.divided_by(divisor)
 
 
 def _divisor(found: Reached, weights: Floats, items: int, spec: SourceSpec) -> float:

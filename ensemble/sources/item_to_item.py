@@ -9,7 +9,7 @@ import numpy as np
 from contract.arrays import Floats, Ints
 from contract.bundle import SourceSpec
 from contract.candidates import best_first, reached
-from contract.item_to_item import DENSE_ITEMS, UNKNOWN, ItemToItem, Reached
+from contract.item_to_item import UNKNOWN, ItemToItem, Reached
 from contract.tensors import PAD_ID
 from ensemble.sources.source import Users
 from ensemble.stores.positions import Positions
@@ -38,14 +38,8 @@ class ItemToItemSource:
     def scores(self, users: Users, positions: Ints) -> Floats:
         """Looks up what was summed for each user."""
         found = np.zeros(positions.shape, dtype=np.float32)
-        items = len(self.table.entries)
         for row, of_user in enumerate(self._reached(users)):
-            if items > DENSE_ITEMS:
-                found[row] = of_user.of(positions[row])
-                continue
-            sums = np.zeros(items + 1, dtype=np.float32)  # the last stays that of `UNKNOWN`
-            sums[of_user.positions] = of_user.scores
-            found[row] = sums.take(positions[row], mode="wrap")
+            found[row] = of_user.of(positions[row])
         return found
 
     def _reached(self, users: Users) -> list[Reached]:

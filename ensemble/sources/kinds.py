@@ -40,8 +40,8 @@ def sources_of(
         path = folder / str(spec.file)
         try:
             source = KINDS[spec.kind](spec, path, catalogue, index)
-            if isinstance(source, ItemToItemSource) and len(source.table.entries) != len(catalogue.item_ids):
-                raise ValueError(f"has {len(source.table.entries)} rows, not one per item; train again")
+            if isinstance(source, ItemToItemSource) and len(source.table.items) != len(catalogue.item_ids):
+                raise ValueError(f"has {len(source.table.items)} rows, not one per item; train again")
         except (ValueError, EOFError) as error:
             raise BundleError(f"{path}: {error}") from None
         made.append(source)

@@ -24,7 +24,7 @@ from contract.dataset import DATASET_FILE, Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.errors import StageError
 from contract.filters import Wanted, encode_filters, held_values
-from contract.item_to_item import ENTRY
+from contract.item_to_item import ItemToItem
 from contract.tensors import FULL_QUALITY, NO_CONTEXT, NO_DEADLINE, PAD_ID, RULES_WIDTHS, encode_excluded
 from contract.user_features import Given, encode_user_features
 from ensemble.bundle import LoadedBundle
@@ -315,10 +315,9 @@ def add_sources(
         if spec.file is None:
             continue
         if spec.kind == "item_to_item":
-            entries = np.zeros((items, 5), dtype=ENTRY)
-            entries["item"] = [rng.permutation(items)[:5] for _ in range(items)]
-            entries["weight"] = rng.integers(1, 8, size=entries.shape) / 4
-            np.save(world.folder / spec.file, entries)
+            gone_with = np.stack([rng.permutation(items)[:5] for _ in range(items)]).astype(np.int32)
+            weights = (rng.integers(1, 8, size=gone_with.shape) / 4).astype(np.float32)
+            ItemToItem(gone_with, weights).save(world.folder / spec.file)
         else:
             scores = rng.permutation(items).astype(np.float32) / items
             np.save(world.folder / spec.file, np.where(scores > 0.5, scores, np.float32(0)))

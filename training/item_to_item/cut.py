@@ -23,7 +23,7 @@ def cut_sparse(matrix: csr_matrix, most: int = MOST) -> ItemToItem:
     kept = (places < entries.shape[1]) & (matrix.data[order] != 0)
     entries["item"][rows[kept], places[kept]] = matrix.indices[order][kept]
     entries["weight"][rows[kept], places[kept]] = matrix.data[order][kept]
-    return ItemToItem(entries)
+    return ItemToItem.of(entries)
 
 
 def cut_dense(weights: Floats, chosen: Ints, items: int, most: int = MOST) -> ItemToItem:
@@ -35,4 +35,4 @@ def cut_dense(weights: Floats, chosen: Ints, items: int, most: int = MOST) -> It
         entries["item"][chosen, :width] = chosen[places]
         entries["weight"][chosen, :width] = np.take_along_axis(weights, places, axis=1)
         entries["item"][entries["weight"] == 0] = 0
-    return ItemToItem(entries)
+    return ItemToItem.of(entries)

@@ -14,7 +14,7 @@ from redis import Redis
 
 from contract.bundle import BundleError, OrderSpec
 from contract.filters import check_filters, passes
-from contract.item_to_item import UNKNOWN
+from contract.item_to_item import UNKNOWN, ItemToItem
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
@@ -165,11 +165,11 @@ def test_every_source_scores_every_candidate_whoever_gave_it(world: World) -> No
     np.testing.assert_allclose(scores["nearest"], expected, atol=1e-6)
     for name in ("popular", "fresh"):
         np.testing.assert_array_equal(scores[name], np.load(world.folder / f"{name}.npy")[places])
-    table, history = np.load(world.folder / "chain.npy"), answer["user_recent_item_ids"]
+    table, history = ItemToItem.load(world.folder / "chain.npy"), answer["user_recent_item_ids"]
     sums = np.zeros(len(bundle.item_ids))
     for rank, item_id in enumerate(history[history != PAD_ID].tolist()):
-        for item, weight in table[np.searchsorted(bundle.item_ids, item_id)]:
-            sums[item] += 0.8**rank * weight
+        row = np.searchsorted(bundle.item_ids, item_id)
+        np.add.at(sums, table.items[row], 0.8**rank * table.weights[row])
     np.testing.assert_allclose(scores["chain"], sums[places], rtol=1e-5)
     assert not scores["similar"].any()
 
@@ -203,9 +203,8 @@ def test_the_items_like_another_come_from_its_table_and_its_vector(world: World)
     answer = explained(make_recommender(world, order), user_id=PAD_ID, like=like, n=10, excluded=[like])
     given = lists_of(answer)
     assert given["nearest"]
-    table = np.load(world.folder / "similar.npy")[7]
-    table = table[np.argsort(-table["weight"], kind="stable")]
-    assert set(given["similar"]) <= {world.item_ids[at] for at in table["item"]}
+    table = ItemToItem.load(world.folder / "similar.npy")
+    assert set(given["similar"]) <= {world.item_ids[at] for at in table.items[7]}
     assert not any(given[name] for name in ("chain", "popular", "fresh"))
     of_table = answer["candidate_source_scores"][NAMES.index("similar")]
     expected = answer["retrieval_scores"] + np.float32(0.5) * of_table
@@ -232,9 +231,9 @@ def test_a_table_may_be_asked_for_users_and_for_the_items_like_another(world: Wo
     user, item = recommender.answer(requests)
     assert not isinstance(user, Exception)
     assert not isinstance(item, Exception)
-    table = np.load(world.folder / "chain.npy")[7]
+    table = ItemToItem.load(world.folder / "chain.npy")
     given = {i for i in item["source_item_ids"].reshape(2, -1)[1].tolist() if i != PAD_ID}
-    assert given <= {world.item_ids[at] for at in table["item"]}
+    assert given <= {world.item_ids[at] for at in table.items[7]}
     assert (user["source_item_ids"].reshape(2, -1)[1] != PAD_ID).sum() > len(given)
     of_table = item["candidate_source_scores"][0, 1]
     np.testing.assert_allclose(item["order_scores"][0], item["retrieval_scores"][0] + of_table / 2, rtol=1e-5)
@@ -319,7 +318,7 @@ def test_an_answer_says_where_one_lacks_items(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
-        ("chain", np.zeros((3, 2), dtype=np.float32), "must be entries"),
+        ("chain", np.zeros((3, 2), dtype=np.float32), "must be int32"),
         ("chain", "short", "not one per item"),
         ("popular", np.zeros(3, dtype=np.float32), "one per item"),
         ("fresh", "nan", "must be finite"),
@@ -329,7 +328,7 @@ def test_a_table_of_another_catalogue_is_named(world: World, name: str, wrong: A
     path = world.folder / f"{name}.npy"
     if isinstance(wrong, str):
         array = np.load(path)
-        wrong = array[:-1] if wrong == "short" else np.full_like(array, np.nan)
+        wrong = array[:, :-1] if wrong == "short" else np.full_like(array, np.nan)
     np.save(path, wrong)
     bundle = LoadedBundle.open(world.folder, verify=False)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
@@ -350,7 +349,6 @@ def test_a_large_catalogue_is_scored_as_a_small_one(world: World, monkeypatch: p
     users, table = make_users(world, bundle, [{}] * 4), made(world, "chain")
     everything = np.arange(-1, ITEMS)[None].repeat(4, axis=0)
     small = table.scores(users, everything)
-    monkeypatch.setattr("ensemble.sources.item_to_item.DENSE_ITEMS", 10)
     monkeypatch.setattr("contract.item_to_item.DENSE_ITEMS", 10)
     large = table.scores(replace(users, worked_out={}), everything)
     np.testing.assert_allclose(large, small, rtol=1e-6)

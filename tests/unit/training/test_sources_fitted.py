@@ -55,9 +55,9 @@ def fitted(prepared: Prepared) -> tuple[list[SourceForm], list[FittedSource]]:
 
 def as_matrix(table: ItemToItem) -> np.ndarray:
     """The table as (I,I)."""
-    dense = np.zeros((len(table.entries),) * 2)
-    rows = np.repeat(np.arange(len(dense)), table.entries.shape[1])
-    np.add.at(dense, (rows, table.entries["item"].ravel()), table.entries["weight"].ravel())
+    dense = np.zeros((len(table.items),) * 2)
+    rows = np.repeat(np.arange(len(dense)), table.items.shape[1])
+    np.add.at(dense, (rows, table.items.ravel()), table.weights.ravel())
     return dense
 
 

@@ -52,7 +52,9 @@ def test_every_source_has_its_share_of_the_first_k(lists: list[list[int]], data:
         assert set(items[: min(assured, len(items))]) <= set(first)
 
 
-TABLE = ItemToItem(np.array([[(1, 2.0), (2, 1.0)], [(2, 4.0), (0, 0.0)], [(0, 0.0), (0, 0.0)]], dtype=ENTRY))
+TABLE = ItemToItem.of(
+    np.array([[(1, 2.0), (2, 1.0)], [(2, 4.0), (0, 0.0)], [(0, 0.0), (0, 0.0)]], dtype=ENTRY)
+)
 
 
 def spec(**changed: object) -> SourceSpec:

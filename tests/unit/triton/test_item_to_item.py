@@ -21,7 +21,7 @@ def drawn(seed: int) -> ItemToItem:
         length = rng.integers(0, MOST + 1)
         row["item"][:length] = rng.choice(ITEMS, length, replace=False)
         row["weight"][:length] = rng.normal(size=length)
-    return ItemToItem(entries)
+    return ItemToItem.of(entries)
 
 
 @pytest.mark.parametrize("dense", [0, item_to_item.DENSE_ITEMS])
@@ -36,7 +36,7 @@ def test_scores_are_the_sums_over_the_history_of_weight_times_entry(
     expected = np.zeros(ITEMS)
     for item, weight in zip(history, weights, strict=True):
         if item != UNKNOWN:
-            for other, entry in table.entries[item].tolist():
+            for other, entry in zip(table.items[item].tolist(), table.weights[item].tolist(), strict=True):
                 expected[other] += entry * weight
     reached = table.reach(history, weights)
     everything = np.arange(UNKNOWN, ITEMS).reshape(-1, 1)
@@ -58,7 +58,9 @@ def test_nothing_is_reached_from_nothing(monkeypatch: pytest.MonkeyPatch, dense:
 def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
     table, file = drawn(1), tmp_path / "similar.npy"
     table.save(file)
-    np.testing.assert_array_equal(ItemToItem.load(file).entries, table.entries)
+    again = ItemToItem.load(file)
+    np.testing.assert_array_equal(again.items, table.items)
+    np.testing.assert_array_equal(again.weights, table.weights)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
