@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -118,6 +120,11 @@ def take_line_out(folder: Folder, _: re.Match[str]) -> None:
     folder.declaration[folder.table].pop(folder.column, None)
 
 
+def write_lists(folder: Folder, _: re.Match[str]) -> None:
+    frame = folder.tables[folder.table]
+    frame[folder.column] = frame[folder.column].map(lambda text: json.dumps(re.findall(r"\w+", text)))
+
+
 FOLLOW: list[tuple[str, Callable[[Folder, re.Match[str]], None]]] = [
     (r"(?:rename it to|call it) ([^\s,]+), and .*add `from: ([^`]+)`", rename),
     (r"`(\{?\w+: [^`]+)`", add),
@@ -132,6 +139,7 @@ FOLLOW: list[tuple[str, Callable[[Folder, re.Match[str]], None]]] = [
     (r"keep one row per id", keep_one),
     (r"set history_until", set_history),
     (r"sort the file", sort),
+    (r"write JSON, such as|write a list of string", write_lists),
     (r"write them as strings and set dtype: string", write_strings),
     (r"drop them", drop),
     (r"take its line out", take_line_out),
@@ -201,6 +209,10 @@ CASES: dict[str, Callable[[Folder], None]] = {
         top(retrieval_positives="is_read")(folder),
     )[0],
     "a list as text": change("items", "item_topics", lambda f: f["item_topics"].map("|".join)),
+    "a list as numpy prints it": change(
+        "items", "item_topics", lambda f: f["item_topics"].map(lambda some: str(np.array([*some, "x"])))
+    ),
+    "a list of numbers and texts": change("items", "item_topics", '[1, "a"]'),
     "a list of numbers, declared of texts": change("items", "item_topics", lambda _: [[1, 2]] * 15),
     "vectors as a list": change("items", "item_v", lambda _: [[0.5, 2.0]] * 15, role="list", dtype="float32"),
     "vectors, declared a list of texts": change("items", "item_topics", lambda _: [[0.5, 2.0]] * 15),
