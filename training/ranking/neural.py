@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import tensorflow as tf
 from contract.arrays import Array, Floats
 from training.ranking.columns import to_tensors
 
+Model = Callable[[Mapping[str, tf.Tensor]], tf.Tensor]
 TARGET, CANDIDATE = "target", "candidate"
 """The heads that are asked: of exposures, and of retrieved candidates."""
 
@@ -59,29 +60,32 @@ class NeuralRanker:
     def _logits(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return mean_logits([member.model(dict(inputs), training=False) for member in self.members])
 
-    @cached_property
-    def _compiled(self) -> Any:
-        return tf.function(self.model, reduce_retracing=True, autograph=False)
-
-    @cached_property
-    def _compiled_candidates(self) -> Any:
-        return tf.function(self.candidate_model, reduce_retracing=True, autograph=False)
-
     def predict(self, arrays: Mapping[str, Array], rows: int = 8192) -> Floats:
         """Takes encoded exposures, (rows,) or for lists (rows, S), gives P of each, (rows,)."""
-        return self._run(self._compiled, arrays, rows)
+        return self._run(self.model, arrays, rows)
 
     def predict_candidates(self, arrays: Mapping[str, Array], rows: int = 8192) -> Floats:
         """Takes encoded candidates, (rows,) or for lists (rows, S), gives P of each, (rows,)."""
-        return self._run(self._compiled_candidates, arrays, rows)
+        return self._run(self.candidate_model, arrays, rows)
 
-    def _run(self, model: Any, arrays: Mapping[str, Array], rows: int) -> Floats:
+    def _run(self, model: Model, arrays: Mapping[str, Array], rows: int) -> Floats:
+        compiled = self._compiled.get(model.__name__)
+        if compiled is None:
+            # For any number of rows from the start: traced for one, it would round in another way.
+            some = to_tensors(self.features, arrays, slice(0, 0))
+            spec = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in some.items()}
+            compiled = tf.function(model, input_signature=[spec], autograph=False)
+            self._compiled[model.__name__] = compiled
         total = len(arrays[self.features[0]])
         parts = [
-            model(to_tensors(self.features, arrays, slice(at, at + rows))).numpy()[:, 0]
+            compiled(to_tensors(self.features, arrays, slice(at, at + rows))).numpy()[:, 0]
             for at in range(0, total, rows)
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    @cached_property
+    def _compiled(self) -> dict[str, Any]:
+        return {}
 
 
 def mean_logits(members: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
