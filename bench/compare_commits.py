@@ -264,18 +264,11 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def main() -> int:
-    """Reads the arguments and runs; 1 with one line where it cannot."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compare_commits", description=__doc__)
-    parser.add_argument("old", help="a commit, branch or tag")
-    parser.add_argument("new", nargs="?", default="HEAD", help="another (default: HEAD)")
-    parser.add_argument("--data", default="kuairand", help="the data set of both")
+def compared(parser: argparse.ArgumentParser, compare: Callable[[argparse.Namespace], Path]) -> int:
+    """Adds what every comparison in turns is told, reads the arguments and runs; 1 with one line where it
+    cannot."""
     parser.add_argument("--turns", type=int, default=5, help="how often each is measured")
     parser.add_argument("--quick", action="store_true", help="two short turns, to try it")
-    parser.add_argument("--old-bundle", type=Path, help="a bundle that OLD can serve, instead of training")
-    parser.add_argument("--new-bundle", type=Path, help="a bundle that NEW can serve, instead of training")
-    folder = load_settings().var / "bench" / "commits"
-    parser.add_argument("--folder", type=Path, default=folder, help="where the worktrees stay")
     given = parser.parse_args()
     given.seconds = Seconds(1.0, 1.0, 1.0) if given.quick else Seconds()
     given.turns = 2 if given.quick else given.turns
@@ -287,6 +280,19 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def main() -> int:
+    """Reads the arguments and runs."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare_commits", description=__doc__)
+    parser.add_argument("old", help="a commit, branch or tag")
+    parser.add_argument("new", nargs="?", default="HEAD", help="another (default: HEAD)")
+    parser.add_argument("--data", default="kuairand", help="the data set of both")
+    parser.add_argument("--old-bundle", type=Path, help="a bundle that OLD can serve, instead of training")
+    parser.add_argument("--new-bundle", type=Path, help="a bundle that NEW can serve, instead of training")
+    folder = load_settings().var / "bench" / "commits"
+    parser.add_argument("--folder", type=Path, default=folder, help="where the worktrees stay")
+    return compared(parser, compare)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bench.compare_commits import GATEWAY, Figures, Seconds, Side, add_ratios, figures_of, git, in_turns
+from bench.compare_commits import (
+    GATEWAY,
+    Figures,
+    Seconds,
+    Side,
+    add_ratios,
+    compared,
+    figures_of,
+    git,
+    in_turns,
+)
 from bench.designs import Design, HttpCaller
 from bench.processes import of_ours
-from bench.record import Record, say
+from bench.record import Record
 from bench.replies import World, judge_gateway
 from bench.servers import BenchError
 from deploy.local.settings import LocalSettings, load_settings, python_of
@@ -100,24 +110,12 @@ def compare(given: argparse.Namespace) -> Path:
 
 
 def main() -> int:
-    """Reads the arguments and runs; 1 with one line where it cannot."""
+    """Reads the arguments and runs."""
     parser = argparse.ArgumentParser(prog="python -m bench.text_ids", description=__doc__)
     parser.add_argument("--data", default="synthetic", help="a prepared data set whose ids are integers")
-    parser.add_argument("--turns", type=int, default=6, help="how often each is measured")
-    parser.add_argument("--quick", action="store_true", help="two short turns, to try it")
     folder = load_settings().var / "bench" / "ids"
     parser.add_argument("--folder", type=Path, default=folder, help="where the data and the worktrees stay")
-    given = parser.parse_args()
-    given.seconds = Seconds(1.0, 1.0, 1.0) if given.quick else Seconds()
-    given.turns = 2 if given.quick else given.turns
-    try:
-        say(f"wrote {compare(given)}")
-    except BenchError as error:
-        print(f"bench    {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return compared(parser, compare)
 
 
 if __name__ == "__main__":
