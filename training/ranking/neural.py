@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract.arrays import Array, Floats
-from training.ranking.columns import to_tensors
+from training.ranking.columns import Batch, to_tensors
 
 Model = Callable[[Mapping[str, tf.Tensor]], tf.Tensor]
 TARGET, CANDIDATE = "target", "candidate"
@@ -69,13 +69,7 @@ class NeuralRanker:
         return self._run(self.candidate_model, arrays, rows)
 
     def _run(self, model: Model, arrays: Mapping[str, Array], rows: int) -> Floats:
-        compiled = self._compiled.get(model.__name__)
-        if compiled is None:
-            # For any number of rows from the start: traced for one, it would round in another way.
-            some = to_tensors(self.features, arrays, slice(0, 0))
-            spec = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in some.items()}
-            compiled = tf.function(model, input_signature=[spec], autograph=False)
-            self._compiled[model.__name__] = compiled
+        compiled = self._traced(model, to_tensors(self.features, arrays, slice(0, 0)))
         total = len(arrays[self.features[0]])
         parts = [
             compiled(to_tensors(self.features, arrays, slice(at, at + rows))).numpy()[:, 0]
@@ -83,8 +77,17 @@ class NeuralRanker:
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
+    def _traced(self, model: Model, inputs: Batch) -> Any:
+        """Compiles a model for any number of such rows: traced for one number, it would round in another way
+        than for the next."""
+        spec = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in inputs.items()}
+        key = (model.__name__, *spec.items())
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(model, input_signature=[spec], autograph=False)
+        return self._compiled[key]
+
     @cached_property
-    def _compiled(self) -> dict[str, Any]:
+    def _compiled(self) -> dict[Hashable, Any]:
         return {}
 
 
