@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from contract.item_to_item import ItemToItem
 from tests.builders.world import World
 
 RECENT = "user_recent_item_ids"
@@ -42,7 +43,8 @@ def beside(stack: World, item_id: int) -> dict[int, float]:
     for source in stack.manifest()["sources"]:
         if source["of_items"]:
             weight = order["sources"].get(source["name"], 0.0) / (order["retrieval"] or 1.0)
-            for at, strength in np.load(folder / source["file"])[item_ids.index(item_id)]:
+            table, row = ItemToItem.load(folder / source["file"]), item_ids.index(item_id)
+            for at, strength in zip(table.items[row].tolist(), table.weights[row].tolist(), strict=True):
                 more[item_ids[at]] = more.get(item_ids[at], 0.0) + weight * float(strength)
     return more
 
