@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from contract.arrays import Array, Bools, Ints
+from contract.arrays import Array, Bools
 from contract.slates import Rule
 from contract.tensors import PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
@@ -47,23 +47,27 @@ def removed_by(
     return found
 
 
-def first_places(kept: Bool[np.ndarray, "B R"], k: int) -> tuple[Ints, Ints, Ints]:
-    """Finds the first K kept items: of each its row, its column, and its place at the front."""
+def first_k(
+    ids: Int[np.ndarray, "B R"],
+    scores: Float[np.ndarray, "B R"],
+    of_sources: Float[np.ndarray, "B S R"],
+    kept: Bool[np.ndarray, "B R"],
+    k: int,
+) -> tuple[
+    Int[np.ndarray, "B K"], Float[np.ndarray, "B K"], Float[np.ndarray, "B S K"], Bool[np.ndarray, "B K"]
+]:
+    """Moves the first K kept items to the front, in order, and what each of S sources says of them; the tail
+    is PAD_ID, score -inf, the sources' 0, mask False."""
     rows, columns = np.nonzero(kept)
     places = np.cumsum(kept, axis=1)[rows, columns] - 1
     is_first = places < k
-    return rows[is_first], columns[is_first], places[is_first]
-
-
-def first_k(
-    ids: Int[np.ndarray, "B R"], scores: Float[np.ndarray, "B R"], kept: Bool[np.ndarray, "B R"], k: int
-) -> tuple[Int[np.ndarray, "B K"], Float[np.ndarray, "B K"], Bool[np.ndarray, "B K"]]:
-    """Moves the first K kept items to the front, in order; the tail is PAD_ID, score -inf, mask False."""
-    rows, columns, places = first_places(kept, k)
+    rows, columns, places = rows[is_first], columns[is_first], places[is_first]
     first_ids = np.full((len(ids), k), PAD_ID, dtype=np.int64)
     first_scores = np.full((len(ids), k), -np.inf, dtype=np.float32)
+    first_of_sources = np.zeros((*of_sources.shape[:2], k), dtype=np.float32)
     first_ids[rows, places], first_scores[rows, places] = ids[rows, columns], scores[rows, columns]
-    return first_ids, first_scores, first_ids != PAD_ID
+    first_of_sources[rows, :, places] = of_sources[rows, :, columns]
+    return first_ids, first_scores, first_of_sources, first_ids != PAD_ID
 
 
 class FilterCandidates(Stage):
@@ -135,10 +139,8 @@ class FilterCandidates(Stage):
 
     def _keep(self, ids: Array, scores: Array, of_sources: Array, removed: Array, is_open: bool) -> Tensors:
         kept = (removed == 0) & (ids != PAD_ID)
-        candidates, retrieval_scores, mask = first_k(ids, scores, kept, self.k)
-        source_scores = np.zeros((len(ids), self.sources, self.k), dtype=np.float32)
-        rows, columns, places = first_places(kept, self.k)
-        source_scores[rows, :, places] = of_sources.reshape(len(ids), self.sources, -1)[rows, :, columns]
+        of_sources = of_sources.reshape(len(ids), self.sources, -1)
+        candidates, retrieval_scores, source_scores, mask = first_k(ids, scores, of_sources, kept, self.k)
         return {
             "removed_by": removed,
             "candidate_ids": candidates,

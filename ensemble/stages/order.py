@@ -82,9 +82,8 @@ class OrderCandidates(Stage):
 
     Candidates are ordered by `order_scores`, P(click) from the ranker's score and each source's; so are
     `item_scores`. A user who was not ranked has the sources' order; items like another have their `likeness`.
-    With exploration, the order is a seeded Gumbel
-    top-k draw, and `propensities` are logged with the answer; without, every propensity is 1. It sums up what
-    `degraded` says.
+    With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the answer;
+    without, every propensity is 1. It sums up what `degraded` says.
     """
 
     reads = (

@@ -37,7 +37,12 @@ def test_the_first_k_survivors_are_those_of_plain_python(
     rules = {Rule.EXCLUDED: lambda: is_among(ids, excluded), Rule.SEEN: lambda: is_among(ids, seen)}
     removed = removed_by(ids, rules, np.full((len(rows), 1), k))
     scores = np.linspace(1, 0, ids.size, dtype=np.float32).reshape(ids.shape)
-    found, found_scores, mask = first_k(ids, scores, (removed == 0) & (ids != PAD_ID), k)
+    of_sources = np.stack([scores, -scores], axis=1)
+    kept = (removed == 0) & (ids != PAD_ID)
+    found, found_scores, found_of_sources, mask = first_k(ids, scores, of_sources, kept, k)
+    np.testing.assert_array_equal(found_of_sources[:, 0][mask], found_scores[mask])
+    np.testing.assert_array_equal(found_of_sources[:, 1][mask], -found_scores[mask])
+    assert not found_of_sources.swapaxes(1, 2)[~mask].any()
     for row, (retrieved, watched, unwanted) in enumerate(rows):
         survivors = [i for i in retrieved if i not in watched and i not in unwanted]
         expected = survivors[:k]
