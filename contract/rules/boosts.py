@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.arrays import Bools, Doubles
+from contract.arrays import Array, Bools, Doubles
+from contract.filters import Filters
+from contract.rules.attributes import ItemAttributes
 
 LEAST = 1e-45
 """Below every float32 but 0: the logarithm of 0 is taken of it."""
@@ -23,6 +26,14 @@ class Boosted:
     values: Doubles
     buried: int
     is_moved: Bools
+
+
+def factors(boosts: Sequence[tuple[Filters, float]], attributes: ItemAttributes, rows: Array) -> Doubles:
+    """Gives what the odds of items, by their rows (C,), are multiplied by."""
+    times = np.ones(len(rows))
+    for filters, factor in boosts:
+        times[attributes.passes(filters, rows)] *= factor
+    return times
 
 
 def boosted(scores: Doubles, times: Doubles | None) -> Boosted:

@@ -8,8 +8,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from contract.arrays import Doubles
+from contract.arrays import Array, Doubles
 from contract.rules.asked import Cap
+from contract.rules.attributes import ItemAttributes
 from contract.rules.caps import CapCounts, Held, kept_order
 from contract.rules.diversity import Likeness
 
@@ -41,6 +42,12 @@ class CappedColumn:
     cap: Cap
     held: Held
     before: Held = ()
+
+    @classmethod
+    def of(cls, cap: Cap, attributes: ItemAttributes, rows: Array, before: Array) -> CappedColumn:
+        """Reads it by the rows of the candidates (C,), and of the items before."""
+        column = attributes.columns[cap.column]
+        return cls(cap, column.held(rows), column.held(before))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from contract.arrays import Array, Bools, Floats, Ids
 from contract.bundle import Manifest
 from contract.filters import Filters, decode_filters
 from contract.ordering import unranked_scores
-from contract.rules.asked import Cap, CheckedRules, check_defaults, check_rules, decode_rules, merged
+from contract.rules.asked import CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.attributes import ItemAttributes
-from contract.rules.boosts import Boosted, boosted
+from contract.rules.boosts import Boosted, boosted, factors
 from contract.rules.diversity import Likeness, relevance
 from contract.rules.places import BIT, CappedColumn, Exploration, Mover, SharedPlaces, Wishes, fill_places
 from contract.rules.shares import places_due
@@ -108,7 +108,8 @@ class _User:
         """Fills the places."""
         user, live = self.user, self.live
         rows = self.snapshot.rows_of(user["candidate_ids"][live])
-        boosts = boosted(self._chances(), self._times(rows))
+        times = factors(self.asked.boosts, self.ruled.attributes, rows) if self.asked.boosts else None
+        boosts = boosted(self._chances(), times)
         ids = user["candidate_ids"][live[boosts.order]]
         pins, extra = self._pins(ids.tolist())
         rows = rows[boosts.order]
@@ -133,13 +134,6 @@ class _User:
     def _chances(self) -> npt.NDArray[np.float64]:
         scores = self.scores[self.live].astype(np.float64)
         return ((1 + scores) / 2 if self.is_like else scores).clip(0, 1)
-
-    def _times(self, rows: Array) -> npt.NDArray[np.float64] | None:
-        """What the odds of each candidate are multiplied by."""
-        times = np.ones(len(rows))
-        for filters, factor in self.asked.boosts:
-            times[self.ruled.attributes.passes(filters, rows)] *= factor
-        return times if self.asked.boosts else None
 
     def _pins(self, candidates: list[int]) -> tuple[dict[int, int], Ids]:
         """Gives the candidate of each place, from 0 on this page, and the items that are no candidates and
@@ -195,16 +189,12 @@ class _User:
             boosts.buried,
             len(values),
             pins,
-            [self._capped(cap, rows, before) for cap in asked.caps],
+            [CappedColumn.of(cap, ruled.attributes, rows, before) for cap in asked.caps],
             [self._shared(filters, share, rows, places) for filters, share in asked.shares],
             asked.diversity,
             likeness,
             exploration,
         )
-
-    def _capped(self, cap: Cap, rows: Array, before: Array) -> CappedColumn:
-        column = self.ruled.attributes.columns[cap.column]
-        return CappedColumn(cap, column.held(rows), column.held(before))
 
     def _shared(self, filters: Filters | None, share: float, rows: Array, places: int) -> SharedPlaces:
         ruled, user_id = self.ruled, int(self.user["user_id"][0])

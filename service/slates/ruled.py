@@ -9,7 +9,7 @@ import numpy as np
 
 from contract.rules.asked import CheckedRules
 from contract.rules.attributes import ItemAttributes
-from contract.rules.boosts import boosted
+from contract.rules.boosts import boosted, factors
 from contract.rules.places import (
     BIT,
     CappedColumn,
@@ -61,10 +61,7 @@ def order_by_rules(
     """
     held, before = np.array(rows, dtype=np.intp), np.array(shown, dtype=np.intp)
     chances = np.array(odds, dtype=np.float64)
-    times = np.ones(len(rows))
-    for filters, factor in rules.boosts:
-        times[attributes.passes(filters, held)] *= factor
-    boosts = boosted(chances / (1 + chances), times)
+    boosts = boosted(chances / (1 + chances), factors(rules.boosts, attributes, held))
     held, ids = held[boosts.order], [item_ids[one] for one in boosts.order]
     pins = {
         place - len(shown) - 1: ids.index(one)
@@ -78,14 +75,7 @@ def order_by_rules(
             boosts.buried,
             len(ids),
             pins,
-            [
-                CappedColumn(
-                    cap,
-                    attributes.columns[cap.column].held(held),
-                    attributes.columns[cap.column].held(before),
-                )
-                for cap in rules.caps
-            ],
+            [CappedColumn.of(cap, attributes, held, before) for cap in rules.caps],
             [
                 SharedPlaces(
                     attributes.passes(filters, held).tolist(), places_due(share, user_id, len(shown), n)
