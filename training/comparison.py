@@ -127,7 +127,7 @@ class _Ground:
             ranker = chosen_ranking(settings)(examples, settings.seed)
         seconds = time.perf_counter() - began
         learned = Learned(self.encoders, retriever, ranker, examples.sample(settings.seed), OrderSpec())
-        learned = learn_slates(self.prepared, learned, (), (), settings.k)
+        learned = learn_slates(self.prepared, learned, (), settings.k)
         report = Report(is_full=False)
         assess_ranking(report, self.prepared, settings, self.parts, examples, learned, settings.seed)
         if len(self.held.user_rows):

@@ -32,7 +32,7 @@ from training.retrieval.model import RetrievalModel
 from training.slates.choose import choose_sources
 from training.slates.search import evaluate_vectors, retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
-from training.slates.sources import FittedSource, SourceForm, fit_source
+from training.slates.sources import FittedSource, fit_source
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -104,9 +104,7 @@ def make_candidates(
     return candidate_rows(table, encoders, retrieve_for, prepared.split.train_until, seed)
 
 
-def learn_slates(
-    prepared: Prepared, learned: Learned, forms: Sequence[SourceForm], fitted: Sequence[FittedSource], k: int
-) -> Learned:
+def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSource], k: int) -> Learned:
     """Chooses how many candidates each source gives, and how slates are ordered, by what the validation
     part's users clicked; `fitted` have seen the train part alone.
 
@@ -134,10 +132,9 @@ def learn_slates(
             )
         )
         fitted = with_shares
-    shares = {one.spec.name: one.spec.share for one in fitted if one.spec.name in order.sources}
     sources = tuple(
-        fit_source(prepared, form, split.validate_until).with_share(shares[form.name])
-        for form in forms
-        if form.name in shares
+        fit_source(prepared, one.form, split.validate_until).with_share(one.spec.share)
+        for one in fitted
+        if one.spec.name in order.sources
     )
     return replace(learned, order=order, sources=sources)

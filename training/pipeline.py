@@ -118,7 +118,7 @@ def learn(
         encoders = fit_encoders(prepared, parts.train)
         examples = RankingExamples.of(prepared, encoders, parts)
     with steps.step("Fit the other sources"):
-        forms, sources = choose_forms(prepared)
+        sources = choose_forms(prepared)
     is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
@@ -131,7 +131,7 @@ def learn(
             ranker = fit_ranking(replace(examples, candidates=candidates), seed)
             learned = Learned(encoders, retriever, ranker, examples.sample(seed), OrderSpec())
         with steps.step(f"Choose shares and order, seed {seed}"):
-            learned = learn_slates(prepared, learned, forms, sources, settings.k)
+            learned = learn_slates(prepared, learned, sources, settings.k)
             steps.say(str(learned.order))
         first = first or learned
         peak = peak or peak_memory_mib()

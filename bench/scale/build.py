@@ -89,7 +89,7 @@ def learn(
     with steps.step("Train the ranker"):
         ranker = chosen_ranking(settings)(examples, settings.seed)
         learned = Learned(encoders, retriever, ranker, examples.sample(settings.seed), OrderSpec())
-        order = learn_slates(sample, learned, (), (), settings.k).order
+        order = learn_slates(sample, learned, (), settings.k).order
     split = sample.split
     held = first_users(held_out(sample, split.validate_until, split.test_until), VALIDATION_USERS)
     found = evaluate_vectors(held, *retriever.vectors(held, split.validate_until))

@@ -32,6 +32,7 @@ from training.examples.split import (
     interaction_matrix,
     is_before,
     is_positive,
+    labels_to_learn_from,
     rows_of,
 )
 from training.features.activity import event_times
@@ -141,11 +142,9 @@ class RetrievalBaselines:
         self.prepared, self.until = prepared, prepared.split.train_until
         held = first_users(held_out(prepared, self.until, prepared.split.validate_until), CHOICE_USERS)
         self.validation = Question(prepared, held, self.until)
-        is_known, target = is_before(prepared, self.until), prepared.dataset.target
-        self.fitted_on = {label: interaction_matrix(prepared, is_known, label) for label in (ANY, target)}
-        # Where nothing but positives is known, or not one, there is nothing to choose.
-        differ = self.fitted_on[ANY].nnz > self.fitted_on[target].nnz > 0
-        self.labels = (ANY, target) if differ else (ANY,)
+        self.labels = labels_to_learn_from(prepared, self.until)
+        is_known = is_before(prepared, self.until)
+        self.fitted_on = {label: interaction_matrix(prepared, is_known, label) for label in self.labels}
 
     def answers(self) -> dict[str, Answer]:
         """Gives each baseline by its name; of many items, those that need no (I,I) matrix."""

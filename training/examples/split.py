@@ -105,3 +105,11 @@ def first_users(held: HeldOut, most: int) -> HeldOut:
     """Keeps the first users of a held-out part; ids say nothing about taste."""
     parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
     return replace(held, **parts)
+
+
+def labels_to_learn_from(prepared: Prepared, until: datetime) -> tuple[str, ...]:
+    """Lists on which interactions before an instant a model can be fitted: any and, where there are some and
+    not all are, positives alone."""
+    target, is_known = prepared.dataset.target, is_before(prepared, until)
+    every, positive = (interaction_matrix(prepared, is_known, label).nnz for label in (ANY, target))
+    return (ANY, target) if every > positive > 0 else (ANY,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import merlin.models.tf as mm
 import tensorflow as tf
@@ -49,6 +50,9 @@ class MultiTask(ColumnRanker):
         return (total - lowest) / sum(abs(weight) for weight in self.weights)
 
 
+Kind = TypeVar("Kind", bound=MultiTask)
+
+
 class Mmoe(MultiTask):
     """A trained MMoE."""
 
@@ -71,8 +75,7 @@ def fit_mmoe(
 
     Source: Ma et al. 2018, equations 3 to 6; Merlin's MMOEBlock.
     """
-    fitted = fit_ranker(Mmoe, _build(mmoe), examples, seed, config or MultiTaskConfig(), every_label=True)
-    return replace(fitted, weights=_in_order(examples, weights or {}))
+    return _fit(Mmoe, mmoe, examples, seed, config, weights)
 
 
 def fit_ple(
@@ -85,13 +88,7 @@ def fit_ple(
 
     Source: Tang et al. 2020, equations 1 to 8; Merlin's PLEBlock.
     """
-    fitted = fit_ranker(Ple, _build(ple), examples, seed, config or MultiTaskConfig(), every_label=True)
-    return replace(fitted, weights=_in_order(examples, weights or {}))
-
-
-def _in_order(examples: RankingExamples, weights: Weights) -> tuple[float, ...]:
-    """Gives the weight of each label, the target's first; of the target alone where none is told."""
-    return tuple(weights.get(name, 0.0) for name in examples.label_names) if weights else (1.0,)
+    return _fit(Ple, ple, examples, seed, config, weights)
 
 
 Experts = Callable[[Sequence[str], MultiTaskConfig], tf.keras.layers.Layer]
@@ -112,6 +109,20 @@ def ple(tasks: Sequence[str], config: MultiTaskConfig) -> tf.keras.layers.Layer:
         num_task_experts=config.task_experts,
         num_shared_experts=config.experts,
     )
+
+
+def _fit(
+    kind: type[Kind],
+    experts: Experts,
+    examples: RankingExamples,
+    seed: int,
+    config: MultiTaskConfig | None,
+    weights: Weights | None,
+) -> Kind:
+    """Trains one; the target alone is served where no weight is told."""
+    fitted = fit_ranker(kind, _build(experts), examples, seed, config or MultiTaskConfig(), every_label=True)
+    told = tuple(weights.get(name, 0.0) for name in examples.label_names) if weights else (1.0,)
+    return replace(fitted, weights=told)
 
 
 def _build(experts: Experts) -> Build[MultiTaskConfig]:

@@ -8,16 +8,9 @@ from itertools import product
 import numpy as np
 
 from contract.arrays import Floats
-from contract.dataset import ANY
 from training.baselines.recent_popularity import HALF_LIVES
 from training.data.prepared import Prepared
-from training.examples.split import (
-    HeldOut,
-    first_users,
-    held_out,
-    interaction_matrix,
-    is_before,
-)
+from training.examples.split import HeldOut, first_users, held_out, labels_to_learn_from
 from training.metrics.lists import list_metrics
 from training.slates.sources import (
     FOLLOWED,
@@ -38,14 +31,11 @@ LEAST_OF_VECTORS = 0.1
 """What remains to the vectors, at least."""
 
 
-def choose_forms(prepared: Prepared) -> tuple[list[SourceForm], list[FittedSource]]:
+def choose_forms(prepared: Prepared) -> list[FittedSource]:
     """Chooses each source's form by its own NDCG@10 on validation, and gives it fitted on the train part; the
     first form, where nobody is in validation."""
-    split, target = prepared.split, prepared.dataset.target
-    known = [
-        interaction_matrix(prepared, is_before(prepared, split.train_until), one) for one in (ANY, target)
-    ]
-    labels = (target, ANY) if known[0].nnz > known[1].nnz > 0 else (ANY,)
+    split = prepared.split
+    labels = labels_to_learn_from(prepared, split.train_until)[::-1]
     held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
     recent = RecentLists.of(prepared, split.train_until)
     offered = (
@@ -53,19 +43,15 @@ def choose_forms(prepared: Prepared) -> tuple[list[SourceForm], list[FittedSourc
         [SourceForm(SIMILAR, label) for label in labels],
         [SourceForm(POPULAR, label, half_life) for label, half_life in product(labels, HALF_LIVES)],
     )
-    forms, sources = [], []
     nowhere = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
-    for some in offered:
-        best, best_value = None, -np.inf
-        for form in some:
-            source = fit_source(prepared, form, split.train_until)
-            value = _value([source], recent, held, nowhere) if len(some) > 1 and len(held.user_rows) else 0.0
-            if best is None or value > best_value:
-                best, best_value = (form, source), value
-        assert best is not None
-        forms.append(best[0])
-        sources.append(best[1])
-    return forms, sources
+    chosen = []
+    for forms in offered:
+        fitted = [fit_source(prepared, form, split.train_until) for form in forms]
+        values = [0.0]
+        if len(forms) > 1 and len(held.user_rows):
+            values = [_value([source], recent, held, nowhere) for source in fitted]
+        chosen.append(fitted[int(np.argmax(values))])
+    return chosen
 
 
 def choose_sources(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -45,13 +45,14 @@ class SourceForm:
 class FittedSource:
     """A source, and what it knows: a table, or the items' scores (I,)."""
 
+    form: SourceForm
     spec: SourceSpec
     table: ItemToItem | None = None
     item_scores: Floats | None = None
 
     def with_share(self, share: float) -> FittedSource:
         """Gives the same, with another share of the candidates."""
-        return FittedSource(self.spec.model_copy(update={"share": share}), self.table, self.item_scores)
+        return replace(self, spec=self.spec.model_copy(update={"share": share}))
 
     def score(self, histories: Mapping[str, Ints], items: int) -> Floats:
         """Scores the whole catalogue (I,) for a user, by whose lists of positions (H,), newest first."""
@@ -84,7 +85,7 @@ def fit_source(prepared: Prepared, form: SourceForm, until: datetime) -> FittedS
     """Fits a source on what happened before an instant."""
     if form.name == POPULAR:
         spec = SourceSpec(name=POPULAR, kind="popular", share=0, file=f"{POPULAR}.npy")
-        return FittedSource(spec, item_scores=popularity(prepared, form, until))
+        return FittedSource(form, spec, item_scores=popularity(prepared, form, until))
     is_positive_alone = form.label != ANY
     history = names.USER_RECENT_POSITIVE_ITEM_IDS if is_positive_alone else names.USER_RECENT_ITEM_IDS
     shape = {"newest": NEWEST, "decay": DECAY, "normalisation": "weights"} if form.name == FOLLOWED else {}
@@ -98,8 +99,10 @@ def fit_source(prepared: Prepared, form: SourceForm, until: datetime) -> FittedS
         **shape,
     )
     if form.name == FOLLOWED:
-        return FittedSource(spec, transitions(Sequences.of(prepared, until, form.label)))
-    return FittedSource(spec, similar(interaction_matrix(prepared, is_before(prepared, until), form.label)))
+        return FittedSource(form, spec, transitions(Sequences.of(prepared, until, form.label)))
+    return FittedSource(
+        form, spec, similar(interaction_matrix(prepared, is_before(prepared, until), form.label))
+    )
 
 
 def popularity(prepared: Prepared, form: SourceForm, until: datetime) -> Floats:

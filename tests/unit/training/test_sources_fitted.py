@@ -49,7 +49,7 @@ def held(prepared: Prepared) -> HeldOut:
 
 
 @pytest.fixture(scope="module")
-def fitted(prepared: Prepared) -> tuple[list[SourceForm], list[FittedSource]]:
+def fitted(prepared: Prepared) -> list[FittedSource]:
     return choose_forms(prepared)
 
 
@@ -105,9 +105,9 @@ def test_lists_are_those_that_the_feature_store_is_given(prepared: Prepared) -> 
 
 
 def test_each_source_gives_its_best_unseen_items_and_says_what_it_says(
-    prepared: Prepared, held: HeldOut, fitted: tuple[list[SourceForm], list[FittedSource]]
+    prepared: Prepared, held: HeldOut, fitted: list[FittedSource]
 ) -> None:
-    items, (_, sources) = len(prepared.items), fitted
+    items, sources = len(prepared.items), fitted
     rng = np.random.default_rng(0)
     users, catalogue = (rng.normal(size=(n, 4)).astype(np.float32) for n in (len(held.user_rows), items))
     vectors = users, catalogue
@@ -128,10 +128,10 @@ def test_each_source_gives_its_best_unseen_items_and_says_what_it_says(
 
 
 def test_forms_are_chosen_and_shares_leave_some_to_the_vectors(
-    prepared: Prepared, held: HeldOut, fitted: tuple[list[SourceForm], list[FittedSource]]
+    prepared: Prepared, held: HeldOut, fitted: list[FittedSource]
 ) -> None:
-    forms, sources = fitted
-    assert [form.name for form in forms] == [FOLLOWED, SIMILAR, POPULAR]
+    sources = fitted
+    assert [source.form.name for source in sources] == [FOLLOWED, SIMILAR, POPULAR]
     vectors = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
     chosen = choose_sources(prepared, held, vectors, sources, 20)
     assert all(one.spec.share in SHARES for one in chosen)
@@ -142,10 +142,10 @@ def test_forms_are_chosen_and_shares_leave_some_to_the_vectors(
 
 
 def test_what_a_source_knows_comes_back_from_its_file(
-    tmp_path: Path, prepared: Prepared, fitted: tuple[list[SourceForm], list[FittedSource]]
+    tmp_path: Path, prepared: Prepared, fitted: list[FittedSource]
 ) -> None:
     recent = RecentLists.of(prepared, prepared.split.train_until)
-    for source in fitted[1]:
+    for source in fitted:
         source.save(tmp_path)
         file = tmp_path / str(source.spec.file)
         if source.spec.kind == "popular":
