@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
@@ -33,7 +32,6 @@ from training.examples.split import (
     is_before,
     is_positive,
     labels_to_learn_from,
-    rows_of,
 )
 from training.features.activity import event_times
 from training.metrics.lists import CUTOFFS, Scorer, ranked, retrieval_metrics
@@ -198,17 +196,11 @@ class RetrievalBaselines:
 
     def _recent(self, share: float, label: str) -> Answer:
         """Counts up to the instant that is asked about, which is news to nobody."""
-        log, item_ids = self.prepared.interactions, self.prepared.items[names.ITEM_ID].to_numpy(np.int64)
-        times = event_times(self.prepared.dataset, log).astype("int64").to_numpy()
-        items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
-        counted = (items >= 0) & self._is_timed() & is_positive(self.prepared, label)
-        until = pd.Timestamp(self.until).value
-        half_life = max((until - times[self._is_timed()].min(initial=until)) * share, 1.0)
+        counted = self._is_timed() & is_positive(self.prepared, label)
 
         def answer(question: Question) -> Scorer:
             kept = counted & is_before(self.prepared, question.instant)
-            ages = (pd.Timestamp(question.instant).value - times[kept]).astype(np.float64)
-            model = RecentPopularity(items[kept], ages, len(item_ids), half_life)
+            model = RecentPopularity.of(self.prepared, kept, share, question.instant)
             return asked(model, ANY)(question)
 
         return answer

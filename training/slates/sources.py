@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from contract import names
 from contract.arrays import Floats, Ints
@@ -19,8 +18,7 @@ from contract.item_to_item import UNKNOWN, ItemToItem, Reached
 from training.baselines.recent_popularity import RecentPopularity
 from training.data.prepared import Prepared
 from training.examples.sequences import Sequences
-from training.examples.split import HeldOut, interaction_matrix, is_before, is_positive, rows_of
-from training.features.activity import event_times
+from training.examples.split import HeldOut, interaction_matrix, is_before, is_positive
 from training.item_to_item.similar import similar
 from training.item_to_item.transitions import transitions
 from training.slates.search import retrieve
@@ -110,18 +108,13 @@ def popularity(prepared: Prepared, form: SourceForm, until: datetime) -> Floats:
 
     Those of histories count where no other is known.
     """
-    log, clock = prepared.interactions, prepared.dataset.timestamp
-    times = event_times(prepared.dataset, log).astype("int64").to_numpy()
-    items = rows_of(prepared.items[names.ITEM_ID].to_numpy(np.int64), log[names.ITEM_ID].to_numpy(np.int64))
-    counted = (items >= 0) & is_before(prepared, until) & is_positive(prepared, form.label)
-    is_timed = log[clock].notna().to_numpy()
+    counted = is_before(prepared, until) & is_positive(prepared, form.label)
+    is_timed = prepared.interactions[prepared.dataset.timestamp].notna().to_numpy()
+    item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)
+    counted &= np.isin(prepared.interactions[names.ITEM_ID].to_numpy(np.int64), item_ids)
     if (counted & is_timed).any():
         counted &= is_timed
-    end = pd.Timestamp(until).value
-    train_end = pd.Timestamp(prepared.split.train_until).value
-    span = train_end - times[is_timed].min(initial=train_end)
-    ages = (end - times[counted]).astype(np.float64)
-    model = RecentPopularity(items[counted], ages, len(prepared.items), max(span * form.half_life, 1.0))
+    model = RecentPopularity.of(prepared, counted, form.half_life, until)
     return np.log1p(model.counts)
 
 
