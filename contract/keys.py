@@ -76,6 +76,11 @@ def bundles_key(dataset: str) -> str:
     return f"bundles:{dataset}"
 
 
+def routing_key(dataset: str) -> str:
+    """The key of which bundle answers whom: a `Routing`, replaced as one."""
+    return f"routing:{dataset}"
+
+
 def index_search_key(bundle: str) -> str:
     """The key of how the bundle's index is searched, as JSON: `beyond` and what it was measured on."""
     return f"index_search:{bundle}"
