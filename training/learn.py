@@ -32,7 +32,7 @@ from training.retrieval.model import RetrievalModel
 from training.slates.choose import choose_sources
 from training.slates.search import evaluate_vectors, retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
-from training.slates.sources import FittedSource, fit_source
+from training.slates.sources import FittedSource, RecentLists, fit_source, lists_of
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -116,9 +116,10 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
     order = OrderSpec()
     if len(held.user_rows):
         vectors = learned.retriever.vectors(held, split.train_until)
-        with_shares = choose_sources(prepared, held, vectors, fitted, k)
+        lists = lists_of(fitted, RecentLists.of(prepared, split.train_until), held, vectors, k)
+        fitted = choose_sources(lists, held.relevant, fitted)
         slates = rank_candidates(
-            prepared, replace(learned, sources=with_shares), held, vectors, split.train_until, k
+            prepared, replace(learned, sources=fitted), held, vectors, split.train_until, k, lists
         )
         at = np.arange(len(slates.items))[:, None]
         order = fit_ordering(
@@ -131,7 +132,6 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
                 relevant=np.diff(held.relevant.indptr).astype(np.int64),
             )
         )
-        fitted = with_shares
     sources = tuple(
         fit_source(prepared, one.form, split.validate_until).with_share(one.spec.share)
         for one in fitted

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from contract.arrays import Floats
 from training.baselines.recent_popularity import HALF_LIVES
@@ -19,6 +20,7 @@ from training.slates.sources import (
     FittedSource,
     RecentLists,
     SourceForm,
+    SourceLists,
     fit_source,
     lists_of,
 )
@@ -55,22 +57,17 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
 
 
 def choose_sources(
-    prepared: Prepared,
-    held: HeldOut,
-    vectors: tuple[Floats, Floats],
-    sources: Sequence[FittedSource],
-    k: int,
+    lists: SourceLists, relevant: csr_matrix, sources: Sequence[FittedSource]
 ) -> tuple[FittedSource, ...]:
-    """Gives each source the share with which all together find most of what held-out users chose among `k`,
-    whose vectors are (U,D), the catalogue's (I,D)."""
-    held = first_users(held, CHOICE_USERS)
-    recent = RecentLists.of(prepared, prepared.split.train_until)
-    lists = lists_of(sources, recent, held, (vectors[0][:CHOICE_USERS], vectors[1]), k)
+    """Gives each source the share with which all together find most of what held-out users chose, (U,I),
+    among as many candidates as the lists, (U,S,K), are deep; looks at the first `CHOICE_USERS` of them."""
+    lists, relevant = lists.first(CHOICE_USERS), relevant[:CHOICE_USERS]
+    k = lists.positions.shape[2]
     best, best_value = (SHARES[0],) * len(sources), -np.inf
     for shares in product(SHARES, repeat=len(sources)):
         if sum(shares) > 1 - LEAST_OF_VECTORS:
             continue
-        found = list_metrics(lists.merged(shares), held.relevant, cutoffs=(k,))
+        found = list_metrics(lists.merged(shares), relevant, cutoffs=(k,))
         value = float(np.nanmean(found[f"recall@{k}"]))
         if value > best_value + 1e-9:
             best, best_value = shares, value

@@ -74,14 +74,16 @@ def rank_candidates(
     vectors: tuple[Floats, Floats],
     instant: datetime,
     k: int,
+    lists: SourceLists | None = None,
 ) -> RankedCandidates:
     """Retrieves `k` unseen items of every held-out user and ranks them; context unknown.
 
-    `vectors` are those users' (U,D) as of the instant, and the catalogue's (I,D).
+    `vectors` are those users' (U,D) as of the instant, and the catalogue's (I,D); `lists` what the sources
+    give them, where they were asked already.
     """
     user_vectors, item_vectors = vectors
     recent = RecentLists.of(prepared, instant)
-    lists = lists_of(learned.sources, recent, held, vectors, k)
+    lists = lists or lists_of(learned.sources, recent, held, vectors, k)
     items = lists.merged([one.spec.share for one in learned.sources])
     candidates = Candidates(
         prepared.dataset, learned.encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)

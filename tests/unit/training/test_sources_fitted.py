@@ -133,7 +133,8 @@ def test_forms_are_chosen_and_shares_leave_some_to_the_vectors(
     sources = fitted
     assert [source.form.name for source in sources] == [FOLLOWED, SIMILAR, POPULAR]
     vectors = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
-    chosen = choose_sources(prepared, held, vectors, sources, 20)
+    recent = RecentLists.of(prepared, prepared.split.train_until)
+    chosen = choose_sources(lists_of(sources, recent, held, vectors, 20), held.relevant, sources)
     assert all(one.spec.share in SHARES for one in chosen)
     nearest, *others = specs(chosen)
     assert nearest.kind == "nearest"
