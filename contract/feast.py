@@ -11,6 +11,7 @@ field of its own.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 
 import mmh3
@@ -29,6 +30,7 @@ _HEADS = {
 }
 _LIST_HEADS = {"string": bytes((12 << 3 | 2,)), "int64": bytes((14 << 3 | 2,))}
 _FLOATS_HEAD, _VALUES_HEAD = bytes((16 << 3 & 0x7F | 2 | 0x80, 1)), bytes((1 << 3 | 2,))
+_SECONDS_HEAD = bytes((1 << 3,))
 
 
 def feature_key(join_key: str, value: int, project: str) -> bytes:
@@ -88,7 +90,7 @@ def head_of(column: Column) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Writes a length as protobuf does: seven bits a byte, the lowest first."""
+    """Writes a number that is not negative as protobuf does: seven bits a byte, the lowest first."""
     written = bytearray()
     while value > 0x7F:
         written.append(value & 0x7F | 0x80)
@@ -99,6 +101,32 @@ def _varint(value: int) -> bytes:
 def event_time_field(view: str) -> bytes:
     """The field of the event time of a view's row, a protobuf `Timestamp`."""
     return f"_ts:{view}".encode()
+
+
+def state_field(view: str) -> bytes:
+    """The field of what a view's row is folded from, an `ActivityState`; not Feast's."""
+    return f"_state:{view}".encode()
+
+
+def encode_value(column: Column, value: float | Sequence[int] | None) -> bytes:
+    """Writes a feature that is a number (float32) or a list of whole numbers as Feast does."""
+    if value is None:
+        return b""
+    if not column.is_several:
+        return head_of(column) + struct.pack("<f", value)
+    packed = b"".join(map(_varint64, value))  # type: ignore[arg-type]
+    inner = _VALUES_HEAD + _varint(len(packed)) + packed if packed else b""
+    return head_of(column) + _varint(len(inner)) + inner
+
+
+def encode_time(seconds: int) -> bytes:
+    """Writes an event time, seconds of Unix time, as Feast does."""
+    return _SECONDS_HEAD + _varint64(seconds) if seconds else b""
+
+
+@lru_cache(65_536)
+def _varint64(value: int) -> bytes:
+    return _varint(value & 2**64 - 1)
 
 
 AVAILABILITY_FIELD = feature_field(names.ITEM_CATALOG, names.IS_AVAILABLE)

@@ -91,6 +91,12 @@ def materialized_key(dataset: str) -> str:
     return f"materialized:{dataset}"
 
 
+def activity_rates_key(dataset: str) -> str:
+    """The key of the overall rate of each label, as JSON, towards which activity features are smoothed; null
+    where nothing is known. It comes with materialising: before that no event can be folded."""
+    return f"activity_rates:{dataset}"
+
+
 def kept_columns_key(dataset: str) -> str:
     """The key of the columns that are kept for bundles which read them while the data set has them otherwise,
     or no more: a set."""
