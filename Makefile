@@ -170,7 +170,7 @@ picture: environments ## draw the rooms of the code anew, docs/images/house.svg
 lock: ## compile requirements/*.txt anew from requirements/*.in
 	@$(call with_python,--lock)
 
-SOURCES := contract shortlist service ensemble training feature_repo batch deploy bench tests
+SOURCES := contract shortlist service ensemble training feature_repo batch live deploy bench tests
 
 # Debian's python3.11-venv brings the interpreter itself, so this is said before there is one.
 define with_python

@@ -182,6 +182,27 @@ def changed_users_key(dataset: str) -> str:
     return f"changed_users:{dataset}"
 
 
+def event_stream_key(dataset: str, partition: int) -> str:
+    """The key of the stream of the events of some users: `contract/events.py` says whose."""
+    return f"events:{dataset}:{partition}"
+
+
+def event_mark_key(dataset: str, mark: str) -> str:
+    """The key that stands for as long as an event may be sent again, so that it is taken once."""
+    return f"event_mark:{dataset}:{mark}"
+
+
+def stream_lease_key(stream: str) -> str:
+    """The key of who works on a stream: the consumer's token, for as long as it lives."""
+    return f"stream_lease:{stream}"
+
+
+def consumers_key(dataset: str) -> str:
+    """The key of the consumers of a data set's streams: a sorted set of tokens, by when each last worked,
+    Unix time in seconds."""
+    return f"consumers:{dataset}"
+
+
 def seen_key(dataset: str, user_id: int) -> str:
     """The key of the items of a data set that a user has seen: the only definition of seen."""
     return f"{seen_prefix(dataset)}{user_id}"

@@ -17,7 +17,7 @@ import grimp
 PICTURE = Path(__file__).parent / "images" / "house.svg"
 FLOORS = (
     ("deploy",),
-    ("batch",),
+    ("batch", "live"),
     ("service", "training", "ensemble", "feature_repo"),
     ("contract", "shortlist"),
 )
@@ -25,7 +25,7 @@ FLOORS = (
 BOX, ROW, GAP, MARGIN, HEAD = 128, 46, 14, 18, 30
 OWN = "·"
 """Stands for the files of a package that lie in no folder."""
-FLAT = ("contract", "feature_repo")
+FLAT = ("contract", "feature_repo", "live")
 """Packages without folders: each file is a room."""
 
 Room = tuple[str, str]

@@ -34,6 +34,7 @@ COPY --from=stub /build/triton_python_backend_stub /opt/tritonserver/backends/py
 WORKDIR /srv/shortlist
 COPY contract contract
 COPY ensemble ensemble
+COPY live live
 # The stub takes the first python3 on PATH for its home, and loads that interpreter's libpython.
 # What contract/arithmetic.py tells: numpy 1.23 multiplies wrongly with the kernels it picks for some processors.
 ENV OPENBLAS_CORETYPE=Haswell

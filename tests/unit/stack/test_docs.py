@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ROOMS = "batch|bench|contract|deploy|docs|ensemble|feature_repo|requirements|service|tests|training"
+ROOMS = "batch|bench|contract|deploy|docs|ensemble|feature_repo|live|requirements|service|tests|training"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "bench/**/*.md", "deploy/**/*.md")

@@ -15,6 +15,7 @@ PRODUCT = (
     "deploy",
     "ensemble",
     "feature_repo",
+    "live",
     "service",
     "shortlist",
     "training",

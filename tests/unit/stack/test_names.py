@@ -7,7 +7,17 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("contract", "training", "ensemble", "service", "feature_repo", "batch", "deploy", "shortlist")
+PACKAGES = (
+    "contract",
+    "training",
+    "ensemble",
+    "service",
+    "feature_repo",
+    "batch",
+    "live",
+    "deploy",
+    "shortlist",
+)
 RETIRED = {"Room", "Kept", "Pace", "Whom", "Hurried", "Patience", "Line"}
 
 

@@ -1,0 +1,95 @@
+"""The archive of events: Parquet files by hour of acceptance, under `live/{dataset}/events` of the run-time
+folder.
+
+A file holds entries of one stream, or of a whole hour. After a crash two files may hold the same event, so
+whoever reads counts each once, by its user and `event_id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contract import names
+from contract.dataset import Dataset
+from contract.events import Event
+
+EVENT_ID, REQUEST_ID, ACCEPTED_AT = "event_id", "request_id", "accepted_at"
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def live_folder(var: Path, dataset: str) -> Path:
+    """Where all that came live of a data set is kept."""
+    return var / "live" / dataset
+
+
+def events_folder(var: Path, dataset: str) -> Path:
+    """Where the archive of a data set's events lies."""
+    return live_folder(var, dataset) / "events"
+
+
+def hour_of(ms: int) -> str:
+    """Names the folder of an hour, UTC, by an instant in it, Unix time in milliseconds."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H}"
+
+
+def event_schema(dataset: Dataset) -> pa.Schema:
+    """The columns of a file: own ids, the columns that `dataset.yaml` declares of interactions, and what else
+    is known of an event."""
+    own = {"int64": pa.int64(), "string": pa.string()}
+    fields = [
+        (EVENT_ID, pa.string()),
+        (names.USER_ID, own[dataset.user_id_dtype]),
+        (names.ITEM_ID, own[dataset.item_id_dtype]),
+        (dataset.timestamp, TIME),
+        *((name, pa.int64()) for name in (*dataset.labels, *dataset.context)),
+        (REQUEST_ID, pa.string()),
+        (ACCEPTED_AT, TIME),
+    ]
+    return pa.schema(fields)
+
+
+def event_table(dataset: Dataset, events: Sequence[Event], accepted_ms: Sequence[int]) -> pa.Table:
+    """Takes events, and when each was accepted, Unix time in milliseconds; gives the rows of the archive."""
+    columns: dict[str, list[object]] = {
+        EVENT_ID: [event.event_id for event in events],
+        names.USER_ID: [event.user_id for event in events],
+        names.ITEM_ID: [event.item_id for event in events],
+        dataset.timestamp: [event.at_us for event in events],
+        **{name: [event.labels.get(name) for event in events] for name in dataset.labels},
+        **{name: [event.context.get(name) for event in events] for name in dataset.context},
+        REQUEST_ID: [event.request_id for event in events],
+        ACCEPTED_AT: [ms * 1000 for ms in accepted_ms],
+    }
+    schema = event_schema(dataset)
+    return pa.table([pa.array(columns[one.name], one.type) for one in schema], schema=schema)
+
+
+def archive_files(folder: Path) -> list[Path]:
+    """Lists the files of an archive, oldest hour first; none where there is no archive."""
+    return sorted(folder.glob("*/*.parquet"))
+
+
+def read_archive(folder: Path) -> pa.Table | None:
+    """Reads all of an archive of events, each event once; None where there is none. Columns that some files
+    lack are null there."""
+    while True:
+        try:
+            tables = [pq.read_table(path, partitioning=None) for path in archive_files(folder)]
+            break
+        except FileNotFoundError:
+            continue  # its hour was merged meanwhile: look again
+    return once(pa.concat_tables(tables, promote_options="default")) if tables else None
+
+
+def once(table: pa.Table) -> pa.Table:
+    """Leaves each event out that stands further up already."""
+    first: dict[tuple[object, object], int] = {}
+    users, events = table[names.USER_ID].to_pylist(), table[EVENT_ID].to_pylist()
+    for row, key in enumerate(zip(users, events, strict=True)):
+        first.setdefault(key, row)
+    return table if len(first) == len(table) else table.take(pa.array(first.values(), pa.int64()))

@@ -1,0 +1,77 @@
+"""Writes what came through a stream to Parquet files by hour, each whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contract.event_archive import hour_of
+from live.streams import Entry
+
+MERGED = "whole.parquet"
+MERGE_AFTER_S = 600.0
+"""Seconds after an hour's end: then nothing of it is still to come, unless a consumer was away."""
+_COMPRESSION = "zstd"
+
+
+class Archive:
+    """The files of some streams, in folders by the hour in which entries were added.
+
+    A file's name says its stream and its first entry: what is written again after a crash takes its place.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        table: Callable[[Sequence[Entry]], pa.Table],
+        once: Callable[[pa.Table], pa.Table] = lambda table: table,
+    ) -> None:
+        """Takes where it lies, what makes rows of entries, and what leaves out rows that come twice."""
+        self.folder, self._table, self._once = folder, table, once
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Writes entries of one stream, in their order; they are on the disk when it returns."""
+        for hour, some in itertools.groupby(entries, lambda entry: hour_of(entry.added_ms)):
+            mine = list(some)
+            name = f"{mine[0].stream.rpartition(':')[2]}-{mine[0].entry_id}.parquet"
+            _write(self.folder / hour / name, self._table(mine))
+
+    def merge(self, now_s: float) -> None:
+        """Makes one file of those of an hour that is over; the oldest such hour that has several."""
+        newest = hour_of(int((now_s - 3600 - MERGE_AFTER_S) * 1000))
+        for hour in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            files = sorted(hour.glob("*.parquet"))
+            if hour.name > newest or len(files) < 2:
+                continue
+            tables = [pq.read_table(path, partitioning=None) for path in files]
+            whole = self._once(pa.concat_tables(tables, promote_options="default"))
+            _write(hour / MERGED, whole)
+            for path in files:
+                if path.name != MERGED:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    """Writes under a temporary name, then renames; a crash of the machine leaves it whole or away as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression=_COMPRESSION)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""What events change: what users have seen, and who changed since the batch job computed them; then the
+archive."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from contract.dataset import Dataset
+from contract.event_archive import event_table, events_folder, once
+from contract.events import FIELD, PARTITIONS, Event
+from contract.ids import number_of
+from contract.keys import batch_runs_key, changed_users_key, event_stream_key
+from live.archive import Archive
+from live.seen import add_seen, is_seen
+from live.streams import Entry
+from live.transaction import Transaction
+
+_FIELD = FIELD.encode()
+
+
+class EventHandler:
+    """Handles the events of one data set."""
+
+    def __init__(self, dataset: Dataset, var: Path) -> None:
+        self._dataset = dataset
+        self.streams = [event_stream_key(dataset.name, partition) for partition in range(PARTITIONS)]
+        self.archive = Archive(events_folder(var, dataset.name), self._table, once)
+
+    def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
+        """Adds what they change."""
+        dataset = self._dataset
+        events = [event for event, _ in _events(entries)]
+        users = [number_of(event.user_id, dataset.user_id_dtype) for event in events]
+        items = [number_of(event.item_id, dataset.item_id_dtype) for event in events]
+        told = zip(users, items, events, strict=True)
+        add_seen(dataset, [(u, i) for u, i, event in told if is_seen(dataset, event)], transaction)
+        self._note_changed(users, transaction)
+
+    def _note_changed(self, users: Sequence[int], transaction: Transaction) -> None:
+        """Notes users for the batch job; not where no run ever began, as the first one computes everyone."""
+        (has_runs, (seconds, micros)) = transaction.ask(
+            [("EXISTS", batch_runs_key(self._dataset.name)), ("TIME",)]
+        )
+        if has_runs and users:
+            at_s = seconds + micros / 1e6
+            scores = [part for user_id in dict.fromkeys(users) for part in (at_s, user_id)]
+            transaction.write("ZADD", changed_users_key(self._dataset.name), *scores)
+
+    def _table(self, entries: Sequence[Entry]) -> pa.Table:
+        found = _events(entries)
+        events = [event for event, _ in found]
+        return event_table(self._dataset, events, [entry.added_ms for _, entry in found])
+
+
+def _events(entries: Sequence[Entry]) -> list[tuple[Event, Entry]]:
+    """Reads events; what is none is said and left out, so that it keeps no other from its effect."""
+    found = []
+    for entry in entries:
+        try:
+            found.append((Event.decode(entry.fields.get(_FIELD, b"")), entry))
+        except ValueError as error:
+            sys.stderr.write(f"{entry.stream} {entry.entry_id}: {error}; left out\n")
+    return found

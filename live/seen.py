@@ -1,0 +1,36 @@
+"""What users have seen, kept as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from contract.dataset import ANY, NONE, Dataset
+from contract.events import Event
+from contract.keys import MAX_SEEN, decode_seen, encode_seen, seen_key
+from live.transaction import Transaction
+
+
+def is_seen(dataset: Dataset, event: Event) -> bool:
+    """Whether an event counts as seen, by the data set's `seen_labels`."""
+    if dataset.seen_labels in ("", ANY):
+        return True
+    return dataset.seen_labels != NONE and event.labels.get(dataset.seen_labels) == 1
+
+
+def add_seen(
+    dataset: Dataset, seen: Iterable[tuple[int, int]], transaction: Transaction, most: int = MAX_SEEN
+) -> None:
+    """Takes numbers of users and of the items that they have seen, oldest first; puts each item in front of
+    what its user has seen before, of which the first `most` stay."""
+    items: dict[int, dict[int, None]] = {}
+    for user_id, item_id in seen:
+        mine = items.setdefault(user_id, {})
+        mine.pop(item_id, None)
+        mine[item_id] = None
+    if not items:
+        return
+    keys = [seen_key(dataset.name, user_id) for user_id in items]
+    stored = transaction.read([("GET", key) for key in keys])
+    for key, new, value in zip(keys, items.values(), stored, strict=True):
+        whole = dict.fromkeys([*reversed(new), *decode_seen(value).tolist()])
+        transaction.write("SET", key, encode_seen([*whole][:most]))
