@@ -213,6 +213,11 @@ def seen_prefix(dataset: str) -> str:
     return f"seen:{dataset}:"
 
 
+def shown_key(dataset: str) -> str:
+    """The key of the notes of what was shown: a stream of `contract.shown.Shown`, oldest first."""
+    return f"shown:{dataset}"
+
+
 MAX_SEEN = 1024
 """S: items that are kept and read of what a user has seen, newest first, where no setting says otherwise."""
 

@@ -54,9 +54,11 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         # Beside the first requests; a server that is down does not stop the start.
         preparing = asyncio.create_task(_prepare(settings, variant, warm_up))
         watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
+        noting = asyncio.create_task(recommendations.shown.keep())
         yield
-        preparing.cancel()
-        watching.cancel()
+        for task in (preparing, watching, noting):
+            task.cancel()
+        await recommendations.shown.flush()
         await variant.close()
 
     app = FastAPI(

@@ -126,6 +126,13 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._shown = Counter(
+            "shortlist_shown",
+            "Answers that were sent, by what became of their note: noted, full (the buffer was), redis (it "
+            "was away or slow).",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._calls = Counter(
             "shortlist_calls", "Requests with a known API key, by caller.", ["caller"], registry=self.registry
         )
@@ -194,6 +201,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request or a connection that no route saw."""
         self._refused.labels(reason).inc()
+
+    def noted(self, answers: int, outcome: str) -> None:
+        """Counts what became of the notes of so many answers."""
+        self._shown.labels(outcome).inc(answers)
 
     def called(self, caller: str) -> None:
         """Counts a request of a known caller."""

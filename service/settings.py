@@ -136,6 +136,21 @@ class Settings(BaseSettings):
         description="Milliseconds for which it is kept whether an item is available, for stored slates; of "
         "as many items as cards are kept. Raise it for fewer reads; lower it to stop showing an item sooner.",
     )
+    shown_buffer: NonNegativeInt = Field(
+        10_000,
+        description="Answers whose notes may wait for Redis, about a kilobyte each; more are not noted, and "
+        "counted. Raise it to bridge longer outages; lower it to save memory, 0: nothing is noted.",
+    )
+    shown_ms: PositiveInt = Field(
+        200,
+        description="Milliseconds between two writes of notes to Redis. Raise it for fewer commands; lower "
+        "it to lose less with a killed process.",
+    )
+    shown_kept: PositiveInt = Field(
+        500_000,
+        description="Notes that the stream may hold before they are archived, about 0.4 kilobyte each; then "
+        "the oldest go. Raise it to bridge longer absences of the consumer; lower it to spare Redis' memory.",
+    )
     latency_budget_ms: PositiveInt = Field(
         80,
         description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer stored "

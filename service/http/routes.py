@@ -73,6 +73,7 @@ class RawRoute(APIRoute):
         try:
             answer: RenderedAnswer = await self.endpoint(body, Request(scope), recommendations)
             await _send(answer, send)
+            recommendations.shown.note(answer.shown)
         except asyncio.CancelledError:
             if not watch.has_left:
                 raise

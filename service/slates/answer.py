@@ -15,6 +15,7 @@ from contract.bundle import Manifest
 from contract.errors import WrongField
 from contract.filters import Filters, check_filters
 from contract.rules.asked import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
+from contract.shown import CHAMPION, Shown
 from contract.slates import Degradation, SlateSource
 from contract.tensors import PAD_ID
 from contract.user_features import check_user_features
@@ -24,6 +25,7 @@ from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
 from service.schemas import RecommendRequest, SlateBody
 from service.settings import Settings
+from service.shown import ShownNotes
 from service.slate import ItemTrace, MovedItem, Provenance, Slate
 from service.slates.batch import BatchStep
 from service.slates.ensemble import EnsembleStep
@@ -49,6 +51,8 @@ class RenderedAnswer:
     sources: tuple[str, ...]
     timings_ms: dict[str, float]
     log_fields: dict[str, Any]
+    shown: tuple[Shown, ...]
+    """What is to be noted once it was sent."""
 
     @property
     def server_timing(self) -> str:
@@ -66,6 +70,7 @@ class Recommendations:
         self, settings: Settings, variant: Variant, event_loop: EventLoopLimit, metrics: Metrics
     ) -> None:
         self.settings, self.variant, self.metrics = settings, variant, metrics
+        self.shown = ShownNotes(variant.store, metrics, settings.shown_buffer, settings.shown_ms / 1000)
         live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
         self.batch = BatchStep(variant)
         self.popular = PopularStep(variant)
@@ -107,7 +112,10 @@ class Recommendations:
             b",".join(one.body for one in made),
         )
         timings = {"total": round((time.monotonic() - started) * 1000, 3)}
-        return RenderedAnswer(body, sources, timings, {"users": len(made), "sources": Counter(sources)})
+        fields = {"users": len(made), "sources": Counter(sources)}
+        return RenderedAnswer(
+            body, sources, timings, fields, tuple(note for one in made for note in one.shown)
+        )
 
     async def answer(
         self, request: SlateBody, request_id: str, started: float | None = None
@@ -180,7 +188,31 @@ class Recommendations:
             "source": slate.source,
         }
         log_fields |= {"degraded": degraded} | asked.log_fields
-        return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields)
+        note = self._note(whole, slate, request_id, degraded, first_place=1 + len(shown))
+        return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields, (note,))
+
+    def _note(
+        self, request: SlateBody, slate: Slate, request_id: str, degraded: Sequence[str], *, first_place: int
+    ) -> Shown:
+        """Makes the note of an answer. Whoever explored says the chances of its own places; the others had no
+        other item to give."""
+        certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
+        asked_for = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
+        return Shown(
+            request_id=request_id,
+            at_ms=round(time.time() * 1000),
+            bundle=self.variant.name,
+            arm=CHAMPION,
+            source=str(slate.source),
+            user_id=request.user_id,
+            item_ids=tuple(slate.item_ids),
+            scores=tuple(slate.scores),
+            chances=(*slate.propensities, *certain),
+            degraded=tuple(map(str, degraded)),
+            context=request.context or None,
+            first_place=first_place,
+            is_plain=first_place == 1 and request.like_item_id == PAD_ID and not any(asked_for),
+        )
 
     async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
         """Display fields, and whether none is missing.

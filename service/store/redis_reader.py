@@ -1,9 +1,9 @@
-"""Redis as the gateway reads it: within a time limit, behind a circuit, and joined with who else reads."""
+"""Redis as the gateway reaches it: within a time limit, behind a circuit, and joined with who else reads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import redis.asyncio as redis
@@ -131,6 +131,20 @@ class RedisReader:
             DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
         """
         return await self._hashes.get(hashes, timeout_s)
+
+    async def append(
+        self, stream: str, entries: Sequence[Mapping[bytes, bytes]], most: int, timeout_s: float
+    ) -> None:
+        """Appends entries to a stream that holds about `most`. A failure does not count in the circuit, which
+        is there for answers.
+
+        Raises:
+            DependencyUnavailable: Redis took them not all, or not in `timeout_s` seconds.
+        """
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for entry in entries:
+            pipe.xadd(stream, entry, maxlen=most, approximate=True)
+        await self._within(timeout_s, pipe.execute())
 
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""

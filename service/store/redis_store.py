@@ -23,8 +23,10 @@ from contract.keys import (
     item_vector_key,
     materialized_at_key,
     seen_key,
+    shown_key,
     slate_key,
 )
+from contract.shown import Shown
 from contract.slates import Published, StoredSlate
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Clock
@@ -37,6 +39,7 @@ log = structlog.get_logger()
 V = TypeVar("V")
 
 POINTER_S, AVAILABILITY_S = 1.0, 5.0
+SHOWN_KEPT = 500_000
 
 
 class Cache(Generic[V]):
@@ -86,10 +89,11 @@ class RedisStore:
         dataset: str,
         pointer_s: float = POINTER_S,
         availability_s: float = AVAILABILITY_S,
+        shown_kept: int = SHOWN_KEPT,
         clock: Clock = time.monotonic,
     ) -> None:
         """Takes the bundle whose cards and columns are read, and the data set."""
-        self._bundle, self._dataset = bundle, dataset
+        self._bundle, self._dataset, self._shown_kept = bundle, dataset, shown_kept
         self._reader = RedisReader(url, timeout_s)
         self._cards = Cache[Card](kept_cards)
         self._is_unavailable = Cache[bool](kept_cards, availability_s, clock)
@@ -108,6 +112,7 @@ class RedisStore:
             dataset=manifest.dataset,
             pointer_s=settings.pointer_ms / 1000,
             availability_s=settings.availability_ms / 1000,
+            shown_kept=settings.shown_kept,
         )
 
     async def open(self) -> None:
@@ -223,6 +228,11 @@ class RedisStore:
             return math.nan if value is None else float(value)
         except ValueError as error:
             raise _damaged(key, error) from None
+
+    async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
+        """Appends them to the stream, in one pipeline; beyond `shown_kept` its oldest go."""
+        entries = [note.entry() for note in notes]
+        await self._reader.append(shown_key(self._dataset), entries, self._shown_kept, timeout_s)
 
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol, runtime_checkable
 
 from contract.filters import Filters, passes
+from contract.shown import Shown
 from contract.slates import Published, StoredSlate
 
 Card = dict[str, str | None]
@@ -50,6 +51,9 @@ class Store(Protocol):
     async def materialized_at(self, timeout_s: float) -> float:
         """When features were last brought here, Unix time in seconds; NaN where that is not known."""
 
+    async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
+        """Keeps the notes of what was shown, for whoever archives them."""
+
     async def check(self, timeout_s: float) -> str:
         """Says in a few words what was found."""
 
@@ -70,6 +74,7 @@ class MemoryStore:
         self._seen, self._cards, self._published = seen, cards, published
         self._slates = {(slate.run, user_id): slate for user_id, slate in slates}
         self._unavailable, self._columns = unavailable, columns or {}
+        self.shown: list[Shown] = []
 
     async def seen(self, user_id: int, timeout_s: float) -> list[int]:  # noqa: ARG002  (memory is never late)
         """Copies the user's list."""
@@ -118,6 +123,10 @@ class MemoryStore:
     async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002
         """Knows of none."""
         return math.nan
+
+    async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
+        """Keeps them in a list."""
+        self.shown.extend(notes)
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Is always there."""

@@ -23,6 +23,7 @@ from contract.affinity import LISTS
 from contract.arrays import Array
 from contract.bundle import sha256
 from contract.filters import Filters
+from contract.shown import Shown
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import ANSWER_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MAX_N, PAD_ID, bundle_id
 from contract.texts import ITEMS, Texts, text_files
@@ -290,6 +291,10 @@ class BrokenStore:
         columns: Sequence[str],  # noqa: ARG002
         timeout_s: float,  # noqa: ARG002
     ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
+        """Does not answer."""
+        raise self._down()
+
+    async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Does not answer."""
         raise self._down()
 

@@ -27,8 +27,10 @@ from contract.keys import (
     item_vector_key,
     materialized_at_key,
     seen_key,
+    shown_key,
     slate_key,
 )
+from contract.shown import Shown
 from contract.slates import Published
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
@@ -226,6 +228,28 @@ class TestRedisStore(StoreSuite):
             client.flushall()
         now_s += 3
         assert await store.unavailable([7, 8, 19, 20], 5) == set()
+        await store.close()
+
+    async def test_notes_are_appended_in_their_order_and_the_oldest_go_beyond_the_bound(
+        self, redis_process: Any
+    ) -> None:
+        store = RedisStore(redis_process.url, BUNDLE, 5, 3, **WORLD, shown_kept=200)
+        await store.open()
+        notes = [
+            Shown(f"r{i}", i, BUNDLE, "champion", "ensemble", 7, (3, 2**62), (0.5, 0.25), (1.0, 0.125))
+            for i in range(1000)
+        ]
+        await store.note_shown(notes[:2], 5)
+        with redis.Redis(port=redis_process.port) as client:
+            entries: Any = client.xrange(shown_key(DATASET))
+            assert [Shown.of(entry) for _, entry in entries] == notes[:2]
+            await store.note_shown(notes, 5)
+            assert 200 <= client.xlen(shown_key(DATASET)) < 400
+            client.delete(shown_key(DATASET))
+            client.set(shown_key(DATASET), "no stream")
+            with pytest.raises(DependencyUnavailable, match="WRONGTYPE"):
+                await store.note_shown(notes[:1], 5)
+        assert store.circuit.state == "closed"
         await store.close()
 
     async def test_when_features_came_is_read_and_nan_where_nobody_said(
