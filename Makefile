@@ -14,6 +14,7 @@ GATEWAY := .venv/gateway/bin/python
 DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
 STACK := $(DEV) -m deploy.local.stack
+BUNDLES := $(DEV) -m deploy.local.bundles
 # A command of a role that needs Redis: with its URL, and the password of the local one.
 RUN := $(DEV) -m deploy.local.run
 
@@ -73,16 +74,24 @@ compare: environments ## train architectures side by side, print one table; goes
 	@$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)')
 
 .PHONY: promote
-promote: environments ## make the bundle trained last current, if it is not worse  [BUNDLE=name] [FORCE=1: even if it is]
-	@$(TRAINING) -m training promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)
+promote: environments ## let the bundle trained last answer, if it is not worse; no restart  [BUNDLE=name] [FORCE=1: even if it is]
+	@$(BUNDLES) promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)
 
 .PHONY: rollback
-rollback: environments ## make the bundle current that was so before
-	@$(TRAINING) -m training rollback
+rollback: environments ## let the bundle answer again that did before
+	@$(BUNDLES) rollback
+
+.PHONY: split
+split: environments ## let a bundle answer a share of the users beside the champion  BUNDLE=name SHARE=0.1 [SHARE=0: end it]
+	@$(BUNDLES) split --bundle '$(BUNDLE)' --share '$(SHARE)'
+
+.PHONY: shadow
+shadow: environments ## ask a bundle beside the champion, and show it to nobody  [BUNDLE=name; none: end it]
+	@$(BUNDLES) shadow $(if $(BUNDLE),--bundle '$(BUNDLE)')
 
 .PHONY: bundles
-bundles: environments ## list the bundles, and how the current one changed
-	@$(TRAINING) -m training bundles
+bundles: environments ## list the bundles, how the current one changed, and which answers whom
+	@$(BUNDLES) list
 
 .PHONY: materialize
 materialize: environments ## bring the features to Redis with Feast  [DATA=]

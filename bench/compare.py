@@ -37,9 +37,11 @@ def answers(address: str, messages: Mapping[int, bytes]) -> dict[int, Tensors]:
         return {user: tensors_of(call(message, timeout=60)) for user, message in messages.items()}
 
 
-def our_answers(address: str, users: Sequence[int], context: Sequence[str], n: int) -> dict[int, Tensors]:
+def our_answers(
+    address: str, bundle: str, users: Sequence[int], context: Sequence[str], n: int
+) -> dict[int, Tensors]:
     """Asks our ensemble for what it retrieved, kept and scored."""
-    return answers(address, our_messages(users, context, n, OUTPUTS))
+    return answers(address, our_messages(bundle, users, context, n, OUTPUTS))
 
 
 def agree_reference(ours: Mapping[int, Tensors], theirs: Mapping[int, Tensors], k: int) -> Agreement:

@@ -28,7 +28,7 @@ from bench.record import Record, say
 from bench.replies import World, judge_gateway, judge_ours
 from bench.series import COMPARED_AT, Measured, measured
 from bench.servers import BenchError, own_ports
-from contract.tensors import ANSWER, MODEL_NAME
+from contract.tensors import ANSWER
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 
 N, USERS, HALF = 10, 2000, 0.5
@@ -150,11 +150,13 @@ class Side:
         items, users = frozenset(np.load(self.bundle / "item_ids.npy").tolist()), self.users()
         world = World(None, manifest["dataset"], items, users, N)
         address = f"{LOOPBACK}:{self.ports['triton_grpc_port']}"
-        told: Any = InferenceServerClient(address).get_model_metadata(MODEL_NAME, as_json=True)
+        client: Any = InferenceServerClient(address)
+        (model,) = {one.name for one in client.get_model_repository_index().models if one.state == "READY"}
+        told = client.get_model_metadata(model, as_json=True)
         inputs, outputs = ({one["name"] for one in told[kind]} for kind in ("inputs", "outputs"))
         asked = [name for name in (ANSWER.name, *OLDER_OUTPUTS) if name in outputs]
         pad_id = self.pad_id()
-        messages = our_messages(users, manifest["context"], N, asked, inputs, pad_id)
+        messages = our_messages(model, users, manifest["context"], N, asked, inputs, pad_id)
         processes = of_ours(LocalSettings(var_dir=self.var))
         behind = {kind: found for kind, found in processes.items() if kind != "gateway"}
         return {

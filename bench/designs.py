@@ -20,7 +20,6 @@ from contract.filters import encode_filters
 from contract.tensors import (
     ANSWER,
     EXCLUDE_WIDTHS,
-    MODEL_NAME,
     PAD_ID,
     REQUEST,
     pack_request,
@@ -108,6 +107,7 @@ def _run(series: Coroutine[Any, Any, Run]) -> Run:
 
 
 def our_messages(
+    model: str,
     users: Sequence[int],
     context: Sequence[str],
     n: int,
@@ -127,7 +127,7 @@ def our_messages(
         del named["like_item_id"]  # an optional one
         return {name: array for name, array in named.items() if name in inputs}
 
-    return written(MODEL_NAME, users, tensors, outputs)
+    return written(model, users, tensors, outputs)
 
 
 def one_id_messages(

@@ -83,7 +83,7 @@ def running_stacks(settings: LocalSettings) -> list[Stack]:
     if not users:
         raise BenchError("no user has seen anything; run make materialize")
     stub = busiest_stub(of_ours(settings))
-    messages = our_messages(users, tuple(manifest["context"]), 10)
+    messages = our_messages(manifest["bundle"], users, tuple(manifest["context"]), 10)
     caller = GrpcCaller(f"{LOOPBACK}:{settings.triton_grpc_port}", messages)
     say(f"sampling process {stub.pid} for {SAMPLED_S} s, {CLIENTS} clients")
     return inside(sampled(stub.pid, lambda: caller.closed(CLIENTS, SAMPLED_S + 1.0, seed=0)))

@@ -107,7 +107,14 @@ def measure_designs(
     context, served = tuple(map(str, manifest["context"])), str(manifest["dataset"])  # type: ignore[call-overload]
     users = known_users(*folders.values()) or seen_users(settings.redis, served)
     items = frozenset(np.load(settings.bundle / "item_ids.npy").tolist())
-    side = Bench(settings, record, World(settings.redis, served, items, users, N), context, images)
+    side = Bench(
+        settings,
+        record,
+        str(manifest["bundle"]),
+        World(settings.redis, served, items, users, N),
+        context,
+        images,
+    )
     sampled_s = QUICK_SAMPLED_S if is_quick else SAMPLED_S
     plan, ours, gateway = OUR_QUICK_PLAN if is_quick else OUR_PLAN, side.ours(), side.gateway()
     over_grpc, over_http = closed_series(record, ours, plan), closed_series(record, gateway, plan)

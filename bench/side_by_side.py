@@ -45,6 +45,7 @@ class Bench:
 
     settings: LocalSettings
     record: Record
+    bundle: str
     world: World[int]
     context: tuple[str, ...]
     images: Path
@@ -56,7 +57,7 @@ class Bench:
 
     def ours(self) -> Design:
         """Our ensemble, straight to Triton."""
-        messages = our_messages(self.world.users, self.context, self.world.n)
+        messages = our_messages(self.bundle, self.world.users, self.context, self.world.n)
         caller = GrpcCaller(self.our_address, messages)
         processes = {k: p for k, p in of_ours(self.settings).items() if k != "gateway"}
         return Design(OURS, caller, processes, judge_ours(self.world))
@@ -146,7 +147,7 @@ def _other(bench: Bench, name: str, server: Server, folder: Path) -> Design:
 def _compare_reference(bench: Bench, name: str, server: Server, users: Sequence[int]) -> None:
     outputs = (*ORDERED, "item_id_raw", "ranking_scores")
     messages = one_id_messages(CHECKED_MODEL, "user_id_raw", users, outputs)
-    ours = compare.our_answers(bench.our_address, users, bench.context, N)
+    ours = compare.our_answers(bench.our_address, bench.bundle, users, bench.context, N)
     agreement = compare.agree_reference(ours, compare.answers(server.address, messages), K)
     _add_agreement(bench, name, agreement, "the K nearest items of each user; scores of the items both rank")
     if agreement.nearest < 1 or agreement.scores < 1:
@@ -155,7 +156,7 @@ def _compare_reference(bench: Bench, name: str, server: Server, users: Sequence[
 
 def _compare_stock(bench: Bench, server: Server, folder: Path, users: Sequence[int]) -> None:
     messages = one_id_messages(STOCK_MODEL, "user_id", users, ORDERED)
-    ours = compare.our_answers(bench.our_address, users, bench.context, N)
+    ours = compare.our_answers(bench.our_address, bench.bundle, users, bench.context, N)
     before = compare.runs(server.address)
     theirs = compare.answers(server.address, messages)
     per_request = _runs_since(before, compare.runs(server.address), len(users))

@@ -22,7 +22,8 @@ from contract.errors import ErrorCode, StageError
 from contract.ids import number_of_text
 from contract.names import NULL_INT, USER_ID
 
-MODEL_NAME = "recommend"
+CHAIN = "recommend"
+"""How an error names the whole chain. Triton's models bear the names of their bundles."""
 PAD_ID = NULL_INT
 """The one int64 that is no id."""
 NO_CONTEXT = NULL_INT

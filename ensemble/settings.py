@@ -125,8 +125,28 @@ class EnsembleSettings(BaseSettings):
     )
     keep_bundles: PositiveInt = Field(
         2,
-        description="Bundles per data set whose vectors stay in Redis. Higher: older roll-backs, more "
-        "memory.",
+        description="Bundles per data set whose vectors stay in Redis, those that are served counted in and "
+        "never dropped. Higher: older roll-backs, more memory.",
+    )
+    loaded_bundles: PositiveInt = Field(
+        4,
+        description="Bundles that Triton may hold loaded at once: champion, arms, shadow, and the former "
+        "champion, which goes first. Higher: more side by side, some 300 MiB for each.",
+    )
+    load_timeout_s: PositiveFloat = Field(
+        120,
+        description="Seconds that a bundle may take to load and to be warm. Lower: one that hangs is refused "
+        "sooner.",
+    )
+    unload_after_s: PositiveFloat = Field(
+        60,
+        description="Seconds for which a bundle that is not served any more stays loaded. Lower: memory is "
+        "free sooner; a bundle must load, and the gateways leave another, within it.",
+    )
+    triton_http: str = Field(
+        "127.0.0.1:8000",
+        pattern=r"^[^\s:/]+:\d{1,5}$",
+        description="Triton's HTTP port, as host:port, where a promotion loads bundles.",
     )
 
     @model_validator(mode="after")

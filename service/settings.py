@@ -23,7 +23,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from contract.environment import LOCAL_REDIS, RedisUrl, retired
 from contract.rules.asked import OrderRules, SettingRules
-from contract.tensors import MODEL_NAME
 from service.api_keys import ApiKey, parse_keys
 
 PREFIX = "SHORTLIST_"
@@ -65,7 +64,6 @@ class TritonSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: Address = Field("127.0.0.1:8001", description="Triton's gRPC port, as host:port.")
-    model: str = Field(MODEL_NAME, min_length=1, description="Triton's name for the ensemble.")
     max_in_flight: PositiveInt = Field(
         64,
         description="Most requests that may wait for the ensemble at once; how many may is found by trying, "

@@ -89,17 +89,20 @@ def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
 
 
 def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
-    """Makes a bundle current, if it is not worse than the one that is."""
-    bundles = settings.var_dir / "bundles"
-    move = promote(bundles, chosen.bundle, settings.promotion_margin, force=chosen.force)
-    steps.say(str(move) if move else f"{bundles / CURRENT}: is {linked(bundles, CURRENT)} already")
-    steps.say("next: make materialize export up")
+    """Makes a bundle current, if it is not worse than the one that is; or names the one that would be."""
+    bundles, margin = settings.var_dir / "bundles", settings.promotion_margin
+    move = promote(bundles, chosen.bundle, margin, force=chosen.force, is_check=chosen.check)
+    current = linked(bundles, CURRENT)
+    if chosen.check:
+        steps.say(move.bundle if move else f"{current}")
+    else:
+        steps.say(str(move) if move else f"{bundles / CURRENT}: is {current} already")
 
 
-def run_rollback(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
-    """Makes the bundle current that was so before."""
-    steps.say(str(rollback(settings.var_dir / "bundles")))
-    steps.say("next: make export up; it stays current until another one is promoted")
+def run_rollback(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Makes the bundle current that was so before; or names it."""
+    move = rollback(settings.var_dir / "bundles", is_check=chosen.check)
+    steps.say(move.bundle if chosen.check else f"{move}; it stays current until another one is promoted")
 
 
 def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
@@ -213,7 +216,9 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     )
     promoted.add_argument("--bundle", help="its name (default: the one trained last)")
     promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
-    command("rollback", run_rollback, "make the bundle current that was so before")
+    rolled_back = command("rollback", run_rollback, "make the bundle current that was so before")
+    for moved in (promoted, rolled_back):
+        moved.add_argument("--check", action="store_true", help="name the bundle, and move nothing")
     command("bundles", run_bundles, "list the bundles, and how `current` moved")
     evaluate.add_argument(
         "--protocol",

@@ -40,8 +40,11 @@ class Promotion(BaseModel):
         return f"{self.at}  {self.action}{forced}  {self.former or 'none'} -> {self.bundle}: {self.reason}"
 
 
-def promote(bundles: Path, name: str | None, margin: float, *, force: bool = False) -> Promotion | None:
-    """Makes a bundle current, by default the one trained last; None where it is already.
+def promote(
+    bundles: Path, name: str | None, margin: float, *, force: bool = False, is_check: bool = False
+) -> Promotion | None:
+    """Makes a bundle current, by default the one trained last; None where it is already. `is_check`: says
+    what would be done.
 
     `margin` is the share of the current bundle's NDCG@10 that may be lost.
 
@@ -64,11 +67,12 @@ def promote(bundles: Path, name: str | None, margin: float, *, force: bool = Fal
             f"{bundles / name}: not promoted, current stays {former}: {reason}; "
             "train a better one, or override with FORCE=1"
         )
-    return _move(bundles, "promote", name, former, reason, forced=not passes)
+    return _move(bundles, "promote", name, former, reason, forced=not passes, is_check=is_check)
 
 
-def rollback(bundles: Path) -> Promotion:
+def rollback(bundles: Path, *, is_check: bool = False) -> Promotion:
     """Makes the bundle current that was so before the one that is; the next promotion alone undoes it.
+    `is_check`: says what would be done.
 
     Raises:
         BundleError: there is none before, or it is gone or damaged.
@@ -78,7 +82,7 @@ def rollback(bundles: Path) -> Promotion:
         raise BundleError(f"{bundles}: nothing was promoted before what is current; see `make bundles`")
     former, name = history[-1], history[-2]
     read_manifest(bundles / name)
-    return _move(bundles, "rollback", name, former, "asked for")
+    return _move(bundles, "rollback", name, former, "asked for", is_check=is_check)
 
 
 def judge(bundles: Path, name: str, dataset: str, margin: float) -> tuple[bool, str]:
@@ -178,9 +182,12 @@ def _move(
     reason: str,
     *,
     forced: bool = False,
+    is_check: bool = False,
 ) -> Promotion:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     move = Promotion(at=at, action=action, bundle=name, former=former, forced=forced, reason=reason)
+    if is_check:
+        return move
     point(bundles, name, CURRENT)
     # One write to the end of the file: lines of two promotions at once do not mix.
     log = os.open(bundles / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

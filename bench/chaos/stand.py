@@ -64,7 +64,7 @@ class Stand:
 
     def stubs(self) -> list[int]:
         """Triton's Python processes."""
-        return stubs_of(self.pids().get(TRITON, 0))
+        return list(stubs_of(self.pids().get(TRITON, 0)))
 
     def signal(self, name: str, number: int) -> None:
         """Sends a signal to a server, or to the first of Triton's Python processes.

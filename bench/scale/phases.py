@@ -95,7 +95,7 @@ def serve(stand: Stand) -> Figures:
         up(stand.settings, ["redis"])
         figures: Figures = {"redis_whole_s": _until_indexed(stand) - began}
         world = World(stand.settings.redis, PROJECT, frozenset(range(1, stand.items + 1)), tuple(users), N)
-        messages = our_messages(users, stand.manifest["context"], N)
+        messages = our_messages(stand.manifest["bundle"], users, stand.manifest["context"], N)
         began = time.monotonic()
         up(stand.settings, ["triton"])
         figures["triton_ready_s"] = time.monotonic() - began

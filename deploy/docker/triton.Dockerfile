@@ -46,4 +46,6 @@ EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=2 \
   CMD ["python", "-m", "ensemble.triton.probe"]
 # Under watch: a server that will not answer again is ended, the container with it, and its restart policy starts it.
-CMD ["python", "-m", "ensemble.triton.watch", "tritonserver", "--model-repository=/srv/shortlist/var/models"]
+# It starts with no model: what is served is loaded beside the watch.
+CMD ["python", "-m", "ensemble.triton.watch", "tritonserver", "--model-repository=/srv/shortlist/var/models", \
+     "--model-control-mode=explicit", "--http-thread-count=32"]

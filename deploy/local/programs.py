@@ -13,13 +13,13 @@ from typing import Any
 import redis
 
 from contract.environment import RedisUrl, explain_redis
-from contract.tensors import MODEL_NAME
+from deploy.local.routing import champion, dataset_of, linked
 from deploy.local.settings import LOOPBACK, LocalSettings, python_of
 
 SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
-EXPORTED_AT = "EXPORTED_AT"
-"""Tells two exports apart: a new one changes the program, so `make up` restarts what serves the old one."""
+SERVED_DATASET = "SERVED_DATASET"
+"""Tells two data sets apart: another one changes the program, so `make up` restarts the gateway."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _values(name: str, value: str) -> list[str]:
 
 
 def triton_program(settings: LocalSettings) -> Program:
-    """Triton over the exported model repository."""
+    """Triton over the exported models; it starts with none, and is given what is served."""
     return Program(
         name="triton",
         command=(str(python_of("dev")), "-m", "deploy.local.triton_server"),
@@ -137,16 +137,14 @@ def triton_program(settings: LocalSettings) -> Program:
             "SHORTLIST_TRITON_METRICS_PORT": settings.triton_metrics_port,
         },
         fault=lambda: http_fault(
-            f"http://{LOOPBACK}:{settings.triton_http_port}/v2/models/{MODEL_NAME}/ready"
+            f"http://{LOOPBACK}:{settings.triton_http_port}/v2/models/{champion(settings)}/ready"
         ),
-        needs=(settings.var / "models" / MODEL_NAME / "config.pbtxt",),
-        environment=settings.environment() | {EXPORTED_AT: _changed_at(settings)},
+        needs=(
+            settings.bundle / "manifest.json",
+            settings.var / "models" / linked(settings) / "config.pbtxt",
+        ),
+        environment=settings.environment(),
     )
-
-
-def _changed_at(settings: LocalSettings) -> str:
-    config = settings.var / "models" / MODEL_NAME / "config.pbtxt"
-    return str(config.stat().st_mtime_ns) if config.is_file() else ""
 
 
 def gateway_program(settings: LocalSettings) -> Program:
@@ -157,7 +155,7 @@ def gateway_program(settings: LocalSettings) -> Program:
         ports={"SHORTLIST_PORT": settings.port},
         fault=lambda: http_fault(f"{settings.gateway_url}/healthz"),
         needs=(settings.bundle / "manifest.json",),
-        environment=settings.environment() | {EXPORTED_AT: _changed_at(settings)},
+        environment=settings.environment() | {SERVED_DATASET: dataset_of(settings)},
     )
 
 

@@ -108,6 +108,7 @@ class LocalSettings(BaseSettings):
             "SHORTLIST_ALLOW_ANONYMOUS": str(self.allow_anonymous).lower(),
             REDIS_URL: self.redis.get_secret_value(),
             "SHORTLIST_TRITON__ADDRESS": f"{LOOPBACK}:{self.triton_grpc_port}",
+            "SHORTLIST_TRITON_HTTP": f"{LOOPBACK}:{self.triton_http_port}",
             "SHORTLIST_TRITON_HTTP_PORT": str(self.triton_http_port),
             "SHORTLIST_TRITON_GRPC_PORT": str(self.triton_grpc_port),
             "SHORTLIST_TRITON_METRICS_PORT": str(self.triton_metrics_port),

@@ -13,12 +13,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+from redis import RedisError
 
+from contract.bundle import BundleError
 from contract.environment import REDIS_URL
+from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
 from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning
+from deploy.local.routing import follow_link, load_anew
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
+from ensemble.triton.repository import LoadError
 
 PAUSE_S = 0.1
 REPORT_AFTER_S = 2.0
@@ -120,6 +125,8 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
         supervisor = start_supervisor(settings, config)
     for program in wanted:
         where = ", ".join(str(port) for port in program.ports.values())
+        if program.name == "triton":
+            prepare_bundles(settings, is_cold=not alive & {"triton", "gateway"})
         if program.name in alive and not program.fault():
             say(program.name, f"is up on {where}")
             continue
@@ -129,6 +136,22 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
         wait_until_ready(settings, supervisor, program)
     if not names:
         tell_readiness(settings)
+
+
+def prepare_bundles(settings: LocalSettings, *, is_cold: bool) -> None:
+    """Where nothing serves yet, the bundle of the link is the champion; where Triton does, what was exported
+    anew since is loaded again.
+
+    Raises:
+        StackError: link or record cannot be read, or a new export does not load.
+    """
+    try:
+        if is_cold and (told := follow_link(settings)):
+            say("bundles", told)
+        if not is_cold:
+            load_anew(settings)
+    except (BundleError, RoutingError, LoadError, RedisError) as error:
+        raise StackError(f"bundles: {error}") from None
 
 
 def told_redis(settings: LocalSettings) -> str:

@@ -18,6 +18,8 @@ from deploy.local.settings import LOOPBACK, LocalSettings, load_settings, python
 PYTHON_VERSION = "3.11"
 STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
+HTTP_THREADS = "32"
+"""A model that is being loaded holds one for as long, and whoever shares it waits."""
 NICENESS = 5
 """Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
 Triton starts."""
@@ -71,10 +73,12 @@ def command(settings: LocalSettings, backends: Path) -> list[str]:
     """Tritonserver and its arguments; every address is loopback, as this version is not patched any more."""
     options = {
         "model-repository": str(settings.var / "models"),
+        "model-control-mode": "explicit",
         "backend-directory": str(backends),
         "backend-config": f"python,shm-region-prefix-name={shared_memory_prefix(settings)}",
         "http-address": LOOPBACK,
         "http-port": str(settings.triton_http_port),
+        "http-thread-count": HTTP_THREADS,
         "grpc-address": LOOPBACK,
         "grpc-port": str(settings.triton_grpc_port),
         "metrics-address": LOOPBACK,

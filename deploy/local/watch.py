@@ -1,4 +1,5 @@
-"""Keeps the servers of one machine under watch: the supervisor starts again what the watch ends.
+"""Keeps the servers of one machine under watch: the supervisor starts again what the watch ends; and keeps in
+Triton what is served.
 
 Each is looked at in a thread of its own, so that a silent one delays no look at another.
 """
@@ -9,6 +10,7 @@ import os
 import threading
 import time
 from http.client import HTTPException
+from typing import Any
 from xmlrpc.client import Fault
 
 import psutil
@@ -18,6 +20,8 @@ from redis.retry import Retry
 
 from deploy.local.settings import LOOPBACK, LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path
+from ensemble.settings import EnsembleSettings
+from ensemble.triton.keeper import keeper_of
 from ensemble.triton.probe import Look, Sign
 from ensemble.triton.watch import INTERVAL_S, Watch, WatchedServer, WatchedTriton
 
@@ -86,6 +90,13 @@ def keep_watch(settings: LocalSettings, server: WatchedServer) -> None:
         watch.wait()
 
 
+def ensemble_settings(settings: LocalSettings) -> EnsembleSettings:
+    """The ensemble's settings of these servers, whatever this process was told of Redis."""
+    told: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
+    told["bundle_dir"] = settings.bundle
+    return EnsembleSettings(**told)
+
+
 def main() -> None:
     """Ends when a thread does: the supervisor starts the watch again."""
     settings = load_settings()
@@ -96,6 +107,8 @@ def main() -> None:
         threading.Thread(target=keep_watch, args=(settings, server), name=server.name, daemon=True)
         for server in servers
     ]
+    keeper = keeper_of(LOOPBACK, settings.triton_http_port, ensemble_settings(settings))
+    threads.append(threading.Thread(target=keeper.run, name="keeper", daemon=True))
     for thread in threads:
         thread.start()
     while all(thread.is_alive() for thread in threads):

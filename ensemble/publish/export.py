@@ -13,7 +13,6 @@ import google.protobuf  # noqa: F401  before Merlin, which forces the slow Pytho
 from merlin.systems.dag import Ensemble
 
 from contract.bundle import BundleError
-from contract.tensors import MODEL_NAME
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, recommend_graph, request_schema
 from ensemble.publish.runtime import ShortlistRuntime
@@ -24,8 +23,8 @@ from ensemble.stores.vectors import MemoryVectorIndex
 
 
 def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
-    """Verifies a bundle, builds its graph, and writes `output/recommend`; what was there is replaced at the
-    end.
+    """Verifies a bundle, builds its graph, and writes the folder of its name in `output`; what was there is
+    replaced at the end, and other bundles stay.
 
     Raises:
         BundleError: a file of the bundle is missing, changed or unreadable, or its models do not load here.
@@ -41,10 +40,11 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         ensemble.export(str(temporary), ShortlistRuntime(), bundle=bundle, settings=settings)
-        target, old = output / MODEL_NAME, temporary / "old"
+        name = bundle.manifest.bundle
+        target, old = output / name, temporary / "old"
         if target.exists():
             target.rename(old)
-        (temporary / MODEL_NAME).rename(target)
+        (temporary / name).rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

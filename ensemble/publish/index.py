@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ from contract.keys import (
     item_vector_prefix,
     number_field,
 )
+from contract.routing import RoutingError
 from ensemble.publish.features import FeaturesMissing, check_features
 from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info, pause_s
+from ensemble.stores.routing import read_routing
 from ensemble.stores.vectors import VECTOR_FIELD, number_alias, tags_alias
 
 CHUNK = 1000
@@ -58,9 +60,10 @@ def build_index(
     keep: int,
     patience_s: float = PATIENCE_S,
     accept: Callable[[Manifest], None] = lambda _: None,
+    served: Collection[str] = (),
 ) -> bool:
     """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
-    `keep`.
+    `keep`, none of those that are `served`, which count.
 
     The bundle counts as built only once every item is indexed, and older ones go only once `accept` did not
     raise. False where it was built before; then `accept` alone is called.
@@ -90,8 +93,10 @@ def build_index(
     # A clock that was put back makes no bundle older than those before it.
     redis.zadd(built, {manifest.bundle: max([time.time(), *(at_s + 1 for _, at_s in newest)])})
     accept(manifest)
-    for old in _command(redis, "ZRANGE", built, 0, -keep - 1):
-        drop_bundle(redis, old.decode())
+    known = [name.decode() for name in _command(redis, "ZRANGE", built, 0, -1)]
+    spare = [name for name in known if name not in {*served, manifest.bundle}]
+    for old in spare[: max(0, min(len(spare), len(known) - keep))]:
+        drop_bundle(redis, old)
         redis.zrem(built, old)
     return True
 
@@ -239,6 +244,11 @@ def _chunks(keys: Any) -> Iterator[list[bytes]]:
         yield chunk
 
 
+def _served(redis: Redis, current: Path) -> tuple[str, ...]:
+    """Names the bundles that are served, or at hand for a rollback; none where nothing was promoted."""
+    return read_routing(redis, current).routing.bundles if current.exists() else ()
+
+
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -270,8 +280,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             k, target, head = settings.k, settings.recall_target, settings.head_items
             choose_breadth(redis, chosen.bundle, manifest, k, target, _say, head)
 
-        built = build_index(redis, chosen.bundle, chosen.keep, accept=accept)
-    except (BundleError, DatasetError, FeaturesMissing, IndexBuildError, RecallError) as error:
+        built = build_index(
+            redis, chosen.bundle, chosen.keep, accept=accept, served=_served(redis, settings.bundle)
+        )
+    except (
+        *(BundleError, DatasetError, FeaturesMissing),
+        *(IndexBuildError, RecallError, RoutingError),
+    ) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except RedisError as error:

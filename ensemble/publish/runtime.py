@@ -18,7 +18,6 @@ from contract.tensors import (
     ANSWER,
     ANSWER_TENSORS,
     EXPLAIN_TENSORS,
-    MODEL_NAME,
     OPTIONAL_TENSORS,
     Tensor,
     request_tensor,
@@ -46,7 +45,7 @@ class ShortlistRuntime(TritonExecutorRuntime):
         `written` holds the `bundle` and the `settings`; Merlin's own signature knows neither.
         """
         bundle, settings = written["bundle"], written["settings"]
-        folder = Path(path) / (name or MODEL_NAME)
+        folder = Path(path) / (name or bundle.manifest.bundle)
         versioned = folder / str(version)
         versioned.mkdir(parents=True)
         config = model_config(ensemble.output_schema, bundle, settings)
@@ -76,7 +75,7 @@ def model_config(
     )
     group = triton.ModelInstanceGroup(kind=triton.ModelInstanceGroup.Kind.KIND_CPU, count=settings.instances)
     config = triton.ModelConfig(
-        name=MODEL_NAME,
+        name=bundle.manifest.bundle,
         backend="python",
         max_batch_size=settings.max_batch_size,
         dynamic_batching=batching,

@@ -1,4 +1,4 @@
-"""`python -m ensemble.triton.probe`: asks a Triton for a real slate, says what its answer means.
+"""`python -m ensemble.triton.probe`: asks each model of a Triton for a slate, says what the answers mean.
 
 Triton's own health check cannot be trusted: this release goes on reporting ready when its Python process is
 dead. Standard library and contract only, so that a container's health check starts in a moment.
@@ -17,17 +17,14 @@ from typing import Any
 import numpy as np
 
 from contract.errors import StageError
-from contract.tensors import ANSWER, MODEL_NAME, REQUEST, REQUEST_TENSORS, pack_request, plain_request
+from contract.tensors import ANSWER, REQUEST, REQUEST_TENSORS, pack_request, plain_request
+from ensemble.triton.repository import CALL_S, PORT, ModelRepository
 
-TIMEOUT_S, COUNT_S = 1.5, 0.5
-"""Seconds for a slate, and for Triton's own count of batches. The first leaves Triton the second after which
-it gives up on its Python process and says so."""
+COUNT_S = 0.5
+"""Seconds for Triton's own count of batches."""
 BROKEN_TEXT = "is not healthy"
 """What Triton says of a Python process that is dead, or has not moved for a second."""
-STATS = "/stats"
 NOT_YET = ("not ready", "unknown model", "no version")
-PORT = 8000
-"""Triton's own default for HTTP."""
 
 
 class Sign(StrEnum):
@@ -39,6 +36,10 @@ class Sign(StrEnum):
     SILENT = "silent"  # it took the request and gave no answer of the chain: stuck, or too busy
 
 
+_WORSE = (Sign.STARTING, Sign.ANSWERS, Sign.SILENT, Sign.BROKEN)
+"""From what weighs least to what weighs most, where models differ."""
+
+
 @dataclass(frozen=True)
 class Look:
     """A sign, and the words behind it."""
@@ -48,47 +49,51 @@ class Look:
 
 
 class Probe:
-    """Sends real requests to one Triton over HTTP."""
+    """Sends real requests to the models of one Triton over HTTP."""
 
-    def __init__(self, host: str, port: int, timeout_s: float = TIMEOUT_S) -> None:
-        self._address, self._timeout_s = (host, port), timeout_s
-        self._body = b""
+    def __init__(self, host: str, port: int, timeout_s: float = CALL_S) -> None:
+        self._repository, self._timeout_s = ModelRepository(host, port), timeout_s
+        self._bodies: dict[str, bytes] = {}
 
     def look(self) -> Look:
-        """Asks for one slate."""
+        """Asks every model that is called ready for one slate; gives what is worst, and of a model that is
+        not ready after all nothing, where another answers."""
         try:
-            if not self._body:
-                status, told = self._call("GET", f"/v2/models/{MODEL_NAME}")
-                if status != http.client.OK:
-                    return Look(Sign.STARTING, told)
-                self._body = _request(json.loads(told)["inputs"])
-            status, told = self._call("POST", f"/v2/models/{MODEL_NAME}/infer", self._body)
+            ready = self._repository.ready()
         except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException, ValueError) as error:
             return Look(Sign.STARTING, f"it does not listen: {error!r}")
         except OSError as error:
-            return Look(Sign.SILENT, f"no answer within {self._timeout_s:g} s: {error}")
+            return Look(Sign.SILENT, f"no answer within {CALL_S:g} s: {error}")
+        looks = [self.look_at(model) for model in ready]
+        return max(looks, key=lambda look: _WORSE.index(look.sign), default=Look(Sign.STARTING, "no model"))
+
+    def look_at(self, model: str) -> Look:
+        """Asks one model for a slate."""
+        try:
+            if model not in self._bodies:
+                status, told = self._repository.call("GET", f"/v2/models/{model}")
+                if status != http.client.OK:
+                    return Look(Sign.STARTING, told)
+                self._bodies[model] = _request(json.loads(told)["inputs"])
+            path = f"/v2/models/{model}/infer"
+            status, told = self._repository.call("POST", path, self._bodies[model], self._timeout_s)
+        except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException, ValueError) as error:
+            return Look(Sign.STARTING, f"{model}: it does not listen: {error!r}")
+        except OSError as error:
+            return Look(Sign.SILENT, f"{model}: no answer within {self._timeout_s:g} s: {error}")
         return _meaning(status, told)
 
     def executions(self) -> int | None:
-        """How many batches the model has run; None where Triton does not say.
+        """How many batches the models have run; None where Triton does not say.
 
         A busy server is told from a stuck one by this: it rises.
         """
         try:
-            status, told = self._call("GET", f"/v2/models/{MODEL_NAME}{STATS}")
-            return int(json.loads(told)["model_stats"][0]["execution_count"]) if status == 200 else None
+            status, told = self._repository.call("GET", "/v2/models/stats", timeout_s=COUNT_S)
+            models = json.loads(told)["model_stats"] if status == http.client.OK else None
+            return None if models is None else sum(int(one["execution_count"]) for one in models)
         except (OSError, http.client.HTTPException, ValueError, LookupError):
             return None
-
-    def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
-        timeout_s = COUNT_S if path.endswith(STATS) else self._timeout_s
-        connection = http.client.HTTPConnection(*self._address, timeout=timeout_s)
-        try:
-            connection.request(method, path, body, {"content-type": "application/json"} if body else {})
-            response = connection.getresponse()
-            return response.status, response.read().decode(errors="replace")
-        finally:
-            connection.close()
 
 
 def _request(inputs: list[dict[str, Any]]) -> bytes:

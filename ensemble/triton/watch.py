@@ -14,14 +14,20 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
 from typing import Protocol
 
 import psutil
 
-from ensemble.triton.probe import PORT, Look, Probe, Sign
+from ensemble.settings import load_settings
+from ensemble.triton.keeper import keeper_of
+from ensemble.triton.probe import Look, Probe, Sign
+from ensemble.triton.repository import PORT, ModelRepository
 
 STUB = "triton_python_backend_stub"
 LOOKS = 3
@@ -50,26 +56,28 @@ class WatchedServer(Protocol):
 
 
 class WatchedTriton:
-    """Triton and its Python processes. Those are known once it answers; while it loads there may be none."""
+    """Triton and the Python processes of its models. A process that ends with its model, which is unloaded or
+    loaded anew, is no loss; one whose model Triton goes on calling ready is."""
 
     name = "triton"
 
     def __init__(self, host: str, port: int) -> None:
-        self._probe = Probe(host, port)
+        self._probe, self._repository = Probe(host, port), ModelRepository(host, port)
         self._executions: int | None = None
         self._pid = 0
         self._stubs: dict[int, int] = {}
+        self._models: set[str] = set()
 
     def look(self, pid: int) -> Look:
-        """Looks at the Python processes, then asks for a slate."""
+        """Looks at the Python processes, then asks every model for a slate."""
         if pid != self._pid:
             self.forget()
             self._pid = pid
         if self.lost():
             return Look(Sign.BROKEN, "a Python process died")
         found = self._probe.look()
-        if found.sign is Sign.ANSWERS and not self._stubs:
-            self._stubs = {os.pidfd_open(stub): stub for stub in stubs_of(pid)}
+        if found.sign is Sign.ANSWERS:
+            self._know(stubs_of(pid))
         return found
 
     def progress(self, pid: int) -> bool:  # noqa: ARG002  (the port tells)
@@ -78,18 +86,38 @@ class WatchedTriton:
         return None not in (before, self._executions) and before != self._executions
 
     def lost(self) -> bool:
-        """Says whether a Python process that was there is gone."""
-        return bool(self._stubs) and bool(select.select(list(self._stubs), [], [], 0.0)[0])
+        """Says whether a model is called ready whose Python processes are gone."""
+        if not self._ended():
+            return False
+        alive = set(stubs_of(self._pid).values())
+        gone = self._models - alive
+        with suppress(OSError, HTTPException, ValueError):
+            gone &= set(self._repository.ready())
+        if not gone:
+            self._know(stubs_of(self._pid))
+        return bool(gone)
 
     def wait(self, seconds: float) -> None:
         """Waits, and no longer than until a Python process ends."""
-        select.select([] if self.lost() else list(self._stubs), [], [], seconds)
+        select.select([] if self._ended() else list(self._stubs), [], [], seconds)
 
     def forget(self) -> None:
         """Lets go of the Python processes of a server that is gone."""
-        for descriptor in self._stubs:
-            os.close(descriptor)
-        self._stubs = {}
+        self._know({})
+
+    def _ended(self) -> bool:
+        return bool(self._stubs) and bool(select.select(list(self._stubs), [], [], 0.0)[0])
+
+    def _know(self, stubs: Mapping[int, str]) -> None:
+        """Holds on to these processes: a descriptor of each, which tells when it ends."""
+        self._models = set(stubs.values())
+        for descriptor, stub in list(self._stubs.items()):
+            if stub not in stubs:
+                os.close(descriptor)
+                del self._stubs[descriptor]
+        for stub in stubs.keys() - self._stubs.values():
+            with suppress(ProcessLookupError):
+                self._stubs[os.pidfd_open(stub)] = stub
 
 
 class Tolerance:
@@ -151,12 +179,22 @@ class Watch:
         self._server.wait(SUSPICIOUS_S if self._tolerance.is_suspicious else INTERVAL_S)
 
 
-def stubs_of(pid: int) -> list[int]:
-    """Finds the Python processes of the Triton `pid`."""
+def stubs_of(pid: int) -> dict[int, str]:
+    """Finds the Python processes of the Triton `pid` that live, and the model of each."""
+    found: dict[int, str] = {}
     with suppress(psutil.Error):
-        children = psutil.Process(pid).children(recursive=True)
-        return [child.pid for child in children if STUB in " ".join(child.cmdline())]
-    return []
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                told = child.cmdline()
+                if told and STUB in told[0] and child.status() != psutil.STATUS_ZOMBIE:
+                    found[child.pid] = _model_of(told)
+    return found
+
+
+def _model_of(command: Sequence[str]) -> str:
+    """Names the model of a Python process by the file that it runs: `.../<model>/<version>/model.py`."""
+    files = [Path(part) for part in command[1:] if part.endswith(".py")]
+    return files[0].parent.parent.name if files else ""
 
 
 def kill(pid: int) -> None:
@@ -185,6 +223,8 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, pass_on)
         watch = Watch(WatchedTriton("127.0.0.1", given.port))
+        keeper = keeper_of("127.0.0.1", given.port, load_settings())
+        threading.Thread(target=keeper.run, name="keeper", daemon=True).start()
         while server.poll() is None and not is_told:
             watch.look(server.pid)
             watch.wait()

@@ -16,9 +16,9 @@ from contract.errors import ErrorCode, StageError
 from contract.slates import Degradation
 from contract.tensors import (
     ANSWER,
+    CHAIN,
     EXPLAIN_TENSORS,
     FULL_QUALITY,
-    MODEL_NAME,
     OPTIONAL_TENSORS,
     PAD_ID,
     bundle_id,
@@ -97,7 +97,7 @@ class TritonClient:
     """Calls the ensemble inside Triton, over one gRPC channel that all requests share."""
 
     def __init__(self, settings: TritonSettings, manifest: Manifest) -> None:
-        self._address, self._model, self._most_rows = settings.address, settings.model, settings.most_rows
+        self._address, self._model, self._most_rows = settings.address, manifest.bundle, settings.most_rows
         self._manifest = manifest
         self._sample = RecommendRequest(user_id=next(iter(manifest.sample_users), 0), n=1)
         self._batcher = Batcher(self._infer, settings.most_rows, settings.most_calls)
@@ -241,7 +241,7 @@ def triton_error(status: str, message: str) -> Exception:
     if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
         return DependencyUnavailable(TRITON, "deadline exceeded", is_late=True)
     if code == grpc.StatusCode.INVALID_ARGUMENT.name:
-        return StageError(ErrorCode.CONTRACT, MODEL_NAME, message)
+        return StageError(ErrorCode.CONTRACT, CHAIN, message)
     is_late = _QUEUED_TOO_LONG in message.lower()
     return DependencyUnavailable(TRITON, f"{code.lower() or 'unknown'}: {message}", is_late=is_late)
 

@@ -18,7 +18,7 @@ from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import (
     ANSWER,
     ANSWER_TENSORS,
-    MODEL_NAME,
+    CHAIN,
     NO_CONTEXT,
     OPTIONAL_FILL,
     OPTIONAL_TENSORS,
@@ -154,7 +154,7 @@ def decode_slate(
 
 def _unlike_promised(error: Exception) -> StageError:
     message = f"an output tensor is not as promised: {type(error).__name__}: {error}"
-    return StageError(ErrorCode.CONTRACT, MODEL_NAME, message)
+    return StageError(ErrorCode.CONTRACT, CHAIN, message)
 
 
 def _degradations(mask: int) -> list[str]:

@@ -11,7 +11,7 @@ import redis
 from tritonclient.grpc import InferenceServerClient
 
 from contract.keys import decode_seen, seen_key
-from contract.tensors import MODEL_NAME, OPTIONAL_TENSORS, REQUEST, StageName
+from contract.tensors import OPTIONAL_TENSORS, REQUEST, StageName
 from tests.builders.world import World
 
 UNKNOWN_USER = 2**53 - 1
@@ -167,9 +167,12 @@ def test_the_ready_check_names_every_dependency(stack: World) -> None:
     assert set(answer.json()["dependencies"]) == {"triton", "redis", "bundle", "warm_up"}
 
 
-def test_triton_serves_the_chain_with_dynamic_batching(triton_client: InferenceServerClient) -> None:
-    assert triton_client.is_model_ready(MODEL_NAME)
-    config = triton_client.get_model_config(MODEL_NAME, as_json=True)["config"]
+def test_triton_serves_the_chain_with_dynamic_batching(
+    stack: World, triton_client: InferenceServerClient
+) -> None:
+    model = stack.manifest()["bundle"]
+    assert triton_client.is_model_ready(model)
+    config = triton_client.get_model_config(model, as_json=True)["config"]
     assert config["max_batch_size"] > 1
     assert "dynamic_batching" in config
     asked = {entry["name"] for entry in config["input"]}

@@ -20,7 +20,7 @@ WAIT_S = 60.0
 def pages(world: World) -> dict[str, str]:
     """What the gateway and Triton show to whoever asks."""
     urls = [f"{world.url}{route}" for route in ROUTES]
-    triton = f"http://127.0.0.1:{world.ports['TRITON_HTTP_PORT']}/v2/models/recommend"
+    triton = f"http://127.0.0.1:{world.ports['TRITON_HTTP_PORT']}/v2/models/{world.manifest()['bundle']}"
     urls += [triton, f"{triton}/config", f"http://127.0.0.1:{world.ports['TRITON_METRICS_PORT']}/metrics"]
     return {url: httpx.get(url, timeout=30.0, trust_env=False).text for url in urls}
 

@@ -32,7 +32,9 @@ def test_the_servers_read_no_pickle_from_their_start_to_an_answer(
     listener = LISTENER.format(path=str(heard))
     (tmp_path / "sitecustomize.py").write_text(listener)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    model = own_world.var / "models" / "recommend" / "1" / "model.py"  # Triton's process has no sitecustomize
+    model = (
+        own_world.var / "models" / own_world.manifest()["bundle"] / "1" / "model.py"
+    )  # Triton's process has no sitecustomize
     before, future, after = model.read_text().partition(FUTURE)
     model.write_text(before + future + listener + after)
     own_world.up()

@@ -18,7 +18,6 @@ from contract.slates import Degradation
 from contract.tensors import (
     ANSWER,
     EXPLAIN_TENSORS,
-    MODEL_NAME,
     NO_CONTEXT,
     OPTIONAL_TENSORS,
     REQUEST,
@@ -73,7 +72,7 @@ async def test_every_request_sends_every_tensor_in_the_contracts_dtype_and_width
     promised = {tensor.name: tensor for tensor in (request_tensor(CONTEXT), *OPTIONAL_TENSORS)}
     needed = ({REQUEST, "exclude_item_ids", "filters"}, {REQUEST})
     for request, names in zip(triton.requests, needed, strict=True):
-        assert request.model_name == MODEL_NAME
+        assert request.model_name == BUNDLE
         tensors = wire_inputs(request)
         assert set(tensors) == names
         for name, tensor in tensors.items():
@@ -207,7 +206,7 @@ async def test_a_missing_output_is_our_bug() -> None:
 
 async def test_a_model_that_is_not_ready_or_does_not_answer_is_found_by_the_check() -> None:
     async with fake_triton() as triton, connected(triton) as ensemble:
-        assert "recommend answers" in await ensemble.check(Deadline.after(10))
+        assert f"{BUNDLE} answers" in await ensemble.check(Deadline.after(10))
         triton.bundle = "newer-2"
         with pytest.raises(DependencyUnavailable, match="serves bundle newer-2, the gateway synthetic-1"):
             await ensemble.check(Deadline.after(10))

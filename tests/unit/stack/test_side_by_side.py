@@ -97,7 +97,7 @@ def test_only_whole_slates_count_as_full(world: World[int]) -> None:
 
 
 def test_messages_ask_for_their_user_alone() -> None:
-    messages = our_messages([USER, 8], ["context_hour"], n=10)
+    messages = our_messages("a-bundle", [USER, 8], ["context_hour"], n=10)
     for user, message in messages.items():
         request = triton.ModelInferRequest.FromString(message)
         sent = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
@@ -106,7 +106,7 @@ def test_messages_ask_for_their_user_alone() -> None:
         assert (tensors["user_id"].item(), tensors["n"].item()) == (user, 10)
         assert [output.name for output in request.outputs] == [ANSWER.name]
     older = ("user_id", "n", "filters", "exclude_item_ids", "quality", "like_item_id", "context_hour")
-    (message,) = our_messages([USER], ["context_hour"], 10, inputs=older, pad_id=-1).values()
+    (message,) = our_messages("a-bundle", [USER], ["context_hour"], 10, inputs=older, pad_id=-1).values()
     request = triton.ModelInferRequest.FromString(message)
     assert {i.name for i in request.inputs} == set(older) - {"like_item_id"}
     assert set(written("m", [1], lambda _: {"x": np.zeros((1, 1), np.int64)}, ["y"])) == {1}

@@ -22,7 +22,6 @@ import redis
 
 from contract.tensors import (
     ANSWER,
-    MODEL_NAME,
     NO_DEADLINE,
     OPTIONAL_TENSORS,
     REQUEST,
@@ -38,6 +37,7 @@ from ensemble.triton.probe import Look, Probe, Sign
 from tests.builders.redis_server import redis_server
 
 CONTEXT = ("context_hour",)
+MODEL = "a-bundle"
 WELL, BROKEN, SILENT, STARTING = (
     Look(Sign.ANSWERS),
     Look(Sign.BROKEN),
@@ -52,6 +52,7 @@ class FakeTriton(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), FakeAnswers)
         self.status, self.said, self.delay_s, self.executions = 200, "{}", 0.0, 7
+        self.models = [MODEL]
         self.asked: list[dict[str, Any]] = []
 
 
@@ -67,9 +68,13 @@ class FakeAnswers(BaseHTTPRequestHandler):
             return
         described = (request_tensor(CONTEXT), *OPTIONAL_TENSORS)
         inputs = [{"name": t.name, "datatype": "INT64", "shape": [-1, t.width]} for t in described]
-        self._tell(200, json.dumps({"name": MODEL_NAME, "inputs": inputs}))
+        self._tell(200, json.dumps({"name": MODEL, "inputs": inputs}))
 
     def do_POST(self) -> None:
+        if self.path == "/v2/repository/index":
+            index = [{"name": name, "state": "READY"} for name in self.server.models]
+            self._tell(200, json.dumps(index))
+            return
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         time.sleep(self.server.delay_s)
         self._tell(self.server.status, self.server.said)
@@ -198,11 +203,18 @@ def test_the_end_of_a_python_process_is_seen_at_once(
     triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with subprocess.Popen(["sleep", "600"]) as stub:
-        monkeypatch.setattr(watch, "stubs_of", lambda pid: [stub.pid] if pid == 1 else [])
+        stubs = {stub.pid: MODEL}
+        alive = {1: stubs}
+        monkeypatch.setattr(watch, "stubs_of", lambda pid: alive.get(pid, {}))
         server = watch.WatchedTriton("127.0.0.1", triton.server_port)
         assert server.look(1).sign is Sign.ANSWERS
         assert not server.lost()
-        threading.Timer(0.2, stub.kill).start()
+
+        def end() -> None:
+            stubs.clear()
+            stub.kill()
+
+        threading.Timer(0.2, end).start()
         started = time.monotonic()
         server.wait(30.0)
         assert time.monotonic() - started < 20.0, "it does not wait the interval out"
@@ -210,6 +222,31 @@ def test_the_end_of_a_python_process_is_seen_at_once(
         assert server.look(1).sign is Sign.BROKEN
         assert server.look(2).sign is Sign.ANSWERS, "its successor"
         assert not server.lost()
+
+
+def test_a_python_process_that_ends_with_its_model_is_no_loss(
+    triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["sleep", "600"]) as stub:
+        stubs = {stub.pid: MODEL}
+        monkeypatch.setattr(watch, "stubs_of", lambda _: stubs)
+        server = watch.WatchedTriton("127.0.0.1", triton.server_port)
+        assert server.look(1).sign is Sign.ANSWERS
+        triton.models = []
+        stubs.clear()
+        stub.kill()
+        stub.wait()
+        assert not server.lost()
+        assert server.look(1).sign is Sign.STARTING
+
+
+def test_the_worst_of_several_models_counts_and_one_that_is_leaving_does_not(triton: FakeTriton) -> None:
+    probe = Probe("127.0.0.1", triton.server_port)
+    triton.models = [MODEL, "another"]
+    assert probe.look().sign is Sign.ANSWERS
+    assert len(triton.asked) == 2
+    triton.models = []
+    assert probe.look().sign is Sign.STARTING
 
 
 def test_what_a_redis_did_before_it_fell_silent_does_not_excuse_it(tmp_path: Path) -> None:

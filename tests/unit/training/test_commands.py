@@ -152,11 +152,12 @@ def test_promotion_and_rollback_say_what_happened_and_what_is_next(
     write_bundle(bundles, "toy-1", 0.1)
     assert "0   " in (first := said("promote"))
     assert "none -> toy-1" in first
-    assert "next: make materialize export up" in first
     assert "is toy-1 already" in said("promote")
     write_bundle(bundles, "toy-2", 0.05)
     assert said("promote", "--bundle", "toy-2").startswith("1 ")
+    assert said("promote", "--force", "--check") == "0   toy-2\n"
     assert "promote, forced  toy-1 -> toy-2" in said("promote", "--force")
+    assert said("rollback", "--check") == "0   toy-1\n"
     rolled = said("rollback")
     assert "rollback  toy-2 -> toy-1" in rolled
     assert "stays current until another one is promoted" in rolled

@@ -29,7 +29,7 @@ def models(world: World, tmp_path: Path) -> Path:
 
 
 def read_config(models: Path) -> triton.ModelConfig:
-    return text_format.Parse((models / "recommend" / "config.pbtxt").read_text(), triton.ModelConfig())
+    return text_format.Parse((models / "tiny-1" / "config.pbtxt").read_text(), triton.ModelConfig())
 
 
 def test_the_config_batches_and_takes_and_gives_what_the_contract_says(models: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_config_batches_and_takes_and_gives_what_the_contract_says(models: P
 def test_it_holds_the_bundle_and_neither_a_pickle_nor_a_path_of_this_machine(
     models: Path, world: World
 ) -> None:
-    files = {p.relative_to(models / "recommend").as_posix() for p in models.rglob("*") if p.is_file()}
+    files = {p.relative_to(models / "tiny-1").as_posix() for p in models.rglob("*") if p.is_file()}
     bundle = {f"1/bundle/{p.name}" for p in world.folder.iterdir()}
     assert files == {"config.pbtxt", "1/model.py", *bundle}
     for path in models.rglob("*"):
@@ -59,25 +59,25 @@ def test_it_holds_the_bundle_and_neither_a_pickle_nor_a_path_of_this_machine(
             assert str(models.parent) not in path.read_text()
     moved = models.parent / "elsewhere"
     models.rename(moved)
-    assert LoadedBundle.open(moved / "recommend" / "1" / "bundle").manifest.bundle == "tiny-1"
+    assert LoadedBundle.open(moved / "tiny-1" / "1" / "bundle").manifest.bundle == "tiny-1"
 
 
 def test_a_new_export_replaces_the_old_one(models: Path, world: World) -> None:
-    (models / "recommend" / "1" / "stale.txt").write_text("old")
+    (models / "tiny-1" / "1" / "stale.txt").write_text("old")
     export(world.folder, models, make_settings(max_batch_size=7))
-    assert not (models / "recommend" / "1" / "stale.txt").exists()
+    assert not (models / "tiny-1" / "1" / "stale.txt").exists()
     assert read_config(models).max_batch_size == 7
     assert [p.name for p in models.parent.iterdir()] == ["models"], "nothing temporary is left"
 
 
 def test_a_broken_bundle_leaves_the_old_export_as_it_was(models: Path, world: World, tmp_path: Path) -> None:
-    before = (models / "recommend" / "config.pbtxt").read_text()
+    before = (models / "tiny-1" / "config.pbtxt").read_text()
     broken = tmp_path / "broken"
     shutil.copytree(world.folder, broken)
     np.save(broken / "item_vectors.npy", np.zeros(3))
     with pytest.raises(BundleError, match="checksum differs"):
         export(broken, models, make_settings())
-    assert (models / "recommend" / "config.pbtxt").read_text() == before
+    assert (models / "tiny-1" / "config.pbtxt").read_text() == before
 
 
 def test_a_provider_that_is_not_there_stops_it_with_one_line(

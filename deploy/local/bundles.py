@@ -1,0 +1,158 @@
+"""Which bundle answers whom, by hand: `python -m deploy.local.bundles promote|rollback|split|shadow|list`.
+
+Where the servers run, a bundle is indexed, exported, loaded and warm before the routing record changes, in
+one write, and no server is restarted; whatever fails before that leaves what was served. The link `current`,
+which a cold start follows, moves last. Where nothing runs, it is all that moves; `make up` serves its bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+from contract.bundle import BundleError, read_manifest
+from deploy.local.routing import dataset_of
+from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
+from deploy.local.supervisor import Supervisor, socket_path
+from ensemble.stores.routing import bundle_folder
+from ensemble.triton.repository import ModelRepository
+
+
+class CommandFailed(Exception):
+    """A command of another role ended with this status, and has said why."""
+
+
+def promote(settings: LocalSettings, name: str | None, *, force: bool) -> None:
+    """Makes a bundle the champion and the current one, by default the one trained last, if it passes."""
+    given = [*(["--bundle", name] if name else []), *(["--force"] if force else [])]
+    chosen = run(settings, "training", "-m", "training", "promote", "--check", *given)
+    move(settings, chosen, ["promote", *given])
+
+
+def rollback(settings: LocalSettings) -> None:
+    """Makes the bundle the champion and the current one that was so before."""
+    chosen = run(settings, "training", "-m", "training", "rollback", "--check")
+    move(settings, chosen, ["rollback"])
+
+
+def move(settings: LocalSettings, bundle: str, moved: Sequence[str]) -> None:
+    """Serves a bundle that passed the gate, where it can be served at once, then moves the link."""
+    folder = settings.var / "bundles" / bundle
+    is_at_once = runs(settings) and read_manifest(folder, verify=False).dataset == dataset_of(settings)
+    if is_at_once:
+        prepare(settings, folder)
+        serve(settings, "promote", "--bundle", bundle, "--why", moved[0])
+    run(settings, "training", "-m", "training", *moved, show=True)
+    if not is_at_once:
+        say("next: make materialize export up")
+
+
+def split(settings: LocalSettings, bundle: str, share: float) -> None:
+    """Gives a bundle a share of the users; 0 ends its arm."""
+    if share:
+        prepare(settings, bundle_folder(settings.bundle, bundle))
+    serve(settings, "split", "--bundle", bundle, "--share", str(share))
+
+
+def shadow(settings: LocalSettings, bundle: str | None) -> None:
+    """Asks a bundle beside the champion; none ends that."""
+    if bundle:
+        prepare(settings, bundle_folder(settings.bundle, bundle))
+    serve(settings, "shadow", *(["--bundle", bundle] if bundle else []))
+
+
+def show(settings: LocalSettings) -> None:
+    """Lists the bundles and how `current` moved; then who is served what now."""
+    run(settings, "training", "-m", "training", "bundles", show=True)
+    if runs(settings):
+        serve(settings, "show")
+
+
+def prepare(settings: LocalSettings, folder: Path) -> None:
+    """Indexes and exports a bundle, unless Triton has it loaded."""
+    read_manifest(folder, verify=False)
+    repository = ModelRepository(LOOPBACK, settings.triton_http_port)
+    with suppress(OSError, HTTPException, ValueError):
+        if folder.name in repository.ready():
+            return
+    for command in ("index", "export"):
+        run(settings, "triton", "-m", f"ensemble.publish.{command}", "--bundle", str(folder), show=True)
+
+
+def serve(settings: LocalSettings, *arguments: str) -> None:
+    """Changes the routing record, or shows it."""
+    if not runs(settings):
+        raise BundleError("the servers do not run: start them by `make up`")
+    run(settings, "triton", "-m", "ensemble.publish.serve", *arguments, show=True)
+
+
+def runs(settings: LocalSettings) -> bool:
+    """Whether this machine's Triton runs."""
+    supervisor = Supervisor(socket_path(settings))
+    if not supervisor.is_up():
+        return False
+    return supervisor.states().get("triton", {}).get("statename") == "RUNNING"
+
+
+def run(settings: LocalSettings, role: str, *arguments: str, show: bool = False) -> str:
+    """Runs a command of a role, which says itself what is wrong; gives what it printed, or shows it.
+
+    Raises:
+        CommandFailed: it ended with another status than 0.
+    """
+    variables = os.environ | settings.environment()
+    output = None if show else subprocess.PIPE
+    command = [str(python_of(role)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=variables, stdout=output, text=True)
+    if done.returncode:
+        raise CommandFailed(done.returncode)
+    return (done.stdout or "").strip()
+
+
+def say(line: str) -> None:
+    """Prints a line, before what the next command prints."""
+    print(line, flush=True)
+
+
+def main() -> int:
+    """Runs one command; 0, or the status of what failed, which has said why."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    promoted = commands.add_parser("promote")
+    promoted.add_argument("--bundle", help="its name (default: the one trained last)")
+    promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
+    commands.add_parser("rollback")
+    divided = commands.add_parser("split")
+    divided.add_argument("--bundle", required=True)
+    divided.add_argument("--share", type=float, required=True, help="of the users; 0 ends it")
+    shadowed = commands.add_parser("shadow")
+    shadowed.add_argument("--bundle", help="none ends it")
+    commands.add_parser("list")
+    chosen, settings = parser.parse_args(), load_settings()
+    try:
+        if chosen.command == "promote":
+            promote(settings, chosen.bundle, force=chosen.force)
+        elif chosen.command == "rollback":
+            rollback(settings)
+        elif chosen.command == "split":
+            split(settings, chosen.bundle, chosen.share)
+        elif chosen.command == "shadow":
+            shadow(settings, chosen.bundle)
+        else:
+            show(settings)
+    except CommandFailed as failed:
+        return int(failed.args[0])
+    except BundleError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
