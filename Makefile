@@ -115,6 +115,10 @@ batch: environments ## make everyone's slate and publish them all at once  [USER
 batch-status: environments ## show the last batch runs
 	@$(RUN) batch -m batch status
 
+.PHONY: report
+report: environments ## say what came of what was shown, and write a page  [BUNDLE=one that did not serve]
+	@$(RUN) triton -m live report $(if $(BUNDLE),--bundle '$(BUNDLE)')
+
 .PHONY: test
 test: environments ## run every role's tests in its own environment, the integration tests last
 	@$(call role_tests,training,$(TRAINING))

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from contract.event_archive import live_folder
+
 HEAD, ITEMS, SCORES, CHANCES = b"head", b"items", b"scores", b"chances"
 """The fields of an entry: JSON, then the columns of its places, packed."""
 CHAMPION = "champion"
@@ -75,10 +77,5 @@ _OF_HEAD = tuple(name for name in Shown.__slots__ if name not in _OF_PLACES)
 
 
 def shown_folder(var: Path, dataset: str) -> Path:
-    """Where the notes of a data set are archived: a folder per hour, in it `part-*.parquet`."""
-    return var / "live" / dataset / "shown"
-
-
-def shown_files(var: Path, dataset: str) -> list[Path]:
-    """Lists the archive's files, oldest first."""
-    return sorted(shown_folder(var, dataset).glob("*/part-*.parquet"))
+    """Where the archive of a data set's notes lies."""
+    return live_folder(var, dataset) / "shown"

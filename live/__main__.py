@@ -1,4 +1,4 @@
-"""`python -m live consume`: gives what the gateway accepted its effect, until SIGTERM or SIGINT."""
+"""`python -m live consume|report`: gives what the gateway accepted its effect; says what came of it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+
+from redis.exceptions import RedisError
 
 from contract.bundle import BundleError, read_dataset, read_manifest
 from contract.dataset import DatasetError
+from contract.environment import explain_redis
+from contract.event_archive import live_folder
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 from live.consumer import Consumer
 from live.events import EventHandler
+from live.handler import Handler
 from live.settings import LiveSettings, load_live_settings
+from live.shown import ShownHandler
 
 
 def say(line: str) -> None:
@@ -24,16 +31,12 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def consume(chain: EnsembleSettings, live: LiveSettings) -> int:
-    """Works on the streams of the current bundle's data set; 1 with one line where there is no bundle."""
-    try:
-        read_manifest(chain.bundle, verify=False)
-        dataset = read_dataset(chain.bundle)
-    except (BundleError, DatasetError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
+    """Works on the streams of the current bundle's data set until SIGTERM or SIGINT."""
+    read_manifest(chain.bundle, verify=False)
+    dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
-    handlers = [EventHandler(dataset, chain.var_dir)]
+    handlers: list[Handler] = [EventHandler(dataset, chain.var_dir), ShownHandler(dataset, chain.var_dir)]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -43,12 +46,51 @@ def consume(chain: EnsembleSettings, live: LiveSettings) -> int:
     return 0
 
 
+def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
+    """Prints what came of what was shown, and writes the page."""
+    from live.replay import Replay
+    from live.report import clicks_of, estimate_other, join, lines_of
+    from live.report_page import click_sections, write_page
+
+    dataset = read_dataset(chain.bundle)
+    answers = join(dataset, chain.var_dir)
+    told = clicks_of(dataset, answers)
+    for name in chosen.bundle if answers else ():
+        folder = chain.var_dir / "bundles" / name
+        if read_dataset(folder).name != dataset.name:
+            raise BundleError(f"{folder}: is not of {dataset.name}, whose answers these are")
+        estimate_other(told, name, Replay.open(folder, chain, live.redis_timeout_ms), answers)
+    for line in lines_of(told):
+        sys.stdout.write(f"{line}\n")
+    page = chosen.write or live_folder(chain.var_dir, dataset.name) / "report.html"
+    write_page(page, f"{dataset.name}: what came of what was shown", click_sections(told))
+    sys.stdout.write(f"{page}: written\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command."""
+    """Runs one command; 0, or 1 with one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m live", description=__doc__)
-    parser.add_argument("command", choices=("consume",))
-    parser.parse_args(arguments)
-    return consume(load_settings(), load_live_settings())
+    commands = parser.add_subparsers(required=True, metavar="consume|report")
+    added = commands.add_parser("consume", help="give what the gateway accepted its effect")
+    added.set_defaults(run=consume)
+    added = commands.add_parser("report", help="say what came of what was shown, and write a page")
+    added.add_argument(
+        "--bundle", action="append", default=[], help="estimate it by the log, though it did not serve"
+    )
+    added.add_argument("--write", type=Path, help="the page (default: report.html beside the archive)")
+    added.set_defaults(run=report)
+    chosen = parser.parse_args(arguments)
+    chain = load_settings()
+    try:
+        status: int = chosen.run(chosen, chain, load_live_settings())
+    except (BundleError, DatasetError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except RedisError as error:
+        sys.stderr.write(f"{chain.redis_url.address}: {explain_redis(error)}\n")
+        return 1
+    return status
 
 
 if __name__ == "__main__":

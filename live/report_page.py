@@ -1,0 +1,72 @@
+"""The report as one HTML page: tables, plots, and what is fresh and has drifted."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from live.drawing import intervals
+from live.estimates import Estimate
+from live.report import ClickReport
+
+STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:820px;margin:2em auto;padding:0 1em;color:#1d2733}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em .2em 0;text-align:left}"
+    "svg text{font:13px sans-serif;fill:#1d2733}.late{color:#a33}"
+)
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
+    """Writes a page whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    head = f"<meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    temporary.write_text(
+        f"<!doctype html><html lang=en><head>{head}</head><body><h1>{html.escape(title)}</h1>"
+        f"{''.join(sections)}</body></html>\n",
+        "utf-8",
+    )
+    temporary.rename(path)
+
+
+def click_sections(report: ClickReport) -> list[str]:
+    """Shows what came of what was shown."""
+    span = f", {report.since} to {report.until}" if report.since else ""
+    made = [paragraph(f"{report.answers:,} answers, {report.clicks:,} clicks in them{span}.")]
+    parts: tuple[tuple[str, Mapping[str, Estimate]], ...] = (
+        ("by bundle and arm", report.arms),
+        ("by source", report.sources),
+        ("by place", report.by_place),
+    )
+    for title, rows in parts:
+        if rows:
+            made += [heading(f"Clicks per place, {title}"), intervals(list(rows.items()), title)]
+    for one in report.others:
+        told = [("what served", one.served), ("SNIPS", one.snips), ("doubly robust", one.doubly_robust)]
+        made += [
+            heading(f"{one.bundle}, which did not serve: the first {one.places}"),
+            paragraph(f"By {one.answers:,} explored answers, {one.snips.effective:,.0f} effective."),
+            intervals(told, f"{one.bundle}, first {one.places}"),
+        ]
+    if report.degraded:
+        made += [heading("What answers lacked"), table(("reason", "answers"), report.degraded.items())]
+    return [*made, *(paragraph(remark) for remark in report.remarks)]
+
+
+def heading(text: str) -> str:
+    """A title of a section."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """A few words."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Cells by row."""
+    told = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>{told}</table>"
