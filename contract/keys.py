@@ -81,6 +81,22 @@ def routing_key(dataset: str) -> str:
     return f"routing:{dataset}"
 
 
+def live_items_key(dataset: str) -> str:
+    """The key of the items of a data set that were put or taken out while serving: a hash from an item's
+    number to its row as JSON, by column; empty for one that was taken out."""
+    return f"live_items:{dataset}"
+
+
+def live_version_key(dataset: str) -> str:
+    """The key of how often the live items of a data set changed: a counter."""
+    return f"live_version:{dataset}"
+
+
+def live_changes_key(dataset: str) -> str:
+    """The key of when each live item changed last: a sorted set of their numbers, by the counter's value."""
+    return f"live_changes:{dataset}"
+
+
 def index_search_key(bundle: str) -> str:
     """The key of how the bundle's index is searched, as JSON: `beyond` and what it was measured on."""
     return f"index_search:{bundle}"

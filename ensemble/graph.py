@@ -10,14 +10,12 @@ from merlin.schema import Schema
 from contract.tensors import OPTIONAL_TENSORS, REQUEST_TENSORS
 from ensemble.bundle import LoadedBundle
 from ensemble.settings import EnsembleSettings
-from ensemble.sources.eligible import EligibleItems
-from ensemble.sources.kinds import sources_of
-from ensemble.sources.panel import Panel
 from ensemble.sources.source import Source
 from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.filter import FilterCandidates
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
+from ensemble.stages.offer import Offers
 from ensemble.stages.order import OrderCandidates
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stages.ruled import RuledOrder
@@ -26,7 +24,8 @@ from ensemble.stores.client import CountedRedis
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import Catalogue, VectorIndex
+from ensemble.stores.live_items import LiveItemsWatch
+from ensemble.stores.vectors import VectorIndex
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Stores:
     items: ItemTable
     redis: CountedRedis | None = None  # the requests' client, where there is one
     watch: IndexWatch | None = None  # of the index, where it is Redis'
+    live: LiveItemsWatch | None = None  # of the items that change meanwhile, where Redis tells
     sources: tuple[Source, ...] = ()  # of candidates, beside the bundle's
 
 
@@ -49,26 +49,24 @@ def request_schema(bundle: LoadedBundle) -> Schema:
     return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
 
 
-def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings) -> Node:
+def offers_of(bundle: LoadedBundle, stores: Stores) -> Offers:
+    """Makes what there is to retrieve."""
+    return Offers(bundle, stores.vectors, stores.items, stores.sources)
+
+
+def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings, offers: Offers) -> Node:
     """Chains the stages; every tensor stays in the table, so that its last state explains the answer."""
     k, r, dataset = settings.k, settings.retrieved, bundle.dataset
     temperature = settings.exploration_temperature
-    catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    sources = (
-        *sources_of(bundle.folder, bundle.manifest.sources, catalogue, stores.vectors),
-        *stores.sources,
-    )
+    sources = offers.current.panel.sources
     of_users, of_candidates = bundle.ranker_inputs
     user_features, filters = bundle.user_features, bundle.manifest.filters
-    eligible = EligibleItems(catalogue.positions, stores.items, lambda: bundle.attributes)
-    ruled = RuledOrder(
-        settings, bundle.manifest, lambda: bundle.attributes, catalogue, stores.items, bundle.is_new
-    )
+    ruled = RuledOrder(settings, bundle.manifest, offers, stores.items)
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, bundle.taken_of_users, settings.max_seen)
-        >> EncodeUser(bundle.user_tower, of_users, bundle.encoders, catalogue)
-        >> RetrieveCandidates(Panel(sources, catalogue), stores.items, eligible, user_features, filters, k, r)
+        >> EncodeUser(bundle.user_tower, of_users, bundle.encoders, lambda: offers.current.catalogue)
+        >> RetrieveCandidates(offers, stores.items, user_features, filters, k, r)
         >> FilterCandidates(stores.items, len(sources), k, r)
         >> LookupItemFeatures(stores.items, of_candidates, dataset, k)
         >> ScoreCandidates(bundle.ranker if bundle.manifest.is_ranked else None, k)

@@ -83,7 +83,10 @@ class BatchChain:
                     f"holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
                 )
         stores.items.load()
-        return cls(bundle, stores, settings, batch.n)
+        chain = cls(bundle, stores, settings, batch.n)
+        if stores.live is not None:
+            stores.live.look(chain.recommender.renew)
+        return chain
 
     def slates(self, user_ids: Ids, step: int) -> Iterator[UserSlates]:
         """Takes users (B,), gives their slates, at most `step` users at a time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +42,29 @@ class Attribute:
         code = [NONE if text is None else values.setdefault(text, len(values)) for text in texts]
         codes = np.array([*code, NONE], dtype=np.int32)[at]
         return cls(dtype, list(values), codes, np.asarray(starts, dtype=np.int64), is_known)
+
+    def changed(self, rows: int, held: Mapping[int, AbstractSet[str]]) -> Attribute:
+        """Gives the column of `rows` items and a last row, of no item, which is also the last here: those of
+        `held`, by row, hold these values in canonical form; of other new rows nothing is known."""
+        before = len(self.starts) - 2
+        values = dict(self.code_of)
+        cells = {r: [values.setdefault(v, len(values)) for v in sorted(texts)] for r, texts in held.items()}
+        lengths = np.zeros(rows + 1, dtype=np.int64)
+        lengths[:before], lengths[-1] = np.diff(self.starts[:-1]), self.starts[-1] - self.starts[-2]
+        owners = np.repeat(np.append(np.arange(before), rows), np.diff(self.starts))
+        is_kept = ~np.isin(owners, list(cells))
+        for row, own in cells.items():
+            lengths[row] = len(own)
+        starts = np.cumsum(np.append(0, lengths))
+        shifted = starts[owners] + np.arange(len(owners)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+        codes = np.full(starts[-1], NONE, dtype=np.int32)
+        codes[shifted[is_kept]] = self.codes[is_kept]
+        is_known = np.zeros(rows + 1, dtype=np.bool_)
+        is_known[:before] = self.is_known[:before]
+        for row, own in cells.items():
+            codes[starts[row] : starts[row + 1]] = own
+            is_known[row] = True
+        return Attribute(self.dtype, list(values), codes, starts, is_known)
 
     @cached_property
     def widest(self) -> int:
@@ -92,6 +115,34 @@ class Attribute:
         if condition.unless is not None:
             met &= ~self.meets(condition.unless, codes)
         return met
+
+
+class ChangedColumns(Mapping[str, Attribute]):
+    """Columns of which some items hold other values now, and to which items were added; grown when first
+    asked for, and kept."""
+
+    def __init__(
+        self, columns: Mapping[str, Attribute], rows: int, held: Mapping[int, Mapping[str, AbstractSet[str]]]
+    ) -> None:
+        """Takes the columns as they were, of how many items they are now, and what the changed and new ones
+        hold, by row."""
+        self._columns, self._rows, self._held = columns, rows, held
+        self._changed: dict[str, Attribute] = {}
+
+    def __getitem__(self, name: str) -> Attribute:
+        """Gives one column."""
+        if name not in self._changed:
+            held = {row: values[name] for row, values in self._held.items() if name in values}
+            self._changed[name] = self._columns[name].changed(self._rows, held)
+        return self._changed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Lists the columns' names."""
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        """Counts the columns."""
+        return len(self._columns)
 
 
 @dataclass(frozen=True)

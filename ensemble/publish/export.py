@@ -14,7 +14,7 @@ from merlin.systems.dag import Ensemble
 
 from contract.bundle import BundleError
 from ensemble.bundle import LoadedBundle
-from ensemble.graph import Stores, recommend_graph, request_schema
+from ensemble.graph import Stores, offers_of, recommend_graph, request_schema
 from ensemble.publish.runtime import ShortlistRuntime
 from ensemble.run.recommender import item_table
 from ensemble.settings import EnsembleSettings, load_settings
@@ -33,7 +33,8 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     features = MemoryFeatureStore(bundle.dataset, bundle.dataset.clock)
     vectors = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     stores = Stores(features, vectors, item_table(bundle, features, settings))
-    ensemble = Ensemble(recommend_graph(bundle, stores, settings), request_schema(bundle))
+    graph = recommend_graph(bundle, stores, settings, offers_of(bundle, stores))
+    ensemble = Ensemble(graph, request_schema(bundle))
 
     output.mkdir(parents=True, exist_ok=True)
     temporary = output.parent / f".{output.name}.{os.getpid()}"

@@ -10,12 +10,12 @@ import numpy as np
 from merlin.dag import Graph
 
 from contract.affinity import affinity_columns, user_item_feature_names
-from contract.arrays import Array
+from contract.arrays import Array, Ids
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
 from contract.tensors import OPTIONAL_TENSORS, bundle_id
 from ensemble.bundle import LoadedBundle
-from ensemble.graph import Stores, recommend_graph, request_schema
+from ensemble.graph import Stores, offers_of, recommend_graph, request_schema
 from ensemble.run.batch import Batch, Reply, unsent
 from ensemble.run.chain import Before, chain_of, run_chain
 from ensemble.run.deadlines import Deadlines
@@ -23,12 +23,14 @@ from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
 from ensemble.settings import EnsembleSettings
 from ensemble.stage import Tensors, us_name
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.client import connect
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.head import HeadedVectorIndex
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
+from ensemble.stores.live_items import LiveItemsWatch
+from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 
 LOG = logging.getLogger(__name__)
 ADDED_AT_THE_END = ("stage_us", "bundle_id")
@@ -52,7 +54,9 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     is_small = bundle.manifest.items <= settings.head_items
     if is_small or bundle.manifest.index.kind == "HNSW":
         vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items), is_small)
-    return Stores(features, vectors, items, redis, watch)
+    ids, width = bundle.item_ids, bundle.manifest.vector_width
+    live = LiveItemsWatch(connect(settings.redis_url, LOOK_MS), bundle.dataset.name, name, ids, width, dtypes)
+    return Stores(features, vectors, items, redis, watch, live=live)
 
 
 def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
@@ -73,13 +77,20 @@ class Recommender:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.bundle, self.stores, self.settings, self.now_s = bundle, stores, settings, now_s
-        graph = Graph(recommend_graph(bundle, stores, settings))
+        self.offers = offers_of(bundle, stores)
+        graph = Graph(recommend_graph(bundle, stores, settings, self.offers))
         graph.construct_schema(request_schema(bundle))
         self.chain = chain_of(graph)
         self.stages = tuple(node.op.name for node in self.chain)
         self.bundle_id, self.user_features = bundle_id(bundle.manifest.bundle), bundle.dataset.user_features
         self.sources = [one.name for one in (*bundle.manifest.sources, *(s.spec for s in stores.sources))]
         self.counters, self.is_warm = Counters(), False
+
+    def renew(self, item_ids: Ids, live: LiveItems) -> None:
+        """Reads items anew that were put, changed or taken out, and from now on retrieves from what there
+        is."""
+        self.stores.items.take(item_ids)
+        self.offers.renew(live)
 
     def run(self, tensors: Mapping[str, Array], before: Before | None = None) -> Tensors:
         """Takes the request tensors of B users, with or without the optional ones; gives every tensor of the

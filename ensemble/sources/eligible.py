@@ -25,16 +25,17 @@ class EligibleItems:
     def __init__(
         self, positions: Positions, items: ItemTable, attributes: Callable[[], ItemAttributes]
     ) -> None:
-        """Takes what gives the items' attributes: they are read when somebody filters."""
+        """Takes the positions of the catalogue, whose items the table holds in the same order, and what gives
+        the items' attributes: they are read when somebody filters."""
         self.positions, self.items, self.attributes = positions, items, attributes
         self._passing = lru_cache(KEPT)(self._found)
 
     def of(self, users: Users) -> Bools:
         """Gives (B,I+1): available, neither seen nor excluded, and passing the user's filters; the last
         column stands for `UNKNOWN`, which nobody may get."""
-        available = self.items.available
-        eligible = np.zeros((len(users.vectors), len(available) + 1), dtype=np.bool_)
-        eligible[:, :-1] = available
+        available = self.items.available[: len(self.positions)]
+        eligible = np.zeros((len(users.vectors), len(self.positions) + 1), dtype=np.bool_)
+        eligible[:, : len(available)] = available
         flat, width = eligible.reshape(-1), eligible.shape[1]
         for ids in (users.seen_item_ids, users.exclude_item_ids):
             at = np.flatnonzero(ids != PAD_ID)
@@ -46,5 +47,5 @@ class EligibleItems:
         return eligible
 
     def _found(self, filters: tuple[tuple[str, Condition], ...]) -> Bools:
-        everything = np.arange(len(self.positions.item_ids))
+        everything = np.arange(len(self.positions))
         return self.attributes().passes(dict(filters), everything)

@@ -16,11 +16,13 @@ from ensemble.stores.positions import Positions
 
 
 class ItemToItemSource:
-    """Sums what the table says of a history's items; in the process."""
+    """Sums what the table says of a history's items; in the process. Of items that came after the bundle it
+    says nothing."""
 
     is_whole = True
 
     def __init__(self, spec: SourceSpec, table: ItemToItem, positions: Positions) -> None:
+        """Takes the positions of the table's items."""
         self.spec, self.table, self.positions = spec, table, positions
 
     def candidates(self, users: Users, counts: Sequence[int], width: int) -> Ints:
@@ -37,6 +39,7 @@ class ItemToItemSource:
 
     def scores(self, users: Users, positions: Ints) -> Floats:
         """Looks up what was summed for each user."""
+        positions = np.minimum(positions, len(self.table.items))  # where the sums have no item's: 0
         found = np.zeros(positions.shape, dtype=np.float32)
         for row, of_user in enumerate(self._reached(users)):
             found[row] = of_user.of(positions[row])

@@ -14,13 +14,14 @@ from ensemble.sources.item_to_item import ItemToItemSource
 from ensemble.sources.nearest import NearestItems
 from ensemble.sources.ranked import RankedItems
 from ensemble.sources.source import Source
-from ensemble.stores.vectors import Catalogue, VectorIndex
+from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.vectors import VectorIndex
 
 Made = Callable[[SourceSpec, Path, Catalogue, VectorIndex], Source]
 KINDS: Mapping[str, Made] = {
     "nearest": lambda spec, _, catalogue, index: NearestItems(spec, index, catalogue),
     "item_to_item": lambda spec, path, catalogue, _: ItemToItemSource(
-        spec, ItemToItem.load(path), catalogue.positions
+        spec, ItemToItem.load(path), catalogue.bundle_positions
     ),
     "popular": lambda spec, path, catalogue, _: RankedItems(spec, item_scores(path, catalogue)),
     "new": lambda spec, path, catalogue, _: RankedItems(spec, item_scores(path, catalogue)),
@@ -40,7 +41,7 @@ def sources_of(
         path = folder / str(spec.file)
         try:
             source = KINDS[spec.kind](spec, path, catalogue, index)
-            if isinstance(source, ItemToItemSource) and len(source.table.items) != len(catalogue.item_ids):
+            if isinstance(source, ItemToItemSource) and len(source.table.items) != len(catalogue.bundle_ids):
                 raise ValueError(f"has {len(source.table.items)} rows, not one per item; train again")
         except (ValueError, EOFError) as error:
             raise BundleError(f"{path}: {error}") from None
@@ -49,13 +50,13 @@ def sources_of(
 
 
 def item_scores(path: Path, catalogue: Catalogue) -> Array:
-    """Reads the scores of a list that is the same for everyone, float32 (I,).
+    """Reads the scores of a list that is the same for everyone, float32 (I + L,); new items have 0.
 
     Raises:
         ValueError: the file holds something else.
     """
     scores = np.load(path, allow_pickle=False)
-    is_one_each = scores.dtype == np.float32 and scores.shape == catalogue.item_ids.shape
+    is_one_each = scores.dtype == np.float32 and scores.shape == catalogue.bundle_ids.shape
     if not is_one_each or not np.isfinite(scores).all():
         raise ValueError("must be finite float32, one per item of the catalogue; train again")
-    return np.asarray(scores)
+    return np.append(scores, np.zeros(len(catalogue.new_ids), dtype=np.float32))

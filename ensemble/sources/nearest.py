@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contract.arrays import Floats, Ints
 from contract.bundle import SourceSpec
 from ensemble.sources.source import Users
-from ensemble.stores.vectors import Catalogue, VectorIndex
+from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.vectors import VectorIndex
 
 
 class NearestItems:

@@ -13,7 +13,7 @@ from contract.candidates import Merge
 from contract.item_to_item import UNKNOWN
 from ensemble.sources.nearest import NearestItems
 from ensemble.sources.source import Source, Users
-from ensemble.stores.vectors import Catalogue
+from ensemble.stores.catalogue import Catalogue
 
 LOG = logging.getLogger(__name__)
 

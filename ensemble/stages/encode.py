@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from merlin.schema import Schema
 
@@ -13,7 +15,7 @@ from contract.tensors import PAD_ID
 from ensemble.bundle import Tower
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.lookup import encoded, packed_tensors
-from ensemble.stores.vectors import Catalogue
+from ensemble.stores.catalogue import Catalogue
 
 IS_UNKNOWN_ITEM = "is_unknown_item"
 FARTHEST = np.float32(1e6)
@@ -29,8 +31,11 @@ class EncodeUser(Stage):
     that item's vector stands in the user's place. A tower that fails, fails the request.
     """
 
-    def __init__(self, tower: Tower, ranked: Inputs, encoders: Encoders, catalogue: Catalogue) -> None:
-        """Takes what the ranker takes of users; nothing, where it is not run."""
+    def __init__(
+        self, tower: Tower, ranked: Inputs, encoders: Encoders, catalogue: Callable[[], Catalogue]
+    ) -> None:
+        """Takes what the ranker takes of users; nothing, where it is not run. And what gives the catalogue as
+        it is now."""
         super().__init__()
         self.tower, self.ranked, self.encoders = tower, ranked, encoders
         self.catalogue = catalogue
@@ -41,7 +46,7 @@ class EncodeUser(Stage):
     def writes(self) -> Schema:
         """What the ranker takes of users, packed, `user_vector` (B,D), and whether the item is unknown that
         others are to be like, (B,1)."""
-        width = self.catalogue.vectors.shape[1]
+        width = self.catalogue().width
         packed = packed_tensors(self.ranked, "user_")
         return Schema(
             [*packed, tensor("user_vector", np.float32, width), tensor(IS_UNKNOWN_ITEM, np.bool_, 1)]
@@ -70,7 +75,7 @@ class EncodeUser(Stage):
         vectors, is_unknown = self.tower(codes), np.zeros(like_item_id.shape, dtype=np.bool_)
         is_like = like_item_id[:, 0] != PAD_ID
         if is_like.any():
-            found, is_known = self.catalogue.likeness(like_item_id[:, 0])
+            found, is_known = self.catalogue().likeness(like_item_id[:, 0])
             vectors = np.where(is_like[:, None], found, vectors)
             is_unknown[:, 0] = is_like & ~is_known
         return packed | {"user_vector": vectors, IS_UNKNOWN_ITEM: is_unknown}

@@ -13,12 +13,12 @@ from contract.arrays import Array, Bools, Ints
 from contract.filters import decode_filters
 from contract.item_to_item import UNKNOWN
 from contract.tensors import PAD_ID
-from ensemble.sources.eligible import EligibleItems
-from ensemble.sources.panel import Found, Panel
+from ensemble.sources.panel import Found
 from ensemble.sources.source import Users
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.filter import is_among
 from ensemble.stages.lookup import SEEN_ITEM_IDS
+from ensemble.stages.offer import Offer, Offers
 from ensemble.stores.items import ItemTable
 
 IS_PARTIAL_INDEX, FAILED_SOURCES = "is_partial_index", "failed_sources"
@@ -65,19 +65,18 @@ class RetrieveCandidates(Stage):
 
     def __init__(
         self,
-        panel: Panel,
+        offers: Offers,
         items: ItemTable,
-        eligible: EligibleItems,
         features: Sequence[str],
         dtypes: Mapping[str, str],
         k: int,
         width: int,
     ) -> None:
-        """Takes the sources, what is known of the items, and which of them a user may get, the raw user
-        columns that the sources are given, the columns that one may filter on, with their dtypes, K, and R,
-        the width of what it writes."""
+        """Takes what there is to retrieve, what is known of the items, the raw user columns that the sources
+        are given, the columns that one may filter on, with their dtypes, K, and R, the width of what it
+        writes."""
         super().__init__()
-        self.panel, self.catalogue, self.items, self.eligible = panel, panel.catalogue, items, eligible
+        self.offers, self.items, self.sources = offers, items, len(offers.current.panel.sources)
         self.features, self.dtypes, self.k, self.width = tuple(features), dtypes, k, width
         own = ("user_vector", "n", "quality", "like_item_id", SEEN_ITEM_IDS, "exclude_item_ids", "filters")
         self.reads = (*own, "deadline_us", *self.features)
@@ -87,7 +86,7 @@ class RetrieveCandidates(Stage):
         """Ids and the vectors' scores (B,R), best first; how many of them may become candidates, whether
         items were missing, and which sources failed, a bit for each, (B,1); what each source gave, and what
         it says of each item, (B, sources x R)."""
-        several = len(self.panel.sources) * self.width
+        several = self.sources * self.width
         return Schema(
             [
                 tensor("considered", np.int64, 1),
@@ -113,6 +112,7 @@ class RetrieveCandidates(Stage):
         **features: Array,
     ) -> Tensors:
         """Asks for all users at once."""
+        offer = self.offers.current
         kept = considered(quality, n, self.k)
         depths = wanted(kept, seen_item_ids, exclude_item_ids)
         counts = np.minimum(depths, self.width)
@@ -124,52 +124,52 @@ class RetrieveCandidates(Stage):
             exclude_item_ids,
             like_item_id[:, 0],
             kept[:, 0],
-            self.eligible.of,
+            offer.eligible.of,
         )
-        was_whole = self.panel.is_whole  # a search that began before the last item came may have missed it
+        was_whole = offer.panel.is_whole  # a search that began before the last item came may have missed it
         started_s = time.perf_counter()
-        found = self.panel.ask(users, counts[:, 0].tolist(), self.width)
+        found = offer.panel.ask(users, counts[:, 0].tolist(), self.width)
         unavailable = self.items.unavailable
         if unavailable or (depths > counts).any():
             needed_s = SLOWER * (time.perf_counter() - started_s)
             is_in_time = deadline_us > (time.time() + needed_s) * 1e6
-            lacks = self._survives(found.positions, users).sum(axis=1, keepdims=True) < kept
+            lacks = self._survives(offer, found.positions, users).sum(axis=1, keepdims=True) < kept
             if (lacks & is_in_time).any():
                 has_more = (found.lists != UNKNOWN).sum(axis=2).max(axis=1, keepdims=True) >= counts
                 rows = np.flatnonzero(lacks & has_more & is_in_time)
                 deeper = np.minimum(depths[rows, 0] + unavailable, DEEPEST)
-                self._deepen(found, rows, users.some(rows.tolist()), deeper)
-        is_partial = not (was_whole and self.panel.is_whole)
-        return self._tensors(found, users, kept, is_partial)
+                self._deepen(offer, found, rows, users.some(rows.tolist()), deeper)
+        is_partial = not (was_whole and offer.panel.is_whole)
+        return self._tensors(offer, found, users, kept, is_partial)
 
-    def _deepen(self, found: Found, rows: Ints, users: Users, counts: Ints) -> None:
+    def _deepen(self, offer: Offer, found: Found, rows: Ints, users: Users, counts: Ints) -> None:
         """Asks once more for some of the users, and writes what survives into their rows."""
         if not len(rows):
             return
-        deeper = self.panel.ask(users, counts.tolist(), max(self.width, int(counts.max())))
-        columns = narrowed(self._survives(deeper.positions, users), self.width)
+        deeper = offer.panel.ask(users, counts.tolist(), max(self.width, int(counts.max())))
+        columns = narrowed(self._survives(offer, deeper.positions, users), self.width)
         found.lists[rows] = deeper.lists[:, :, : self.width]
         found.positions[rows] = np.take_along_axis(deeper.positions, columns, axis=1)
         found.failed[rows] |= deeper.failed
         found.asked[rows] &= deeper.asked
 
-    def _tensors(self, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
-        retrieved, scores = self.panel.scores(found, users)
+    def _tensors(self, offer: Offer, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
+        retrieved, scores = offer.panel.scores(found, users)
         return {
             "considered": kept,
-            "retrieved_ids": self.catalogue.ids_of(found.positions),
+            "retrieved_ids": offer.catalogue.ids_of(found.positions),
             "retrieved_scores": retrieved,
-            "source_item_ids": self.catalogue.ids_of(found.lists).reshape(len(kept), -1),
+            "source_item_ids": offer.catalogue.ids_of(found.lists).reshape(len(kept), -1),
             "source_scores": scores.reshape(len(kept), -1),
             IS_PARTIAL_INDEX: np.full(kept.shape, is_partial),
             FAILED_SOURCES: found.failed,
         }
 
-    def _survives(self, positions: Ints, users: Users) -> Bools:
+    def _survives(self, offer: Offer, positions: Ints, users: Users) -> Bools:
         """Marks what the filter will leave (B,W); as far as is known, where the items were not read yet."""
-        if self.panel.is_merged:
-            return self.panel.survives(positions, users)
-        ids = self.catalogue.ids_of(positions)
+        if offer.panel.is_merged:
+            return offer.panel.survives(positions, users)
+        ids = offer.catalogue.ids_of(positions)
         gone = is_among(ids, users.seen_item_ids) | is_among(ids, users.exclude_item_ids)
         survives: Bools = (positions != UNKNOWN) & ~gone
         if self.items.unavailable:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.arrays import Array, Bools, Floats, Ids
+from contract.arrays import Array, Floats, Ids
 from contract.bundle import Manifest
 from contract.filters import Filters, decode_filters
+from contract.item_to_item import UNKNOWN
 from contract.ordering import unranked_scores
 from contract.rules.asked import CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.attributes import ItemAttributes
@@ -23,8 +24,8 @@ from contract.tensors import PAD_ID
 from ensemble.settings import EnsembleSettings
 from ensemble.stages.filter import is_among
 from ensemble.stages.lookup import SEEN_ITEM_IDS
+from ensemble.stages.offer import Offers
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import Catalogue
 
 
 @dataclass(frozen=True)
@@ -49,27 +50,18 @@ class RuledOrder:
         self,
         settings: EnsembleSettings,
         manifest: Manifest,
-        attributes: Callable[[], ItemAttributes],
-        catalogue: Catalogue,
+        offers: Offers,
         items: ItemTable,
-        is_new: Bools,
     ) -> None:
-        """Takes the settings' rules; what the items hold is asked for when a rule needs it. `is_new` (I+1,)
-        marks the new items, and the last row no item.
+        """Takes the settings' rules, what there is to retrieve, and what is known of the items.
 
         Raises:
             BundleError: a rule of the settings names what this bundle does not have.
         """
         self.defaults, self.temperature = settings.order, settings.exploration_temperature
-        self.manifest, self.catalogue, self.items = manifest, catalogue, items
-        self.is_new, self._attributes = is_new, attributes
+        self.manifest, self.offers, self.items = manifest, offers, items
         self.has_defaults = not check_defaults(self.defaults, manifest).is_none
         self._asked = lru_cache(maxsize=1024)(self._read)
-
-    @cached_property
-    def attributes(self) -> ItemAttributes:
-        """What the catalogue's items hold; the last row is no item."""
-        return self._attributes()
 
     def users(self, rules: npt.NDArray[np.uint8]) -> list[int]:
         """Lists the users, of (B,P), for whom there may be rules."""
@@ -99,7 +91,8 @@ class _User:
         self, order: RuledOrder, asked: CheckedRules, shown: int, user: Mapping[str, Array], scores: Floats
     ) -> None:
         self.ruled, self.asked, self.shown, self.user, self.scores = order, asked, shown, user, scores
-        self.snapshot = order.items.snapshot
+        self.offer = order.offers.current
+        self.positions = self.offer.catalogue.positions
         self.is_like = bool(user["like_item_id"][0] != PAD_ID)
         live = np.flatnonzero(user["candidate_mask"] & np.isfinite(scores))
         self.live = live[np.argsort(-scores[live], kind="stable")]
@@ -107,14 +100,14 @@ class _User:
     def slate(self) -> RuledSlate:
         """Fills the places."""
         user, live = self.user, self.live
-        rows = self.snapshot.rows_of(user["candidate_ids"][live])
-        times = factors(self.asked.boosts, self.ruled.attributes, rows) if self.asked.boosts else None
+        rows = self._rows(user["candidate_ids"][live])
+        times = factors(self.asked.boosts, self.attributes, rows) if self.asked.boosts else None
         boosts = boosted(self._chances(), times)
         ids = user["candidate_ids"][live[boosts.order]]
         pins, extra = self._pins(ids.tolist())
         rows = rows[boosts.order]
         if len(extra):
-            rows = np.append(rows, self.snapshot.rows_of(extra))
+            rows = np.append(rows, self._rows(extra))
         placed = fill_places(self._wishes(boosts, rows, pins))
         ids, scores = np.append(ids, extra), np.append(self.scores[live[boosts.order]], self._scores(extra))
         moved_by = np.zeros(len(self.scores), dtype=np.int8)
@@ -130,6 +123,16 @@ class _User:
             moved_by,
             placed.breaks_cap,
         )
+
+    @property
+    def attributes(self) -> ItemAttributes:
+        """What the catalogue's items hold; the last row is no item."""
+        return self.offer.attributes
+
+    def _rows(self, item_ids: Ids) -> Ids:
+        """Gives the items' rows in all that lies by position; the last where the catalogue has one not."""
+        at = self.positions.of(item_ids)
+        return np.where(at == UNKNOWN, len(self.positions), at)
 
     def _chances(self) -> npt.NDArray[np.float64]:
         scores = self.scores[self.live].astype(np.float64)
@@ -152,21 +155,22 @@ class _User:
 
     def _may_be_shown(self, item_id: int) -> bool:
         """Whether the filter would have kept the item, had it been retrieved."""
-        ids, user, ruled = np.array([[item_id]]), self.user, self.ruled
-        row = self.snapshot.rows_of(ids[0])
-        gone = (SEEN_ITEM_IDS, "exclude_item_ids")
-        if not self.snapshot.is_available[row[0]] or any(
-            is_among(ids, user[one][None])[0, 0] for one in gone
+        ids, user, items = np.array([[item_id]]), self.user, self.ruled.items.snapshot
+        row, gone = self._rows(ids[0]), (SEEN_ITEM_IDS, "exclude_item_ids")
+        if (
+            row[0] == len(self.positions)
+            or not items.is_available[items.rows_of(ids[0])][0]
+            or any(is_among(ids, user[one][None])[0, 0] for one in gone)
         ):
             return False
-        filters = decode_filters(user["filters"], ruled.manifest.filters)
-        return not filters or bool(ruled.attributes.passes(filters, row)[0])
+        filters = decode_filters(user["filters"], self.ruled.manifest.filters)
+        return not filters or bool(self.attributes.passes(filters, row)[0])
 
     def _scores(self, item_ids: Ids) -> Floats:
         """What the retrieval alone says of items that are no candidates."""
         if not len(item_ids):
             return np.empty(0, dtype=np.float32)
-        products = self.ruled.catalogue.scores(item_ids, self.user["user_vector"])
+        products = self.offer.catalogue.scores(item_ids, self.user["user_vector"])
         return products if self.is_like else unranked_scores(products)
 
     def _wishes(self, boosts: Boosted, rows: Array, pins: dict[int, int]) -> Wishes:
@@ -189,7 +193,7 @@ class _User:
             boosts.buried,
             len(values),
             pins,
-            [CappedColumn.of(cap, ruled.attributes, rows, before) for cap in asked.caps],
+            [CappedColumn.of(cap, self.attributes, rows, before) for cap in asked.caps],
             [self._shared(filters, share, rows, places) for filters, share in asked.shares],
             asked.diversity,
             likeness,
@@ -197,8 +201,8 @@ class _User:
         )
 
     def _shared(self, filters: Filters | None, share: float, rows: Array, places: int) -> SharedPlaces:
-        ruled, user_id = self.ruled, int(self.user["user_id"][0])
-        members = ruled.is_new[rows] if filters is None else ruled.attributes.passes(filters, rows)
+        user_id = int(self.user["user_id"][0])
+        members = self.offer.is_new[rows] if filters is None else self.attributes.passes(filters, rows)
         told = int(self.user["seed"][0]) if user_id == PAD_ID else user_id
         return SharedPlaces(members.tolist(), places_due(share, told, self.shown, places))
 
@@ -207,11 +211,10 @@ class _User:
         if not self.shown:
             return np.empty(0, dtype=np.intp)
         excluded = self.user["exclude_item_ids"]
-        return self.snapshot.rows_of(excluded[excluded != PAD_ID][-self.shown :])
+        return self._rows(excluded[excluded != PAD_ID][-self.shown :])
 
     def _vectors(self, rows: Array) -> Floats:
         """The items' own vectors, without the prior; zeros for no item."""
-        vectors = self.ruled.catalogue.vectors
-        is_item = rows < len(vectors)
-        found: Floats = vectors.take(rows, axis=0, mode="clip")[:, :-1]
+        is_item = rows < len(self.positions)
+        found: Floats = self.offer.catalogue.vectors_of(rows)[:, :-1]
         return found if is_item.all() else found * is_item[:, None]

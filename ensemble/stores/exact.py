@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from contract.arrays import Floats, Ids
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
 from contract.tensors import StageName
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.vectors import blank
 
 BLOCK = 8192
@@ -26,6 +28,14 @@ class ExactVectorIndex:
     def __init__(self, item_ids: Ids, vectors: Floats, block: int = BLOCK) -> None:
         """Takes ids (I,), ascending, and vectors (I,D); a memory-mapped file serves as well."""
         self.item_ids, self.vectors, self.block = item_ids, vectors, block
+        self.new_vectors = vectors[:0]
+
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> ExactVectorIndex:  # noqa: ARG002  (it knows no values)
+        """Compares the new items as well; of equal scores theirs come last."""
+        grown = copy(self)
+        grown.item_ids = np.concatenate([self.item_ids, catalogue.new_ids])
+        grown.new_vectors = catalogue.new_vectors
+        return grown
 
     def search(
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
@@ -40,8 +50,8 @@ class ExactVectorIndex:
             message = "exact search takes no filters"
             raise StageError(ErrorCode.CONTRACT, StageName.RETRIEVE_CANDIDATES, message)
         found = [_Nearest(min(count, width)) for count in counts]
-        for start in range(0, len(self.item_ids), self.block):
-            products = np.ascontiguousarray((self.vectors[start : start + self.block] @ vectors.T).T)
+        for start, block in self._blocks():
+            products = np.ascontiguousarray((block @ vectors.T).T)
             for nearest, of_user in zip(found, products, strict=True):
                 nearest.take(start, of_user)
         ids, scores = blank(len(vectors), width)
@@ -49,6 +59,13 @@ class ExactVectorIndex:
             ids[row, : len(nearest.places)] = self.item_ids[nearest.places]
             scores[row, : len(nearest.places)] = nearest.scores
         return ids, scores
+
+    def _blocks(self) -> Iterator[tuple[int, Floats]]:
+        """Gives the vectors a block at a time, each with the place of its first item."""
+        for start in range(0, len(self.vectors), self.block):
+            yield start, self.vectors[start : start + self.block]
+        if len(self.new_vectors):
+            yield len(self.vectors), self.new_vectors
 
 
 class _Nearest:

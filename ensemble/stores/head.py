@@ -15,6 +15,7 @@ import numpy as np
 from contract.arrays import Floats, Ids
 from contract.filters import Filters
 from contract.tensors import PAD_ID
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.vectors import VectorIndex, blank
 
@@ -43,6 +44,12 @@ class HeadedVectorIndex:
     def __init__(self, index: VectorIndex, head: ExactVectorIndex, is_all: bool = False) -> None:
         """Takes whether the head is the whole catalogue."""
         self.index, self.head, self.is_all = index, head, is_all
+        self._head_ids = np.sort(head.item_ids)
+
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> HeadedVectorIndex:
+        """Compares the new items exactly."""
+        index, head = self.index.grown(catalogue, live), self.head.grown(catalogue, live)
+        return HeadedVectorIndex(index, head, self.is_all)
 
     @property
     def is_whole(self) -> bool:
@@ -78,5 +85,5 @@ class HeadedVectorIndex:
         return ids, scores
 
     def _is_of_head(self, ids: Ids) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        known = self.head.item_ids
+        known = self._head_ids
         return np.asarray(known.take(np.searchsorted(known, ids), mode="clip") == ids)

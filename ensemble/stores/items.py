@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from contract import names
 from contract.affinity import BITS, as_bits
-from contract.arrays import Array, Ids
+from contract.arrays import Array, Ids, Ints
 from contract.bundle import Inputs
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
+from contract.item_to_item import UNKNOWN
 from ensemble.stores.features import FeatureRows, FeatureStore, RedisFeatureStore
+from ensemble.stores.positions import Positions
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64
@@ -48,6 +50,7 @@ class ItemSnapshot:
     """
 
     item_ids: Ids
+    positions: Positions
     inputs: dict[str, Array]
     comparable: dict[str, Array]
     is_available: npt.NDArray[np.bool_]
@@ -60,11 +63,8 @@ class ItemSnapshot:
 
     def rows_of(self, item_ids: Ids) -> npt.NDArray[np.intp]:
         """Gives the row of each id, whatever the shape; the last row where the catalogue does not hold it."""
-        if not len(self.item_ids):
-            return np.zeros(item_ids.shape, dtype=np.intp)
-        at = np.searchsorted(self.item_ids, item_ids)
-        is_there = self.item_ids.take(at, mode="clip") == item_ids
-        rows: npt.NDArray[np.intp] = np.where(is_there, at, len(self.item_ids))
+        at = self.positions.of(item_ids)
+        rows: npt.NDArray[np.intp] = np.where(at == UNKNOWN, len(self.item_ids), at)
         return rows
 
 
@@ -89,14 +89,18 @@ class _Arrays:
         """Copies them, so that a snapshot in use never changes."""
         return self._each(np.copy)
 
-    def put(self, start: int, part: _Arrays) -> None:
-        """Writes the rows of some items from `start` on."""
-        end = start + len(part.is_available)
+    def longer(self, rows: int) -> _Arrays:
+        """Gives them `rows` rows; those that are added, before the last, are like the last."""
+        more = rows - len(self.is_available)
+        return self._each(lambda array: np.concatenate([array, np.repeat(array[-1:], more, axis=0)]))
+
+    def put(self, at: slice | Ints, part: _Arrays) -> None:
+        """Writes the rows of some items."""
         for name in ("is_available", "is_stored", "is_lacking"):
-            getattr(self, name)[start:end] = getattr(part, name)
+            getattr(self, name)[at] = getattr(part, name)
         for mine, theirs in ((self.inputs, part.inputs), (self.numbered, part.numbered)):
             for name, array in theirs.items():
-                mine[name][start:end] = array
+                mine[name][at] = array
 
     def _each(self, made: Callable[[Array], Array]) -> _Arrays:
         inputs = {name: made(array) for name, array in self.inputs.items()}
@@ -126,6 +130,9 @@ class ItemTable:
         """Takes the catalogue's ids, ascending; what the ranker takes of items; and the affinity columns."""
         self.store, self.item_ids, self.encoders = store, item_ids, encoders
         self.inputs, self.affinity, self.refresh_s = inputs, tuple(affinity), refresh_s
+        self.positions = self._first = Positions(item_ids)
+        self._late: set[int] = set()  # read anew since the reading that is at work began
+        self._lock = threading.RLock()
         self._snapshot: ItemSnapshot | None = None
         self._arrays: _Arrays | None = None
         self._prints: dict[int, Ids] = {}
@@ -173,27 +180,53 @@ class ItemTable:
     def load(self, breathe: bool = False) -> bool:
         """Reads the catalogue and swaps it in; False where nothing changed since the last reading."""
         arrays: _Arrays | None = None
-        prints = dict(self._prints)
-        for start, rows in self._changed(prints, breathe):
+        prints, item_ids = dict(self._prints), self.item_ids
+        self._late.clear()
+        for start, rows in self._changed(item_ids, prints, breathe):
             if arrays is None:
                 arrays = self._arrays.copied() if self._arrays else self._blank()
-            arrays.put(start, self._coded(self.item_ids[start : start + len(rows.is_found)], rows))
-        if arrays is None and self._snapshot is not None:
-            return False
-        self._arrays, self._prints = arrays or self._blank(), prints
-        self._snapshot = self._taken(self._arrays)
+            end = start + len(rows.is_found)
+            arrays.put(slice(start, end), self._coded(item_ids[start:end], rows))
+        with self._lock:
+            if arrays is None and self._snapshot is not None:
+                return False
+            self._swap(arrays or self._blank(), np.array(sorted(self._late), dtype=np.int64))
+            self._prints = prints
         return True
 
-    def _changed(self, prints: dict[int, Ids], breathe: bool) -> Iterator[tuple[int, FeatureRows]]:
+    def take(self, item_ids: Ids) -> None:
+        """Reads some items anew, each id once, and holds from now on those that it did not, behind the
+        others."""
+        with self._lock:
+            new = item_ids[self.positions.of(item_ids) == UNKNOWN]
+            if len(new):
+                self.item_ids = np.append(self.item_ids, new)
+                self.positions = self._first.grown(self.item_ids[len(self._first) :])
+            self._late.update(item_ids.tolist())
+            if self._arrays is not None:
+                self._swap(self._arrays.copied(), item_ids)
+
+    def _swap(self, arrays: _Arrays, item_ids: Ids) -> None:
+        """Makes the arrays as long as the catalogue is, reads some items into them, and swaps them in."""
+        if len(arrays.is_available) <= len(self.item_ids):
+            arrays = arrays.longer(len(self.item_ids) + 1)
+        if len(item_ids):
+            rows = self.store.read_items(item_ids)
+            arrays.put(self.positions.of(item_ids), self._coded(item_ids, rows))
+        self._arrays, self._snapshot = arrays, self._taken(arrays)
+
+    def _changed(
+        self, item_ids: Ids, prints: dict[int, Ids], breathe: bool
+    ) -> Iterator[tuple[int, FeatureRows]]:
         """Gives the blocks that changed since the last reading, each with the place of its first item;
         `prints` has a hash per item and block, and is brought up to date.
         """
         store = self.store
         if not isinstance(store, RedisFeatureStore):
-            yield 0, store.read_items(self.item_ids)
+            yield 0, store.read_items(item_ids)
             return
-        for start in range(0, len(self.item_ids), BLOCK):
-            ids = self.item_ids[start : start + BLOCK]
+        for start in range(0, len(item_ids), BLOCK):
+            ids = item_ids[start : start + BLOCK]
             replies = self._fetched(store, ids, breathe)
             found = _prints(replies)
             if self._expires or start not in prints or not np.array_equal(prints[start], found):
@@ -243,9 +276,11 @@ class ItemTable:
         columns = {names.ITEM_ID: item_ids, **rows.columns}
         codes = {name: self.encoders.encode(name, columns[name]) for name in self.inputs.columns}
         packed = self.inputs.pack(codes, "candidate_")
+        with self._lock:  # two that number at once would give two values one number
+            numbered = {name: _numbered(columns[name], self._numbers[name]) for name in self.affinity}
         return _Arrays(
             inputs={n: a.astype(np.int32) if a.dtype == np.int64 else a for n, a in packed.items()},
-            numbered={name: _numbered(columns[name], self._numbers[name]) for name in self.affinity},
+            numbered=numbered,
             is_available=(columns[names.IS_AVAILABLE] != 0) & (item_ids != names.NULL_INT),
             is_stored=rows.is_stored,
             is_lacking=rows.is_lacking,
@@ -261,7 +296,8 @@ class ItemTable:
         stored = arrays.is_stored
         is_available = arrays.is_available & stored if stored.any() else arrays.is_available
         is_lacking = arrays.is_lacking | ~stored
-        return ItemSnapshot(self.item_ids, arrays.inputs, comparable, is_available, is_lacking)
+        inputs = arrays.inputs
+        return ItemSnapshot(self.item_ids, self.positions, inputs, comparable, is_available, is_lacking)
 
 
 def _prints(replies: Sequence[Sequence[bytes | None]]) -> Ids:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +22,7 @@ class Positions:
         """Takes the catalogue's ids (I,), ascending."""
         self.item_ids = item_ids
         self._table: npt.NDArray[np.int32] | None = None
+        self._new_ids = self._new_positions = np.empty(0, dtype=np.int64)
         if len(item_ids):
             self._first, last = int(item_ids[0]), int(item_ids[-1])
             span = last - self._first + 1
@@ -27,8 +30,29 @@ class Positions:
                 self._table = np.full(span + 1, UNKNOWN, dtype=np.int32)
                 self._table[item_ids - self._first] = np.arange(len(item_ids), dtype=np.int32)
 
+    def grown(self, new_ids: Ids) -> Positions:
+        """Gives the positions of a catalogue that has these items (L,) as well, in their order, behind the
+        first I."""
+        grown, order = copy(self), np.argsort(new_ids)
+        grown._new_ids, grown._new_positions = new_ids[order], len(self.item_ids) + order
+        return grown
+
+    def __len__(self) -> int:
+        """Counts the items."""
+        return len(self.item_ids) + len(self._new_ids)
+
     def of(self, item_ids: Ids) -> Ints:
         """Gives the position of each id, in the same shape; `UNKNOWN` where the catalogue has it not."""
+        at = self._of_first(item_ids)
+        if len(self._new_ids):
+            is_other = at == UNKNOWN
+            others = item_ids[is_other]
+            places = self._new_ids.searchsorted(others)
+            is_there = self._new_ids.take(places, mode="clip") == others
+            at[is_other] = np.where(is_there, self._new_positions.take(places, mode="clip"), UNKNOWN)
+        return at
+
+    def _of_first(self, item_ids: Ids) -> Ints:
         if self._table is not None:
             # Unsigned, whatever lies before the first id lies behind the last.
             at = np.minimum((item_ids - self._first).view(np.uint64), len(self._table) - 1)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from copy import copy
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,14 +14,14 @@ import numpy as np
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from contract.arrays import Bools, Floats, Ids, Ints
+from contract.arrays import Floats, Ids
 from contract.errors import ErrorCode, StageError
 from contract.filters import Condition, Filters, index_number, passes
 from contract.item_to_item import UNKNOWN
 from contract.keys import index_name, index_search_key, item_vector_prefix, tag
 from contract.tensors import PAD_ID, StageName
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.index_watch import IndexWatch
-from ensemble.stores.positions import Positions
 
 VECTOR_FIELD = "vector"
 
@@ -45,52 +45,9 @@ class VectorIndex(Protocol):
         """
         ...
 
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The items' ids, ascending, and their vectors (I,D); a memory-mapped file serves as well."""
-
-    item_ids: Ids
-    vectors: Floats
-
-    @cached_property
-    def positions(self) -> Positions:
-        """Finds items in it by their ids."""
-        return Positions(self.item_ids)
-
-    def ids_of(self, positions: Ints) -> Ids:
-        """Gives the ids of positions, in the same shape; `PAD_ID` for `UNKNOWN`."""
-        return self._padded_ids.take(positions, mode="wrap")
-
-    @cached_property
-    def _padded_ids(self) -> Ids:
-        return np.append(self.item_ids, PAD_ID)
-
-    def products(self, vectors: Floats, positions: Ints) -> Floats:
-        """Gives the inner products of vectors (B,D) with items by position (B,R), 0 for `UNKNOWN`."""
-        if not len(self.item_ids):
-            return np.zeros(positions.shape, dtype=np.float32)
-        items = self.vectors.take(positions, axis=0, mode="clip")
-        products: Floats = (items @ vectors[:, :, None])[:, :, 0]
-        products[positions == UNKNOWN] = 0
-        return products
-
-    def scores(self, item_ids: Ids, vector: Floats) -> Floats:
-        """Gives the inner product of a vector (D,) with each item's; all items must be of the catalogue."""
-        products: Floats = self.vectors[np.searchsorted(self.item_ids, item_ids)] @ vector
-        return products
-
-    def likeness(self, item_ids: Ids) -> tuple[Floats, Bools]:
-        """Takes items (B,), gives vectors (B,D) that find those like them, and which items are known, (B,).
-
-        An item's own vector without its prior, the last coordinate: the inner product with it is the cosine
-        of both items. Of an item that is not known, the prior alone: what most people like.
-        """
-        at = np.minimum(np.searchsorted(self.item_ids, item_ids), len(self.item_ids) - 1)
-        is_known = self.item_ids[at] == item_ids
-        vectors = np.where(is_known[:, None], self.vectors[at], np.float32(0))
-        vectors[:, -1] = np.where(is_known, 0, 1)
-        return vectors, is_known
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> VectorIndex:
+        """Gives the same index with the new items of a catalogue, and what items hold now."""
+        ...
 
 
 class MemoryVectorIndex:
@@ -116,6 +73,16 @@ class MemoryVectorIndex:
             products = self.vectors[kept] @ vector
             _fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
         return ids, scores
+
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> MemoryVectorIndex:
+        """Appends the new items."""
+        nothing: Mapping[str, AbstractSet[str]] = {}
+        before = dict(zip(self.item_ids.tolist(), self.held, strict=True)) | live.held
+        return MemoryVectorIndex(
+            catalogue.item_ids,
+            np.concatenate([self.vectors, catalogue.new_vectors]) if len(live.new_ids) else self.vectors,
+            [before.get(item_id, nothing) for item_id in catalogue.item_ids.tolist()],
+        )
 
 
 class RedisVectorIndex:
@@ -176,13 +143,22 @@ class RedisVectorIndex:
             _fill(ids, scores, row, found, products, len(found))
         return ids, scores
 
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> RedisVectorIndex:  # noqa: ARG002  (Redis has it)
+        """Scores the items of another catalogue here; Redis holds them already."""
+        grown = copy(self)
+        grown.catalogue = None if self.catalogue is None else catalogue
+        return grown
+
     def _read(self, reply: list[Any], vector: Floats) -> tuple[Ids, Floats]:
         """Takes a reply: the number of items, then each item's key, and where Redis scored, ["distance",
         value]."""
         keys, start = reply[1 :: 1 if self.catalogue else 2], len(self.prefix)
         found = np.array([int(key[start:]) for key in keys], dtype=np.int64)
         if self.catalogue is not None:
-            return found, self.catalogue.scores(found, vector)
+            at = self.catalogue.positions.of(found)
+            if (at == UNKNOWN).any():  # items that came a moment ago
+                found, at = found[at != UNKNOWN], at[at != UNKNOWN]
+            return found, self.catalogue.vectors_of(at) @ vector
         # RediSearch's inner-product distance is 1 minus the inner product.
         products = 1.0 - np.array([pair[1] for pair in reply[2::2]], dtype=np.float64)
         return found, products.astype(np.float32)

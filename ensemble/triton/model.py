@@ -49,6 +49,8 @@ class TritonPythonModel:
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
         stores.items.start()
+        if stores.live is not None:
+            stores.live.start(self.recommender.renew)
         self.recommender.warm_up()
         if stores.watch is not None:
             stores.watch.look()
@@ -84,6 +86,8 @@ class TritonPythonModel:
         """Ends what runs in the background."""
         self._stop.set()
         self._background.join()
+        if self.recommender.stores.live is not None:
+            self.recommender.stores.live.stop()
         self.recommender.stores.items.stop()
 
     def _keep(self) -> None:

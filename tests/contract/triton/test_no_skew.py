@@ -28,9 +28,9 @@ from ensemble.stage import tensor
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.score import ScoreCandidates
+from ensemble.stores.catalogue import Catalogue
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from ensemble.stores.vectors import Catalogue
 from tests.builders.feast_store import feast_repository
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
@@ -213,7 +213,7 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
     graph = Graph(
         schema.column_names
         >> LookupUserFeatures(store, dataset, (), 1024)
-        >> EncodeUser(NoTower(), ranker.spec.user, items.encoders, nothing)  # type: ignore[arg-type]
+        >> EncodeUser(NoTower(), ranker.spec.user, items.encoders, lambda: nothing)  # type: ignore[arg-type]
         >> LookupItemFeatures(items, ranker.spec.candidate, dataset, 1)
         >> ScoreCandidates(ranker, 1)
     )

@@ -24,7 +24,8 @@ from ensemble.sources.kinds import sources_of
 from ensemble.sources.nearest import NearestItems
 from ensemble.sources.source import Source, Users
 from ensemble.stages.retrieve import RetrieveCandidates
-from ensemble.stores.vectors import Catalogue, RedisVectorIndex
+from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.vectors import RedisVectorIndex
 from tests.builders.triton import (
     SOURCES,
     World,
@@ -219,7 +220,7 @@ def fail(*_: Any, **__: Any) -> Any:
 def panel_of(recommender: Recommender) -> dict[str, Any]:
     """Gives the chain's sources by their names."""
     (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
-    return {source.spec.name: source for source in stage.panel.sources}
+    return {source.spec.name: source for source in stage.offers.current.panel.sources}
 
 
 def test_a_table_may_be_asked_for_users_and_for_the_items_like_another(world: World) -> None:

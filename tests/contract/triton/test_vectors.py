@@ -13,7 +13,8 @@ from contract.filters import Filters, Wanted, check_filters
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
-from ensemble.stores.vectors import Catalogue, RedisVectorIndex, VectorIndex
+from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
 
 ITEMS = 60

@@ -459,7 +459,7 @@ class Counting(MemoryVectorIndex):
 def nearest_of(recommender: Recommender) -> NearestItems:
     """Finds the chain's search for the nearest items."""
     (stage,) = [node.op for node in recommender.chain if isinstance(node.op, RetrieveCandidates)]
-    (nearest,) = [one for one in stage.panel.sources if isinstance(one, NearestItems)]
+    (nearest,) = [one for one in stage.offers.current.panel.sources if isinstance(one, NearestItems)]
     return nearest
 
 

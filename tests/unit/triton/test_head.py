@@ -10,6 +10,7 @@ import pytest
 from contract.arrays import Floats, Ids
 from contract.filters import Filters, check_filters
 from contract.tensors import PAD_ID
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import MemoryVectorIndex
@@ -32,6 +33,9 @@ class Forgetful:
         self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
     ) -> tuple[Ids, Floats]:
         return self.exact.search(vectors, counts, filters, width)
+
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> MemoryVectorIndex:
+        return self.exact.grown(catalogue, live)
 
 
 @pytest.fixture

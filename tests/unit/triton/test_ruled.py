@@ -138,7 +138,7 @@ def test_a_share_without_filters_is_that_of_the_items_of_a_source_of_new_ones(
     told = replace(bundle, folder=tmp_path, manifest=manifest)
     assert np.flatnonzero(told.is_new).tolist() == [world.item_ids.index(new)]
     order = make_recommender(world)
-    order.chain[-1].op.ruled.is_new = told.is_new
+    order.offers.current = replace(order.offers.current, is_new=told.is_new)
     assert slate(asked(order, n=5, rules={"shares": [{"share": 1.0}]}))[0] == new
     assert new not in slate(asked(recommender, n=5, rules={"shares": [{"share": 1.0}]}))
 

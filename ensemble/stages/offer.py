@@ -1,0 +1,83 @@
+"""What there is to retrieve: the catalogue and all that lies by its positions, changed as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from contract.arrays import Bools
+from contract.item_to_item import UNKNOWN
+from contract.rules.attributes import ChangedColumns, ItemAttributes
+from ensemble.bundle import LoadedBundle
+from ensemble.sources.eligible import EligibleItems
+from ensemble.sources.kinds import sources_of
+from ensemble.sources.panel import Panel
+from ensemble.sources.source import Source
+from ensemble.stores.catalogue import Catalogue, LiveItems
+from ensemble.stores.items import ItemTable
+from ensemble.stores.vectors import VectorIndex
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What there is to retrieve, as of one instant; a stage takes it once for a batch, so that all positions
+    are of the same catalogue. `is_new` (I + L + 1,) marks the new items; the last is no item."""
+
+    catalogue: Catalogue
+    panel: Panel
+    eligible: EligibleItems
+    is_new: Bools
+    attributes_of: Callable[[], ItemAttributes]
+
+    @cached_property
+    def attributes(self) -> ItemAttributes:
+        """What the items hold in the columns that may be filtered on, with a last row for no item."""
+        return self.attributes_of()
+
+
+class Offers:
+    """Holds the newest offer: that of the bundle, until items come or change."""
+
+    def __init__(
+        self, bundle: LoadedBundle, index: VectorIndex, items: ItemTable, others: Sequence[Source] = ()
+    ) -> None:
+        """Takes the index of the bundle's vectors, the table of the items, and sources beside the bundle's.
+
+        Raises:
+            BundleError: a source's file is not of the bundle's catalogue.
+        """
+        self._bundle, self._index, self._items, self._others = bundle, index, items, tuple(others)
+        self._catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+        self.current = self._made(self._catalogue, index, bundle.is_new, lambda: bundle.attributes)
+
+    def renew(self, live: LiveItems) -> None:
+        """Puts what is known beside the bundle in the place of what was. The table must hold the new items
+        already."""
+        bundle, catalogue = self._bundle, self._catalogue.grown(live.new_ids, live.new_vectors)
+        places = catalogue.positions.of(np.fromiter(live.held, np.int64, len(live.held))).tolist()
+        held = dict(zip(places, live.held.values(), strict=True))
+        held.pop(UNKNOWN, None)
+
+        def attributes() -> ItemAttributes:
+            return ItemAttributes(ChangedColumns(bundle.attributes.columns, len(catalogue.item_ids), held))
+
+        is_new = np.insert(bundle.is_new, len(bundle.item_ids), np.ones(len(live.new_ids), dtype=np.bool_))
+        self.current = self._made(catalogue, self._index.grown(catalogue, live), is_new, attributes)
+
+    def _made(
+        self,
+        catalogue: Catalogue,
+        index: VectorIndex,
+        is_new: Bools,
+        attributes: Callable[[], ItemAttributes],
+    ) -> Offer:
+        bundle = self._bundle
+        sources = sources_of(bundle.folder, bundle.manifest.sources, catalogue, index)
+        offer: Offer
+        eligible = EligibleItems(catalogue.positions, self._items, lambda: offer.attributes)
+        panel = Panel((*sources, *self._others), catalogue)
+        offer = Offer(catalogue, panel, eligible, is_new, attributes)
+        return offer
