@@ -42,7 +42,7 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
         if is_list != isinstance(value, list):
             raise WrongField(field, f"must be {'a list' if is_list else 'one value'} of dtype {kind}")
         for one in value if is_list else (value,):
-            if not _is_of(one, kind):
+            if not is_of(one, kind):
                 raise WrongField(field, f"must hold {kind} values: {shown(one)} is not of that dtype")
         if kind == "float32":
             told[column] = float(value)
@@ -81,7 +81,8 @@ def decode_user_features(row: npt.NDArray[np.uint8], dtypes: Mapping[str, str]) 
     raise StageError(ErrorCode.BAD_REQUEST, "request", message)
 
 
-def _is_of(value: Any, dtype: str) -> bool:
+def is_of(value: Any, dtype: str) -> bool:
+    """Whether a value of JSON is one of a dtype."""
     if dtype == "string":
         return isinstance(value, str) and value != "" and _is_whole(value)
     if dtype == "bool":

@@ -173,8 +173,7 @@ def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
         for item_id, vector in zip(ids[start : start + CHUNK].tolist(), blobs, strict=True):
             row = rows.get(item_id, {})
             pipe.hset(f"{prefix}{item_id}", mapping=item_fields(row, vector, manifest.filters))
-            card = {name: _text(row.get(name)) for name in manifest.display}
-            pipe.set(item_card_key(manifest.bundle, item_id), encode_card(card))
+            pipe.set(item_card_key(manifest.bundle, item_id), encode_card(card_of(row, manifest)))
         pipe.execute()
 
 
@@ -189,6 +188,11 @@ def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str
             for one in held:
                 fields[number_field(column)] = index_number(number(one, dtype))
     return fields
+
+
+def card_of(row: Mapping[str, Any], manifest: Manifest) -> dict[str, str | None]:
+    """Takes an item's row, gives the fields that are shown of it."""
+    return {name: _text(row.get(name)) for name in manifest.display}
 
 
 def _text(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Items that came after the bundle: retrieved, filtered and ordered like the others, in every kind of index."""
+"""Items that came after the bundle: retrieved, filtered and ordered like the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ ROW: dict[str, Any] = {
     "item_price": 2.0,
     names.IS_AVAILABLE: True,
 }
-HELD = {"item_category": {"3"}, "item_brand": {"new brand"}, "item_tags": {"1"}, "item_price": {"2"}}
+HELD = {
+    name: frozenset(values)
+    for name, values in {
+        "item_category": ["3"],
+        "item_brand": ["new brand"],
+        "item_tags": ["1"],
+        "item_price": ["2"],
+    }.items()
+}
 
 
 @pytest.fixture(params=[False, True], ids=["nearest alone", "several sources"])
@@ -57,7 +65,8 @@ def put(recommender: Recommender, *item_ids: int, held: Any = HELD) -> None:
             names.ITEM_CATALOG, item_id, ROW, NOW - timedelta(days=1)
         )
     vectors = np.stack([near(recommender)] * len(item_ids)).astype(np.float32)
-    recommender.renew(np.array(item_ids), LiveItems(np.array(item_ids), vectors, dict.fromkeys(item_ids, held)))
+    ids = np.array(item_ids)
+    recommender.renew(ids, LiveItems(ids, vectors, dict.fromkeys(item_ids, held)))
 
 
 def test_new_items_are_retrieved_and_stand_in_the_slate_by_their_vectors(recommender: Recommender) -> None:

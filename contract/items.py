@@ -1,0 +1,92 @@
+"""What a caller says of an item: a row of the items' table, checked by the columns of `dataset.yaml`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from contract import names
+from contract.columns import Column, Columns, Role
+from contract.dataset import Dataset
+from contract.errors import WrongField
+from contract.filters import shown
+from contract.ids import number_of
+from contract.user_features import is_of
+
+Row = dict[str, Any]
+"""Column to value, the item's own id among them; a column that was not told is None."""
+MOST = 1e18
+"""The largest number that models take, but of logarithms; whole numbers go to 2^53."""
+MOST_OF_LOGS = 1e38
+MOST_WHOLE = 2**53
+MOST_ELEMENTS = 10_000
+
+
+def check_row(given: Mapping[str, Any], dataset: Dataset) -> tuple[int, Row]:
+    """Compares what a caller wrote of an item with the columns of the items' table; gives the item's number
+    and its row.
+
+    Raises:
+        WrongField: naming the column, what is wrong, and what would be right.
+    """
+    columns = dataset.items
+    for name in given:
+        if name not in columns:
+            raise WrongField(name, _unknown(name, columns))
+    if names.ITEM_ID not in given:
+        raise WrongField(names.ITEM_ID, "is missing: send the item's id")
+    try:
+        number = number_of(given[names.ITEM_ID], dataset.item_id_dtype)
+    except ValueError as error:
+        raise WrongField(names.ITEM_ID, str(error)) from None
+    row: Row = {names.ITEM_ID: given[names.ITEM_ID]}
+    for name, column in columns.items():
+        if column.role is not Role.ID:
+            row[name] = _value(name, column, given.get(name))
+    return number, row
+
+
+def stored_row(row: Row, dataset: Dataset) -> Row:
+    """Takes a row, gives the values of the catalogue's view: its features, and whether it is available."""
+    flag = dataset.availability
+    is_available = row.get(flag) if flag else None
+    return {name: row.get(name) for name in dataset.item_catalog} | {
+        names.IS_AVAILABLE: True if is_available is None else is_available
+    }
+
+
+def _unknown(name: str, columns: Columns) -> str:
+    near = difflib.get_close_matches(name, columns, n=1)
+    likely = f"; is it {near[0]}?" if near else ""
+    return f"is no column of this data set's items{likely} Send some of {', '.join(columns)}"
+
+
+def _value(name: str, column: Column, value: Any) -> Any:
+    if value is None:
+        return None
+    dtype = str(column.dtype)
+    if column.is_several != isinstance(value, list):
+        raise WrongField(name, f"must be {'a list' if column.is_several else 'one value'} of dtype {dtype}")
+    elements = value if column.is_several else [value]
+    if len(elements) > MOST_ELEMENTS:
+        raise WrongField(name, f"has {len(elements)} elements: send at most {MOST_ELEMENTS}")
+    for one in elements:
+        if not is_of(one, dtype):
+            raise WrongField(name, f"must hold {dtype} values: {shown(one)} is not of that dtype")
+        _check_size(name, column, one)
+    if column.role is Role.EMBEDDING and len(elements) != column.max_length:
+        raise WrongField(name, f"must hold {column.max_length} numbers, this has {len(elements)}")
+    if dtype == "float32":
+        return [float(one) for one in value] if column.is_several else float(value)
+    return value
+
+
+def _check_size(name: str, column: Column, value: Any) -> None:
+    if isinstance(value, bool | str):
+        return
+    most = MOST_OF_LOGS if column.is_log else MOST
+    if column.dtype == "int64" and not column.is_several:
+        most = MOST_WHOLE
+    if abs(value) > most:
+        raise WrongField(name, f"must be from {-most:g} to {most:g}, got {value:g}")

@@ -1,0 +1,120 @@
+"""Brings items to a bundle that its files do not know: vector, filter columns, and card, into Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from redis import Redis
+
+from contract import bundle as bundle_files
+from contract import names
+from contract.arrays import Array, Floats, Ids
+from contract.bundle import read_dataset, read_manifest
+from contract.encoders import Encoders
+from contract.filters import has_range
+from contract.items import Row, stored_row
+from contract.keys import encode_card, item_card_key, item_vector_key, live_items_key, number_field
+from ensemble.bundle import Tower
+from ensemble.publish.index import card_of, item_fields
+from ensemble.settings import Provider
+from ensemble.stores.features import to_columns
+from ensemble.stores.vectors import VECTOR_FIELD
+
+CHUNK = 500
+Command = tuple[Any, ...]
+
+
+class LiveItemWriter:
+    """Writes items beside those of one bundle's files, and what changed of those."""
+
+    def __init__(self, folder: Path, provider: Provider = Provider.CPU, threads: int = 1) -> None:
+        """Takes the bundle's folder.
+
+        Raises:
+            BundleError, DatasetError: it cannot be read.
+        """
+        self.manifest, self.dataset = read_manifest(folder, verify=False), read_dataset(folder)
+        self._tower = Tower(folder, self.manifest.item_tower, provider, threads)
+        self._folder = folder
+
+    @cached_property
+    def _encoders(self) -> Encoders:
+        return Encoders.load(self._folder / bundle_files.ENCODERS_FILE)
+
+    @cached_property
+    def _bundle_ids(self) -> Ids:
+        ids: Ids = np.load(self._folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+        return ids
+
+    def put(self, rows: Mapping[int, Row]) -> list[Command]:
+        """Takes rows by number, gives the commands that write them: of an item of the bundle's files its
+        vector stays, as it was learned."""
+        if not rows:
+            return []
+        ids = np.fromiter(rows, np.int64, len(rows))
+        is_own = np.isin(ids, self._bundle_ids).tolist()
+        bundle, filters = self.manifest.bundle, self.manifest.filters
+        ranges = [number_field(column) for column, dtype in filters.items() if has_range(dtype)]
+        commands: list[Command] = []
+        for (item_id, row), own, vector in zip(rows.items(), is_own, self.vectors(rows), strict=True):
+            fields, key = item_fields(row, vector, filters), item_vector_key(bundle, item_id)
+            if own:
+                del fields[VECTOR_FIELD]
+            if ranges:
+                commands.append(("HDEL", key, *ranges))
+            if fields:
+                commands.append(("HSET", key, *(part for pair in fields.items() for part in pair)))
+            card = encode_card(card_of(row, self.manifest))
+            commands.append(("SET", item_card_key(bundle, item_id), card))
+        return commands
+
+    def take_out(self, item_ids: Sequence[int]) -> list[Command]:
+        """Gives the commands that delete items' cards, and what the index holds of those that are not the
+        bundle's own: of these their rows' being gone says enough."""
+        if not item_ids:
+            return []
+        bundle = self.manifest.bundle
+        others = np.setdiff1d(np.array(item_ids, dtype=np.int64), self._bundle_ids).tolist()
+        keys = [item_card_key(bundle, item_id) for item_id in item_ids]
+        return [("UNLINK", *keys, *(item_vector_key(bundle, item_id) for item_id in others))]
+
+    def vectors(self, rows: Mapping[int, Row]) -> Floats:
+        """Runs the item tower (N,D): an item whose id the bundle does not know stands where its other columns
+        say."""
+        views = [self.dataset.view_columns(view) for view in names.ITEM_VIEWS]
+        columns = {name: column for view in views for name, column in view.items()}
+        stored = [stored_row(row, self.dataset) for row in rows.values()]
+        raw: dict[str, Array] = to_columns(columns, [[one.get(name) for name in columns] for one in stored])
+        raw[names.ITEM_ID] = np.fromiter(rows, np.int64, len(rows))
+        return self._tower({name: self._encoders.encode(name, raw[name]) for name in self._tower.features})
+
+    def count_others(self, item_ids: Iterable[int]) -> int:
+        """Counts the items that are not of the bundle's files."""
+        return len(np.setdiff1d(np.fromiter(item_ids, np.int64), self._bundle_ids))
+
+
+def live_rows(redis: Redis, dataset: str) -> dict[int, Row | None]:
+    """Reads the items that were put while serving, None for one that was taken out."""
+    told: Any = redis.hgetall(live_items_key(dataset))
+    return {int(number): json.loads(row) if row else None for number, row in told.items()}
+
+
+def write_live_items(redis: Redis, folder: Path) -> int:
+    """Brings what was put while other bundles served to this one as well; gives the number of items."""
+    writer = LiveItemWriter(folder)
+    rows = live_rows(redis, writer.manifest.dataset)
+    put = {number: row for number, row in rows.items() if row is not None}
+    commands = writer.take_out([number for number, row in rows.items() if row is None])
+    for start in range(0, len(put), CHUNK):
+        commands += writer.put({number: put[number] for number in [*put][start : start + CHUNK]})
+    for start in range(0, len(commands), CHUNK):
+        pipe: Any = redis.pipeline(transaction=False)
+        for command in commands[start : start + CHUNK]:
+            pipe.execute_command(*command)
+        pipe.execute()
+    return len(put)
