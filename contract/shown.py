@@ -17,8 +17,6 @@ from contract.event_archive import live_folder
 
 HEAD, ITEMS, SCORES, CHANCES = b"head", b"items", b"scores", b"chances"
 """The fields of an entry: JSON, then the columns of its places, packed."""
-CHAMPION = "champion"
-"""The arm of an answer that no experiment gave to another bundle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 import structlog
@@ -20,14 +21,17 @@ from contract.bundle import BundleError
 from service.http import operations, pages, routes
 from service.http.layers import AccessLayer, OverloadLayer, RequestLayer
 from service.http.openapi import describe
-from service.http.operations import DependencyChecks, WarmUp
+from service.http.operations import DependencyChecks
 from service.http.problems import install_handlers
+from service.limits.circuits import Circuit
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
 from service.logs import configure_logs
 from service.metrics import Metrics
+from service.routing import Router
 from service.settings import Settings, WrongSettings, load_settings
 from service.slates.answer import Recommendations
+from service.slates.warm_up import WarmUp
 from service.variant import Variant
 
 log = structlog.get_logger()
@@ -40,26 +44,27 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     """Builds the gateway. Triton and Redis are reached when it starts."""
     bundle, dataset = variant.name, variant.manifest.dataset
     metrics, event_loop = Metrics(bundle, dataset), EventLoopLimit(settings.max_requests)
-    recommendations = Recommendations(settings, variant, event_loop, metrics)
-    warmed = Recommendations(settings, variant, event_loop, Metrics(bundle, dataset))
-    warm_up = WarmUp(warmed, settings.warm_up_requests)
-    metrics.watch_ensemble(variant.limits)
-    metrics.watch_batch(lambda: recommendations.batch.published)
-    for circuit in variant.circuits:
-        metrics.watch_circuit(circuit)
+    router = Router(settings, variant, event_loop, metrics)
+    metrics.watch_ensemble(lambda: [one.variant.limits for one in router.served.answering.values()])
+    metrics.watch_batch(lambda: router.served.champion.batch.published)
+    for place, circuit in enumerate(variant.circuits):
+        metrics.watch_circuit(circuit.dependency, partial(_circuit, router, place))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await variant.open()
+        await router.start()
+        warmed = Recommendations(settings, router.variant, event_loop, Metrics(bundle, dataset))
+        app.state.warm_up = warm_up = WarmUp(warmed, settings.warm_up_requests)
         # Beside the first requests; a server that is down does not stop the start.
-        preparing = asyncio.create_task(_prepare(settings, variant, warm_up))
+        preparing = asyncio.create_task(_prepare(settings, router.variant, warm_up))
         watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
-        noting = asyncio.create_task(recommendations.shown.keep())
+        noting = asyncio.create_task(router.shown.keep())
+        following = asyncio.create_task(router.follow())
         yield
-        for task in (preparing, watching, noting):
+        for task in (preparing, watching, noting, following):
             task.cancel()
-        await recommendations.shown.flush()
-        await variant.close()
+        await router.shown.flush()
+        await router.close()
 
     app = FastAPI(
         title="Shortlist",
@@ -70,9 +75,8 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # it would lead to whatever host the caller's own header names
     )
-    app.state.recommendations = recommendations
-    app.state.warm_up = warm_up
-    app.state.checks = DependencyChecks(variant, settings.check_timeout_ms / 1000)
+    app.state.router = router
+    app.state.checks = DependencyChecks(lambda: router.variant, settings.check_timeout_ms / 1000)
     routes.add_slate_routes(app)
     for part in (routes, operations, pages):
         app.include_router(part.router)
@@ -81,8 +85,13 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
     app.add_middleware(OverloadLayer, limit=event_loop, metrics=metrics)
     app.add_middleware(RequestLayer, metrics=metrics)
-    describe(app, variant.manifest, settings)
+    describe(app, lambda: router.variant.manifest, settings)
     return app
+
+
+def _circuit(router: Router, place: int) -> Circuit:
+    """One of the champion's circuits."""
+    return router.variant.circuits[place]
 
 
 async def _prepare(settings: Settings, variant: Variant, warm_up: WarmUp) -> None:

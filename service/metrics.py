@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 
 from contract.keys import run_began_s
+from contract.routing import CHAMPION
 from contract.slates import Published
 from service.limits.adaptive import EnsembleLimits
 from service.limits.circuits import Circuit
@@ -141,23 +142,88 @@ class Metrics:
         self._of_route = cache(self._http_seconds.labels)
         self._of_answer = cache(self._requests.labels)
         self._of_step = cache(self._steps.labels)
-        info = Gauge(
+        self._info = Gauge(
             "shortlist_bundle_info",
-            "The bundle served; always 1.",
-            ["bundle", "dataset"],
+            "The bundles that answer, by arm; always 1.",
+            ["bundle", "dataset", "arm"],
             registry=self.registry,
         )
-        info.labels(bundle, dataset).set(1)
+        self._dataset = dataset
+        self.serves({CHAMPION: bundle})
+        self._bundles_refused = Counter(
+            "shortlist_bundles_refused",
+            "Bundles that the routing record names and this process does not serve, by each try.",
+            ["bundle"],
+            registry=self.registry,
+        )
+        self._arms_ended = Counter(
+            "shortlist_arms_ended",
+            "Arms that were taken out, as too many of their answers failed or were degraded.",
+            ["arm"],
+            registry=self.registry,
+        )
+        self._shadowed = Counter(
+            "shortlist_shadow",
+            "Slates asked of the shadow, by outcome: compared, failed, spared (there was no capacity).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._overlap = Histogram(
+            "shortlist_shadow_overlap",
+            "Share of the first ten items that the shadow's slate has as well.",
+            buckets=[tenth / 10 for tenth in range(11)],
+            registry=self.registry,
+        )
+        self._score_shift = Histogram(
+            "shortlist_shadow_score_shift",
+            "By how much the mean score of the shadow's first ten items is higher.",
+            buckets=(*(-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0.0), *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5)),
+            registry=self.registry,
+        )
+        self._side_by_side = Histogram(
+            "shortlist_shadow_seconds",
+            "Seconds of the same requests, of the champion and of the shadow.",
+            ["of"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
 
-    def watch_circuit(self, circuit: Circuit) -> None:
-        """Shows the state of a circuit whenever the metrics are read."""
-        self._circuits.labels(circuit.dependency).set_function(lambda: _OPEN[circuit.state])
+    def serves(self, bundles: Mapping[str, str]) -> None:
+        """Shows which bundle answers, by arm."""
+        self._info.clear()
+        for arm, bundle in bundles.items():
+            self._info.labels(bundle, self._dataset, arm).set(1)
 
-    def watch_ensemble(self, limits: EnsembleLimits) -> None:
-        """Shows what the ensemble is asked for now whenever the metrics are read."""
-        self._in_flight.set_function(lambda: limits.in_flight.in_flight)
-        self._most_in_flight.set_function(lambda: limits.in_flight.value)
-        self._quality.set_function(lambda: limits.quality.value)
+    def bundle_refused(self, bundle: str) -> None:
+        """Counts a bundle that is not served though the record names it."""
+        self._bundles_refused.labels(bundle).inc()
+
+    def arm_ended(self, arm: str) -> None:
+        """Counts an arm that was taken out."""
+        self._arms_ended.labels(arm).inc()
+
+    def shadowed(self, outcome: str) -> None:
+        """Counts one slate that the shadow was asked for, or spared."""
+        self._shadowed.labels(outcome).inc()
+
+    def compared(self, overlap: float, score_shift: float, shadow_s: float, champion_s: float) -> None:
+        """Takes how the shadow's slate differs from the champion's, and the seconds of both."""
+        self._overlap.observe(overlap)
+        if not math.isnan(score_shift):
+            self._score_shift.observe(score_shift)
+        self._side_by_side.labels("shadow").observe(shadow_s)
+        self._side_by_side.labels(CHAMPION).observe(champion_s)
+
+    def watch_circuit(self, dependency: str, circuit: Callable[[], Circuit]) -> None:
+        """Shows the state of a circuit, the champion's, whenever the metrics are read."""
+        self._circuits.labels(dependency).set_function(lambda: _OPEN[circuit().state])
+
+    def watch_ensemble(self, limits: Callable[[], Sequence[EnsembleLimits]]) -> None:
+        """Shows what the bundles that answer are asked for now, all together, whenever the metrics are read;
+        of the quality, the lowest."""
+        self._in_flight.set_function(lambda: sum(one.in_flight.in_flight for one in limits()))
+        self._most_in_flight.set_function(lambda: sum(one.in_flight.value for one in limits()))
+        self._quality.set_function(lambda: min(one.quality.value for one in limits()))
 
     def watch_event_loop(self, limit: EventLoopLimit, in_process: Callable[[], float]) -> None:
         """Shows how many requests are in the process, and may be, whenever the metrics are read."""

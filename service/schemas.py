@@ -64,6 +64,11 @@ class SlateWish(BaseModel):
         "addition to what the settings ask of every slate. An item keeps its score. At most "
         f"{RULES_WIDTHS[-1]:,} bytes of JSON in all.",
     )
+    arm: Annotated[StrictStr, Field(max_length=200)] | None = Field(
+        None,
+        description="Asks this arm of a split, whoever the user is: to look at both slates. /v1/bundle lists "
+        "the arms. Left out: the one that the user belongs to.",
+    )
     explain: StrictBool = Field(False, description="Also say what was retrieved, what was removed and why.")
     latency_budget_ms: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None,
@@ -295,6 +300,10 @@ class RecommendResponse(BaseModel):
         "every filter, and items that could not be checked are left out."
     )
     bundle: str = Field(description="The bundle that answered; of a stored slate, the one that made it.")
+    arm: str = Field(
+        description="Under which name it was asked: `champion`, or the arm of a split that the user belongs "
+        "to."
+    )
     timings_ms: dict[str, float] = Field(
         description="Milliseconds: each stage inside the ensemble; `ensemble`, the call as the gateway saw "
         "it; `batch`; `popular`; `display`; `total`."
@@ -377,7 +386,15 @@ class BundleSource(BaseModel):
     share: float = Field(description="Of the candidates, how many are its best.")
 
 
-class BundleResponse(BaseModel):
+class BundleArm(BaseModel):
+    """Who is answered by which bundle."""
+
+    arm: str = Field(description="As answers name it: `champion`, or the bundle of an arm beside it.")
+    bundle: str
+    share: float = Field(description="Of the users.")
+
+
+class BundleFacts(BaseModel):
     """The part of a manifest that callers and the page act on."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -404,6 +421,13 @@ class BundleResponse(BaseModel):
     user_id_dtype: IdDtype = Field(description="What a user's id is: int64, a number, or string.")
     item_id_dtype: IdDtype = Field(description="What an item's id is: int64, a number, or string.")
     sample_user_ids: tuple[OwnId, ...] = Field(description="A few known users to try.")
+
+
+class BundleResponse(BundleFacts):
+    """What is served: the champion's bundle, and who is answered by another."""
+
+    arms: list[BundleArm] = Field(description="The champion first.")
+    shadow: str | None = Field(description="The bundle that is asked beside the champion, and not shown.")
 
 
 class SeenQuery(BaseModel):

@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         description="Notes that the stream may hold before they are archived, about 0.4 kilobyte each; then "
         "the oldest go. Raise it to bridge longer absences of the consumer; lower it to spare Redis' memory.",
     )
+    arm_excess: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1,
+        description="Share of an arm's answers, beyond the champion's, that may fail or be degraded, of "
+        "those of the latest half minute; one beyond it is taken out of the split. Lower it to end a bad "
+        "split sooner; raise it where chance alone ends good ones.",
+    )
     latency_budget_ms: PositiveInt = Field(
         80,
         description="Milliseconds for the whole request, as the caller sees it. Raise it for fewer stored "

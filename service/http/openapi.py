@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -37,21 +38,25 @@ _HEADERS_OF_STATUS = {
 }
 
 
-def describe(app: FastAPI, manifest: Manifest, settings: Settings) -> None:
-    """Completes what FastAPI writes under /openapi.json; drawn once, at the first request for it."""
+def describe(app: FastAPI, served: Callable[[], Manifest], settings: Settings) -> None:
+    """Completes what FastAPI writes under /openapi.json, of the manifest that is `served` then; drawn at the
+    first request for it."""
     generate = app.openapi
-    is_done = False
+    described = ""
 
     def openapi() -> dict[str, Any]:
-        nonlocal is_done
+        nonlocal described
+        manifest = served()
+        if described != manifest.bundle:
+            app.openapi_schema = None
         document = generate()
-        if not is_done:
+        if described != manifest.bundle:
             _describe_refusals(document, has_keys=bool(settings.api_keys))
             _describe_request(document, manifest, settings)
             _describe_ids(document, manifest)
             _make_exact(document["components"])
             _make_exact(document["paths"])
-            is_done = True
+            described = manifest.bundle
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -13,12 +12,11 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from contract.errors import StageError
-from contract.slates import SlateSource
 from service.failures import DependencyUnavailable
 from service.http.routes import RecommendationsDep
 from service.limits.deadline import Clock, Deadline
-from service.schemas import Dependency, Health, Readiness, RecommendRequest
-from service.slates.answer import Recommendations
+from service.schemas import Dependency, Health, Readiness
+from service.slates.warm_up import WarmUp
 from service.variant import Variant
 
 log = structlog.get_logger()
@@ -26,10 +24,6 @@ log = structlog.get_logger()
 KEPT_S = 1.0
 """Seconds for which a result is given again. One check makes a real slate, and anyone may ask for it: more
 often would be load for the ensemble."""
-PAUSE_S = 0.25
-"""After a warm-up request that the ensemble did not answer, until the next."""
-TOGETHER = 8
-"""The last warm-up requests come so many at once, so that calls of several rows are warm too."""
 
 router = APIRouter(tags=["operations"])
 
@@ -75,7 +69,10 @@ class DependencyChecks:
     Who asks while a check is made waits for its result.
     """
 
-    def __init__(self, variant: Variant, timeout_s: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, variant: Callable[[], Variant], timeout_s: float, clock: Clock = time.monotonic
+    ) -> None:
+        """Takes what gives the champion."""
         self._variant, self._timeout_s = variant, timeout_s
         self._clock, self._ended_s = clock, 0.0
         self._check: asyncio.Task[dict[str, Dependency]] | None = None
@@ -88,9 +85,10 @@ class DependencyChecks:
         return await asyncio.shield(check)  # a caller who leaves does not end it for the others
 
     async def _made(self) -> dict[str, Dependency]:
+        variant = self._variant()
         triton, redis = await asyncio.gather(
-            _checked(self._variant.ensemble.check(Deadline.after(self._timeout_s))),
-            _checked(self._variant.store.check(self._timeout_s)),
+            _checked(variant.ensemble.check(Deadline.after(self._timeout_s))),
+            _checked(variant.store.check(self._timeout_s)),
         )
         self._ended_s = self._clock()
         return {"triton": triton, "redis": redis}
@@ -110,49 +108,3 @@ async def _checked(check: Awaitable[str]) -> Dependency:
     return Dependency(
         is_ready=is_ready, detail=detail, check_ms=round((time.monotonic() - started) * 1000, 3)
     )
-
-
-class WarmUp:
-    """Ready means warm: asks for slates until the ensemble has answered often enough through this process.
-
-    It is done once per process. A Triton that restarts later warms itself before it answers, and what it
-    shares with this process, a connection, is made again by the first request.
-    """
-
-    def __init__(self, recommendations: Recommendations, wanted: int) -> None:
-        """Takes recommendations whose counts nobody reads: no caller asked these requests."""
-        self._recommendations, self._wanted = recommendations, wanted
-        self._user_ids = recommendations.variant.manifest.sample_users or (0,)
-        self.answered = 0
-
-    @property
-    def is_done(self) -> bool:
-        """Whether this process is warm."""
-        return self.answered >= self._wanted
-
-    @property
-    def detail(self) -> str:
-        """How far it is."""
-        return f"{self.answered} of {self._wanted} requests answered by the ensemble"
-
-    async def run(self) -> None:
-        """Asks until the process is warm, however long the ensemble takes to come."""
-        numbers = itertools.count()
-        while not self.is_done:
-            left = self._wanted - self.answered
-            at_once = min(TOGETHER, left) if left <= 2 * TOGETHER else 1
-            sources = await asyncio.gather(*(self._ask(next(numbers)) for _ in range(at_once)))
-            self.answered += sources.count(SlateSource.ENSEMBLE)
-            if SlateSource.ENSEMBLE not in sources:
-                await asyncio.sleep(PAUSE_S)
-        log.info("warm", detail=self.detail)
-
-    async def _ask(self, number: int) -> str:
-        """Asks for one slate, gives its source; empty where the ensemble refuses."""
-        request = RecommendRequest(user_id=self._user_ids[number % len(self._user_ids)])
-        try:
-            (source,) = (await self._recommendations.answer(request, f"warm-up-{number}")).sources
-            return source
-        except StageError as error:
-            log.warning("warm_up_refused", reason=str(error))
-            return ""

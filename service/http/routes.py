@@ -12,11 +12,15 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from contract.routing import CHAMPION
 from service.http.body import read_request
 from service.http.layers import MANY, RECOMMENDATIONS, SIMILAR, OverloadLayer
 from service.http.problems import request_id_of
 from service.limits.deadline import Deadline
+from service.routing import Router
 from service.schemas import (
+    BundleArm,
+    BundleFacts,
     BundleResponse,
     ManyRequest,
     ManyResponse,
@@ -37,12 +41,18 @@ WATCH_AFTER_S = 0.02
 """So long after its start a request's caller is watched for leaving. Most are answered by then."""
 
 
+async def _router(request: Request) -> Router:
+    found: Router = request.app.state.router
+    return found
+
+
 async def _recommendations(request: Request) -> Recommendations:
-    recommendations: Recommendations = request.app.state.recommendations
-    return recommendations
+    return (await _router(request)).served.champion
 
 
+RouterDep = Annotated[Router, Depends(_router)]
 RecommendationsDep = Annotated[Recommendations, Depends(_recommendations)]
+"""The champion's."""
 UserId = Annotated[str, Path(description="The user.")]
 
 
@@ -64,16 +74,16 @@ class RawRoute(APIRoute):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads the body, calls the function, and ends with a caller who leaves; errors are the app's."""
-        recommendations: Recommendations = scope["app"].state.recommendations
-        settings, ids = recommendations.settings, recommendations.variant.ids
+        router: Router = scope["app"].state.router
+        settings, ids = router.settings, router.variant.ids
         body = await read_request(scope, receive, settings, ids, self._kind)
         if body is None:
             return  # the caller left before it was whole
         watch = CallerWatch(receive)
         try:
-            answer: RenderedAnswer = await self.endpoint(body, Request(scope), recommendations)
+            answer: RenderedAnswer = await self.endpoint(body, Request(scope), router)
             await _send(answer, send)
-            recommendations.shown.note(answer.shown)
+            router.shown.note(answer.shown)
         except asyncio.CancelledError:
             if not watch.has_left:
                 raise
@@ -118,42 +128,36 @@ class CallerWatch:
             self._answering.cancel()
 
 
-async def recommend(
-    body: RecommendRequest, request: Request, recommendations: RecommendationsDep
-) -> RenderedAnswer:
+async def recommend(body: RecommendRequest, request: Request, router: RouterDep) -> RenderedAnswer:
     """The best `n` items for this user now.
 
     A late, busy or unreachable ensemble is answered with the slate that a batch run stored for the user,
     `source: "batch"` and its age beside it, else from the popular list, `source: "popular"`. 503 with
     `retry-after` in seconds is told only beyond the number of requests that can be answered at all.
     """
-    return await _answered(body, request, recommendations)
+    return await _answered(body, request, router)
 
 
-async def similar(
-    body: SimilarRequest, request: Request, recommendations: RecommendationsDep
-) -> RenderedAnswer:
+async def similar(body: SimilarRequest, request: Request, router: RouterDep) -> RenderedAnswer:
     """The `n` items most like another one, for everyone or for a user.
 
     Alike are items whose vectors point the same way, as the retrieval model learned them: that other users
     choose them together, and that their features agree. Within the same budget and limits as recommendations;
     a late, busy or unreachable ensemble is answered from the popular list, `source: "popular"`.
     """
-    return await _answered(body, request, recommendations)
+    return await _answered(body, request, router)
 
 
 async def _answered(
-    body: RecommendRequest | SimilarRequest, request: Request, recommendations: Recommendations
+    body: RecommendRequest | SimilarRequest, request: Request, router: Router
 ) -> RenderedAnswer:
-    answer = await recommendations.answer(body, request_id_of(request))
+    answer = await router.answer(body, request_id_of(request))
     request.scope["state"]["sources"] = answer.sources
     bind_contextvars(**answer.log_fields)
     return answer
 
 
-async def recommend_many(
-    body: ManyRequest, request: Request, recommendations: RecommendationsDep
-) -> RenderedAnswer:
+async def recommend_many(body: ManyRequest, request: Request, router: RouterDep) -> RenderedAnswer:
     """The best items for each of several users, in their order.
 
     Every one is answered as by `/v1/recommendations`, within one budget for all: each has its own `source`
@@ -161,7 +165,7 @@ async def recommend_many(
     """
     overload: OverloadLayer = request.scope["state"]["overload"]
     with overload.counted(min(len(body.requests), AT_ONCE) - 1):
-        answer = await recommendations.answers(body.requests, request_id_of(request))
+        answer = await router.answers(body.requests, request_id_of(request))
     request.scope["state"]["sources"] = answer.sources
     bind_contextvars(**answer.log_fields)
     return answer
@@ -207,6 +211,16 @@ async def seen(
 
 
 @router.get("/bundle", responses=problems(401, 503))
-async def bundle(recommendations: RecommendationsDep) -> BundleResponse:
-    """What is served: the bundle, its context names, filters and display fields."""
-    return BundleResponse.model_validate(recommendations.variant.manifest)
+async def bundle(router: RouterDep) -> BundleResponse:
+    """What is served: the champion's bundle, its context names, filters and display fields, and the arms."""
+    served = router.served
+    told = BundleFacts.model_validate(served.champion.variant.manifest)
+    arms = [
+        BundleArm(arm=arm.bundle, bundle=arm.bundle, share=arm.share)
+        for arm in served.routing.arms
+        if arm.bundle in served.arms
+    ]
+    rest = BundleArm(arm=CHAMPION, bundle=told.bundle, share=1 - sum(arm.share for arm in arms))
+    return BundleResponse(
+        **told.model_dump(), arms=[rest, *arms], shadow=served.shadow and served.shadow.name
+    )

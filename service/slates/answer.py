@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +12,9 @@ import orjson
 from contract.bundle import Manifest
 from contract.errors import WrongField
 from contract.filters import Filters, check_filters
+from contract.routing import CHAMPION
 from contract.rules.asked import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
-from contract.shown import CHAMPION, Shown
+from contract.shown import Shown
 from contract.slates import Degradation, SlateSource
 from contract.tensors import PAD_ID
 from contract.user_features import check_user_features
@@ -23,9 +22,8 @@ from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
-from service.schemas import RecommendRequest, SlateBody
+from service.schemas import SlateBody
 from service.settings import Settings
-from service.shown import ShownNotes
 from service.slate import ItemTrace, MovedItem, Provenance, Slate
 from service.slates.batch import BatchStep
 from service.slates.ensemble import EnsembleStep
@@ -40,6 +38,7 @@ AT_ONCE = 16
 """Of several requests that came in one, so many are answered at the same time: as many as share a call."""
 _TRACE, _MOVE = ItemTrace.__slots__, MovedItem.__slots__
 _PROVENANCE = Provenance.__slots__
+Heard = Callable[[SlateRequest, Slate], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +60,12 @@ class RenderedAnswer:
 
 
 class Recommendations:
-    """Answers requests from one variant.
-
-    Holds what is shared between them: the ladder, and the bounds of the process.
-    """
+    """Answers requests from one variant, and holds what is shared between them: the ladders."""
 
     def __init__(
         self, settings: Settings, variant: Variant, event_loop: EventLoopLimit, metrics: Metrics
     ) -> None:
         self.settings, self.variant, self.metrics = settings, variant, metrics
-        self.shown = ShownNotes(variant.store, metrics, settings.shown_buffer, settings.shown_ms / 1000)
         live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
         self.batch = BatchStep(variant)
         self.popular = PopularStep(variant)
@@ -80,47 +75,16 @@ class Recommendations:
         self.ladders = {None: ladder, str(SlateSource.BATCH): outright}
         self.alike = Ladder([live, self.popular], metrics)
 
-    async def answers(self, requests: Sequence[RecommendRequest], request_id: str) -> RenderedAnswer:
-        """Answers several requests, `AT_ONCE` at a time, within one budget.
-
-        Raises:
-            WrongField: as `answer` raises it, with the request's place.
-            StageError: as `answer` raises it for one of them.
-        """
-        started = time.monotonic()
-        for place, request in enumerate(requests):
-            try:
-                check_request(request, self.variant, self.settings)
-                shown_before(request, time.time())
-            except WrongField as error:
-                raise error.within(f"requests.{place}") from None
-        turn = asyncio.Semaphore(AT_ONCE)
-
-        async def answered(place: int, request: RecommendRequest) -> RenderedAnswer:
-            async with turn:
-                return await self.answer(request, f"{request_id}:{place}", started)
-
-        try:
-            async with asyncio.TaskGroup() as group:  # one that fails ends the others, whom nobody hears
-                tasks = [group.create_task(answered(place, one)) for place, one in enumerate(requests)]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        made = [task.result() for task in tasks]
-        sources = tuple(source for one in made for source in one.sources)
-        body = b'{"request_id":%b,"answers":[%b]}' % (
-            orjson.dumps(request_id),
-            b",".join(one.body for one in made),
-        )
-        timings = {"total": round((time.monotonic() - started) * 1000, 3)}
-        fields = {"users": len(made), "sources": Counter(sources)}
-        return RenderedAnswer(
-            body, sources, timings, fields, tuple(note for one in made for note in one.shown)
-        )
-
     async def answer(
-        self, request: SlateBody, request_id: str, started: float | None = None
+        self,
+        request: SlateBody,
+        request_id: str,
+        started: float | None = None,
+        arm: str = CHAMPION,
+        heard: Heard | None = None,
     ) -> RenderedAnswer:
-        """Makes the best slate that the budget allows, which began with `started`, else begins now.
+        """Makes the best slate that the budget allows, which began with `started`, else begins now; as the
+        arm of this name. `heard` is told of the slate.
 
         Raises:
             WrongField: the request names something that this bundle does not have, or wants too long.
@@ -132,9 +96,11 @@ class Recommendations:
         if shown:
             request = whole.behind(shown)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
-        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules)
+        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules, arm)
         ladder = self.ladders[request.source] if request.like_item_id == PAD_ID else self.alike
         slate = await ladder.slate(asked)
+        if heard is not None:
+            heard(asked, slate)
         if len(slate.item_ids) < request.n and slate.source is not SlateSource.POPULAR:
             with asked.timed("popular"):
                 slate = await self.popular.filled(slate, asked)
@@ -157,6 +123,7 @@ class Recommendations:
             "source": slate.source,
             "degraded": degraded,
             "bundle": self.variant.name,
+            "arm": arm,
             "timings_ms": timings,
             "next": cursor_after(whole, [*shown, *slate.item_ids], time.time()) if slate.item_ids else None,
         }
@@ -186,23 +153,30 @@ class Recommendations:
             "user_id": request.own(request.user_id),
             "n": len(slate.item_ids),
             "source": slate.source,
+            "arm": arm,
         }
         log_fields |= {"degraded": degraded} | asked.log_fields
-        note = self._note(whole, slate, request_id, degraded, first_place=1 + len(shown))
+        note = self._note(whole, slate, asked, degraded, first_place=1 + len(shown))
         return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields, (note,))
 
     def _note(
-        self, request: SlateBody, slate: Slate, request_id: str, degraded: Sequence[str], *, first_place: int
+        self,
+        request: SlateBody,
+        slate: Slate,
+        asked: SlateRequest,
+        degraded: Sequence[str],
+        *,
+        first_place: int,
     ) -> Shown:
         """Makes the note of an answer. Whoever explored says the chances of its own places; the others had no
         other item to give."""
         certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
         asked_for = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
         return Shown(
-            request_id=request_id,
+            request_id=asked.request_id,
             at_ms=round(time.time() * 1000),
             bundle=self.variant.name,
-            arm=CHAMPION,
+            arm=asked.arm,
             source=str(slate.source),
             user_id=request.user_id,
             item_ids=tuple(slate.item_ids),

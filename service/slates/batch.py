@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import structlog
 
+from contract.routing import CHAMPION
 from contract.rules.attributes import ItemAttributes
 from contract.slates import (
     Degradation,
@@ -79,6 +80,8 @@ class BatchStep:
         stored, seen = await self._variant.store.stored(lineage, request.user_id, time_s)
         if stored is None:
             raise NotStored("no slate is stored for this user")
+        if asked.arm != CHAMPION and stored.bundle != self._variant.name:
+            raise NotStored("the slate that is stored for this user is of another arm's bundle")
         provenance = self._provenance(stored)
         item_ids = stored.item_ids.tolist()
         removed = await self._removed(asked, item_ids, seen, deadline)

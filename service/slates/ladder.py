@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from contract.filters import Filters
+from contract.routing import CHAMPION
 from contract.rules.asked import NO_RULES, CheckedRules
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, OtherBundle
 from service.limits.deadline import Deadline
@@ -38,6 +39,7 @@ class SlateRequest:
     request_id: str
     deadline: Deadline
     rules: CheckedRules = NO_RULES
+    arm: str = CHAMPION
     timings_ms: dict[str, float] = field(default_factory=dict)
     log_fields: dict[str, Any] = field(default_factory=dict)
 

@@ -146,6 +146,15 @@ class RedisReader:
             pipe.xadd(stream, entry, maxlen=most, approximate=True)
         await self._within(timeout_s, pipe.execute())
 
+    async def run(self, script: str, key: str, *arguments: str, timeout_s: float) -> Any:
+        """Runs a script on one key. A failure does not count in the circuit.
+
+        Raises:
+            DependencyUnavailable: Redis refuses it, or does not answer in `timeout_s` seconds.
+        """
+        command: Any = self._redis.eval
+        return await self._within(timeout_s, command(script, 1, key, *arguments))
+
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""
         await self._within(timeout_s, self._redis.ping())

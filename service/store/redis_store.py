@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from copy import copy
 from typing import Generic, TypeVar
 
 import structlog
@@ -22,10 +23,12 @@ from contract.keys import (
     item_card_key,
     item_vector_key,
     materialized_at_key,
+    routing_key,
     seen_key,
     shown_key,
     slate_key,
 )
+from contract.routing import REPLACE
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
 from service.failures import DependencyUnavailable
@@ -51,6 +54,10 @@ class Cache(Generic[V]):
     def __init__(self, most: int, seconds: float = math.inf, clock: Clock = time.monotonic) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
         self._held: dict[int, tuple[float, V]] = {}
+
+    def empty(self) -> Cache[V]:
+        """Makes another of the same bounds."""
+        return Cache(self._most, self._seconds, self._clock)
 
     def get(self, ids: Iterable[int]) -> dict[int, V]:
         """Gives those that are held and not too old, in the order of the ids."""
@@ -233,6 +240,22 @@ class RedisStore:
         """Appends them to the stream, in one pipeline; beyond `shown_kept` its oldest go."""
         entries = [note.entry() for note in notes]
         await self._reader.append(shown_key(self._dataset), entries, self._shown_kept, timeout_s)
+
+    async def routing(self, timeout_s: float) -> bytes | None:
+        """Reads one key."""
+        (value,) = await self._reader.get([routing_key(self._dataset)], timeout_s)
+        return value
+
+    async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:
+        """Runs one script."""
+        key = routing_key(self._dataset)
+        return bool(await self._reader.run(REPLACE, key, before, after, timeout_s=timeout_s))
+
+    def beside(self, bundle: str) -> RedisStore:
+        """Shares the reader, and keeps cards of its own."""
+        other = copy(self)
+        other._bundle, other._cards = bundle, self._cards.empty()
+        return other
 
     async def check(self, timeout_s: float) -> str:
         """Sends PING, whatever the circuit says."""

@@ -54,6 +54,15 @@ class Store(Protocol):
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
         """Keeps the notes of what was shown, for whoever archives them."""
 
+    async def routing(self, timeout_s: float) -> bytes | None:
+        """The routing record as it stands there; None where there is none."""
+
+    async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:
+        """Replaces the record, and says so, if it still is `before`; empty where there was none."""
+
+    def beside(self, bundle: str) -> Store:
+        """The store of another bundle of the same data set, over the same connections."""
+
     async def check(self, timeout_s: float) -> str:
         """Says in a few words what was found."""
 
@@ -75,6 +84,7 @@ class MemoryStore:
         self._slates = {(slate.run, user_id): slate for user_id, slate in slates}
         self._unavailable, self._columns = unavailable, columns or {}
         self.shown: list[Shown] = []
+        self.record: bytes | None = None
 
     async def seen(self, user_id: int, timeout_s: float) -> list[int]:  # noqa: ARG002  (memory is never late)
         """Copies the user's list."""
@@ -127,6 +137,21 @@ class MemoryStore:
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Keeps them in a list."""
         self.shown.extend(notes)
+
+    async def routing(self, timeout_s: float) -> bytes | None:  # noqa: ARG002
+        """Gives what it was told."""
+        return self.record
+
+    async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:  # noqa: ARG002
+        """Compares and replaces."""
+        is_same = (self.record or b"").decode() == before
+        if is_same:
+            self.record = after.encode()
+        return is_same
+
+    def beside(self, bundle: str) -> MemoryStore:  # noqa: ARG002
+        """Is of every bundle."""
+        return self
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Is always there."""

@@ -298,6 +298,18 @@ class BrokenStore:
         """Does not answer."""
         raise self._down()
 
+    async def routing(self, timeout_s: float) -> bytes | None:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    def beside(self, bundle: str) -> BrokenStore:  # noqa: ARG002
+        """Does not answer either."""
+        return self
+
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         """Does not answer."""
         raise self._down()

@@ -84,7 +84,7 @@ class Gateway:
 
     def refused(self) -> dict[str, float]:
         """Refusals so far, by reason."""
-        text = self.app.state.recommendations.metrics.text().decode()
+        text = self.app.state.router.metrics.text().decode()
         rows = [line.split() for line in text.splitlines() if line.startswith("shortlist_refused_total")]
         return {name.split('"')[1]: float(value) for name, value in rows}
 

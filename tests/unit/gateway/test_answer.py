@@ -179,7 +179,7 @@ async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
     app = make_app(tmp_path, FakeEnsemble(), store)
     async with client_of(app) as client:
         before = store.calls
-        found, is_complete = await app.state.recommendations.cards([0, 1], _far())
+        found, is_complete = await app.state.router.served.champion.cards([0, 1], _far())
         assert (len(found), is_complete, store.calls) == (2, True, before)
         assert (await client.get("/healthz")).status_code == 200
 

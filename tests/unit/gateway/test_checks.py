@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ async def test_a_prober_that_never_pauses_makes_one_slate(tmp_path: Path) -> Non
 
 async def test_those_who_come_while_a_check_is_made_wait_for_its_result() -> None:
     ensemble = FakeEnsemble(wait_s=0.05)
-    checks = DependencyChecks(variant_of(ensemble=ensemble), 10)
+    checks = DependencyChecks(partial(variant_of, ensemble=ensemble), 10)
     results = await asyncio.gather(*(checks.results() for _ in range(20)))
     assert [result["triton"].is_ready for result in results] == [True] * 20
     assert len(ensemble.requests) == 1
@@ -47,7 +48,7 @@ async def test_those_who_come_while_a_check_is_made_wait_for_its_result() -> Non
 
 async def test_a_result_is_told_again_for_a_second_from_its_end_and_then_made_anew() -> None:
     clock, ensemble, store = Clock(), FakeEnsemble(), BrokenStore()
-    checks = DependencyChecks(variant_of(store, ensemble), 10, clock)
+    checks = DependencyChecks(partial(variant_of, store, ensemble), 10, clock)
     first = await checks.results()
     assert (first["triton"].is_ready, first["redis"].is_ready) == (True, False)
     ensemble.fail = DependencyUnavailable("triton", "connection refused")
@@ -59,7 +60,7 @@ async def test_a_result_is_told_again_for_a_second_from_its_end_and_then_made_an
 
 
 async def test_one_who_leaves_does_not_end_the_check_for_the_others() -> None:
-    checks = DependencyChecks(variant_of(ensemble=FakeEnsemble(wait_s=0.05)), 10)
+    checks = DependencyChecks(partial(variant_of, ensemble=FakeEnsemble(wait_s=0.05)), 10)
     leaving, staying = (asyncio.ensure_future(checks.results()) for _ in range(2))
     await asyncio.sleep(0.01)
     leaving.cancel()

@@ -77,7 +77,8 @@ async def test_metrics_count_answers_by_source_and_status_and_stages_by_name(tmp
     assert samples["shortlist_degraded_total", ("reason", "ensemble_unavailable")] == 1
     assert samples[("shortlist_in_flight",)] == 0
     assert samples["shortlist_request_seconds_count", ("route", "/v1/recommendations")] == 4
-    assert samples["shortlist_bundle_info", ("bundle", BUNDLE), ("dataset", "synthetic")] == 1
+    served = ("arm", "champion"), ("bundle", BUNDLE), ("dataset", "synthetic")
+    assert samples["shortlist_bundle_info", *served] == 1
 
 
 async def test_unknown_paths_do_not_become_metric_labels(tmp_path: Path) -> None:

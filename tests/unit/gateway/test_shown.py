@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from contract.shown import CHAMPION, HEAD, SCORES, Shown
+from contract.routing import CHAMPION
+from contract.shown import HEAD, SCORES, Shown
 from service.metrics import Metrics
 from service.shown import ShownNotes
 from tests.builders.gateway import BUNDLE, BrokenStore, FakeEnsemble, client_of, make_app, make_store

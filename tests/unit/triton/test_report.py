@@ -13,7 +13,8 @@ import pytest
 
 from contract.event_archive import event_table, events_folder
 from contract.events import Event
-from contract.shown import CHAMPION, Shown, shown_folder
+from contract.routing import CHAMPION
+from contract.shown import Shown, shown_folder
 from contract.tensors import plain_request
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores

@@ -1,0 +1,350 @@
+"""Who answers whom: follows the routing record, holds what serves each of its bundles, and sends every
+request to its arm. No request reads the record: it is looked at four times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+import structlog
+
+from contract.bundle import BundleError, read_manifest
+from contract.errors import StageError, WrongField
+from contract.routing import CHAMPION, Routing, RoutingError, Written
+from contract.slates import Degradation, SlateSource
+from service.failures import DependencyUnavailable
+from service.limits.arm_health import ArmHealth, exceeds
+from service.limits.deadline import Clock, Deadline
+from service.limits.event_loop import EventLoopLimit
+from service.metrics import Metrics
+from service.schemas import RecommendRequest, SlateBody
+from service.settings import Settings
+from service.shown import ShownNotes
+from service.slates.answer import AT_ONCE, Recommendations, RenderedAnswer, check_request
+from service.slates.paging import shown_before
+from service.slates.shadow import Shadow
+from service.slates.warm_up import WarmUp
+from service.triton.client import TritonClient
+from service.variant import Variant
+
+log = structlog.get_logger()
+
+EVERY_S = 0.25
+"""Seconds between two looks at the record."""
+READ_S = 1.0
+"""Seconds for reading or writing it."""
+PREPARE_S = 5.0
+"""Seconds in which a bundle must be read and warm, or it is refused."""
+RETRY_S = 5.0
+"""Seconds until one that was refused is tried again."""
+KEPT_S = 60.0
+"""Seconds for which what serves a bundle is kept once the record does not name it any more."""
+AGREED = ("dataset", "user_id_dtype", "item_id_dtype")
+"""What a bundle must have as the one that this process began with: another needs a restart."""
+WEAK = frozenset(
+    map(
+        str,
+        (
+            *(Degradation.FILTER_CANDIDATES, Degradation.FEWER_CANDIDATES, Degradation.SCORE_CANDIDATES),
+            *(Degradation.PARTIAL_INDEX, Degradation.FEATURES, Degradation.SOURCES),
+        ),
+    )
+)
+"""What an ensemble's answer may lack by no fault of the request or the user."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers now: the record, as far as its bundles are ready."""
+
+    routing: Routing
+    champion: Recommendations
+    arms: Mapping[str, Recommendations] = field(default_factory=dict)
+    shadow: Shadow | None = None
+
+    def of(self, request: SlateBody) -> tuple[str, Recommendations]:
+        """Names the arm of a request, and gives what answers it; the champion for an arm that is not ready.
+
+        Raises:
+            WrongField: it asks for an arm that there is not.
+        """
+        if request.arm is not None and request.arm != CHAMPION and request.arm not in self.arms:
+            arms = ", ".join((CHAMPION, *self.arms))
+            raise WrongField("arm", f"is none that answers now: leave it out, or use one of {arms}")
+        name = self.routing.arm_of(request.user_id) if request.arm is None else request.arm
+        found = self.arms.get(name)
+        return (CHAMPION, self.champion) if found is None else (name, found)
+
+    @property
+    def answering(self) -> dict[str, Recommendations]:
+        """What answers users, by arm."""
+        return {CHAMPION: self.champion, **self.arms}
+
+
+class Router:
+    """Sends requests to their arms, and follows the record."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        variant: Variant,
+        event_loop: EventLoopLimit,
+        metrics: Metrics,
+        read: Callable[[str], Variant] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Takes the bundle of the link; `read` gives another one by its name, in a thread."""
+        self.settings, self.metrics, self.event_loop = settings, metrics, event_loop
+        self._first, self._store, self._clock = variant, variant.store, clock
+        self._read = read or self._read_beside
+        self._folder = settings.bundle.resolve()
+        self._link = (self._folder, variant.name)
+        self._held = {variant.name: Recommendations(settings, variant, event_loop, metrics)}
+        self._preparing: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+        self._health: dict[str, ArmHealth] = defaultdict(ArmHealth)
+        self._complaint = ""
+        self.shown = ShownNotes(variant.store, metrics, settings.shown_buffer, settings.shown_ms / 1000)
+        self.served = Served(Routing(champion=variant.name), self._held[variant.name])
+        metrics.serves({CHAMPION: variant.name})
+
+    @property
+    def variant(self) -> Variant:
+        """The champion."""
+        return self.served.champion.variant
+
+    async def answer(
+        self, request: SlateBody, request_id: str, started: float | None = None
+    ) -> RenderedAnswer:
+        """Answers one request by its arm, within its budget, which began with `started`, else begins now.
+
+        Raises:
+            WrongField, StageError: as `Recommendations.answer` raises them.
+        """
+        served = self.served
+        arm, recommendations = served.of(request)
+        heard = served.shadow.heard if served.shadow is not None and arm == CHAMPION else None
+        try:
+            answer = await recommendations.answer(request, request_id, started, arm, heard)
+        except StageError:
+            self._health[arm].note(is_bad=True)
+            raise
+        if served.arms and not getattr(request, "source", None):
+            is_full = answer.sources[0] == SlateSource.ENSEMBLE
+            self._health[arm].note(not is_full or not WEAK.isdisjoint(answer.log_fields["degraded"]))
+        return answer
+
+    async def answers(self, requests: Sequence[RecommendRequest], request_id: str) -> RenderedAnswer:
+        """Answers several requests, `AT_ONCE` at a time, each by its arm, within one budget.
+
+        Raises:
+            WrongField: as `answer` raises it, with the request's place.
+            StageError: as `answer` raises it for one of them.
+        """
+        started = time.monotonic()
+        for place, request in enumerate(requests):
+            try:
+                check_request(request, self.served.of(request)[1].variant, self.settings)
+                shown_before(request, time.time())
+            except WrongField as error:
+                raise error.within(f"requests.{place}") from None
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def answered(place: int, request: RecommendRequest) -> RenderedAnswer:
+            async with turn:
+                return await self.answer(request, f"{request_id}:{place}", started)
+
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails ends the others, whom nobody hears
+                tasks = [group.create_task(answered(place, one)) for place, one in enumerate(requests)]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        made = [task.result() for task in tasks]
+        sources = tuple(source for one in made for source in one.sources)
+        body = b'{"request_id":%b,"answers":[%b]}' % (
+            orjson.dumps(request_id),
+            b",".join(one.body for one in made),
+        )
+        timings = {"total": round((time.monotonic() - started) * 1000, 3)}
+        fields = {"users": len(made), "sources": Counter(sources)}
+        return RenderedAnswer(
+            body, sources, timings, fields, tuple(note for one in made for note in one.shown)
+        )
+
+    async def start(self) -> None:
+        """Makes the connections, and takes the champion from the record, whether or not Triton is up yet."""
+        await self._first.open()
+        written = await self._written()
+        if written is None:
+            return
+        name = written.routing.champion
+        if name not in self._held:
+            try:
+                await self._hold(await asyncio.to_thread(self._read, name))
+            except BundleError as error:
+                self._refuse(name, str(error))
+        self._apply(written)
+
+    async def follow(self) -> None:
+        """Looks at the record again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.look()
+            except Exception:
+                log.exception("bug")
+
+    async def look(self) -> None:
+        """Reads the record, prepares what it names, and serves what is ready; takes out an arm that fails.
+        Where Redis does not answer, what was served goes on."""
+        written = await self._written()
+        if written is not None:
+            self._apply(written)
+            await self._judge(written)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for task in self._preparing.values():
+            task.cancel()
+        for held in self._held.values():
+            if held.variant is not self._first:
+                await _close(held.variant)
+        await self._first.close()
+
+    async def _written(self) -> Written | None:
+        try:
+            return Written.read(await self._store.routing(READ_S), self._linked())
+        except DependencyUnavailable:
+            return None
+        except (RoutingError, BundleError) as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("routing_unreadable", reason=str(error))
+            return None
+
+    def _linked(self) -> str:
+        """Names the bundle of the link, where it is still of the data set of this process."""
+        folder = self.settings.bundle.resolve()
+        if folder != self._link[0]:
+            manifest = read_manifest(folder, verify=False)
+            is_ours = manifest.dataset == self._first.manifest.dataset
+            self._link = (folder, manifest.bundle if is_ours else self._link[1])
+        return self._link[1]
+
+    def _apply(self, written: Written) -> None:
+        routing, now_s = written.routing, self._clock()
+        for name in (*routing.answering, *([routing.shadow] if routing.shadow else [])):
+            if name not in self._held and self._refused.get(name, 0.0) <= now_s:
+                self._begin(name)
+        champion = self._held.get(routing.champion)
+        if champion is None:
+            return  # it is being prepared, or refused: what is served goes on
+        arms = {arm.bundle: self._held[arm.bundle] for arm in routing.arms if arm.bundle in self._held}
+        before = self.served
+        shadow = before.shadow
+        if (shadow.name if shadow else None) != routing.shadow or before.champion is not champion:
+            shadow = self._shadow(routing.shadow, champion.variant)
+        after = Served(routing, champion, arms, shadow)
+        if (before.routing, before.answering, before.shadow) != (routing, after.answering, shadow):
+            self.served = after
+            self._health.clear()
+            told = {arm: one.variant.name for arm, one in after.answering.items()}
+            self.metrics.serves(told)
+            log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
+        self._let_go(routing.bundles, now_s)
+
+    def _shadow(self, name: str | None, champion: Variant) -> Shadow | None:
+        held = self._held.get(name) if name else None
+        if held is None:
+            return None
+        time_s = (self.settings.latency_budget_ms - self.settings.reserve_ms) / 1000
+        return Shadow(held.variant, champion, self.event_loop, self.metrics, time_s)
+
+    def _begin(self, name: str) -> None:
+        if name not in self._preparing:
+            self._preparing[name] = asyncio.get_running_loop().create_task(self._prepare(name))
+
+    async def _prepare(self, name: str) -> None:
+        """Reads a bundle, and asks it for real slates until it is warm; else it is refused for a while."""
+        try:
+            async with asyncio.timeout(PREPARE_S):
+                variant = await asyncio.to_thread(self._read, name)
+                await _open(variant)
+                await variant.ensemble.check(Deadline.after(PREPARE_S))
+                uncounted = Metrics(name, variant.manifest.dataset)
+                warmed = Recommendations(self.settings, variant, self.event_loop, uncounted)
+                await WarmUp(warmed, self.settings.warm_up_requests).run()
+        except TimeoutError:
+            self._refuse(name, f"is not warm after {PREPARE_S:g} s")
+        except (BundleError, DependencyUnavailable, StageError) as error:
+            self._refuse(name, str(error))
+        except Exception:
+            log.exception("bug")
+            self._refuse(name, "the log says how it failed")
+        else:
+            await self._hold(variant)
+        finally:
+            self._preparing.pop(name, None)
+
+    async def _hold(self, variant: Variant) -> None:
+        await _open(variant)
+        self._refused.pop(variant.name, None)
+        self._held[variant.name] = Recommendations(self.settings, variant, self.event_loop, self.metrics)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._refused[name] = self._clock() + RETRY_S
+        self.metrics.bundle_refused(name)
+        log.error("bundle_refused", bundle=name, reason=reason, goes_on=self.variant.name)
+
+    def _let_go(self, named: Sequence[str], now_s: float) -> None:
+        """Closes what the record has not named for a while."""
+        away = self._held.keys() - {*named, self.variant.name, self._first.name}
+        self._left = {name: self._left.get(name, now_s) for name in away}
+        for name, since_s in self._left.items():
+            if now_s - since_s > KEPT_S:
+                closing = _close(self._held.pop(name).variant)
+                self._preparing[f"{name}, closing"] = asyncio.get_running_loop().create_task(closing)
+
+    async def _judge(self, written: Written) -> None:
+        """Takes an arm out of the record whose answers are worse than the champion's beyond the bound."""
+        champion = self._health[CHAMPION].bad()
+        for arm in list(self.served.arms):
+            found = self._health[arm].bad()
+            if not exceeds(found, champion, self.settings.arm_excess):
+                continue
+            told = f"{found[0]} of the latest {found[1]} answers of {arm} failed or were degraded, of the "
+            why = f"taken out: {told}champion's {champion[0]} of {champion[1]}"
+            changed = written.routing.split(arm, 0, why)
+            self._apply(Written(changed, changed.encode()))
+            self.metrics.arm_ended(arm)
+            log.error("arm_taken_out", arm=arm, reason=why)
+            try:
+                await self._store.replace_routing(written.text, changed.encode(), READ_S)
+            except DependencyUnavailable as error:
+                log.warning("routing_not_written", reason=str(error))
+            return
+
+    def _read_beside(self, name: str) -> Variant:
+        folder = self._folder.with_name(name)
+        variant = Variant.read(folder, self.settings, store=self._store.beside(name))
+        for fact in AGREED:
+            theirs, ours = (getattr(each, fact) for each in (variant.manifest, self._first.manifest))
+            if theirs != ours:
+                raise BundleError(f"{folder}: its {fact} is {theirs}, here {ours}: restart the gateway")
+        return variant
+
+
+async def _open(variant: Variant) -> None:
+    """Connects to its model; the store's connections are there."""
+    if isinstance(variant.ensemble, TritonClient):
+        await variant.ensemble.open()
+
+
+async def _close(variant: Variant) -> None:
+    if isinstance(variant.ensemble, TritonClient):
+        await variant.ensemble.close()
