@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contract.arrays import Floats, Ints
+from contract.arrays import Bools, Floats, Ints
 from contract.bundle import SourceSpec
-from contract.item_to_item import UNKNOWN, ItemToItem, Reached, rank_weights
+from contract.item_to_item import UNKNOWN, ItemToItem, Reached, ReachedSums, rank_weights
 
 _LAST = 1e9
 """The turn of what has no share: after everything else."""
+GROUP = 8
+"""Scores of which the best stands for all, while it is estimated how many are good enough."""
 
 
 class Merge:
@@ -56,25 +58,49 @@ def reached(table: ItemToItem, history: Ints, spec: SourceSpec) -> Reached:
     history = history[: spec.newest]
     weights = rank_weights(len(history), spec.decay)
     found = table.reach(history, weights)
-    divisor = _divisor(found, weights[history != UNKNOWN], len(table.items), spec)
+    divisor = _divisor(found, history, weights, len(table.items), spec)
     return found if divisor == 1 else found.divided_by(divisor)
 
 
-def _divisor(found: Reached, weights: Floats, items: int, spec: SourceSpec) -> float:
+def _divisor(found: Reached, history: Ints, weights: Floats, items: int, spec: SourceSpec) -> float:
     divisor = 1.0
     if spec.normalisation == "weights":
-        divisor = float(weights.sum())
+        divisor = float(weights[history != UNKNOWN].sum())
     elif spec.normalisation == "deviation":
         scores = found.scores.astype(np.float64)
         divisor = float(np.sqrt(max((scores @ scores) / items - (scores.sum() / items) ** 2, 0.0)))
     return divisor if divisor > 0 else 1.0
 
 
+def best_reached(found: Reached, eligible: Bools, count: int) -> Ints:
+    """Gives the `count` best of what was reached with a positive score and is eligible, best first, equal
+    ones by position. `eligible` (I,) may go on behind the table's items."""
+    if isinstance(found, ReachedSums):
+        scores = found.sums[:-1]
+        return best_first(scores * eligible[: len(scores)], count)
+    scores = np.where(eligible[found.positions], found.scores, np.float32(0))
+    return found.positions[best_first(scores, count)]
+
+
 def best_first(scores: Floats, count: int) -> Ints:
     """Gives the places of the `count` greatest positive scores (N,), greatest first, equal ones in order."""
     if count <= 0:
         return np.zeros(0, dtype=np.int64)
-    least = np.partition(scores, len(scores) - count)[len(scores) - count] if len(scores) > count else 0
-    places = np.flatnonzero((scores >= least) & (scores > 0))
+    least = least_of_best(scores, count)
+    places = np.flatnonzero(scores >= least if least > 0 else scores > 0)
     best: Ints = places[np.argsort(-scores[places], kind="stable")[:count]]
     return best
+
+
+def least_of_best(scores: Floats, count: int) -> np.float32:
+    """Gives a number that at least `count` of the scores (N,) reach, and few more; 1 or more are wanted.
+
+    It is the `count`-th greatest of the maxima of small groups: each stands for one score of its own. Where
+    there are not so many groups, it is -inf.
+    """
+    groups = len(scores) // GROUP
+    if groups < count:
+        return np.float32(-np.inf)
+    maxima = scores[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
+    least: np.float32 = np.partition(maxima, groups - count)[groups - count]
+    return least

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,30 +31,52 @@ def most_entries(items: int, wanted: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Reached:
-    """What a user's items lead to: positions (N,), ascending, each once, and their scores float32 (N,).
-
-    Where sums are kept for the whole catalogue, `sums` float32 (I + 1,) holds the scores of all positions,
-    the last that of `UNKNOWN`: 0.
-    """
+class ReachedItems:
+    """What a user's items lead to: positions (N,), ascending, each once, and their scores float32 (N,)."""
 
     positions: Ints
     scores: Floats
-    sums: Floats | None = None
 
     def of(self, positions: Ints) -> Floats:
         """Takes positions, `UNKNOWN` among them, gives their scores in the same shape, 0 where unreached."""
-        if self.sums is not None:
-            return self.sums.take(positions, mode="wrap")
         if not len(self.positions):
             return np.zeros(positions.shape, dtype=np.float32)
         at = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
         return np.where(self.positions[at] == positions, self.scores[at], np.float32(0))
 
-    def divided_by(self, divisor: float) -> Reached:
+    def divided_by(self, divisor: float) -> ReachedItems:
         """Divides every score."""
-        by = np.float32(divisor)
-        return Reached(self.positions, self.scores / by, None if self.sums is None else self.sums / by)
+        return ReachedItems(self.positions, self.scores / np.float32(divisor))
+
+
+@dataclass(frozen=True, eq=False)
+class ReachedSums:
+    """The same, kept for the whole catalogue: `sums` float32 (I + 1,) by `divisor` are the scores of all
+    positions, 0 where unreached, the last that of `UNKNOWN`."""
+
+    sums: Floats
+    divisor: float = 1.0
+
+    @cached_property
+    def positions(self) -> Ints:
+        """What is reached, (N,), ascending."""
+        return np.flatnonzero(self.sums != 0)  # of truth values: ten times as fast as of numbers
+
+    @property
+    def scores(self) -> Floats:
+        """The scores of what is reached, (N,)."""
+        return self.sums[self.positions] / np.float32(self.divisor)
+
+    def of(self, positions: Ints) -> Floats:
+        """Takes positions, `UNKNOWN` among them, gives their scores in the same shape, 0 where unreached."""
+        return self.sums.take(positions, mode="wrap") / np.float32(self.divisor)
+
+    def divided_by(self, divisor: float) -> ReachedSums:
+        """Divides every score, once it is asked for: most are not."""
+        return ReachedSums(self.sums, divisor)
+
+
+Reached = ReachedItems | ReachedSums
 
 
 class ItemToItem:
@@ -100,16 +123,16 @@ class ItemToItem:
         parts = (self.weights.take(history, axis=0) * weights[:, None]).ravel()
         count = len(self.items)
         if count <= DENSE_ITEMS:
-            sums = np.bincount(items, parts, count + 1).astype(np.float32)
-            positions = np.flatnonzero(sums != 0)  # of truth values: ten times as fast as of numbers
-            return Reached(positions, sums[positions], sums)
+            return ReachedSums(np.bincount(items, parts, count + 1).astype(np.float32))
         positions, at = np.unique(items, return_inverse=True)
         found = np.bincount(at, parts, len(positions)).astype(np.float32)
         kept = found != 0
-        return Reached(positions[kept].astype(np.int64), found[kept])
+        return ReachedItems(positions[kept].astype(np.int64), found[kept])
 
 
+@lru_cache(64)
 def rank_weights(count: int, decay: float) -> Floats:
-    """Weighs `count` items, newest first: 1, `decay`, its square and so on; (count,)."""
+    """Weighs `count` items, newest first: 1, `decay`, its square and so on; (count,), read-only."""
     weights: Floats = np.float32(decay) ** np.arange(count, dtype=np.float32)
+    weights.flags.writeable = False
     return weights

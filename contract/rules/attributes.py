@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ NONE = -1
 """The code of no value."""
 FEW = 8
 """Values that are compared one by one: sorting them takes longer."""
+MOST_HELD = 1 << 16
+"""Items of which it is remembered what they hold: the same come again and again."""
+MOST_FILTERS = 64
+"""Filters whose items are remembered: what one caller asks for, it asks for again."""
 Codes = npt.NDArray[np.int32]
 
 
@@ -93,10 +97,17 @@ class Attribute:
         found: Codes = np.where(is_held, self.codes.take(at, mode="clip"), NONE).astype(np.int32, copy=False)
         return found
 
-    def held(self, rows: Array) -> list[list[int]]:
+    def held(self, rows: Array) -> list[tuple[int, ...]]:
         """Lists the codes of items (n,), each once; one without any holds `NONE` alone."""
-        codes: list[list[int]] = self.of(rows).tolist()
-        return codes if self.widest == 1 else [[*({*one} - {NONE} or {NONE})] for one in codes]
+        return [self._held(row) for row in rows.tolist()]
+
+    @cached_property
+    def _held(self) -> Callable[[int], tuple[int, ...]]:
+        return lru_cache(MOST_HELD)(self._codes_of)
+
+    def _codes_of(self, row: int) -> tuple[int, ...]:
+        codes = self.codes[self.starts[row] : self.starts[row + 1]].tolist()
+        return tuple(dict.fromkeys(one for one in codes if one != NONE)) or (NONE,)
 
     def meets(self, condition: Condition, codes: Codes) -> Bools:
         """Whether items that hold these codes (..., L) meet a condition; what `Condition.is_met` says, for
@@ -158,6 +169,20 @@ class ItemAttributes:
         """Takes what each item holds by column, in canonical form; of a column that is not there nothing is
         known."""
         return cls({name: _attribute([one.get(name) for one in held], dt) for name, dt in dtypes.items()})
+
+    def passing(self, filters: Filters) -> Bools:
+        """Which of all items meet every one of some conditions, (I,), read-only; filters that come again are
+        remembered."""
+        return self._passing(tuple(filters.items()))
+
+    @cached_property
+    def _passing(self) -> Callable[[tuple[tuple[str, Condition], ...]], Bools]:
+        def found(filters: tuple[tuple[str, Condition], ...]) -> Bools:
+            passing = self.passes(dict(filters), np.arange(len(self.columns[filters[0][0]].is_known)))
+            passing.flags.writeable = False
+            return passing
+
+        return lru_cache(MOST_FILTERS)(found)
 
     def passes(self, filters: Filters, rows: Array) -> Bools:
         """Whether items in these rows (...) meet every condition."""

@@ -32,7 +32,7 @@ def factors(boosts: Sequence[tuple[Filters, float]], attributes: ItemAttributes,
     """Gives what the odds of items, by their rows (C,), are multiplied by."""
     times = np.ones(len(rows))
     for filters, factor in boosts:
-        times[attributes.passes(filters, rows)] *= factor
+        times[attributes.passing(filters)[rows]] *= factor
     return times
 
 

@@ -25,32 +25,21 @@ class CapCounts:
         self.line = list(before)
         self.start = len(self.line)
         self.counts: dict[int, int] = {}
+        self.full: set[int] = set()
         for values in self.line[-self.reach :]:
             self._count(values, 1)
         self.pins = {place: held[candidate] for place, candidate in pins.items()}
+        self._blocked: set[int] | None = None
 
     def blocks(self, candidate: int) -> bool:
         """Whether the cap forbids a candidate on the next place; pins further on count as well."""
-        return self.is_full(candidate) or (bool(self.pins) and self._blocks_pins(candidate))
+        if self._blocked is None:
+            self._blocked = self.full | self._full_by_pins() if self.pins else self.full
+        return not self._blocked.isdisjoint(self.held[candidate])
 
     def is_full(self, candidate: int) -> bool:
         """Whether a candidate on the next place breaks the cap, with what stands before it."""
-        counts, most = self.counts, self.most
-        return any(counts.get(one, 0) >= most and one != NONE for one in self.held[candidate])
-
-    def _blocks_pins(self, candidate: int) -> bool:
-        values = [one for one in self.held[candidate] if one != NONE]
-        next_place, later = len(self.line) - self.start, Counter[int]()
-        for place in sorted(p for p in self.pins if next_place < p <= next_place + self.reach):
-            later.update(self.pins[place])
-            near = self.reach - (place - next_place)  # places before the next one that its window holds
-            for values_before in self.line[-near:] if near else ():
-                later.update(values_before)
-            if any(later[one] >= self.most for one in values):
-                return True
-            for values_before in self.line[-near:] if near else ():
-                later.subtract(values_before)
-        return False
+        return not self.full.isdisjoint(self.held[candidate])
 
     def add(self, candidate: int) -> None:
         """Puts a candidate on the next place."""
@@ -58,16 +47,39 @@ class CapCounts:
         self._count(self.line[-1], 1)
         if len(self.line) > self.reach:
             self._count(self.line[-1 - self.reach], -1)
+        self._blocked = None
 
     def take_back(self) -> None:
         """Takes the last candidate away again."""
         self._count(self.line.pop(), -1)
         if len(self.line) >= self.reach:
             self._count(self.line[-self.reach], 1)
+        self._blocked = None
+
+    def drop_pin(self, place: int) -> None:
+        """Forgets a pin: its candidate stands elsewhere."""
+        del self.pins[place]
+        self._blocked = None
+
+    def _full_by_pins(self) -> set[int]:
+        """Lists the values that would be too many on the next place, in the windows of the pins after it."""
+        next_place, later, full = len(self.line) - self.start, Counter[int](), set[int]()
+        for place in sorted(p for p in self.pins if next_place < p <= next_place + self.reach):
+            later.update(self.pins[place])
+            near = self.reach - (place - next_place)  # places before the next one that its window holds
+            within = later.copy()
+            for values in self.line[-near:] if near else ():
+                within.update(values)
+            full |= {one for one, count in within.items() if count >= self.most}
+        return full - {NONE}
 
     def _count(self, values: Sequence[int], by: int) -> None:
         for one in values:
-            self.counts[one] = self.counts.get(one, 0) + by
+            count = self.counts[one] = self.counts.get(one, 0) + by
+            if count < self.most:
+                self.full.discard(one)
+            elif one != NONE:
+                self.full.add(one)
 
 
 def kept_order(

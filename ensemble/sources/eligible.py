@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 
 from contract.arrays import Bools
-from contract.filters import Condition
 from contract.rules.attributes import ItemAttributes
 from contract.tensors import PAD_ID
 from ensemble.sources.source import Users
 from ensemble.stores.items import ItemTable
 from ensemble.stores.positions import Positions
-
-KEPT = 64
-"""Filters whose items are remembered: what one caller asks for, it asks for again."""
 
 
 class EligibleItems:
@@ -28,7 +23,6 @@ class EligibleItems:
         """Takes the positions of the catalogue, whose items the table holds in the same order, and what gives
         the items' attributes: they are read when somebody filters."""
         self.positions, self.items, self.attributes = positions, items, attributes
-        self._passing = lru_cache(KEPT)(self._found)
 
     def of(self, users: Users) -> Bools:
         """Gives (B,I+1): available, neither seen nor excluded, and passing the user's filters; the last
@@ -43,9 +37,5 @@ class EligibleItems:
             flat[at // ids.shape[1] * width + gone] = False
         for row, filters in enumerate(users.filters):
             if filters:
-                eligible[row, :-1] &= self._passing(tuple(filters.items()))
+                eligible[row] &= self.attributes().passing(filters)
         return eligible
-
-    def _found(self, filters: tuple[tuple[str, Condition], ...]) -> Bools:
-        everything = np.arange(len(self.positions))
-        return self.attributes().passes(dict(filters), everything)

@@ -8,7 +8,7 @@ import numpy as np
 
 from contract.arrays import Floats, Ints
 from contract.bundle import SourceSpec
-from contract.candidates import best_first, reached
+from contract.candidates import best_reached, reached
 from contract.item_to_item import UNKNOWN, ItemToItem, Reached
 from contract.tensors import PAD_ID
 from ensemble.sources.source import Users
@@ -30,11 +30,9 @@ class ItemToItemSource:
         found = np.full((len(users.vectors), width), UNKNOWN, dtype=np.int64)
         for row, of_user in enumerate(self._reached(users)):
             count = min(counts[row], int(users.kept[row]), width)
-            if not count or not len(of_user.positions):
-                continue
-            scores = np.where(users.eligible[row].take(of_user.positions), of_user.scores, np.float32(0))
-            best = of_user.positions[best_first(scores, count)]
-            found[row, : len(best)] = best
+            if count:
+                best = best_reached(of_user, users.eligible[row], count)
+                found[row, : len(best)] = best
         return found
 
     def scores(self, users: Users, positions: Ints) -> Floats:

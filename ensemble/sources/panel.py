@@ -20,12 +20,13 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Found:
-    """What was found for users (B). `lists` are what each source gave, (B,sources,R), best first, `positions`
-    (B,R) all of it merged; `asked` (B,sources) says who was asked for whom and did not fail, `failed` (B,1)
-    has a bit for each source that did."""
+    """What was found for users (B). `lists` are what each source gave, (B,sources,R), best first, none longer
+    than `depth`, `positions` (B,R) all of it merged; `asked` (B,sources) says who was asked for whom and did
+    not fail, `failed` (B,1) has a bit for each source that did."""
 
     lists: Ints
     asked: Bools
+    depth: int
     positions: Ints = field(init=False)
     failed: Ints = field(init=False)
 
@@ -69,8 +70,8 @@ class Panel:
         Raises:
             Exception: as the first source raised it, where no source is left for anybody.
         """
-        asked = self._asked(users)
-        found = Found(np.full((len(counts), len(self.sources), width), UNKNOWN, dtype=np.int64), asked)
+        asked, depth = self._asked(users), min(max(counts), width)
+        found = Found(np.full((len(counts), len(self.sources), width), UNKNOWN, dtype=np.int64), asked, depth)
         first: Exception | None = None
         for at, source in enumerate(self.sources):
             is_asked = asked[:, at].tolist()
@@ -78,13 +79,14 @@ class Panel:
                 continue
             of_source = [count if is_so else 0 for count, is_so in zip(counts, is_asked, strict=True)]
             try:
-                found.lists[:, at] = source.candidates(users, of_source, width)
+                found.lists[:, at, :depth] = source.candidates(users, of_source, depth)
             except Exception as error:  # whatever it is: the others answer
                 first = first or error
                 self._fail(found, at)
         if first is not None and not asked.any():
             raise first
-        found.positions = self._merged(found.lists, users, width) if self.is_merged else found.lists[:, 0]
+        if self.is_merged:
+            found.positions = self._merged(found.lists[:, :, :depth], users, width)
         return found
 
     def scores(self, found: Found, users: Users) -> tuple[Floats, Floats]:
@@ -112,25 +114,25 @@ class Panel:
     def _merged(self, lists: Ints, users: Users, width: int) -> Ints:
         """Merges what survives, each source's best `kept`, and puts behind it what does not, so that it is
         told."""
-        merged = np.full((len(lists), width), UNKNOWN, dtype=np.int64)
+        is_gone = (lists != UNKNOWN) & ~users.eligible[np.arange(len(lists))[:, None, None], lists]
+        gone, ends = lists[is_gone], np.cumsum(is_gone.sum(axis=(1, 2))).tolist()
+        of_sources = np.flatnonzero(is_gone.any(axis=(0, 2))).tolist()
+        best = lists.copy()
+        for at in of_sources:
+            best[:, at] = _moved_up(lists[:, at], ~is_gone[:, at])
+        merged, start = np.full((len(lists), width), UNKNOWN, dtype=np.int64), 0
         for row, (is_like, kept) in enumerate(zip(users.are_like.tolist(), users.kept.tolist(), strict=True)):
-            best = np.full((len(self.sources), kept), UNKNOWN, dtype=np.int64)
-            removed: list[int] = []
-            for at, of_source in enumerate(lists[row]):
-                known = of_source[: of_source.argmin() if of_source[-1] == UNKNOWN else None]
-                if not len(known):
-                    continue
-                survives = users.eligible[row].take(known)
-                if not survives.all():
-                    removed += known[~survives].tolist()
-                    known = known[survives]
-                best[at, : len(known[:kept])] = known[:kept]
-            found = (self._merge_like if is_like else self._merge_users).merged(best, min(kept, width))
+            merge = self._merge_like if is_like else self._merge_users
+            found = merge.merged(best[row, :, :kept], min(kept, width))
             merged[row, : len(found)] = found
-            if removed:
-                ends = len(found) if found[-1] != UNKNOWN else int(found.argmin())
-                gone = list(dict.fromkeys(removed))[: width - ends]
-                merged[row, ends : ends + len(gone)] = gone
+            if start < ends[row]:
+                told = gone[start : ends[row]]
+                if len(of_sources) > 1:
+                    told = np.array(list(dict.fromkeys(told.tolist())))
+                behind = len(found) if found[-1] != UNKNOWN else int(found.argmin())
+                told = told[: width - behind]
+                merged[row, behind : behind + len(told)] = told
+            start = ends[row]
         return merged
 
     def _asked(self, users: Users) -> Bools:
@@ -143,3 +145,12 @@ class Panel:
         LOG.warning("went on without the source %s", self.sources[at].spec.name, exc_info=True)
         found.failed[:, 0] |= found.asked[:, at].astype(np.int64) << at
         found.asked[:, at] = False
+
+
+def _moved_up(positions: Ints, kept: Bools) -> Ints:
+    """Takes lists (B,W), and what is kept of them; gives what is kept, in order, the tail `UNKNOWN`."""
+    found = np.full(positions.shape, UNKNOWN, dtype=np.int64)
+    rows, columns = np.nonzero(kept)
+    places = np.cumsum(kept, axis=1)[rows, columns] - 1
+    found[rows, places] = positions[rows, columns]
+    return found

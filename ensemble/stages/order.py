@@ -27,6 +27,8 @@ from ensemble.stages.retrieve import FAILED_SOURCES, IS_PARTIAL_INDEX
 from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import IS_RANKED
 
+_BITS = {flag: degradation_mask([flag]) for flag in Degradation}
+
 
 def top_n(
     ids: Int[np.ndarray, "B K"], scores: Float[np.ndarray, "B K"], mask: Bool[np.ndarray, "B K"], n: int
@@ -207,7 +209,7 @@ class OrderCandidates(Stage):
             Degradation.CAPS: breaks_cap,
             Degradation.SOURCES: failed_sources[:, 0] != 0,
         }
-        degraded = sum(np.where(is_so, degradation_mask([flag]), 0) for flag, is_so in flags.items())
+        degraded = np.array([_BITS[flag] for flag in flags]) @ np.array([*flags.values()])
         return {
             "order_scores": scores,
             "item_ids": np.where(is_served, item_ids, PAD_ID),
@@ -215,7 +217,7 @@ class OrderCandidates(Stage):
             "propensities": np.where(is_served, chances, np.float32(0)),
             "plain_places": plain_places,
             "moved_by": moved_by,
-            "degraded": np.asarray(degraded, dtype=np.int64)[:, None],
+            "degraded": degraded[:, None],
         }
 
     def _explore(self, ids: Array, scores: Array, mask: Array, seeds: Array) -> tuple[Array, Array, Array]:

@@ -149,17 +149,20 @@ class RetrieveCandidates(Stage):
         deeper = offer.panel.ask(users, counts.tolist(), max(self.width, int(counts.max())))
         columns = narrowed(self._survives(offer, deeper.positions, users), self.width)
         found.lists[rows] = deeper.lists[:, :, : self.width]
+        found.depth = min(max(found.depth, deeper.depth), self.width)
         found.positions[rows] = np.take_along_axis(deeper.positions, columns, axis=1)
         found.failed[rows] |= deeper.failed
         found.asked[rows] &= deeper.asked
 
     def _tensors(self, offer: Offer, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
         retrieved, scores = offer.panel.scores(found, users)
+        lists = np.full(found.lists.shape, PAD_ID, dtype=np.int64)
+        lists[..., : found.depth] = offer.catalogue.ids_of(found.lists[..., : found.depth])
         return {
             "considered": kept,
             "retrieved_ids": offer.catalogue.ids_of(found.positions),
             "retrieved_scores": retrieved,
-            "source_item_ids": offer.catalogue.ids_of(found.lists).reshape(len(kept), -1),
+            "source_item_ids": lists.reshape(len(kept), -1),
             "source_scores": scores.reshape(len(kept), -1),
             IS_PARTIAL_INDEX: np.full(kept.shape, is_partial),
             FAILED_SOURCES: found.failed,

@@ -22,7 +22,6 @@ from contract.rules.places import BIT, CappedColumn, Exploration, Mover, SharedP
 from contract.rules.shares import places_due
 from contract.tensors import PAD_ID
 from ensemble.settings import EnsembleSettings
-from ensemble.stages.filter import is_among
 from ensemble.stages.lookup import SEEN_ITEM_IDS
 from ensemble.stages.offer import Offers
 from ensemble.stores.items import ItemTable
@@ -155,16 +154,16 @@ class _User:
 
     def _may_be_shown(self, item_id: int) -> bool:
         """Whether the filter would have kept the item, had it been retrieved."""
-        ids, user, items = np.array([[item_id]]), self.user, self.ruled.items.snapshot
-        row, gone = self._rows(ids[0]), (SEEN_ITEM_IDS, "exclude_item_ids")
+        ids, user, items = np.array([item_id]), self.user, self.ruled.items.snapshot
+        row, gone = self._rows(ids), (SEEN_ITEM_IDS, "exclude_item_ids")
         if (
             row[0] == len(self.positions)
-            or not items.is_available[items.rows_of(ids[0])][0]
-            or any(is_among(ids, user[one][None])[0, 0] for one in gone)
+            or not items.is_available[items.rows_of(ids)][0]
+            or any((user[one] == item_id).any() for one in gone)
         ):
             return False
         filters = decode_filters(user["filters"], self.ruled.manifest.filters)
-        return not filters or bool(self.attributes.passes(filters, row)[0])
+        return not filters or bool(self.attributes.passing(filters)[row[0]])
 
     def _scores(self, item_ids: Ids) -> Floats:
         """What the retrieval alone says of items that are no candidates."""
@@ -202,7 +201,7 @@ class _User:
 
     def _shared(self, filters: Filters | None, share: float, rows: Array, places: int) -> SharedPlaces:
         user_id = int(self.user["user_id"][0])
-        members = self.offer.is_new[rows] if filters is None else self.attributes.passes(filters, rows)
+        members = self.offer.is_new[rows] if filters is None else self.attributes.passing(filters)[rows]
         told = int(self.user["seed"][0]) if user_id == PAD_ID else user_id
         return SharedPlaces(members.tolist(), places_due(share, told, self.shown, places))
 

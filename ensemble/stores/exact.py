@@ -8,6 +8,7 @@ from copy import copy
 import numpy as np
 
 from contract.arrays import Floats, Ids
+from contract.candidates import least_of_best
 from contract.errors import ErrorCode, StageError
 from contract.filters import Filters
 from contract.tensors import StageName
@@ -16,8 +17,6 @@ from ensemble.stores.vectors import blank
 
 BLOCK = 8192
 """Items compared at a time: their products with 256 users take 8 MiB."""
-GROUP = 8
-"""Items of which the best stands for all, while it is estimated how many are good enough."""
 
 
 class ExactVectorIndex:
@@ -86,22 +85,9 @@ class _Nearest:
         if len(self.places) == self.count:
             at = np.flatnonzero(products > self.scores[-1])  # an equal one has a greater id
         else:
-            at = np.flatnonzero(products >= _reached(products, self.count))
+            at = np.flatnonzero(products >= least_of_best(products, self.count))
         if len(at):
             places = np.concatenate([self.places, start + at])
             scores = np.concatenate([self.scores, products[at]])
             best = np.argsort(-scores, kind="stable")[: self.count]
             self.places, self.scores = places[best], scores[best]
-
-
-def _reached(products: Floats, count: int) -> np.float32:
-    """Gives a score that at least `count` of the products (I,) reach, and few more.
-
-    It is the `count`-th greatest of the maxima of small groups: each stands for one product of its own.
-    """
-    groups = len(products) // GROUP
-    if groups < count:
-        return np.float32(-np.inf)
-    maxima = products[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
-    reached: np.float32 = np.partition(maxima, groups - count)[groups - count]
-    return reached

@@ -78,7 +78,7 @@ def order_by_rules(
             [CappedColumn.of(cap, attributes, held, before) for cap in rules.caps],
             [
                 SharedPlaces(
-                    attributes.passes(filters, held).tolist(), places_due(share, user_id, len(shown), n)
+                    attributes.passing(filters)[held].tolist(), places_due(share, user_id, len(shown), n)
                 )
                 for filters, share in rules.shares
                 if filters is not None
