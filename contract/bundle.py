@@ -231,6 +231,8 @@ class Manifest(BaseModel):
     order: OrderSpec = OrderSpec()
     sources: tuple[SourceSpec, ...] = Field((NEAREST,), min_length=1)
     context: tuple[str, ...]
+    labels: tuple[str, ...] = Field((), description="Label columns of interactions.")
+    event_types: dict[str, dict[str, int]] = Field({}, description="Words that stand for labels.")
     display: tuple[str, ...]
     display_name: str | None
     filters: dict[str, str] = Field(description="Filterable item columns and their dtype.")

@@ -165,6 +165,11 @@ class Dataset(BaseModel):
         description="What counts as seen, and is not answered again: `any` interaction, a label column "
         "that is 1, or `none`, for what is bought again and again.",
     )
+    event_types: dict[str, dict[str, Annotated[int, Field(ge=0, le=1)]]] = Field(
+        default_factory=dict,
+        description="Words by which events may be sent, and the labels that each stands for, such as "
+        "click: {is_click: 1}.",
+    )
     split_by: SplitBy = Field(
         SplitBy.TIME,
         description="time: train ends before validation, and that before test. rows: the last rows of each "
@@ -249,6 +254,10 @@ class Dataset(BaseModel):
             if value not in ("", *known):
                 some = f"use one of {', '.join(known)}" if known else "no column has role label: take it out"
                 raise ValueError(f"{field}: {value!r} is not one of the label columns; {some}")
+        for word, told in self.event_types.items():
+            for label in told.keys() - set(self.labels):
+                some = f"use one of {', '.join(self.labels)}" if self.labels else "no column has role label"
+                raise ValueError(f"event_types.{word}: {label!r} is not one of the label columns; {some}")
         for view in self.ttl_s:
             if view not in names.VIEWS:
                 raise ValueError(f"ttl_s: {view!r} is not a view; use one of {', '.join(names.VIEWS)}")

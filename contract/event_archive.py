@@ -17,14 +17,10 @@ import pyarrow.parquet as pq
 from contract import names
 from contract.dataset import Dataset
 from contract.events import Event
+from contract.live_files import live_folder as live_folder
 
 EVENT_ID, REQUEST_ID, ACCEPTED_AT = "event_id", "request_id", "accepted_at"
 TIME = pa.timestamp("us", tz="UTC")
-
-
-def live_folder(var: Path, dataset: str) -> Path:
-    """Where all that came live of a data set is kept."""
-    return var / "live" / dataset
 
 
 def events_folder(var: Path, dataset: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from contract.event_archive import live_folder
+from contract.live_files import live_folder
 
 HEAD, ITEMS, SCORES, CHANCES = b"head", b"items", b"scores", b"chances"
 """The fields of an entry: JSON, then the columns of its places, packed."""

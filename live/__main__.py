@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from contract.bundle import BundleError, read_dataset, read_manifest
 from contract.dataset import DatasetError
 from contract.environment import explain_redis
-from contract.event_archive import live_folder
+from contract.live_files import live_folder
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 from live.consumer import Consumer

@@ -32,6 +32,13 @@ class NotStored(DependencyUnavailable):
         super().__init__("batch", reason)
 
 
+class TooFarBehind(Exception):
+    """So many events wait for the consumer that no more are taken."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most:,} events or more wait for the consumer already")
+
+
 class BodyRefused(Exception):
     """A body that is not read further: status, a word for the metric, what is wrong and what to do."""
 

@@ -18,7 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from contract.bundle import BundleError
+from service.events.intake import EventIntake
+from service.events.log import EventLog
 from service.http import operations, pages, routes
+from service.http.events import add_event_route
 from service.http.layers import AccessLayer, OverloadLayer, RequestLayer
 from service.http.openapi import describe
 from service.http.operations import DependencyChecks
@@ -45,6 +48,8 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     bundle, dataset = variant.name, variant.manifest.dataset
     metrics, event_loop = Metrics(bundle, dataset), EventLoopLimit(settings.max_requests)
     router = Router(settings, variant, event_loop, metrics)
+    events = EventLog.of(dataset, settings)
+    intake = EventIntake(lambda: router.variant.manifest, events, settings, metrics)
     metrics.watch_ensemble(lambda: [one.variant.limits for one in router.served.answering.values()])
     metrics.watch_batch(lambda: router.served.champion.batch.published)
     for place, circuit in enumerate(variant.circuits):
@@ -53,6 +58,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await router.start()
+        await events.open()
         warmed = Recommendations(settings, router.variant, event_loop, Metrics(bundle, dataset))
         app.state.warm_up = warm_up = WarmUp(warmed, settings.warm_up_requests)
         # Beside the first requests; a server that is down does not stop the start.
@@ -65,6 +71,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
             task.cancel()
         await router.shown.flush()
         await router.close()
+        await events.close()
 
     app = FastAPI(
         title="Shortlist",
@@ -75,9 +82,10 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # it would lead to whatever host the caller's own header names
     )
-    app.state.router = router
+    app.state.router, app.state.events = router, intake
     app.state.checks = DependencyChecks(lambda: router.variant, settings.check_timeout_ms / 1000)
     routes.add_slate_routes(app)
+    add_event_route(app)
     for part in (routes, operations, pages):
         app.include_router(part.router)
     install_handlers(app)

@@ -137,6 +137,37 @@ class Metrics:
         self._calls = Counter(
             "shortlist_calls", "Requests with a known API key, by caller.", ["caller"], registry=self.registry
         )
+        self._events = Counter(
+            "shortlist_events",
+            "Events that were accepted, and duplicates of such, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._events_refused = Counter(
+            "shortlist_events_refused",
+            "Wrong events, and requests with events for which there was no room (backlog), by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._events_unknown = Counter(
+            "shortlist_events_unknown",
+            "Events of users and items of whom Redis holds nothing, by what became of them.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
+        self._event_lag = Gauge(
+            "shortlist_event_lag", "Accepted events that had no effect yet.", registry=self.registry
+        )
+        self._event_lag_seconds = Gauge(
+            "shortlist_event_lag_seconds",
+            "Seconds for which the oldest of them has waited.",
+            registry=self.registry,
+        )
+        self._event_backlog = Gauge(
+            "shortlist_event_backlog",
+            "Events in Redis' streams, those included that wait for the archive alone.",
+            registry=self.registry,
+        )
         # Finding a series by its labels takes longer than counting in it; there are few, and they are kept.
         self._of_stage = cache(self._stage_seconds.labels)
         self._of_route = cache(self._http_seconds.labels)
@@ -243,6 +274,25 @@ class Metrics:
     def features_are_of(self, at_s: float) -> None:
         """Shows how old the features are that were brought to Redis at this Unix time."""
         self._features_age.set(max(0.0, time.time() - at_s))
+
+    def events_taken(self, accepted: int, duplicates: int) -> None:
+        """Counts the right events of one request."""
+        self._events.labels("accepted").inc(accepted)
+        self._events.labels("duplicate").inc(duplicates)
+
+    def event_refused(self, reason: str) -> None:
+        """Counts a wrong event."""
+        self._events_refused.labels(reason).inc()
+
+    def event_unknown(self, kind: str, outcome: str) -> None:
+        """Counts an event whose user, or item, is not known."""
+        self._events_unknown.labels(kind, outcome).inc()
+
+    def events_wait(self, events: int, seconds: float, backlog: int) -> None:
+        """Shows how far the consumer is."""
+        self._event_lag.set(events)
+        self._event_lag_seconds.set(seconds)
+        self._event_backlog.set(backlog)
 
     def stepped(self, step: str, outcome: str) -> None:
         """Counts one try of a step of the ladder."""

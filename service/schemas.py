@@ -407,6 +407,10 @@ class BundleFacts(BaseModel):
     versions: dict[str, str] = Field(description="Libraries it was trained with.")
     items: int = Field(description="Items in the catalogue.")
     context: tuple[str, ...] = Field(description="Names that a request's `context` may use.")
+    labels: tuple[str, ...] = Field(description="Labels that an event may have, each 0 or 1.")
+    event_types: dict[str, dict[str, int]] = Field(
+        description="Words that an event's `type` may be, and the labels that each stands for."
+    )
     filters: dict[str, str] = Field(
         description="Columns that a request's `filters` may use, and their dtype."
     )

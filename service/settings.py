@@ -82,6 +82,43 @@ class TritonSettings(BaseModel):
     )
 
 
+class EventSettings(BaseModel):
+    """Which events are accepted, and when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_age_s: PositiveInt = Field(
+        86_400,
+        description="Seconds back that an event may have happened, and for which one that is sent again is "
+        "known. Raise it for callers that were away for longer; lower it to save memory, about a hundred "
+        "bytes of Redis for each event of that time.",
+    )
+    unknown_users: Literal["keep", "refuse"] = Field(
+        "keep", description="What becomes of events of users of whom Redis holds nothing."
+    )
+    unknown_items: Literal["keep", "refuse"] = Field(
+        "refuse", description="What becomes of events of items that Redis does not know."
+    )
+    most_waiting: PositiveInt = Field(
+        2_000_000,
+        description="Events that may wait in Redis for the consumer and the archive; more are told 429. "
+        "Raise it to bridge a longer outage of the consumer, lower it to save memory: about 300 bytes each.",
+    )
+    synced: bool = Field(
+        True,
+        description="Whether accepted means that Redis' file is on the disk, not only handed to the system: "
+        "an answer takes up to a second longer, and survives a power failure and any kill of Redis.",
+    )
+    timeout_ms: PositiveInt = Field(
+        5000,
+        description="Milliseconds that Redis may take to keep events. Raise it for a slow disk; lower it to "
+        "tell callers sooner that it is away.",
+    )
+    max_body_bytes: PositiveInt = Field(
+        1_048_576, description="Longest request body with events; 500 of them take about 150,000 bytes."
+    )
+
+
 class Settings(BaseSettings):
     """Settings of the gateway. Environment names begin with SHORTLIST_; nested ones use two underscores."""
 
@@ -108,6 +145,7 @@ class Settings(BaseSettings):
     )
     triton: TritonSettings = TritonSettings()
     redis_url: RedisUrl = Field(LOCAL_REDIS, description="URL of Redis, with user and password.")
+    events: EventSettings = EventSettings()
     order: SettingRules = Field(
         OrderRules(),
         description="Rules of the order of every slate, as the ensemble has them: the gateway keeps them on "

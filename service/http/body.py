@@ -32,14 +32,10 @@ async def read_request(
         WrongField: an id is not of the kind that the bundle's are.
         RequestValidationError: a field is wrong, missing or unknown.
     """
-    check_head(scope, settings.max_body_bytes)
-    body = await read_body(receive, settings.max_body_bytes, settings.receive_timeout_ms)
-    if body is None:
+    document = await read_document(scope, receive, settings.max_body_bytes, settings.receive_timeout_ms)
+    if document is None:
         return None
-    if not body:
-        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "", "input": None}])
     try:
-        document = parse_json(body)
         if ids.are_numbers or not isinstance(document, dict):
             return kind.model_validate(document)
         texts = ids.number_body(document)
@@ -47,6 +43,24 @@ async def read_request(
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None
+
+
+async def read_document(scope: Scope, receive: Receive, max_bytes: int, timeout_ms: int) -> Any:
+    """Reads a body that must be JSON; None where the caller left before it was whole.
+
+    Raises:
+        BodyRefused: the body is too long, too late, not JSON, or JSON that parsers disagree on.
+        RequestValidationError: there is none.
+    """
+    check_head(scope, max_bytes)
+    body = await read_body(receive, max_bytes, timeout_ms)
+    if body is None:
+        return None
+    document = parse_json(body) if body else None
+    if document is None:  # nothing, or null
+        kind = "model_type" if body else "missing"
+        raise RequestValidationError([{"type": kind, "loc": ("body",), "msg": "", "input": None}])
+    return document
 
 
 async def read_body(receive: Receive, max_bytes: int, timeout_ms: int) -> bytes | None:

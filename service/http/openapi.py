@@ -30,6 +30,7 @@ _VALUES: dict[str, dict[str, Any]] = {
 _HEADERS = {
     "401": {"www-authenticate": "How to say who asks."},
     "415": {"accept": "What a body may be."},
+    "429": {"retry-after": "Seconds until another try is worth while."},
     "503": {"retry-after": "Seconds until another try is worth while."},
 }
 _HEADERS_OF_STATUS = {
@@ -54,6 +55,7 @@ def describe(app: FastAPI, served: Callable[[], Manifest], settings: Settings) -
             _describe_refusals(document, has_keys=bool(settings.api_keys))
             _describe_request(document, manifest, settings)
             _describe_ids(document, manifest)
+            _describe_events(document, manifest)
             _make_exact(document["components"])
             _make_exact(document["paths"])
             described = manifest.bundle
@@ -157,6 +159,21 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
         if manifest.item_id_dtype == "string":
             example |= {field: "an item" for field in ("item_id",) if field in example}
             example.pop("exclude_item_ids", None)
+
+
+def _describe_events(document: dict[str, Any], manifest: Manifest) -> None:
+    """Names the labels, the types and the context that an event may have; another name is refused."""
+    event = document["components"]["schemas"]["EventBody"]
+    fields = event["properties"]
+    _become(fields["user_id"], _id_of(manifest.user_id_dtype))
+    _become(fields["item_id"], _id_of(manifest.item_id_dtype))
+    context = fields["context"]
+    context["properties"] = dict.fromkeys(manifest.context, context["additionalProperties"])
+    context["additionalProperties"] = False
+    fields["type"]["anyOf"][0] = {"type": "string", "enum": [*manifest.event_types]}
+    label = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"type": "null"}]}
+    fields |= dict.fromkeys(manifest.labels, label)
+    event["additionalProperties"] = False
 
 
 def _id_of(dtype: IdDtype) -> dict[str, Any]:

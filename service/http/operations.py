@@ -24,6 +24,8 @@ log = structlog.get_logger()
 KEPT_S = 1.0
 """Seconds for which a result is given again. One check makes a real slate, and anyone may ask for it: more
 often would be load for the ensemble."""
+LAG_S = 0.5
+"""Most seconds that /metrics waits for Redis to say how far the consumer of events is."""
 
 router = APIRouter(tags=["operations"])
 
@@ -54,12 +56,15 @@ async def readyz(recommendations: RecommendationsDep, request: Request, response
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(recommendations: RecommendationsDep) -> Response:
+async def metrics(recommendations: RecommendationsDep, request: Request) -> Response:
     """Counts and times, in Prometheus' text format."""
     with suppress(DependencyUnavailable):  # then the age of what was published when that was last read
         time_s, store = recommendations.variant.store_timeout_s, recommendations.variant.store
         await recommendations.batch.look(time_s)
         recommendations.metrics.features_are_of(await store.materialized_at(time_s))
+    with suppress(DependencyUnavailable):
+        lag = await request.app.state.events.log.lag(LAG_S)
+        recommendations.metrics.events_wait(lag.events, lag.seconds, lag.backlog)
     return Response(recommendations.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

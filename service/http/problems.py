@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from contract.errors import ErrorCode, StageError, WrongField
 from service.failures import BodyRefused, DependencyUnavailable
+from service.field_errors import field_error
 
 log = structlog.get_logger()
 
@@ -59,49 +60,11 @@ def request_id_of(request: Request) -> str:
     return request_id_of_scope(request.scope)
 
 
-_REMEDIES = {
-    "missing": "is missing: send it",
-    "extra_forbidden": "is not a field of this request: remove it, or see /docs for the fields",
-    "json_invalid": "is not valid JSON",
-    "int_type": "must be an integer, without quotes or decimals",
-    "string_type": "must be a string",
-    "int_from_float": "must be an integer, without decimals",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be a JSON object sent with content-type: application/json",
-}
-_NOT_THE_CALLERS = (
-    "bool",
-    "int",
-    "float",
-    "str",
-    "constrained-int",
-    "constrained-float",
-    "constrained-str",
-    "[key]",
-)
-"""Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
-
-
-def _field_error(error: dict[str, Any]) -> tuple[str, str]:
-    """Takes one error of pydantic's, gives the field as the caller wrote it and what it must be."""
-    kind, location = error["type"], list(error["loc"])
-    where = location[0] if location else "body"
-    path = [str(part) for part in location[1:]]
-    if kind == "json_invalid":  # its location is a byte offset
-        return "body", f"is not valid JSON near byte {path[0] if path else 0}"
-    if path and path[-1] in _NOT_THE_CALLERS:
-        path.pop()
-    message = _REMEDIES.get(kind) or error["msg"].replace("Input should", "must").replace("Value error, ", "")
-    return ".".join(path) or str(where), message
-
-
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     messages: dict[str, list[str]] = {}
     for one in error.errors():
-        field, message = _field_error(one)
+        field, message = field_error(one)
         if message not in messages.setdefault(field, []):  # one per branch, where several types are allowed
             messages[field].append(message)
     wrong = [{"field": field, "message": " or ".join(several)} for field, several in messages.items()]
@@ -175,12 +138,14 @@ async def _on_stage_error(request: Request, error: Exception) -> Response:
 
 async def _on_dependency(request: Request, error: Exception) -> Response:
     assert isinstance(error, DependencyUnavailable)
-    return problem(
+    response = problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"{error.dependency} does not answer: try again shortly",
         request_id=request_id_of(request),
         dependency=error.dependency,
     )
+    response.headers["retry-after"] = "1"
+    return response
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -73,6 +73,8 @@ def write_bundle(folder: Path, first_title: str = "Item 0", **changes: Any) -> P
         "ranker": {"file": "ranker.onnx", "output": "score", "user": {}, "candidate": {}},
         "score_range": [-1.0, 2.0],
         "context": CONTEXT,
+        "labels": ["is_click", "is_purchase"],
+        "event_types": {"click": {"is_click": 1}, "purchase": {"is_click": 1, "is_purchase": 1}},
         "display": ["item_title", "item_genre"],
         "display_name": "item_title",
         "filters": {

@@ -27,10 +27,10 @@ def unused_port() -> int:
 class RedisProcess:
     """A real Redis on a port of its own, which a test may stop and start again."""
 
-    def __init__(self, port: int, folder: Path) -> None:
+    def __init__(self, port: int, folder: Path, *options: str) -> None:
         self.port, self.url = port, RedisUrl(f"redis://127.0.0.1:{port}")
         self._command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        self._command += ["--dir", str(folder)]
+        self._command += ["--dir", str(folder), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

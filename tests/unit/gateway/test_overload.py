@@ -102,7 +102,7 @@ async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> Non
         has_left.set()
         await asyncio.wait_for(asking, 4)  # long before the ensemble would have answered
         text = (await client.get("/metrics")).text
-    assert ensemble.cancelled == 1
+        assert ensemble.cancelled == 1
     assert sent == []
     assert 'shortlist_requests_total{source="none",status="499"} 1.0' in text
     assert "shortlist_in_flight 0.0" in text

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from service.settings import Settings, WrongSettings, load_settings
 
-NESTED = ("triton", "order")
+NESTED = ("triton", "order", "events")
 """Settings whose parts are variables of their own."""
 
 

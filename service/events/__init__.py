@@ -1,0 +1,1 @@
+"""What callers tell of their users: checked, then put where the consumer reads it."""

@@ -1,0 +1,178 @@
+"""The streams of a data set's events, as the gateway appends to them and looks how far the consumer is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from contract.environment import RedisUrl, explain_redis
+from contract.events import FIELD, GROUP, PARTITIONS, Event, partition_of
+from contract.feast import AVAILABILITY_FIELD, event_time_field, feature_key
+from contract.keys import event_mark_key, event_stream_key
+from contract.names import ITEM_ID, USER_ID, USER_VIEWS
+from service.events.check import AHEAD_S
+from service.failures import DependencyUnavailable, TooFarBehind
+from service.settings import Settings
+from service.store.redis_reader import REDIS, Fields, RedisReader
+
+log = structlog.get_logger()
+
+_APPEND = """
+local most, seconds, field, at = tonumber(ARGV[1]), ARGV[2], ARGV[3], 4
+for _, stream in ipairs(KEYS) do
+  if redis.call('XLEN', stream) >= most then return -1 end
+end
+local accepted = 0
+while at < #ARGV do
+  local stream, mark, event = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  if redis.call('SET', mark, '1', 'NX', 'EX', seconds) then
+    redis.call('XADD', stream, '*', field, event)
+    accepted = accepted + 1
+  else
+    redis.call('SET', mark, '1', 'XX', 'KEEPTTL')
+  end
+  at = at + 3
+end
+return accepted
+"""
+"""Appends the events whose marks do not stand yet, and sets those: whole or not at all, -1 where a stream is
+too long. A mark that stands is written again as it is: to wait for this write is to wait for the first."""
+_ON_DISK = ("WAITAOF", 1, 0)
+
+
+@dataclass(frozen=True)
+class EventLag:
+    """How far the consumer is: events without their effect, how long the oldest waits in seconds, and events
+    in the streams at all, those included that wait for the archive."""
+
+    events: int
+    seconds: float
+    backlog: int
+
+
+class EventLog:
+    """The streams of one data set. Every method raises `DependencyUnavailable` where Redis does not answer in
+    time or refuses."""
+
+    def __init__(
+        self, url: RedisUrl, dataset: str, *, timeout_s: float, keep_s: float, most: int, is_synced: bool
+    ) -> None:
+        """`keep_s`: seconds for which an event is known again; `most`: events that may wait in all streams;
+        `is_synced`: accepted means on the disk, not only in Redis."""
+        self._url, self._dataset, self._timeout_s = url, dataset, timeout_s
+        self._keep_s, self._most, self._is_synced = round(keep_s), max(1, most // PARTITIONS), is_synced
+        self._reader = RedisReader(url, timeout_s)
+        self._client: Any = None
+        self._streams = [event_stream_key(dataset, partition) for partition in range(PARTITIONS)]
+
+    @classmethod
+    def of(cls, dataset: str, settings: Settings) -> EventLog:
+        """The streams of a data set, as the settings say."""
+        events = settings.events
+        return cls(
+            settings.redis_url,
+            dataset,
+            timeout_s=events.timeout_ms / 1000,
+            keep_s=events.max_age_s + AHEAD_S,
+            most=events.most_waiting,
+            is_synced=events.synced,
+        )
+
+    async def open(self) -> None:
+        """Makes the clients; they connect when needed."""
+        await self._reader.open()
+        self._client = redis.Redis(
+            **self._url.connection_kwargs(),
+            socket_connect_timeout=1,
+            socket_timeout=None,  # every call has its own, shorter limit
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._reader.close()
+        await self._client.aclose()
+
+    async def append(self, events: Sequence[tuple[Event, int]]) -> int:
+        """Takes events with the numbers of their users, gives how many are new; those lie in the streams now.
+
+        Raises:
+            TooFarBehind: so many events wait already that no more are taken.
+        """
+        partitions = [partition_of(user_id) for _, user_id in events]
+        places = {partition: place for place, partition in enumerate(dict.fromkeys(partitions), 1)}
+        arguments: list[Any] = [self._most, self._keep_s, FIELD]
+        for partition, (event, _) in zip(partitions, events, strict=True):
+            mark = event_mark_key(self._dataset, event.mark)
+            arguments += (places[partition], mark, event.encode())
+        pipe = self._client.pipeline(transaction=False)
+        pipe.execute_command(
+            "EVAL", _APPEND, len(places), *map(self._streams.__getitem__, places), *arguments
+        )
+        if self._is_synced:
+            pipe.execute_command(*_ON_DISK, round(self._timeout_s * 1000))
+        try:
+            accepted, *on_disk = await self._within(pipe.execute(), self._timeout_s + 1)
+        except DependencyUnavailable as error:
+            log.warning("events_not_kept", reason=error.reason)
+            raise
+        if accepted < 0:
+            raise TooFarBehind(self._most * PARTITIONS)
+        if on_disk and not on_disk[0][0]:
+            raise DependencyUnavailable(REDIS, f"{self._url.address}: its disk is late", is_late=True)
+        return int(accepted)
+
+    async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
+        """Gives those of the users, and those of the items, of whom Redis holds nothing."""
+        of_users = tuple(event_time_field(view) for view in USER_VIEWS)
+        asked: list[Fields] = [(feature_key(USER_ID, one, self._dataset), *of_users) for one in user_ids]
+        asked += [(feature_key(ITEM_ID, one, self._dataset), AVAILABILITY_FIELD) for one in item_ids]
+        replies = await self._reader.get_fields(asked, self._timeout_s) if asked else []
+        is_known = [any(value is not None for value in values) for values in replies]
+        users, items = is_known[: len(user_ids)], is_known[len(user_ids) :]
+        return (
+            {one for one, known in zip(user_ids, users, strict=True) if not known},
+            {one for one, known in zip(item_ids, items, strict=True) if not known},
+        )
+
+    async def lag(self, timeout_s: float) -> EventLag:
+        """Looks how far the consumer is, in `timeout_s` seconds."""
+        pipe = self._client.pipeline(transaction=False)
+        for stream in self._streams:
+            pipe.execute_command("XLEN", stream)
+            pipe.execute_command("XINFO GROUPS", stream)
+        replies = await self._within(pipe.execute(raise_on_error=False), timeout_s)
+        lengths, lags, pipe = 0, 0, self._client.pipeline(transaction=False)
+        for stream, length, groups in zip(self._streams, replies[::2], replies[1::2], strict=True):
+            told = {_text(one["name"]): one for one in groups} if isinstance(groups, list) else {}
+            mine = told.get(GROUP, {"lag": length, "last-delivered-id": "-"})
+            lengths, lags = lengths + length, lags + int(length if mine["lag"] is None else mine["lag"])
+            last = _text(mine["last-delivered-id"])
+            pipe.execute_command("XRANGE", stream, last if last == "-" else f"({last}", "+", "COUNT", 1)
+        first = [found[0][0] for found in await self._within(pipe.execute(), timeout_s) if found]
+        oldest_s = min((int(_text(one).partition("-")[0]) / 1000 for one in first), default=time.time())
+        return EventLag(lags, max(0.0, time.time() - oldest_s), lengths)
+
+    async def _within(self, replies: Awaitable[Any], timeout_s: float) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await replies
+        except TimeoutError:
+            reason = f"no answer from {self._url.address} in time"
+            raise DependencyUnavailable(REDIS, reason, is_late=True) from None
+        except (RedisError, OSError) as error:
+            raise DependencyUnavailable(REDIS, f"{self._url.address}: {explain_redis(error)}") from None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

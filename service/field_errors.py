@@ -1,0 +1,43 @@
+"""What pydantic finds wrong with a field, as callers are told it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_REMEDIES = {
+    "missing": "is missing: send it",
+    "extra_forbidden": "is not a field of this request: remove it, or see /docs for the fields",
+    "json_invalid": "is not valid JSON",
+    "int_type": "must be an integer, without quotes or decimals",
+    "string_type": "must be a string",
+    "int_from_float": "must be an integer, without decimals",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be a JSON object sent with content-type: application/json",
+}
+_NOT_THE_CALLERS = (
+    "bool",
+    "int",
+    "float",
+    "str",
+    "constrained-int",
+    "constrained-float",
+    "constrained-str",
+    "[key]",
+)
+"""Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
+
+
+def field_error(error: Mapping[str, Any]) -> tuple[str, str]:
+    """Takes one error of pydantic's, gives the field as the caller wrote it and what it must be."""
+    kind, location = error["type"], list(error["loc"])
+    where = location[0] if location else "body"
+    path = [str(part) for part in location[1:]]
+    if kind == "json_invalid":  # its location is a byte offset
+        return "body", f"is not valid JSON near byte {path[0] if path else 0}"
+    if path and path[-1] in _NOT_THE_CALLERS:
+        path.pop()
+    message = _REMEDIES.get(kind) or error["msg"].replace("Input should", "must").replace("Value error, ", "")
+    return ".".join(path) or str(where), message
