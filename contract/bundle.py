@@ -147,8 +147,9 @@ class SourceSpec(BaseModel):
     `nearest`: the inner product with the user's vector, of the index. `item_to_item`: what the table in
     `file` says of the items of the user's list `history`, newest first: the sum of their neighbours' weights,
     the item at rank r counting `decay` ** r, normalised. A table that is `of_items` is asked for the items
-    like another as well; one without a `history`, for those alone. `popular` and `new`: the same for
-    everyone, a float32 (I,) in the `.npy` of `file`, aligned with the catalogue; an item of 0 is not given.
+    like another as well; one without a `history`, for those alone. `popular`: the same for everyone, a
+    float32 (I,) in the `.npy` of `file`, aligned with the catalogue; an item of 0 is not given. `new`: of the
+    items that are not 0 in such a file, the inner product with the user's vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -104,3 +104,12 @@ def least_of_best(scores: Floats, count: int) -> np.float32:
     maxima = scores[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
     least: np.float32 = np.partition(maxima, groups - count)[groups - count]
     return least
+
+
+def nearest_first(vectors: Floats, towards: Floats, eligible: Bools, count: int) -> Ints:
+    """Gives the places of the `count` vectors (N,D) whose inner products with another (D,) are the greatest,
+    greatest first, of those that are eligible, (N,)."""
+    if not len(vectors):
+        return np.zeros(0, dtype=np.int64)
+    products = vectors @ towards
+    return best_first(np.where(eligible, products - products.min() + np.float32(1), np.float32(0)), count)

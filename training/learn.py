@@ -30,9 +30,10 @@ from training.models import chosen_retrieval
 from training.ranking.ordering import Judged, fit_ordering
 from training.retrieval.model import RetrievalModel
 from training.slates.choose import choose_sources
+from training.slates.new_items import with_new_items
 from training.slates.search import evaluate_vectors, retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
-from training.slates.sources import FittedSource, RecentLists, fit_source, lists_of
+from training.slates.sources import FittedSource, RecentLists, fitted_again, lists_of
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -108,8 +109,9 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
     """Chooses how many candidates each source gives, and how slates are ordered, by what the validation
     part's users clicked; `fitted` have seen the train part alone.
 
-    What counts nothing in the order is not served. The others are fitted again, up to the end of validation:
-    what is popular, and what follows what, grows old sooner than models do.
+    What counts nothing in the order is not served. New items, of which validation tells nothing, get a source
+    of their own, but where the vectors are to be alone. The others are fitted again, up to the end of
+    validation: what is popular, and what follows what, grows old sooner than models do.
     """
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
@@ -132,9 +134,8 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
                 relevant=np.diff(held.relevant.indptr).astype(np.int64),
             )
         )
-    sources = tuple(
-        fit_source(prepared, one.form, split.validate_until).with_share(one.spec.share)
-        for one in fitted
-        if one.spec.name in order.sources
-    )
-    return replace(learned, order=order, sources=sources)
+    sources = tuple(one for one in fitted if one.spec.name in order.sources)
+    if len(held.user_rows) and fitted:
+        sources = with_new_items(prepared, learned.retriever, held, vectors, sources, k)
+    served = (fitted_again(prepared, one, split.validate_until) for one in sources)
+    return replace(learned, order=order, sources=tuple(served))

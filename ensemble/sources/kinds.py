@@ -12,6 +12,7 @@ from contract.bundle import BundleError, SourceSpec
 from contract.item_to_item import ItemToItem
 from ensemble.sources.item_to_item import ItemToItemSource
 from ensemble.sources.nearest import NearestItems
+from ensemble.sources.new import NewItems
 from ensemble.sources.ranked import RankedItems
 from ensemble.sources.source import Source
 from ensemble.stores.catalogue import Catalogue
@@ -24,7 +25,7 @@ KINDS: Mapping[str, Made] = {
         spec, ItemToItem.load(path), catalogue.bundle_positions
     ),
     "popular": lambda spec, path, catalogue, _: RankedItems(spec, item_scores(path, catalogue)),
-    "new": lambda spec, path, catalogue, _: RankedItems(spec, item_scores(path, catalogue)),
+    "new": lambda spec, path, catalogue, _: NewItems(spec, item_scores(path, catalogue), catalogue),
 }
 
 
@@ -50,7 +51,7 @@ def sources_of(
 
 
 def item_scores(path: Path, catalogue: Catalogue) -> Array:
-    """Reads the scores of a list that is the same for everyone, float32 (I + L,); new items have 0.
+    """Reads what a source says of each item, whoever asks, float32 (I + L,); of those that came later, 0.
 
     Raises:
         ValueError: the file holds something else.

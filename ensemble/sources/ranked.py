@@ -1,4 +1,4 @@
-"""One list of items for everyone, best first: what is popular, or what is new."""
+"""One list of items for everyone, best first: what is popular."""
 
 from __future__ import annotations
 

@@ -73,9 +73,8 @@ def assess(
     if is_first:
         assess_retrieval_baselines(report, prepared, held, vectors[1])
         if report.is_full:
-            cases = assess_new_items(prepared, learned.encoders, learned.retriever, fit, seed)
-            for case, values in cases.items():
-                report.add("new_items", f"{learned.retriever.model.name}, {case}", values)
+            for name, values in assess_new_items(prepared, learned, fit, seed, settings.k).items():
+                report.add("new_items", name, values)
     return report
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from contract import names
 from contract.arrays import Bools, Ints
-from contract.encoders import Encoders, Vocabulary
+from contract.encoders import OOV_CODE, Encoders, Vocabulary
 from training.data.prepared import Prepared
-from training.examples.split import HeldOut, held_out, is_before, rows_of
+from training.examples.split import HeldOut, at_users, held_out, is_before, only_items, rows_of
+from training.metrics.lists import list_metrics
+from training.slates.new_items import new_items
 from training.slates.search import PerUser, evaluate_vectors
-from training.slates.slates import Retriever
+from training.slates.slates import Learned, Retriever
+from training.slates.sources import FittedSource, RecentLists, fitted_again, lists_of
 
 SHARE = 0.07
 """Share of the items with an interaction that is withheld."""
@@ -23,15 +25,16 @@ Fit = Callable[[Prepared, Encoders], Retriever]
 
 
 def assess_new_items(
-    prepared: Prepared, encoders: Encoders, retriever: Retriever, fit: Fit, seed: int, share: float = SHARE
+    prepared: Prepared, learned: Learned, fit: Fit, seed: int, k: int, share: float = SHARE
 ) -> dict[str, PerUser]:
     """Ranks the whole catalogue for those who chose withheld items in the test part; only these are relevant.
 
-    Gives the metrics per user: `as known` by `retriever`, which met them, `as new` by one that `fit` makes of
-    data in which nobody ever met them. Empty where the test part has none of them.
+    Gives the metrics per user, of the vectors alone and of the `k` candidates of all sources: `as known` by
+    `learned`, which met them, `as new` by the same fitted on data in which nobody ever met them, the vectors
+    by `fit`. Empty where the test part has none of them.
     """
     withheld = choose_items(prepared, share, seed)
-    split = prepared.split
+    split, encoders = prepared.split, learned.encoders
     held = only_items(held_out(prepared, split.validate_until, split.test_until), withheld)
     ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)[withheld]
     without = without_items(prepared, ids)
@@ -40,11 +43,37 @@ def assess_new_items(
     held, rows = at_users(held, rows >= 0), rows[rows >= 0]
     if not len(rows):
         return {}
-    instant = split.validate_until
+    found = _found(prepared, learned.sources, "as known", learned.retriever, held, k)
+    held = replace(held, user_rows=rows)
+    sources = [_of_others(without, one, newer) for one in learned.sources]
+    return found | _found(without, sources, "as new", newer, held, k)
+
+
+def _found(
+    prepared: Prepared,
+    sources: Sequence[FittedSource],
+    case: str,
+    retriever: Retriever,
+    held: HeldOut,
+    k: int,
+) -> dict[str, PerUser]:
+    instant = prepared.split.validate_until
+    vectors = retriever.vectors(held, instant)
+    lists = lists_of(sources, RecentLists.of(prepared, instant), held, vectors, k)
+    merged = lists.merged([one.spec.share for one in sources])
     return {
-        "as known": evaluate_vectors(held, *retriever.vectors(held, instant)),
-        "as new": evaluate_vectors(held, *newer.vectors(replace(held, user_rows=rows), instant)),
+        f"{retriever.model.name}, {case}": evaluate_vectors(held, *vectors),
+        f"all sources, {case}": list_metrics(merged, held.relevant),
     }
+
+
+def _of_others(prepared: Prepared, source: FittedSource, retriever: Retriever) -> FittedSource:
+    """Fits a source on data in which some items are new."""
+    if source.spec.kind == "new":
+        is_new = retriever.catalogue[names.ITEM_ID] == OOV_CODE
+        vectors = retriever.model.encode_items(retriever.catalogue)
+        return new_items(is_new, vectors).with_share(source.spec.share)
+    return fitted_again(prepared, source, prepared.split.validate_until)
 
 
 def choose_items(prepared: Prepared, share: float, seed: int) -> Bools:
@@ -69,16 +98,3 @@ def forgetting(encoders: Encoders, item_ids: Ints) -> Encoders:
     items = Vocabulary(known.values[kept], known.codes[kept])
     vocabularies = encoders.vocabularies | {names.ITEM_ID: items}
     return Encoders(encoders.fields, vocabularies, encoders.scales, encoders.centres)
-
-
-def only_items(held: HeldOut, items: Bools) -> HeldOut:
-    """Keeps as relevant only some items (I,), and the users who have one of them to find."""
-    relevant = csr_matrix(held.relevant.multiply(items.astype(np.int8)[None]))
-    relevant.eliminate_zeros()
-    return at_users(replace(held, relevant=relevant), np.diff(relevant.indptr) > 0)
-
-
-def at_users(held: HeldOut, users: Bools) -> HeldOut:
-    """Keeps some users, (U,)."""
-    parts = {name: getattr(held, name)[users] for name in ("user_ids", "user_rows", "relevant", "seen")}
-    return replace(held, **parts)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from contract import names
-from contract.arrays import Ints
+from contract.arrays import Bools, Ints
 from contract.dataset import ANY, NONE
 from training.data.prepared import Prepared
 from training.features.activity import event_times
@@ -104,6 +104,19 @@ def held_out(prepared: Prepared, start: datetime, until: datetime) -> HeldOut:
 def first_users(held: HeldOut, most: int) -> HeldOut:
     """Keeps the first users of a held-out part; ids say nothing about taste."""
     parts = {name: getattr(held, name)[:most] for name in ("user_ids", "user_rows", "relevant", "seen")}
+    return replace(held, **parts)
+
+
+def only_items(held: HeldOut, items: Bools) -> HeldOut:
+    """Keeps as relevant only some items (I,), and the users who have one of them to find."""
+    relevant = csr_matrix(held.relevant.multiply(items.astype(np.int8)[None]))
+    relevant.eliminate_zeros()
+    return at_users(replace(held, relevant=relevant), np.diff(relevant.indptr) > 0)
+
+
+def at_users(held: HeldOut, users: Bools) -> HeldOut:
+    """Keeps some users, (U,)."""
+    parts = {name: getattr(held, name)[users] for name in ("user_ids", "user_rows", "relevant", "seen")}
     return replace(held, **parts)
 
 

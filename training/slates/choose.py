@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.data.prepared import Prepared
 from training.examples.split import HeldOut, first_users, held_out, labels_to_learn_from
 from training.metrics.lists import list_metrics
 from training.slates.sources import (
+    CATEGORIES,
     FOLLOWED,
     POPULAR,
     SIMILAR,
@@ -35,7 +37,8 @@ LEAST_OF_VECTORS = 0.1
 
 def choose_forms(prepared: Prepared) -> list[FittedSource]:
     """Chooses each source's form by its own NDCG@10 on validation, and gives it fitted on the train part; the
-    first form, where nobody is in validation."""
+    first form, where nobody is in validation. What is popular in the user's categories is counted as what is
+    popular at all."""
     split = prepared.split
     labels = labels_to_learn_from(prepared, split.train_until)[::-1]
     held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
@@ -53,6 +56,8 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
         if len(forms) > 1 and len(held.user_rows):
             values = [_value([source], recent, held, nowhere) for source in fitted]
         chosen.append(fitted[int(np.argmax(values))])
+    if prepared.dataset.affinity:
+        chosen.append(fit_source(prepared, replace(chosen[-1].form, name=CATEGORIES), split.train_until))
     return chosen
 
 
@@ -60,18 +65,31 @@ def choose_sources(
     lists: SourceLists, relevant: csr_matrix, sources: Sequence[FittedSource]
 ) -> tuple[FittedSource, ...]:
     """Gives each source the share with which all together find most of what held-out users chose, (U,I),
-    among as many candidates as the lists, (U,S,K), are deep; looks at the first `CHOICE_USERS` of them."""
+    among as many candidates as the lists, (U,S,K), are deep; looks at the first `CHOICE_USERS` of them.
+
+    From none on, the one share is changed that gains most, until none does.
+    """
     lists, relevant = lists.first(CHOICE_USERS), relevant[:CHOICE_USERS]
-    k = lists.positions.shape[2]
-    best, best_value = (SHARES[0],) * len(sources), -np.inf
-    for shares in product(SHARES, repeat=len(sources)):
-        if sum(shares) > 1 - LEAST_OF_VECTORS:
-            continue
-        found = list_metrics(lists.merged(shares), relevant, cutoffs=(k,))
-        value = float(np.nanmean(found[f"recall@{k}"]))
-        if value > best_value + 1e-9:
-            best, best_value = shares, value
+    best: tuple[float, ...] = (SHARES[0],) * len(sources)
+    best_value = _recall(lists, relevant, best)
+    while True:
+        tried = _changed(best)
+        values = [_recall(lists, relevant, shares) for shares in tried]
+        if max(values, default=best_value) <= best_value + 1e-9:
+            break
+        best, best_value = tried[int(np.argmax(values))], max(values)
     return tuple(one.with_share(share) for one, share in zip(sources, best, strict=True))
+
+
+def _changed(shares: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """Lists what the shares may become by a change of one."""
+    changed = [(*shares[:at], share, *shares[at + 1 :]) for at in range(len(shares)) for share in SHARES]
+    return [one for one in changed if one != shares and sum(one) <= 1 - LEAST_OF_VECTORS]
+
+
+def _recall(lists: SourceLists, relevant: csr_matrix, shares: Sequence[float]) -> float:
+    k = lists.positions.shape[2]
+    return float(np.nanmean(list_metrics(lists.merged(shares), relevant, cutoffs=(k,))[f"recall@{k}"]))
 
 
 def _value(

@@ -12,20 +12,22 @@ import numpy as np
 from contract import names
 from contract.arrays import Floats, Ints
 from contract.bundle import NEAREST, SourceSpec
-from contract.candidates import Merge, best_first, reached
+from contract.candidates import Merge, best_first, nearest_first, reached
 from contract.dataset import ANY
 from contract.item_to_item import UNKNOWN, ItemToItem, Reached
 from training.baselines.recent_popularity import RecentPopularity
 from training.data.prepared import Prepared
 from training.examples.sequences import Sequences
 from training.examples.split import HeldOut, interaction_matrix, is_before, is_positive
+from training.item_to_item.of_values import of_values
 from training.item_to_item.similar import similar
 from training.item_to_item.transitions import transitions
 from training.slates.search import retrieve
 
-FOLLOWED, SIMILAR, POPULAR = "followed", "similar", "popular"
-NEWEST, DECAY = 50, 0.8
-"""The chain is asked with so many of a user's newest items, each counting so much against the next newer."""
+FOLLOWED, SIMILAR, POPULAR, CATEGORIES = "followed", "similar", "popular", "categories"
+NEWEST = 50
+DECAYS = {FOLLOWED: 0.8, CATEGORIES: 0.95}
+"""These are asked with so many of a user's newest items, each counting so much against the next newer."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class FittedSource:
         assert self.item_scores is not None
         return self.item_scores[positions]
 
+    def best(
+        self, histories: Mapping[str, Ints], seen: Ints, towards: Floats, vectors: Floats, count: int
+    ) -> Ints:
+        """Gives a user's `count` best positions without those seen; the user's vector is (D,), the
+        catalogue's are (I,D)."""
+        if self.spec.kind == "new":
+            assert self.item_scores is not None
+            listed = np.flatnonzero(self.item_scores)
+            return listed[nearest_first(vectors[listed], towards, ~np.isin(listed, seen), count)]
+        scores = self.score(histories, len(vectors)).copy()
+        scores[seen] = 0
+        return best_first(scores, count)
+
     def _reached(self, histories: Mapping[str, Ints]) -> Reached:
         assert self.table is not None
         return reached(self.table, histories[str(self.spec.history)], self.spec)
@@ -86,7 +101,8 @@ def fit_source(prepared: Prepared, form: SourceForm, until: datetime) -> FittedS
         return FittedSource(form, spec, item_scores=popularity(prepared, form, until))
     is_positive_alone = form.label != ANY
     history = names.USER_RECENT_POSITIVE_ITEM_IDS if is_positive_alone else names.USER_RECENT_ITEM_IDS
-    shape = {"newest": NEWEST, "decay": DECAY, "normalisation": "weights"} if form.name == FOLLOWED else {}
+    decay = DECAYS.get(form.name)
+    shape = {"newest": NEWEST, "decay": decay, "normalisation": "weights"} if decay else {}
     spec = SourceSpec(
         name=form.name,
         kind="item_to_item",
@@ -98,9 +114,20 @@ def fit_source(prepared: Prepared, form: SourceForm, until: datetime) -> FittedS
     )
     if form.name == FOLLOWED:
         return FittedSource(form, spec, transitions(Sequences.of(prepared, until, form.label)))
+    if form.name == CATEGORIES:
+        columns = [prepared.items[name] for name in prepared.dataset.affinity]
+        counts = np.expm1(popularity(prepared, form, until))
+        return FittedSource(form, spec, of_values(columns, counts))
     return FittedSource(
         form, spec, similar(interaction_matrix(prepared, is_before(prepared, until), form.label))
     )
+
+
+def fitted_again(prepared: Prepared, source: FittedSource, until: datetime) -> FittedSource:
+    """Fits the same on what happened before another instant; which items are new, the vectors decide."""
+    if source.spec.kind == "new":
+        return source
+    return fit_source(prepared, source.form, until).with_share(source.spec.share)
 
 
 def popularity(prepared: Prepared, form: SourceForm, until: datetime) -> Floats:
@@ -183,9 +210,7 @@ def lists_of(
         of_user = lists.of_user(row)
         seen = held.seen.indices[held.seen.indptr[at] : held.seen.indptr[at + 1]]
         for place, source in enumerate(sources, start=1):
-            scores = source.score(of_user, items).copy()
-            scores[seen] = 0
-            best = best_first(scores, k)
+            best = source.best(of_user, seen, vectors[0][at], vectors[1], k)
             positions[at, place, : len(best)] = best
     return SourceLists(positions, items)
 

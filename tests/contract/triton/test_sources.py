@@ -22,12 +22,14 @@ from ensemble.publish.index import build_index
 from ensemble.run.recommender import Recommender
 from ensemble.sources.kinds import sources_of
 from ensemble.sources.nearest import NearestItems
+from ensemble.sources.new import NewItems
 from ensemble.sources.source import Source, Users
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stores.catalogue import Catalogue
 from ensemble.stores.vectors import RedisVectorIndex
 from tests.builders.triton import (
     SOURCES,
+    WIDTH,
     World,
     add_sources,
     make_recommender,
@@ -119,6 +121,28 @@ class TestPopular(InProcess):
 class TestNew(InProcess):
     name = "fresh"
 
+    def test_gives_the_new_items_alone_nearest_first(
+        self, source: Source, users: Users, world: World, bundle: LoadedBundle
+    ) -> None:
+        everyone = replace(users, filters=[{}] * len(FILTERS), worked_out={})
+        found = source.candidates(everyone, [ITEMS] * len(FILTERS), ROOM)
+        is_new = np.load(world.folder / "fresh.npy") != 0
+        for row, vector in enumerate(users.vectors):
+            may_be_given = np.flatnonzero(everyone.eligible[row, :-1] & is_new)
+            nearest = may_be_given[np.argsort(-bundle.item_vectors[may_be_given] @ vector)]
+            np.testing.assert_array_equal(found[row, : len(nearest)], nearest)
+            assert (found[row, len(nearest) :] == UNKNOWN).all()
+
+    def test_what_came_after_the_bundle_is_new_as_well(self, bundle: LoadedBundle) -> None:
+        later = np.full((2, WIDTH), 0.5, np.float32)
+        bare = Catalogue(bundle.item_ids, bundle.item_vectors)
+        catalogue = bare.grown(bundle.item_ids[-1] + np.arange(1, 3), later)
+        marks = np.zeros(ITEMS + 2, np.float32)
+        marks[3] = 1
+        source = NewItems(SOURCES[3], marks, catalogue)
+        np.testing.assert_array_equal(source.listed, [3, ITEMS, ITEMS + 1])
+        np.testing.assert_array_equal(source.vectors[1:], later)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -164,8 +188,9 @@ def test_every_source_scores_every_candidate_whoever_gave_it(world: World) -> No
     np.testing.assert_allclose(answer["retrieval_scores"], expected, atol=1e-6)
     scores = dict(zip(NAMES, answer["candidate_source_scores"], strict=True))
     np.testing.assert_allclose(scores["nearest"], expected, atol=1e-6)
-    for name in ("popular", "fresh"):
-        np.testing.assert_array_equal(scores[name], np.load(world.folder / f"{name}.npy")[places])
+    popular, new = (np.load(world.folder / f"{name}.npy")[places] for name in ("popular", "fresh"))
+    np.testing.assert_array_equal(scores["popular"], popular)
+    np.testing.assert_allclose(scores["fresh"], np.where(new != 0, expected, 0), atol=1e-6)
     table, history = ItemToItem.load(world.folder / "chain.npy"), answer["user_recent_item_ids"]
     sums = np.zeros(len(bundle.item_ids))
     for rank, item_id in enumerate(history[history != PAD_ID].tolist()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from training.examples.sequences import Sequences
 from training.examples.split import HeldOut, all_user_ids, held_out, interaction_matrix, is_before
 from training.features.activity import user_activity
 from training.item_to_item.cut import cut_sparse
+from training.item_to_item.of_values import of_values
 from training.item_to_item.similar import similar
 from training.item_to_item.transitions import transitions
 from training.slates.choose import LEAST_OF_VECTORS, SHARES, choose_forms, choose_sources
 from training.slates.sources import (
+    CATEGORIES,
     FOLLOWED,
     POPULAR,
     SIMILAR,
@@ -131,7 +134,7 @@ def test_forms_are_chosen_and_shares_leave_some_to_the_vectors(
     prepared: Prepared, held: HeldOut, fitted: list[FittedSource]
 ) -> None:
     sources = fitted
-    assert [source.form.name for source in sources] == [FOLLOWED, SIMILAR, POPULAR]
+    assert [source.form.name for source in sources] == [FOLLOWED, SIMILAR, POPULAR, CATEGORIES]
     vectors = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
     recent = RecentLists.of(prepared, prepared.split.train_until)
     chosen = choose_sources(lists_of(sources, recent, held, vectors, 20), held.relevant, sources)
@@ -168,3 +171,22 @@ def test_a_table_of_positives_is_asked_with_positives(prepared: Prepared) -> Non
         ANY: names.USER_RECENT_ITEM_IDS,
         prepared.dataset.target: names.USER_RECENT_POSITIVE_ITEM_IDS,
     }
+
+
+def test_what_shares_a_value_is_come_to_by_how_often_it_is_chosen() -> None:
+    """Items 0, 1 and 2 are of author a, 2 and 3 have the tag x, 4 has nothing; 1 is chosen thrice, 3 once."""
+    authors = pd.Series(["a", "a", "a", "b", None])
+    tags = pd.Series([[], None, np.array(["x", "x"]), ["x"], []])
+    table = as_matrix(of_values([authors, tags], np.array([1, 3, 0, 1, 5], np.float32)))
+    of_a, of_x, of_b = np.array([[1 / 4, 3 / 4, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 0]])
+    expected = np.array([of_a, of_a, (of_a + of_x) / 2, (of_b + of_x) / 2, np.zeros(5)])
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_a_world_without_values_has_no_source_of_them(prepared: Prepared) -> None:
+    items = {
+        name: column.model_copy(update={"is_affinity": False})
+        for name, column in prepared.dataset.items.items()
+    }
+    bare = replace(prepared, dataset=prepared.dataset.model_copy(update={"items": items}))
+    assert [source.form.name for source in choose_forms(bare)] == [FOLLOWED, SIMILAR, POPULAR]
