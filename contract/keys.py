@@ -234,6 +234,11 @@ def shown_key(dataset: str) -> str:
     return f"shown:{dataset}"
 
 
+def watched_key(dataset: str) -> str:
+    """The key of what the watch found last, a `contract.watched.Watched`; it expires where nobody watches."""
+    return f"watched:{dataset}"
+
+
 MAX_SEEN = 1024
 """S: items that are kept and read of what a user has seen, newest first, where no setting says otherwise."""
 

@@ -1,4 +1,4 @@
-"""`python -m live consume|report`: gives what the gateway accepted its effect; says what came of it."""
+"""`python -m live consume|watch|report`: gives what the gateway accepted its effect; says what came of it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,20 @@ def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) 
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
     handlers: list[Handler] = [EventHandler(dataset, chain.var_dir), ShownHandler(dataset, chain.var_dir)]
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _until_told()
     say(f"{dataset.name}: at work, Redis at {chain.redis_url.address}")
     Consumer(redis, dataset.name, handlers, live, say).keep(stop)
     say("ended")
+    return 0
+
+
+def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
+    """Watches ages and drift of what is served, until SIGTERM or SIGINT."""
+    from live.watch import Watch
+
+    dataset = read_dataset(chain.bundle)
+    redis = connect(chain.redis_url, live.redis_timeout_ms)
+    Watch(redis, chain, live, dataset.name, say).keep(_until_told())
     return 0
 
 
@@ -68,12 +76,22 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     return 0
 
 
+def _until_told() -> threading.Event:
+    """Gives what SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0, or 1 with one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m live", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="consume|report")
+    commands = parser.add_subparsers(required=True, metavar="consume|watch|report")
     added = commands.add_parser("consume", help="give what the gateway accepted its effect")
     added.set_defaults(run=consume)
+    added = commands.add_parser("watch", help="watch how old what is served is, and whether it drifts")
+    added.set_defaults(run=watch)
     added = commands.add_parser("report", help="say what came of what was shown, and write a page")
     added.add_argument(
         "--bundle", action="append", default=[], help="estimate it by the log, though it did not serve"

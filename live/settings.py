@@ -46,6 +46,32 @@ class LiveSettings(BaseSettings):
         description="Entries of a file at most; so many that wait are written at once. Higher: fewer files, "
         "longer pauses between effects while one is written.",
     )
+    watch_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8004, description="Port on which the watch tells Prometheus what it finds; 0: on none."
+    )
+    watch_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of that port; 0.0.0.0 for every interface."
+    )
+    watch_answers: PositiveInt = Field(
+        50,
+        description="Answers a second, at most, whose features are looked at; of more, some by chance. "
+        "Higher: drift is seen sooner under load; each costs Redis a dozen reads.",
+    )
+    drift_answers: PositiveInt = Field(
+        2_000,
+        description="Answers that are compared with the bundle's reference, the last ones. Lower: drift is "
+        "seen sooner; higher: less of it is chance.",
+    )
+    drift_psi: PositiveFloat = Field(
+        0.25,
+        description="Population stability index above which a feature has drifted, where the divergence says "
+        "so too. Lower: smaller shifts are told, and more of them are chance.",
+    )
+    drift_jensen_shannon: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.03,
+        description="Jensen-Shannon divergence, bits, above which a feature has drifted, where the index "
+        "says so too. Lower: smaller shifts are told, and more of them are chance.",
+    )
 
 
 def load_live_settings() -> LiveSettings:

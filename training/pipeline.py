@@ -17,6 +17,7 @@ import tensorflow as tf
 from contract import bundle as files
 from contract.bundle import ModelSpec, OrderSpec
 from contract.dataset import DATASET_FILE
+from contract.drift import REFERENCE_FILE
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml, read_stamp
 from training.evaluation.assess import SERVED, assess, test_facts
@@ -25,6 +26,7 @@ from training.evaluation.protocols.protocol import PROTOCOLS
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
 from training.export.ranker import candidate_columns, export_ranker, ranker_spec
+from training.export.reference import reference_of
 from training.export.saved_models import FOLDER as SAVED_MODELS
 from training.export.saved_models import keep_models
 from training.export.serving_files import (
@@ -195,6 +197,8 @@ def write_bundle(
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
     for source in learned.sources:
         source.save(folder)
+    reference = reference_of(prepared, learned, settings.k, settings.seed)
+    write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))
     write_json(folder / files.POPULAR_FILE, popular_slate(prepared, name))
     write_json(folder / files.METRICS_FILE, {"bundle": name} | dict(metrics))
     (folder / files.CARD_FILE).write_text(dataset_card(prepared), "utf-8")
@@ -216,8 +220,6 @@ def write_bundle(
             "order": learned.order,
             "sources": source_specs(learned.sources),
             "context": tuple(dataset.context),
-            "labels": dataset.labels,
-            "event_types": dataset.event_types,
             "display": dataset.display,
             "display_name": dataset.display_name,
             "filters": dataset.filter_dtypes,

@@ -1,0 +1,59 @@
+"""What the watch found last: how old things are, and how far what is served is from its reference."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+EXPIRES_S = 60
+"""Seconds after which a finding is gone: then nobody watches."""
+
+
+class FeatureDrift(BaseModel):
+    """Two distances of what is served from the reference, and whether both are beyond their thresholds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    psi: float
+    jensen_shannon: float
+    is_drifted: bool
+
+
+class Watched(BaseModel):
+    """A finding. Ages are seconds, None where that is not known: of each feature view, since it was written;
+    of the bundle, since it was made; of slates and index, since they were computed. `event_lag_s`: how long
+    the oldest event waits that had no effect yet. `answers`: how many the distances are of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_s: float
+    bundle: str
+    ages_s: dict[str, float | None] = {}
+    event_lag_s: float = 0.0
+    answers: int = 0
+    drift: dict[str, FeatureDrift] = {}
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """What has drifted, the farthest first."""
+        found = [(one.psi, name) for name, one in self.drift.items() if one.is_drifted]
+        return tuple(name for _, name in sorted(found, reverse=True))
+
+    def lines(self) -> list[str]:
+        """Says it for people."""
+        told = ", ".join(f"{name} {_age(age)}" for name, age in self.ages_s.items())
+        lines = [f"{self.bundle}: {told}", f"events: the oldest that waits, {_age(self.event_lag_s)}"]
+        if not self.answers:
+            return [*lines, "drift: not known yet, too few answers of this bundle"]
+        if not self.drifted:
+            return [*lines, f"drift: none in the last {self.answers:,} answers"]
+        some = ", ".join(f"{name} (PSI {self.drift[name].psi:.2f})" for name in self.drifted[:5])
+        return [*lines, f"drift: in {len(self.drifted)} of {len(self.drift)}: {some}"]
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
