@@ -220,6 +220,8 @@ def write_bundle(
             "order": learned.order,
             "sources": source_specs(learned.sources),
             "context": tuple(dataset.context),
+            "labels": dataset.labels,
+            "event_types": dataset.event_types,
             "display": dataset.display,
             "display_name": dataset.display_name,
             "filters": dataset.filter_dtypes,
