@@ -13,7 +13,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from contract.bundle import BundleError, read_dataset, read_manifest
-from contract.dataset import DatasetError
+from contract.dataset import Dataset, DatasetError
 from contract.environment import explain_redis
 from contract.live_files import live_folder
 from ensemble.settings import EnsembleSettings, load_settings
@@ -23,6 +23,9 @@ from live.events import EventHandler
 from live.handler import Handler
 from live.settings import LiveSettings, load_live_settings
 from live.shown import ShownHandler
+
+LOOK_S = 2.0
+"""Seconds between two looks at the current bundle."""
 
 
 def say(line: str) -> None:
@@ -38,6 +41,7 @@ def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) 
     redis = connect(chain.redis_url, live.redis_timeout_ms)
     handlers: list[Handler] = [EventHandler(dataset, chain.var_dir), ShownHandler(dataset, chain.var_dir)]
     stop = _until_told()
+    threading.Thread(target=_end_with, args=(dataset, chain.bundle, stop), daemon=True).start()
     say(f"{dataset.name}: at work, Redis at {chain.redis_url.address}")
     Consumer(redis, dataset.name, handlers, live, say).keep(stop)
     say("ended")
@@ -52,6 +56,18 @@ def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) ->
     redis = connect(chain.redis_url, live.redis_timeout_ms)
     Watch(redis, chain, live, dataset.name, say).keep(_until_told())
     return 0
+
+
+def _end_with(dataset: Dataset, bundle: Path, stop: threading.Event) -> None:
+    """Ends the process where the bundle that is current declares the data set otherwise: whoever runs the
+    process starts it anew."""
+    while not stop.wait(LOOK_S):
+        try:
+            if read_dataset(bundle) != dataset:
+                say(f"the bundle in {bundle} declares its data set otherwise; to be started anew")
+                stop.set()
+        except DatasetError:
+            continue  # a link is being moved
 
 
 def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:

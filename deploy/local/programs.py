@@ -1,4 +1,4 @@
-"""The three servers of one machine as programs: command, environment, ports, and when each is ready."""
+"""The servers of one machine as programs: command, environment, ports, and when each is ready."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from typing import Any
 import redis
 
 from contract.environment import RedisUrl, explain_redis
+from contract.keys import consumers_key
 from deploy.local.routing import champion, dataset_of, linked
 from deploy.local.settings import LOOPBACK, LocalSettings, python_of
 
 SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
+AT_WORK_S = 10.0
+"""A consumer that said longer ago that it works is taken for dead."""
 SERVED_DATASET = "SERVED_DATASET"
-"""Tells two data sets apart: another one changes the program, so `make up` restarts the gateway."""
+"""Tells two data sets apart: another one changes the program, so `make up` restarts who serves it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,31 @@ def http_fault(url: str) -> str:
     except OSError as error:
         reason = getattr(error, "reason", error)
         return "it does not listen yet" if isinstance(reason, ConnectionRefusedError) else f"{url}: {reason}"
+
+
+def consumer_fault(url: RedisUrl, dataset: str) -> str:
+    """Says why nobody works on a data set's streams."""
+    client = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
+    try:
+        told: Any = client.time()
+        count = client.zcount(consumers_key(dataset), told[0] - AT_WORK_S, "+inf")
+    except redis.RedisError as error:
+        return f"{url.address}: {explain_redis(error)}"
+    finally:
+        client.close()
+    return "" if count else f"nobody works on the events of {dataset}"
+
+
+def waiting_events(gateway_url: str) -> str:
+    """Says how many events wait for their effect, and for how long; empty where the gateway does not tell."""
+    try:
+        with urllib.request.urlopen(f"{gateway_url}/metrics", timeout=CHECK_TIMEOUT_S) as answer:
+            lines = [line.decode().split() for line in answer if line.startswith(b"shortlist_event_")]
+    except OSError:
+        return ""
+    told = {words[0]: float(words[-1]) for words in lines}
+    count, seconds = told.get("shortlist_event_lag", 0.0), told.get("shortlist_event_lag_seconds", 0.0)
+    return f"{count:,.0f} events wait, the oldest for {seconds:.1f} s" if count else "no event waits"
 
 
 def access_path(settings: LocalSettings) -> Path:
@@ -159,8 +187,21 @@ def gateway_program(settings: LocalSettings) -> Program:
     )
 
 
+def consumer_program(settings: LocalSettings) -> Program:
+    """The consumer of what the gateway accepts."""
+    dataset = dataset_of(settings)
+    return Program(
+        name="consumer",
+        command=(str(python_of("triton")), "-m", "live", "consume"),
+        ports={},
+        fault=lambda: consumer_fault(settings.redis, dataset),
+        needs=(settings.bundle / "manifest.json",),
+        environment=settings.environment() | {SERVED_DATASET: dataset},
+    )
+
+
 def programs(settings: LocalSettings) -> dict[str, Program]:
     """All programs in the order of their start; without Redis where the user has one."""
     made = [] if settings.has_own_redis else [redis_program(settings)]
-    made += [triton_program(settings), gateway_program(settings)]
+    made += [triton_program(settings), gateway_program(settings), consumer_program(settings)]
     return {program.name: program for program in made}

@@ -1,4 +1,4 @@
-"""Brings the three servers of one machine up and down.
+"""Brings the servers of one machine up and down.
 
 `python -m deploy.local.stack up [name ...]`, `down` or `status`.
 """
@@ -19,7 +19,7 @@ from contract.bundle import BundleError
 from contract.environment import REDIS_URL
 from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
-from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning
+from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning, waiting_events
 from deploy.local.routing import follow_link, load_anew
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
@@ -234,13 +234,15 @@ def status(settings: LocalSettings) -> None:
             say(name, warning)
         if name == "gateway" and not fault and (lack := http_fault(f"{settings.gateway_url}/readyz")):
             say(name, f"answers, and is not ready: {lack}")
+        if name == "consumer" and (waiting := waiting_events(settings.gateway_url)):
+            say(name, waiting)
 
 
 def main() -> int:
     """Runs one command; a failure is one line, and its log's end where there is one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status"))
-    parser.add_argument("names", nargs="*", help="for up: of redis, triton, gateway; default: all")
+    parser.add_argument("names", nargs="*", help="for up: of redis, triton, gateway, consumer; default: all")
     arguments = parser.parse_args()
     settings = load_settings()
     try:

@@ -42,7 +42,8 @@ def services() -> dict[str, Any]:
 
 def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, Any]) -> None:
     assert set(services) == {
-        *("redis", "training", "export", "triton", "triton-gpu", "gateway", "batch", "prometheus", "grafana")
+        *("redis", "training", "export", "triton", "triton-gpu", "gateway", "consumer", "batch"),
+        *("prometheus", "grafana"),
     }
 
 
@@ -58,7 +59,7 @@ def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_witho
 @pytest.mark.parametrize(("profile", "triton"), [("cpu", "triton"), ("gpu", "triton-gpu")])
 def test_each_profile_starts_exactly_one_triton(services: dict[str, Any], profile: str, triton: str) -> None:
     started = {name for name, service in services.items() if profile in service.get("profiles", [profile])}
-    assert started == {"redis", "gateway", "prometheus", "grafana", triton}
+    assert started == {"redis", "gateway", "consumer", "prometheus", "grafana", triton}
     assert triton == "triton" or services[triton]["networks"]["default"]["aliases"] == ["triton"]
 
 
@@ -140,13 +141,15 @@ def test_every_copied_path_exists_and_reaches_the_build() -> None:
                     assert source.split("/")[0] in allowed, f"{dockerfile.name}: {source} is ignored"
 
 
-@pytest.mark.parametrize("image", ["triton", "batch"])
-def test_the_image_holds_every_module_that_the_ensemble_imports(image: str) -> None:
+@pytest.mark.parametrize(
+    ("image", "package"), [("triton", "ensemble"), ("triton", "live"), ("batch", "batch")]
+)
+def test_the_image_holds_every_module_that_its_package_imports(image: str, package: str) -> None:
     copied = (ROOT / "deploy" / "docker" / f"{image}.Dockerfile").read_text()
     ours = re.compile(
-        r"^\s*(?:from|import) (contract|ensemble|batch|training|service|feature_repo)\b", re.MULTILINE
+        r"^\s*(?:from|import) (contract|ensemble|live|batch|training|service|feature_repo)\b", re.MULTILINE
     )
-    for module in sorted((ROOT / ("batch" if image == "batch" else "ensemble")).rglob("*.py")):
+    for module in sorted((ROOT / package).rglob("*.py")):
         for name in ours.findall(module.read_text()):
             assert f"COPY {name} {name}" in copied, f"{module.name} imports {name}"
 
