@@ -93,7 +93,7 @@ def keep_watch(settings: LocalSettings, server: WatchedServer) -> None:
 def ensemble_settings(settings: LocalSettings) -> EnsembleSettings:
     """The ensemble's settings of these servers, whatever this process was told of Redis."""
     told: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
-    told["bundle_dir"] = settings.bundle
+    told |= {"bundle_dir": settings.bundle, "triton_http": f"{LOOPBACK}:{settings.triton_http_port}"}
     return EnsembleSettings(**told)
 
 

@@ -1,66 +1,131 @@
-"""Two bundles that meet on real servers: the gateway shows the slates of its own alone."""
+"""Bundles side by side on real servers: promoted, rolled back, divided and refused, while callers ask."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from subprocess import CompletedProcess
 
-import httpx
 import pytest
 
+from bench.promotions import SWITCHES, percentile_ms, switch_under_load
+from contract.routing import CHAMPION, Routing
+from deploy.local.watch import ensemble_settings
+from ensemble.publish.serve import BundleServer
+from ensemble.stores.routing import read_routing
 from tests.builders.world import World, eventually
 
 pytestmark = pytest.mark.timeout(900)
-OTHER = "other-bundle"
+OTHER, BROKEN = "other-bundle", "broken-bundle"
 
 
-def renamed(bundle: Path, name: str) -> Path:
-    """Copies a bundle under another name: the same models, another bundle."""
+def renamed(bundle: Path, name: str, ranker: bytes = b"") -> Path:
+    """Copies a bundle under another name: the same models, another bundle; its ranker may be another file."""
     other = bundle.resolve().with_name(name)
     shutil.copytree(bundle.resolve(), other)
     popular = json.loads((other / "popular.json").read_text()) | {"bundle": name}
     (other / "popular.json").write_text(json.dumps(popular))
+    if ranker:
+        (other / "ranker.onnx").write_bytes(ranker)
     manifest = json.loads((other / "manifest.json").read_text()) | {"bundle": name}
-    manifest["checksums"]["popular.json"] = hashlib.sha256((other / "popular.json").read_bytes()).hexdigest()
+    for changed in ("popular.json", "ranker.onnx"):
+        manifest["checksums"][changed] = hashlib.sha256((other / changed).read_bytes()).hexdigest()
     (other / "manifest.json").write_text(json.dumps(manifest))
     return other
 
 
-def export(world: World, bundle: Path) -> None:
-    """Puts a bundle into Triton, which is restarted; the gateway goes on with its own."""
-    for command in ("index", "export"):
-        done = world.run("triton", "-m", f"ensemble.publish.{command}", "--bundle", str(bundle))
-        assert done.returncode == 0, done.stdout + done.stderr
-    world.supervisor.stop("triton")
-    world.supervisor.start("triton")
+def bundles(world: World, *arguments: str) -> CompletedProcess[str]:
+    """Gives one of the commands about bundles."""
+    return world.run("dev", "-m", "deploy.local.bundles", *arguments)
 
 
-def test_a_triton_with_another_bundle_gives_no_slate_until_it_serves_ours_again(own_stack: World) -> None:
-    user, ours = int(own_stack.manifest()["sample_user_ids"][0]), own_stack.manifest()["bundle"]
-    bundle = own_stack.settings.bundle.resolve()
-    slate = own_stack.recommend(user)
-    assert (slate["source"], slate["bundle"]) == ("ensemble", ours)
+def routing(world: World) -> Routing:
+    """What is served, as the record says."""
+    with closing(world.redis()) as client:
+        return read_routing(client, world.settings.bundle).routing
 
-    export(own_stack, renamed(bundle, OTHER))
-    seen: list[tuple[str, ...]] = []
 
-    def is_refused() -> bool:
-        answer = own_stack.recommend(user)
-        assert answer["source"] == "popular", "no slate of the other bundle, in no moment"
-        assert answer["bundle"] == ours
-        seen.append(tuple(answer["degraded"]))
-        return "ensemble_other_bundle" in answer["degraded"]
+def test_bundles_are_exchanged_under_load_and_every_answer_is_of_the_one_that_it_names(
+    own_stack: World, record_property: Callable[[str, object], None]
+) -> None:
+    ours, users = own_stack.manifest()["bundle"], own_stack.manifest()["sample_user_ids"]
+    before = own_stack.pids()
+    renamed(own_stack.settings.bundle, OTHER)
+    done = bundles(own_stack, "promote", "--bundle", OTHER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert own_stack.settings.bundle.resolve().name == OTHER
+    assert eventually(lambda: own_stack.recommend(users[0])["bundle"] == OTHER, 10.0)
+    done = bundles(own_stack, "rollback")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert own_stack.settings.bundle.resolve().name == ours
+    assert eventually(lambda: own_stack.recommend(users[0])["bundle"] == ours, 10.0)
+    with closing(own_stack.redis()) as client:
+        server = BundleServer(client, ensemble_settings(own_stack.settings))
+        made = switch_under_load(own_stack.settings, server, OTHER, users)
+    assert len(made.switches) == SWITCHES
+    assert (made.failed, made.misnamed) == (0, 0)
+    assert made.full_share >= 0.99
+    record_property("switch seen after s", max(made.seen_after_s))
+    record_property("p99 ms", percentile_ms(made.run.exchanges, 0.99))
+    assert own_stack.pids() == before, "nothing was restarted"
 
-    assert eventually(is_refused), seen
-    assert "ensemble_other_bundle" in own_stack.recommend(user, explain=True)["degraded"]
-    ready = httpx.get(f"{own_stack.url}/readyz", timeout=30.0, trust_env=False)
-    assert ready.status_code == 503
-    assert f"serves bundle {OTHER}, the gateway {ours}" in ready.json()["dependencies"]["triton"]["detail"]
-    text = httpx.get(f"{own_stack.url}/metrics", timeout=30.0, trust_env=False).text
-    assert 'shortlist_steps_total{outcome="other_bundle",step="ensemble"}' in text
 
-    export(own_stack, bundle)
-    assert eventually(lambda: own_stack.recommend(user)["source"] == "ensemble")
-    assert own_stack.recommend(user)["items"] == slate["items"]
+def test_a_split_is_kept_by_user_survives_triton_and_is_ended(own_stack: World) -> None:
+    ours, users = own_stack.manifest()["bundle"], list(range(1, 41))
+    renamed(own_stack.settings.bundle, OTHER)
+    done = bundles(own_stack, "split", "--bundle", OTHER, "--share", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = routing(own_stack)
+
+    def arms() -> dict[int, tuple[str, str, str]]:
+        found = {user: own_stack.recommend(user) for user in users}
+        return {user: (one["arm"], one["bundle"], one["source"]) for user, one in found.items()}
+
+    expected = {
+        user: (arm, ours if arm == CHAMPION else OTHER, "ensemble")
+        for user, arm in ((user, record.arm_of(user)) for user in users)
+    }
+    assert len({bundle for _, bundle, _ in expected.values()}) == 2
+    assert eventually(lambda: arms() == expected, 20.0)
+    os.kill(own_stack.pids()["triton"], signal.SIGKILL)
+    assert eventually(lambda: arms() == expected, 120.0), "both are loaded again"
+    done = bundles(own_stack, "shadow", "--bundle", OTHER)
+    assert done.returncode == 1
+    assert "answers users already" in done.stderr
+    done = bundles(own_stack, "split", "--bundle", OTHER, "--share", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert eventually(lambda: {bundle for _, bundle, _ in arms().values()} == {ours}, 20.0)
+    done = bundles(own_stack, "list")
+    assert f"champion  {ours}  100% of the users" in done.stdout
+
+
+def test_a_broken_bundle_is_refused_and_what_was_served_goes_on(own_stack: World) -> None:
+    ours = own_stack.manifest()["bundle"]
+    renamed(own_stack.settings.bundle, BROKEN, ranker=b"no model")
+    for command in (["promote", "--bundle", BROKEN], ["split", "--bundle", BROKEN, "--share", "0.5"]):
+        done = bundles(own_stack, *command)
+        assert done.returncode != 0, done.stdout
+        assert BROKEN in done.stderr
+    assert own_stack.settings.bundle.resolve().name == ours
+    assert routing(own_stack).bundles == (ours,)
+    assert own_stack.recommend(1)["bundle"] == ours
+
+
+def test_a_bundle_that_was_promoted_while_nothing_ran_is_what_a_start_serves(own_stack: World) -> None:
+    ours = own_stack.manifest()["bundle"]
+    other = renamed(own_stack.settings.bundle, OTHER)
+    done = bundles(own_stack, "promote", "--bundle", OTHER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    own_stack.down()
+    done = bundles(own_stack, "rollback")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "make materialize export up" in done.stdout
+    own_stack.up()
+    assert own_stack.recommend(1)["bundle"] == ours
+    assert routing(own_stack).former == other.name

@@ -1,0 +1,153 @@
+"""`python -m bench.promotions BUNDLE`: promotes a bundle and rolls it back, again and again, under load; says
+what callers get meanwhile, beside a quiet run. The stack must run; the champion is afterwards what it was."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bench.load.traffic import Exchange, Run, open_loop
+from contract.bundle import read_manifest
+from contract.ids import OwnId
+from contract.slates import SlateSource
+from deploy.local.settings import LocalSettings, load_settings
+from deploy.local.watch import ensemble_settings
+from ensemble.publish.serve import TIMEOUT_MS, BundleServer
+from ensemble.stores.client import connect
+
+RATE, QUIET_S, EVERY_S, SWITCHES = 100.0, 20.0, 1.5, 20
+USERS_OWN = frozenset({"unknown_user", "short", "unknown_item", "caps", "user_features"})
+"""What an answer may lack by the user or the request, and is full nevertheless."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One change of the champion: when it was written, seconds from the start of the load, and to what."""
+
+    at_s: float
+    bundle: str
+
+
+@dataclass
+class Switched:
+    """What callers got while the champion changed."""
+
+    bundles: tuple[str, str]
+    switches: list[Switch] = field(default_factory=list)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def failed(self) -> int:
+        """Answers that are none."""
+        return sum(one.status != 200 for one in self.run.exchanges)
+
+    @property
+    def misnamed(self) -> int:
+        """Answers that name another bundle than the two."""
+        return sum(named not in self.bundles for _, named in self._named())
+
+    @property
+    def full_share(self) -> float:
+        """Of the answers, how many are full."""
+        return full_share(self.run.exchanges)
+
+    @property
+    def seen_after_s(self) -> list[float]:
+        """Of each switch, seconds from its write until the last request that still got the former bundle."""
+        ends = [*(one.at_s for one in self.switches[1:]), self.run.seconds]
+        return [
+            max(
+                (
+                    sent_s - switch.at_s
+                    for sent_s, named in self._named()
+                    if sent_s < end_s and switch.at_s <= sent_s and named != switch.bundle
+                ),
+                default=0.0,
+            )
+            for switch, end_s in zip(self.switches, ends, strict=True)
+        ]
+
+    def _named(self) -> list[tuple[float, str]]:
+        return [
+            (one.sent_s, json.loads(one.body)["bundle"]) for one in self.run.exchanges if one.status == 200
+        ]
+
+
+def full_share(exchanges: Sequence[Exchange]) -> float:
+    """Of the answers, how many are the ensemble's and lack nothing but what the user lacks."""
+    full = 0
+    for one in exchanges:
+        told = json.loads(one.body) if one.status == 200 else {"source": "", "degraded": []}
+        full += told["source"] == SlateSource.ENSEMBLE and not {*told["degraded"]} - USERS_OWN
+    return full / max(1, len(exchanges))
+
+
+def percentile_ms(exchanges: Sequence[Exchange], share: float) -> float:
+    """A percentile of the latencies, from the instant when each request was due."""
+    found = sorted(one.latency_ms for one in exchanges)
+    return found[min(len(found) - 1, int(share * len(found)))]
+
+
+def switch_under_load(
+    settings: LocalSettings,
+    server: BundleServer,
+    other: str,
+    users: Sequence[OwnId],
+    switches: int = SWITCHES,
+    every_s: float = EVERY_S,
+) -> Switched:
+    """Promotes `other` and the champion in turns while `RATE` requests come each second."""
+    champion = server.routing().champion
+    made = Switched((champion, other))
+    duration_s, began = (switches + 2) * every_s, time.perf_counter()
+
+    def change() -> None:
+        for place in range(switches):
+            time.sleep(max(0.0, began + (place + 1) * every_s - time.perf_counter()))
+            bundle = (other, champion)[place % 2]
+            server.promote(bundle, "promote" if place % 2 == 0 else "rollback")
+            made.switches.append(Switch(time.perf_counter(), bundle))
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    headers = settings.headers
+    made.run = asyncio.run(open_loop(settings.port, users, rate=RATE, duration_s=duration_s, headers=headers))
+    changing.join()
+    made.switches = [Switch(one.at_s - made.run.started_s, one.bundle) for one in made.switches]
+    return made
+
+
+def main() -> int:
+    """Measures on the running stack and prints it; 0, or 1 where a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", help="an indexed and exported bundle, another than the champion")
+    parser.add_argument("--switches", type=int, default=SWITCHES)
+    chosen, settings = parser.parse_args(), load_settings()
+    server = BundleServer(connect(settings.redis, TIMEOUT_MS), ensemble_settings(settings))
+    users = read_manifest(settings.bundle, verify=False).sample_user_ids
+    champion = server.routing().champion
+    server.promote(chosen.bundle, "loaded before the clock starts")
+    server.promote(champion, "rollback")
+    time.sleep(EVERY_S)
+    load = open_loop(settings.port, users, rate=RATE, duration_s=QUIET_S, headers=settings.headers)
+    quiet = asyncio.run(load).exchanges
+    made = switch_under_load(settings, server, chosen.bundle, users, chosen.switches)
+    p99 = [percentile_ms(one, 0.99) for one in (quiet, made.run.exchanges)]
+    named = Counter(json.loads(one.body)["bundle"] for one in made.run.exchanges if one.status == 200)
+    print(f"answers             {len(made.run.exchanges)}, of them {dict(named)}")
+    print(f"failed, misnamed    {made.failed}, {made.misnamed}")
+    print(f"full                {made.full_share:.2%}, quiet {full_share(quiet):.2%}")
+    print(f"p99 ms              {p99[1]:.1f}, quiet {p99[0]:.1f}: {p99[1] / p99[0]:.2f} times")
+    print(f"switch seen after s {max(made.seen_after_s):.2f} at most, of {len(made.switches)}")
+    return int(made.failed + made.misnamed > 0 or made.full_share < 0.99)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
