@@ -17,8 +17,8 @@ from bench.load.traffic import Exchange, Run, open_loop
 from contract.bundle import read_manifest
 from contract.ids import OwnId
 from contract.slates import SlateSource
+from deploy.local.routing import ensemble_settings
 from deploy.local.settings import LocalSettings, load_settings
-from deploy.local.watch import ensemble_settings
 from ensemble.publish.serve import TIMEOUT_MS, BundleServer
 from ensemble.stores.client import connect
 

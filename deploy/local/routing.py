@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from http.client import HTTPException
+from typing import Any
 
 import redis
 
 from contract.bundle import BundleError, read_manifest
 from contract.routing import RoutingError
 from deploy.local.settings import LOOPBACK, LocalSettings
+from ensemble.publish.serve import BundleServer
+from ensemble.settings import EnsembleSettings
 from ensemble.stores.routing import change_routing, read_routing
 from ensemble.triton.repository import ModelRepository
 
@@ -53,6 +56,28 @@ def follow_link(settings: LocalSettings) -> str:
         why = "promoted while nothing ran"
         change_routing(client, settings.bundle, lambda routing: routing.promoted(name, why))
     return f"{name} is the champion, which was {why}"
+
+
+def serve_link(settings: LocalSettings) -> str:
+    """Lets the running servers serve the bundle of the link, where they serve another. Gives what to say of
+    it; empty where nothing changed.
+
+    Raises:
+        BundleError, LoadError, RoutingError, redis.RedisError, OSError: it is refused; the other goes on.
+    """
+    name = linked(settings)
+    if champion(settings) == name:
+        return ""
+    with closing(_client(settings)) as client:
+        BundleServer(client, ensemble_settings(settings)).promote(name, "the link's, at make up")
+    return f"{name} is the champion"
+
+
+def ensemble_settings(settings: LocalSettings) -> EnsembleSettings:
+    """The ensemble's settings of these servers, whatever this process was told of Redis."""
+    told: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
+    told |= {"bundle_dir": settings.bundle, "triton_http": f"{LOOPBACK}:{settings.triton_http_port}"}
+    return EnsembleSettings(**told)
 
 
 def load_anew(settings: LocalSettings) -> None:

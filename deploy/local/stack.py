@@ -20,7 +20,7 @@ from contract.environment import REDIS_URL
 from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
 from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning, waiting_events
-from deploy.local.routing import follow_link, load_anew
+from deploy.local.routing import follow_link, load_anew, serve_link
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 from ensemble.triton.repository import LoadError
@@ -126,7 +126,7 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
     for program in wanted:
         where = ", ".join(str(port) for port in program.ports.values())
         if program.name == "triton":
-            prepare_bundles(settings, is_cold=not alive & {"triton", "gateway"})
+            prepare_bundles(settings, is_cold="triton" not in alive)
         if program.name in alive and not program.fault():
             say(program.name, f"is up on {where}")
             continue
@@ -139,18 +139,18 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
 
 
 def prepare_bundles(settings: LocalSettings, *, is_cold: bool) -> None:
-    """Where nothing serves yet, the bundle of the link is the champion; where Triton does, what was exported
-    anew since is loaded again.
+    """Makes the bundle of the link the champion; where Triton runs already, once it is loaded there, and what
+    was exported anew since is loaded again.
 
     Raises:
-        StackError: link or record cannot be read, or a new export does not load.
+        StackError: link or record cannot be read, or a bundle is refused.
     """
     try:
-        if is_cold and (told := follow_link(settings)):
-            say("bundles", told)
         if not is_cold:
             load_anew(settings)
-    except (BundleError, RoutingError, LoadError, RedisError) as error:
+        if told := follow_link(settings) if is_cold else serve_link(settings):
+            say("bundles", told)
+    except (BundleError, RoutingError, LoadError, RedisError, OSError) as error:
         raise StackError(f"bundles: {error}") from None
 
 

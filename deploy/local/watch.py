@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from http.client import HTTPException
-from typing import Any
 from xmlrpc.client import Fault
 
 import psutil
@@ -18,9 +17,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from deploy.local.routing import ensemble_settings
 from deploy.local.settings import LOOPBACK, LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path
-from ensemble.settings import EnsembleSettings
 from ensemble.triton.keeper import keeper_of
 from ensemble.triton.probe import Look, Sign
 from ensemble.triton.watch import INTERVAL_S, Watch, WatchedServer, WatchedTriton
@@ -88,13 +87,6 @@ def keep_watch(settings: LocalSettings, server: WatchedServer) -> None:
         if state.get("statename") == "RUNNING":
             watch.look(state["pid"])
         watch.wait()
-
-
-def ensemble_settings(settings: LocalSettings) -> EnsembleSettings:
-    """The ensemble's settings of these servers, whatever this process was told of Redis."""
-    told: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
-    told |= {"bundle_dir": settings.bundle, "triton_http": f"{LOOPBACK}:{settings.triton_http_port}"}
-    return EnsembleSettings(**told)
 
 
 def main() -> None:

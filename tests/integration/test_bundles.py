@@ -16,7 +16,7 @@ import pytest
 
 from bench.promotions import SWITCHES, percentile_ms, switch_under_load
 from contract.routing import CHAMPION, Routing
-from deploy.local.watch import ensemble_settings
+from deploy.local.routing import ensemble_settings
 from ensemble.publish.serve import BundleServer
 from ensemble.stores.routing import read_routing
 from tests.builders.world import World, eventually
