@@ -1,6 +1,6 @@
 """Asks a Shortlist gateway for recommendations: `Client`, `AsyncClient`, what they answer and raise."""
 
-from shortlist.answers import Answer, AnsweredItem, Id, ItemHistory, ServedBundle, Trace
+from shortlist.answers import Answer, AnsweredItem, EventsTaken, Id, ItemHistory, ServedBundle, Trace
 from shortlist.client import AsyncClient, Client
 from shortlist.errors import (
     GatewayFailed,
@@ -20,6 +20,7 @@ __all__ = [
     "AnsweredItem",
     "AsyncClient",
     "Client",
+    "EventsTaken",
     "GatewayFailed",
     "Id",
     "ItemHistory",

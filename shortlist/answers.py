@@ -109,6 +109,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsTaken:
+    """What became of events: how many are new, how many had been accepted before, and what is wrong with the
+    others, each by its `index`, `field` and `message`."""
+
+    accepted: int
+    duplicates: int
+    refused: int
+    errors: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> EventsTaken:
+        """Takes it as the JSON has it."""
+        return cls(told["accepted"], told["duplicates"], told["refused"], tuple(told["errors"]))
+
+
+@dataclass(frozen=True, slots=True)
 class ItemHistory:
     """What a user has seen, newest first: as many items as asked for, of `total`."""
 

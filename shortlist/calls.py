@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from shortlist.answers import Answer, Id, ItemHistory, ServedBundle
+from shortlist.answers import Answer, EventsTaken, Id, ItemHistory, ServedBundle
 from shortlist.errors import NotUnderstood, refusal
 
 T = TypeVar("T")
@@ -92,6 +92,12 @@ def recommend_many(requests: Sequence[Mapping[str, Any]]) -> Call[list[Answer]]:
 
     body = {"requests": [_body({}, request) for request in requests]}
     return Call("POST", "/v1/recommendations/many", read, body)
+
+
+def send_events(events: Sequence[Mapping[str, Any]], atomic: bool) -> Call[EventsTaken]:
+    """Tells what users did. An event without a name gets one, so that all tries of the call count once."""
+    named = [{"event_id": uuid.uuid4().hex, **event} for event in events]
+    return Call("POST", "/v1/events", EventsTaken.read, {"events": named, "atomic": atomic})
 
 
 def seen(user_id: Id, limit: int) -> Call[ItemHistory]:

@@ -11,12 +11,14 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from shortlist import calls
-from shortlist.answers import Answer, Id, ItemHistory, ServedBundle
+from shortlist.answers import Answer, EventsTaken, Id, ItemHistory, ServedBundle
 from shortlist.calls import Asked, AskedForUser, Call
 from shortlist.errors import ShortlistError
 from shortlist.retries import Retries, Tries, failure_of
 
 TIMEOUT_S = 2.0
+EVENTS_TIMEOUT_S = 10.0
+"""Of a call with events: each try waits until they are on the gateway's disk, up to a second or so."""
 RETRIES = Retries()
 T = TypeVar("T")
 
@@ -130,6 +132,21 @@ class Client(_Caller):
         """
         return self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
 
+    def send_events(
+        self,
+        events: Sequence[Mapping[str, Any]],
+        *,
+        atomic: bool = False,
+        timeout_s: float = EVENTS_TIMEOUT_S,
+    ) -> EventsTaken:
+        """Tells what users did, 1 to 500 events: `user_id`, `item_id`, and labels by name or a `type`; see
+        `/docs`. They are kept when it returns, each once, whatever became of earlier tries.
+
+        Raises:
+            ShortlistError: none was accepted, or it is not known whether; send the same again.
+        """
+        return self._ask(calls.send_events(events, atomic), None, timeout_s)
+
     def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.
 
@@ -240,6 +257,21 @@ class AsyncClient(_Caller):
             ShortlistError: there is no answer.
         """
         return await self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
+
+    async def send_events(
+        self,
+        events: Sequence[Mapping[str, Any]],
+        *,
+        atomic: bool = False,
+        timeout_s: float = EVENTS_TIMEOUT_S,
+    ) -> EventsTaken:
+        """Tells what users did, 1 to 500 events: `user_id`, `item_id`, and labels by name or a `type`; see
+        `/docs`. They are kept when it returns, each once, whatever became of earlier tries.
+
+        Raises:
+            ShortlistError: none was accepted, or it is not known whether; send the same again.
+        """
+        return await self._ask(calls.send_events(events, atomic), None, timeout_s)
 
     async def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.

@@ -372,3 +372,16 @@ def test_several_users_are_asked_for_at_once_and_pages_go_on() -> None:
     assert {request.url.path for request in asked} == {"/v1/recommendations/many"}
     sent = json.loads(asked[0].content)
     assert sent == {"requests": [requests[0], requests[1] | {"exclude_item_ids": [1, 2]}]}
+
+
+def test_events_are_named_so_that_all_tries_count_once() -> None:
+    taken = {"request_id": "r", "accepted": 1, "duplicates": 1, "refused": 0, "errors": []}
+    transport, asked = answers(busy(**{"retry-after": "0"}), httpx.Response(202, json=taken))
+    events = [{"user_id": 7, "item_id": 3, "type": "click"}, {"user_id": 7, "item_id": 4, "event_id": "mine"}]
+    with Client(transport=transport, retries=Retries(first_s=0.001)) as client:
+        told = client.send_events(events)
+    assert (told.accepted, told.duplicates, told.refused, told.errors) == (1, 1, 0, ())
+    first, second = (json.loads(request.content)["events"] for request in asked)
+    assert first == second
+    assert first[1]["event_id"] == "mine"
+    assert len(first[0]["event_id"]) == 32

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from training.data import prepared
+from training.data.events import event_files, with_live_events
 from training.data.files import RawTable
 from training.data.prepared import Prepared, fingerprint, load_prepared, read_stamp
 from training.data.sources import declared, kuairand, movielens, own, synthetic
@@ -95,11 +96,12 @@ def prepare(
     """
     found = find(source, data_dir, say)
     size = size or synthetic.Size()
+    folder = _folder_of(found, var_dir)
+    files = [*found.files, *event_files(var_dir, folder.name)]
     stamp = {
         "source": str(found.folder or found.name),
-        "fingerprint": fingerprint(list(found.files), FORM, found.name, _recipe(found.name, size)),
+        "fingerprint": fingerprint(files, FORM, found.name, _recipe(found.name, size)),
     }
-    folder = _folder_of(found, var_dir)
     if read_stamp(folder) == stamp:
         say(f"{folder}: unchanged, reused")
         return load_prepared(folder)
@@ -107,6 +109,7 @@ def prepare(
     checked = validate(dataset, tables, prepared.now())
     for warning in checked.warnings:
         say(warning)
+    checked = with_live_events(checked, var_dir, say)
     frames = prepared.in_order(checked.frames, checked.dataset)
     prepared.write_prepared(folder, checked.dataset, frames, stamp, checked.users)
     ready = load_prepared(folder)
