@@ -17,9 +17,11 @@ from contract.user_features import is_of
 Row = dict[str, Any]
 """Column to value, the item's own id among them; a column that was not told is None."""
 MOST = 1e18
-"""The largest number that models take, but of logarithms; whole numbers go to 2^53."""
+"""The largest number that models take: float32, in which they compute, cannot hold squares of larger ones."""
 MOST_OF_LOGS = 1e38
+"""The largest whose logarithm they take: what float32 itself holds."""
 MOST_WHOLE = 2**53
+"""The largest whole number: beyond it Feast rounds."""
 MOST_ELEMENTS = 10_000
 
 

@@ -81,6 +81,22 @@ def routing_key(dataset: str) -> str:
     return f"routing:{dataset}"
 
 
+def catalogue_stream_key(dataset: str) -> str:
+    """The key of the stream of what changes the catalogue and the users: `contract/live_catalogue.py`."""
+    return f"catalogue:{dataset}"
+
+
+def catalogue_reply_key(dataset: str, change_id: str) -> str:
+    """The key of what is told of a user who was asked about, as JSON; for a moment."""
+    return f"catalogue_reply:{dataset}:{change_id}"
+
+
+def forgotten_users_key(dataset: str) -> str:
+    """The key of the users whose data was deleted: a hash from a digest of the user's number to when that was
+    asked for, Unix time in milliseconds."""
+    return f"forgotten_users:{dataset}"
+
+
 def live_items_key(dataset: str) -> str:
     """The key of the items of a data set that were put or taken out while serving: a hash from an item's
     number to its row as JSON, by column; empty for one that was taken out."""

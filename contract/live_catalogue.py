@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from contract.items import Row
+from contract.live_files import live_folder
 
 FIELD = "change"
 PUT, TAKE_OUT, FORGET, SHOW = "put", "take_out", "forget", "show"
 """Kinds: items are put; one is taken out; all that is held of a user is deleted, or told."""
+WHOLE = "whole"
 MOST_FILES = 64
 """Files of a folder until they are made one."""
 
@@ -71,7 +73,7 @@ def digest_of_user(user_id: int) -> str:
 
 def catalogue_folder(var: Path, dataset: str) -> Path:
     """Where the files of a data set lie."""
-    return var / "live" / dataset / "catalogue"
+    return live_folder(var, dataset) / "catalogue"
 
 
 def write_changes(folder: Path, changes: Sequence[Change]) -> None:
@@ -84,9 +86,10 @@ def write_changes(folder: Path, changes: Sequence[Change]) -> None:
     files = _files(folder)
     if len(files) > MOST_FILES:
         whole = read_changes(folder)
-        _write(folder / f"{whole[0].change_id}.jsonl", whole)
+        name = f"{WHOLE}-{whole[-1].change_id}.jsonl"  # no file of fewer changes has this name
+        _write(folder / name, whole)
         for file in files:
-            if file.name != f"{whole[0].change_id}.jsonl":
+            if file.name != name:
                 file.unlink(missing_ok=True)
 
 

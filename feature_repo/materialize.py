@@ -36,6 +36,7 @@ from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
 from feature_repo.feast_store import FeastStore
 from feature_repo.kept import columns_to_keep
+from feature_repo.live_items import without_live_items
 from feature_repo.online import OnlineStore
 
 Say = Callable[[str], None]
@@ -72,7 +73,7 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
         online = OnlineStore(Redis(**url.connection_kwargs()), project)
         online.redis.ping()
         feast.apply()
-        stored = _stored(online)
+        computed, stored = without_live_items(computed, _stored(online), *online.live_items())
         differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
         ids = {view: found.ids for view, found in stored.items()}
         kept = columns_to_keep(computed.dataset, feast.var_dir / "bundles", online.bundles())

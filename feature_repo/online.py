@@ -23,6 +23,7 @@ from contract.keys import (
     encode_seen,
     item_card_key,
     kept_columns_key,
+    live_items_key,
     materialized_at_key,
     materialized_key,
     removed_users_key,
@@ -57,6 +58,15 @@ class OnlineStore:
             self.redis.delete(materialized_key(self.project))
         else:
             self.redis.set(materialized_key(self.project), json.dumps(hashes))
+
+    def live_items(self) -> tuple[Ids, Ids]:
+        """Lists the items that were put while serving, and those that were taken out, ascending."""
+        told: Any = self.redis.hgetall(live_items_key(self.project))
+        put, gone = (
+            np.array(sorted(int(number) for number, row in told.items() if bool(row) == is_put), np.int64)
+            for is_put in (True, False)
+        )
+        return put, gone
 
     def note_time(self) -> None:
         """Remembers that the features are as of now, Unix time by Redis' clock."""

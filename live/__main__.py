@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from contract.environment import explain_redis
 from contract.live_files import live_folder
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
+from live.catalogue import CatalogueHandler
 from live.consumer import Consumer
 from live.events import EventHandler
 from live.handler import Handler
@@ -39,10 +41,18 @@ def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) 
     read_manifest(chain.bundle, verify=False)
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
-    handlers: list[Handler] = [EventHandler(dataset, chain.var_dir), ShownHandler(dataset, chain.var_dir)]
+    catalogue = CatalogueHandler(dataset, chain.var_dir, chain.provider)
+    handlers: list[Handler] = [
+        EventHandler(dataset, chain.var_dir),
+        ShownHandler(dataset, chain.var_dir),
+        catalogue,
+    ]
     stop = _until_told()
     threading.Thread(target=_end_with, args=(dataset, chain.bundle, stop), daemon=True).start()
     say(f"{dataset.name}: at work, Redis at {chain.redis_url.address}")
+    with suppress(RedisError):  # one that is away lost nothing
+        if restored := catalogue.restore(redis):
+            say(f"{restored} items that were put live are in Redis again")
     Consumer(redis, dataset.name, handlers, live, say).keep(stop)
     say("ended")
     return 0

@@ -16,7 +16,7 @@ class Transaction:
     """Redis' WATCH, MULTI and EXEC. Used within a `with`; `commit` may be called once, at its end."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis: Any = redis
+        self.redis: Any = redis
         self._pipe: Any = redis.pipeline(transaction=True)
         self._writes: list[Command] = []
 
@@ -42,7 +42,7 @@ class Transaction:
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """As `read`, of what may change meanwhile."""
-        pipe: Any = self._redis.pipeline(transaction=False)
+        pipe: Any = self.redis.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
         replies: list[Any] = pipe.execute()

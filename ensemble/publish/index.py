@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,14 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from contract import bundle as bundle_files
-from contract.arrays import Floats
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
 from contract.dataset import DatasetError
 from contract.environment import explain_redis
-from contract.filters import has_range, held_values, index_number, number
+from contract.filters import has_range
 from contract.keys import (
     TAG_SEPARATOR,
     bundles_key,
     encode_card,
-    encode_tags,
     index_name,
     index_search_key,
     item_card_key,
@@ -36,6 +34,8 @@ from contract.keys import (
 )
 from contract.routing import RoutingError
 from ensemble.publish.features import FeaturesMissing, check_features
+from ensemble.publish.fields import card_of, item_fields
+from ensemble.publish.live_items import write_live_items
 from ensemble.publish.recall import RecallError, choose_breadth
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
@@ -65,8 +65,9 @@ def build_index(
     """Writes a bundle's vectors, filter columns and cards, builds its index, and drops all but the newest
     `keep`, none of those that are `served`, which count.
 
-    The bundle counts as built only once every item is indexed, and older ones go only once `accept` did not
-    raise. False where it was built before; then `accept` alone is called.
+    Items that were put while other bundles served are written as well. The bundle counts as built only once
+    every item is indexed, and older ones go only once `accept` did not raise. False where it was built
+    before; then `accept` alone is called.
 
     Raises:
         IndexBuildError: Redis lacks the search module or did not index every item; what was serving still
@@ -92,6 +93,7 @@ def build_index(
     newest: Any = redis.zrange(built, -1, -1, withscores=True)
     # A clock that was put back makes no bundle older than those before it.
     redis.zadd(built, {manifest.bundle: max([time.time(), *(at_s + 1 for _, at_s in newest)])})
+    write_live_items(redis, folder)
     accept(manifest)
     known = [name.decode() for name in _command(redis, "ZRANGE", built, 0, -1)]
     spare = [name for name in known if name not in {*served, manifest.bundle}]
@@ -115,7 +117,7 @@ def is_built(redis: Redis, manifest: Manifest, patience_s: float = PATIENCE_S) -
             return False
         for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
             if is_over:
-                return found == manifest.items
+                return found >= manifest.items
     except ResponseError:  # there is no such index
         pass
     return False
@@ -175,30 +177,6 @@ def _write_items(redis: Redis, folder: Path, manifest: Manifest) -> None:
             pipe.hset(f"{prefix}{item_id}", mapping=item_fields(row, vector, manifest.filters))
             pipe.set(item_card_key(manifest.bundle, item_id), encode_card(card_of(row, manifest)))
         pipe.execute()
-
-
-def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str]) -> dict[Any, Any]:
-    """Takes an item's row and vector (D,), gives its hash: the vector, and of each column the tags, and the
-    number of one that may be asked for a range."""
-    fields: dict[Any, Any] = {VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes()}
-    for column, dtype in dtypes.items():
-        held = held_values(row.get(column), dtype)
-        fields[column] = encode_tags(held)
-        if has_range(dtype):
-            for one in held:
-                fields[number_field(column)] = index_number(number(one, dtype))
-    return fields
-
-
-def card_of(row: Mapping[str, Any], manifest: Manifest) -> dict[str, str | None]:
-    """Takes an item's row, gives the fields that are shown of it."""
-    return {name: _text(row.get(name)) for name in manifest.display}
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, list):
-        return ", ".join(str(v) for v in value)
-    return None if value is None else str(value)
 
 
 def _wait(redis: Redis, manifest: Manifest, patience_s: float) -> None:

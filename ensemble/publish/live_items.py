@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from contract.filters import has_range
 from contract.items import Row, stored_row
 from contract.keys import encode_card, item_card_key, item_vector_key, live_items_key, number_field
 from ensemble.bundle import Tower
-from ensemble.publish.index import card_of, item_fields
+from ensemble.publish.fields import card_of, item_fields
 from ensemble.settings import Provider
 from ensemble.stores.features import to_columns
 from ensemble.stores.vectors import VECTOR_FIELD
@@ -92,10 +92,6 @@ class LiveItemWriter:
         raw: dict[str, Array] = to_columns(columns, [[one.get(name) for name in columns] for one in stored])
         raw[names.ITEM_ID] = np.fromiter(rows, np.int64, len(rows))
         return self._tower({name: self._encoders.encode(name, raw[name]) for name in self._tower.features})
-
-    def count_others(self, item_ids: Iterable[int]) -> int:
-        """Counts the items that are not of the bundle's files."""
-        return len(np.setdiff1d(np.fromiter(item_ids, np.int64), self._bundle_ids))
 
 
 def live_rows(redis: Redis, dataset: str) -> dict[int, Row | None]:

@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 
 from contract.columns import Column, Role
 from contract.ids import FIRST, LAST, MAX_LENGTH
+from contract.items import MOST, MOST_OF_LOGS
 from training.data.embeddings import read_embeddings
 from training.data.labels import read_labels
 from training.data.lists import plain, read_lists
 from training.data.prepared import arrow_type
 from training.data.times import read_timestamps
 from training.data.values import (
-    MOST,
-    MOST_OF_LOGS,
     Warn,
     Wrong,
     as_yaml,

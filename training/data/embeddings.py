@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract.columns import Column
+from contract.items import MOST
 from training.data.lists import from_brackets, has_brackets
-from training.data.values import MOST, Warn, Wrong, examples, no_separator, too_large
+from training.data.values import Warn, Wrong, examples, no_separator, too_large
 
 
 def read_embeddings(values: pa.ChunkedArray, column: Column, warn: Warn) -> pa.ChunkedArray:

@@ -9,11 +9,8 @@ import pyarrow.compute as pc
 import yaml
 
 from contract.columns import Column
+from contract.items import MOST
 
-MOST = 1e18
-"""The largest number that models take: float32, in which they compute, cannot hold squares of larger ones."""
-MOST_OF_LOGS = 1e38
-"""The largest whose logarithm they take: what float32 itself holds."""
 EXAMPLES = 3
 
 Warn = Callable[[str], None]

@@ -11,6 +11,7 @@ from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from training.data import prepared
 from training.data.events import event_files, with_live_events
 from training.data.files import RawTable
+from training.data.live import forget_archived, live_files, with_live_changes
 from training.data.prepared import Prepared, fingerprint, load_prepared, read_stamp
 from training.data.sources import declared, kuairand, movielens, own, synthetic
 from training.data.sources.adapter import Raw
@@ -97,7 +98,8 @@ def prepare(
     found = find(source, data_dir, say)
     size = size or synthetic.Size()
     folder = _folder_of(found, var_dir)
-    files = [*found.files, *event_files(var_dir, folder.name)]
+    forget_archived(var_dir, folder.name)
+    files = [*found.files, *event_files(var_dir, folder.name), *live_files(var_dir, folder.name)]
     stamp = {
         "source": str(found.folder or found.name),
         "fingerprint": fingerprint(files, FORM, found.name, _recipe(found.name, size)),
@@ -109,7 +111,7 @@ def prepare(
     checked = validate(dataset, tables, prepared.now())
     for warning in checked.warnings:
         say(warning)
-    checked = with_live_events(checked, var_dir, say)
+    checked = with_live_changes(with_live_events(checked, var_dir, say), var_dir, say)
     frames = prepared.in_order(checked.frames, checked.dataset)
     prepared.write_prepared(folder, checked.dataset, frames, stamp, checked.users)
     ready = load_prepared(folder)

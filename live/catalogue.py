@@ -1,0 +1,178 @@
+"""What changes items and users while bundles serve: items come, change and go, users are forgotten."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from contract import names
+from contract.bundle import BundleError
+from contract.dataset import Dataset, DatasetError
+from contract.feast import encode_time, event_time_field, feature_field, feature_key
+from contract.items import Row, stored_row
+from contract.keys import (
+    bundles_key,
+    catalogue_reply_key,
+    catalogue_stream_key,
+    forgotten_users_key,
+    live_changes_key,
+    live_items_key,
+    live_version_key,
+)
+from contract.live_catalogue import (
+    FIELD,
+    FORGET,
+    SHOW,
+    Change,
+    LiveState,
+    catalogue_folder,
+    decode_change,
+    digest_of_user,
+    read_changes,
+    write_changes,
+)
+from ensemble.publish.live_items import LiveItemWriter
+from ensemble.settings import Provider
+from ensemble.stores.feast_values import encode_feature
+from live.archive import Archive
+from live.person import NOTHING, Person
+from live.streams import Entry
+from live.transaction import Transaction
+
+REPLY_S = 30
+"""Seconds for which an answer waits for who asked."""
+_FIELD = FIELD.encode()
+
+
+class CatalogueHandler:
+    """Handles the changes of one data set. What is put or taken out is also kept in files, which preparing
+    reads, and from which an emptied Redis is filled again."""
+
+    archive: Archive | None = None
+
+    def __init__(self, dataset: Dataset, var: Path, provider: Provider = Provider.CPU) -> None:
+        self.streams = [catalogue_stream_key(dataset.name)]
+        self._dataset, self._var, self._provider = dataset, var, provider
+        self._folder = catalogue_folder(var, dataset.name)
+        self._writers: dict[str, LiveItemWriter | None] = {}
+
+    def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
+        """Adds what they change."""
+        changes = _changes(entries)
+        kept = [_without_id(one) for one in changes if one.kind != SHOW]
+        write_changes(self._folder, kept)
+        self._put(LiveState.of(kept), max((one.at_ms for one in kept), default=0), transaction)
+        forgotten: set[int] = set()
+        for change in changes:
+            if change.kind == FORGET:
+                forgotten.add(int(change.content))
+                self._forget(change, transaction)
+            elif change.kind == SHOW:
+                self._show(change, int(change.content) in forgotten, transaction)
+
+    def restore(self, redis: Redis) -> int:
+        """Puts again what the files know, where Redis lost it; gives the number of items."""
+        if redis.exists(live_version_key(self._dataset.name)):
+            return 0
+        changes = read_changes(self._folder)
+        state = LiveState.of(changes)
+        if not state.items and not state.forgotten:
+            return 0
+        with Transaction(redis) as transaction:
+            self._put(state, max(one.at_ms for one in changes), transaction)
+            transaction.commit()
+        return len(state.items)
+
+    def _put(self, state: LiveState, at_ms: int, transaction: Transaction) -> None:
+        name = self._dataset.name
+        if state.forgotten:
+            told = [part for pair in state.forgotten.items() for part in pair]
+            transaction.write("HSET", forgotten_users_key(name), *told)
+        if not state.items:
+            return
+        (version,) = transaction.read([("GET", live_version_key(name))])
+        version = int(version or 0) + 1
+        gone = [number for number, row in state.items.items() if row is None]
+        rows = {number: row for number, row in state.items.items() if row is not None}
+        for number, row in rows.items():
+            fields = self._feature_fields(row, at_ms // 1000)
+            key = feature_key(names.ITEM_ID, number, name)
+            transaction.write("HSET", key, *(part for pair in fields.items() for part in pair))
+        if gone:
+            keys = [feature_key(names.ITEM_ID, number, name) for number in gone]
+            transaction.write("UNLINK", *keys)
+        for writer in self._served(transaction):
+            for command in (*writer.put(rows), *writer.take_out(gone)):
+                transaction.write(*command)
+        told = [part for number, row in state.items.items() for part in (number, _json(row) if row else "")]
+        transaction.write("HSET", live_items_key(name), *told)
+        scores = [part for number in state.items for part in (version, number)]
+        transaction.write("ZADD", live_changes_key(name), *scores)
+        transaction.write("SET", live_version_key(name), version)
+
+    def _feature_fields(self, row: Row, at_s: int) -> dict[bytes, bytes]:
+        """Writes a row as Feast does."""
+        view, values = names.ITEM_CATALOG, stored_row(row, self._dataset)
+        columns = self._dataset.view_columns(view)
+        fields = {feature_field(view, name): encode_feature(c, values[name]) for name, c in columns.items()}
+        return fields | {event_time_field(view): encode_time(at_s)}
+
+    def _served(self, transaction: Transaction) -> list[LiveItemWriter]:
+        """Opens the bundles that are indexed: those that serve, or may again."""
+        (found,) = transaction.ask([("ZRANGE", bundles_key(self._dataset.name), 0, -1)])
+        bundles = [one.decode() for one in found]
+        self._writers = {name: one for name, one in self._writers.items() if name in bundles and one}
+        for name in bundles:
+            if name not in self._writers:
+                self._writers[name] = self._opened(name)
+        return [one for one in self._writers.values() if one is not None]
+
+    def _opened(self, bundle: str) -> LiveItemWriter | None:
+        try:
+            return LiveItemWriter(self._var / "bundles" / bundle, self._provider)
+        except (BundleError, DatasetError) as error:
+            sys.stderr.write(f"{bundle} is indexed, and cannot be read: {error}\n")
+            return None
+
+    def _forget(self, change: Change, transaction: Transaction) -> None:
+        person = Person(self._dataset, self._var, int(change.content))
+        for command in person.forget(transaction, change.at_ms):
+            transaction.write(*command)
+
+    def _show(self, change: Change, is_forgotten: bool, transaction: Transaction) -> None:
+        """Tells of a user, and nothing of one who is forgotten in the same transaction."""
+        person = Person(self._dataset, self._var, int(change.content))
+        told = NOTHING if is_forgotten else person.told(transaction)
+        key = catalogue_reply_key(self._dataset.name, change.change_id)
+        transaction.write("SET", key, _json(told), "EX", REPLY_S)
+
+
+def _changes(entries: Sequence[Entry]) -> list[Change]:
+    """Reads changes; what is none is said and left out."""
+    found = []
+    for entry in entries:
+        try:
+            found.append(decode_change(entry.entry_id, entry.fields.get(_FIELD, b"")))
+        except ValueError as error:
+            sys.stderr.write(f"{entry.stream} {entry.entry_id}: {error}; left out\n")
+    return found
+
+
+def _without_id(change: Change) -> Change:
+    """What is kept of a change: a user who is forgotten is not named."""
+    if change.kind != FORGET:
+        return change
+    return Change(change.change_id, FORGET, digest_of_user(int(change.content)))
+
+
+def _json(value: Any) -> str:
+    def plain(other: Any) -> Any:
+        return other.isoformat() if isinstance(other, datetime) else str(other)
+
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain)

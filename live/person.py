@@ -1,0 +1,173 @@
+"""All that is held of one user, place by place: what is told of the user is what is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from contract import names
+from contract.archive import forget_users
+from contract.arrays import Array
+from contract.dataset import Dataset
+from contract.event_archive import EVENT_ID, events_folder, read_archive
+from contract.events import FIELD, Event, partition_of
+from contract.feast import feature_key
+from contract.ids import number_of
+from contract.keys import (
+    batch_runs_key,
+    batch_stored_key,
+    changed_users_key,
+    decode_seen,
+    event_stream_key,
+    removed_users_key,
+    seen_key,
+    shown_key,
+    slate_key,
+)
+from contract.shown import Shown
+from contract.slates import StoredSlate, slate_files
+from ensemble.stores.features import RedisFeatureStore
+from live.shown import read_shown
+from live.streams import Entry, entries_of
+from live.transaction import Command, Key, Transaction
+
+PAGE = 5_000
+"""Entries of a stream that are read at a time."""
+
+_NONE: dict[str, Any] = {"waiting": [], "archived": []}
+NOTHING: dict[str, Any] = {"features": {}, "seen": [], "slates": [], "events": _NONE, "shown": _NONE}
+"""What is told of somebody of whom nothing is held."""
+
+
+class Person:
+    """One user of a data set."""
+
+    def __init__(self, dataset: Dataset, var: Path, user_id: int) -> None:
+        """Takes the user's number."""
+        self._dataset, self._var, self.user_id = dataset, var, user_id
+
+    def told(self, transaction: Transaction) -> dict[str, Any]:
+        """Tells all that is held. Users and items are numbers, but in events, which are as they were sent."""
+        runs = self._runs(transaction)
+        keys = [seen_key(self._name, self.user_id), *(slate_key(run, self.user_id) for run in runs)]
+        seen, *slates = transaction.ask([("GET", key) for key in keys])
+        found = (StoredSlate.decode(slate) for slate in slates if slate is not None)
+        return {
+            "features": self._features(transaction),
+            "seen": decode_seen(seen).tolist(),
+            "slates": [{"run": one.run, "item_ids": list(one.item_ids)} for one in found],
+            "events": {
+                "waiting": [_of_event(event) for _, event in self._events(transaction)],
+                "archived": self._archived_events(),
+            },
+            "shown": {
+                "waiting": [_of_note(note) for _, note in self._notes(transaction)],
+                "archived": [_of_note(note) for note in self._archived_notes()],
+            },
+        }
+
+    def forget(self, transaction: Transaction, until_ms: int) -> Iterator[Command]:
+        """Gives the commands that delete all of it from Redis, as of an instant, Unix time in milliseconds;
+        deletes the slates that lie in files. The archive follows with the next preparation."""
+        keys: list[Key] = [feature_key(names.USER_ID, self.user_id, self._name)]
+        keys.append(seen_key(self._name, self.user_id))
+        keys += [slate_key(run, self.user_id) for run in self._runs(transaction)]
+        yield ("UNLINK", *keys)
+        yield ("ZREM", changed_users_key(self._name), self.user_id)
+        (has_runs,) = transaction.ask([("EXISTS", batch_runs_key(self._name))])
+        if has_runs:  # one that is at work takes the user out before it is read
+            yield ("SADD", removed_users_key(self._name), self.user_id)
+        entries = [*(entry for entry, _ in self._events(transaction))]
+        entries += [entry for entry, _ in self._notes(transaction)]
+        for entry in entries:
+            if entry.added_ms <= until_ms:
+                yield ("XDEL", entry.stream, entry.entry_id)
+        forget_users(slate_files(self._var / "batch" / self._name), np.array([self.user_id]))
+
+    @property
+    def _name(self) -> str:
+        return self._dataset.name
+
+    def _runs(self, transaction: Transaction) -> list[str]:
+        (runs,) = transaction.ask([("SMEMBERS", batch_stored_key(self._name))])
+        return sorted(run.decode() for run in runs)
+
+    def _features(self, transaction: Transaction) -> dict[str, Any]:
+        store = RedisFeatureStore(transaction.redis, self._dataset, self._dataset.clock)
+        rows = store.read_users(np.array([self.user_id]))
+        return {name: _plain(column[0]) for name, column in rows.columns.items() if rows.is_found[0]}
+
+    def _events(self, transaction: Transaction) -> Iterator[tuple[Entry, Event]]:
+        """Gives the user's events that are in the stream, with or without their effect."""
+        stream = event_stream_key(self._name, partition_of(self.user_id))
+        for entry in _entries(transaction, stream):
+            try:
+                event = Event.decode(entry.fields.get(FIELD.encode(), b""))
+            except ValueError:
+                continue
+            if self._is_mine(event.user_id):
+                yield entry, event
+
+    def _notes(self, transaction: Transaction) -> Iterator[tuple[Entry, Shown]]:
+        """Gives the answers to the user that are noted in the stream."""
+        for entry in _entries(transaction, shown_key(self._name)):
+            try:
+                note = Shown.of(entry.fields)
+            except ValueError:
+                continue
+            if note.user_id == self.user_id:
+                yield entry, note
+
+    @cached_property
+    def _archive(self) -> pa.Table | None:
+        return read_archive(events_folder(self._var, self._name))
+
+    def _archived_events(self) -> list[dict[str, Any]]:
+        table = self._archive
+        if table is None:
+            return []
+        mine = [self._is_mine(own) for own in table[names.USER_ID].to_pylist()]
+        rows: list[dict[str, Any]] = table.filter(pa.array(mine, pa.bool_())).to_pylist()
+        return [{name: value for name, value in row.items() if name != EVENT_ID} for row in rows]
+
+    def _archived_notes(self) -> list[Shown]:
+        return [one for one in read_shown(self._var, self._name) if one.user_id == self.user_id]
+
+    def _is_mine(self, own: Any) -> bool:
+        try:
+            return number_of(own, self._dataset.user_id_dtype) == self.user_id
+        except ValueError:
+            return False
+
+
+def _entries(transaction: Transaction, stream: str) -> Iterator[Entry]:
+    start = "-"
+    while True:
+        (found,) = transaction.ask([("XRANGE", stream, start, "+", "COUNT", PAGE)])
+        yield from entries_of(stream, found)
+        if len(found) < PAGE:
+            return
+        start = f"({found[-1][0].decode()}"
+
+
+def _of_event(event: Event) -> dict[str, Any]:
+    told: dict[str, Any] = {names.ITEM_ID: event.item_id, "at_s": event.at_us / 1e6, **event.labels}
+    return told | dict(event.context) | ({"request_id": event.request_id} if event.request_id else {})
+
+
+def _of_note(note: Shown) -> dict[str, Any]:
+    told = {"request_id": note.request_id, "at_s": note.at_ms / 1000, "bundle": note.bundle}
+    return told | {"item_ids": list(note.item_ids)}
+
+
+def _plain(value: Array) -> Any:
+    """Gives a feature as JSON holds it; null is None."""
+    if value.ndim if isinstance(value, np.ndarray) else False:
+        return [one for one in map(_plain, value) if one is not None]
+    one = value.item() if isinstance(value, np.generic) else value
+    return None if one == names.NULL_INT or one != one else one

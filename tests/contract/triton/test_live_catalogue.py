@@ -1,0 +1,201 @@
+"""Items come and go while a bundle serves, on a real Redis: found, filtered, shown, and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from contract import names
+from contract.bundle import ITEM_VECTORS_FILE
+from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
+from contract.keys import catalogue_reply_key, item_card_key, item_vector_key, live_version_key
+from contract.live_catalogue import (
+    FORGET,
+    MOST_FILES,
+    SHOW,
+    TAKE_OUT,
+    Change,
+    LiveState,
+    catalogue_folder,
+    digest_of_user,
+    read_changes,
+    write_changes,
+)
+from ensemble.publish.live_items import LiveItemWriter
+from ensemble.run.recommender import Recommender
+from ensemble.stores.features import RedisFeatureStore
+from live.consumer import Consumer
+from tests.builders.catalogue import ask_for, make_catalogue, put_items
+from tests.builders.live import drain
+from tests.builders.site import Site
+from tests.builders.triton import make_request, slate
+
+NEW = 7_000_000
+ROW: dict[str, Any] = {
+    "item_id": NEW,
+    "item_category": 3,
+    "item_brand": "new brand",
+    "item_tags": [1, 4],
+    "item_price": 2.5,
+    "item_name": "brand new",
+    "item_is_available": True,
+}
+
+
+@pytest.fixture
+def consumer(site: Site, redis: Redis) -> Consumer:
+    return make_catalogue(redis, site.old.dataset, site.var)[0]
+
+
+def ask(recommender: Recommender, user: int = 101, **request: Any) -> list[int]:
+    assert recommender.stores.live is not None
+    recommender.stores.live.look(recommender.renew)
+    (answer,) = recommender.answer([make_request(user, **request)])
+    return slate(answer)
+
+
+def test_a_new_item_is_found_filtered_and_gone_again(site: Site, redis: Redis, consumer: Consumer) -> None:
+    dataset, wanted = site.old.dataset, {"item_brand": ["new brand"]}
+    with site.serving(site.old) as recommender:
+        assert ask(recommender, filters=wanted) == []
+        put_items(redis, dataset, ROW)
+        drain(consumer)
+        assert ask(recommender, filters=wanted) == [NEW]
+        assert ask(recommender, filters={"item_price": {"gte": 2.2}}) == [NEW]
+        assert NEW in recommender.offers.current.catalogue.item_ids
+        put_items(redis, dataset, {**ROW, "item_is_available": False})
+        drain(consumer)
+        assert ask(recommender, filters=wanted) == []
+        put_items(redis, dataset, {**ROW, "item_brand": "acme"})
+        drain(consumer)
+        assert ask(recommender, filters=wanted) == []
+        assert NEW in ask(recommender, n=60, filters={"item_brand": ["acme"]})
+        ask_for(redis, dataset, TAKE_OUT, str(NEW))
+        drain(consumer)
+        assert NEW not in ask(recommender, n=60)
+        assert not redis.exists(item_card_key("old", NEW), item_vector_key("old", NEW))
+        put_items(redis, dataset, ROW)
+        drain(consumer)
+        assert ask(recommender, filters=wanted) == [NEW], "it came back"
+
+
+def test_an_item_of_the_bundle_changes_and_keeps_its_vector(
+    site: Site, redis: Any, consumer: Consumer
+) -> None:
+    known = site.old.item_ids[7]
+    vectors = np.load(site.old.folder / ITEM_VECTORS_FILE)
+    with site.serving(site.old) as recommender:
+        put_items(redis, site.old.dataset, {**ROW, "item_id": known})
+        drain(consumer)
+        assert ask(recommender, filters={"item_brand": ["new brand"]}) == [known]
+        stored = np.frombuffer(redis.hget(item_vector_key("old", known), "vector"), "<f4")
+        np.testing.assert_array_equal(stored, vectors[7])
+        ask_for(redis, site.old.dataset, TAKE_OUT, str(known))
+        drain(consumer)
+        assert known not in ask(recommender, n=60)
+
+
+def test_a_new_item_s_vector_is_the_towers_of_an_unknown_id(
+    site: Site, redis: Any, consumer: Consumer
+) -> None:
+    put_items(redis, site.old.dataset, ROW, {**ROW, "item_id": NEW + 1, "item_category": None})
+    drain(consumer)
+    stored = [np.frombuffer(redis.hget(item_vector_key("old", NEW + i), "vector"), "<f4") for i in (0, 1)]
+    tower = LiveItemWriter(site.old.folder)._tower
+    codes = {"item_id": np.array([2, 2]), "item_category": np.array([6, 1])}
+    np.testing.assert_allclose(np.stack(stored), tower(codes), rtol=1e-6)
+
+
+def test_the_row_reads_as_it_was_put(site: Site, redis: Any, consumer: Consumer) -> None:
+    dataset = site.old.dataset
+    put_items(redis, dataset, {**ROW, "item_is_available": None, "item_brand": None, "item_tags": []})
+    drain(consumer)
+    rows = RedisFeatureStore(redis, dataset, dataset.clock).read_items(np.array([NEW]))
+    told = {name: column[0] for name, column in rows.columns.items()}
+    assert rows.is_found.all()
+    assert not rows.is_lacking.any()
+    assert (told["item_category"], told["item_brand"], told["item_price"]) == (3, None, 2.5)
+    assert {*told["item_tags"].tolist()} == {names.NULL_INT}
+    assert redis.hget(feature_key("item_id", NEW, dataset.name), AVAILABILITY_FIELD) != UNAVAILABLE
+    assert json.loads(redis.get(item_card_key("old", NEW))) == {"item_name": "brand new"}
+
+
+def test_materialising_and_another_bundle_keep_what_came_live(
+    site: Site, redis: Redis, consumer: Consumer
+) -> None:
+    known, gone = site.old.item_ids[7], site.old.item_ids[9]
+    put_items(redis, site.old.dataset, ROW, {**ROW, "item_id": known})
+    ask_for(redis, site.old.dataset, TAKE_OUT, str(gone))
+    drain(consumer)
+    for _ in range(2):
+        site.materialize(site.old)
+    newer = site.trained(site.old, "newer")
+    site.promote("newer")
+    assert site.export() == 0
+    assert site.export() == 0, "and what is built is known to be"
+    for world in (site.old, newer):
+        with site.serving(world) as recommender:
+            assert sorted(ask(recommender, filters={"item_brand": ["new brand"]})) == sorted([NEW, known])
+            assert gone not in ask(recommender, n=60)
+
+
+def test_an_emptied_redis_gets_back_what_came_live(site: Site, redis: Any, consumer: Consumer) -> None:
+    dataset = site.old.dataset
+    put_items(redis, dataset, ROW, {**ROW, "item_id": NEW + 1})
+    ask_for(redis, dataset, TAKE_OUT, str(NEW + 1))
+    drain(consumer)
+    redis.flushall()
+    site.materialize(site.old)
+    assert site.export() == 0
+    _, handler = make_catalogue(redis, dataset, site.var)
+    assert handler.restore(redis) == 2
+    assert handler.restore(redis) == 0
+    with site.serving(site.old) as recommender:
+        assert ask(recommender, filters={"item_brand": ["new brand"]}) == [NEW]
+
+
+def test_what_is_no_change_is_left_out_and_keeps_no_other(
+    site: Site, redis: Any, consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redis.xadd(f"catalogue:{site.old.dataset.name}", {"change": b"{"})
+    put_items(redis, site.old.dataset, ROW)
+    drain(consumer)
+    assert redis.exists(item_card_key("old", NEW))
+    assert "left out" in capsys.readouterr().err
+    assert redis.get(live_version_key(site.old.dataset.name)) == b"1"
+
+
+def test_all_that_is_held_of_a_user_is_told_and_then_deleted(
+    site: Site, redis: Any, consumer: Consumer
+) -> None:
+    dataset, user = site.old.dataset, 101
+    change = ask_for(redis, dataset, SHOW, str(user))
+    drain(consumer)
+    told = json.loads(redis.get(catalogue_reply_key(dataset.name, change)))
+    assert told["seen"] == list(site.old.seen[user])
+    assert (
+        told["features"]["user_recent_item_ids"]
+        == site.old.rows[names.USER_ACTIVITY, user][names.USER_RECENT_ITEM_IDS]
+    )
+    ask_for(redis, dataset, FORGET, str(user))
+    change = ask_for(redis, dataset, SHOW, str(user))
+    drain(consumer)
+    told = json.loads(redis.get(catalogue_reply_key(dataset.name, change)))
+    nothing: dict[str, Any] = {"waiting": [], "archived": []}
+    assert told == {"features": {}, "seen": [], "slates": [], "events": nothing, "shown": nothing}
+    state = LiveState.of(read_changes(catalogue_folder(site.var, dataset.name)))
+    assert [*state.forgotten] == [digest_of_user(user)]
+
+
+def test_many_files_of_changes_become_one_and_tell_the_same(tmp_path: Path) -> None:
+    changes = [Change(f"{at}-0", TAKE_OUT, str(at)) for at in range(1, MOST_FILES + 3)]
+    for one in changes:
+        write_changes(tmp_path, [one])
+    assert len([*tmp_path.glob("*.jsonl")]) < 4
+    write_changes(tmp_path, changes[:2])
+    assert read_changes(tmp_path) == changes

@@ -1,0 +1,134 @@
+"""What came live is prepared as well: items that were put or taken out, users who were forgotten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contract import names
+from contract.dataset import Dataset, DatasetError
+from contract.event_archive import ACCEPTED_AT, archive_files, events_folder
+from contract.ids import OwnId, number_of
+from contract.items import Row
+from contract.live_catalogue import LiveState, catalogue_folder, change_files, digest_of_user, read_changes
+from contract.shown import shown_folder
+from training.data.prepared import prepared_schema, tables_of, to_frame
+from training.data.validate import Checked
+
+Say = Callable[[str], None]
+SHOWN_AT = "at"
+
+
+def live_files(var_dir: Path, name: str) -> list[Path]:
+    """Lists the files that preparing a data set reads beside its own."""
+    return change_files(catalogue_folder(var_dir, name))
+
+
+def with_live_changes(checked: Checked, var_dir: Path, say: Say) -> Checked:
+    """Gives a data set's tables as they are with what changed live.
+
+    Raises:
+        DatasetError: a row that was put does not fit the columns any more.
+    """
+    dataset = checked.dataset
+    state = LiveState.of(read_changes(catalogue_folder(var_dir, dataset.name)))
+    frames, users = dict(checked.frames), checked.users
+    if state.items:
+        frames["items"] = _items(frames["items"], state.items, dataset)
+        put = sum(row is not None for row in state.items.values())
+        say(f"{put:,} items that were put live, {len(state.items) - put:,} that were taken out")
+    if state.forgotten:
+        gone = _forgotten(frames, state)
+        frames["users"] = frames["users"][~frames["users"][names.USER_ID].isin(gone)].reset_index(drop=True)
+        frames["interactions"] = _interactions(frames["interactions"], gone, dataset)
+        users = {number: text for number, text in users.items() if number not in gone}
+        say(f"{len(state.forgotten):,} users were forgotten")
+    return replace(checked, frames=frames, users=users)
+
+
+def _items(frame: pd.DataFrame, items: dict[int, Row | None], dataset: Dataset) -> pd.DataFrame:
+    rows = [
+        {**row, names.ITEM_ID: number, names.OWN_ITEM_ID: str(row[names.ITEM_ID])}
+        for number, row in items.items()
+        if row is not None
+    ]
+    schema = prepared_schema(dataset, "items")
+    told = [{name: row.get(name) for name in schema.names} for row in rows]
+    try:
+        put = to_frame(pa.Table.from_pylist(told, schema=schema), tables_of(dataset)["items"])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DatasetError(
+            f"an item that was put live does not fit the columns of dataset.yaml any more ({error}); put it "
+            "again, or take it out"
+        ) from None
+    kept = frame[~frame[names.ITEM_ID].isin(list(items))]
+    return pd.concat([kept, put[kept.columns]], ignore_index=True) if len(put) else kept
+
+
+def _forgotten(frames: dict[str, pd.DataFrame], state: LiveState) -> dict[int, int]:
+    """Gives the numbers of users who were forgotten, and until when, Unix time in milliseconds."""
+    ids = [frames[table][names.USER_ID].to_numpy(np.int64) for table in ("users", "interactions")]
+    found = ((user, digest_of_user(user)) for user in np.unique(np.concatenate(ids)).tolist())
+    return {user: state.forgotten[digest] for user, digest in found if digest in state.forgotten}
+
+
+def _interactions(frame: pd.DataFrame, gone: dict[int, int], dataset: Dataset) -> pd.DataFrame:
+    """Leaves out what users did before they were forgotten."""
+    until = pd.to_datetime(frame[names.USER_ID].map(gone), unit="ms", utc=True)
+    at = frame[dataset.timestamp]
+    is_gone = until.notna() & (at.isna() | (at <= until))
+    return frame[~is_gone].reset_index(drop=True)
+
+
+def forget_archived(var_dir: Path, name: str) -> int:
+    """Writes each file of a data set's archive anew that holds rows of users who were forgotten, without
+    them; gives the number of rows that went.
+
+    Raises:
+        DatasetError: one cannot be written.
+    """
+    forgotten = LiveState.of(read_changes(catalogue_folder(var_dir, name))).forgotten
+    if not forgotten:
+        return 0
+
+    def is_gone(own: OwnId, at: datetime) -> bool:
+        number = number_of(own, "string" if isinstance(own, str) else "int64")
+        until_ms = forgotten.get(digest_of_user(number))
+        return until_ms is not None and at.timestamp() * 1000 <= until_ms
+
+    archives = ((events_folder(var_dir, name), ACCEPTED_AT), (shown_folder(var_dir, name), SHOWN_AT))
+    return sum(_rewritten(archive_files(folder), clock, is_gone) for folder, clock in archives)
+
+
+def _rewritten(files: Iterable[Path], clock: str, is_gone: Callable[[OwnId, datetime], bool]) -> int:
+    went = 0
+    for path in files:
+        try:
+            owners = pq.read_table(path, columns=[names.USER_ID, clock], partitioning=None).to_pylist()
+            gone = np.array([is_gone(row[names.USER_ID], row[clock]) for row in owners], dtype=np.bool_)
+            if not gone.any():
+                continue
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            try:
+                table = pq.read_table(path, partitioning=None).filter(pa.array(~gone))
+                pq.write_table(table, temporary, compression="zstd")
+                temporary.rename(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            went += int(gone.sum())
+        except FileNotFoundError:
+            continue  # its hour was merged meanwhile; the next preparation finds it there
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{path}: users who were forgotten are still in it ({error}); mend that, or delete the file, "
+                "and run this again"
+            ) from None
+    return went
