@@ -1,0 +1,106 @@
+"""What came live is prepared: items that were put or taken out, and nothing of users who were forgotten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from contract import names
+from contract.dataset import DatasetError
+from contract.event_archive import event_table, events_folder
+from contract.events import Event
+from contract.items import check_row
+from contract.live_catalogue import (
+    FORGET,
+    PUT,
+    TAKE_OUT,
+    Change,
+    catalogue_folder,
+    digest_of_user,
+    write_changes,
+)
+from training.data.live import forget_archived
+from training.data.prepared import Prepared
+from training.data.sources.catalog import prepare
+from training.data.sources.synthetic import Size
+
+SIZE = Size(users=100, items=60, days=12, interactions=3000)
+
+
+def prepared(var: Path) -> Prepared:
+    return prepare("synthetic", var, var, size=SIZE, say=lambda _: None)
+
+
+def change(var: Path, kind: str, content: Any, at_ms: int = 1) -> None:
+    write_changes(catalogue_folder(var, "synthetic"), [Change(f"{at_ms}-0", kind, content)])
+
+
+def row_of(data: Prepared, item_id: int, **changed: Any) -> dict[str, Any]:
+    """A row like that of the first item, as a caller sends it."""
+    first = data.items.iloc[0]
+    told = {name: first[name] for name in data.dataset.items} | {names.ITEM_ID: item_id} | changed
+    plain = {n: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for n, v in told.items()}
+    known = {n: v for n, v in plain.items() if v is not None and v is not pd.NA}
+    number, row = check_row(known, data.dataset)
+    assert number == item_id
+    return row
+
+
+def test_items_that_were_put_or_taken_out_are_prepared_so(tmp_path: Path) -> None:
+    before = prepared(tmp_path)
+    known, gone = before.items[names.ITEM_ID].iloc[[1, 2]].tolist()
+    feature = next(name for name, c in before.dataset.item_catalog.items() if c.role == "numeric")
+    new = 10_000
+    rows = {str(one): row_of(before, one, **{feature: 7.0}) for one in (known, new)}
+    change(tmp_path, PUT, rows, 1)
+    change(tmp_path, TAKE_OUT, str(gone), 2)
+    after = prepared(tmp_path)
+    items = after.items.set_index(names.ITEM_ID)
+    assert (items.loc[known, feature], items.loc[new, feature]) == (7.0, 7.0)
+    assert gone not in items.index
+    assert items.index.is_monotonic_increasing
+    assert len(items) == len(before.items)
+    assert (after.items.dtypes == before.items.dtypes).all()
+
+
+def test_nothing_is_prepared_anew_where_nothing_changed(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    said: list[str] = []
+    prepare("synthetic", tmp_path, tmp_path, size=SIZE, say=said.append)
+    assert "unchanged" in said[0]
+
+
+def test_a_row_that_does_not_fit_any_more_is_named(tmp_path: Path) -> None:
+    data = prepared(tmp_path)
+    feature = next(name for name, c in data.dataset.item_catalog.items() if c.role == "numeric")
+    change(tmp_path, PUT, {"10000": {names.ITEM_ID: 10_000, feature: "many"}})
+    with pytest.raises(DatasetError, match="put it again"):
+        prepared(tmp_path)
+
+
+def test_a_user_who_was_forgotten_is_in_no_table_nor_archive(tmp_path: Path) -> None:
+    before = prepared(tmp_path)
+    user, other = before.users[names.USER_ID].iloc[[3, 4]].tolist()
+    last = before.interactions[before.dataset.timestamp].max()
+    at_ms = int((last + timedelta(days=1)).timestamp() * 1000)
+    events = [Event(str(i), u, 1, at_ms * 1000, {"is_click": 1}) for i, u in enumerate((user, other, user))]
+    table = event_table(before.dataset, events, [at_ms - 5, at_ms - 5, at_ms + 5])
+    path = events_folder(tmp_path, "synthetic") / "2026-01-01T00" / "0-1-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+    change(tmp_path, FORGET, digest_of_user(user), at_ms)
+    after = prepared(tmp_path)
+    assert user not in after.users[names.USER_ID].tolist()
+    assert other in after.users[names.USER_ID].tolist()
+    mine = after.interactions[after.interactions[names.USER_ID] == user]
+    assert mine.empty, "what the user did before is gone"
+    assert pq.read_table(path, partitioning=None)[names.USER_ID].to_pylist() == [other, user]
+    assert forget_archived(tmp_path, "synthetic") == 0
+    assert pa.types.is_integer(pq.read_table(path, partitioning=None)[names.USER_ID].type)
