@@ -11,7 +11,7 @@ import redis
 from contract.bundle import BundleError, read_manifest
 from contract.routing import RoutingError
 from deploy.local.settings import LOOPBACK, LocalSettings
-from ensemble.publish.serve import BundleServer
+from ensemble.publish.serve import BundleServer, described
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.routing import change_routing, read_routing
 from ensemble.triton.repository import ModelRepository
@@ -39,6 +39,13 @@ def champion(settings: LocalSettings) -> str:
     with suppress(redis.RedisError, RoutingError, BundleError), closing(_client(settings)) as client:
         return read_routing(client, settings.bundle).routing.champion
     return linked(settings)
+
+
+def told_routing(settings: LocalSettings) -> list[str]:
+    """Says which bundle answers whom, in lines; none where the record cannot be read."""
+    with suppress(redis.RedisError, RoutingError, BundleError), closing(_client(settings)) as client:
+        return described(read_routing(client, settings.bundle).routing)
+    return []
 
 
 def follow_link(settings: LocalSettings) -> str:

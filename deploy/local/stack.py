@@ -20,7 +20,7 @@ from contract.environment import REDIS_URL
 from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
 from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning, waiting_events
-from deploy.local.routing import follow_link, load_anew, serve_link
+from deploy.local.routing import follow_link, load_anew, serve_link, told_routing
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 from ensemble.triton.repository import LoadError
@@ -232,6 +232,9 @@ def status(settings: LocalSettings) -> None:
         say(name, f"{state['statename'].lower()}, process {state['pid']}, {readiness}")
         if name == "redis" and not fault and (warning := redis_warning(settings.redis)):
             say(name, warning)
+        if name == "triton" and not fault:
+            for line in told_routing(settings):
+                say(name, line)
         if name == "gateway" and not fault and (lack := http_fault(f"{settings.gateway_url}/readyz")):
             say(name, f"answers, and is not ready: {lack}")
         if name == "consumer" and (waiting := waiting_events(settings.gateway_url)):
