@@ -113,6 +113,11 @@ def live_changes_key(dataset: str) -> str:
     return f"live_changes:{dataset}"
 
 
+def gateways_key(dataset: str) -> str:
+    """The key of what the gateways say of the routing record: a hash, by gateway, of `GatewayReport`."""
+    return f"gateways:{dataset}"
+
+
 def index_search_key(bundle: str) -> str:
     """The key of how the bundle's index is searched, as JSON: `beyond` and what it was measured on."""
     return f"index_search:{bundle}"

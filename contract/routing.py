@@ -159,6 +159,17 @@ class Routing(BaseModel):
         return Routing.model_validate(told)
 
 
+class GatewayReport(BaseModel):
+    """What one gateway says, again and again: a number that rises, the bundles that it serves, and those that
+    it refuses, with why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beat: int
+    serves: tuple[BundleName, ...]
+    refuses: dict[BundleName, str] = {}
+
+
 @dataclass(frozen=True)
 class Written:
     """A record as it stood in Redis, by which a change knows whether another came first."""

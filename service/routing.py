@@ -4,9 +4,12 @@ request to its arm. No request reads the record: it is looked at four times a se
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -14,7 +17,7 @@ import structlog
 
 from contract.bundle import BundleError, read_manifest
 from contract.errors import StageError, WrongField
-from contract.routing import CHAMPION, Routing, RoutingError, Written
+from contract.routing import CHAMPION, GatewayReport, Routing, RoutingError, Written
 from contract.slates import Degradation, SlateSource
 from service.failures import DependencyUnavailable
 from service.limits.arm_health import ArmHealth, exceeds
@@ -106,6 +109,8 @@ class Router:
         self._held = {variant.name: Recommendations(settings, variant, event_loop, metrics)}
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}
+        self._gateway, self._beats = f"{socket.gethostname()}:{settings.port}", itertools.count()
         self._left: dict[str, float] = {}
         self._health: dict[str, ArmHealth] = defaultdict(ArmHealth)
         self._complaint = ""
@@ -206,6 +211,8 @@ class Router:
         if written is not None:
             self._apply(written)
             await self._judge(written)
+            with suppress(DependencyUnavailable):
+                await self._store.report(self._gateway, self._report(written.routing), READ_S)
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -215,6 +222,13 @@ class Router:
             if held.variant is not self._first:
                 await _close(held.variant)
         await self._first.close()
+
+    def _report(self, routing: Routing) -> GatewayReport:
+        served = self.served
+        names = [one.variant.name for one in served.answering.values()]
+        shadow = [served.shadow.name] if served.shadow is not None else []
+        refuses = {name: self._reasons[name] for name in routing.bundles if name in self._reasons}
+        return GatewayReport(beat=next(self._beats), serves=(*names, *shadow), refuses=refuses)
 
     async def _written(self) -> Written | None:
         try:
@@ -238,6 +252,8 @@ class Router:
 
     def _apply(self, written: Written) -> None:
         routing, now_s = written.routing, self._clock()
+        for name in self._reasons.keys() - set(routing.bundles):  # named again, it is tried again
+            del self._reasons[name], self._refused[name]
         for name in (*routing.answering, *([routing.shadow] if routing.shadow else [])):
             if name not in self._held and self._refused.get(name, 0.0) <= now_s:
                 self._begin(name)
@@ -294,10 +310,11 @@ class Router:
     async def _hold(self, variant: Variant) -> None:
         await _open(variant)
         self._refused.pop(variant.name, None)
+        self._reasons.pop(variant.name, None)
         self._held[variant.name] = Recommendations(self.settings, variant, self.event_loop, self.metrics)
 
     def _refuse(self, name: str, reason: str) -> None:
-        self._refused[name] = self._clock() + RETRY_S
+        self._refused[name], self._reasons[name] = self._clock() + RETRY_S, reason
         self.metrics.bundle_refused(name)
         log.error("bundle_refused", bundle=name, reason=reason, goes_on=self.variant.name)
 

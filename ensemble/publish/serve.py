@@ -19,15 +19,17 @@ from redis.exceptions import RedisError
 from contract.bundle import BundleError, Manifest, read_manifest
 from contract.environment import explain_redis
 from contract.keys import bundles_key
-from contract.routing import Routing, RoutingError
+from contract.routing import GatewayReport, Routing, RoutingError
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
-from ensemble.stores.routing import bundle_folder, change_routing, read_routing
+from ensemble.stores.routing import bundle_folder, change_routing, read_reports, read_routing
 from ensemble.triton.keeper import exported
 from ensemble.triton.probe import Probe, Sign
 from ensemble.triton.repository import LoadError, ModelRepository
 
 TIMEOUT_MS = 5_000
+BEAT_S, FOLLOWED_S, PAUSE_S = 1.0, 15.0, 0.05
+"""Seconds after which a gateway that is alive has reported again; in which it must follow; between looks."""
 SLATES = 20
 """Slates that a bundle has to give, one after the other, before anybody is sent to it."""
 INTERFACE = ("dataset", "context", "filters", "user_features", "user_id_dtype", "item_id_dtype")
@@ -108,7 +110,31 @@ class BundleServer:
             found = self._probe.look_at(bundle)
             if found.sign is not Sign.ANSWERS or found.why:
                 raise LoadError(f"{bundle}: is loaded and gives no slate in time: {found.sign}: {found.why}")
-        return self._change(change)
+        before = self.routing()
+        changed = self._change(change)
+        self._wait_for_gateways(bundle, before, changed)
+        return changed
+
+    def _wait_for_gateways(self, bundle: str, before: Routing, changed: Routing) -> None:
+        """Waits until every gateway that is alive serves the bundle.
+
+        Raises:
+            LoadError: one refuses it, or takes too long; then the record is again what it was.
+        """
+        reports, began = GatewayReports(self._redis, changed.champion, self._settings), time.monotonic()
+        while True:
+            time.sleep(PAUSE_S)
+            passed_s, alive = time.monotonic() - began, reports.alive()
+            refused = next((one.refuses[bundle] for one in alive if bundle in one.refuses), "")
+            is_behind = any(bundle not in one.serves for one in alive)
+            if passed_s > BEAT_S and not is_behind and not refused:
+                return
+            if refused or passed_s > FOLLOWED_S:
+                break
+        back = before.model_copy(update={"why": f"{bundle} was refused"})
+        change_routing(self._redis, self._settings.bundle, lambda now: back if now == changed else now)
+        refused = refused or f"it does not serve it after {FOLLOWED_S:g} s"
+        raise LoadError(f"{bundle}: a gateway refuses it, what was served goes on: {refused}")
 
     def _change(self, change: Change) -> Routing:
         most = self._settings.loaded_bundles
@@ -151,6 +177,21 @@ class BundleServer:
         for folder in (self._settings.var_dir / "models").iterdir():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+class GatewayReports:
+    """What the gateways say of the record; one that says nothing new has ended."""
+
+    def __init__(self, redis: Redis, bundle: str, settings: EnsembleSettings) -> None:
+        """Takes a bundle of the data set."""
+        self._redis = redis
+        self._dataset = read_manifest(bundle_folder(settings.bundle, bundle), verify=False).dataset
+        self._first = read_reports(redis, self._dataset)
+
+    def alive(self) -> list[GatewayReport]:
+        """Those of the gateways that have reported since the beginning."""
+        told = read_reports(self._redis, self._dataset)
+        return [one for name, one in told.items() if one != self._first.get(name)]
 
 
 def described(routing: Routing) -> list[str]:

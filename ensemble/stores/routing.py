@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from redis import Redis
 
 from contract.bundle import read_manifest
-from contract.keys import routing_key
-from contract.routing import REPLACE, Routing, RoutingError, Written
+from contract.keys import gateways_key, routing_key
+from contract.routing import REPLACE, GatewayReport, Routing, RoutingError, Written
 
 TRIES = 10
 """Of a change while others change the record as well."""
@@ -29,6 +31,16 @@ def read_routing(redis: Redis, current: Path) -> Written:
     manifest = read_manifest(current, verify=False)
     value: Any = redis.get(routing_key(manifest.dataset))
     return Written.read(value, manifest.bundle)
+
+
+def read_reports(redis: Redis, dataset: str) -> dict[str, GatewayReport]:
+    """Reads what the gateways say of the record, those that ended among them."""
+    told: Any = redis.hgetall(gateways_key(dataset))
+    found = {}
+    for gateway, value in told.items():
+        with suppress(ValidationError):  # of another version
+            found[gateway.decode()] = GatewayReport.model_validate_json(value)
+    return found
 
 
 def bundle_folder(current: Path, bundle: str) -> Path:

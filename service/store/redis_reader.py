@@ -146,6 +146,15 @@ class RedisReader:
             pipe.xadd(stream, entry, maxlen=most, approximate=True)
         await self._within(timeout_s, pipe.execute())
 
+    async def put_field(self, key: str, field: str, value: str, timeout_s: float) -> None:
+        """Writes a field of a hash. A failure does not count in the circuit.
+
+        Raises:
+            DependencyUnavailable: Redis refuses it, or does not answer in `timeout_s` seconds.
+        """
+        command: Any = self._redis.hset
+        await self._within(timeout_s, command(key, field, value))
+
     async def run(self, script: str, key: str, *arguments: str, timeout_s: float) -> Any:
         """Runs a script on one key. A failure does not count in the circuit.
 

@@ -20,6 +20,7 @@ from contract.keys import (
     decode_card,
     decode_seen,
     decode_tags,
+    gateways_key,
     item_card_key,
     item_vector_key,
     materialized_at_key,
@@ -28,7 +29,7 @@ from contract.keys import (
     shown_key,
     slate_key,
 )
-from contract.routing import REPLACE
+from contract.routing import REPLACE, GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
 from service.failures import DependencyUnavailable
@@ -250,6 +251,11 @@ class RedisStore:
         """Runs one script."""
         key = routing_key(self._dataset)
         return bool(await self._reader.run(REPLACE, key, before, after, timeout_s=timeout_s))
+
+    async def report(self, gateway: str, report: GatewayReport, timeout_s: float) -> None:
+        """Writes one field."""
+        key = gateways_key(self._dataset)
+        await self._reader.put_field(key, gateway, report.model_dump_json(), timeout_s)
 
     def beside(self, bundle: str) -> RedisStore:
         """Shares the reader, and keeps cards of its own."""

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol, runtime_checkable
 
 from contract.filters import Filters, passes
+from contract.routing import GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
 
@@ -60,6 +61,9 @@ class Store(Protocol):
     async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:
         """Replaces the record, and says so, if it still is `before`; empty where there was none."""
 
+    async def report(self, gateway: str, report: GatewayReport, timeout_s: float) -> None:
+        """Keeps what this gateway says of the record."""
+
     def beside(self, bundle: str) -> Store:
         """The store of another bundle of the same data set, over the same connections."""
 
@@ -85,6 +89,7 @@ class MemoryStore:
         self._unavailable, self._columns = unavailable, columns or {}
         self.shown: list[Shown] = []
         self.record: bytes | None = None
+        self.reported: GatewayReport | None = None
 
     async def seen(self, user_id: int, timeout_s: float) -> list[int]:  # noqa: ARG002  (memory is never late)
         """Copies the user's list."""
@@ -148,6 +153,10 @@ class MemoryStore:
         if is_same:
             self.record = after.encode()
         return is_same
+
+    async def report(self, gateway: str, report: GatewayReport, timeout_s: float) -> None:  # noqa: ARG002
+        """Keeps the last one."""
+        self.reported = report
 
     def beside(self, bundle: str) -> MemoryStore:  # noqa: ARG002
         """Is of every bundle."""

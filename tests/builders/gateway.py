@@ -23,6 +23,7 @@ from contract.affinity import LISTS
 from contract.arrays import Array
 from contract.bundle import sha256
 from contract.filters import Filters
+from contract.routing import GatewayReport
 from contract.shown import Shown
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import ANSWER_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MAX_N, PAD_ID, bundle_id
@@ -305,6 +306,10 @@ class BrokenStore:
         raise self._down()
 
     async def replace_routing(self, before: str, after: str, timeout_s: float) -> bool:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
+
+    async def report(self, gateway: str, report: GatewayReport, timeout_s: float) -> None:  # noqa: ARG002
         """Does not answer."""
         raise self._down()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import pytest
 
-from contract.keys import routing_key
-from contract.routing import Routing, RoutingError
+from contract.keys import gateways_key, routing_key
+from contract.routing import GatewayReport, Routing, RoutingError
 from ensemble.publish.export import export
 from ensemble.publish.serve import BundleServer
 from ensemble.settings import EnsembleSettings
@@ -53,6 +56,27 @@ def triton(settings: EnsembleSettings) -> Iterator[RunningTriton]:
 def server(site: Site, settings: EnsembleSettings, triton: RunningTriton, **changed: object) -> BundleServer:
     told = {"triton_http": f"127.0.0.1:{triton.http_port}", **changed}
     return BundleServer(site.redis, settings.model_copy(update=told))
+
+
+@contextmanager
+def reporting(site: Site, **told: Any) -> Iterator[None]:
+    """A gateway that says this of the record, again and again."""
+    is_over = threading.Event()
+
+    def report() -> None:
+        for beat in itertools.count():
+            said = GatewayReport(beat=beat, **told)
+            site.redis.hset(gateways_key("tiny"), "a-gateway", said.model_dump_json())
+            if is_over.wait(0.1):
+                return
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_bundles_come_and_go_while_one_answers(
@@ -109,6 +133,10 @@ def test_the_bound_lets_go_of_what_is_missed_least_and_then_refuses(
     serving = server(site, settings, triton, loaded_bundles=2)
     serving.promote("second", "")
     assert serving.routing().bundles == ("second", "old")
+    with reporting(site, serves=("second",), refuses={"third": "not warm"}):
+        with pytest.raises(LoadError, match="third: a gateway refuses it, what was served goes on: not warm"):
+            serving.split("third", 0.5, "")
+        assert serving.routing().arms == ()
     serving.split("third", 0.5, "")
     assert serving.routing().bundles == ("second", "third"), "the former champion goes first"
     assert set(triton.repository.ready()) == {"second", "third"}

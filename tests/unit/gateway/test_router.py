@@ -164,10 +164,13 @@ async def test_a_bundle_that_is_not_ready_is_refused_and_the_former_one_goes_on(
     await settled(router)
     assert (await told(router))["bundle"] == BUNDLE
     assert 'shortlist_bundles_refused_total{bundle="two"}' in metrics_of(router)
+    assert store.reported is not None
+    assert (store.reported.serves, set(store.reported.refuses)) == ((BUNDLE,), {"two"})
     bundles.ensembles["two"] = good
     await settled(router)
     await settled(router)
     assert (await told(router))["bundle"] == "two", "it is tried again"
+    assert (store.reported.serves, store.reported.refuses) == (("two",), {})
 
 
 async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_with_the_champion_is_not() -> (
