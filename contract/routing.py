@@ -154,9 +154,9 @@ class Routing(BaseModel):
 
     def _changed(self, why: str, **changes: object) -> Routing:
         told = self.model_dump() | {"at": _now(), "why": why} | changes
-        if told["former"] == told["champion"]:
-            told["former"] = None
-        return Routing.model_validate(told)
+        changed = Routing.model_validate(told)
+        is_at_hand = changed.former in (*changed.answering, changed.shadow)
+        return changed.without_former() if is_at_hand else changed
 
 
 class GatewayReport(BaseModel):

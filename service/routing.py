@@ -267,6 +267,8 @@ class Router:
             shadow = self._shadow(routing.shadow, champion.variant)
         after = Served(routing, champion, arms, shadow)
         if (before.routing, before.answering, before.shadow) != (routing, after.answering, shadow):
+            for one in (champion, *arms.values()):
+                one.variant.limits.in_flight.at_least(before.champion.variant.limits.in_flight)
             self.served = after
             self._health.clear()
             told = {arm: one.variant.name for arm, one in after.answering.items()}

@@ -74,6 +74,10 @@ class AdaptiveLimit:
         """Requests that may be in flight now."""
         return int(self._limit)
 
+    def at_least(self, other: AdaptiveLimit) -> None:
+        """Begins no lower than another: what was found on the same machine need not be found again."""
+        self._limit = max(self._limit, min(other._limit, float(self._most)))
+
     @property
     def is_lowest(self) -> bool:
         """Whether fewer in flight are not tried any more: the ensemble itself is slow."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from selenium.webdriver import Chrome
 
 from bench.promotions import SWITCHES, percentile_ms, switch_under_load
 from contract.routing import CHAMPION, Routing
@@ -20,6 +21,7 @@ from deploy.local.routing import ensemble_settings
 from ensemble.publish.serve import BundleServer
 from ensemble.stores.routing import read_routing
 from tests.builders.world import World, eventually
+from tests.integration.test_page import Page
 
 pytestmark = pytest.mark.timeout(900)
 OTHER, BROKEN = "other-bundle", "broken-bundle"
@@ -129,3 +131,17 @@ def test_a_bundle_that_was_promoted_while_nothing_ran_is_what_a_start_serves(own
     own_stack.up()
     assert own_stack.recommend(1)["bundle"] == ours
     assert routing(own_stack).former == other.name
+
+
+def test_the_page_shows_the_slates_of_a_split_side_by_side(own_stack: World, browser: Chrome) -> None:
+    page = Page(browser, own_stack.url)
+    page.open("?user=1&n=5")
+    assert page.all("#arms .card") == []
+    renamed(own_stack.settings.bundle, OTHER)
+    done = bundles(own_stack, "split", "--bundle", OTHER, "--share", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page.open("?user=1&n=5")
+    assert len(page.all("#arms .card")) == 2
+    assert "Champion" in page.text("#arms")
+    assert OTHER in page.text("#arms")
+    assert "5 of 5 items there too" in page.text("#arm-0"), "the same models"
