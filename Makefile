@@ -166,6 +166,10 @@ bench-batch: environments ## measure slates for everyone: 2 workers, a loop over
 	@$(DEV) -m bench.batch.run $(if $(QUICK),--quick) $(if $(USERS),--users-at-scale '$(USERS)') \
 		$(if $(DATA),--data '$(DATA)')
 
+.PHONY: bench-live
+bench-live: environments ## send events beside recommendations to the running stack; time their effect  [SECONDS=60] [EVENTS= per second]
+	@$(DEV) -m bench.live.run $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(EVENTS),--events '$(EVENTS)')
+
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
 	@$(DEV) -m bench.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \
