@@ -18,9 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from contract.bundle import BundleError
+from service.catalogue.intake import CatalogueIntake
 from service.events.intake import EventIntake
 from service.events.log import EventLog
 from service.http import operations, pages, routes
+from service.http.catalogue import add_catalogue_routes
 from service.http.events import add_event_route
 from service.http.layers import AccessLayer, OverloadLayer, RequestLayer
 from service.http.openapi import describe
@@ -83,11 +85,13 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         redirect_slashes=False,  # it would lead to whatever host the caller's own header names
     )
     app.state.router, app.state.events = router, intake
+    app.state.catalogue = CatalogueIntake(lambda: router.variant, events)
     app.state.checks = DependencyChecks(lambda: router.variant, settings.check_timeout_ms / 1000)
     routes.add_slate_routes(app)
     add_event_route(app)
     for part in (routes, operations, pages):
         app.include_router(part.router)
+    add_catalogue_routes(app)
     install_handlers(app)
     # The last one added is the outermost: a request is named and timed, counted, known, and answered.
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)

@@ -75,17 +75,29 @@ class OwnIds:
         Raises:
             WrongField: it is no id of this bundle's users.
         """
-        own: OwnId = text
-        if self.users == "int64":
-            try:
-                own = int(text) if text.removeprefix("-").isdecimal() and text.isascii() else text
-            except ValueError:  # thousands of digits
-                own = text
-        return _number("user_id", own, self.users), own
+        return _of_path("user_id", text, self.users)
+
+    def item_of_path(self, text: str) -> tuple[int, OwnId]:
+        """Takes a part of a path, gives the item's number and own id.
+
+        Raises:
+            WrongField: it is no id of this bundle's items.
+        """
+        return _of_path("item_id", text, self.items)
 
     def named(self, item_ids: Iterable[int]) -> Iterator[tuple[int, OwnId]]:
         """Takes numbers, gives them with own ids; without those that this bundle cannot name."""
         return ((number, own) for number in item_ids if (own := self.item(number)) is not None)
+
+
+def _of_path(field: str, text: str, dtype: IdDtype) -> tuple[int, OwnId]:
+    own: OwnId = text
+    if dtype == "int64":
+        try:
+            own = int(text) if text.removeprefix("-").isdecimal() and text.isascii() else text
+        except ValueError:  # thousands of digits
+            own = text
+    return _number(field, own, dtype), own
 
 
 @lru_cache(65_536)

@@ -14,13 +14,16 @@ from contract.bundle import (
     POPULAR_FILE,
     BundleError,
     Manifest,
+    read_dataset,
     read_manifest,
     sha256,
 )
+from contract.dataset import Dataset, DatasetError
 from contract.ids import FIRST, LAST
 from contract.rules.asked import check_defaults
 from contract.tensors import bundle_id
 from contract.texts import ITEMS, text_files
+from service.failures import DependencyUnavailable
 from service.limits.adaptive import EnsembleLimits
 from service.limits.circuits import Circuit
 from service.limits.deadline import Deadline
@@ -68,6 +71,7 @@ class Variant:
     store: Store
     store_timeout_s: float
     limits: EnsembleLimits
+    folder: Path
 
     @classmethod
     def read(
@@ -97,12 +101,25 @@ class Variant:
                 (settings.latency_budget_ms - settings.reserve_ms) / 1000,
                 settings.triton.max_in_flight,
             ),
+            folder=folder.resolve(),
         )
 
     @property
     def name(self) -> str:
         """The bundle's name, which is part of its Redis keys."""
         return self.manifest.bundle
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set as the bundle was trained on it; read when somebody puts items.
+
+        Raises:
+            DependencyUnavailable: the bundle's file is gone, or cannot be read.
+        """
+        try:
+            return read_dataset(self.folder)
+        except DatasetError as error:
+            raise DependencyUnavailable("bundle", str(error)) from None
 
     @cached_property
     def bundle_id(self) -> int:

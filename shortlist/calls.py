@@ -100,10 +100,29 @@ def send_events(events: Sequence[Mapping[str, Any]], atomic: bool) -> Call[Event
     return Call("POST", "/v1/events", EventsTaken.read, {"events": named, "atomic": atomic})
 
 
+def put_items(items: Sequence[Mapping[str, Any]]) -> Call[None]:
+    """Puts items."""
+    return Call("PUT", "/v1/items", _nothing, {"items": [dict(item) for item in items]})
+
+
+def delete_item(item_id: Id) -> Call[None]:
+    """Takes an item out."""
+    return Call("DELETE", f"/v1/items/{_part(item_id)}", _nothing)
+
+
+def user(user_id: Id) -> Call[dict[str, Any]]:
+    """Asks for all that is held of a user."""
+    return Call("GET", f"/v1/users/{_part(user_id)}", dict)
+
+
+def delete_user(user_id: Id) -> Call[None]:
+    """Deletes all that is held of a user."""
+    return Call("DELETE", f"/v1/users/{_part(user_id)}", _nothing)
+
+
 def seen(user_id: Id, limit: int) -> Call[ItemHistory]:
     """Asks what a user has seen."""
-    part = quote(str(user_id), safe="").replace(".", "%2E")  # or ".." would climb
-    return Call("GET", f"/v1/users/{part}/seen", ItemHistory.read, query={"limit": limit})
+    return Call("GET", f"/v1/users/{_part(user_id)}/seen", ItemHistory.read, query={"limit": limit})
 
 
 def bundle() -> Call[ServedBundle]:
@@ -122,6 +141,15 @@ def headers(request_id: str | None) -> dict[str, str]:
             f"request_id {request_id!r}: send 1 to 64 letters, digits, '.', '_', ':' or '-', or leave it out"
         )
     return {"x-request-id": request_id or uuid.uuid4().hex}
+
+
+def _nothing(_: Mapping[str, Any]) -> None:
+    """Reads that it was accepted."""
+
+
+def _part(own: Id) -> str:
+    """Writes an id as a part of a path."""
+    return quote(str(own), safe="").replace(".", "%2E")  # or ".." would climb
 
 
 def _body(first: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

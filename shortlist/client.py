@@ -147,6 +147,39 @@ class Client(_Caller):
         """
         return self._ask(calls.send_events(events, atomic), None, timeout_s)
 
+    def put_items(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Puts items, 1 to 500: `item_id` and the columns of the data set's items, each item whole. They are
+        kept when it returns, and retrieved within two seconds or so.
+
+        Raises:
+            ShortlistError: none was accepted, or it is not known whether; send the same again.
+        """
+        return self._ask(calls.put_items(items), None, EVENTS_TIMEOUT_S)
+
+    def delete_item(self, item_id: Id) -> None:
+        """Takes an item out: two seconds later no slate holds it.
+
+        Raises:
+            ShortlistError: it was not accepted, or it is not known whether; send the same again.
+        """
+        return self._ask(calls.delete_item(item_id), None, EVENTS_TIMEOUT_S)
+
+    def user(self, user_id: Id) -> dict[str, Any]:
+        """Asks for all that is held of a user: `features`, `seen`, `slates`, `events`, `shown`.
+
+        Raises:
+            ShortlistError: there is no answer.
+        """
+        return self._ask(calls.user(user_id), None, EVENTS_TIMEOUT_S)
+
+    def delete_user(self, user_id: Id) -> None:
+        """Deletes all that is held of a user; files follow with the next preparation.
+
+        Raises:
+            ShortlistError: it was not accepted, or it is not known whether; send the same again.
+        """
+        return self._ask(calls.delete_user(user_id), None, EVENTS_TIMEOUT_S)
+
     def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.
 
@@ -272,6 +305,39 @@ class AsyncClient(_Caller):
             ShortlistError: none was accepted, or it is not known whether; send the same again.
         """
         return await self._ask(calls.send_events(events, atomic), None, timeout_s)
+
+    async def put_items(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Puts items, 1 to 500: `item_id` and the columns of the data set's items, each item whole. They are
+        kept when it returns, and retrieved within two seconds or so.
+
+        Raises:
+            ShortlistError: none was accepted, or it is not known whether; send the same again.
+        """
+        return await self._ask(calls.put_items(items), None, EVENTS_TIMEOUT_S)
+
+    async def delete_item(self, item_id: Id) -> None:
+        """Takes an item out: two seconds later no slate holds it.
+
+        Raises:
+            ShortlistError: it was not accepted, or it is not known whether; send the same again.
+        """
+        return await self._ask(calls.delete_item(item_id), None, EVENTS_TIMEOUT_S)
+
+    async def user(self, user_id: Id) -> dict[str, Any]:
+        """Asks for all that is held of a user: `features`, `seen`, `slates`, `events`, `shown`.
+
+        Raises:
+            ShortlistError: there is no answer.
+        """
+        return await self._ask(calls.user(user_id), None, EVENTS_TIMEOUT_S)
+
+    async def delete_user(self, user_id: Id) -> None:
+        """Deletes all that is held of a user; files follow with the next preparation.
+
+        Raises:
+            ShortlistError: it was not accepted, or it is not known whether; send the same again.
+        """
+        return await self._ask(calls.delete_user(user_id), None, EVENTS_TIMEOUT_S)
 
     async def seen(self, user_id: Id, limit: int = 20) -> ItemHistory:
         """Asks what a user has seen, newest first.

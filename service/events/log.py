@@ -115,22 +115,31 @@ class EventLog:
         for partition, (event, _) in zip(partitions, events, strict=True):
             mark = event_mark_key(self._dataset, event.mark)
             arguments += (places[partition], mark, event.encode())
+        streams = map(self._streams.__getitem__, places)
+        accepted = await self.write("EVAL", _APPEND, len(places), *streams, *arguments)
+        if accepted < 0:
+            raise TooFarBehind(self._most * PARTITIONS)
+        return int(accepted)
+
+    async def write(self, *command: Any) -> Any:
+        """Runs a command that writes, gives its reply: kept, and where that is asked for, on the disk."""
         pipe = self._client.pipeline(transaction=False)
-        pipe.execute_command(
-            "EVAL", _APPEND, len(places), *map(self._streams.__getitem__, places), *arguments
-        )
+        pipe.execute_command(*command)
         if self._is_synced:
             pipe.execute_command(*_ON_DISK, round(self._timeout_s * 1000))
         try:
-            accepted, *on_disk = await self._within(pipe.execute(), self._timeout_s + 1)
+            reply, *on_disk = await self._within(pipe.execute(), self._timeout_s + 1)
         except DependencyUnavailable as error:
-            log.warning("events_not_kept", reason=error.reason)
+            log.warning("not_kept", command=str(command[0]), reason=error.reason)
             raise
-        if accepted < 0:
-            raise TooFarBehind(self._most * PARTITIONS)
-        if on_disk and not on_disk[0][0]:
+        if on_disk and not on_disk[0][0] and reply != -1:
             raise DependencyUnavailable(REDIS, f"{self._url.address}: its disk is late", is_late=True)
-        return int(accepted)
+        return reply
+
+    async def read(self, key: str) -> bytes | None:
+        """Reads a key."""
+        (value,) = await self._reader.get([key], self._timeout_s)
+        return value
 
     async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
         """Gives those of the users, and those of the items, of whom Redis holds nothing."""

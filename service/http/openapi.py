@@ -126,7 +126,9 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
     """Says of every id what this bundle's are: numbers, or text."""
     user, item = _id_of(manifest.user_id_dtype), _id_of(manifest.item_id_dtype)
     schemas = document["components"]["schemas"]
-    _become(schemas["SeenResponse"]["properties"]["user_id"], user)
+    for name in ("SeenResponse", "UserResponse"):
+        _become(schemas[name]["properties"]["user_id"], user)
+    _become(schemas["UserResponse"]["properties"]["seen"]["items"], item)
     for name in SINGLE:
         _become(schemas[name]["properties"]["user_id"], user)
         del schemas[name]["properties"]["user_id"]["default"]
@@ -149,8 +151,8 @@ def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "user_id":
-                    _become(parameter["schema"], user)
+                if parameter["name"] in ("user_id", "item_id"):
+                    _become(parameter["schema"], user if parameter["name"] == "user_id" else item)
     of_many = [one for example in schemas["ManyRequest"].get("examples", ()) for one in example["requests"]]
     alone = [one for name in SINGLE for one in schemas[name].get("examples", ())]
     for example in [*alone, *of_many]:

@@ -385,3 +385,21 @@ def test_events_are_named_so_that_all_tries_count_once() -> None:
     assert first == second
     assert first[1]["event_id"] == "mine"
     assert len(first[0]["event_id"]) == 32
+
+
+def test_items_and_users_are_put_told_and_taken_out() -> None:
+    accepted = httpx.Response(202, json={"request_id": "r", "accepted": 1})
+    held = {"request_id": "r", "user_id": "a/b", "features": {}, "seen": []}
+    transport, asked = answers(accepted, accepted, httpx.Response(200, json=held), accepted)
+    with Client(transport=transport) as client:
+        client.put_items([{"item_id": 3, "item_title": "Three"}])
+        client.delete_item(3)
+        assert client.user("a/b") == held
+        client.delete_user("..")
+    assert [(one.method, one.url.raw_path.decode()) for one in asked] == [
+        ("PUT", "/v1/items"),
+        ("DELETE", "/v1/items/3"),
+        ("GET", "/v1/users/a%2Fb"),
+        ("DELETE", "/v1/users/%2E%2E"),
+    ]
+    assert json.loads(asked[0].content) == {"items": [{"item_id": 3, "item_title": "Three"}]}

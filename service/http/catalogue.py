@@ -1,0 +1,112 @@
+"""The routes by which items come and go, and by which a user is told of or forgotten."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
+
+from service.catalogue.intake import CatalogueIntake, ItemsRefused
+from service.catalogue.schemas import Accepted, ItemsRequest, UserResponse
+from service.http.body import read_document
+from service.http.problems import problem, request_id_of
+from service.http.routes import UserId, problems
+
+ITEMS = "/v1/items"
+router = APIRouter(prefix="/v1", tags=["catalogue"])
+ItemId = Annotated[str, Path(description="The item.")]
+
+
+async def _intake(request: Request) -> CatalogueIntake:
+    intake: CatalogueIntake = request.app.state.catalogue
+    return intake
+
+
+IntakeDep = Annotated[CatalogueIntake, Depends(_intake)]
+
+
+class ItemsRoute(APIRoute):
+    """A route that FastAPI describes by its function's signature, and that reads its request itself: longer
+    bodies than others may be."""
+
+    def __init__(self, path: str, endpoint: object, **options: object) -> None:
+        super().__init__(path, endpoint, **options)  # type: ignore[arg-type]
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        intake: CatalogueIntake = scope["app"].state.catalogue
+        settings = scope["app"].state.events.settings
+        most_bytes, timeout_ms = settings.events.max_body_bytes, settings.receive_timeout_ms
+        document = await read_document(scope, receive, most_bytes, timeout_ms)
+        if document is None:
+            return  # the caller left before it was whole
+        told = await intake.put(document, request_id_of(Request(scope)))
+        bind_contextvars(accepted=told.accepted)
+        response = Response(told.model_dump_json(), int(HTTPStatus.ACCEPTED), media_type="application/json")
+        await response(scope, receive, send)
+
+
+async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
+    """Puts items: 1 to 500, new ones and changed ones, with the columns of dataset.yaml.
+
+    202 once they lie in a stream of Redis. Within two seconds or so every bundle that serves retrieves them,
+    without a restart or training: a new item stands where the bundle's item tower says of its columns; one
+    that the bundle knows keeps its vector, and changes its features, its filters and its card. They outlive
+    materialising, exporting and training anew. A wrong column or value is told by its place and name, and
+    refuses all. To put the same again changes nothing.
+    """
+
+
+@router.delete(
+    "/items/{item_id:path}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+)
+async def take_out_item(item_id: ItemId, request: Request, intake: IntakeDep) -> Accepted:
+    """Takes an item out: no slate holds it two seconds later. One that is not there changes nothing."""
+    return await intake.take_out(item_id, request_id_of(request))
+
+
+@router.get("/users/{user_id:path}", responses=problems(401, 422, 500, 503))
+async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> UserResponse:
+    """All that is held of a user: in Redis, and in the archive of events and of what was shown. Bundles are
+    not among it: they may have learned from what the user did."""
+    return await intake.told(user_id, request_id_of(request))
+
+
+@router.delete(
+    "/users/{user_id:path}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+)
+async def forget_user(user_id: UserId, request: Request, intake: IntakeDep) -> Accepted:
+    """Deletes all that is held of a user: features, seen items, stored slates, events and what was shown go
+    from Redis at once; from the archive and from what is trained on next with the next preparation, by a
+    tombstone, which does not name the user. What the user does afterwards begins anew."""
+    return await intake.forget(user_id, request_id_of(request))
+
+
+def add_catalogue_routes(app: FastAPI) -> None:
+    """Adds the routes to the app; behind all others, as a user's id may hold a slash."""
+    app.router.add_api_route(
+        ITEMS,
+        put_items,
+        methods=["PUT"],
+        status_code=HTTPStatus.ACCEPTED,
+        tags=["catalogue"],
+        response_model=Accepted,
+        responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
+        route_class_override=ItemsRoute,
+    )
+    app.include_router(router)
+    app.add_exception_handler(ItemsRefused, _on_refused)
+
+
+async def _on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ItemsRefused)
+    errors, first = [one.model_dump() for one in error.errors], error.errors[0]
+    more = f"; {len(errors) - 1} more, see errors" if len(errors) > 1 else ""
+    detail = f"items.{first.index}.{first.field} {first.message}{more}"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return problem(status, detail, request_id=request_id_of(request), errors=errors)
