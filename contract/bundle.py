@@ -191,9 +191,29 @@ NEAREST = SourceSpec(name="nearest", kind="nearest", share=1.0)
 """The only source of bundles that name none."""
 
 
+class Correction(BaseModel):
+    """What the order adds for one of its scores, for a user of `items` recent items:
+    (plain + few / (1 + items) + many * log(1 + items)) * score + bent * log(1 + score / knee), where a score
+    below 0 bends as 0.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plain: float = 0.0
+    few: float = 0.0
+    many: float = 0.0
+    bent: float = 0.0
+    knee: float = Field(1.0, gt=0)
+
+
+RANKING, RETRIEVAL = "ranking", "retrieval"
+"""What the order calls the ranker's score and the vectors'; every other source's has its name."""
+
+
 class OrderSpec(BaseModel):
     """How the slate is ordered: P(click) is the logistic function of ranking * log-odds(ranking score) +
-    retrieval * the vectors' score + the sum over `sources` of weight * that source's score + intercept.
+    retrieval * the vectors' score + the sum over `sources` of weight * that source's score, the blend, +
+    the `corrections` + the sum over `columns` of weight * that column + intercept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -201,7 +221,19 @@ class OrderSpec(BaseModel):
     ranking: float = Field(1.0, ge=0)
     retrieval: float = Field(0.0, ge=0)
     sources: dict[str, float] = Field({}, description="By the names of the sources beside the vectors.")
+    corrections: dict[str, Correction] = Field(
+        {}, description="By the names of the scores that the blend weighs: ranking, retrieval, and sources."
+    )
+    columns: dict[str, float] = Field(
+        {}, description="By the numeric columns of candidates that the ranker takes, as encoded."
+    )
     intercept: float = 0.0
+
+    @property
+    def weighed(self) -> frozenset[str]:
+        """Names the scores that count: `RANKING`, `RETRIEVAL` and sources."""
+        own = {RANKING: self.ranking, RETRIEVAL: self.retrieval, **self.sources}
+        return frozenset({*(name for name, weight in own.items() if weight), *self.corrections})
 
 
 class Manifest(BaseModel):
@@ -252,7 +284,7 @@ class Manifest(BaseModel):
     @property
     def is_ranked(self) -> bool:
         """Whether the ranker counts in the order at all; where not, it is not run."""
-        return self.order.ranking > 0
+        return RANKING in self.order.weighed
 
     @model_validator(mode="after")
     def _knows_its_sources(self) -> Self:
@@ -260,8 +292,10 @@ class Manifest(BaseModel):
         if len(set(names)) < len(names) or sum(one.kind == "nearest" for one in self.sources) > 1:
             raise ValueError("two sources have the same name, or search the same vectors")
         weighted = {source.name for source in self.sources if source.kind != "nearest"}
-        if unknown := sorted(self.order.sources.keys() - weighted):
+        if unknown := sorted(self.order.weighed - {RANKING, RETRIEVAL} - weighted):
             raise ValueError(f"the order weighs {', '.join(unknown)}, which is no source beside the vectors")
+        if unknown := sorted(self.order.columns.keys() - set(self.ranker.candidate.numeric)):
+            raise ValueError(f"the order weighs {', '.join(unknown)}, no numeric column of candidates")
         return self
 
 

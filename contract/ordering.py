@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.arrays import Floats
-from contract.bundle import OrderSpec
+from contract import names
+from contract.arrays import Doubles, Floats, Ints
+from contract.bundle import RANKING, RETRIEVAL, Correction, OrderSpec
 
 _LOG_ODDS_BOUND = 30.0
 NO_ORDER = OrderSpec()
@@ -23,23 +24,62 @@ def log_odds(probabilities: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.clip(odds, -_LOG_ODDS_BOUND, _LOG_ODDS_BOUND))
 
 
+def named_scores(
+    ranking_scores: Floats,
+    retrieval_scores: Floats,
+    source_scores: Mapping[str, Floats],
+    wanted: Collection[str],
+) -> dict[str, Doubles]:
+    """Gives those of the wanted scores that are there, by their names, as the order weighs them."""
+    told: dict[str, Doubles] = {}
+    if RANKING in wanted:
+        told[RANKING] = log_odds(ranking_scores)
+    if RETRIEVAL in wanted:
+        told[RETRIEVAL] = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0).astype(np.float64)
+    return told | {name: s.astype(np.float64) for name, s in source_scores.items() if name in wanted}
+
+
+def known_items(recent_item_ids: Ints) -> Ints:
+    """Takes users' recent items (B,S), padded, gives how many there are, (B,1)."""
+    return np.asarray((recent_item_ids != names.NULL_INT).sum(axis=1, keepdims=True), dtype=np.int64)
+
+
+def correction(scores: Doubles, known: Ints, spec: Correction) -> Doubles:
+    """Takes one of the order's scores (B,K), and how many items of each user are known (B,1), gives what is
+    added for it, (B,K); it is linear in the weights."""
+    of_users = spec.plain + spec.few / (1 + known) + spec.many * np.log1p(known)
+    added: Doubles = scores * of_users
+    if spec.bent:
+        added += spec.bent * np.log1p(np.maximum(scores, 0) / spec.knee)
+    return added
+
+
 def order_scores(
     ranking_scores: Floats,
     retrieval_scores: Floats,
     spec: OrderSpec,
     source_scores: Mapping[str, Floats] = MappingProxyType({}),
+    known: Ints | None = None,
+    columns: Floats | None = None,
 ) -> Floats:
     """Gives P(click) of retrieved items, in [0,1]: a logistic regression on the scores of the ranker, of the
     vectors and, by their names, of the further sources; all of one shape.
 
     The ranker tells clicked from shown best; the retrieval tells what a user comes across at all from the
     rest of the catalogue. A slate needs both. A score of the vectors that is not finite, as in the padding of
-    a short list, counts as 0; so does a source whose scores are not there, because it failed.
+    a short list, counts as 0; so does a source whose scores are not there, because it failed. An order with
+    corrections needs (B,K) and how many items are `known` (B,1); one with columns needs those, (B,K,C).
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
     z = retrieval_part(retrieval_scores, spec, source_scores) + spec.intercept
     if spec.ranking:
         z += spec.ranking * log_odds(ranking_scores)
+    if spec.corrections and known is not None:
+        told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.corrections)
+        for name, score in told.items():
+            z += correction(score, known, spec.corrections[name])
+    if spec.columns and columns is not None:
+        z += columns @ np.array([*spec.columns.values()], dtype=np.float32)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 

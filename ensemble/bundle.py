@@ -20,7 +20,7 @@ from contract.bundle import BundleError, Inputs, Manifest, ModelSpec, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
-from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_VIEWS
+from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_RECENT_ITEM_IDS, USER_VIEWS
 from contract.rules.attributes import ItemAttributes
 from ensemble.settings import Provider
 from ensemble.stores.exact import ExactVectorIndex
@@ -178,6 +178,8 @@ class LoadedBundle:
         models = {*self.user_tower.features, *of_users.columns}
         if set(user_item_feature_names(self.dataset)) & set(of_candidates.columns):
             models |= set(LISTS)
+        if self.manifest.order.corrections:
+            models.add(USER_RECENT_ITEM_IDS)
         models |= {source.history for source in self.manifest.sources if source.history is not None}
         return tuple(name for name in self.dataset.user_features if name in models)
 
@@ -220,9 +222,13 @@ class LoadedBundle:
 
     @cached_property
     def ranker_inputs(self) -> tuple[Inputs, Inputs]:
-        """What is to be made for the ranker of users, and of candidates; nothing where it is not run."""
+        """What is to be made for the ranker of users, and of candidates; where it is not run, what the order
+        weighs of it."""
         spec = self.ranker.spec
-        return (spec.user, spec.candidate) if self.manifest.is_ranked else (Inputs(), Inputs())
+        if self.manifest.is_ranked:
+            return spec.user, spec.candidate
+        columns = self.manifest.order.columns
+        return Inputs(), Inputs(numeric=tuple(n for n in spec.candidate.numeric if n in columns))
 
     def head(self, count: int) -> ExactVectorIndex:
         """Makes an exact index of the `count` most popular items. The vectors are mapped once more for it, so

@@ -70,5 +70,7 @@ def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSett
         >> FilterCandidates(stores.items, len(sources), k, r)
         >> LookupItemFeatures(stores.items, of_candidates, dataset, k)
         >> ScoreCandidates(bundle.ranker if bundle.manifest.is_ranked else None, k)
-        >> OrderCandidates(bundle.manifest.order, [one.spec for one in sources], k, ruled, temperature)
+        >> OrderCandidates(
+            bundle.manifest.order, [one.spec for one in sources], of_candidates.numeric, k, ruled, temperature
+        )
     )

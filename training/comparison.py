@@ -24,8 +24,9 @@ from training.evaluation.assess import SERVED, assess_end_to_end, assess_ranking
 from training.evaluation.report import Report
 from training.examples.candidates import CandidateRows
 from training.examples.ranking import RankingExamples, RankingParts
+from training.examples.snapshot import candidate_columns
 from training.examples.split import HeldOut, held_out
-from training.export.ranker import candidate_columns, export_ranker, ranker_spec
+from training.export.ranker import export_ranker, ranker_spec
 from training.export.towers import model_spec
 from training.export.write import write_json
 from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates

@@ -27,7 +27,8 @@ from training.examples.positives import UserHistories, item_columns, retrieval_e
 from training.examples.split import HeldOut, first_users, held_out
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
-from training.ranking.ordering import Judged, fit_ordering
+from training.ranking.judged import Judged
+from training.ranking.ordering import fit_ordering
 from training.retrieval.model import RetrievalModel
 from training.slates.choose import choose_sources
 from training.slates.new_items import with_new_items
@@ -132,9 +133,11 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
                 clicked=held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0,
                 live=slates.items >= 0,
                 relevant=np.diff(held.relevant.indptr).astype(np.int64),
+                known=slates.known,
+                columns=slates.columns,
             )
         )
-    sources = tuple(one for one in fitted if one.spec.name in order.sources)
+    sources = tuple(one for one in fitted if one.spec.name in order.weighed)
     if len(held.user_rows) and fitted:
         sources = with_new_items(prepared, learned.retriever, held, vectors, sources, k)
     served = (fitted_again(prepared, one, split.validate_until) for one in sources)

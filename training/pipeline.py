@@ -25,7 +25,8 @@ from training.evaluation.notes import notes
 from training.evaluation.protocols.protocol import PROTOCOLS
 from training.evaluation.report import over_seeds
 from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
-from training.export.ranker import candidate_columns, export_ranker, ranker_spec
+from training.examples.snapshot import candidate_columns
+from training.export.ranker import export_ranker, ranker_spec
 from training.export.reference import reference_of
 from training.export.saved_models import FOLDER as SAVED_MODELS
 from training.export.saved_models import keep_models

@@ -8,20 +8,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
+from contract import names
 from contract.arrays import Array
 from contract.bundle import OrderSpec, SourceSpec
-from contract.ordering import likeness, order_scores, unranked_scores
+from contract.ordering import known_items, likeness, order_scores, unranked_scores
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
 from ensemble.stages.encode import IS_UNKNOWN_ITEM
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import (
+    CANDIDATE_NUMERIC,
     IS_LACKING_ITEMS,
     IS_LACKING_USER,
     IS_UNKNOWN_USER,
     LACKS_FEATURES,
     SEEN_ITEM_IDS,
+    encoded,
 )
 from ensemble.stages.retrieve import FAILED_SOURCES, IS_PARTIAL_INDEX
 from ensemble.stages.ruled import RuledOrder
@@ -82,13 +85,14 @@ class OrderCandidates(Stage):
     Rules of the settings or of the request order anew what the scores ordered; `plain_places` and `moved_by`
     then say of each candidate where it stood, from 1, and what moved it.
 
-    Candidates are ordered by `order_scores`, P(click) from the ranker's score and each source's; so are
-    `item_scores`. A user who was not ranked has the sources' order; items like another have their `likeness`.
+    Candidates are ordered by `order_scores`, P(click) from the ranker's score, each source's, and the columns
+    that the order weighs; so are `item_scores`. A user who was not ranked has the sources' order; items like
+    another have their `likeness`.
     With exploration, the order is a seeded Gumbel top-k draw, and `propensities` are logged with the answer;
     without, every propensity is 1. It sums up what `degraded` says.
     """
 
-    reads = (
+    reads: tuple[str, ...] = (
         "candidate_ids",
         "retrieval_scores",
         "candidate_source_scores",
@@ -119,14 +123,22 @@ class OrderCandidates(Stage):
         self,
         order: OrderSpec,
         sources: Sequence[SourceSpec],
+        numeric: Sequence[str],
         k: int,
         ruled: RuledOrder,
         temperature: float = 0.0,
     ) -> None:
-        """Takes the bundle's order, what its weights are about, K, the rules, and the temperature."""
+        """Takes the bundle's order, what its weights are about, the sources and the numeric columns of
+        candidates, K, the rules, and the temperature."""
         super().__init__()
-        self.weighed = [(at, one.name) for at, one in enumerate(sources) if one.name in order.sources]
+        self.weighed = [(at, one.name) for at, one in enumerate(sources) if one.name in order.weighed]
+        self.columns = [numeric.index(name) for name in order.columns]
         self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
+        self.reads = (
+            *self.reads,
+            *([names.USER_RECENT_ITEM_IDS] if order.corrections else []),
+            *([encoded(CANDIDATE_NUMERIC)] if order.columns else []),
+        )
 
     @property
     def writes(self) -> Schema:
@@ -164,11 +176,13 @@ class OrderCandidates(Stage):
         failed_sources: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
-        **of_rules: Array,
+        **others: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
         of_sources = {name: candidate_source_scores[:, at] for at, name in self.weighed}
-        scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources)
+        known = known_items(others[names.USER_RECENT_ITEM_IDS]) if self.order.corrections else None
+        columns = others[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.columns else None
+        scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
         if not is_ranked.all():
             unranked = unranked_scores(retrieval_scores, self.order, of_sources)
             scores = np.where(is_ranked, scores, unranked)
@@ -183,8 +197,8 @@ class OrderCandidates(Stage):
         plain_places = np.zeros(scores.shape, dtype=np.int64)
         moved_by = np.zeros(scores.shape, dtype=np.int8)
         breaks_cap = np.zeros(len(n), dtype=np.bool_)
-        if rows := self.ruled.users(of_rules["rules"]):
-            table = of_rules | {"candidate_ids": candidate_ids, "candidate_mask": candidate_mask}
+        if rows := self.ruled.users(others["rules"]):
+            table = others | {"candidate_ids": candidate_ids, "candidate_mask": candidate_mask}
             table |= {"n": n, "seed": seed, "like_item_id": like_item_id}
             for row in rows:
                 slate = self.ruled.slate({name: tensor[row] for name, tensor in table.items()}, scores[row])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from contract import names
-from contract.affinity import LISTS, affinity_columns, user_item_features
+from contract.affinity import LISTS, affinity_columns, user_item_feature_names, user_item_features
 from contract.arrays import Array, Ints
 from contract.dataset import Dataset
 from contract.encoders import Encoders
@@ -19,6 +19,13 @@ from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.examples.split import all_user_ids
 from training.features.activity import busy_instants, item_activity, user_activity
+
+
+def candidate_columns(dataset: Dataset) -> frozenset[str]:
+    """Names the columns that differ between a user's candidates; all others are of user or context."""
+    return frozenset(
+        (names.ITEM_ID, *dataset.item_catalog, *dataset.item_activity, *user_item_feature_names(dataset))
+    )
 
 
 class MakeActivity(Protocol):
@@ -56,6 +63,11 @@ class Candidates:
     encoders: Encoders
     users: Mapping[str, Array]
     items: Mapping[str, Array]
+
+    def numeric(self, features: Sequence[str]) -> tuple[str, ...]:
+        """Names those of a model's features that are numeric columns of candidates."""
+        of_candidates, fields = candidate_columns(self.dataset), self.encoders.fields
+        return tuple(n for n in features if n in of_candidates and fields[n].kind == "numeric")
 
     def columns(self, users: Ints, items: Ints) -> dict[str, Array]:
         """Takes rows of users (B,) and of their candidates (B,K), gives encoded columns of B * K rows."""

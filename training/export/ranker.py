@@ -8,24 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from contract.affinity import user_item_feature_names
 from contract.arrays import Array, Floats
 from contract.bundle import Inputs, RankerSpec
-from contract.dataset import Dataset
 from contract.encoders import Field
-from contract.names import ITEM_ID
 from training.export.towers import compare, model_spec
 from training.ranking.model import RankingModel
 
 CANDIDATES = 8
 """Candidates of each user on whom the export is compared with its model."""
-
-
-def candidate_columns(dataset: Dataset) -> frozenset[str]:
-    """Names the columns that differ between a user's candidates; all others are of user or context."""
-    return frozenset(
-        (ITEM_ID, *dataset.item_catalog, *dataset.item_activity, *user_item_feature_names(dataset))
-    )
 
 
 def ranker_spec(

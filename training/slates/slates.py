@@ -8,10 +8,11 @@ from datetime import datetime
 
 import numpy as np
 
+from contract import names
 from contract.arrays import Array, Floats, Ints
 from contract.bundle import OrderSpec
 from contract.encoders import Encoders
-from contract.ordering import order_scores
+from contract.ordering import known_items, order_scores
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
@@ -61,10 +62,16 @@ class RankedCandidates:
     ranking_scores: Floats
     source_scores: Mapping[str, Floats]
     lists: SourceLists
+    columns: Mapping[str, Floats]
+    """The numeric columns of candidates that the ranker reads, as encoded."""
+    known: Ints
+    """How many recent items each user has, (U,1)."""
 
     def served(self, order: OrderSpec) -> Floats:
         """Gives the scores that slates are ordered by, (U,K)."""
-        return order_scores(self.ranking_scores, self.retrieval_scores, order, self.source_scores)
+        columns = np.stack([self.columns[n] for n in order.columns], axis=2) if order.columns else None
+        scores = self.ranking_scores, self.retrieval_scores
+        return order_scores(*scores, order, self.source_scores, self.known, columns)
 
 
 def rank_candidates(
@@ -90,11 +97,21 @@ def rank_candidates(
     )
     retrieval_scores = np.empty(items.shape, dtype=np.float32)
     ranking_scores = np.empty(items.shape, dtype=np.float32)
+    told = {n: np.empty(items.shape, np.float32) for n in candidates.numeric(learned.ranker.features)}
     for start in range(0, len(items), USERS_AT_A_TIME):
         part = slice(start, start + USERS_AT_A_TIME)
         some = np.maximum(items[part], 0)
         retrieval_scores[part] = np.einsum("ud,ukd->uk", user_vectors[part], item_vectors[some])
         columns = candidates.columns(held.user_rows[part], some)
         ranking_scores[part] = learned.ranker.predict_candidates(columns).reshape(some.shape)
-    source_scores = scores_of(learned.sources, recent, held, items)
-    return RankedCandidates(items, retrieval_scores, ranking_scores, source_scores, lists)
+        for name, values in told.items():
+            values[part] = columns[name].reshape(some.shape)
+    return RankedCandidates(
+        items=items,
+        retrieval_scores=retrieval_scores,
+        ranking_scores=ranking_scores,
+        source_scores=scores_of(learned.sources, recent, held, items),
+        lists=lists,
+        columns=told,
+        known=known_items(candidates.users[names.USER_RECENT_ITEM_IDS][held.user_rows]),
+    )

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from redis import Redis
 
-from contract.bundle import BundleError, OrderSpec
+from contract.bundle import ITEM_TABLE_FILE, BundleError, Correction, OrderSpec
 from contract.filters import check_filters, passes
 from contract.item_to_item import UNKNOWN, ItemToItem
+from contract.ordering import order_scores
 from contract.slates import Degradation, degradations
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
@@ -209,6 +211,48 @@ def test_the_order_is_by_the_weights_of_all(world: World) -> None:
     np.testing.assert_allclose(answer["order_scores"], 1 / (1 + np.exp(-z)), rtol=1e-4)
     best = answer["candidate_ids"][np.argsort(-z, kind="stable")]
     assert answer["item_ids"][:10].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("ranking", [0.0, 0.5])
+def test_the_order_is_corrected_by_the_columns_and_by_how_much_is_known(world: World, ranking: float) -> None:
+    order = OrderSpec(
+        ranking=ranking,
+        retrieval=1.0,
+        sources={"chain": 2.0},
+        corrections={"chain": Correction(many=-0.4, bent=1.5, knee=0.2)},
+        columns={"user_item_recent": -0.3, "item_price": 0.6},
+    )
+    recommender = make_recommender(world, order)
+    answer = explained(recommender, user_id=world.user_ids[3], n=10)
+    bundle = recommender.bundle
+    price = pq.read_table(world.folder / ITEM_TABLE_FILE, columns=["item_price"]).column(0).to_numpy()
+    places = np.searchsorted(bundle.item_ids, answer["candidate_ids"])
+    history = answer["user_recent_item_ids"]
+    columns = {
+        "user_item_recent": (answer["candidate_ids"][:, None] == history).sum(axis=1).astype(np.float32),
+        "item_price": price[places].astype(np.float32),
+    }
+    encoded = [bundle.encoders.encode(name, column) for name, column in columns.items()]
+    given = np.stack(encoded, axis=1).astype(np.float32)
+    expected = order_scores(
+        answer["ranking_scores"][None],
+        answer["retrieval_scores"][None],
+        order,
+        {"chain": answer["candidate_source_scores"][1][None]},
+        np.array([[(history != PAD_ID).sum()]]),
+        given[None],
+    )[0]
+    np.testing.assert_allclose(answer["order_scores"], expected, rtol=1e-5)
+    assert answer["ranking_scores"].any() == (ranking > 0)
+
+
+@pytest.mark.parametrize(
+    "order", [OrderSpec(columns={"gone": 1.0}), OrderSpec(corrections={"gone": Correction(few=1.0)})]
+)
+def test_a_bundle_whose_order_weighs_what_it_does_not_have_is_refused(world: World, order: OrderSpec) -> None:
+    add_sources(world, order=order)
+    with pytest.raises(BundleError, match="the order weighs gone"):
+        LoadedBundle.open(world.folder)
 
 
 def test_filters_and_what_was_seen_hold_for_every_source(world: World) -> None:

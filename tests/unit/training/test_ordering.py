@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from contract.bundle import OrderSpec
-from contract.ordering import log_odds, order_scores
+from contract.bundle import Correction, OrderSpec
+from contract.names import NULL_INT
+from contract.ordering import known_items, log_odds, order_scores
 from training.metrics.lists import ndcg_at
-from training.ranking.ordering import FEWEST_CLICKS, Judged, fit_ordering
+from training.ranking.judged import Judged
+from training.ranking.ordering import FEWEST_CLICKS, fit_ordering
 
 
 def draw(weights: OrderSpec, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,6 +58,42 @@ def test_a_ranker_of_no_weight_need_not_have_scored() -> None:
     np.testing.assert_allclose(order_scores(unknown, retrieval, order), expit(2 * retrieval), atol=1e-6)
 
 
+def test_corrections_bend_a_score_by_what_is_known_of_the_user_and_columns_are_added() -> None:
+    ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
+    chain = retrieval[:, ::-1].copy()
+    recent = np.full((4, 6), NULL_INT)
+    recent[1, :2], recent[2, :5], recent[3] = 7, 7, 7
+    columns = np.stack([ranking, chain], axis=2)
+    order = OrderSpec(
+        ranking=0.0,
+        retrieval=2.0,
+        sources={"chain": 3.0},
+        corrections={
+            "retrieval": Correction(few=1.5),
+            "chain": Correction(plain=-1.0, many=0.5, bent=2.0, knee=0.1),
+        },
+        columns={"a": 0.7, "b": -0.2},
+        intercept=-1,
+    )
+    known = known_items(recent)
+    assert known[:, 0].tolist() == [0, 2, 5, 6]
+    found = order_scores(ranking, retrieval, order, {"chain": chain}, known, columns)
+    z = (2 + 1.5 / (1 + known)) * retrieval + (3 - 1 + 0.5 * np.log(1 + known)) * chain - 1
+    z = z + 2 * np.log(1 + np.maximum(chain, 0) / 0.1) + 0.7 * ranking - 0.2 * chain
+    np.testing.assert_allclose(found, expit(z), atol=1e-5)
+    failed = order_scores(ranking, retrieval, order, {}, known, columns)
+    z = (2 + 1.5 / (1 + known)) * retrieval - 1 + 0.7 * ranking - 0.2 * chain
+    np.testing.assert_allclose(failed, expit(z), atol=1e-5)
+
+
+def test_without_corrections_and_columns_the_order_is_the_blend_whatever_is_known() -> None:
+    ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
+    order = OrderSpec(ranking=0.5, retrieval=2.0, intercept=-1)
+    known, columns = np.arange(4)[:, None], np.stack([ranking, retrieval], axis=2)
+    plain = order_scores(ranking, retrieval, order)
+    assert (order_scores(ranking, retrieval, order, {}, known, columns) == plain).all()
+
+
 def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarray) -> Judged:
     """Draws candidates (users, 50) and clicks with the chance that `weights` gives them."""
     ranking, retrieval, _ = draw(OrderSpec(), users * 50, seed)
@@ -69,6 +107,8 @@ def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarra
         clicked=clicked.reshape(shape),
         live=np.ones(shape, dtype=np.bool_),
         relevant=clicked.reshape(shape).sum(axis=1).astype(np.int64),
+        known=np.zeros((users, 1), dtype=np.int64),
+        columns={},
     )
 
 
@@ -126,6 +166,8 @@ def test_padding_takes_no_part() -> None:
         },
         sources={},
         relevant=judged.relevant,
+        known=judged.known,
+        columns={},
     )
     found, expected = fit_ordering(padded), fit_ordering(judged)
     assert found.retrieval == pytest.approx(expected.retrieval, rel=1e-3)
@@ -142,11 +184,59 @@ def test_a_handful_of_clicks_changes_nothing() -> None:
 def test_a_score_that_is_equal_for_all_is_never_the_order_however_well_the_candidates_came() -> None:
     judged = lists_of(OrderSpec(ranking=0, retrieval=6, intercept=-6), 400)
     best_first = np.argsort(~judged.clicked, axis=1, kind="stable")
-    sorted_ = {
-        name: np.take_along_axis(getattr(judged, name), best_first, axis=1)
-        for name in ("ranking", "retrieval", "clicked")
-    }
+    ranking = np.take_along_axis(judged.ranking, best_first, axis=1)
+    retrieval = np.take_along_axis(judged.retrieval, best_first, axis=1)
+    clicked = np.take_along_axis(judged.clicked, best_first, axis=1)
     silent = {"silent": np.zeros_like(judged.retrieval)}
-    found = fit_ordering(replace(judged, **sorted_, sources=silent))
+    found = fit_ordering(
+        replace(judged, ranking=ranking, retrieval=retrieval, clicked=clicked, sources=silent)
+    )
     assert found.retrieval > 0
     assert found.sources == {}
+
+
+def corrected(judged: Judged, order: OrderSpec) -> np.ndarray:
+    columns = np.stack([judged.columns[name] for name in order.columns], axis=2) if order.columns else None
+    return order_scores(judged.ranking, judged.retrieval, order, judged.sources, judged.known, columns)
+
+
+def test_a_column_that_tells_what_no_score_does_corrects_the_order_and_stays_a_probability() -> None:
+    judged = lists_of(OrderSpec(ranking=0, retrieval=4, intercept=-5), 600)
+    rng = np.random.default_rng(2)
+    told, noise = (rng.normal(size=judged.clicked.shape).astype(np.float32) for _ in range(2))
+    clicked = rng.random(told.shape) < expit(4 * judged.retrieval - 5 + 1.0 * told)
+    some = replace(judged, clicked=clicked, relevant=clicked.sum(axis=1).astype(np.int64))
+    order = fit_ordering(replace(some, columns={"noise": noise, "told": told}))
+    assert order.columns["told"] == pytest.approx(1.0, rel=0.2)
+    assert abs(order.columns["noise"]) < 0.1
+    chances = corrected(replace(some, columns={"noise": noise, "told": told}), order)
+    assert chances.mean() == pytest.approx(clicked.mean(), rel=0.05)
+    plain = fit_ordering(some)
+    assert some.ndcg(chances).mean() > some.ndcg(corrected(some, plain)).mean() + 0.02
+
+
+def test_a_score_that_says_more_of_who_is_known_longer_is_corrected_so() -> None:
+    judged = lists_of(OrderSpec(ranking=0, retrieval=4, intercept=-5), 2000)
+    rng = np.random.default_rng(4)
+    chain = rng.exponential(1, judged.clicked.shape).astype(np.float32)
+    known = np.where(np.arange(2000) % 2, 0, 50)[:, None]
+    clicked = rng.random(chain.shape) < expit(3 * judged.retrieval - 5 + np.where(known, 1.5, 0.0) * chain)
+    judged = replace(
+        judged,
+        clicked=clicked,
+        sources={"chain": chain},
+        relevant=clicked.sum(axis=1).astype(np.int64),
+        known=known,
+    )
+    order = fit_ordering(judged)
+    plain = order.model_copy(update={"corrections": {}, "columns": {}})
+    gain = judged.ndcg(corrected(judged, order)) - judged.ndcg(corrected(judged, plain))
+    assert gain.mean() > 2 * gain.std() / np.sqrt(len(gain))
+
+
+def test_columns_that_say_nothing_correct_nothing() -> None:
+    judged = lists_of(OrderSpec(ranking=1, retrieval=4, intercept=-5), 300)
+    noise = np.random.default_rng(6).normal(size=(8, *judged.clicked.shape)).astype(np.float32)
+    order = fit_ordering(replace(judged, columns={f"noise_{at}": n for at, n in enumerate(noise)}))
+    assert order.columns == {}
+    assert order.corrections == {}
