@@ -66,7 +66,8 @@ class Trace:
 class Answer:
     """The items, best first, who made the slate, and what it lacks; `degraded` is empty when nothing.
 
-    `timings_ms` are milliseconds by stage. `run`, `made_at` and `age_s` are of a stored slate alone.
+    `arm` is `champion`, or the arm of a split that the user belongs to. `timings_ms` are milliseconds by
+    stage. `run`, `made_at` and `age_s` are of a stored slate alone.
     `next` is the cursor of the next page. `document` is the whole answer as it came.
     """
 
@@ -75,6 +76,7 @@ class Answer:
     source: str
     degraded: tuple[str, ...]
     bundle: str
+    arm: str
     timings_ms: Mapping[str, float]
     run: str | None
     made_at: str | None
@@ -98,6 +100,7 @@ class Answer:
             source=told["source"],
             degraded=tuple(told["degraded"]),
             bundle=told["bundle"],
+            arm=told.get("arm", "champion"),
             timings_ms=told["timings_ms"],
             run=told.get("run"),
             made_at=told.get("made_at"),

@@ -23,7 +23,6 @@ from contract.routing import GatewayReport, Routing, RoutingError
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.routing import bundle_folder, change_routing, read_reports, read_routing
-from ensemble.triton.keeper import exported
 from ensemble.triton.probe import Probe, Sign
 from ensemble.triton.repository import LoadError, ModelRepository
 
@@ -97,7 +96,7 @@ class BundleServer:
     def _check_made(self, manifest: Manifest) -> None:
         models = self._settings.var_dir / "models"
         is_indexed = self._redis.zscore(bundles_key(manifest.dataset), manifest.bundle) is not None
-        if not (is_indexed and exported(models, manifest.bundle)):
+        if not (is_indexed and (models / manifest.bundle / "config.pbtxt").is_file()):
             raise BundleError(
                 f"{manifest.bundle}: is not in the index, or not in {models}; run ensemble.publish.index and "
                 "ensemble.publish.export for it"

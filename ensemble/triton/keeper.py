@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -109,11 +108,6 @@ def keeper_of(host: str, port: int, settings: EnsembleSettings) -> BundleKeeper:
     """The keeper of the Triton at an address, and of the Redis of the settings."""
     redis = connect(settings.redis_url, settings.redis_timeout_ms)
     return BundleKeeper(ModelRepository(host, port), redis, settings)
-
-
-def exported(models: Path, bundle: str) -> bool:
-    """Whether a bundle lies in a model repository."""
-    return (models / bundle / "config.pbtxt").is_file()
 
 
 def _say(line: str) -> None:
