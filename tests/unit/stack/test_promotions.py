@@ -1,0 +1,40 @@
+"""What the benchmark of promotions counts."""
+
+from __future__ import annotations
+
+import json
+
+from bench.load.traffic import Exchange, Run
+from bench.promotions import Switch, Switched, full_share
+
+
+def exchange(
+    sent_s: float, bundle: str, source: str = "ensemble", *degraded: str, status: int = 200
+) -> Exchange:
+    body = json.dumps({"bundle": bundle, "source": source, "degraded": degraded}).encode()
+    return Exchange(7, sent_s, sent_s, sent_s + 0.01, status, body)
+
+
+def test_a_switch_is_seen_once_nobody_gets_the_former_bundle_any_more() -> None:
+    told = [(0.5, "one"), (1.1, "one"), (1.3, "one"), (1.4, "two"), (2.2, "two"), (2.5, "one"), (9.0, "one")]
+    run = Run([exchange(*each) for each in told], seconds=10.0)
+    made = Switched(("one", "two"), [Switch(1.0, "two"), Switch(2.0, "one")], run)
+    assert [round(seconds, 6) for seconds in made.seen_after_s] == [0.3, 0.2]
+    assert (made.failed, made.misnamed) == (0, 0)
+
+
+def test_what_failed_is_of_another_bundle_or_is_not_full_is_counted() -> None:
+    run = Run(
+        [
+            exchange(0.1, "one"),
+            exchange(0.2, "three"),
+            exchange(0.3, "", status=503),
+            exchange(0.4, "one", "popular", "ensemble_late"),
+            exchange(0.5, "one", "ensemble", "fewer_candidates"),
+            exchange(0.6, "one", "ensemble", "unknown_user"),
+        ],
+        seconds=1.0,
+    )
+    made = Switched(("one", "two"), [], run)
+    assert (made.failed, made.misnamed) == (1, 1)
+    assert full_share(run.exchanges) == 3 / 6
