@@ -19,6 +19,7 @@ from contract.keys import event_stream_key
 from contract.names import ITEM_ID, USER_ACTIVITY, USER_ID
 from service.variant import Variant
 from tests.builders.gateway import TEXT_IDS, FakeEnsemble, client_of, make_settings, make_store, write_bundle
+from tests.builders.guarded_redis import as_user
 from tests.builders.redis_server import free_port
 from tests.contract.gateway.conftest import RedisProcess
 
@@ -257,6 +258,18 @@ async def test_accepted_is_on_the_disk_where_the_setting_says_so(
     finally:
         client.config_set("appendonly", "yes")
     assert refused.status_code == 503, "a Redis without its file keeps nothing"
+
+
+async def test_the_rights_that_the_documentation_lists_suffice(
+    server: RedisProcess, client: Any, tmp_path: Path
+) -> None:
+    guarded = RedisProcess(server.port, tmp_path)
+    guarded.url = as_user(server.url)
+    async with gateway(guarded, tmp_path, synced=True) as http:
+        answer = await http.post("/v1/events", json={"events": [click()]})
+        counted = _metrics((await http.get("/metrics")).text)
+    assert answer.json()["accepted"] == len(stored(client)) == 1
+    assert counted["shortlist_event_lag"] == 1
 
 
 async def test_how_far_the_consumer_is_behind_is_a_metric(

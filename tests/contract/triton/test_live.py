@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from contract.environment import RedisUrl
 from contract.event_archive import archive_files, events_folder, read_archive
 from contract.events import PARTITIONS, Event, partition_of
 from contract.keys import (
@@ -20,7 +21,9 @@ from contract.keys import (
     seen_key,
     stream_lease_key,
 )
+from ensemble.stores.client import connect
 from live.transaction import Transaction
+from tests.builders.guarded_redis import as_user
 from tests.builders.live import HASTY, accept, click, drain, make_consumer, synthetic_dataset
 
 DATASET = synthetic_dataset()
@@ -194,6 +197,17 @@ def test_the_files_of_an_hour_that_is_over_become_one(redis: Any, tmp_path: Path
     table = read_archive(folder)
     assert table is not None
     assert sorted(table["user_id"].to_pylist()) == list(range(40))
+
+
+def test_the_rights_that_the_documentation_lists_suffice(
+    redis: Any, redis_url: RedisUrl, tmp_path: Path
+) -> None:
+    consumer, _ = make_consumer(connect(as_user(redis_url), 5000), DATASET, tmp_path)
+    redis.zadd(batch_runs_key(NAME), {"a run": 1})
+    accept(redis, DATASET, [click(7, 1)])
+    assert drain(consumer) == 1
+    assert sum(consumer.archive(stream) for stream in STREAMS) == 1
+    consumer.leases.release()
 
 
 def test_a_damaged_entry_keeps_no_other_from_its_effect(
