@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from service.events.check import AHEAD_S
 from service.failures import DependencyUnavailable, TooFarBehind
 from service.settings import Settings
 from service.store.redis_reader import REDIS, Fields, RedisReader
+from service.store.redis_store import Cache
 
 log = structlog.get_logger()
 
@@ -48,6 +49,9 @@ return accepted
 """Appends the events whose marks do not stand yet, and sets those: whole or not at all, -1 where a stream is
 too long. A mark that stands is written again as it is: to wait for this write is to wait for the first."""
 _ON_DISK = ("WAITAOF", 1, 0)
+_OF_USERS = tuple(event_time_field(view) for view in USER_VIEWS)
+_KEPT, _KEPT_S = 100_000, 60.0
+"""Users, and items, that are kept as known, and for how many seconds."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class EventLog:
         self._keep_s, self._most, self._is_synced = round(keep_s), max(1, most // PARTITIONS), is_synced
         self._reader = RedisReader(url, timeout_s)
         self._client: Any = None
+        self._known_users, self._known_items = Cache[bool](_KEPT, _KEPT_S), Cache[bool](_KEPT, _KEPT_S)
         self._streams = [event_stream_key(dataset, partition) for partition in range(PARTITIONS)]
 
     @classmethod
@@ -142,17 +147,22 @@ class EventLog:
         return value
 
     async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
-        """Gives those of the users, and those of the items, of whom Redis holds nothing."""
-        of_users = tuple(event_time_field(view) for view in USER_VIEWS)
-        asked: list[Fields] = [(feature_key(USER_ID, one, self._dataset), *of_users) for one in user_ids]
-        asked += [(feature_key(ITEM_ID, one, self._dataset), AVAILABILITY_FIELD) for one in item_ids]
+        """Gives those of the users, and those of the items, of whom Redis holds nothing; who was known a
+        minute ago is taken for known."""
+        known = self._known_users.get(user_ids), self._known_items.get(item_ids)
+        users = [one for one in user_ids if one not in known[0]]
+        items = [one for one in item_ids if one not in known[1]]
+        asked: list[Fields] = [(feature_key(USER_ID, one, self._dataset), *_OF_USERS) for one in users]
+        asked += [(feature_key(ITEM_ID, one, self._dataset), AVAILABILITY_FIELD) for one in items]
         replies = await self._reader.get_fields(asked, self._timeout_s) if asked else []
         is_known = [any(value is not None for value in values) for values in replies]
-        users, items = is_known[: len(user_ids)], is_known[len(user_ids) :]
-        return (
-            {one for one, known in zip(user_ids, users, strict=True) if not known},
-            {one for one, known in zip(item_ids, items, strict=True) if not known},
+        found = (
+            dict(zip(users, is_known, strict=False)),
+            dict(zip(items, is_known[len(users) :], strict=True)),
         )
+        for kept, told in zip((self._known_users, self._known_items), found, strict=True):
+            kept.put({one: True for one, is_there in told.items() if is_there})
+        return _false_of(found[0]), _false_of(found[1])
 
     async def lag(self, timeout_s: float) -> EventLag:
         """Looks how far the consumer is, in `timeout_s` seconds."""
@@ -181,6 +191,10 @@ class EventLog:
             raise DependencyUnavailable(REDIS, reason, is_late=True) from None
         except (RedisError, OSError) as error:
             raise DependencyUnavailable(REDIS, f"{self._url.address}: {explain_redis(error)}") from None
+
+
+def _false_of(told: Mapping[int, bool]) -> set[int]:
+    return {one for one, is_true in told.items() if not is_true}
 
 
 def _text(value: bytes | str) -> str:
