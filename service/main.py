@@ -31,6 +31,7 @@ from service.http.problems import install_handlers
 from service.limits.circuits import Circuit
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
+from service.live_items import LiveItemsFollower
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.routing import Router
@@ -68,8 +69,9 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
         noting = asyncio.create_task(router.shown.keep())
         following = asyncio.create_task(router.follow())
+        hearing = asyncio.create_task(LiveItemsFollower(router.variants).follow())
         yield
-        for task in (preparing, watching, noting, following):
+        for task in (preparing, watching, noting, following, hearing):
             task.cancel()
         await router.shown.flush()
         await router.close()

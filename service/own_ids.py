@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,14 @@ class OwnIds:
         """Takes the dtypes that the bundle declares, and where items are text the way back, which gives None
         for an item that the bundle does not have."""
         self.users, self.items = users, items
-        self.item: ItemOf = item or (lambda number: number)
+        self.live: Mapping[int, OwnId] = {}
+        """Own ids of items that came after the bundle."""
+        self._item: ItemOf = item or (lambda number: number)
+
+    def item(self, number: int) -> OwnId | None:
+        """Gives the own id of an item; None for one that cannot be named: not of the bundle, nor heard of."""
+        own = self._item(number)
+        return self.live.get(number) if own is None else own
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> OwnIds:

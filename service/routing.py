@@ -118,6 +118,11 @@ class Router:
         self.served = Served(Routing(champion=variant.name), self._held[variant.name])
         metrics.serves({CHAMPION: variant.name})
 
+    def variants(self) -> list[Variant]:
+        """What is held of each bundle, the champion's first."""
+        champion = self.variant
+        return [champion, *(one.variant for one in self._held.values() if one.variant is not champion)]
+
     @property
     def variant(self) -> Variant:
         """The champion."""

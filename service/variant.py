@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Variant:
     store_timeout_s: float
     limits: EnsembleLimits
     folder: Path
+    changed: set[int] = field(default_factory=set)
+    """Items that changed since the bundle was made: the store alone knows their cards."""
 
     @classmethod
     def read(

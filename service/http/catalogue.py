@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.routing import APIRoute
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
@@ -18,6 +19,15 @@ from service.http.problems import problem, request_id_of
 from service.http.routes import UserId, problems
 
 ITEMS = "/v1/items"
+
+
+class OwnIdConvertor(PathConvertor):
+    """An id in a path: with slashes in it, and none at its end, which is one too many."""
+
+    regex = ".*[^/]"
+
+
+register_url_convertor("own_id", OwnIdConvertor())
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 ItemId = Annotated[str, Path(description="The item.")]
 
@@ -63,14 +73,14 @@ async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
 
 
 @router.delete(
-    "/items/{item_id:path}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+    "/items/{item_id:own_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
 )
 async def take_out_item(item_id: ItemId, request: Request, intake: IntakeDep) -> Accepted:
     """Takes an item out: no slate holds it two seconds later. One that is not there changes nothing."""
     return await intake.take_out(item_id, request_id_of(request))
 
 
-@router.get("/users/{user_id:path}", responses=problems(401, 422, 500, 503))
+@router.get("/users/{user_id:own_id}", responses=problems(401, 422, 500, 503))
 async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> UserResponse:
     """All that is held of a user: in Redis, and in the archive of events and of what was shown. Bundles are
     not among it: they may have learned from what the user did."""
@@ -78,7 +88,7 @@ async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> Use
 
 
 @router.delete(
-    "/users/{user_id:path}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+    "/users/{user_id:own_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
 )
 async def forget_user(user_id: UserId, request: Request, intake: IntakeDep) -> Accepted:
     """Deletes all that is held of a user: features, seen items, stored slates, events and what was shown go

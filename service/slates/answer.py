@@ -113,12 +113,18 @@ class Recommendations:
         timings = {stage: round(ms, 3) for stage, ms in timings.items()}
         self.metrics.answered(degraded, timings)
         own = self.variant.ids.item
+        found_by = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
+        is_like = request.like_item_id != PAD_ID
         content: dict[str, Any] = {
             "request_id": request_id,
             "user_id": request.own(request.user_id),
             "items": [
-                {"item_id": own(item_id), "score": score, "source": source, **cards.get(item_id, {})}
-                for item_id, score, source in zip(slate.item_ids, slate.scores, slate.sources, strict=True)
+                {"item_id": own_id, "score": score, "source": source, **cards.get(item_id, {})}
+                | ({"found_by": names} if is_like else {})
+                for item_id, score, source, names in zip(
+                    slate.item_ids, slate.scores, slate.sources, found_by, strict=False
+                )
+                if (own_id := own(item_id)) is not None  # else it came a moment ago
             ],
             "source": slate.source,
             "degraded": degraded,
@@ -127,12 +133,8 @@ class Recommendations:
             "timings_ms": timings,
             "next": cursor_after(whole, [*shown, *slate.item_ids], time.time()) if slate.item_ids else None,
         }
-        if request.like_item_id != PAD_ID:
+        if is_like:
             content["item_id"] = request.own(request.like_item_id)
-            told = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
-            content["items"] = [
-                {**item, "found_by": names} for item, names in zip(content["items"], told, strict=False)
-            ]
         if slate.provenance is not None:
             content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
         if slate.retrieved is not None:
@@ -199,7 +201,7 @@ class Recommendations:
         others: list[int] = []
         for item_id in dict.fromkeys(item_ids):
             card = self.variant.popular_cards.get(item_id)
-            if card is None:
+            if card is None or item_id in self.variant.changed:
                 others.append(item_id)
             else:
                 found[item_id] = card

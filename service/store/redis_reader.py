@@ -132,6 +132,16 @@ class RedisReader:
         """
         return await self._hashes.get(hashes, timeout_s)
 
+    async def between(self, key: str, above: float, most: float, timeout_s: float) -> list[bytes]:
+        """Reads the members of a sorted set whose scores are above one and at most another. A failure does
+        not count in the circuit.
+
+        Raises:
+            DependencyUnavailable: they did not come in `timeout_s` seconds, or the read failed.
+        """
+        found: list[bytes] = await self._within(timeout_s, self._redis.zrangebyscore(key, f"({above}", most))
+        return found
+
     async def append(
         self, stream: str, entries: Sequence[Mapping[bytes, bytes]], most: int, timeout_s: float
     ) -> None:

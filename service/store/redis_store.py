@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from contract.bundle import Manifest
 from contract.environment import RedisUrl
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.filters import Filters, passes
+from contract.ids import OwnId
 from contract.keys import (
     batch_key,
     decode_card,
@@ -23,12 +25,16 @@ from contract.keys import (
     gateways_key,
     item_card_key,
     item_vector_key,
+    live_changes_key,
+    live_items_key,
+    live_version_key,
     materialized_at_key,
     routing_key,
     seen_key,
     shown_key,
     slate_key,
 )
+from contract.names import ITEM_ID
 from contract.routing import REPLACE, GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
@@ -78,6 +84,11 @@ class Cache(Generic[V]):
             held[one] = (now_s, value)
         while len(held) > self._most:
             del held[next(iter(held))]
+
+    def drop(self, ids: Iterable[int]) -> None:
+        """Holds these no more."""
+        for one in ids:
+            self._held.pop(one, None)
 
 
 class RedisStore:
@@ -236,6 +247,30 @@ class RedisStore:
             return math.nan if value is None else float(value)
         except ValueError as error:
             raise _damaged(key, error) from None
+
+    async def live_items(self, since: int, timeout_s: float) -> tuple[int, dict[int, OwnId | None]]:
+        """Reads one key, and where it rose, which items changed and their rows."""
+        key = live_version_key(self._dataset)
+        (value,) = await self._reader.get([key], timeout_s)
+        version = int(value or 0)
+        if version == since:
+            return version, {}
+        since = since if version > since else 0  # Redis was emptied
+        changes, items = live_changes_key(self._dataset), live_items_key(self._dataset)
+        changed = await self._reader.between(changes, since, version, timeout_s)
+        (rows,) = await self._reader.get_fields([(items, *changed)], timeout_s) if changed else ([],)
+        told: dict[int, OwnId | None] = {}
+        for number, row in zip(changed, rows, strict=True):
+            try:
+                told[int(number)] = json.loads(row)[ITEM_ID] if row else None
+            except (ValueError, LookupError, TypeError) as error:
+                raise _damaged(items, ValueError(str(error))) from None
+        return version, told
+
+    def drop(self, item_ids: Iterable[int]) -> None:
+        """Reads the cards of these items, and whether they are available, anew."""
+        for cache in (self._cards, self._is_unavailable):
+            cache.drop(item_ids)
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
         """Appends them to the stream, in one pipeline; beyond `shown_kept` its oldest go."""

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol, runtime_checkable
 
 from contract.filters import Filters, passes
+from contract.ids import OwnId
 from contract.routing import GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
@@ -52,6 +53,13 @@ class Store(Protocol):
     async def materialized_at(self, timeout_s: float) -> float:
         """When features were last brought here, Unix time in seconds; NaN where that is not known."""
 
+    async def live_items(self, since: int, timeout_s: float) -> tuple[int, dict[int, OwnId | None]]:
+        """How often items changed live, and which did since it was so often: their own ids, None of those
+        that were taken out."""
+
+    def drop(self, item_ids: Iterable[int]) -> None:
+        """Forgets what is at hand of some items."""
+
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
         """Keeps the notes of what was shown, for whoever archives them."""
 
@@ -87,6 +95,7 @@ class MemoryStore:
         self._seen, self._cards, self._published = seen, cards, published
         self._slates = {(slate.run, user_id): slate for user_id, slate in slates}
         self._unavailable, self._columns = unavailable, columns or {}
+        self.live: dict[int, OwnId | None] = {}
         self.shown: list[Shown] = []
         self.record: bytes | None = None
         self.reported: GatewayReport | None = None
@@ -138,6 +147,17 @@ class MemoryStore:
     async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002
         """Knows of none."""
         return math.nan
+
+    async def live_items(
+        self,
+        since: int,
+        timeout_s: float,  # noqa: ARG002
+    ) -> tuple[int, dict[int, OwnId | None]]:
+        """Gives what it was told, `live`."""
+        return (len(self.live), dict(self.live) if since < len(self.live) else {})
+
+    def drop(self, item_ids: Iterable[int]) -> None:
+        """Has nothing beside what it was told."""
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Keeps them in a list."""

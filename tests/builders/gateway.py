@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,6 +23,7 @@ from contract.affinity import LISTS
 from contract.arrays import Array
 from contract.bundle import sha256
 from contract.filters import Filters
+from contract.ids import OwnId
 from contract.routing import GatewayReport
 from contract.shown import Shown
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
@@ -296,6 +297,17 @@ class BrokenStore:
     ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
         """Does not answer."""
         raise self._down()
+
+    async def live_items(
+        self,
+        since: int,  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> tuple[int, dict[int, OwnId | None]]:
+        """Does not answer."""
+        raise self._down()
+
+    def drop(self, item_ids: Iterable[int]) -> None:
+        """Has nothing at hand."""
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Does not answer."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,31 @@ import pytest
 import redis
 
 from contract.ids import number_of_text
-from contract.keys import catalogue_reply_key, catalogue_stream_key
+from contract.keys import (
+    catalogue_reply_key,
+    catalogue_stream_key,
+    encode_card,
+    item_card_key,
+    live_changes_key,
+    live_items_key,
+    live_version_key,
+)
 from contract.live_catalogue import FIELD, FORGET, PUT, SHOW, TAKE_OUT, Change, decode_change
 from service.catalogue import intake
+from service.live_items import LiveItemsFollower
 from service.main import build_app
+from service.own_ids import OwnIds
+from service.store.redis_store import RedisStore
 from service.variant import Variant
-from tests.builders.gateway import TEXT_IDS, FakeEnsemble, client_of, make_settings, make_store, write_bundle
+from tests.builders.gateway import (
+    TEXT_IDS,
+    FakeEnsemble,
+    client_of,
+    make_settings,
+    make_store,
+    variant_of,
+    write_bundle,
+)
 from tests.builders.redis_server import free_port
 from tests.contract.gateway.conftest import RedisProcess
 
@@ -205,3 +225,26 @@ async def test_without_a_consumer_or_redis_the_answer_is_503(
     async with gateway(nowhere, tmp_path) as http:
         refused = await http.put("/v1/items", json={"items": [ROW]})
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+
+
+async def test_a_gateway_hears_the_names_of_new_items_and_reads_changed_cards_anew(
+    server: RedisProcess, client: Any
+) -> None:
+    store = RedisStore(server.url, "b1", 1.0, 100, dataset="synthetic")
+    await store.open()
+    variant = replace(variant_of(store), ids=OwnIds("string", "string", lambda _: None), changed=set())
+    follower = LiveItemsFollower(lambda: [variant])
+    number = number_of_text("new")
+    client.set(item_card_key("b1", number), encode_card({"item_title": "Old"}))
+    assert await store.cards([number], 1) == {number: {"item_title": "Old"}}
+    await follower.look()
+    assert (variant.ids.item(number), variant.changed) == (None, set())
+    client.set(item_card_key("b1", number), encode_card({"item_title": "New"}))
+    client.hset(live_items_key("synthetic"), number, json.dumps({"item_id": "new"}))
+    client.hset(live_items_key("synthetic"), 5, "")
+    client.zadd(live_changes_key("synthetic"), {str(number): 1, "5": 2})
+    client.set(live_version_key("synthetic"), 2)
+    await follower.look()
+    assert (variant.ids.item(number), variant.ids.item(5), variant.changed) == ("new", None, {number, 5})
+    assert await store.cards([number], 1) == {number: {"item_title": "New"}}
+    await store.close()
