@@ -77,6 +77,10 @@ compare: environments ## train architectures side by side, print one table; goes
 promote: environments ## let the bundle trained last answer, if it is not worse; no restart  [BUNDLE=name] [FORCE=1: even if it is]
 	@$(BUNDLES) promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)
 
+.PHONY: retrain
+retrain: environments ## train on all that is known, compare with what is served on the newest days, promote  [DATA=] [REASON=]
+	@$(DEV) -m deploy.local.retrain $(if $(REASON),--reason '$(REASON)')
+
 .PHONY: rollback
 rollback: environments ## let the bundle answer again that did before
 	@$(BUNDLES) rollback

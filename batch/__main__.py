@@ -1,4 +1,4 @@
-"""`python -m batch run|status|rollback|schedule`: slates for everyone, ahead of time."""
+"""`python -m batch run|status|rollback|schedule|retraining`: slates for everyone, ahead of time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -114,6 +115,19 @@ def schedule(_: argparse.Namespace, chain: EnsembleSettings, batch: BatchSetting
     return 0
 
 
+def retraining(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSettings) -> int:
+    """Begins trainings that are due, by the clock, by drift or by events, until SIGTERM or SIGINT."""
+    from batch.schedule.retraining import Retraining
+    from batch.schedule.schedule import say
+
+    redis, dataset = opened(chosen, chain, batch)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Retraining(redis, chain.redis_url, dataset, batch, say).keep(stop)
+    return 0
+
+
 def with_options(options: dict[str, Any]) -> BatchSettings:
     """Reads the settings, some of them set on the command line; a wrong one ends with status 2."""
     try:
@@ -148,7 +162,7 @@ def instant(text: str) -> datetime:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m batch", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run|status|rollback|schedule")
+    commands = parser.add_subparsers(required=True, metavar="run|status|rollback|schedule|retraining")
 
     def command(does: Any, help_: str) -> argparse.ArgumentParser:
         added = commands.add_parser(does.__name__, help=help_, description=does.__doc__)
@@ -175,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--count", type=int, default=10, help="runs shown (default: 10)")
     added.add_argument("--dataset", help="default: that of the current bundle")
     added = command(rollback, "let be read what was before the last switch")
+    added.add_argument("--dataset", help="default: that of the current bundle")
+    added = command(retraining, "begin trainings that are due, by the clock, by drift, by events")
     added.add_argument("--dataset", help="default: that of the current bundle")
     command(schedule, "run what is due, by the clock and by events, until SIGTERM or SIGINT")
     return parser

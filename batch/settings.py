@@ -109,7 +109,29 @@ class BatchSettings(BaseSettings):
         "to an hour. Lower: back sooner after a short outage, more attempts in a long one.",
     )
 
-    @field_validator("cron")
+    retrain_cron: str = Field(
+        "",
+        description="When a training begins, as SHORTLIST_BATCH_CRON says it, such as `0 4 * * 1`. Empty: "
+        "never by the clock.",
+    )
+    retrain_events: NonNegativeInt = Field(
+        0,
+        description="Events since the last training after which one begins; 0: never. Lower: models know "
+        "more of the last days, and more trainings are paid for.",
+    )
+    retrain_on_drift: bool = Field(
+        False, description="Whether a training begins once the watch has found drift."
+    )
+    retrain_pause_s: Annotated[float, Field(ge=0)] = Field(
+        6 * 3600,
+        description="Seconds after a training, whatever became of it, before drift or events begin another. "
+        "Lower: sooner again where one was not enough; higher: fewer in vain.",
+    )
+    retrain_command: str = Field(
+        "make retrain", min_length=1, description="What trains; it is told REASON=... as its last argument."
+    )
+
+    @field_validator("cron", "retrain_cron")
     @classmethod
     def _comes_true(cls, cron: str) -> str:
         try:
@@ -120,11 +142,13 @@ class BatchSettings(BaseSettings):
             raise ValueError(f"{wrong}; write minute, hour, day, month, weekday as in cron") from None
         return cron
 
-    def slot_after(self, instant_s: float) -> datetime | None:
-        """Gives the first time of the schedule after a Unix time; None where there is no schedule."""
-        if not self.cron:
+    def slot_after(self, instant_s: float, cron: str | None = None) -> datetime | None:
+        """Gives the first time of a schedule, else of that for everyone, after a Unix time; None where there
+        is no schedule."""
+        cron = self.cron if cron is None else cron
+        if not cron:
             return None
-        return next(CronSim(self.cron, datetime.fromtimestamp(instant_s, self.timezone)), None)
+        return next(CronSim(cron, datetime.fromtimestamp(instant_s, self.timezone)), None)
 
 
 def load_batch_settings() -> BatchSettings:

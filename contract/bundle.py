@@ -245,6 +245,7 @@ class Manifest(BaseModel):
     bundle: str = Field(pattern=r"^[a-z0-9_-]+$")
     dataset: str
     created_at: str
+    reason: str = Field("", description="Why it was trained, where that was told.")
     git_commit: str
     seed: int
     versions: dict[str, str]

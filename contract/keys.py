@@ -260,6 +260,11 @@ def watched_key(dataset: str) -> str:
     return f"watched:{dataset}"
 
 
+def retrained_key(dataset: str) -> str:
+    """The key of the training that was begun last without a person, as JSON: when, why, how it ended."""
+    return f"retrained:{dataset}"
+
+
 MAX_SEEN = 1024
 """S: items that are kept and read of what a user has seen, newest first, where no setting says otherwise."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
@@ -20,10 +22,10 @@ from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.evaluation.protocols.protocol import PROTOCOLS, TIME_SPLIT
-from training.export.write import CURRENT, linked
+from training.export.write import CURRENT, linked, write_json
 from training.features.tables import write_features
 from training.progress import TrainingProgress
-from training.promotion import listing, promote, rollback
+from training.promotion import METRIC, listing, measured_again_file, promote, rollback, slate_quality
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +71,35 @@ def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Tra
     steps.console.print(_table(folder), markup=False, soft_wrap=True)
     is_current = linked(folder.parent, CURRENT) == folder.name
     steps.say(f"{folder}: {'is current already' if is_current else 'next: make promote, which serves it'}")
+
+
+def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Trains on all that is known by now, and measures the current bundle on the same newest days; what is
+    served stays."""
+    check_matmul()
+    prepared = _prepared(settings, steps).to_its_end()
+    _quieten()
+    with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+        from training.pipeline import train_bundle
+        from training.rival import measure_again
+    folder = train_bundle(prepared, settings, steps, reason=chosen.reason)
+    bundles, current = folder.parent, linked(folder.parent, CURRENT)
+    name = prepared.dataset.name
+    if current in (None, folder.name) or read_manifest(bundles / str(current)).dataset != name:
+        steps.say(f"{folder}: {'is current already' if current else 'there is none to compare it with'}")
+        return
+    test = _metrics(folder)["test"]
+    file = measured_again_file(bundles, str(current), test["fingerprint"])
+    with steps.step(f"Measure {current} on the same days"):
+        measured = measure_again(bundles / str(current), prepared, test, settings.k)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, measured)
+        steps.say(f"{METRIC} {slate_quality(measured)}, of {folder.name} {slate_quality(_metrics(folder))}")
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
+    return metrics
 
 
 def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
@@ -196,6 +227,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         command("prepare", run_prepare, "check a data set and write its three tables"),
         train := command("train", run_train, "train a bundle and evaluate it"),
         compared := command("compare", run_compare, "train architectures side by side, print one table"),
+        retrained := command("retrain", run_retrain, "train on all that is known, beside the current bundle"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
     ]
     evaluate = command("evaluate", run_evaluate, "show the quality of a bundle, or by another protocol")
@@ -209,6 +241,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
             help=f"default: {settings.quality.value}",
         )
         added.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    retrained.add_argument("--reason", default="by hand", help="why, for the manifest")
     compared.add_argument("--models", default="", help="names, with commas between them (default: all)")
     compared.add_argument("--write", type=Path, help="put the table into this Markdown file")
     promoted = command(

@@ -64,9 +64,15 @@ CODE = Path(__file__).parent.parent
 
 
 def train_bundle(
-    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, *, again: bool = False
+    prepared: Prepared,
+    settings: TrainingSettings,
+    steps: TrainingProgress,
+    *,
+    again: bool = False,
+    reason: str = "",
 ) -> Path:
-    """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it."""
+    """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it, and
+    its manifest says the `reason`."""
     bundles = settings.var_dir / "bundles"
     made_of = fingerprint(prepared, settings)
     name = None if again else find_bundle(bundles, prepared.dataset.name, made_of)
@@ -77,7 +83,7 @@ def train_bundle(
         name = bundle_id(prepared.dataset.name, made_of, now())
         learned, metrics = learn(prepared, settings, steps)
         with steps.step("Export"), staged(bundles, name) as folder:
-            write_bundle(folder, name, prepared, settings, learned, metrics)
+            write_bundle(folder, name, prepared, settings, learned, metrics, reason)
         keep_models(settings.var_dir / SAVED_MODELS / name, learned)
     point(bundles, name, LATEST)
     return bundles / name
@@ -176,6 +182,7 @@ def write_bundle(
     settings: TrainingSettings,
     learned: Learned,
     metrics: Mapping[str, Any],
+    reason: str = "",
 ) -> None:
     """Writes every file of a bundle into an empty folder, the manifest last.
 
@@ -210,6 +217,7 @@ def write_bundle(
             "bundle": name,
             "dataset": dataset.name,
             "created_at": now().isoformat(timespec="seconds"),
+            "reason": reason,
             "git_commit": git_commit(),
             "seed": settings.seed,
             "versions": versions(),

@@ -89,12 +89,15 @@ def judge(bundles: Path, name: str, dataset: str, margin: float) -> tuple[bool, 
     """Compares a bundle with the last one of its data set that was promoted; says whether it passes, and why.
 
     One that cannot be read cannot be served either, and is no rival. One measured on another test part
-    cannot be compared, and stays.
+    cannot be compared, unless it was measured again on this one, and stays.
     """
     rival = _rival(bundles, dataset)
     if rival is None:
         return True, f"no other bundle of {dataset} was promoted before"
     new, old = (json.loads((bundles / each / METRICS_FILE).read_text()) for each in (name, rival))
+    again = measured_again_file(bundles, rival, _test(new) or "")
+    if _test(new) != _test(old) and again.is_file():
+        old = json.loads(again.read_text())
     if _test(new) is None or _test(new) != _test(old):
         return False, f"it cannot be compared with {rival}, which was measured on another test part"
     ours, theirs = slate_quality(new), slate_quality(old)
@@ -102,6 +105,11 @@ def judge(bundles: Path, name: str, dataset: str, margin: float) -> tuple[bool, 
         return True, f"the test part holds nothing to compare it with {rival} by"
     least = theirs * (1 - margin)
     return ours >= least, f"{METRIC} {ours:.4f}, {rival} has {theirs:.4f}, the least allowed is {least:.4f}"
+
+
+def measured_again_file(bundles: Path, name: str, test: str) -> Path:
+    """Where it stands how a bundle did on another test part than its own, by that part's fingerprint."""
+    return bundles.parent / "evaluations" / f"{name}-{test[:12]}.json"
 
 
 def slate_quality(metrics: dict[str, Any]) -> float | None:

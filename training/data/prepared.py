@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,6 +62,15 @@ class Prepared:
     users: pd.DataFrame
     items: pd.DataFrame
     interactions: pd.DataFrame
+
+    def to_its_end(self) -> Prepared:
+        """Gives the same where its last interaction lies in the parts that `dataset.yaml` divides it into;
+        else, as where events came since, divided anew by time, and its features as of now."""
+        last = self.interactions[self.dataset.timestamp].max()
+        if self.dataset.split is None or pd.isna(last) or last < pd.Timestamp(self.dataset.split.test_until):
+            return self
+        dataset = self.dataset.model_copy(update={"split": None, "as_of": None})
+        return replace(self, dataset=dataset)
 
     @property
     def split(self) -> Split:

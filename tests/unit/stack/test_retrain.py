@@ -1,0 +1,75 @@
+"""Retraining: one at a time, and whatever fails leaves what is served."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import retrain
+from deploy.local.bundles import CommandFailed
+from deploy.local.settings import LocalSettings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> LocalSettings:
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "latest").symlink_to("new-1")
+    return LocalSettings(var_dir=tmp_path)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, settings: LocalSettings, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["retrain", *arguments])
+    monkeypatch.setattr(retrain, "load_settings", lambda: settings)
+    return retrain.main()
+
+
+def test_it_trains_with_the_reason_and_promotes_what_was_trained(
+    monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(retrain, "run", lambda _, *given, show: ran.append((given, show)))
+    monkeypatch.setattr(retrain, "promote", lambda _, name, force: ran.append((name, force)))
+    assert run_main(monkeypatch, settings, "--reason", "drift of scores") == 0
+    given = ("training", "-m", "training", "retrain", "--reason", "drift of scores")
+    assert ran == [(given, True), ("new-1", False)]
+
+
+@pytest.mark.parametrize("step", ["run", "promote"])
+def test_a_step_that_fails_ends_it_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, settings: LocalSettings, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise CommandFailed(3)
+
+    promoted: list[str] = []
+    monkeypatch.setattr(retrain, "run", lambda *_, **__: "")
+    monkeypatch.setattr(retrain, "promote", lambda _, name, force: promoted.append(name))  # noqa: ARG005
+    monkeypatch.setattr(retrain, step, fail)
+    assert run_main(monkeypatch, settings) == 3
+    assert promoted == []
+    assert "what is served stays" in capsys.readouterr().out
+
+
+def test_two_never_run_at_once_and_a_killed_one_leaves_no_lock(
+    monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
+) -> None:
+    hold = "import sys,pathlib;from deploy.local.retrain import alone\n"
+    hold += "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    monkeypatch.setattr(retrain, "run", lambda *_, **__: "")
+    monkeypatch.setattr(retrain, "promote", lambda *_, **__: None)
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(settings.var)],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert run_main(monkeypatch, settings) == 75
+        other.kill()
+    assert run_main(monkeypatch, settings) == 0
