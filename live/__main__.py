@@ -60,11 +60,11 @@ def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) 
 
 def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
     """Watches ages and drift of what is served, until SIGTERM or SIGINT."""
-    from live.watch import Watch
+    from live.watch import ServedWatch
 
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
-    Watch(redis, chain, live, dataset.name, say).keep(_until_told())
+    ServedWatch(redis, chain, live, dataset.name, say).keep(_until_told())
     return 0
 
 

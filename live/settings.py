@@ -47,7 +47,7 @@ class LiveSettings(BaseSettings):
         "longer pauses between effects while one is written.",
     )
     watch_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        8004, description="Port on which the watch tells Prometheus what it finds; 0: on none."
+        0, description="Port on which the watch tells Prometheus what it finds; 0: on none."
     )
     watch_host: str = Field(
         "127.0.0.1", min_length=1, description="Address of that port; 0.0.0.0 for every interface."

@@ -44,27 +44,31 @@ class WatchGauges:
         self.registry = CollectorRegistry()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"shortlist_{name}", text, labels, registry=self.registry)
+            return Gauge(name, text, labels, registry=self.registry)
 
         self._age = gauge(
-            "age_seconds",
+            "shortlist_age_seconds",
             "Seconds since each feature view was written, the bundle made, slates and index computed; NaN "
             "where that is not known.",
             "of",
         )
-        self._lag = gauge("event_lag_seconds", "Seconds that the oldest event waits that had no effect yet.")
-        self._answers = gauge("drift_answers", "Answers that the distances are of; 0: not known yet.")
-        self._psi = gauge(
-            "drift_psi", "Population stability index against the bundle's reference.", "feature"
+        self._answers = gauge(
+            "shortlist_drift_answers", "Answers that the distances are of; 0: not known yet."
         )
-        self._divergence = gauge("drift_jensen_shannon", "Jensen-Shannon divergence in bits.", "feature")
-        self._drifted = gauge("drifted", "1 where both distances are beyond their thresholds.", "feature")
+        self._psi = gauge(
+            "shortlist_drift_psi", "Population stability index against the reference.", "feature"
+        )
+        self._divergence = gauge(
+            "shortlist_drift_jensen_shannon", "Jensen-Shannon divergence in bits.", "feature"
+        )
+        self._drifted = gauge(
+            "shortlist_drifted", "1 where both distances are beyond their thresholds.", "feature"
+        )
 
     def show(self, found: Watched) -> None:
         """Shows a finding in place of the former one."""
         for of, age in found.ages_s.items():
             self._age.labels(of).set(GONE if age is None else age)
-        self._lag.set(found.event_lag_s)
         self._answers.set(found.answers)
         for gauge in (self._psi, self._divergence, self._drifted):
             gauge.clear()
@@ -74,7 +78,7 @@ class WatchGauges:
             self._drifted.labels(name).set(float(one.is_drifted))
 
 
-class Watch:
+class ServedWatch:
     """Looks once a second; what it finds stands in Redis, and on its port for Prometheus."""
 
     def __init__(

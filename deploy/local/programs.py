@@ -13,7 +13,8 @@ from typing import Any
 import redis
 
 from contract.environment import RedisUrl, explain_redis
-from contract.keys import consumers_key
+from contract.keys import consumers_key, watched_key
+from contract.watched import Watched
 from deploy.local.routing import champion, dataset_of, linked
 from deploy.local.settings import LOOPBACK, LocalSettings, python_of
 
@@ -200,8 +201,34 @@ def consumer_program(settings: LocalSettings) -> Program:
     )
 
 
+def observer_program(settings: LocalSettings) -> Program:
+    """The watch of what is served: how old it is, and whether it drifts."""
+    dataset = dataset_of(settings)
+    return Program(
+        name="observer",
+        command=(str(python_of("triton")), "-m", "live", "watch"),
+        ports={},
+        fault=lambda: "" if watched(settings.redis, dataset) else "it has not looked yet",
+        needs=(settings.bundle / "manifest.json",),
+        environment=settings.environment() | {SERVED_DATASET: dataset},
+    )
+
+
+def watched(url: RedisUrl, dataset: str) -> Watched | None:
+    """Reads what the observer found last; None where it found nothing of late."""
+    client: Any = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
+    try:
+        value = client.get(watched_key(dataset))
+        return None if value is None else Watched.model_validate_json(value)
+    except (redis.RedisError, ValueError):
+        return None
+    finally:
+        client.close()
+
+
 def programs(settings: LocalSettings) -> dict[str, Program]:
     """All programs in the order of their start; without Redis where the user has one."""
     made = [] if settings.has_own_redis else [redis_program(settings)]
-    made += [triton_program(settings), gateway_program(settings), consumer_program(settings)]
+    made += [triton_program(settings), gateway_program(settings)]
+    made += [consumer_program(settings), observer_program(settings)]
     return {program.name: program for program in made}

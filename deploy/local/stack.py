@@ -19,8 +19,16 @@ from contract.bundle import BundleError
 from contract.environment import REDIS_URL
 from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
-from deploy.local.programs import Program, http_fault, programs, redis_fault, redis_warning, waiting_events
-from deploy.local.routing import follow_link, load_anew, serve_link, told_routing
+from deploy.local.programs import (
+    Program,
+    http_fault,
+    programs,
+    redis_fault,
+    redis_warning,
+    waiting_events,
+    watched,
+)
+from deploy.local.routing import dataset_of, follow_link, load_anew, serve_link, told_routing
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 from ensemble.triton.repository import LoadError
@@ -239,13 +247,18 @@ def status(settings: LocalSettings) -> None:
             say(name, f"answers, and is not ready: {lack}")
         if name == "consumer" and (waiting := waiting_events(settings.gateway_url)):
             say(name, waiting)
+        if name == "observer" and (found := watched(settings.redis, dataset_of(settings))):
+            for line in found.lines():
+                say(name, line)
 
 
 def main() -> int:
     """Runs one command; a failure is one line, and its log's end where there is one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status"))
-    parser.add_argument("names", nargs="*", help="for up: of redis, triton, gateway, consumer; default: all")
+    parser.add_argument(
+        "names", nargs="*", help="for up: of redis, triton, gateway, consumer, observer; default: all"
+    )
     arguments = parser.parse_args()
     settings = load_settings()
     try:

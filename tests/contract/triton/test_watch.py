@@ -38,7 +38,7 @@ from ensemble.settings import EnsembleSettings
 from live.freshness import Freshness
 from live.served import ServedValues
 from live.settings import LiveSettings
-from live.watch import Watch
+from live.watch import ServedWatch
 from tests.builders.triton import World, make_world
 
 WINDOW = 100
@@ -87,11 +87,11 @@ def show(redis: Any, notes: Iterable[Shown], dataset: str) -> None:
         redis.xadd(shown_key(dataset), note.entry())
 
 
-def make_watch(redis: Redis, url: RedisUrl, world: World, **changed: Any) -> tuple[Watch, list[str]]:
+def make_watch(redis: Redis, url: RedisUrl, world: World, **changed: Any) -> tuple[ServedWatch, list[str]]:
     said: list[str] = []
     live = LiveSettings(**{"watch_port": 0, "watch_answers": 1000, "drift_answers": WINDOW, **changed})
     chain = EnsembleSettings(var_dir=world.folder.parents[1], redis_url=url, max_seen=512)
-    watch = Watch(redis, chain, live, world.dataset.name, said.append)
+    watch = ServedWatch(redis, chain, live, world.dataset.name, said.append)
     watch.look()
     assert watch.window is not None
     assert watch.bundle is not None

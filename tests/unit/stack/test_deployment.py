@@ -43,7 +43,7 @@ def services() -> dict[str, Any]:
 def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, Any]) -> None:
     assert set(services) == {
         *("redis", "training", "export", "triton", "triton-gpu", "gateway", "consumer", "batch"),
-        *("prometheus", "grafana"),
+        *("observer", "prometheus", "grafana"),
     }
 
 
@@ -59,7 +59,7 @@ def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_witho
 @pytest.mark.parametrize(("profile", "triton"), [("cpu", "triton"), ("gpu", "triton-gpu")])
 def test_each_profile_starts_exactly_one_triton(services: dict[str, Any], profile: str, triton: str) -> None:
     started = {name for name, service in services.items() if profile in service.get("profiles", [profile])}
-    assert started == {"redis", "gateway", "consumer", "prometheus", "grafana", triton}
+    assert started == {"redis", "gateway", "consumer", "observer", "prometheus", "grafana", triton}
     assert triton == "triton" or services[triton]["networks"]["default"]["aliases"] == ["triton"]
 
 
@@ -159,7 +159,8 @@ def test_the_dashboard_and_the_alerts_read_only_metrics_that_exist() -> None:
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
     read = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     read += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    made = set(re.findall(r'"(shortlist_\w+)"', (ROOT / "service" / "metrics.py").read_text()))
+    files = (ROOT / "service" / "metrics.py", ROOT / "live" / "watch.py")
+    made = {name for file in files for name in re.findall(r'"(shortlist_\w+)"', file.read_text())}
     used = set(re.findall(r"shortlist_\w+", " ".join(read)))
     assert len(used) > 4
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used} <= made
