@@ -28,6 +28,7 @@ from contract.tensors import (
     RULES_WIDTHS,
     USER_FEATURE_WIDTHS,
 )
+from contract.watched import Watched
 
 INT64_MAX = 2**63 - 1
 Id = Annotated[StrictInt, Field(ge=FIRST, le=LAST)]
@@ -392,6 +393,15 @@ class BundleArm(BaseModel):
     arm: str = Field(description="As answers name it: `champion`, or the bundle of an arm beside it.")
     bundle: str
     share: float = Field(description="Of the users.")
+
+
+class FreshnessResponse(BaseModel):
+    """How old what is served is, and whether it drifts."""
+
+    found: Watched | None = Field(
+        description="What the watch found in the last minute; null where nobody watches."
+    )
+    lines: list[str] = Field(description="The same, said for people.")
 
 
 class BundleFacts(BaseModel):

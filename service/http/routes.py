@@ -22,6 +22,7 @@ from service.schemas import (
     BundleArm,
     BundleFacts,
     BundleResponse,
+    FreshnessResponse,
     ManyRequest,
     ManyResponse,
     Problem,
@@ -224,3 +225,12 @@ async def bundle(router: RouterDep) -> BundleResponse:
     return BundleResponse(
         **told.model_dump(), arms=[rest, *arms], shadow=served.shadow and served.shadow.name
     )
+
+
+@router.get("/freshness", responses=problems(401, 503))
+async def freshness(recommendations: RecommendationsDep) -> FreshnessResponse:
+    """How old features, bundle, slates and index are, how long events wait, and whether what is served drifts
+    from what its bundle was made of: as the watch found it in the last minute."""
+    budget_s = recommendations.settings.latency_budget_ms / 1000
+    found = await recommendations.variant.store.watched(budget_s)
+    return FreshnessResponse(found=found, lines=found.lines() if found else ["nobody watches"])

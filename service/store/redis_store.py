@@ -33,11 +33,13 @@ from contract.keys import (
     seen_key,
     shown_key,
     slate_key,
+    watched_key,
 )
 from contract.names import ITEM_ID
 from contract.routing import REPLACE, GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
+from contract.watched import Watched
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Clock
 from service.settings import Settings
@@ -271,6 +273,15 @@ class RedisStore:
         """Reads the cards of these items, and whether they are available, anew."""
         for cache in (self._cards, self._is_unavailable):
             cache.drop(item_ids)
+
+    async def watched(self, timeout_s: float) -> Watched | None:
+        """Reads one key."""
+        key = watched_key(self._dataset)
+        (value,) = await self._reader.get([key], timeout_s)
+        try:
+            return None if value is None else Watched.model_validate_json(value)
+        except ValueError as error:
+            raise _damaged(key, error) from None
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
         """Appends them to the stream, in one pipeline; beyond `shown_kept` its oldest go."""

@@ -12,6 +12,7 @@ from contract.ids import OwnId
 from contract.routing import GatewayReport
 from contract.shown import Shown
 from contract.slates import Published, StoredSlate
+from contract.watched import Watched
 
 Card = dict[str, str | None]
 """An item's display fields."""
@@ -60,6 +61,9 @@ class Store(Protocol):
     def drop(self, item_ids: Iterable[int]) -> None:
         """Forgets what is at hand of some items."""
 
+    async def watched(self, timeout_s: float) -> Watched | None:
+        """What the watch found last; None where nobody watches."""
+
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:
         """Keeps the notes of what was shown, for whoever archives them."""
 
@@ -97,6 +101,7 @@ class MemoryStore:
         self._unavailable, self._columns = unavailable, columns or {}
         self.live: dict[int, OwnId | None] = {}
         self.shown: list[Shown] = []
+        self.finding: Watched | None = None
         self.record: bytes | None = None
         self.reported: GatewayReport | None = None
 
@@ -158,6 +163,10 @@ class MemoryStore:
 
     def drop(self, item_ids: Iterable[int]) -> None:
         """Has nothing beside what it was told."""
+
+    async def watched(self, timeout_s: float) -> Watched | None:  # noqa: ARG002
+        """Gives what it was told."""
+        return self.finding
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Keeps them in a list."""

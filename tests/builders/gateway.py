@@ -29,6 +29,7 @@ from contract.shown import Shown
 from contract.slates import Degradation, Published, Rule, StoredSlate, degradation_mask
 from contract.tensors import ANSWER_TENSORS, EXPLAIN_TENSORS, FULL_QUALITY, MAX_N, PAD_ID, bundle_id
 from contract.texts import ITEMS, Texts, text_files
+from contract.watched import Watched
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.main import build_app
@@ -308,6 +309,10 @@ class BrokenStore:
 
     def drop(self, item_ids: Iterable[int]) -> None:
         """Has nothing at hand."""
+
+    async def watched(self, timeout_s: float) -> Watched | None:  # noqa: ARG002
+        """Does not answer."""
+        raise self._down()
 
     async def note_shown(self, notes: Sequence[Shown], timeout_s: float) -> None:  # noqa: ARG002
         """Does not answer."""

@@ -29,9 +29,11 @@ from contract.keys import (
     seen_key,
     shown_key,
     slate_key,
+    watched_key,
 )
 from contract.shown import Shown
 from contract.slates import Published
+from contract.watched import Watched
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
 from service.store.store import Card, MemoryStore, Store
@@ -251,6 +253,18 @@ class TestRedisStore(StoreSuite):
                 await store.note_shown(notes[:1], 5)
         assert store.circuit.state == "closed"
         await store.close()
+
+    async def test_what_the_watch_found_is_read_and_none_where_nobody_watches(
+        self, store: RedisStore, redis_process: Any
+    ) -> None:
+        assert await store.watched(5) is None
+        found = Watched(at_s=1.0, bundle=BUNDLE, ages_s={"index": None, "bundle": 3.5})
+        with redis.Redis(port=redis_process.port) as client:
+            client.set(watched_key(DATASET), found.model_dump_json())
+            assert await store.watched(5) == found
+            client.set(watched_key(DATASET), "{}")
+        with pytest.raises(DependencyUnavailable, match="watched:tiny"):
+            await store.watched(5)
 
     async def test_when_features_came_is_read_and_nan_where_nobody_said(
         self, store: RedisStore, redis_process: Any

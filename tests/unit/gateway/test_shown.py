@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.routing import CHAMPION
 from contract.shown import HEAD, SCORES, Shown
+from contract.watched import FeatureDrift, Watched
 from service.metrics import Metrics
 from service.shown import ShownNotes
 from tests.builders.gateway import BUNDLE, BrokenStore, FakeEnsemble, client_of, make_app, make_store
@@ -140,3 +141,14 @@ async def test_a_buffer_of_none_notes_nothing() -> None:
     await notes.flush()
     assert store.shown == []
     assert counts(metrics.text().decode()) == {}
+
+
+async def test_freshness_is_what_the_watch_found_last(tmp_path: Path) -> None:
+    store = make_store()
+    async with client_of(make_app(tmp_path, store=store)) as client:
+        assert (await client.get("/v1/freshness")).json() == {"found": None, "lines": ["nobody watches"]}
+        drift = FeatureDrift(psi=0.5, jensen_shannon=0.1, is_drifted=True)
+        store.finding = Watched(at_s=1, bundle=BUNDLE, answers=2000, drift={"user_age": drift})
+        told = (await client.get("/v1/freshness")).json()
+    assert told["found"]["drift"]["user_age"]["is_drifted"]
+    assert told["lines"][-1] == "drift: in 1 of 1: user_age (PSI 0.50)"
