@@ -9,13 +9,15 @@ EXPIRES_S = 60
 
 
 class FeatureDrift(BaseModel):
-    """Two distances of what is served from the reference, and whether both are beyond their thresholds."""
+    """Two distances of what is served from the reference, whether both are beyond their thresholds, and the
+    shares of what is served, in the bins of the reference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     psi: float
     jensen_shannon: float
     is_drifted: bool
+    shares: tuple[float, ...] = ()
 
 
 class Watched(BaseModel):

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from contract.bundle import BundleError, read_dataset, read_manifest
 from contract.dataset import Dataset, DatasetError
+from contract.drift import Reference
 from contract.environment import explain_redis
 from contract.live_files import live_folder
 from ensemble.settings import EnsembleSettings, load_settings
@@ -64,7 +65,9 @@ def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) ->
 
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
-    ServedWatch(redis, chain, live, dataset.name, say).keep(_until_told())
+    stop = _until_told()
+    threading.Thread(target=_end_with, args=(dataset, chain.bundle, stop), daemon=True).start()
+    ServedWatch(redis, chain, live, dataset.name, say).keep(stop)
     return 0
 
 
@@ -84,7 +87,8 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     """Prints what came of what was shown, and writes the page."""
     from live.replay import Replay
     from live.report import clicks_of, estimate_other, join, lines_of
-    from live.report_page import click_sections, write_page
+    from live.report_page import click_sections, freshness_sections, write_page
+    from live.watch import found_last, reference_of
 
     dataset = read_dataset(chain.bundle)
     answers = join(dataset, chain.var_dir)
@@ -97,7 +101,12 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     for line in lines_of(told):
         sys.stdout.write(f"{line}\n")
     page = chosen.write or live_folder(chain.var_dir, dataset.name) / "report.html"
-    write_page(page, f"{dataset.name}: what came of what was shown", click_sections(told))
+    found = found_last(connect(chain.redis_url, live.redis_timeout_ms), dataset.name)
+    reference = reference_of(chain.bundle.resolve().with_name(found.bundle)) if found else Reference()
+    for line in found.lines() if found else ():
+        sys.stdout.write(f"  {line}\n")
+    sections = [*click_sections(told), *freshness_sections(found, reference)]
+    write_page(page, f"{dataset.name}: what came of what was shown", sections)
     sys.stdout.write(f"{page}: written\n")
     return 0
 

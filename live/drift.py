@@ -47,5 +47,10 @@ class DriftWindow:
             former, now = shares(self._reference.histograms[name].counts), shares(counts)
             index, divergence = psi(former, now), jensen_shannon(former, now)
             is_drifted = index > self._psi_limit and divergence > self._js_limit
-            found[name] = FeatureDrift(psi=index, jensen_shannon=divergence, is_drifted=is_drifted)
+            found[name] = FeatureDrift(
+                psi=index,
+                jensen_shannon=divergence,
+                is_drifted=is_drifted,
+                shares=tuple(now.round(4).tolist()),
+            )
         return found

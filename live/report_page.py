@@ -6,7 +6,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from live.drawing import intervals
+from contract.drift import Reference, shares
+from contract.watched import Watched
+from live.drawing import histograms, intervals
 from live.estimates import Estimate
 from live.report import ClickReport
 
@@ -52,6 +54,29 @@ def click_sections(report: ClickReport) -> list[str]:
     if report.degraded:
         made += [heading("What answers lacked"), table(("reason", "answers"), report.degraded.items())]
     return [*made, *(paragraph(remark) for remark in report.remarks)]
+
+
+def freshness_sections(found: Watched | None, reference: Reference) -> list[str]:
+    """Shows what the watch found last: ages, and of each feature the distances and both histograms, the
+    farthest first."""
+    made = [heading("How fresh it is")]
+    if found is None:
+        return [*made, paragraph("Nobody watches: run `make up observer`.")]
+    made += [paragraph(line) for line in found.lines()]
+    if not found.drift:
+        return made
+    made += [
+        heading(f"What the last {found.answers:,} answers are like"),
+        paragraph("Of each feature, the shares of its values when the bundle was made, and now beside them."),
+    ]
+    for name, one in sorted(found.drift.items(), key=lambda each: -each[1].psi):
+        known = reference.histograms.get(name)
+        told = f"{name}: PSI {one.psi:.3f}, Jensen-Shannon {one.jensen_shannon:.3f}"
+        mark = " class=late" if one.is_drifted else ""
+        made.append(f"<h3{mark}>{html.escape(told + (', drifted' if one.is_drifted else ''))}</h3>")
+        if known is not None and len(known.counts) == len(one.shares):
+            made.append(histograms(name, known.labels, shares(known.counts).tolist(), one.shares))
+    return made
 
 
 def heading(text: str) -> str:
