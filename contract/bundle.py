@@ -264,6 +264,11 @@ class Manifest(BaseModel):
     ranker: RankerSpec
     order: OrderSpec = OrderSpec()
     sources: tuple[SourceSpec, ...] = Field((NEAREST,), min_length=1)
+    fresh_share: float = Field(
+        0.0,
+        description="Of the examples that the towers' training ended with, how many had their user as of "
+        "just before; 0 where validation did not gain by it.",
+    )
     context: tuple[str, ...]
     labels: tuple[str, ...] = Field((), description="Label columns of interactions.")
     event_types: dict[str, dict[str, int]] = Field({}, description="Words that stand for labels.")

@@ -123,6 +123,10 @@ class TrainingSettings(BaseSettings):
         towers = {"width": 16, "steps": 60, "evaluations": 2, "batch_size": 256}
         return self.model_copy(update={"two_tower": self.two_tower.model_copy(update=towers)})
 
+    def without_fresh_steps(self) -> TrainingSettings:
+        """Gives the settings without those steps of the towers that are for what comes next."""
+        return self.model_copy(update={"two_tower": self.two_tower.model_copy(update={"fresh_share": 0.0})})
+
 
 def load_settings() -> TrainingSettings:
     """Reads the environment; a wrong value ends the process with one line and exit status 2."""

@@ -54,8 +54,8 @@ from training.export.write import (
 from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates
 from training.models import check_task_weights, chosen_ranking, chosen_retrieval
 from training.progress import TrainingProgress
-from training.slates.choose import choose_forms
-from training.slates.slates import Learned
+from training.slates.choose import choose_forms, is_next_asked
+from training.slates.slates import Learned, Retriever
 from training.slates.sources import specs as source_specs
 
 QUERY_USERS = 1000
@@ -128,6 +128,8 @@ def learn(
         examples = RankingExamples.of(prepared, encoders, parts)
     with steps.step("Fit the other sources"):
         sources = choose_forms(prepared)
+        if not is_next_asked(prepared, sources):
+            settings = settings.without_fresh_steps()
     is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
@@ -135,6 +137,8 @@ def learn(
     for seed in seeds:
         with steps.step(f"Train retrieval, seed {seed}"):
             retriever = fit_retriever(prepared, encoders, settings, seed)
+            if fresh_share(retriever):
+                steps.say("ended with users as of just before: validation gained by it")
         with steps.step(f"Train the ranker, seed {seed}"):
             candidates = make_candidates(prepared, encoders, parts.table, retriever, settings.k, seed)
             ranker = fit_ranking(replace(examples, candidates=candidates), seed)
@@ -158,6 +162,12 @@ def learn(
         "training": {"seconds": training_seconds(steps, seeds[0]), "peak_memory_mib": peak},
         "sections": over_seeds(reports),
     }
+
+
+def fresh_share(retriever: Retriever) -> float:
+    """Gives the share of users as of just before that the training of vectors ended with; 0 of a model that
+    does not choose."""
+    return float(getattr(retriever.model, "fresh_share", 0.0))
 
 
 def training_seconds(steps: TrainingProgress, seed: int) -> dict[str, float]:
@@ -228,6 +238,7 @@ def write_bundle(
             "index": index_spec(len(vectors), settings.flat_up_to),
             "order": learned.order,
             "sources": source_specs(learned.sources),
+            "fresh_share": fresh_share(learned.retriever),
             "context": tuple(dataset.context),
             "labels": dataset.labels,
             "event_types": dataset.event_types,

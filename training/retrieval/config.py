@@ -46,11 +46,13 @@ class TwoTowerConfig(DrawingConfig):
     patience: PositiveInt = Field(2, description="Evaluations without a gain before training stops.")
     learning_rate: PositiveFloat = Field(0.001, description="Adam's, at its peak.")
     fresh_share: NonNegativeFloat = Field(
-        0.0,
+        1.0,
         le=1,
-        description="Share of the examples whose user is as of just before, the others as of the last "
-        "snapshot. Raise it: better at what comes next at once, worse at what comes in weeks.",
+        description="Share of the examples of the last steps whose user is as of just before, the others as "
+        "of the last snapshot. These steps are made where what follows the newest items says more on "
+        "validation than what is similar to all, and kept where validation gains. 0: none.",
     )
+    fresh_evaluations: PositiveInt = Field(2, description="How long these steps are, in evaluations.")
     user_dropout: NonNegativeFloat = Field(
         0.1, lt=1, description="Share of examples whose user_id is withheld. Raise it: less by heart."
     )

@@ -61,6 +61,20 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
     return chosen
 
 
+def is_next_asked(prepared: Prepared, sources: Sequence[FittedSource]) -> bool:
+    """Whether on validation what follows the newest items is worth more than what is similar to all of them:
+    so that what a user looks for is what comes next more than what lasts."""
+    split = prepared.split
+    held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
+    by_name = {source.form.name: source for source in sources}
+    if not len(held.user_rows):
+        return False
+    recent = RecentLists.of(prepared, split.train_until)
+    nowhere = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
+    followed, similar = (_value([by_name[name]], recent, held, nowhere) for name in (FOLLOWED, SIMILAR))
+    return followed > similar
+
+
 def choose_sources(
     lists: SourceLists, relevant: csr_matrix, sources: Sequence[FittedSource]
 ) -> tuple[FittedSource, ...]:

@@ -14,9 +14,11 @@ from contract import names
 from contract.candidates import reached
 from contract.dataset import ANY
 from contract.item_to_item import UNKNOWN, ItemToItem
-from tests.builders.datasets import small_world
+from tests.builders.datasets import quiet, small_world
 from training.baselines.ease import ease_weights
 from training.data.prepared import Prepared
+from training.data.sources import catalog
+from training.data.sources.synthetic import Size
 from training.examples.sequences import Sequences
 from training.examples.split import HeldOut, all_user_ids, held_out, interaction_matrix, is_before
 from training.features.activity import user_activity
@@ -24,7 +26,7 @@ from training.item_to_item.cut import cut_sparse
 from training.item_to_item.of_values import of_values
 from training.item_to_item.similar import similar
 from training.item_to_item.transitions import transitions
-from training.slates.choose import LEAST_OF_VECTORS, SHARES, choose_forms, choose_sources
+from training.slates.choose import LEAST_OF_VECTORS, SHARES, choose_forms, choose_sources, is_next_asked
 from training.slates.sources import (
     CATEGORIES,
     FOLLOWED,
@@ -190,3 +192,10 @@ def test_a_world_without_values_has_no_source_of_them(prepared: Prepared) -> Non
     }
     bare = replace(prepared, dataset=prepared.dataset.model_copy(update={"items": items}))
     assert [source.form.name for source in choose_forms(bare)] == [FOLLOWED, SIMILAR, POPULAR]
+
+
+@pytest.mark.parametrize("followers", [0.0, 0.9])
+def test_what_comes_next_is_asked_where_users_follow_chains(tmp_path: Path, followers: float) -> None:
+    size = Size(users=300, items=60, days=12, interactions=6_000, seed=3, followers=followers)
+    world = catalog.prepare("synthetic", tmp_path, tmp_path / "var", size=size, say=quiet)
+    assert is_next_asked(world, choose_forms(world)) == (followers > 0)

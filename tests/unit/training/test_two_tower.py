@@ -264,10 +264,39 @@ def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Pr
         kept.append(model.encode_items(catalogue))
         return -float(len(kept))
 
-    config = SMALL.model_copy(update={"evaluations": 6, "steps": 12, "patience": 2})
+    config = SMALL.model_copy(update={"evaluations": 6, "steps": 12, "patience": 2, "fresh_share": 0.0})
     model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, worse_every_time)
     assert len(kept) == 3
     np.testing.assert_array_equal(model.encode_items(catalogue), kept[0])
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_last_steps_of_users_as_of_just_before_are_kept_where_validation_gains(
+    world: Prepared, monkeypatch: pytest.MonkeyPatch, is_better: bool
+) -> None:
+    encoders = encoders_of(world)
+    histories = UserHistories.of(world, encoders)
+    examples = retrieval_examples(world, histories, world.split.train_until)
+    catalogue = item_columns(world, encoders)
+    asked, kept = [], []
+
+    def remember(*args: Any, **more: Any) -> Any:
+        asked.append(args[-1])
+        return batches(*args, **more)
+
+    def validate(model: RetrievalModel) -> float:
+        kept.append(model.encode_items(catalogue))
+        return float(len(kept) if is_better else -len(kept))
+
+    monkeypatch.setattr("training.retrieval.two_tower.batches", remember)
+    config = SMALL.model_copy(
+        update={"evaluations": 2, "steps": 4, "fresh_share": 0.7, "fresh_evaluations": 1}
+    )
+    model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, validate)
+    assert asked == [0.0, 0.7]
+    assert len(kept) == 3
+    assert model.fresh_share == (0.7 if is_better else 0.0)
+    np.testing.assert_array_equal(model.encode_items(catalogue), kept[-1 if is_better else 0])
 
 
 def test_a_fresh_example_knows_what_came_just_before_and_never_itself(world: Prepared) -> None:
