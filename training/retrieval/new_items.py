@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import Ridge
 
-from contract.arrays import Array, Floats
+from contract.arrays import Array, Bools, Floats
 from contract.encoders import PAD_CODE, Field
 
 RIDGE = 10.0
@@ -17,8 +17,18 @@ RIDGE = 10.0
 LEAST_LIFT = -4.0
 """In standard deviations of the log of known items' counts: there no new item comes before a known one."""
 
+PROBES = 0.1
+"""Share of the known items of which the regression is told nothing: ranked as new, they tell how new ones
+fare."""
+
 LOOKS = 5
 """How often validation is asked for the lift: the interval is halved each time."""
+
+
+def is_probe(items: int) -> Bools:
+    """Draws the items of a catalogue that the regression is told nothing of, (I,); always the same."""
+    drawn: Bools = np.random.default_rng(0).random(items) < PROBES
+    return drawn
 
 
 def side_rows(fields: Sequence[Field], columns: Mapping[str, Array]) -> csr_matrix:

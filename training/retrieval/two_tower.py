@@ -24,7 +24,7 @@ from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
 from training.retrieval.item_factors import item_factors
 from training.retrieval.model import Validate
-from training.retrieval.new_items import fair_lift, fit_side_tables, highest_lift
+from training.retrieval.new_items import fair_lift, fit_side_tables, highest_lift, is_probe
 from training.retrieval.newcomer import newcomer
 from training.retrieval.sampling import (
     batches,
@@ -167,10 +167,10 @@ def place_new_items(
     shares: npt.NDArray[np.float64],
 ) -> None:
     """Puts items without an id of their own where the features of the known ones, chosen by `shares` (I,) of
-    late, say that they stand."""
+    late, say that they stand; those that are to tell how new items fare say nothing."""
     tower = model.item_tower
     chosen = np.bincount(examples.items, minlength=examples.item_count) > 0
-    known = (catalogue[names.ITEM_ID] != OOV_CODE) & chosen
+    known = (catalogue[names.ITEM_ID] != OOV_CODE) & chosen & ~is_probe(len(chosen))
     if not known.any():
         return
     columns = {name: values[known] for name, values in catalogue.items()}

@@ -18,6 +18,7 @@ from contract.encoders import OOV_CODE
 from training.data.prepared import Prepared
 from training.examples.split import HeldOut, first_users, only_items
 from training.metrics.lists import list_metrics
+from training.retrieval.new_items import is_probe
 from training.slates.choose import CHOICE_USERS
 from training.slates.slates import Retriever
 from training.slates.sources import FittedSource, RecentLists, SourceForm, SourceLists, lists_of
@@ -27,8 +28,6 @@ SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 """What new items may have of the K candidates."""
 SOUGHT = 0.5
 """How much of what is found of an item that is known is sought of a new one."""
-WITHHELD = 0.1
-"""Share of the known items that are ranked as if they were new."""
 MOST = 2_000
 """New items that are listed, those thought most popular: a request compares each of them."""
 
@@ -67,7 +66,7 @@ def with_new_items(
     affordable = _affordable(_found(lists, sources, some, k))
     if not affordable:
         return tuple(sources)
-    is_withheld = (codes != OOV_CODE) & (np.random.default_rng(0).random(len(codes)) < WITHHELD)
+    is_withheld = (codes != OOV_CODE) & is_probe(len(codes))
     trial, share = only_items(held, is_withheld), affordable[0]
     if len(trial.user_rows):
         vectors = retriever.vectors(trial, prepared.split.train_until)
