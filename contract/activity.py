@@ -30,8 +30,8 @@ _HEAD = struct.Struct("<BQqHH")  # version, events, newest instant, bytes of lab
 _TALLY = struct.Struct("<QQ")
 _POSITION = struct.Struct("<HQQ")
 _ITEMS = struct.Struct("<IBBBq")  # items, widths of the columns, newest instant
-POSITIVE, LIVE = 1, 2
-"""What is noted of an item: whether the event was positive, and whether it came by a stream."""
+POSITIVE, TIMED = 1, 2
+"""What is noted of an item: whether the event was positive, and whether it has a time of its own."""
 
 _NO_ROWS: Ints = np.zeros(0, dtype=np.int64)
 Position = tuple[int, int]
@@ -48,9 +48,10 @@ class ActivityEvent(NamedTuple):
     """0, 1, or None where it is not known or must not count; a label that is missing is not known."""
     is_positive: bool
     """Whether the data set's target is 1."""
+    is_timed: bool = True
+    """Whether it has a time of its own; a row of a history has not, and comes after those folded earlier."""
     partition: int | None = None
-    """Which stream it came by; None for a row of the data set's own log, which comes before what happened at
-    the same instant and came by a stream, and after its rows that were folded earlier."""
+    """Which stream it came by; None for a row of the data set's own log."""
     position: Position = (0, 0)
 
 
@@ -63,7 +64,7 @@ class NewestItems:
     """Microseconds of Unix time."""
     items: Ints
     flags: Ints
-    """`POSITIVE` and `LIVE`, or none of them."""
+    """`POSITIVE` and `TIMED`, or none of them."""
 
     @classmethod
     def none(cls) -> NewestItems:
@@ -73,14 +74,10 @@ class NewestItems:
     def with_events(self, events: Sequence[ActivityEvent], kept: int) -> NewestItems:
         """Adds events, where they belong by their time.
 
-        At the same instant, those of a stream come after rows of the log and are told apart by what they
-        hold, so that their order is that of no arrival; rows of the log come in the order in which they are
-        added.
+        At the same instant, those with a time of their own come after those without and are told apart by
+        what they hold, so that their order is that of no arrival; the others come as they are added.
         """
-        rows = [
-            (e.at_us, e.item_id, LIVE * (e.partition is not None) | POSITIVE * e.is_positive)
-            for e in reversed(events)
-        ]
+        rows = [(e.at_us, e.item_id, TIMED * e.is_timed | POSITIVE * e.is_positive) for e in reversed(events)]
         added = np.array(rows, dtype=np.int64).reshape(-1, 3).T
         columns = [
             np.concatenate([new, old])
@@ -88,8 +85,8 @@ class NewestItems:
         ]
         if len(events) > 1 or (len(self.times) and len(events) and events[0].at_us <= self.times[0]):
             times, items, flags = (column[::-1] for column in columns)
-            is_live = flags & LIVE > 0
-            order = np.lexsort((flags * is_live, items * is_live, is_live, times))[::-1]
+            is_timed = flags & TIMED > 0
+            order = np.lexsort((flags * is_timed, items * is_timed, is_timed, times))[::-1]
             columns = [times[order], items[order], flags[order]]
         if len(columns[0]) > kept:
             positives = np.flatnonzero(columns[2] & POSITIVE)[:kept]

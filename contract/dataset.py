@@ -119,10 +119,18 @@ class Activity(BaseModel):
         "last; each costs a request what reading it takes.",
     )
     snapshot_hours: PositiveInt = Field(
-        24, le=100_000, description="Hours between two snapshots; features are as of the last one."
+        24,
+        le=100_000,
+        description="Hours between two snapshots: of each Feast's offline store holds rows, and retrieval "
+        "learns what users were known by then. What is served and ranked is as of the last event.",
     )
     snapshot_offset_hours: Annotated[int, Field(ge=0, lt=24)] = Field(
         0, description="Hour of the day, UTC, at which a snapshot is taken."
+    )
+    offline_each_event: bool = Field(
+        False,
+        description="Whether Feast's offline store holds a row after each event, not of snapshots alone: "
+        "exact at any instant, and each event takes as much as `history_items` ids.",
     )
 
 
@@ -412,7 +420,7 @@ class Dataset(BaseModel):
 
     @property
     def user_activity(self) -> Columns:
-        """Features of a user derived from interactions, as of the last snapshot, as models read them."""
+        """Features of a user derived from interactions, as models read them."""
         recent = Column(role=Role.LIST, dtype="int64", max_length=self.activity.recent_items)
         derived = {
             **dict.fromkeys(names.COMPARED, recent),
@@ -432,7 +440,7 @@ class Dataset(BaseModel):
 
     @property
     def item_activity(self) -> Columns:
-        """Features of an item derived from interactions, as of the last snapshot."""
+        """Features of an item derived from interactions."""
         derived = {names.ITEM_EVENT_COUNT: Column(role=Role.NUMERIC, is_log=True)}
         return derived | {
             names.rate_of(names.ITEM, label): Column(role=Role.NUMERIC) for label in self.labels

@@ -7,19 +7,23 @@ whoever reads counts each once, by its user and `event_id`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contract import names
+from contract.activity import Position
 from contract.dataset import Dataset
-from contract.events import Event
+from contract.events import Event, partition_of
+from contract.ids import number_of
 from contract.live_files import live_folder as live_folder
 
 EVENT_ID, REQUEST_ID, ACCEPTED_AT = "event_id", "request_id", "accepted_at"
+ENTRY_NUMBER = "entry_number"
+"""With `ACCEPTED_AT` the id of the entry of its stream."""
 TIME = pa.timestamp("us", tz="UTC")
 
 
@@ -45,12 +49,13 @@ def event_schema(dataset: Dataset) -> pa.Schema:
         *((name, pa.int64()) for name in (*dataset.labels, *dataset.context)),
         (REQUEST_ID, pa.string()),
         (ACCEPTED_AT, TIME),
+        (ENTRY_NUMBER, pa.int64()),
     ]
     return pa.schema(fields)
 
 
-def event_table(dataset: Dataset, events: Sequence[Event], accepted_ms: Sequence[int]) -> pa.Table:
-    """Takes events, and when each was accepted, Unix time in milliseconds; gives the rows of the archive."""
+def event_table(dataset: Dataset, events: Sequence[Event], positions: Sequence[Position]) -> pa.Table:
+    """Takes events, and where each stood in its stream; gives the rows of the archive."""
     columns: dict[str, list[object]] = {
         EVENT_ID: [event.event_id for event in events],
         names.USER_ID: [event.user_id for event in events],
@@ -59,7 +64,8 @@ def event_table(dataset: Dataset, events: Sequence[Event], accepted_ms: Sequence
         **{name: [event.labels.get(name) for event in events] for name in dataset.labels},
         **{name: [event.context.get(name) for event in events] for name in dataset.context},
         REQUEST_ID: [event.request_id for event in events],
-        ACCEPTED_AT: [ms * 1000 for ms in accepted_ms],
+        ACCEPTED_AT: [ms * 1000 for ms, _ in positions],
+        ENTRY_NUMBER: [number for _, number in positions],
     }
     schema = event_schema(dataset)
     return pa.table([pa.array(columns[one.name], one.type) for one in schema], schema=schema)
@@ -82,6 +88,17 @@ def read_archive(folder: Path) -> pa.Table | None:
     return once(pa.concat_tables(tables, promote_options="default")) if tables else None
 
 
+def horizon_of(dataset: Dataset, table: pa.Table) -> dict[int, Position]:
+    """Gives the last position of each stream that rows of the archive reach."""
+    users = [number_of(own, dataset.user_id_dtype) for own in table[names.USER_ID].to_pylist()]
+    horizon: dict[int, Position] = {}
+    numbers = table[ENTRY_NUMBER].to_pylist() if ENTRY_NUMBER in table.column_names else [0] * len(table)
+    for user, at, number in zip(users, table[ACCEPTED_AT].to_pylist(), numbers, strict=True):
+        partition, position = partition_of(user), (_micros(at) // 1000, number or 0)
+        horizon[partition] = max(horizon.get(partition, position), position)
+    return horizon
+
+
 def once(table: pa.Table) -> pa.Table:
     """Leaves each event out that stands further up already."""
     first: dict[tuple[object, object], int] = {}
@@ -89,3 +106,35 @@ def once(table: pa.Table) -> pa.Table:
     for row, key in enumerate(zip(users, events, strict=True)):
         first.setdefault(key, row)
     return table if len(first) == len(table) else table.take(pa.array(first.values(), pa.int64()))
+
+
+def archived_events(folder: Path, dataset: Dataset, after: Position) -> Iterator[tuple[Event, Position]]:
+    """Gives what the archive holds of the hour of a position on, file by file; an event may come twice."""
+    first = hour_of(after[0])
+    while True:
+        try:
+            tables = [
+                pq.read_table(path, partitioning=None)
+                for path in archive_files(folder)
+                if path.parent.name >= first
+            ]
+            break
+        except FileNotFoundError:
+            continue  # its hour was merged meanwhile: look again
+    for table in tables:
+        for row in table.to_pylist():
+            accepted_ms = _micros(row[ACCEPTED_AT]) // 1000
+            event = Event(
+                event_id=row[EVENT_ID],
+                user_id=row[names.USER_ID],
+                item_id=row[names.ITEM_ID],
+                at_us=_micros(row[dataset.timestamp]),
+                labels={n: row[n] for n in dataset.labels if row.get(n) is not None},
+                context={n: row[n] for n in dataset.context if row.get(n) is not None},
+                request_id=row[REQUEST_ID],
+            )
+            yield event, (accepted_ms, row.get(ENTRY_NUMBER) or 0)
+
+
+def _micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

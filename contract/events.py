@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from contract.activity import ActivityEvent, Position
+from contract.dataset import ANY, NONE, Dataset
 from contract.ids import OwnId
 
 PARTITIONS = 8
@@ -65,6 +67,21 @@ class Event:
         """Names the event among those of all users, as hex: of the user's own id and `event_id`."""
         return _hash([self.user_id, self.event_id])
 
+    def as_activity(
+        self, dataset: Dataset, item_id: int, partition: int, position: Position
+    ) -> ActivityEvent:
+        """What it adds to the activity of its user and of its item, whose number is given, as the entry of a
+        stream at a position."""
+        labels = {name: self.labels[name] for name in dataset.labels if name in self.labels}
+        is_positive = self.labels.get(dataset.target) == 1
+        return ActivityEvent(self.at_us, item_id, labels, is_positive, partition=partition, position=position)
+
+    def is_seen(self, dataset: Dataset) -> bool:
+        """Whether it counts as seen, by the data set's `seen_labels`."""
+        if dataset.seen_labels in ("", ANY):
+            return True
+        return dataset.seen_labels != NONE and self.labels.get(dataset.seen_labels) == 1
+
     def named(self) -> Event:
         """The same event, its name made of what it says."""
         return Event(
@@ -76,6 +93,12 @@ class Event:
     def _content(self) -> list[object]:
         labels, context = dict(sorted(self.labels.items())), dict(sorted(self.context.items()))
         return [self.user_id, self.item_id, self.at_us, labels, context, self.request_id]
+
+
+def position_of(entry_id: str) -> Position:
+    """Reads the id of an entry of a stream."""
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)
 
 
 def partition_of(user_id: int) -> int:

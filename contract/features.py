@@ -12,16 +12,25 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from contract.activity import Position
+
 FOLDER = "features"
 FEATURE_SET_FILE = "feature_set.json"
 SEEN_FILE = "seen.parquet"
 """One row per user who has seen something: `user_id` and `SEEN_ITEM_IDS`, newest first, each once."""
 SEEN_ITEM_IDS = "seen_item_ids"
+STATE = "activity_state"
+"""The column of an `ActivityState`."""
 
 
 def view_file(view: str) -> str:
     """Names the file of a view."""
     return f"{view}.parquet"
+
+
+def state_file(view: str) -> str:
+    """Names the file of what a view of activity is folded from: the last state of each id, ascending."""
+    return f"{view}_state.parquet"
 
 
 class FeatureSet(BaseModel):
@@ -35,6 +44,10 @@ class FeatureSet(BaseModel):
     as_of: datetime
     first_event: datetime
     """The instant from which features are known, in whole seconds."""
+    rates: dict[str, float | None]
+    """The overall rate of each label, towards which activity is smoothed; None where nothing is known."""
+    horizon: dict[int, Position] = {}
+    """Of each stream of events the last position that was computed."""
     made_at: datetime
 
     def write(self, folder: Path) -> None:

@@ -12,14 +12,17 @@ import pyarrow.parquet as pq
 
 from contract import names
 from contract.dataset import Dataset, DatasetError
-from contract.features import FEATURE_SET_FILE, FOLDER, SEEN_FILE, FeatureSet, view_file
+from contract.features import FEATURE_SET_FILE, FOLDER, SEEN_FILE, STATE, FeatureSet, state_file, view_file
 
+ACTIVITY = (names.USER_ACTIVITY, names.ITEM_ACTIVITY)
+"""Views whose rows the stream of events writes as well."""
 REMEDY = "compute them (`python -m training features`, or `make materialize`)"
 
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """The rows of every view, one per key in ascending order, and the users' seen items."""
+    """The rows of every view, one per key in ascending order, and the users' seen items. Rows of activity
+    have `STATE`, what they are folded from, as their last column."""
 
     dataset: Dataset
     made: FeatureSet
@@ -37,6 +40,7 @@ class Computed:
         try:
             made = FeatureSet.read(features)
             views = {view: last_rows(pq.read_table(features / view_file(view))) for view in names.VIEWS}
+            states = {view: pq.read_table(features / state_file(view)) for view in ACTIVITY}
             seen = pq.read_table(features / SEEN_FILE)
         except (OSError, ValueError) as error:
             raise DatasetError(f"{features}: no features can be read ({error}); {REMEDY}") from None
@@ -49,6 +53,10 @@ class Computed:
                 )
             if not dataset.view_columns(view):
                 views[view] = table.slice(0, 0)  # Feast has no view without a feature
+        for view, table in states.items():
+            if not np.array_equal(ids_of(table), ids_of(views[view])):
+                raise DatasetError(f"{features / state_file(view)}: is of other ids than its view; {REMEDY}")
+            views[view] = views[view].append_column(STATE, table[STATE])
         return cls(dataset, made, views, seen)
 
 

@@ -21,9 +21,9 @@ from contract.features import FOLDER, view_file
 FEAST_TYPES: dict[str, FeastType] = {"int64": Int64, "float32": Float32, "string": String, "bool": Bool}
 DESCRIPTIONS = {
     names.USER_PROFILE: "Slow-moving facts about a user.",
-    names.USER_ACTIVITY: "A user's recent items, counts and rates, as of the last snapshot.",
+    names.USER_ACTIVITY: "A user's recent items, counts and rates, as of the last event.",
     names.ITEM_CATALOG: "What an item is, and whether it may be answered.",
-    names.ITEM_ACTIVITY: "An item's counts and rates, as of the last snapshot.",
+    names.ITEM_ACTIVITY: "An item's counts and rates, as of the last event.",
 }
 FeastObject: TypeAlias = Entity | FeatureView | FeatureService
 

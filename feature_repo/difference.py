@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract import names
-from feature_repo.computed import ids_of
+from feature_repo.computed import ACTIVITY, ids_of
 
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -82,14 +82,14 @@ def difference(
     """Takes a view's computed and last loaded rows, one per key, and what Redis holds.
 
     `is_known` is whether Redis held just the loaded rows after they were loaded. Where it is not, all are
-    written.
+    written. A row of activity that is newer than what was loaded is so by events that came since.
     """
     loaded = computed.slice(0, 0) if loaded is None else loaded
     differs, in_loaded = _compare(computed, loaded)
     rows = _as_loaded(computed, loaded, differs, in_loaded, at) if view in FACTS else computed
     seconds = seconds_of(rows)
     there = stored.of(ids_of(rows))
-    is_written = differs | (there != seconds)
+    is_written = differs | (there < seconds if view in ACTIVITY else there != seconds)
     if not is_known:
         is_written[:] = True
     held = stored.ids[stored.seconds != MISSING]

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,18 +26,21 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import names
+from contract.activity import view_of
 from contract.archive import forget_users
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
-from contract.features import view_file
+from contract.features import STATE, view_file
 from contract.slates import slate_files
-from feature_repo.computed import Computed, ids_of, key_of
+from feature_repo.computed import ACTIVITY, Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
 from feature_repo.feast_store import FeastStore
 from feature_repo.kept import columns_to_keep
+from feature_repo.later import LaterEvents
 from feature_repo.live_items import without_live_items
 from feature_repo.online import OnlineStore
+from feature_repo.settle import Settlement
 
 Say = Callable[[str], None]
 LOADED = "loaded"
@@ -75,19 +78,23 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
         feast.apply()
         computed, stored = without_live_items(computed, _stored(online), *online.live_items())
         differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
+        settlement = _settlement(computed, differences, online, feast.var_dir)
+        live = _live(differences, settlement)
+        differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
         ids = {view: found.ids for view, found in stored.items()}
         kept = columns_to_keep(computed.dataset, feast.var_dir / "bundles", online.bundles())
         changed = _changed_users(differences)
         online.note_changed(changed)
-        is_same = all(d.is_empty for d in differences.values())
+        is_same = all(d.is_empty for d in differences.values()) and not any(live.values())
         if not is_same:
             online.note_loaded(None)
             online.keep(kept, ids)
-            _write(differences, online, feast)
-        online.write_seen(computed.seen)
-        _delete(differences, online, runs, {one.view for one in kept})
+            _write(differences, live, online, feast)
+            _settle(differences, live, settlement)
+        online.write_seen(computed.seen, settlement.seen)
+        _delete(differences, live, settlement, online, runs, {one.view for one in kept})
         online.let_go(kept, ids)
-        online.forget_seen(ids_of(computed.seen))
+        online.forget_seen(ids_of(computed.seen), settlement.seen)
         online.note_changed(changed)
         _check_arrival(differences, online)
         if not is_same:
@@ -161,22 +168,80 @@ def _differences(
     }
 
 
-def _write(differences: Mapping[str, Difference], online: OnlineStore, feast: FeastStore) -> None:
+def _settlement(
+    computed: Computed, differences: Mapping[str, Difference], online: OnlineStore, var_dir: Path
+) -> Settlement:
+    """Reads what happened since features were computed: to whose rows change, or to everybody where no event
+    was folded before."""
+    later = LaterEvents(online.redis, computed.dataset, var_dir, computed.made.horizon)
+    if online.note_rates(computed.made.rates):
+        users, items = (differences[view].changed.tolist() for view in ACTIVITY)
+        later.wanted = {names.USER: {*users, *online.unlike_seen(computed.seen)}, names.ITEM: {*items}}
+    effective = later.effective()
+    later.read()
+    return Settlement(
+        online.redis, computed.dataset, computed.made.rates, computed.made.horizon, later, effective
+    )
+
+
+def _live(differences: Mapping[str, Difference], settlement: Settlement) -> dict[str, list[int]]:
+    """Tells whose rows change and have events that were not computed, by view of activity."""
+    found = {}
+    for entity in (names.USER, names.ITEM):
+        view = view_of(entity)
+        ids = {*differences[view].changed.tolist()}
+        if settlement.later.wanted is None:
+            ids.update(settlement.later.ids(entity))
+        found[view] = settlement.live(entity, sorted(ids))
+    return found
+
+
+def _without(d: Difference, live: Collection[int]) -> Difference:
+    """Keeps those of whom something happened since from being gone."""
+    return replace(d, gone=np.setdiff1d(d.gone, np.array([*live], dtype=np.int64)))
+
+
+def _write(
+    differences: Mapping[str, Difference],
+    live: Mapping[str, Collection[int]],
+    online: OnlineStore,
+    feast: FeastStore,
+) -> None:
+    """Writes rows by Feast; not those which the stream has written since they were computed."""
     for view, d in differences.items():
-        if not d.is_written.any():
+        is_still = ~np.isin(ids_of(d.rows), np.array([*live.get(view, ())], dtype=np.int64))
+        rows = d.rows.filter(pa.array(d.is_written & is_still))
+        if not len(rows):
             continue
-        old = d.rows.filter(pa.array(d.too_new))
+        old = d.rows.filter(pa.array(d.too_new & is_still))
         online.date_back(key_of(view), view, ids_of(old), seconds_of(old))
-        feast.write(view, d.written)
+        feast.write(view, rows.select([name for name in rows.column_names if name != STATE]))
+
+
+def _settle(
+    differences: Mapping[str, Difference], live: Mapping[str, Collection[int]], settlement: Settlement
+) -> None:
+    """Folds what happened since into the rows of activity that change, and writes their states."""
+    for entity in (names.USER, names.ITEM):
+        d = differences[view_of(entity)]
+        computed = dict(zip(ids_of(d.rows).tolist(), d.rows[STATE].to_pylist(), strict=True))
+        written = {*ids_of(d.written).tolist(), *live[view_of(entity)]}
+        settlement.rows(entity, sorted(written), computed)
 
 
 def _delete(
-    differences: Mapping[str, Difference], online: OnlineStore, runs: Path, of_kept: Collection[str]
+    differences: Mapping[str, Difference],
+    live: Mapping[str, Collection[int]],
+    settlement: Settlement,
+    online: OnlineStore,
+    runs: Path,
+    of_kept: Collection[str],
 ) -> None:
     """Deletes what has no source any more; a row last, so that the run after one that died finds it again. A
     view that has no column any more keeps its rows, where it is among those of kept columns."""
-    for key, views in ENTITIES:
-        kept = np.unique(np.concatenate([ids_of(differences[view].rows) for view in views]))
+    for entity, (key, views) in zip((names.USER, names.ITEM), ENTITIES, strict=True):
+        here = [ids_of(differences[view].rows) for view in views]
+        kept = np.unique(np.concatenate([*here, np.array([*live[view_of(entity)]], dtype=np.int64)]))
         for view in views:
             d = differences[view]
             gone = np.setdiff1d(d.gone, kept)
@@ -186,10 +251,15 @@ def _delete(
                 online.delete_slates(gone)
             else:
                 online.delete_cards(gone)
-            online.delete_rows(key, gone)
-            columns = [*d.rows.column_names[2:], *d.gone_columns]
-            is_row = len(d.rows.column_names) > 2 or view not in of_kept
-            online.delete_fields(key, view, np.intersect1d(d.gone, kept), columns, row=is_row)
+            settlement.delete_rows(entity, gone.tolist())
+            lost = np.intersect1d(d.gone, kept)
+            if view in ACTIVITY:
+                settlement.delete_activity(entity, lost.tolist())
+                online.delete_fields(key, view, lost, d.gone_columns, row=False)
+            else:
+                columns = [*d.rows.column_names[2:], *d.gone_columns]
+                is_row = len(d.rows.column_names) > 2 or view not in of_kept
+                online.delete_fields(key, view, lost, columns, row=is_row)
             if d.gone_columns:
                 online.delete_fields(key, view, ids_of(d.rows), d.gone_columns, row=False)
 
@@ -210,7 +280,8 @@ def _check_arrival(differences: Mapping[str, Difference], online: OnlineStore) -
     for view, d in differences.items():
         ids, seconds = ids_of(d.written), seconds_of(d.written)
         there = online.stored(key_of(view), [view], ids)[view].seconds
-        arrived = int(np.count_nonzero(there == seconds))
+        is_there = there >= seconds if view in ACTIVITY else there == seconds
+        arrived = int(np.count_nonzero(is_there))
         if arrived < len(ids):
             raise DatasetError(
                 f"{view}: {arrived} of {len(ids)} rows arrived in Redis; look for evictions (maxmemory), "

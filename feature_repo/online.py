@@ -13,9 +13,16 @@ import pyarrow as pa
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
-from contract.feast import event_time_field, feature_field, feature_id, feature_key, feature_keys_pattern
+from contract.feast import (
+    event_time_field,
+    feature_field,
+    feature_id,
+    feature_key,
+    feature_keys_pattern,
+)
 from contract.features import SEEN_ITEM_IDS
 from contract.keys import (
+    activity_rates_key,
     batch_runs_key,
     batch_stored_key,
     bundles_key,
@@ -36,6 +43,7 @@ from feature_repo.difference import MISSING, Stored
 from feature_repo.kept import KeptColumn
 
 Ids = npt.NDArray[np.int64]
+WriteSeen = Callable[[Mapping[int, Ids]], None]
 _BATCH = 5_000  # keys per round trip
 
 
@@ -147,10 +155,6 @@ class OnlineStore:
         for start in range(0, len(user_ids), _BATCH):
             self.redis.sadd(key, *user_ids[start : start + _BATCH].tolist())
 
-    def delete_rows(self, join_key: str, ids: Ids) -> None:
-        """Deletes all that is stored of some ids."""
-        self._unlink(lambda entity_id: feature_key(join_key, entity_id, self.project), ids)
-
     def delete_slates(self, user_ids: Ids) -> None:
         """Deletes the slates that batch runs stored for some users, of every run that may have any."""
         runs: Any = self.redis.smembers(batch_stored_key(self.project)) if len(user_ids) else ()
@@ -189,34 +193,54 @@ class OnlineStore:
             some = ids[start : start + _BATCH].tolist()
             yield [feature_key(join_key, entity_id, self.project) for entity_id in some]
 
-    def write_seen(self, seen: pa.Table) -> None:
+    def unlike_seen(self, seen: pa.Table) -> list[int]:
+        """Tells of which users Redis holds that they have seen anything else."""
+        computed = set(ids_of(seen).tolist())
+        unlike = [user_id for user_id in self.seen_users() if user_id not in computed]
+        for _, changed in self._changed_seen(seen):
+            unlike += changed
+        return unlike
+
+    def write_seen(self, seen: pa.Table, write: WriteSeen | None = None) -> None:
         """Writes what users have seen where it is not there already; whose it is is noted as changed."""
+        for values, changed in self._changed_seen(seen):
+            if changed:
+                self.note_changed(changed)
+                (write or self._set_seen)({user_id: values[user_id] for user_id in changed})
+                self.note_changed(changed)
+
+    def _set_seen(self, values: Mapping[int, Ids]) -> None:
+        self.redis.mset({seen_key(self.project, one): encode_seen(items) for one, items in values.items()})
+
+    def _changed_seen(self, seen: pa.Table) -> Iterator[tuple[dict[int, Ids], list[int]]]:
+        """Gives what users have seen, some at a time, and of whom Redis holds anything else."""
         for start in range(0, len(seen), _BATCH):
             some = seen.slice(start, _BATCH).combine_chunks()
             lists = some[SEEN_ITEM_IDS].combine_chunks()
             items, ends = lists.flatten().to_numpy(), np.cumsum(lists.value_lengths().to_numpy())
-            values = {
-                user_id: encode_seen(mine)
-                for user_id, mine in zip(ids_of(some).tolist(), np.split(items, ends[:-1]), strict=True)
-            }
+            values = dict(zip(ids_of(some).tolist(), np.split(items, ends[:-1]), strict=True))
             before: Any = self.redis.mget([seen_key(self.project, user_id) for user_id in values])
-            changed = [u for u, old in zip(values, before, strict=True) if old != values[u]]
-            if changed:
-                self.note_changed(changed)
-                self.redis.mset({seen_key(self.project, user_id): values[user_id] for user_id in changed})
-                self.note_changed(changed)
+            pairs = zip(values.items(), before, strict=True)
+            yield values, [user_id for (user_id, mine), old in pairs if old != encode_seen(mine)]
 
-    def forget_seen(self, kept: Ids) -> None:
-        """Deletes what all other users have seen."""
+    def seen_users(self) -> list[int]:
+        """Lists the users who have seen anything."""
         prefix = seen_prefix(self.project)
-        found = self.redis.scan_iter(f"{prefix}*", count=_BATCH)
-        ids = np.array([int(key[len(prefix) :]) for key in found], dtype=np.int64)
-        gone = np.setdiff1d(ids, kept).tolist()
+        return [int(key[len(prefix) :]) for key in self.redis.scan_iter(f"{prefix}*", count=_BATCH)]
+
+    def forget_seen(self, kept: Ids, write: WriteSeen) -> None:
+        """Writes that all other users have seen nothing."""
+        gone = np.setdiff1d(np.array(self.seen_users(), dtype=np.int64), kept).tolist()
         for start in range(0, len(gone), _BATCH):
             some = gone[start : start + _BATCH]
             self.note_changed(some)
-            self.redis.unlink(*(seen_key(self.project, user_id) for user_id in some))
+            write(dict.fromkeys(some, np.zeros(0, dtype=np.int64)))
             self.note_changed(some)
+
+    def note_rates(self, rates: Mapping[str, float | None]) -> bool:
+        """Writes the overall rate of each label, gives whether there was any before: without, the stream
+        folds no event."""
+        return self.redis.set(activity_rates_key(self.project), json.dumps(dict(rates)), get=True) is not None
 
     def note_changed(self, user_ids: Sequence[int]) -> None:
         """Notes for the batch job that users changed, by Redis' clock; not where no run ever began, as the

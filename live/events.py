@@ -1,5 +1,5 @@
-"""What events change: what users have seen, and who changed since the batch job computed them; then the
-archive."""
+"""What events change: what users have seen, what is known of users and items, and who changed since the batch
+job computed them; then the archive."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from contract.dataset import Dataset
 from contract.event_archive import event_table, events_folder, once
-from contract.events import FIELD, PARTITIONS, Event
+from contract.events import FIELD, PARTITIONS, Event, partition_of, position_of
 from contract.ids import number_of
 from contract.keys import batch_runs_key, changed_users_key, event_stream_key
+from live.activity import ActivityRows
 from live.archive import Archive
-from live.seen import add_seen, is_seen
+from live.seen import add_seen
 from live.streams import Entry
 from live.transaction import Transaction
 
@@ -26,18 +27,24 @@ class EventHandler:
     """Handles the events of one data set."""
 
     def __init__(self, dataset: Dataset, var: Path) -> None:
-        self._dataset = dataset
+        self._dataset, self._activity = dataset, ActivityRows(dataset)
         self.streams = [event_stream_key(dataset.name, partition) for partition in range(PARTITIONS)]
         self.archive = Archive(events_folder(var, dataset.name), self._table, once)
 
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
         dataset = self._dataset
-        events = [event for event, _ in _events(entries)]
+        found = _events(entries)
+        events = [event for event, _ in found]
         users = [number_of(event.user_id, dataset.user_id_dtype) for event in events]
         items = [number_of(event.item_id, dataset.item_id_dtype) for event in events]
         told = zip(users, items, events, strict=True)
-        add_seen(dataset, [(u, i) for u, i, event in told if is_seen(dataset, event)], transaction)
+        add_seen(dataset, [(u, i) for u, i, event in told if event.is_seen(dataset)], transaction)
+        activity = [
+            event.as_activity(dataset, item, partition_of(user), position_of(entry.entry_id))
+            for user, item, (event, entry) in zip(users, items, found, strict=True)
+        ]
+        self._activity.add(users, activity, transaction)
         self._note_changed(users, transaction)
 
     def _note_changed(self, users: Sequence[int], transaction: Transaction) -> None:
@@ -53,7 +60,7 @@ class EventHandler:
     def _table(self, entries: Sequence[Entry]) -> pa.Table:
         found = _events(entries)
         events = [event for event, _ in found]
-        return event_table(self._dataset, events, [entry.added_ms for _, entry in found])
+        return event_table(self._dataset, events, [position_of(entry.entry_id) for _, entry in found])
 
 
 def _events(entries: Sequence[Entry]) -> list[tuple[Event, Entry]]:

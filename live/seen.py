@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from contract.dataset import ANY, NONE, Dataset
-from contract.events import Event
+from contract.dataset import Dataset
 from contract.keys import MAX_SEEN, decode_seen, encode_seen, seen_key
 from live.transaction import Transaction
-
-
-def is_seen(dataset: Dataset, event: Event) -> bool:
-    """Whether an event counts as seen, by the data set's `seen_labels`."""
-    if dataset.seen_labels in ("", ANY):
-        return True
-    return dataset.seen_labels != NONE and event.labels.get(dataset.seen_labels) == 1
 
 
 def add_seen(

@@ -30,7 +30,7 @@ from training.data.prepared import Prepared
 from training.export.write import write_json
 from training.features.activity import item_activity, user_activity
 from training.features.seen import seen_items
-from training.features.tables import JUST_BEFORE, first_event
+from training.features.tables import first_event
 
 CHUNK = 20_000
 ROUND_TRIP = 1000
@@ -38,10 +38,7 @@ Rows = dict[str, pd.DataFrame]
 
 
 def latest_rows(world: Prepared) -> Rows:
-    """Gives each view's row per key as of the world's clock, a midnight.
-
-    `make materialize` would give each one's activity as of the last day on which it changed.
-    """
+    """Gives each view's row per key as of the world's clock."""
     as_of, first = pd.Timestamp(world.dataset.clock()), pd.Timestamp(first_event(world))
     now = pd.DatetimeIndex([as_of])
     flag = str(world.dataset.availability)
@@ -49,7 +46,7 @@ def latest_rows(world: Prepared) -> Rows:
     facts = {names.USER_PROFILE: world.users, names.ITEM_CATALOG: items}
     rows = {view: frame.assign(**{names.EVENT_TIMESTAMP: first}) for view, frame in facts.items()}
     for view, make in ((names.USER_ACTIVITY, user_activity), (names.ITEM_ACTIVITY, item_activity)):
-        rows[view] = make(world, now).assign(**{names.EVENT_TIMESTAMP: as_of - JUST_BEFORE})
+        rows[view] = make(world, now)
     return rows
 
 

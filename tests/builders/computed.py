@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from contract import names
+from contract.activity import ActivityState
 from contract.dataset import DATASET_FILE, Dataset
 from contract.environment import RedisUrl
-from contract.features import FOLDER, SEEN_FILE, SEEN_ITEM_IDS, FeatureSet, view_file
+from contract.features import FOLDER, SEEN_FILE, SEEN_ITEM_IDS, STATE, FeatureSet, state_file, view_file
 from feature_repo.materialize import Arrived, materialize
 from tests.builders.triton import World
 from training.data.prepared import arrow_schema
@@ -40,7 +41,18 @@ def load_world(var: Path, dataset: Dataset, world: World, url: RedisUrl) -> Arri
     seen = {names.USER_ID: sorted(world.seen), SEEN_ITEM_IDS: [world.seen[u] for u in sorted(world.seen)]}
     pq.write_table(pa.table(seen), folder / FOLDER / SEEN_FILE)
     at = world.event_timestamp
+    for view in (names.USER_ACTIVITY, names.ITEM_ACTIVITY):
+        ids = sorted(row_key for of, row_key in world.rows if of == view)
+        state = ActivityState(count=1, newest_us=int(at.timestamp() * 1e6)).encode()
+        key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
+        states = pa.table({key: pa.array(ids, pa.int64()), STATE: pa.array([state] * len(ids), pa.binary())})
+        pq.write_table(states, folder / FOLDER / state_file(view))
     FeatureSet(
-        dataset=dataset.name, data=dataset.name, as_of=at, first_event=at, made_at=pd.Timestamp.now("UTC")
+        dataset=dataset.name,
+        data=dataset.name,
+        as_of=at,
+        first_event=at,
+        rates=dict.fromkeys(dataset.labels, 0.5),
+        made_at=pd.Timestamp.now("UTC"),
     ).write(folder / FOLDER)
     return materialize(folder, url, say=lambda _: None)

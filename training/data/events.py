@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from contract import names
 from contract.dataset import Dataset
-from contract.event_archive import archive_files, events_folder, read_archive
+from contract.event_archive import archive_files, events_folder, horizon_of, read_archive
 from contract.ids import IdDtype, number_of
 from training.data.prepared import to_arrow, to_frame
 from training.data.validate import Checked
@@ -55,6 +55,7 @@ def with_live_events(checked: Checked, var_dir: Path, say: Say) -> Checked:
             "users": _with_users(frames["users"], new, dataset),
         },
         users={**checked.users, **{number: users[number] for number in new if number in users}},
+        horizon=horizon_of(dataset, archive),
     )
 
 

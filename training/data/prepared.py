@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from contract import names
+from contract.activity import Position
 from contract.columns import Column, Columns, Role
 from contract.dataset import (
     DATASET_FILE,
@@ -62,6 +63,8 @@ class Prepared:
     users: pd.DataFrame
     items: pd.DataFrame
     interactions: pd.DataFrame
+    horizon: Mapping[int, Position] = field(default_factory=dict)
+    """The last position of each stream of which the interactions hold the events."""
 
     def to_its_end(self) -> Prepared:
         """Gives the same where its last interaction lies in the parts that `dataset.yaml` divides it into;
@@ -77,6 +80,14 @@ class Prepared:
         """What ends train, validation and test: the data set's own instants, else 80 / 10 / 10 % by time."""
         return self.dataset.split or default_split(self.interactions[self.dataset.timestamp])
 
+    @property
+    def train_until(self) -> pd.Timestamp:
+        """The end of `split`'s train part, also where there are too few rows for the others; NaT of none."""
+        declared = self.dataset.split
+        if declared is not None:
+            return pd.Timestamp(declared.train_until)
+        return _ends(self.interactions[self.dataset.timestamp].dropna().sort_values(ignore_index=True))[0]
+
 
 def default_split(timestamps: pd.Series) -> Split:
     """Splits at the 80th and 90th percentile of the timed rows; test ends just after the last one.
@@ -85,14 +96,20 @@ def default_split(timestamps: pd.Series) -> Split:
     validation.
     """
     known = timestamps.dropna().sort_values(ignore_index=True)
-    train, validate = (known.quantile(q, interpolation="lower") for q in (0.8, 0.9))
-    if 3 <= len(known) < FEW_ROWS and known.is_unique:
-        train, validate = known.iloc[-2], known.iloc[-1]
+    train, validate = _ends(known)
     return Split(
         train_until=train.to_pydatetime(warn=False),
         validate_until=validate.to_pydatetime(warn=False),
         test_until=known.max().to_pydatetime(warn=False) + pd.Timedelta(seconds=1).to_pytimedelta(),
     )
+
+
+def _ends(known: pd.Series) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Where train and validation end, of timestamps in order."""
+    if 3 <= len(known) < FEW_ROWS and known.is_unique:
+        return known.iloc[-2], known.iloc[-1]
+    train, validate = (known.quantile(q, interpolation="lower") for q in (0.8, 0.9))
+    return train, validate
 
 
 def arrow_type(column: Column) -> pa.DataType:
@@ -175,7 +192,10 @@ def load_prepared(folder: Path) -> Prepared:
         if not file.is_file():
             raise DatasetError(f"{file}: not found; prepare the data set again (`make data`)")
         frames[table] = to_frame(pq.read_table(file, schema=prepared_schema(dataset, table)), columns)
-    return Prepared(folder=folder, dataset=dataset, **frames)
+    file = folder / HORIZON_FILE
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    horizon = {int(partition): (ms, number) for partition, (ms, number) in told.items()}
+    return Prepared(folder=folder, dataset=dataset, **frames, horizon=horizon)
 
 
 def tables_of(dataset: Dataset) -> dict[str, Columns]:
@@ -202,9 +222,11 @@ def write_prepared(
     frames: Mapping[str, pd.DataFrame],
     stamp: Mapping[str, str],
     users: Mapping[int, str] | None = None,
+    horizon: Mapping[int, Position] | None = None,
 ) -> None:
-    """Writes the three tables, `dataset.yaml`, the texts of users by their numbers where they have any, and
-    the stamp of what they were made from: the folder whole or not at all.
+    """Writes the three tables, `dataset.yaml`, the texts of users by their numbers where they have any, up to
+    where they hold events of streams, and the stamp of what they were made from: the folder whole or not at
+    all.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -216,6 +238,8 @@ def write_prepared(
         if users:
             Texts.write(temporary, USERS, np.sort([*users]), [users[number] for number in sorted(users)])
         (temporary / DATASET_FILE).write_text(dataset_yaml(dataset), "utf-8")
+        if horizon:
+            (temporary / HORIZON_FILE).write_text(json.dumps(dict(horizon)) + "\n")
         (temporary / STAMP_FILE).write_text(json.dumps(dict(stamp), indent=1) + "\n")
         replace_folder(temporary, folder)
     finally:
@@ -239,6 +263,7 @@ def dataset_yaml(dataset: Dataset) -> str:
 
 
 STAMP_FILE = "prepared.json"
+HORIZON_FILE = "horizon.json"
 
 
 def read_stamp(folder: Path) -> dict[str, str]:

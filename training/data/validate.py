@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pandas as pd
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract import names
+from contract.activity import Position
 from contract.columns import Columns, Role
 from contract.dataset import Dataset, DatasetError, SplitBy
 from contract.names import NULL_INT
@@ -51,6 +52,8 @@ class Checked:
     frames: dict[str, pd.DataFrame]
     warnings: list[str]
     users: Mapping[int, str]
+    horizon: Mapping[int, Position] = field(default_factory=dict)
+    """The last position of each stream of which the tables hold the events."""
 
 
 def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) -> Checked:

@@ -18,14 +18,7 @@ from contract.encoders import Encoders
 from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns, raw_arrays
 from training.examples.split import rows_of
-from training.features.activity import (
-    EntityLog,
-    Spans,
-    busy_instants,
-    event_times,
-    item_activity,
-    user_activity,
-)
+from training.features.activity import EntityLog, Spans, event_times
 
 CHUNK = 32_768
 
@@ -57,26 +50,25 @@ class RankingRows:
 
 @dataclass(frozen=True, eq=False)
 class RankingTable:
-    """All that ranking rows are made of: the prepared tables, and the activity at every snapshot."""
+    """All that ranking rows are made of: the prepared tables, and what each user and item did, in order."""
 
     prepared: Prepared
     times: pd.Series
-    user_activity: pd.DataFrame
-    item_activity: pd.DataFrame
+    users: EntityLog
+    items: EntityLog
 
     @classmethod
-    def of(cls, prepared: Prepared, until: datetime) -> RankingTable:
-        """Computes the activity as of every snapshot up to `until` at which it changed."""
+    def of(cls, prepared: Prepared) -> RankingTable:
+        """Sorts what happened."""
         times = event_times(prepared.dataset, prepared.interactions)
-        instants = busy_instants(prepared, until)
-        return cls(prepared, times, user_activity(prepared, instants), item_activity(prepared, instants))
+        return cls(prepared, times, EntityLog.of(prepared, names.USER), EntityLog.of(prepared, names.ITEM))
 
     def exposures(
         self, start: datetime | None, until: datetime, as_of: datetime | None = None
     ) -> RankingRows:
-        """Collects the timed exposures in [start, until), with features as of the last snapshot before each.
+        """Collects the timed exposures in [start, until), with features as of just before each.
 
-        With `as_of`, no snapshot after that instant is read: a test whose features are not updated.
+        With `as_of`, nothing since that instant is known: a test whose features are not updated.
         """
         dataset = self.prepared.dataset
         kept = self.prepared.interactions[dataset.timestamp].notna() & (self.times < pd.Timestamp(until))
@@ -110,26 +102,28 @@ class RankingTable:
         null. Labels that tell nothing in histories are NaN; see `countable_labels`.
         """
         prepared, dataset = self.prepared, self.prepared.dataset
-        log = EntityLog.of(prepared, names.USER)
+        log = self.users
         is_history = prepared.interactions[dataset.timestamp].isna().to_numpy()[log.order]
         labels = np.stack(list(log.labels.values()), axis=1).astype(np.float32)
         at = np.flatnonzero(is_history & ~np.isnan(labels).all(axis=1))
         users = log.group[at]
-        instant = self.times.min() + pd.Timedelta(microseconds=1)
-        spans = Spans(log.ids[users], log.starts[users], at, np.full(len(at), instant.value))
-        known = pd.DataFrame(log.user_columns(spans))
+        known = log.columns(Spans(log.ids[users], log.starts[users], at), dataset.user_activity)
         frame = _with_facts(
             prepared, pd.DataFrame({names.USER_ID: log.ids[users], names.ITEM_ID: log.items[at]})
         )
-        frame = frame.assign(**{name: known[name] for name in dataset.user_activity})
-        frame = _with_user_item(prepared, frame)
+        frame = _with_user_item(prepared, frame.assign(**known))
         return RankingRows(frame=_ordered(dataset, frame), labels=labels[at], times=log.times[at])
 
     def _known_at(self, pairs: pd.DataFrame, clock: pd.Series) -> pd.DataFrame:
         """Adds what is known of each user and item at each row's instant, and of the two together."""
-        frame = _with_facts(self.prepared, pairs)
-        frame = _as_of(frame, clock, self.user_activity, names.USER_ID)
-        frame = _as_of(frame, clock, self.item_activity, names.ITEM_ID)
+        dataset, frame = self.prepared.dataset, _with_facts(self.prepared, pairs)
+        instants = clock.astype("int64").to_numpy()
+        for log, entity_id, columns in (
+            (self.users, names.USER_ID, dataset.user_activity),
+            (self.items, names.ITEM_ID, dataset.item_activity),
+        ):
+            spans = log.known_at(pairs[entity_id].to_numpy(np.int64), instants)
+            frame = frame.assign(**log.columns(spans, columns))
         return _with_user_item(self.prepared, frame)
 
 
@@ -159,17 +153,6 @@ def _with_facts(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:
         facts = table[[entity_id, *(name for name in columns if name in read)]]
         frame = frame.merge(facts, on=entity_id, how="left", validate="many_to_one")
     return frame
-
-
-def _as_of(frame: pd.DataFrame, clock: pd.Series, activity: pd.DataFrame, entity_id: str) -> pd.DataFrame:
-    """Adds the last row of `activity` at or before each row's clock, as Feast's point-in-time join does."""
-    left = pd.DataFrame({entity_id: frame[entity_id], "clock": clock.astype("datetime64[ns, UTC]")})
-    left = left.assign(place=np.arange(len(left))).sort_values("clock", kind="stable")
-    right = activity.sort_values(names.EVENT_TIMESTAMP, kind="stable")
-    joined = pd.merge_asof(left, right, left_on="clock", right_on=names.EVENT_TIMESTAMP, by=entity_id)
-    joined = joined.sort_values("place", ignore_index=True)
-    features = [name for name in activity if name not in (entity_id, names.EVENT_TIMESTAMP)]
-    return frame.assign(**{name: joined[name] for name in features})
 
 
 def _with_user_item(prepared: Prepared, frame: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ class RankingParts:
     def of(cls, prepared: Prepared) -> RankingParts:
         """Makes the rows of each part. The test's features are as of its start."""
         split = prepared.split
-        table = RankingTable.of(prepared, split.validate_until)
+        table = RankingTable.of(prepared)
         return cls(
             table=table,
             train=table.exposures(None, split.train_until),

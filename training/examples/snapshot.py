@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,13 @@ import pandas as pd
 from contract import names
 from contract.affinity import LISTS, affinity_columns, user_item_feature_names, user_item_features
 from contract.arrays import Array, Ints
+from contract.columns import Columns
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.examples.split import all_user_ids
-from training.features.activity import busy_instants, item_activity, user_activity
+from training.features.activity import EntityLog, id_of
 
 
 def candidate_columns(dataset: Dataset) -> frozenset[str]:
@@ -28,31 +29,26 @@ def candidate_columns(dataset: Dataset) -> frozenset[str]:
     )
 
 
-class MakeActivity(Protocol):
-    """Makes the activity of all users, or of all items."""
-
-    def __call__(self, prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool) -> pd.DataFrame:
-        """See `user_activity`."""
-
-
 def users_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
-    """Gives the raw columns of `all_user_ids`: profile where there is one, activity of the last snapshot."""
+    """Gives the raw columns of `all_user_ids`: profile where there is one, and activity."""
     frame = pd.DataFrame({names.USER_ID: all_user_ids(prepared)})
     frame = frame.merge(prepared.users, on=names.USER_ID, how="left")
-    frame = frame.merge(_latest(user_activity, prepared, instant), on=names.USER_ID, how="left")
-    return raw_arrays(frame, all_columns(prepared.dataset))
+    return _raw(prepared, frame, names.USER, prepared.dataset.user_activity, instant)
 
 
 def items_as_of(prepared: Prepared, instant: datetime) -> dict[str, Array]:
-    """Gives the raw columns of every row of the items table: catalogue, and activity of the last snapshot."""
-    frame = prepared.items.merge(_latest(item_activity, prepared, instant), on=names.ITEM_ID, how="left")
-    return raw_arrays(frame, all_columns(prepared.dataset))
+    """Gives the raw columns of every row of the items table: catalogue and activity."""
+    return _raw(prepared, prepared.items, names.ITEM, prepared.dataset.item_activity, instant)
 
 
-def _latest(make: MakeActivity, prepared: Prepared, instant: datetime) -> pd.DataFrame:
-    """Gives each entity's row of the last snapshot at which it had something new, as the store keeps it."""
-    rows = make(prepared, busy_instants(prepared, instant), is_latest=True)
-    return rows.drop(columns=names.EVENT_TIMESTAMP)
+def _raw(
+    prepared: Prepared, frame: pd.DataFrame, entity: str, columns: Columns, instant: datetime
+) -> dict[str, Array]:
+    """Adds the activity of each row's entity from before an instant, as the store keeps it."""
+    log = EntityLog.of(prepared, entity)
+    at = np.full(len(frame), pd.Timestamp(instant).value)
+    spans = log.known_at(frame[id_of(entity)].to_numpy(np.int64), at)
+    return raw_arrays(frame.assign(**log.columns(spans, columns)), all_columns(prepared.dataset))
 
 
 @dataclass(frozen=True, eq=False)

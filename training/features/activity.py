@@ -1,23 +1,29 @@
-"""Turns interactions into activity features of users and items, as of snapshots. Nothing else makes them."""
+"""Turns interactions into activity features of users and items as of any instant, all rows at once.
+
+They are what `contract/activity.py` folds, row by row, of the same interactions.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from contract import names
-from contract.arrays import Bools, Doubles, Ints
+from contract.activity import SMOOTHING
+from contract.arrays import Bools, Doubles, Floats, Ints
+from contract.columns import Columns
 from contract.dataset import Dataset
 
 if TYPE_CHECKING:
     from training.data.prepared import Prepared
 
-SMOOTHING = 10.0
-"""Rows that the overall rate counts for in a user's or an item's own rate."""
+HOLDS_AFTER = pd.Timedelta(microseconds=1).value
+"""How long after its newest event a row holds, ns: a join at that event's instant does not find it."""
 
 
 def snapshot_instants(dataset: Dataset, first: datetime, last: datetime) -> pd.DatetimeIndex:
@@ -51,24 +57,37 @@ def event_times(dataset: Dataset, interactions: pd.DataFrame) -> pd.Series:
 
 
 def user_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
-    """Computes the users' activity: one row per user and snapshot at which the user has something new.
+    """Computes the users' activity: one row per user and instant at which the user has something new.
 
-    Columns are `user_id`, `event_timestamp` (the snapshot) and those of `dataset.user_activity`. A snapshot
-    counts the interactions strictly before it. Lists are newest first and not padded. With `is_latest`, only
-    each user's last row is made.
+    Columns are `user_id`, `event_timestamp`, from when the row holds, and those of `dataset.user_activity`. A
+    row counts the interactions strictly before its instant. Lists are newest first and not padded. With
+    `is_latest`, only each user's last row is made.
     """
     log = EntityLog.of(prepared, names.USER)
-    return log.frame(log.user_columns(log.changes(instants, is_latest=is_latest)))
+    return log.frame(log.changes(instants, is_latest=is_latest))
 
 
 def item_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
-    """Computes the items' activity: one row per item and snapshot at which the item has something new.
+    """Computes the items' activity: one row per item and instant at which the item has something new.
 
-    Columns are `item_id`, `event_timestamp` (the snapshot) and those of `dataset.item_activity`. With
-    `is_latest`, only each item's last row is made.
+    Columns are `item_id`, `event_timestamp`, from when the row holds, and those of `dataset.item_activity`.
+    With `is_latest`, only each item's last row is made.
     """
     log = EntityLog.of(prepared, names.ITEM)
-    return log.frame(log.item_columns(log.changes(instants, is_latest=is_latest)))
+    return log.frame(log.changes(instants, is_latest=is_latest))
+
+
+def overall_rates(prepared: Prepared) -> dict[str, float | None]:
+    """Gives the rate of every label in the train part, towards which rates of few rows are smoothed; of all
+    rows where the train part tells nothing, and None where they neither."""
+    times = event_times(prepared.dataset, prepared.interactions)
+    is_train = (times < pd.Timestamp(prepared.train_until)).to_numpy()
+    rates: dict[str, float | None] = {}
+    for name, values in countable_labels(prepared).items():
+        is_known = ~np.isnan(values)
+        is_counted = is_train & is_known if (is_train & is_known).any() else is_known
+        rates[name] = float((values[is_counted] == 1).mean()) if is_counted.any() else None
+    return rates
 
 
 def countable_labels(prepared: Prepared) -> dict[str, Doubles]:
@@ -92,18 +111,17 @@ def countable_labels(prepared: Prepared) -> dict[str, Doubles]:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Entities, the span of their rows in an `EntityLog` that is known, [start, stop), and when. All (E,)."""
+    """Entities, and the span of their rows in an `EntityLog` that is known, [start, stop). All (E,)."""
 
     ids: Ints
     start: Ints
     stop: Ints
-    at: Ints
-    """The instant, ns."""
 
 
 @dataclass(frozen=True, eq=False)
 class EntityLog:
-    """Interactions sorted by entity, then by time; ties keep file order."""
+    """Interactions sorted by entity, then by time. Ties of rows with a time of their own are told apart by
+    what they hold, as the stream does; those of histories keep file order."""
 
     dataset: Dataset
     entity: str
@@ -112,16 +130,22 @@ class EntityLog:
     items: Ints
     times: Ints
     is_positive: Bools
+    is_timed: Bools
+    """Whether the row has a time of its own."""
     labels: dict[str, Doubles]
     before: dict[str, Tally]
     """Of each label, what lies before each row."""
-    clock: Ints
-    """The same rows' times, ascending."""
-    overall: dict[str, Tally]
-    """Of each label, what lies before each place of `clock`."""
+    positives_before: Ints
+    """How many positives lie before each row; one longer than the rows."""
+    rates: dict[str, float | None]
+    """The overall rate of each label."""
     ids: Ints
     starts: Ints
     group: Ints
+    clock: Ints
+    """Every instant at which something happened, ascending."""
+    places: Ints
+    """Each row's entity and instant as one number, ascending."""
 
     @classmethod
     def of(cls, prepared: Prepared, entity: str) -> EntityLog:
@@ -129,24 +153,32 @@ class EntityLog:
         rows = prepared.interactions
         times = event_times(prepared.dataset, rows).astype("int64").to_numpy()
         entities = rows[id_of(entity)].to_numpy(np.int64)
-        order, by_time = np.lexsort((times, entities)), np.argsort(times, kind="stable")
+        items, is_timed = (
+            rows[names.ITEM_ID].to_numpy(np.int64),
+            rows[prepared.dataset.timestamp].notna().to_numpy(),
+        )
+        is_positive = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan) == 1
+        order = np.lexsort((is_positive & is_timed, items * is_timed, is_timed, times, entities))
         ids, starts, group = np.unique(entities[order], return_index=True, return_inverse=True)
         labels = countable_labels(prepared)
-        target = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan)
+        clock = np.unique(times)
         return cls(
             dataset=prepared.dataset,
             entity=entity,
             order=order.astype(np.int64),
-            items=rows[names.ITEM_ID].to_numpy(np.int64)[order],
+            items=items[order],
             times=times[order],
-            is_positive=(target == 1)[order],
+            is_positive=is_positive[order],
+            is_timed=is_timed[order],
             labels={name: values[order] for name, values in labels.items()},
             before={name: Tally.of(values[order]) for name, values in labels.items()},
-            clock=times[by_time],
-            overall={name: Tally.of(values[by_time]) for name, values in labels.items()},
+            positives_before=_before(is_positive[order]),
+            rates=overall_rates(prepared),
             ids=ids,
             starts=starts.astype(np.int64),
             group=group.astype(np.int64),
+            clock=clock,
+            places=group * (len(clock) + 1) + np.searchsorted(clock, times[order]),
         )
 
     def changes(self, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> Spans:
@@ -162,42 +194,48 @@ class EntityLog:
             is_last |= np.diff(known_from, append=-1) != 0
         rows, group, known_from = rows[is_last], group[is_last], known_from[is_last]
         order = np.lexsort((group, known_from))
-        stop, of = rows[order] + 1, group[order]
-        return Spans(self.ids[of], self.starts[of], stop, instants.asi8[known_from[order]])
+        of = group[order]
+        return Spans(self.ids[of], self.starts[of], rows[order] + 1)
 
-    def frame(self, columns: dict[str, object]) -> pd.DataFrame:
-        """Puts columns of one row per span in their order."""
-        known = self.dataset.user_activity if self.entity == names.USER else self.dataset.item_activity
-        return pd.DataFrame(columns)[[id_of(self.entity), names.EVENT_TIMESTAMP, *known]]
+    def known_at(self, ids: Ints, instants: Ints) -> Spans:
+        """Finds the rows of entities (E,) strictly before instants (E,), ns; none of an unknown entity."""
+        of = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        at = of * (len(self.clock) + 1) + np.searchsorted(self.clock, instants)
+        stop = np.searchsorted(self.places, at)
+        is_known = self.ids[of] == ids
+        return Spans(ids, np.where(is_known, self.starts[of], 0), np.where(is_known, stop, 0))
 
-    def item_columns(self, spans: Spans) -> dict[str, object]:
-        """Counts each entity's rows and smooths its rate of every label towards the overall rate then."""
-        columns: dict[str, object] = {
-            id_of(self.entity): spans.ids,
-            names.EVENT_TIMESTAMP: pd.DatetimeIndex(spans.at.astype("datetime64[ns]"), tz="UTC"),
-            f"{self.entity}_event_count": (spans.stop - spans.start).astype(np.float32),
-        }
-        known = np.searchsorted(self.clock, spans.at)
-        for label in self.labels:
-            ones, counts = self.overall[label].within(np.zeros_like(known), known)
-            overall = np.where(counts > 0, ones / np.maximum(counts, 1), np.nan)
-            ones, counts = self.before[label].within(spans.start, spans.stop)
-            rate = (ones + SMOOTHING * overall) / (counts + SMOOTHING)
-            columns[names.rate_of(self.entity, label)] = rate.astype(np.float32)
-        return columns
+    def frame(self, spans: Spans) -> pd.DataFrame:
+        """Makes the rows of spans that are not empty, as the store has them, and when they hold from."""
+        is_user = self.entity == names.USER
+        stored = self.dataset.user_activity_stored if is_user else self.dataset.item_activity
+        since = (self.times[spans.stop - 1] + HOLDS_AFTER).astype("datetime64[ns]")
+        return pd.DataFrame(
+            {
+                id_of(self.entity): spans.ids,
+                names.EVENT_TIMESTAMP: pd.DatetimeIndex(since, tz="UTC"),
+                **self.columns(spans, stored),
+            }
+        )
 
-    def user_columns(self, spans: Spans) -> dict[str, object]:
-        """As `item_columns`, and the newest items of each user, all and the positive ones."""
-        size = self.dataset.user_activity_stored[names.USER_RECENT_ITEM_IDS].max_length
-        before = _before(self.is_positive)
-        positives = self.items[self.is_positive]
-        return {
-            **self.item_columns(spans),
-            names.USER_RECENT_ITEM_IDS: _newest(self.items, spans.start, spans.stop, size),
-            names.USER_RECENT_POSITIVE_ITEM_IDS: _newest(
-                positives, before[spans.start], before[spans.stop], size
-            ),
-        }
+    def columns(self, spans: Spans, columns: Columns) -> dict[str, object]:
+        """Counts each span's rows, smooths its rate of every label towards the overall one, and takes its
+        newest items, newest first, as many as `columns` say; of an empty span all is null."""
+        counts, is_known = spans.stop - spans.start, spans.stop > spans.start
+        made: dict[str, object] = {f"{self.entity}_event_count": _or_null(counts, is_known)}
+        for label, before in self.before.items():
+            ones, known = before.within(spans.start, spans.stop)
+            overall = self.rates[label]
+            rate = (ones + SMOOTHING * (np.nan if overall is None else overall)) / (known + SMOOTHING)
+            made[names.rate_of(self.entity, label)] = _or_null(rate, is_known)
+        if self.entity == names.USER:
+            size = columns[names.USER_RECENT_ITEM_IDS].max_length
+            before_positive = self.positives_before
+            made[names.USER_RECENT_ITEM_IDS] = _newest(self.items, spans.start, spans.stop, size)
+            made[names.USER_RECENT_POSITIVE_ITEM_IDS] = _newest(
+                self.items[self.is_positive], before_positive[spans.start], before_positive[spans.stop], size
+            )
+        return {name: made[name] for name in columns}
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +265,11 @@ def _before(is_counted: Bools) -> Ints:
     return np.concatenate([[0], np.cumsum(is_counted)]).astype(np.int64)
 
 
+def _or_null(values: npt.NDArray[Any], is_known: Bools) -> Floats:
+    return np.where(is_known, values, np.nan).astype(np.float32)
+
+
 def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> pd.Series:
-    """Takes the last `size` values of each span [start, stop), newest first."""
+    """Takes the last `size` values of each span [start, stop), newest first: views, which copy nothing."""
     lists = [values[max(a, b - size) : b][::-1] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
     return pd.Series(lists, dtype=object)

@@ -1,5 +1,5 @@
 """Computes what is known of users and items, and writes it: the four tables that are Feast's sources, one row
-per user or item and instant at which it changed, and what each user has seen.
+per user or item and instant at which it changed, what the last one is folded from, and what users have seen.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contract import names
+from contract.activity import view_of
 from contract.columns import Columns
-from contract.features import FOLDER, SEEN_FILE, FeatureSet, view_file
+from contract.features import FOLDER, SEEN_FILE, FeatureSet, state_file, view_file
 from training.data.prepared import Prepared, arrow_schema, now, replace_folder
-from training.features.activity import busy_instants, event_times, item_activity, user_activity
+from training.features.activity import (
+    busy_instants,
+    event_times,
+    item_activity,
+    overall_rates,
+    user_activity,
+)
 from training.features.seen import seen_items
+from training.features.states import activity_states
 
 JUST_BEFORE = pd.Timedelta(microseconds=1)
-"""A snapshot at T holds what happened before T, so its row is as of just before T: Feast loads [start, end),
-and a load up to T must hold it.
-"""
+"""Feast loads [start, end), and a load up to an instant must hold the rows of what happened before it."""
 
 
 def first_event(prepared: Prepared) -> datetime:
@@ -34,10 +40,11 @@ def first_event(prepared: Prepared) -> datetime:
 def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
     """Makes the rows of every view up to an instant, in the order of their key and time.
 
-    Facts of users and items have no time of their own: they hold from the first event on.
+    Activity is that of every snapshot and of the instant itself. Facts of users and items have no time of
+    their own: they hold from the first event on.
     """
     dataset = prepared.dataset
-    instants = busy_instants(prepared, until)
+    instants = offline_instants(prepared, until)
     frames = {
         names.USER_PROFILE: (names.USER_ID, prepared.users, dataset.user_profile),
         names.USER_ACTIVITY: (names.USER_ID, user_activity(prepared, instants), dataset.user_activity_stored),
@@ -48,11 +55,23 @@ def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
     tables = {}
     for view, (key, frame, columns) in frames.items():
         if names.EVENT_TIMESTAMP in frame:
-            frame = frame.assign(event_timestamp=frame[names.EVENT_TIMESTAMP] - JUST_BEFORE)
+            last = pd.Timestamp(until) - JUST_BEFORE
+            frame = frame.assign(event_timestamp=frame[names.EVENT_TIMESTAMP].clip(upper=last))
         else:
             frame = frame.assign(event_timestamp=first)
         tables[view] = _table(frame.sort_values([key, names.EVENT_TIMESTAMP]), key, columns)
     return tables
+
+
+def offline_instants(prepared: Prepared, until: datetime) -> pd.DatetimeIndex:
+    """Lists the instants up to one of which Feast's offline store holds everybody's activity: the snapshots,
+    or with `offline_each_event` just after every event; the instant itself at any rate."""
+    if prepared.dataset.activity.offline_each_event:
+        times = event_times(prepared.dataset, prepared.interactions)
+        instants = pd.DatetimeIndex(times[times < pd.Timestamp(until)] + pd.Timedelta(1)).unique()
+    else:
+        instants = busy_instants(prepared, until)
+    return instants.union(pd.DatetimeIndex([pd.Timestamp(until).tz_convert("UTC")]))
 
 
 def _catalog(prepared: Prepared) -> pd.DataFrame:
@@ -75,12 +94,16 @@ def write_features(prepared: Prepared, data: str, *, max_seen: int = 1024) -> Fe
     """
     as_of = prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
     tables = {view_file(view): table for view, table in feature_tables(prepared, as_of).items()}
+    for entity in (names.USER, names.ITEM):
+        tables[state_file(view_of(entity))] = activity_states(prepared, entity, as_of)
     tables[SEEN_FILE] = seen_items(prepared, as_of, max_seen)
     made = FeatureSet(
         dataset=prepared.dataset.name,
         data=data,
         as_of=as_of,
         first_event=first_event(prepared),
+        rates=overall_rates(prepared),
+        horizon=prepared.horizon,
         made_at=now(),
     )
     temporary = prepared.folder / f".{FOLDER}.{os.getpid()}.tmp"

@@ -146,7 +146,7 @@ def test_candidates_are_the_rows_that_training_makes(small_bundle: Bundle) -> No
     )
     made = Candidates(prepared.dataset, encoders, users_as_of(prepared, at), items_as_of(prepared, at))
     columns = made.columns(users, items)
-    pairs = RankingTable.of(prepared, at).pairs(
+    pairs = RankingTable.of(prepared).pairs(
         np.repeat(all_user_ids(prepared)[users], 25),
         prepared.items[names.ITEM_ID].to_numpy(np.int64)[items.ravel()],
         at,

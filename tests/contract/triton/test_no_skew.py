@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 from merlin.dag import Graph
 from merlin.schema import Schema
 from redis import Redis
 
 from contract import names
+from contract.activity import ActivityReducer, ActivityState
 from contract.affinity import affinity_columns, user_item_feature_names
 from contract.bundle import Inputs, RankerSpec
 from contract.dataset import Dataset
 from contract.encoders import Encoders, Field, Scale, Vocabulary
 from contract.environment import RedisUrl
+from contract.feast import feature_key
 from contract.tensors import OPTIONAL_TENSORS, PAD_ID
 from ensemble.run.batch import unsent
 from ensemble.run.chain import chain_of, run_chain
@@ -31,15 +31,17 @@ from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.catalogue import Catalogue
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
+from tests.builders.activity import events_before, logged_events
 from tests.builders.feast_store import feast_repository
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.examples.exposures import RankingTable, take
+from training.features.activity import overall_rates
 from training.features.tables import feature_tables
 
-EXPOSURES = 1_000
+EXPOSURES = 150
 SIZE = Size(users=300, items=240, days=20, interactions=12_000)
 
 
@@ -87,39 +89,33 @@ def feast(
 def test_the_chains_row_of_a_logged_exposure_is_the_training_row(
     prepared: Prepared, feast: Any, redis: Redis
 ) -> None:
+    """Facts lie in Redis as Feast writes them, and activity as the stream does: of what was before it."""
     dataset = prepared.dataset
     until = prepared.split.validate_until
-    exposures = RankingTable.of(prepared, until).exposures(until - timedelta(days=5), until)
+    exposures = RankingTable.of(prepared).exposures(until - timedelta(days=5), until)
     chosen = np.sort(np.random.default_rng(0).choice(len(exposures), EXPOSURES, replace=False))
     rows = take(exposures, chosen)
     expected = raw_arrays(rows.frame, all_columns(dataset))
     encoders = make_encoders(dataset, expected)
     tables = feature_tables(prepared, until)
-
-    day = pd.Timedelta(hours=dataset.activity.snapshot_hours).value
-    offset = pd.Timedelta(hours=dataset.activity.snapshot_offset_hours).value
-    snapshots = (rows.times - offset) // day * day + offset
-    assert len(np.unique(snapshots)) >= 4, "the features change between the exposures"
-    for snapshot in np.unique(snapshots):
-        materialize(feast, tables, pd.Timestamp(snapshot, tz="UTC"))
-        at = snapshots == snapshot
-        row = {name: column[at] for name, column in expected.items()}
+    for view in (names.USER_PROFILE, names.ITEM_CATALOG):
+        feast.write_to_online_store(view, df=tables[view].to_pandas())
+    log, rates = logged_events(prepared), overall_rates(prepared)
+    for at, instant in enumerate(rows.times.tolist()):
+        row = {name: column[at : at + 1] for name, column in expected.items()}
+        for entity, key in ((names.USER, names.USER_ID), (names.ITEM, names.ITEM_ID)):
+            one, reducer = int(row[key][0]), ActivityReducer.of(dataset, entity)
+            events = events_before(log, entity, one, instant)
+            if events:
+                fields: Any = reducer.fields(reducer.fold(ActivityState(), *events), rates)
+                redis.hset(feature_key(key, one, dataset.name), mapping=fields)
         raw, coded = assemble(prepared, redis, row, encoders)
         assert set(raw) | set(user_item_feature_names(dataset)) == set(coded) == set(expected)
         for name, column in raw.items():
-            np.testing.assert_array_equal(column, row[name], err_msg=f"{name} as of {snapshot}")
+            np.testing.assert_array_equal(column, row[name], err_msg=f"{name} of {at}")
         for name, column in coded.items():
             code = encoders.encode(name, row[name])
-            np.testing.assert_array_equal(column, code, err_msg=f"encoded {name} as of {snapshot}")
-
-
-def materialize(feast: Any, tables: dict[str, pa.Table], until: pd.Timestamp) -> None:
-    """Writes each key's newest row before an instant, as `feast materialize` does."""
-    for view, table in tables.items():
-        frame = table.to_pandas()
-        key = names.USER_ID if view in names.USER_VIEWS else names.ITEM_ID
-        newest = frame[frame[names.EVENT_TIMESTAMP] < until].drop_duplicates(key, keep="last")
-        feast.write_to_online_store(view, df=newest)
+            np.testing.assert_array_equal(column, code, err_msg=f"encoded {name} of {at}")
 
 
 def make_encoders(dataset: Dataset, columns: Mapping[str, Any]) -> Encoders:

@@ -26,7 +26,9 @@ LABEL = st.sampled_from([0, 1, None])
 def event(
     at: int, item: int, label: float | None, partition: int | None = None, number: int = 0
 ) -> ActivityEvent:
-    return ActivityEvent(at, item, {"is_click": label}, label == 1, partition, (0, number))
+    return ActivityEvent(
+        at, item, {"is_click": label}, label == 1, partition is not None, partition, (0, number)
+    )
 
 
 @st.composite

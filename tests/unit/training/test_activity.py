@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from contract.activity import SMOOTHING
 from contract.dataset import Dataset
 from training.data.prepared import Prepared, to_numpy
-from training.features.activity import SMOOTHING, item_activity, snapshot_instants, user_activity
+from training.features.activity import item_activity, overall_rates, snapshot_instants, user_activity
 
 START = pd.Timestamp("2022-04-25T00:00Z")
 
@@ -68,8 +69,10 @@ def test_snapshots_are_daily_from_the_one_before_the_first_event() -> None:
 
 def test_a_snapshot_counts_what_is_strictly_before_it_newest_first() -> None:
     data = prepared([(1, 10, None, None), (1, 11, 0.5, 1), (1, 12, 0.6, 0), (1, 13, 1.0, 1)])
-    table = user_activity(data, days(0, 1, 2)).set_index("event_timestamp")
+    table = user_activity(data, days(0, 1, 2))
     assert table["user_event_count"].tolist() == [1, 3, 4]
+    newest = [START, *(START + pd.Timedelta(days=day, microseconds=1) for day in (0.6, 1.0))]
+    assert table["event_timestamp"].tolist() == newest, "it holds from just after its newest event"
     assert [list(ids) for ids in table["user_recent_item_ids"]] == [[10], [12, 11, 10], [13, 12, 11]]
     assert [list(ids) for ids in table["user_recent_positive_item_ids"]] == [[], [11], [13, 11]]
 
@@ -88,25 +91,42 @@ def test_a_row_is_written_only_where_something_is_new() -> None:
     data = prepared([(1, 10, 0.5, 1), (2, 10, 2.5, 0)])
     table = user_activity(data, days(0, 1, 2, 3))
     assert list(zip(table["user_id"], table["event_timestamp"], strict=True)) == [
-        (1, START + pd.Timedelta(days=1)),
-        (2, START + pd.Timedelta(days=3)),
+        (1, START + pd.Timedelta(days=0.5, microseconds=1)),
+        (2, START + pd.Timedelta(days=2.5, microseconds=1)),
     ]
 
 
-def test_rates_are_smoothed_towards_the_overall_rate_of_that_instant() -> None:
+def test_rates_are_smoothed_towards_the_overall_rate_of_the_train_part() -> None:
     data = prepared([(1, 10, 0.1, 1), (2, 10, 0.2, 0), (2, 11, 0.3, 0), (1, 11, 1.5, 1)])
-    table = item_activity(data, days(1, 2)).set_index(["item_id", "event_timestamp"])["item_is_click_rate"]
-    first = (1 + SMOOTHING * (1 / 3)) / (2 + SMOOTHING)
-    second = (1 + SMOOTHING * (2 / 4)) / (2 + SMOOTHING)
-    assert table[10, START + pd.Timedelta(days=1)] == pytest.approx(first)
-    assert table[11, START + pd.Timedelta(days=2)] == pytest.approx(second)
+    assert overall_rates(data) == {"is_click": 0.5}, (
+        "of the first two: the last two are for validation and test"
+    )
+    table = item_activity(data, days(1, 2))["item_is_click_rate"]
+    assert table.tolist() == pytest.approx(
+        [
+            (1 + SMOOTHING / 2) / (2 + SMOOTHING),
+            (SMOOTHING / 2) / (1 + SMOOTHING),
+            (1 + SMOOTHING / 2) / (2 + SMOOTHING),
+        ]
+    )
+
+
+def test_where_train_tells_nothing_all_rows_do_and_where_they_neither_there_is_no_rate() -> None:
+    rows: list[tuple[int, int, float | None, int | None]] = [
+        (1, 10, 0.1, None),
+        (1, 10, 0.2, None),
+        (1, 11, 0.3, 1),
+    ]
+    assert overall_rates(prepared(rows)) == {"is_click": 1.0}
+    data = prepared([(*row[:3], None) for row in rows])
+    assert overall_rates(data) == {"is_click": None}
+    assert np.isnan(user_activity(data, days(1))["user_is_click_rate"][0])
 
 
 def test_a_history_known_by_its_positives_alone_does_not_count_in_rates() -> None:
     data = prepared([(1, 10, None, 1), (1, 11, None, None), (1, 12, 0.5, 0)])
-    table = user_activity(data, days(0, 1))
-    assert np.isnan(table["user_is_click_rate"][0])
-    assert table["user_is_click_rate"][1] == 0
+    assert overall_rates(data) == {"is_click": 0}
+    assert user_activity(data, days(0, 1))["user_is_click_rate"].tolist() == [0, 0]
 
 
 def test_a_history_counts_in_rates_for_its_last_rows_where_they_tell() -> None:

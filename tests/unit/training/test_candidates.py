@@ -23,7 +23,7 @@ from training.features.activity import event_times
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> RankingTable:
     prepared = small_world(Path(tmp_path_factory.mktemp("world")))
-    return RankingTable.of(prepared, prepared.split.validate_until)
+    return RankingTable.of(prepared)
 
 
 def test_rows_are_retrieved_and_clicked_or_never(table: RankingTable) -> None:
@@ -60,7 +60,7 @@ def test_a_train_part_within_one_snapshot_has_no_candidates(table: RankingTable)
     times = event_times(prepared.dataset, prepared.interactions)
     last_day = prepared.interactions[times >= until - pd.Timedelta(hours=12)].reset_index(drop=True)
     short = replace(prepared, interactions=last_day)
-    rows = RankingTable.of(short, short.split.validate_until)
+    rows = RankingTable.of(short)
 
     def retrieve(held: HeldOut, instant: datetime) -> np.ndarray:
         raise AssertionError(f"{len(held.user_ids)} users at {instant}")
@@ -76,7 +76,7 @@ def test_a_log_of_choices_within_one_snapshot_is_asked_for_its_last_fifth(table:
     last_day = prepared.interactions[times >= until - pd.Timedelta(hours=12)].reset_index(drop=True)
     last_day = last_day[last_day[prepared.dataset.target] == 1].reset_index(drop=True)
     short = replace(prepared, interactions=last_day)
-    rows = RankingTable.of(short, short.split.validate_until)
+    rows = RankingTable.of(short)
     asked: list[datetime] = []
 
     def retrieve(held: HeldOut, instant: datetime) -> np.ndarray:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contract import names
-from contract.features import FEATURE_SET_FILE, SEEN_FILE, FeatureSet, view_file
+from contract.features import FEATURE_SET_FILE, SEEN_FILE, FeatureSet, state_file, view_file
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from training.data.prepared import Prepared
 from training.data.sources import catalog
@@ -38,9 +38,16 @@ def test_every_view_has_its_key_its_time_and_its_columns(
         assert table.column_names == [key, names.EVENT_TIMESTAMP, *world.dataset.view_columns(view)]
 
 
-def test_a_snapshot_is_loaded_by_a_run_that_ends_at_it(world: Prepared, tables: dict[str, pa.Table]) -> None:
+def test_a_run_that_ends_at_an_instant_loads_all_that_happened_before(world: Prepared) -> None:
+    last = world.interactions["timestamp"].max()
+    for ends, holds in ((1, 0), (5, 1)):
+        until = (last + pd.Timedelta(microseconds=ends)).to_pydatetime()
+        stamps = feature_tables(world, until)[names.USER_ACTIVITY][names.EVENT_TIMESTAMP].to_pandas()
+        assert stamps.max() == last + pd.Timedelta(microseconds=holds)
+
+
+def test_no_row_holds_before_the_first_event(world: Prepared, tables: dict[str, pa.Table]) -> None:
     stamps = tables[names.USER_ACTIVITY][names.EVENT_TIMESTAMP].to_pandas()
-    assert stamps.max() == pd.Timestamp(world.dataset.clock()) - pd.Timedelta(microseconds=1)
     assert stamps.min() >= pd.Timestamp(first_event(world))
 
 
@@ -88,7 +95,8 @@ def test_files_are_replaced_whole(world: Prepared, tmp_path: Path, monkeypatch: 
     made = write_features(elsewhere, "synthetic")
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
     files = {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()}
-    assert sorted(files) == sorted([*map(view_file, names.VIEWS), SEEN_FILE, FEATURE_SET_FILE])
+    states = map(state_file, (names.USER_ACTIVITY, names.ITEM_ACTIVITY))
+    assert sorted(files) == sorted([*map(view_file, names.VIEWS), *states, SEEN_FILE, FEATURE_SET_FILE])
     assert FeatureSet.read(tmp_path / "features") == made
     assert (made.dataset, made.data, made.as_of) == ("synthetic", "synthetic", world.dataset.clock())
     assert pq.read_table(tmp_path / "features" / view_file(names.ITEM_CATALOG)).num_rows == len(world.items)

@@ -91,7 +91,7 @@ def test_a_user_who_was_forgotten_is_in_no_table_nor_archive(tmp_path: Path) -> 
     last = before.interactions[before.dataset.timestamp].max()
     at_ms = int((last + timedelta(days=1)).timestamp() * 1000)
     events = [Event(str(i), u, 1, at_ms * 1000, {"is_click": 1}) for i, u in enumerate((user, other, user))]
-    table = event_table(before.dataset, events, [at_ms - 5, at_ms - 5, at_ms + 5])
+    table = event_table(before.dataset, events, [(at_ms - 5, 0), (at_ms - 5, 1), (at_ms + 5, 0)])
     path = events_folder(tmp_path, "synthetic") / "2026-01-01T00" / "0-1-0.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(table, path)

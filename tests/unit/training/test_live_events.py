@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from contract.dataset import Dataset
 from contract.event_archive import event_table, events_folder
-from contract.events import Event
+from contract.events import Event, partition_of
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
@@ -21,7 +21,7 @@ AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 def archive(var: Path, dataset: Dataset, events: list[Event], name: str = "0-1") -> None:
     folder = events_folder(var, dataset.name) / "2026-11-28T12"
     folder.mkdir(parents=True, exist_ok=True)
-    table = event_table(dataset, events, [1_795_867_200_000] * len(events))
+    table = event_table(dataset, events, [(1_795_867_200_000, n) for n in range(len(events))])
     pq.write_table(table, folder / f"{name}.parquet")
 
 
@@ -48,6 +48,9 @@ def test_archived_events_are_interactions_each_once_and_their_users_have_rows(tm
     assert (row["item_id"], row["is_click"], row["context_hour"]) == (item, 1, 12)
     assert str(row["is_purchase"]) == "<NA>"
     assert row["timestamp"] == AT + timedelta(seconds=2)
+    assert before.horizon == {}
+    positions = enumerate(partition_of(int(one.user_id)) for one in events)
+    assert after.horizon == {partition: (1_795_867_200_000, n) for n, partition in positions}
     assert len(after.users) == len(before.users) + 1
     assert after.users.dtypes.equals(before.users.dtypes)
     assert after.interactions.dtypes.equals(before.interactions.dtypes)

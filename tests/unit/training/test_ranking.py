@@ -56,10 +56,10 @@ def table() -> RankingTable:
         {name: "Int64" for name in ("is_click", "is_long", "context_tab")}
     )
     interactions["timestamp"] = interactions["timestamp"].astype("datetime64[ns, UTC]")
-    return RankingTable.of(Prepared(Path(), dataset, users, items, interactions), at(3))
+    return RankingTable.of(Prepared(Path(), dataset, users, items, interactions))
 
 
-def test_an_exposure_knows_the_last_snapshot_before_it(table: RankingTable) -> None:
+def test_an_exposure_knows_all_that_was_before_it(table: RankingTable) -> None:
     rows = table.exposures(at(0), at(2))
     assert list(rows.frame) == list(all_columns(table.prepared.dataset))
     assert [list(ids) for ids in rows.frame["user_recent_item_ids"][:2]] == [[12, 11, 10], [11, 12, 11]]
@@ -85,7 +85,7 @@ def test_features_of_a_test_stop_at_its_start(table: RankingTable) -> None:
 def test_a_history_row_knows_only_its_prefix(table: RankingTable) -> None:
     rows = table.histories()
     assert rows.frame["item_id"].tolist() == [10, 11, 12]
-    assert rows.frame["user_event_count"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(rows.frame["user_event_count"], [np.nan, 1, 2])
     assert [list(ids) for ids in rows.frame["user_recent_item_ids"]] == [[], [10], [11, 10]]
     assert rows.frame["user_item_kind_positive"].tolist() == [0, 1, 0]
     assert rows.frame[["context_tab", "item_event_count", "item_is_long_rate"]].isna().all(axis=None)

@@ -54,7 +54,7 @@ def archive(var: Path, notes: Sequence[Shown], events: Sequence[Event] = ()) -> 
     handler.archive.write(entries)
     of_events = Archive(
         events_folder(var, DATASET.name),
-        lambda _: event_table(DATASET, events, [event.at_us // 1000 for event in events]),
+        lambda _: event_table(DATASET, events, [(event.at_us // 1000, 0) for event in events]),
     )
     if events:
         of_events.write([Entry("events:0", f"{AT_MS}-0", {})])

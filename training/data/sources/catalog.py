@@ -113,7 +113,7 @@ def prepare(
         say(warning)
     checked = with_live_changes(with_live_events(checked, var_dir, say), var_dir, say)
     frames = prepared.in_order(checked.frames, checked.dataset)
-    prepared.write_prepared(folder, checked.dataset, frames, stamp, checked.users)
+    prepared.write_prepared(folder, checked.dataset, frames, stamp, checked.users, checked.horizon)
     ready = load_prepared(folder)
     counts = ", ".join(f"{len(frame):,} {table}" for table, frame in frames.items())
     say(f"{folder}: {counts}")

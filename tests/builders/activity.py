@@ -1,0 +1,56 @@
+"""A data set's own log as events, in the order in which they happened."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from contract import names
+from contract.activity import ActivityEvent
+from training.data.prepared import Prepared
+from training.features.activity import countable_labels, event_times
+
+
+class LoggedEvent(NamedTuple):
+    """An event of the log, and whose it is."""
+
+    at: int
+    """The instant, ns."""
+    user_id: int
+    item_id: int
+    event: ActivityEvent
+
+    def is_of(self, entity: str, entity_id: int) -> bool:
+        """Whether it is a user's or an item's."""
+        return entity_id == (self.user_id if entity == names.USER else self.item_id)
+
+
+def logged_events(prepared: Prepared) -> list[LoggedEvent]:
+    """Gives what happened, in order; ties keep file order."""
+    log, dataset = prepared.interactions, prepared.dataset
+    times = event_times(dataset, log).astype("int64").to_numpy()
+    counted = {name: values.tolist() for name, values in countable_labels(prepared).items()}
+    is_timed = log[dataset.timestamp].notna().tolist()
+    is_positive = (log[dataset.target] == 1).to_numpy(np.bool_, na_value=False).tolist()
+    users, items = log[names.USER_ID].tolist(), log[names.ITEM_ID].tolist()
+    return [
+        LoggedEvent(
+            int(times[row]),
+            users[row],
+            items[row],
+            ActivityEvent(
+                at_us=int(times[row]) // 1000,
+                item_id=items[row],
+                labels={n: None if np.isnan(v[row]) else v[row] for n, v in counted.items()},
+                is_positive=is_positive[row],
+                is_timed=is_timed[row],
+            ),
+        )
+        for row in np.argsort(times, kind="stable").tolist()
+    ]
+
+
+def events_before(log: list[LoggedEvent], entity: str, entity_id: int, at: int) -> list[ActivityEvent]:
+    """Gives an entity's events strictly before an instant, ns."""
+    return [one.event for one in log if one.at < at and one.is_of(entity, entity_id)]
