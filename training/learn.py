@@ -34,12 +34,14 @@ from training.slates.choose import choose_sources
 from training.slates.new_items import with_new_items
 from training.slates.search import evaluate_vectors, retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
-from training.slates.sources import FittedSource, RecentLists, fitted_again, lists_of
+from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
 WORKFLOW_PARTITION = 20_000
 """Rows that NVTabular takes at a time."""
+VECTORS_WEIGHT, POPULAR_WEIGHT, UNFITTED_INTERCEPT = 5.0, 0.2, -5.0
+"""Of the log-odds of a click, where nothing is fitted."""
 
 
 def fitting_rows(prepared: Prepared, train: RankingRows) -> pd.DataFrame:
@@ -106,6 +108,16 @@ def make_candidates(
     return candidate_rows(table, encoders, retrieve_for, prepared.split.train_until, seed)
 
 
+def unfitted_order(sources: Sequence[str]) -> OrderSpec:
+    """Gives the order of slates where validation has too little to fit one: the vectors' and, where it is a
+    source, what is popular, each weighed about as fits weigh it.
+
+    Not the ranker's: alone, it is the weakest of all.
+    """
+    popular = {name: POPULAR_WEIGHT for name in sources if name == POPULAR}
+    return OrderSpec(ranking=0, retrieval=VECTORS_WEIGHT, sources=popular, intercept=UNFITTED_INTERCEPT)
+
+
 def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSource], k: int) -> Learned:
     """Chooses how many candidates each source gives, and how slates are ordered, by what the validation
     part's users clicked; `fitted` have seen the train part alone.
@@ -116,7 +128,7 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
     """
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
-    order = OrderSpec()
+    order = unfitted_order([one.spec.name for one in fitted])
     if len(held.user_rows):
         vectors = learned.retriever.vectors(held, split.train_until)
         lists = lists_of(fitted, RecentLists.of(prepared, split.train_until), held, vectors, k)
@@ -135,7 +147,8 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
                 relevant=np.diff(held.relevant.indptr).astype(np.int64),
                 known=slates.known,
                 columns=slates.columns,
-            )
+            ),
+            otherwise=order,
         )
     sources = tuple(one for one in fitted if one.spec.name in order.weighed)
     if len(held.user_rows) and fitted:

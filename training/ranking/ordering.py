@@ -18,18 +18,18 @@ FEWEST_CLICKS = 30
 """Clicks under which nothing is fitted: the numbers would follow noise."""
 
 
-def fit_ordering(judged: Judged) -> OrderSpec:
+def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
     """Chooses by NDCG@10 on users whom a blend was not fitted on: a blend of the sources' scores, with the
     ranker's if that is better, or, where it is better by more than the standard error, one without the
     vectors', or a single score. Corrections come on top, where they are better by that much.
 
     A blend's weights, none negative, are fitted listwise. The chosen sum is scaled to a probability. With too
-    few clicks the slate keeps the ranker's order.
+    few clicks it is the order `otherwise`.
     Source: Platt 1999.
     """
     clicked = judged.chosen
     if clicked.sum() < FEWEST_CLICKS or clicked[judged.live].all():
-        return OrderSpec()
+        return otherwise
     names = (RANKING, RETRIEVAL, *judged.sources)
     scores = named_scores(judged.ranking, judged.retrieval, judged.sources, names)
     scores = {name: np.where(judged.live, score, 0) for name, score in scores.items()}

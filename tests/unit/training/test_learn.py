@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.bundle import OrderSpec
 from tests.builders.datasets import own_tables, quiet, write_own
 from training.config import QualityLevel, TrainingSettings
 from training.data.sources import catalog
 from training.data.sources.synthetic import Size
+from training.learn import unfitted_order
 from training.pipeline import learn
 from training.progress import TrainingProgress
 
@@ -26,7 +26,9 @@ def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path
     learned, metrics = learn(
         prepared, TrainingSettings(quality=QualityLevel.TINY).at_quality(), TrainingProgress()
     )
-    assert learned.order == OrderSpec()
+    assert learned.order == unfitted_order(["popular"])
+    assert learned.order.ranking == 0, "alone, the ranker's order is the weakest"
+    assert min(learned.order.retrieval, learned.order.sources["popular"]) > 0
     assert metrics["test"]["users"] == 0
     assert set(metrics["sections"]) == {"ranking"}
     assert 0 < metrics["sections"]["ranking"]["DLRM"]["log_loss"] < 1

@@ -115,7 +115,7 @@ def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarra
 def test_the_fit_finds_the_weights_that_drew_the_clicks() -> None:
     chain = np.random.default_rng(9).exponential(1, (4000, 50)).astype(np.float32)
     true = OrderSpec(ranking=0.7, retrieval=4.0, sources={"chain": 1.0}, intercept=-7.0)
-    found = fit_ordering(lists_of(true, 4000, chain=chain))
+    found = fit_ordering(lists_of(true, 4000, chain=chain), OrderSpec())
     assert found.ranking == pytest.approx(true.ranking, rel=0.15)
     assert found.retrieval == pytest.approx(true.retrieval, rel=0.15)
     assert found.sources["chain"] == pytest.approx(1.0, rel=0.15)
@@ -124,7 +124,7 @@ def test_the_fit_finds_the_weights_that_drew_the_clicks() -> None:
 
 def test_a_score_that_misleads_gets_no_weight_rather_than_a_negative_one() -> None:
     judged = lists_of(OrderSpec(ranking=1, retrieval=4, intercept=-5), 1000)
-    found = fit_ordering(replace(judged, retrieval=-judged.retrieval))
+    found = fit_ordering(replace(judged, retrieval=-judged.retrieval), OrderSpec())
     assert found.retrieval == 0
     assert found.ranking > 0
 
@@ -133,7 +133,7 @@ def test_a_ranker_that_adds_nothing_has_no_weight() -> None:
     judged = lists_of(OrderSpec(ranking=0, retrieval=6, intercept=-6), 1000)
     noise = expit(np.random.default_rng(3).normal(size=judged.ranking.shape)).astype(np.float32)
     upside_down = np.where(judged.clicked, noise / 2, noise)
-    found = fit_ordering(replace(judged, ranking=upside_down))
+    found = fit_ordering(replace(judged, ranking=upside_down), OrderSpec())
     assert found.ranking == 0
     assert found.retrieval > 0
 
@@ -143,7 +143,7 @@ def test_an_order_is_never_worse_on_its_users_than_the_best_single_score() -> No
     judged = lists_of(
         OrderSpec(ranking=0.1, retrieval=0.2, sources={"chain": 2.0}, intercept=-7), 300, chain=chain
     )
-    order = fit_ordering(judged)
+    order = fit_ordering(judged, OrderSpec())
 
     def gain(scores: np.ndarray) -> float:
         at = np.argsort(-scores, axis=1, kind="stable")
@@ -169,16 +169,17 @@ def test_padding_takes_no_part() -> None:
         known=judged.known,
         columns={},
     )
-    found, expected = fit_ordering(padded), fit_ordering(judged)
+    found, expected = fit_ordering(padded, OrderSpec()), fit_ordering(judged, OrderSpec())
     assert found.retrieval == pytest.approx(expected.retrieval, rel=1e-3)
     assert found.ranking == pytest.approx(expected.ranking, rel=1e-3)
 
 
-def test_a_handful_of_clicks_changes_nothing() -> None:
+def test_with_a_handful_of_clicks_the_order_is_what_it_would_be_otherwise() -> None:
     judged = lists_of(OrderSpec(), 100)
     few = np.zeros_like(judged.clicked)
     few[0, : FEWEST_CLICKS - 1] = True
-    assert fit_ordering(replace(judged, clicked=few)) == OrderSpec()
+    otherwise = OrderSpec(ranking=0, retrieval=3)
+    assert fit_ordering(replace(judged, clicked=few), otherwise) == otherwise
 
 
 def test_a_score_that_is_equal_for_all_is_never_the_order_however_well_the_candidates_came() -> None:
@@ -189,7 +190,7 @@ def test_a_score_that_is_equal_for_all_is_never_the_order_however_well_the_candi
     clicked = np.take_along_axis(judged.clicked, best_first, axis=1)
     silent = {"silent": np.zeros_like(judged.retrieval)}
     found = fit_ordering(
-        replace(judged, ranking=ranking, retrieval=retrieval, clicked=clicked, sources=silent)
+        replace(judged, ranking=ranking, retrieval=retrieval, clicked=clicked, sources=silent), OrderSpec()
     )
     assert found.retrieval > 0
     assert found.sources == {}
@@ -206,12 +207,12 @@ def test_a_column_that_tells_what_no_score_does_corrects_the_order_and_stays_a_p
     told, noise = (rng.normal(size=judged.clicked.shape).astype(np.float32) for _ in range(2))
     clicked = rng.random(told.shape) < expit(4 * judged.retrieval - 5 + 1.0 * told)
     some = replace(judged, clicked=clicked, relevant=clicked.sum(axis=1).astype(np.int64))
-    order = fit_ordering(replace(some, columns={"noise": noise, "told": told}))
+    order = fit_ordering(replace(some, columns={"noise": noise, "told": told}), OrderSpec())
     assert order.columns["told"] == pytest.approx(1.0, rel=0.2)
     assert abs(order.columns["noise"]) < 0.1
     chances = corrected(replace(some, columns={"noise": noise, "told": told}), order)
     assert chances.mean() == pytest.approx(clicked.mean(), rel=0.05)
-    plain = fit_ordering(some)
+    plain = fit_ordering(some, OrderSpec())
     assert some.ndcg(chances).mean() > some.ndcg(corrected(some, plain)).mean() + 0.02
 
 
@@ -228,7 +229,7 @@ def test_a_score_that_says_more_of_who_is_known_longer_is_corrected_so() -> None
         relevant=clicked.sum(axis=1).astype(np.int64),
         known=known,
     )
-    order = fit_ordering(judged)
+    order = fit_ordering(judged, OrderSpec())
     plain = order.model_copy(update={"corrections": {}, "columns": {}})
     gain = judged.ndcg(corrected(judged, order)) - judged.ndcg(corrected(judged, plain))
     assert gain.mean() > 2 * gain.std() / np.sqrt(len(gain))
@@ -237,6 +238,8 @@ def test_a_score_that_says_more_of_who_is_known_longer_is_corrected_so() -> None
 def test_columns_that_say_nothing_correct_nothing() -> None:
     judged = lists_of(OrderSpec(ranking=1, retrieval=4, intercept=-5), 300)
     noise = np.random.default_rng(6).normal(size=(8, *judged.clicked.shape)).astype(np.float32)
-    order = fit_ordering(replace(judged, columns={f"noise_{at}": n for at, n in enumerate(noise)}))
+    order = fit_ordering(
+        replace(judged, columns={f"noise_{at}": n for at, n in enumerate(noise)}), OrderSpec()
+    )
     assert order.columns == {}
     assert order.corrections == {}
