@@ -87,7 +87,7 @@ def best_first(scores: Floats, count: int) -> Ints:
     if count <= 0:
         return np.zeros(0, dtype=np.int64)
     least = least_of_best(scores, count)
-    places = np.flatnonzero(scores >= least if least > 0 else scores > 0)
+    (places,) = (scores >= least if least > 0 else scores > 0).nonzero()
     best: Ints = places[np.argsort(-scores[places], kind="stable")[:count]]
     return best
 

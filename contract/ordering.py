@@ -21,7 +21,7 @@ def log_odds(probabilities: Floats) -> npt.NDArray[np.float64]:
     p = probabilities.astype(np.float64)
     with np.errstate(divide="ignore"):
         odds = np.log(p) - np.log1p(-p)
-    return np.asarray(np.clip(odds, -_LOG_ODDS_BOUND, _LOG_ODDS_BOUND))
+    return np.asarray(np.minimum(np.maximum(odds, -_LOG_ODDS_BOUND), _LOG_ODDS_BOUND))
 
 
 def named_scores(

@@ -74,8 +74,8 @@ class Batch:
         self.requests = requests
         sent = dict.fromkeys(name for request in requests for name in request)
         self.tensors: Tensors = {name: _stacked([_sent(r, name) for r in requests], name) for name in sent}
-        self.ends = np.cumsum([len(request["user_id"]) for request in requests])
-        self.owners = np.repeat(np.arange(len(requests)), np.diff(self.ends, prepend=0))
+        rows = [len(request["user_id"]) for request in requests]
+        self.ends, self.owners = np.cumsum(rows), np.repeat(np.arange(len(requests)), rows)
 
     def table(self, rows: Places) -> Tensors:
         """Gives the rows (B',) with which the chain begins."""
@@ -98,7 +98,7 @@ class Batch:
             ("n", (n < 1) | (n > MAX_N), f"from 1 to {MAX_N}"),
             ("user_id", is_wrong_user, "an id"),
         ):
-            for row in np.flatnonzero(is_wrong):
+            for row in is_wrong.nonzero()[0].tolist():
                 message = f"{name} must be {must}, got {self.tensors[name][row, 0]}"
                 found[self.owners[row]] = StageError(ErrorCode.BAD_REQUEST, "request", message)
         for row in filtered:
@@ -120,7 +120,7 @@ class Batch:
 
     def _sent_rows(self, name: str) -> Places:
         """Lists the rows in which an optional tensor of bytes says something."""
-        return np.flatnonzero(self.tensors[name].any(axis=1)) if name in self.tensors else NO_ROWS
+        return np.nonzero(self.tensors[name].any(axis=1))[0] if name in self.tensors else NO_ROWS
 
     def cut(self, table: Tensors, rows: Places) -> dict[int, Reply]:
         """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none

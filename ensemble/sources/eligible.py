@@ -32,7 +32,7 @@ class EligibleItems:
         eligible[:, : len(available)] = available
         flat, width = eligible.reshape(-1), eligible.shape[1]
         for ids in (users.seen_item_ids, users.exclude_item_ids):
-            at = np.flatnonzero(ids != PAD_ID)
+            at = (ids.reshape(-1) != PAD_ID).nonzero()[0]
             gone = self.positions.of(ids.reshape(-1)[at]) % width  # `UNKNOWN` becomes the last column
             flat[at // ids.shape[1] * width + gone] = False
         for row, filters in enumerate(users.filters):

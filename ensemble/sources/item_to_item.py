@@ -55,6 +55,6 @@ class ItemToItemSource:
         history = self.spec.history
         ids = np.full((len(users.vectors), 1), PAD_ID) if history is None else users.features[history]
         histories = list(self.positions.of(ids))
-        for row in np.flatnonzero(users.are_like):
+        for row in users.are_like.nonzero()[0]:
             histories[row] = self.positions.of(users.like_item_ids[row : row + 1])
         return histories

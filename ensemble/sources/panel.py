@@ -116,7 +116,7 @@ class Panel:
         told."""
         is_gone = (lists != UNKNOWN) & ~users.eligible[np.arange(len(lists))[:, None, None], lists]
         gone, ends = lists[is_gone], np.cumsum(is_gone.sum(axis=(1, 2))).tolist()
-        of_sources = np.flatnonzero(is_gone.any(axis=(0, 2))).tolist()
+        of_sources = is_gone.any(axis=(0, 2)).nonzero()[0].tolist()
         best = lists.copy()
         for at in of_sources:
             best[:, at] = _moved_up(lists[:, at], ~is_gone[:, at])

@@ -25,7 +25,7 @@ def is_among(ids: Int[np.ndarray, "B R"], others: Int[np.ndarray, "B S"]) -> Boo
     """Marks the ids that are in the same row of `others`."""
     found = np.zeros(ids.shape, dtype=np.bool_)
     is_other = others != PAD_ID
-    for row in np.flatnonzero(is_other.any(axis=1)).tolist():
+    for row in is_other.any(axis=1).nonzero()[0].tolist():
         known = np.sort(others[row, is_other[row]])
         found[row] = known.take(np.searchsorted(known, ids[row]), mode="clip") == ids[row]
     return found

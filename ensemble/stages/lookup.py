@@ -78,7 +78,7 @@ class LookupUserFeatures(Stage):
         tensors[IS_UNKNOWN_USER] = (~rows.is_found & (user_id[:, 0] != PAD_ID))[:, None]
         tensors[IS_LACKING_USER] = rows.is_lacking[:, None]
         tensors[LACKS_FEATURES] = np.zeros(user_id.shape, dtype=np.bool_)
-        for row in np.flatnonzero(user_features.any(axis=1)).tolist():
+        for row in np.nonzero(user_features.any(axis=1))[0].tolist():
             self._take(decode_user_features(user_features[row], self.dtypes), tensors, row)
         return tensors
 

@@ -32,8 +32,8 @@ def considered(
     quality: Float[np.ndarray, "B 1"], n: Int[np.ndarray, "B 1"], k: int
 ) -> Int[np.ndarray, "B 1"]:
     """Counts the candidates that a request considers: its `quality` share of K, at least its `n`."""
-    share = np.rint(np.clip(quality, 0, 1) * k).astype(np.int64)
-    counts: Int[np.ndarray, "B 1"] = np.clip(share, np.minimum(n, k), k)
+    share = np.rint(np.minimum(np.maximum(quality, 0), 1) * k).astype(np.int64)
+    counts: Int[np.ndarray, "B 1"] = np.minimum(np.maximum(share, np.minimum(n, k)), k)
     return counts
 
 

@@ -66,7 +66,7 @@ class RuledOrder:
         """Lists the users, of (B,P), for whom there may be rules."""
         if self.has_defaults:
             return list(range(len(rules)))
-        return np.flatnonzero(rules.any(axis=1)).tolist() if rules.any() else []
+        return np.nonzero(rules.any(axis=1))[0].tolist() if rules.any() else []
 
     def slate(self, user: Mapping[str, Array], scores: Floats) -> RuledSlate | None:
         """Takes the tensors of one user, each (width,), and the scores of the candidates (K,), in [-1,1] for
@@ -93,7 +93,7 @@ class _User:
         self.offer = order.offers.current
         self.positions = self.offer.catalogue.positions
         self.is_like = bool(user["like_item_id"][0] != PAD_ID)
-        live = np.flatnonzero(user["candidate_mask"] & np.isfinite(scores))
+        live = (user["candidate_mask"] & np.isfinite(scores)).nonzero()[0]
         self.live = live[np.argsort(-scores[live], kind="stable")]
 
     def slate(self) -> RuledSlate:

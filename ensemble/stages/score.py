@@ -62,9 +62,9 @@ class ScoreCandidates(Stage):
         if self.ranker is None:
             return {"ranking_scores": scores, IS_RANKED: like_item_id == PAD_ID}
         is_ranked = (quality > 0) & (like_item_id == PAD_ID)
-        rows = np.flatnonzero(is_ranked[:, 0] & candidate_mask[:, 0])
+        rows = (is_ranked[:, 0] & candidate_mask[:, 0]).nonzero()[0]
         if len(rows):
-            width = int(np.flatnonzero(candidate_mask[rows].any(axis=0))[-1]) + 1
+            width = int(candidate_mask[rows].any(axis=0).nonzero()[0][-1]) + 1
             users: Any = slice(None) if len(rows) == len(quality) else rows
             inputs = {name: tensors[given][users] for name, given in self.of_user.items()}
             inputs |= {name: tensors[given][users, :width] for name, given in self.of_candidate.items()}

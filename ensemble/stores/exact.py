@@ -83,9 +83,9 @@ class _Nearest:
         if not self.count:
             return
         if len(self.places) == self.count:
-            at = np.flatnonzero(products > self.scores[-1])  # an equal one has a greater id
+            (at,) = (products > self.scores[-1]).nonzero()  # an equal one has a greater id
         else:
-            at = np.flatnonzero(products >= least_of_best(products, self.count))
+            (at,) = (products >= least_of_best(products, self.count)).nonzero()
         if len(at):
             places = np.concatenate([self.places, start + at])
             scores = np.concatenate([self.scores, products[at]])
