@@ -13,6 +13,8 @@ from service.slate import Slate
 from service.triton.tensors import RequestRow
 
 Call = Callable[[Sequence[RequestRow]], Awaitable[Sequence[Slate]]]
+WORTH_A_CALL = 4
+"""Rows that go beside another call: a run of the chain costs almost as much for one as for two."""
 
 
 @dataclass(slots=True)
@@ -26,15 +28,17 @@ class _Waiter:
 class Batcher:
     """Sends a row at once while calls are few, and with the others that wait once they are many.
 
-    No row waits for company: batches grow by themselves with the load, as group commits do. The rows share
-    the cost of their call. A call goes on when nobody waits for it any more: Triton may crash where one is
-    cancelled, and drops what is late by itself.
+    A row waits for company only while a call is under way: batches grow by themselves with the load, as
+    group commits do. The rows share the cost of their call; a further call beside the first takes
+    `WORTH_A_CALL` rows, or as many as a call may have. A call goes on when nobody waits for it any more, and
+    nobody then waits behind it: Triton may crash where one is cancelled, and drops what is late by itself.
     """
 
     def __init__(self, call: Call, most_rows: int, most_calls: int) -> None:
         self._call, self._most_rows, self._most_calls = call, most_rows, most_calls
+        self._worth = min(WORTH_A_CALL, most_rows)
         self._waiting: deque[_Waiter] = deque()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], Sequence[_Waiter]] = {}
         self._is_due = False
 
     async def slate(self, row: RequestRow) -> Slate:
@@ -46,9 +50,9 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         waiter = _Waiter(row, loop.create_future())
-        timer = loop.call_later(row.deadline.left_s(), _late, waiter)
+        timer = loop.call_later(row.deadline.left_s(), self._late, waiter)
         self._waiting.append(waiter)
-        if not self._is_due and len(self._calls) < self._most_calls:
+        if not self._is_due and self._may_send():
             self._is_due = True
             loop.call_soon(self._send)  # after whatever else came in this turn of the loop
         try:
@@ -56,11 +60,17 @@ class Batcher:
         finally:
             timer.cancel()
 
+    def _may_send(self) -> bool:
+        if len(self._calls) >= self._most_calls:
+            return False
+        is_waited_for = any(not one.slate.done() for batch in self._calls.values() for one in batch)
+        return len(self._waiting) >= self._worth or not is_waited_for
+
     def _send(self) -> None:
         self._is_due = False
-        while len(self._calls) < self._most_calls and (batch := self._next()):
+        while self._may_send() and (batch := self._next()):
             call = asyncio.get_running_loop().create_task(self._carry(batch))
-            self._calls.add(call)
+            self._calls[call] = batch
             call.add_done_callback(self._done)
 
     def _next(self) -> list[_Waiter]:
@@ -72,7 +82,11 @@ class Batcher:
         return batch
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
+        self._calls.pop(task, None)
+        self._send()
+
+    def _late(self, waiter: _Waiter) -> None:
+        _fail(waiter, DependencyUnavailable("triton", "no answer in time", is_late=True))
         self._send()
 
     async def _carry(self, batch: Sequence[_Waiter]) -> None:
@@ -93,10 +107,6 @@ class Batcher:
             for waiter, slate in zip(batch, slates, strict=True):
                 if not waiter.slate.done():
                     waiter.slate.set_result(slate)
-
-
-def _late(waiter: _Waiter) -> None:
-    _fail(waiter, DependencyUnavailable("triton", "no answer in time", is_late=True))
 
 
 def _fail(waiter: _Waiter, error: Exception) -> None:

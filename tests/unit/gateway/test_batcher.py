@@ -13,7 +13,7 @@ from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.slate import Slate
-from service.triton.batcher import Batcher
+from service.triton.batcher import WORTH_A_CALL, Batcher
 from service.triton.tensors import RequestRow
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +81,38 @@ async def test_rows_of_one_turn_of_the_loop_share_a_call_and_calls_are_bounded()
     ensemble.may_answer.set()
     await asyncio.gather(*asking)
     assert ensemble.calls == [[0, 1], [2, 3], [4, 5]]
+
+
+async def test_a_second_call_is_made_once_it_has_rows_enough() -> None:
+    ensemble = Ensemble()
+    batcher = Batcher(ensemble, most_rows=8, most_calls=2)
+    asking = ask(batcher, [0])
+    await settle()
+    asking += ask(batcher, range(1, WORTH_A_CALL))
+    await settle()
+    assert ensemble.calls == [[0]]
+    asking += ask(batcher, [WORTH_A_CALL])
+    await settle()
+    assert ensemble.calls == [[0], [*range(1, WORTH_A_CALL + 1)]]
+    ensemble.may_answer.set()
+    await asyncio.gather(*asking)
+
+
+async def test_nobody_waits_behind_a_call_that_nobody_waits_for() -> None:
+    ensemble = Ensemble()
+    batcher = Batcher(ensemble, most_rows=8, most_calls=2)
+    late = RequestRow.of(RecommendRequest(user_id=0), Deadline.after(0.01), seed=0, quality=1.0)
+    first = asyncio.ensure_future(batcher.slate(late))
+    await settle()
+    waiting = ask(batcher, [1])
+    await settle()
+    assert ensemble.calls == [[0]]
+    with pytest.raises(DependencyUnavailable):
+        await first
+    await settle()
+    assert ensemble.calls == [[0], [1]]
+    ensemble.may_answer.set()
+    await asyncio.gather(*waiting)
 
 
 async def test_one_rows_fault_is_not_the_others() -> None:
