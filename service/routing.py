@@ -40,7 +40,7 @@ EVERY_S = 0.25
 """Seconds between two looks at the record."""
 READ_S = 1.0
 """Seconds for reading or writing it."""
-PREPARE_S = 5.0
+PREPARE_S = 10.0
 """Seconds in which a bundle must be read and warm, or it is refused."""
 RETRY_S = 5.0
 """Seconds until one that was refused is tried again."""
@@ -108,6 +108,7 @@ class Router:
         self._link = (self._folder, variant.name)
         self._held = {variant.name: Recommendations(settings, variant, event_loop, metrics)}
         self._preparing: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._refused: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._gateway, self._beats = f"{socket.gethostname()}:{settings.port}", itertools.count()
@@ -331,8 +332,9 @@ class Router:
         self._left = {name: self._left.get(name, now_s) for name in away}
         for name, since_s in self._left.items():
             if now_s - since_s > KEPT_S:
-                closing = _close(self._held.pop(name).variant)
-                self._preparing[f"{name}, closing"] = asyncio.get_running_loop().create_task(closing)
+                closing = asyncio.get_running_loop().create_task(_close(self._held.pop(name).variant))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     async def _judge(self, written: Written) -> None:
         """Takes an arm out of the record whose answers are worse than the champion's beyond the bound."""

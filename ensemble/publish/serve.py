@@ -27,7 +27,7 @@ from ensemble.triton.probe import Probe, Sign
 from ensemble.triton.repository import LoadError, ModelRepository
 
 TIMEOUT_MS = 5_000
-BEAT_S, FOLLOWED_S, PAUSE_S = 1.0, 15.0, 0.05
+BEAT_S, FOLLOWED_S, PAUSE_S = 1.0, 20.0, 0.05
 """Seconds after which a gateway that is alive has reported again; in which it must follow; between looks."""
 SLATES = 20
 """Slates that a bundle has to give, one after the other, before anybody is sent to it."""

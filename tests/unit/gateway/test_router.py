@@ -117,6 +117,25 @@ async def test_a_promotion_and_a_rollback_are_followed_and_named() -> None:
     assert (await told(router))["bundle"] == BUNDLE, "what was served before is at hand at once"
 
 
+async def test_what_serves_a_bundle_is_let_go_once_the_record_has_not_named_it_for_a_while() -> None:
+    store, now_s = make_store(), 0.0
+    router, _ = make_router(store, "two")
+    router._clock = lambda: now_s
+    for routing, passed_s, held in (
+        (Routing(champion="two"), 0.0, {BUNDLE, "two"}),
+        (Routing(champion=BUNDLE, former="two"), 2 * module.KEPT_S, {BUNDLE, "two"}),
+        (Routing(champion=BUNDLE), module.KEPT_S - 1, {BUNDLE, "two"}),
+        (Routing(champion=BUNDLE), 2.0, {BUNDLE}),
+        (Routing(champion="two"), 0.0, {BUNDLE, "two"}),
+    ):
+        write(store, routing)
+        await settled(router)
+        now_s += passed_s
+        await router.look()
+        assert set(router._held) == held
+        assert (await told(router))["bundle"] == routing.champion
+
+
 async def test_users_of_a_split_stay_in_their_arm_and_one_may_look_at_both() -> None:
     store = make_store()
     router, bundles = make_router(store, "two")
