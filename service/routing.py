@@ -20,7 +20,7 @@ from contract.errors import StageError, WrongField
 from contract.routing import CHAMPION, GatewayReport, Routing, RoutingError, Written
 from contract.slates import Degradation, SlateSource
 from service.failures import DependencyUnavailable
-from service.limits.arm_health import ArmHealth, exceeds
+from service.limits.arm_health import Answers, ArmHealth
 from service.limits.deadline import Clock, Deadline
 from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
@@ -113,7 +113,8 @@ class Router:
         self._reasons: dict[str, str] = {}
         self._gateway, self._beats = f"{socket.gethostname()}:{settings.port}", itertools.count()
         self._left: dict[str, float] = {}
-        self._health: dict[str, ArmHealth] = defaultdict(ArmHealth)
+        self._answers: dict[str, Answers] = defaultdict(Answers)
+        self._health: dict[str, ArmHealth] = {}
         self._complaint = ""
         self.shown = ShownNotes(variant.store, metrics, settings.shown_buffer, settings.shown_ms / 1000)
         self.served = Served(Routing(champion=variant.name), self._held[variant.name])
@@ -143,11 +144,11 @@ class Router:
         try:
             answer = await recommendations.answer(request, request_id, started, arm, heard)
         except StageError:
-            self._health[arm].note(is_bad=True)
+            self._answers[arm].note(is_bad=True)
             raise
         if served.arms and not getattr(request, "source", None):
             is_full = answer.sources[0] == SlateSource.ENSEMBLE
-            self._health[arm].note(not is_full or not WEAK.isdisjoint(answer.log_fields["degraded"]))
+            self._answers[arm].note(not is_full or not WEAK.isdisjoint(answer.log_fields["degraded"]))
         return answer
 
     async def answers(self, requests: Sequence[RecommendRequest], request_id: str) -> RenderedAnswer:
@@ -276,7 +277,8 @@ class Router:
             for one in (champion, *arms.values()):
                 one.variant.limits.in_flight.at_least(before.champion.variant.limits.in_flight)
             self.served = after
-            self._health.clear()
+            self._answers.clear()
+            self._health = {arm: ArmHealth(self.settings.arm_excess, now_s) for arm in arms}
             told = {arm: one.variant.name for arm, one in after.answering.items()}
             self.metrics.serves(told)
             log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
@@ -338,13 +340,12 @@ class Router:
 
     async def _judge(self, written: Written) -> None:
         """Takes an arm out of the record whose answers are worse than the champion's beyond the bound."""
-        champion = self._health[CHAMPION].bad()
-        for arm in list(self.served.arms):
-            found = self._health[arm].bad()
-            if not exceeds(found, champion, self.settings.arm_excess):
+        champion, now_s = self._answers[CHAMPION], self._clock()
+        for arm, health in list(self._health.items()):
+            reason = health.judge(self._answers[arm], champion, now_s)
+            if not reason:
                 continue
-            told = f"{found[0]} of the latest {found[1]} answers of {arm} failed or were degraded, of the "
-            why = f"taken out: {told}champion's {champion[0]} of {champion[1]}"
+            why = f"{arm} was taken out: {reason}"
             changed = written.routing.split(arm, 0, why)
             self._apply(Written(changed, changed.encode()))
             self.metrics.arm_ended(arm)

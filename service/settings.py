@@ -189,9 +189,9 @@ class Settings(BaseSettings):
     )
     arm_excess: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1,
-        description="Share of an arm's answers, beyond the champion's, that may fail or be degraded, of "
-        "those of the latest half minute; one beyond it is taken out of the split. Lower it to end a bad "
-        "split sooner; raise it where chance alone ends good ones.",
+        description="Share of an arm's answers, beyond the champion's, that may fail or be degraded; one "
+        "beyond it three times in a row, each of ten seconds and fifty answers at least, is taken out of the "
+        "split. Lower it to end a bad split sooner; raise it where chance alone ends good ones.",
     )
     latency_budget_ms: PositiveInt = Field(
         80,
