@@ -137,7 +137,8 @@ def explain_redis(error: Exception) -> str:
         return AUTHENTICATION_FAILED
     if "NoPermissionError" in kinds:
         return f"{said}; docs/operations.md lists what the user in {REDIS_URL} must be allowed"
-    if "OutOfMemoryError" in kinds or "OOM" in said:  # in a script or a pipeline it is a mere ResponseError
+    if "OutOfMemoryError" in kinds or "OOM" in said or "used memory > 'maxmemory'" in said:
+        # In a script or a pipeline it is a mere ResponseError, whose code some clients take away.
         return "it is full: raise its maxmemory (of the local one: SHORTLIST_REDIS_MAXMEMORY_MB)"
     if "SSL" in said:
         return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"

@@ -12,12 +12,13 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError, WatchError
 
+from contract.environment import explain_redis
 from contract.events import ARCHIVE_GROUP, GROUP
 from contract.keys import stream_lease_key
 from live.handler import Handler
 from live.leases import Leases
 from live.settings import LiveSettings
-from live.streams import Entry, Position, after, entries_of, make_groups, positions_of, set_position
+from live.streams import Entry, Position, after, entries_of, groups_of, positions_of, set_position
 from live.transaction import Transaction
 
 BLOCK_MS = 250
@@ -63,7 +64,7 @@ class Consumer:
             except RedisError as error:
                 # What was asked may have been done or not: positions are read anew before anything else is.
                 self.leases.lose()
-                if (told := str(error)) != problem:
+                if (told := explain_redis(error)) != problem:
                     self._say(f"Redis: {told}; trying again")
                     problem = told
                 stop.wait(AGAIN_S)
@@ -73,15 +74,14 @@ class Consumer:
         """Does what there is to do, waiting `block_ms` at most for something; gives the number of entries."""
         began_s = time.monotonic()
         for stream in self.leases.tend():
-            make_groups(self._redis, stream)
-            self._positions[stream] = positions_of(self._redis.xinfo_groups(stream))[GROUP]
+            self._positions[stream] = groups_of(self._redis, stream)[GROUP]
             spread = random.random() * self._settings.archive_s
             self._archived_s[stream] = time.monotonic() - spread
+        self._archive_due()  # first: where Redis is full it makes room
         entries = self._read()
         for handler in self._all:
             if mine := [entry for entry in entries if self._handlers[entry.stream] is handler]:
                 self._apply(handler, mine)
-        self._archive_due()
         left_s = self._settings.linger_ms / 1000 - (time.monotonic() - began_s)
         if entries and left_s > 0:
             time.sleep(left_s)

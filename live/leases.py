@@ -17,7 +17,7 @@ from contract.keys import consumers_key, stream_lease_key
 
 RENEWALS = 4
 """How often a lease is renewed within its time."""
-_TAKE = """
+_TAKE = """#!lua flags=allow-oom
 local taken = {}
 for place, key in ipairs(KEYS) do
   local holder = redis.call('GET', key)
@@ -29,7 +29,16 @@ for place, key in ipairs(KEYS) do
 end
 return taken
 """
-"""Takes leases that are free, and renews the caller's own."""
+"""Takes leases that are free, and renews the caller's own; where Redis is full as well, as whoever holds the
+streams makes room."""
+_COUNT = """#!lua flags=allow-oom
+local now = redis.call('TIME')
+local seconds = now[1] + now[2] / 1e6
+redis.call('ZADD', KEYS[1], seconds, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', seconds - ARGV[2])
+return redis.call('ZCARD', KEYS[1])
+"""
+"""Notes that a consumer lives, and counts those who said so of late."""
 _RELEASE = """
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
@@ -48,6 +57,7 @@ class Leases:
         self.held: set[str] = set()
         self._redis: Any = redis
         self._take, self._free = self._redis.register_script(_TAKE), self._redis.register_script(_RELEASE)
+        self._count = self._redis.register_script(_COUNT)
         self._dataset, self._streams, self._seconds = dataset, streams, seconds
         self._next_s = 0.0
 
@@ -94,10 +104,4 @@ class Leases:
 
     def _consumers(self) -> int:
         """Says that this one lives, counts those who said so of late."""
-        key, (seconds, micros) = consumers_key(self._dataset), self._redis.time()
-        now_s = seconds + micros / 1e6
-        pipe: Any = self._redis.pipeline(transaction=True)
-        pipe.zadd(key, {self.token: now_s})
-        pipe.zremrangebyscore(key, "-inf", now_s - self._seconds)
-        pipe.zcard(key)
-        return int(pipe.execute()[-1])
+        return int(self._count(keys=[consumers_key(self._dataset)], args=[self.token, self._seconds]))

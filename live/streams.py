@@ -50,14 +50,16 @@ def set_position(transaction: Transaction, stream: str, group: str, position: Po
     transaction.write("XGROUP", "SETID", stream, group, position.last, "ENTRIESREAD", position.read)
 
 
-def make_groups(redis: Any, stream: str) -> None:
-    """Makes a stream's groups where they are missing, at its first entry."""
-    for group in (GROUP, ARCHIVE_GROUP):
-        try:
-            redis.xgroup_create(stream, group, START, mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+def groups_of(redis: Any, stream: str) -> dict[str, Position]:
+    """Gives the positions of a stream's groups; makes those that are missing, before its first entry."""
+    try:
+        found = positions_of(redis.xinfo_groups(stream))
+    except ResponseError:  # there is no such stream yet
+        found = {}
+    for group in {GROUP, ARCHIVE_GROUP} - found.keys():
+        redis.xgroup_create(stream, group, START, mkstream=True)
+        found[group] = Position()
+    return found
 
 
 def entries_of(stream: str, found: Iterable[tuple[bytes, Mapping[bytes, bytes] | None]]) -> list[Entry]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from contract.keys import (
 from ensemble.stores.client import connect
 from live.transaction import Transaction
 from tests.builders.guarded_redis import as_user
-from tests.builders.live import HASTY, accept, click, drain, make_consumer, synthetic_dataset
+from tests.builders.live import CALM, HASTY, accept, click, drain, make_consumer, synthetic_dataset
 
 DATASET = synthetic_dataset()
 NAME = DATASET.name
@@ -197,6 +199,50 @@ def test_the_files_of_an_hour_that_is_over_become_one(redis: Any, tmp_path: Path
     table = read_archive(folder)
     assert table is not None
     assert sorted(table["user_id"].to_pylist()) == list(range(40))
+
+
+def test_a_consumer_that_was_away_catches_up_by_and_by(redis: Any, tmp_path: Path) -> None:
+    settings = CALM.model_copy(update={"most_entries": 100, "archive_entries": 250, "archive_s": 0.01})
+    accept(redis, DATASET, [click(user, item, item) for item in range(100) for user in range(40)])
+    consumer, _ = make_consumer(redis, DATASET, tmp_path, settings)
+    assert consumer.step() <= PARTITIONS * 100, "no transaction is large"
+    drain(consumer, rounds=PARTITIONS * 4)
+    assert all(seen_of(redis, user) == [*range(99, -1, -1)] for user in range(40))
+    assert sum(redis.xlen(stream) for stream in STREAMS) == 0, "nothing is left in Redis"
+    table = read_archive(events_folder(tmp_path, NAME))
+    assert table is not None
+    assert len(table) == 4000
+
+
+def test_a_full_redis_is_waited_for_and_the_archive_makes_room(redis: Any, tmp_path: Path) -> None:
+    settings = CALM.model_copy(update={"archive_s": 0.01})
+    consumer, said = make_consumer(redis, DATASET, tmp_path, settings)
+    accept(redis, DATASET, [click(7, 1)])
+    consumer.step()
+    consumer._archived_s = dict.fromkeys(STREAMS, float("inf"))
+    accept(redis, DATASET, [click(8, 1)])
+    redis.config_set("maxmemory", 1)
+    stop = threading.Event()
+    working = threading.Thread(target=consumer.keep, args=(stop,))
+    consumer._archived_s = dict.fromkeys(STREAMS, 0.0)
+    working.start()
+    of_7 = event_stream_key(NAME, partition_of(7))
+    wait_until(lambda: redis.xlen(of_7) == 0)
+    assert said == [
+        "Redis: it is full: raise its maxmemory (of the local one: SHORTLIST_REDIS_MAXMEMORY_MB); trying again"
+    ]
+    assert seen_of(redis, 8) == []
+    redis.config_set("maxmemory", 0)
+    wait_until(lambda: seen_of(redis, 8) == [1])
+    stop.set()
+    working.join(10)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
 
 
 def test_the_rights_that_the_documentation_lists_suffice(
