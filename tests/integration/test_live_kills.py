@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import httpx
 import pytest
 import redis
 
+from contract.activity import ActivityState
 from contract.events import PARTITIONS
-from contract.feast import AVAILABILITY_FIELD, feature_key
-from contract.keys import decode_seen, event_stream_key, seen_key
-from contract.names import ITEM_ID
+from contract.feast import AVAILABILITY_FIELD, feature_key, state_field
+from contract.keys import activity_rates_key, decode_seen, event_stream_key, seen_key
+from contract.names import ITEM_ACTIVITY, ITEM_ID, USER_ACTIVITY, USER_ID
 from tests.builders.gateway import write_bundle
 from tests.builders.redis_server import ROOT, free_port, redis_binary
 
@@ -91,6 +93,7 @@ class Site:
         self.redis = redis.Redis(port=port)
         self.servers = [Killed(redis_command, {}, folder / "redis.log", "Ready to accept connections")]
         _until(self._answers)
+        self.redis.set(activity_rates_key(DATASET), json.dumps({"is_click": 0.5, "is_purchase": 0.1}))
         pipe = self.redis.pipeline()
         for item_id in range(ITEMS):
             pipe.hset(feature_key(ITEM_ID, item_id, DATASET), AVAILABILITY_FIELD, b"\x38\x01")
@@ -192,6 +195,13 @@ def test_every_accepted_event_has_its_effect_once_through_fifty_kills(site: Site
         value: Any = site.redis.get(seen_key(DATASET, user_id))
         seen = decode_seen(value).tolist()
         assert seen == items[::-1], "in order, each once"
+        assert _count(site.redis, USER_ID, user_id, USER_ACTIVITY) == len(items)
+    by_item = Counter(item_id for _, item_id in accepted)
+    assert {item: _count(site.redis, ITEM_ID, item, ITEM_ACTIVITY) for item in by_item} == by_item
     command = [str(ROOT / ".venv/triton/bin/python"), "-c", _READ, str(site.var), DATASET]
     archived = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
     assert sorted(map(tuple, archived)) == sorted(accepted)
+
+
+def _count(client: Any, key: str, number: int, view: str) -> int:
+    return ActivityState.decode(client.hget(feature_key(key, number, DATASET), state_field(view))).count

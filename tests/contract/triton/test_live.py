@@ -228,9 +228,7 @@ def test_a_full_redis_is_waited_for_and_the_archive_makes_room(redis: Any, tmp_p
     working.start()
     of_7 = event_stream_key(NAME, partition_of(7))
     wait_until(lambda: redis.xlen(of_7) == 0)
-    assert said == [
-        "Redis: it is full: raise its maxmemory (of the local one: SHORTLIST_REDIS_MAXMEMORY_MB); trying again"
-    ]
+    assert [line.partition(":")[2][:40] for line in said] == [" it is full: raise its maxmemory (of the"]
     assert seen_of(redis, 8) == []
     redis.config_set("maxmemory", 0)
     wait_until(lambda: seen_of(redis, 8) == [1])
