@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,30 @@ def test_a_new_item_is_found_filtered_and_gone_again(site: Site, redis: Redis, c
         put_items(redis, dataset, ROW)
         drain(consumer)
         assert ask(recommender, filters=wanted) == [NEW], "it came back"
+
+
+def test_a_serving_chain_follows_by_itself(
+    site: Site, redis: Redis, consumer: Consumer, record_property: Callable[[str, object], None]
+) -> None:
+    stop = threading.Event()
+    working = threading.Thread(target=consumer.keep, args=(stop,))
+    with site.serving(site.old) as recommender:
+        live = recommender.stores.live
+        assert live is not None
+        live.start(recommender.renew)
+        working.start()
+        try:
+            began = time.monotonic()
+            put_items(redis, site.old.dataset, ROW)
+            request = make_request(101, filters={"item_brand": ["new brand"]})
+            while time.monotonic() < began + 10.0 and slate(recommender.answer([request])[0]) != [NEW]:
+                time.sleep(0.02)
+            assert slate(recommender.answer([request])[0]) == [NEW]
+            record_property("put_to_slate_s", round(time.monotonic() - began, 3))
+        finally:
+            stop.set()
+            working.join()
+            live.stop()
 
 
 def test_an_item_of_the_bundle_changes_and_keeps_its_vector(
