@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -85,6 +86,7 @@ def _end_with(dataset: Dataset, bundle: Path, stop: threading.Event) -> None:
 
 def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
     """Prints what came of what was shown, and writes the page."""
+    warnings.filterwarnings("ignore", module=r"merlin\b.*")  # what it lacks here is meant to be away
     from live.replay import Replay
     from live.report import clicks_of, estimate_other, join, lines_of
     from live.report_page import click_sections, freshness_sections, write_page

@@ -90,6 +90,10 @@ class _Ranker:
     folder: Path
     manifest: Manifest
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self.manifest.ranker.columns
+
     def predict_candidates(self, arrays: Mapping[str, Array]) -> Floats:
         """Scores each row as a user of its own with one candidate."""
         spec = self.manifest.ranker
