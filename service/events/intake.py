@@ -16,11 +16,15 @@ from contract.events import Event
 from service.events.check import WrongEvent, read_event
 from service.events.log import EventLog
 from service.events.schemas import EventBody, EventProblem, EventsRequest, EventsResponse
+from service.failures import DependencyUnavailable
 from service.field_errors import field_error
 from service.metrics import Metrics
 from service.settings import Settings
+from service.store.redis_reader import REDIS
 
 Read = tuple[Event, int, int]
+MOST_AT_ONCE = 256
+"""Requests that wait for Redis at once: each keeps its events, and a connection to Redis."""
 TURN = 50
 """Events that are checked before others have their turn."""
 
@@ -64,6 +68,7 @@ class EventIntake:
     ) -> None:
         self.log, self.settings, self.metrics = log, settings, metrics
         self._manifest, self._now_s = manifest, now_s
+        self.waiting = 0
 
     async def accept(self, document: Any, request_id: str) -> EventsResponse:
         """Takes the body of a request.
@@ -71,7 +76,8 @@ class EventIntake:
         Raises:
             RequestValidationError: it is no request with events.
             EventsRefused: all events are wrong, or one is and the request is `atomic`.
-            DependencyUnavailable: Redis does not answer; nothing, or everything, is accepted.
+            DependencyUnavailable: Redis does not answer, or too many wait for it; nothing, or everything, is
+                accepted.
             TooFarBehind: too many events wait already.
         """
         bodies, is_atomic, found = self._parsed(document)
@@ -87,7 +93,15 @@ class EventIntake:
         await self._look_for_unknown(found)
         if found.wrong and (is_atomic or not found.right):
             raise EventsRefused(found.errors)
-        accepted = await self.log.append([(event, user_id) for event, user_id, _ in found.right.values()])
+        if self.waiting >= MOST_AT_ONCE:
+            raise DependencyUnavailable(
+                REDIS, f"{self.waiting} requests wait for its disk already", is_late=True
+            )
+        self.waiting += 1
+        try:
+            accepted = await self.log.append([(event, user) for event, user, _ in found.right.values()])
+        finally:
+            self.waiting -= 1
         duplicates = len(found.right) - accepted
         self.metrics.events_taken(accepted, duplicates)
         return EventsResponse(

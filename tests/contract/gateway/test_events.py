@@ -3,6 +3,7 @@ cannot be kept."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +245,17 @@ async def test_too_many_that_wait_are_429_with_retry_after(
     assert second.headers["retry-after"] == "5"
     assert len(stored(client)) == 1
     assert 'shortlist_events_refused_total{reason="backlog"} 1.0' in counted
+
+
+async def test_more_requests_than_may_wait_for_redis_at_once_are_503(
+    server: RedisProcess, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.events.intake.MOST_AT_ONCE", 1)
+    async with gateway(server, tmp_path, synced=True) as http:
+        both = [http.post("/v1/events", json={"events": [click(event_id=str(n))]}) for n in range(2)]
+        statuses = sorted(answer.status_code for answer in await asyncio.gather(*both))
+    assert statuses == [202, 503]
+    assert len(stored(client)) == 1
 
 
 async def test_accepted_is_on_the_disk_where_the_setting_says_so(
