@@ -71,7 +71,8 @@ def test_bundles_are_exchanged_under_load_and_every_answer_is_of_the_one_that_it
         server = BundleServer(client, ensemble_settings(own_stack.settings))
         made = switch_under_load(own_stack.settings, server, OTHER, users)
     assert len(made.switches) == SWITCHES
-    assert (made.failed, made.misnamed) == (0, 0)
+    wrong = [(one.status, one.body[:200]) for one in made.run.exchanges if one.status != 200]
+    assert (wrong, made.misnamed) == ([], 0)
     assert made.full_share >= 0.99
     record_property("switch seen after s", max(made.seen_after_s))
     record_property("p99 ms", percentile_ms(made.run.exchanges, 0.99))
