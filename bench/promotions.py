@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from bench.load.traffic import Exchange, Run, open_loop
 from contract.bundle import read_manifest
@@ -113,8 +114,9 @@ def switch_under_load(
         for place in range(switches):
             time.sleep(max(0.0, began + (place + 1) * every_s - time.perf_counter()))
             bundle = (other, champion)[place % 2]
-            server.promote(bundle, "promote" if place % 2 == 0 else "rollback")
-            made.switches.append(Switch(time.perf_counter(), bundle))
+            routing = server.promote(bundle, "promote" if place % 2 == 0 else "rollback")
+            written_s = datetime.fromisoformat(routing.at).timestamp()  # the command waits for the gateways
+            made.switches.append(Switch(written_s - time.time() + time.perf_counter(), bundle))
 
     changing = threading.Thread(target=change)
     changing.start()
