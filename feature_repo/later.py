@@ -67,9 +67,10 @@ class LaterEvents:
                 if not entries:
                     break
         for event, position in archived_events(self._folder, self._dataset, min(began.values())):
-            user = number_of(event.user_id, self._dataset.user_id_dtype)
-            if position > began[partition_of(user)]:
+            partition = partition_of(number_of(event.user_id, self._dataset.user_id_dtype))
+            if position > began[partition]:
                 self._put(event, position)
+                self._ends[partition] = max(self._ends[partition], position)
 
     def of(
         self, entity: str, entity_id: int, folded: Mapping[int, Position], effective: Mapping[int, Position]
