@@ -29,6 +29,8 @@ from ensemble.triton.repository import LoadError, ModelRepository
 TIMEOUT_MS = 5_000
 BEAT_S, FOLLOWED_S, PAUSE_S = 1.0, 20.0, 0.05
 """Seconds after which a gateway that is alive has reported again; in which it must follow; between looks."""
+PATIENCE_S = 5.0
+"""For one answer of Triton: more than the watch has, as nothing is replaced because of it."""
 SLATES = 20
 """Slates that a bundle has to give, one after the other, before anybody is sent to it."""
 INTERFACE = ("dataset", "context", "filters", "user_features", "user_id_dtype", "item_id_dtype")
@@ -42,7 +44,8 @@ class BundleServer:
     def __init__(self, redis: Redis, settings: EnsembleSettings) -> None:
         self._redis, self._settings = redis, settings
         host, _, port = settings.triton_http.rpartition(":")
-        self._repository, self._probe = ModelRepository(host, int(port)), Probe(host, int(port))
+        self._repository = ModelRepository(host, int(port), PATIENCE_S)
+        self._probe = Probe(host, int(port), PATIENCE_S)
 
     def routing(self) -> Routing:
         """What is served."""

@@ -31,14 +31,14 @@ class ModelRepository:
     Any method may raise `OSError` or `http.client.HTTPException` where it does not listen or does not answer.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
+    def __init__(self, host: str, port: int, timeout_s: float = CALL_S) -> None:
+        self._address, self._timeout_s = (host, port), timeout_s
 
     def call(
-        self, method: str, path: str, body: bytes | None = None, timeout_s: float = CALL_S
+        self, method: str, path: str, body: bytes | None = None, timeout_s: float | None = None
     ) -> tuple[int, str]:
         """Sends one request, gives the answer's status and text."""
-        connection = http.client.HTTPConnection(*self._address, timeout=timeout_s)
+        connection = http.client.HTTPConnection(*self._address, timeout=timeout_s or self._timeout_s)
         try:
             connection.request(method, path, body, {"content-type": "application/json"} if body else {})
             response = connection.getresponse()
