@@ -22,7 +22,8 @@ from bench.scale.world import make_world
 from contract import names
 from contract.columns import Column, Columns, Role
 from contract.environment import read_settings
-from contract.feast import event_time_field, feature_field, feature_key
+from contract.feast import event_time_field, feature_field, feature_key, state_field
+from contract.features import STATE
 from feature_repo.connection import ConnectionSettings
 from feature_repo.online import OnlineStore
 from training.config import load_settings
@@ -30,11 +31,13 @@ from training.data.prepared import Prepared
 from training.export.write import write_json
 from training.features.activity import item_activity, user_activity
 from training.features.seen import seen_items
+from training.features.states import activity_states
 from training.features.tables import first_event
 
 CHUNK = 20_000
 ROUND_TRIP = 1000
 Rows = dict[str, pd.DataFrame]
+ENTITY_OF = {names.USER_ID: names.USER, names.ITEM_ID: names.ITEM}
 
 
 def latest_rows(world: Prepared) -> Rows:
@@ -60,6 +63,7 @@ def load(world: Prepared, redis: Redis, max_seen: int) -> dict[str, float]:
         facts[f"{join_key}_keys"] = _write(
             redis, world.dataset.name, join_key, columns, {v: rows.pop(v) for v in views}
         )
+        _write_states(redis, world, join_key, views[-1])
         facts[f"{join_key}_s"] = time.monotonic() - started
     started = time.monotonic()
     seen = seen_items(world, world.dataset.clock(), max_seen)
@@ -90,6 +94,17 @@ def _write(redis: Redis, project: str, join_key: str, views: Mapping[str, Column
                 pipe.execute_command("HSET", feature_key(join_key, key, project), *values)
             pipe.execute()
     return len(keys)
+
+
+def _write_states(redis: Redis, world: Prepared, join_key: str, view: str) -> None:
+    """Writes beside an entity's activity what the stream goes on from."""
+    table = activity_states(world, ENTITY_OF[join_key], world.dataset.clock())
+    field, project = state_field(view), world.dataset.name
+    for some in table.to_batches(max_chunksize=ROUND_TRIP):
+        pipe: Any = redis.pipeline(transaction=False)
+        for entity_id, state in zip(some[join_key].to_pylist(), some[STATE].to_pylist(), strict=True):
+            pipe.hset(feature_key(join_key, entity_id, project), field, state)
+        pipe.execute()
 
 
 def _encoded(view: str, columns: Columns, frame: pd.DataFrame) -> Iterator[list[bytes]]:
