@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from contract import names
 from contract.activity import ActivityEvent
 from training.data.prepared import Prepared
+from training.examples.exposures import RankingRows
 from training.features.activity import countable_labels, event_times
 
 
@@ -54,3 +56,8 @@ def logged_events(prepared: Prepared) -> list[LoggedEvent]:
 def events_before(log: list[LoggedEvent], entity: str, entity_id: int, at: int) -> list[ActivityEvent]:
     """Gives an entity's events strictly before an instant, ns."""
     return [one.event for one in log if one.at < at and one.is_of(entity, entity_id)]
+
+
+def with_lists(rows: RankingRows) -> pd.DataFrame:
+    """Gives the ranker's rows with the users' lists among them, each an array of its own length."""
+    return rows.frame.assign(**{name: lists.series() for name, lists in rows.lists.items()})

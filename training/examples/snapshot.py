@@ -48,7 +48,10 @@ def _raw(
     log = EntityLog.of(prepared, entity)
     at = np.full(len(frame), pd.Timestamp(instant).value)
     spans = log.known_at(frame[id_of(entity)].to_numpy(np.int64), at)
-    return raw_arrays(frame.assign(**log.columns(spans, columns)), all_columns(prepared.dataset))
+    read = all_columns(prepared.dataset)
+    raw = raw_arrays(frame.assign(**log.numbers(spans, columns)), read)
+    raw.update({name: lists.padded() for name, lists in log.lists(spans, columns).items()})
+    return {name: raw[name] for name in read if name in raw}
 
 
 @dataclass(frozen=True, eq=False)

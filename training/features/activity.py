@@ -5,7 +5,7 @@ They are what `contract/activity.py` folds, row by row, of the same interactions
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +81,14 @@ def overall_rates(prepared: Prepared) -> dict[str, float | None]:
     """Gives the rate of every label in the train part, towards which rates of few rows are smoothed; of all
     rows where the train part tells nothing, and None where they neither."""
     times = event_times(prepared.dataset, prepared.interactions)
+    return _rates(prepared, times, countable_labels(prepared))
+
+
+def _rates(prepared: Prepared, times: pd.Series, labels: dict[str, Doubles]) -> dict[str, float | None]:
+    """Gives `overall_rates` of the instants and countable labels of every interaction."""
     is_train = (times < pd.Timestamp(prepared.train_until)).to_numpy()
     rates: dict[str, float | None] = {}
-    for name, values in countable_labels(prepared).items():
+    for name, values in labels.items():
         is_known = ~np.isnan(values)
         is_counted = is_train & is_known if (is_train & is_known).any() else is_known
         rates[name] = float((values[is_counted] == 1).mean()) if is_counted.any() else None
@@ -119,6 +124,40 @@ class Spans:
 
 
 @dataclass(frozen=True, eq=False)
+class RecentLists:
+    """A list for each row: the last `size` of a span [start, stop) of `values`, newest first."""
+
+    values: Ints
+    start: Ints
+    stop: Ints
+    size: int
+
+    def take(self, rows: slice | Ints) -> RecentLists:
+        """Picks rows, by a slice or by place."""
+        return replace(self, start=self.start[rows], stop=self.stop[rows])
+
+    def joined(self, *more: RecentLists) -> RecentLists:
+        """Adds the rows of others, whose `values` are these."""
+        parts = (self, *more)
+        assert all(part.values is self.values and part.size == self.size for part in parts), "of one log"
+        start, stop = (np.concatenate([getattr(part, end) for part in parts]) for end in ("start", "stop"))
+        return replace(self, start=start, stop=stop)
+
+    def padded(self, null: int = names.NULL_INT) -> Ints:
+        """Copies the lists, (rows, size); of many rows take a block at a time."""
+        at = self.stop[:, None] - 1 - np.arange(self.size)
+        if not len(self.values):
+            return np.full(at.shape, null, dtype=np.int64)
+        return np.where(at >= self.start[:, None], self.values[np.maximum(at, 0)], null)
+
+    def series(self) -> pd.Series:
+        """Gives the lists as arrays of their own lengths, views that copy nothing."""
+        first = np.maximum(self.start, self.stop - self.size)
+        lists = [self.values[a:b][::-1] for a, b in zip(first.tolist(), self.stop.tolist(), strict=True)]
+        return pd.Series(lists, dtype=object)
+
+
+@dataclass(frozen=True, eq=False)
 class EntityLog:
     """Interactions sorted by entity, then by time. Ties of rows with a time of their own are told apart by
     what they hold, as the stream does; those of histories keep file order."""
@@ -128,6 +167,8 @@ class EntityLog:
     order: Ints
     """The place of each row among the prepared interactions."""
     items: Ints
+    positive_items: Ints
+    """The items of its positives."""
     times: Ints
     is_positive: Bools
     is_timed: Bools
@@ -151,7 +192,8 @@ class EntityLog:
     def of(cls, prepared: Prepared, entity: str) -> EntityLog:
         """Sorts the interactions by `entity`, user or item."""
         rows = prepared.interactions
-        times = event_times(prepared.dataset, rows).astype("int64").to_numpy()
+        instants = event_times(prepared.dataset, rows)
+        times = instants.astype("int64").to_numpy()
         entities = rows[id_of(entity)].to_numpy(np.int64)
         items, is_timed = (
             rows[names.ITEM_ID].to_numpy(np.int64),
@@ -167,13 +209,14 @@ class EntityLog:
             entity=entity,
             order=order.astype(np.int64),
             items=items[order],
+            positive_items=items[order[is_positive[order]]],
             times=times[order],
             is_positive=is_positive[order],
             is_timed=is_timed[order],
             labels={name: values[order] for name, values in labels.items()},
             before={name: Tally.of(values[order]) for name, values in labels.items()},
             positives_before=_before(is_positive[order]),
-            rates=overall_rates(prepared),
+            rates=_rates(prepared, instants, labels),
             ids=ids,
             starts=starts.astype(np.int64),
             group=group.astype(np.int64),
@@ -214,28 +257,34 @@ class EntityLog:
             {
                 id_of(self.entity): spans.ids,
                 names.EVENT_TIMESTAMP: pd.DatetimeIndex(since, tz="UTC"),
-                **self.columns(spans, stored),
+                **self.numbers(spans, stored),
+                **{name: lists.series() for name, lists in self.lists(spans, stored).items()},
             }
-        )
+        )[[id_of(self.entity), names.EVENT_TIMESTAMP, *stored]]
 
-    def columns(self, spans: Spans, columns: Columns) -> dict[str, object]:
-        """Counts each span's rows, smooths its rate of every label towards the overall one, and takes its
-        newest items, newest first, as many as `columns` say; of an empty span all is null."""
+    def numbers(self, spans: Spans, columns: Columns) -> dict[str, Floats]:
+        """Counts each span's rows, and smooths its rate of every label towards the overall one; of an empty
+        span all is null."""
         counts, is_known = spans.stop - spans.start, spans.stop > spans.start
-        made: dict[str, object] = {f"{self.entity}_event_count": _or_null(counts, is_known)}
+        made = {f"{self.entity}_event_count": _or_null(counts, is_known)}
         for label, before in self.before.items():
             ones, known = before.within(spans.start, spans.stop)
             overall = self.rates[label]
             rate = (ones + SMOOTHING * (np.nan if overall is None else overall)) / (known + SMOOTHING)
             made[names.rate_of(self.entity, label)] = _or_null(rate, is_known)
-        if self.entity == names.USER:
-            size = columns[names.USER_RECENT_ITEM_IDS].max_length
-            before_positive = self.positives_before
-            made[names.USER_RECENT_ITEM_IDS] = _newest(self.items, spans.start, spans.stop, size)
-            made[names.USER_RECENT_POSITIVE_ITEM_IDS] = _newest(
-                self.items[self.is_positive], before_positive[spans.start], before_positive[spans.stop], size
-            )
-        return {name: made[name] for name in columns}
+        return {name: made[name] for name in columns if name in made}
+
+    def lists(self, spans: Spans, columns: Columns) -> dict[str, RecentLists]:
+        """Takes the newest items of each span, as many as `columns` say; an item's log has no such lists."""
+        if self.entity != names.USER:
+            return {}
+        size, before = columns[names.USER_RECENT_ITEM_IDS].max_length, self.positives_before
+        return {
+            names.USER_RECENT_ITEM_IDS: RecentLists(self.items, spans.start, spans.stop, size),
+            names.USER_RECENT_POSITIVE_ITEM_IDS: RecentLists(
+                self.positive_items, before[spans.start], before[spans.stop], size
+            ),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +316,3 @@ def _before(is_counted: Bools) -> Ints:
 
 def _or_null(values: npt.NDArray[Any], is_known: Bools) -> Floats:
     return np.where(is_known, values, np.nan).astype(np.float32)
-
-
-def _newest(values: Ints, start: Ints, stop: Ints, size: int) -> pd.Series:
-    """Takes the last `size` values of each span [start, stop), newest first: views, which copy nothing."""
-    lists = [values[max(a, b - size) : b][::-1] for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
-    return pd.Series(lists, dtype=object)

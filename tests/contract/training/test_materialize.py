@@ -48,6 +48,7 @@ from feature_repo.feast_store import SETTINGS_FILE, FeastStore
 from feature_repo.materialize import ENTITIES, Arrived, materialize
 from feature_repo.online import OnlineStore
 from feature_repo.settle import Settlement
+from tests.builders.activity import with_lists
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from tests.builders.features import load
 from tests.builders.full_disk import files_up_to
@@ -192,7 +193,7 @@ def test_training_values_are_those_of_a_point_in_time_join(
 ) -> None:
     dataset = world.dataset
     rows = RankingTable.of(world).exposures(None, arrived.as_of)
-    trained = rows.frame.assign(event_timestamp=pd.to_datetime(rows.times, utc=True))
+    trained = with_lists(rows).assign(event_timestamp=pd.to_datetime(rows.times, utc=True))
     trained = trained.drop_duplicates([names.USER_ID, names.EVENT_TIMESTAMP]).sample(1_500, random_state=0)
     order = [names.USER_ID, names.ITEM_ID, names.EVENT_TIMESTAMP]
     store = store_of(world, url, monkeypatch)

@@ -24,7 +24,7 @@ from contract.feast import feature_field, feature_key, state_field
 from contract.keys import activity_rates_key, decode_seen, seen_key
 from feature_repo.materialize import materialize
 from live.consumer import Consumer
-from tests.builders.activity import LoggedEvent, events_before, logged_events
+from tests.builders.activity import LoggedEvent, events_before, logged_events, with_lists
 from tests.builders.datasets import quiet
 from tests.builders.live import CALM, accept, click, drain, make_consumer
 from training.data.prepared import Prepared
@@ -90,7 +90,7 @@ def test_each_row_that_is_replayed_is_the_one_that_was_learned(
     rows = RankingTable.of(world).exposures(start, end)
     rows = take(rows, np.sort(rng.choice(len(rows), EXPOSURES, replace=False)))
     waiting = [as_sent(one, number) for number, one in enumerate(log) if one.at >= start.value]
-    for at, row in zip(rows.times.tolist(), rows.frame.to_dict("records"), strict=True):
+    for at, row in zip(rows.times.tolist(), with_lists(rows).to_dict("records"), strict=True):
         some = [event for event in waiting if event.at_us < at // 1000]
         waiting = waiting[len(some) :]
         accept(redis, world.dataset, [some[place] for place in rng.permutation(len(some))])

@@ -34,7 +34,7 @@ from ensemble.stores.items import ItemTable
 from tests.builders.activity import events_before, logged_events
 from tests.builders.feast_store import feast_repository
 from training.data.prepared import Prepared
-from training.data.raw import all_columns, raw_arrays
+from training.data.raw import all_columns
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.examples.exposures import RankingTable, take
@@ -95,7 +95,7 @@ def test_the_chains_row_of_a_logged_exposure_is_the_training_row(
     exposures = RankingTable.of(prepared).exposures(until - timedelta(days=5), until)
     chosen = np.sort(np.random.default_rng(0).choice(len(exposures), EXPOSURES, replace=False))
     rows = take(exposures, chosen)
-    expected = raw_arrays(rows.frame, all_columns(dataset))
+    expected = rows.raw(dataset)
     encoders = make_encoders(dataset, expected)
     tables = feature_tables(prepared, until)
     for view in (names.USER_PROFILE, names.ITEM_CATALOG):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contract import names
 from contract.activity import SMOOTHING, ActivityReducer, ActivityState
 from contract.features import STATE
-from tests.builders.activity import events_before, logged_events
+from tests.builders.activity import events_before, logged_events, with_lists
 from tests.unit.training.test_activity import days, prepared
 from training.data.prepared import Prepared
 from training.examples.exposures import RankingTable
@@ -111,7 +111,7 @@ def test_what_an_exposure_is_learned_with_is_the_fold_of_all_that_was_before_it(
         (names.ITEM, data.dataset.item_activity),
     ):
         reducer = ActivityReducer.of(data.dataset, entity)
-        for at, row in zip(rows.times, rows.frame.to_dict("records"), strict=True):
+        for at, row in zip(rows.times, with_lists(rows).to_dict("records"), strict=True):
             state = reducer.fold(ActivityState(), *events_before(log, entity, row[f"{entity}_id"], at))
             known = reducer.features(state, rates) if state.count else {}
             for name, column in columns.items():

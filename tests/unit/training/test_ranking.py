@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from contract.dataset import Dataset
+from tests.builders.activity import with_lists
 from training.data.prepared import Prepared
 from training.data.raw import all_columns
-from training.examples.exposures import RankingTable, concatenate, take
+from training.examples.exposures import RankingRows, RankingTable, concatenate, take
 
 START = pd.Timestamp("2022-04-25T00:00Z")
 
@@ -59,10 +60,14 @@ def table() -> RankingTable:
     return RankingTable.of(Prepared(Path(), dataset, users, items, interactions))
 
 
+def lists_of(rows: RankingRows) -> list[list[int]]:
+    return [items.tolist() for items in with_lists(rows)["user_recent_item_ids"]]
+
+
 def test_an_exposure_knows_all_that_was_before_it(table: RankingTable) -> None:
     rows = table.exposures(at(0), at(2))
-    assert list(rows.frame) == list(all_columns(table.prepared.dataset))
-    assert [list(ids) for ids in rows.frame["user_recent_item_ids"][:2]] == [[12, 11, 10], [11, 12, 11]]
+    assert list(rows.raw(table.prepared.dataset)) == list(all_columns(table.prepared.dataset))
+    assert lists_of(rows)[:2] == [[12, 11, 10], [11, 12, 11]]
     assert rows.frame["context_tab"].tolist() == [7, 8, 7]
     assert rows.labels.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert rows.frame["user_item_kind_recent"].tolist() == [2, 2, 0]
@@ -86,7 +91,7 @@ def test_a_history_row_knows_only_its_prefix(table: RankingTable) -> None:
     rows = table.histories()
     assert rows.frame["item_id"].tolist() == [10, 11, 12]
     np.testing.assert_array_equal(rows.frame["user_event_count"], [np.nan, 1, 2])
-    assert [list(ids) for ids in rows.frame["user_recent_item_ids"]] == [[], [10], [11, 10]]
+    assert lists_of(rows) == [[], [10], [11, 10]]
     assert rows.frame["user_item_kind_positive"].tolist() == [0, 1, 0]
     assert rows.frame[["context_tab", "item_event_count", "item_is_long_rate"]].isna().all(axis=None)
 
@@ -112,3 +117,4 @@ def test_rows_join_and_are_picked_in_order(table: RankingTable) -> None:
     picked = take(both, np.array([4, 0]))
     assert picked.frame["item_id"].tolist() == [10, 10]
     assert picked.labels[0].tolist() == [1, 1]
+    assert lists_of(picked) == [lists_of(both)[4], []]
