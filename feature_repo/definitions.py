@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from contract import names
 from contract.columns import Column
 from contract.dataset import DATASET_FILE, Dataset
 from contract.features import FOLDER, view_file
+from feature_repo.computed import ACTIVITY
 
 FEAST_TYPES: dict[str, FeastType] = {"int64": Int64, "float32": Float32, "string": String, "bool": Bool}
 DESCRIPTIONS = {
@@ -26,6 +27,11 @@ DESCRIPTIONS = {
     names.ITEM_ACTIVITY: "An item's counts and rates, as of the last event.",
 }
 FeastObject: TypeAlias = Entity | FeatureView | FeatureService
+
+
+def live_source(view: str) -> str:
+    """Names the push source of a view of activity."""
+    return f"{view}_live"
 
 
 def feast_objects(var_dir: Path, name: str) -> list[FeastObject]:
@@ -63,16 +69,24 @@ def feast_objects(var_dir: Path, name: str) -> list[FeastObject]:
 
 
 def _view(name: str, entity: Entity, dataset: Dataset, folder: Path) -> FeatureView:
-    """Builds one of the four views; a row older than its ttl reads as missing."""
+    """Builds one of the four views; a row older than its ttl reads as missing. Those of activity are pushed
+    to as things happen; their files are what joins and materialising read."""
+    stored = FileSource(name=name, path=str(folder / view_file(name)), timestamp_field=names.EVENT_TIMESTAMP)
     return FeatureView(
         name=name,
         description=DESCRIPTIONS[name],
         entities=[entity],
         ttl=dataset.ttl(name),
         schema=[_field(feature, column) for feature, column in dataset.view_columns(name).items()],
-        source=FileSource(
-            name=name, path=str(folder / view_file(name)), timestamp_field=names.EVENT_TIMESTAMP
-        ),
+        source=_pushed(stored) if name in ACTIVITY else stored,
+    )
+
+
+def _pushed(stored: FileSource) -> PushSource:
+    return PushSource(
+        name=live_source(stored.name),
+        batch_source=stored,
+        description="Each event as it happens; `python -m live consume` writes what Feast would of a push.",
     )
 
 

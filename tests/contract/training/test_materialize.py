@@ -43,6 +43,7 @@ from feature_repo import __main__ as command
 from feature_repo import materialize as materialized
 from feature_repo.computed import ACTIVITY
 from feature_repo.connection import VARIABLE, connection_string
+from feature_repo.definitions import live_source
 from feature_repo.difference import FACTS
 from feature_repo.feast_store import SETTINGS_FILE, FeastStore
 from feature_repo.materialize import ENTITIES, Arrived, materialize
@@ -106,6 +107,17 @@ def variables(prepared: Prepared, url: RedisUrl) -> dict[str, str]:
         "SHORTLIST_VAR_DIR": str(prepared.folder.parents[1]),
         VARIABLE: connection_string(url),
     }
+
+
+def by_hand(prepared: Prepared, url: RedisUrl, *command: str) -> str:
+    """Runs one of Feast's own commands, gives what it prints."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("feast"), "--chdir", SETTINGS_FILE.parent, *command],
+        check=True,
+        env=os.environ | variables(prepared, url),
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def rows_of(redis: Redis, project: str) -> dict[bytes, dict[bytes, bytes]]:
@@ -186,6 +198,14 @@ def test_a_bundle_has_a_service_of_what_it_reads(
     }
     stored = {name for view in names.VIEWS for name in world.dataset.view_columns(view)}
     assert reads == stored - {"item_brand"}
+
+
+@pytest.mark.usefixtures("arrived")
+def test_feast_lists_what_is_live(world: Prepared, url: RedisUrl) -> None:
+    listed = by_hand(world, url, "data-sources", "list").splitlines()[1:]
+    live = {line.split()[0] for line in listed if "PushSource" in line}
+    assert live == {live_source(view) for view in ACTIVITY}
+    assert {line.split()[0] for line in listed} == {*names.VIEWS, *live}
 
 
 def test_training_values_are_those_of_a_point_in_time_join(
@@ -504,18 +524,7 @@ def test_the_command_works_by_hand_and_an_emptied_redis_is_filled(
     redis.flushall()
     assert OnlineStore(redis, "synthetic").loaded() is None
     instants = [f"{at:%Y-%m-%dT%H:%M:%S}" for at in (first_event(world), arrived.as_of)]
-    subprocess.run(
-        [
-            str(Path(sys.executable).with_name("feast")),
-            "--chdir",
-            SETTINGS_FILE.parent,
-            "materialize",
-            *instants,
-        ],
-        check=True,
-        env=os.environ | variables(world, url),
-        capture_output=True,
-    )
+    by_hand(world, url, "materialize", *instants)
     assert counted(redis, "synthetic") == arrived.rows
     states = [state_field(view) for view in ACTIVITY]
     by_feast = {k: {f: v for f, v in row.items() if f not in states} for k, row in expected.items()}

@@ -16,12 +16,15 @@ import pytest
 from redis import Redis
 
 from contract import names
-from contract.activity import ActivityEvent, ActivityReducer, ActivityState, view_of
+from contract.activity import ActivityEvent, ActivityReducer, ActivityState, known_from_us, view_of
 from contract.environment import RedisUrl
 from contract.event_archive import archive_files, events_folder
 from contract.events import Event
-from contract.feast import feature_field, feature_key, state_field
+from contract.feast import event_time_field, feature_field, feature_key, state_field
 from contract.keys import activity_rates_key, decode_seen, seen_key
+from feature_repo.connection import connection_string
+from feature_repo.definitions import live_source
+from feature_repo.feast_store import FeastStore
 from feature_repo.materialize import materialize
 from live.consumer import Consumer
 from tests.builders.activity import LoggedEvent, events_before, logged_events, with_lists
@@ -103,6 +106,29 @@ def test_each_row_that_is_replayed_is_the_one_that_was_learned(
                 ActivityState.decode(state), overall_rates(world)
             )
             same_as_learned(made, row)
+
+
+def test_a_push_through_feast_writes_what_the_consumer_does(
+    world: Prepared, redis: Any, redis_url: RedisUrl, tmp_path: Path
+) -> None:
+    load(world, redis_url)
+    consumer, _ = make_consumer(redis, world.dataset, tmp_path)
+    accept(redis, world.dataset, [click(3, 5, 1), click(3, 7, 2, labels={"is_click": 0})])
+    drain(consumer)
+    feast = FeastStore(tmp_path, world.dataset.name, connection_string(redis_url))
+    feast.apply()
+    assert feast.store is not None
+    rates = json.loads(redis.get(activity_rates_key(world.dataset.name)))
+    for (entity, key), one in zip(ENTITIES, (3, 5), strict=True):
+        view, row = view_of(entity), feature_key(key, one, world.dataset.name)
+        by_consumer = redis.hgetall(row)
+        state = ActivityState.decode(by_consumer[state_field(view)])
+        made = ActivityReducer.of(world.dataset, entity).features(state, rates)
+        at = pd.to_datetime([known_from_us(state)], unit="us", utc=True)
+        redis.hdel(row, event_time_field(view), *row_of(redis, world, entity, one))
+        frame = pd.DataFrame({key: [one], names.EVENT_TIMESTAMP: at, **{n: [v] for n, v in made.items()}})
+        feast.store.push(live_source(view), frame)
+        assert redis.hgetall(row) == by_consumer
 
 
 def same_as_learned(made: dict[str, Any], row: dict[str, Any]) -> None:
