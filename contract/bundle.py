@@ -232,8 +232,16 @@ class OrderSpec(BaseModel):
     @property
     def weighed(self) -> frozenset[str]:
         """Names the scores that count: `RANKING`, `RETRIEVAL` and sources."""
-        own = {RANKING: self.ranking, RETRIEVAL: self.retrieval, **self.sources}
-        return frozenset({*(name for name, weight in own.items() if weight), *self.corrections})
+        return frozenset({*(name for name, weight in self._blend.items() if weight), *self.corrections})
+
+    def __str__(self) -> str:
+        """Says what the blend weighs, for people."""
+        scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self._blend.items())
+        return f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
+
+    @property
+    def _blend(self) -> dict[str, float]:
+        return {RANKING: self.ranking, RETRIEVAL: self.retrieval, **self.sources}
 
 
 class Manifest(BaseModel):

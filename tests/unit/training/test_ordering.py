@@ -30,6 +30,11 @@ def test_the_default_is_the_rankers_probability_itself() -> None:
     np.testing.assert_allclose(order_scores(ranking, retrieval, OrderSpec()), ranking, atol=1e-6)
 
 
+def test_it_says_what_it_weighs_in_one_short_line() -> None:
+    order = OrderSpec(ranking=0.51234567, sources={"popular": 18.0}, columns={"item_age": 0.1})
+    assert str(order) == "weighs ranking 0.512, retrieval 0, popular 18; 0 corrections, 1 columns"
+
+
 def test_scores_stay_probabilities_where_the_ranker_is_certain_and_the_tail_is_padded() -> None:
     ranking = np.array([0, 1, 0.5], dtype=np.float32)
     retrieval = np.array([0.3, 0.3, -np.inf], dtype=np.float32)
