@@ -50,7 +50,7 @@ demo: environments ## train, promote, serve, ask, measure, stop: the whole path 
 	@$(DEV) -m deploy.local.demo $(if $(KEEP),--keep) $(if $(FORCE),--force)
 
 .PHONY: up
-up: environments ## start Redis, Triton and the gateway in the background and wait until they answer
+up: environments ## start all servers in the background and wait until they answer
 	@$(STACK) up
 
 .PHONY: down

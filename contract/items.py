@@ -60,8 +60,8 @@ def stored_row(row: Row, dataset: Dataset) -> Row:
 
 def _unknown(name: str, columns: Columns) -> str:
     near = difflib.get_close_matches(name, columns, n=1)
-    likely = f"; is it {near[0]}?" if near else ""
-    return f"is no column of this data set's items{likely} Send some of {', '.join(columns)}"
+    likely = f"is it {near[0]}? Send" if near else "send"
+    return f"is no column of this data set's items: {likely} some of {', '.join(columns)}"
 
 
 def _value(name: str, column: Column, value: Any) -> Any:

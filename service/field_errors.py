@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ _REMEDIES = {
     "dict_type": "must be an object",
     "model_type": "must be a JSON object sent with content-type: application/json",
 }
+_SHOULD = re.compile(r"^\w+ should")
+"""How pydantic begins: Input, List, String, Dictionary ... should."""
 _NOT_THE_CALLERS = (
     "bool",
     "int",
@@ -39,5 +42,5 @@ def field_error(error: Mapping[str, Any]) -> tuple[str, str]:
         return "body", f"is not valid JSON near byte {path[0] if path else 0}"
     if path and path[-1] in _NOT_THE_CALLERS:
         path.pop()
-    message = _REMEDIES.get(kind) or error["msg"].replace("Input should", "must").replace("Value error, ", "")
+    message = _REMEDIES.get(kind) or _SHOULD.sub("must", error["msg"].replace("Value error, ", "").replace(" after validation", ""))
     return ".".join(path) or str(where), message

@@ -132,14 +132,15 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
     else:
         supervisor = start_supervisor(settings, config)
     for program in wanted:
-        where = ", ".join(str(port) for port in program.ports.values())
+        ports = ", ".join(str(port) for port in program.ports.values())
+        where = f" on {ports}" if ports else ""
         if program.name == "triton":
             prepare_bundles(settings, is_cold="triton" not in alive)
         if program.name in alive and not program.fault():
-            say(program.name, f"is up on {where}")
+            say(program.name, f"is up{where}")
             continue
         if program.name not in alive:
-            say(program.name, f"starting on {where}")
+            say(program.name, f"starting{where}")
             supervisor.start(program.name)
         wait_until_ready(settings, supervisor, program)
     if not names:

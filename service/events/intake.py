@@ -150,7 +150,7 @@ class EventIntake:
 
 _UNKNOWN = {
     "user": "is not known: materialise the user's row first, or set SHORTLIST_EVENTS__UNKNOWN_USERS=keep",
-    "item": "is not known: send the item first, or set SHORTLIST_EVENTS__UNKNOWN_ITEMS=keep",
+    "item": "is not known: PUT /v1/items first, or set SHORTLIST_EVENTS__UNKNOWN_ITEMS=keep",
 }
 
 

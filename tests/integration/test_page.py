@@ -118,6 +118,21 @@ def test_the_items_like_one_of_the_slate_are_one_click_away(browser: Any, gatewa
     assert page.problems() == []
 
 
+def test_a_click_changes_the_next_slate_of_the_user_who_was_shown_it(browser: Any, gateway_url: str) -> None:
+    page = Page(browser, gateway_url)
+    user_id = UNKNOWN_USER - 1
+    page.open(f"?user={user_id}&n=4")
+    name = page.all("#served li .name")[0].text
+    page.one("#user").clear()
+    page.one("#user").send_keys("7")
+    page.one(f"#served button[aria-label='Click on {name}']").click()
+    page.until(lambda: page.text("#status").startswith(f"Clicked on {name}: this is the next slate."))
+    assert f"4 items for user {user_id}" in page.text("#status")
+    assert name not in [one.text for one in page.all("#served li .name")]
+    assert [one.text for one in page.all("#seen li")] == [name]
+    assert page.problems() == []
+
+
 def test_an_unknown_user_is_answered_and_the_page_says_what_that_means(
     browser: Any, gateway_url: str
 ) -> None:

@@ -122,7 +122,8 @@ async def test_items_lie_in_the_stream_whole(server: RedisProcess, client: Any, 
 @pytest.mark.parametrize(
     ("item", "field", "message"),
     [
-        ({**ROW, "item_titel": "x"}, "item_titel", "is it item_title?"),
+        ({**ROW, "item_titel": "x"}, "item_titel", "items: is it item_title? Send some of item_id, "),
+        ({**ROW, "mass": 1}, "mass", "is no column of this data set's items: send some of item_id, "),
         ({"item_title": "x"}, "item_id", "is missing"),
         ({**ROW, "item_id": "900"}, "item_id", "must be an integer"),
         ({**ROW, "item_genre": 5}, "item_genre", "must hold string values: 5 is not"),

@@ -137,7 +137,7 @@ async def test_what_is_sent_again_is_a_duplicate_and_counted(
         (click(timestamp="2999-01-01"), "timestamp", "s in the future, and may lie 300: set the clock"),
         (click(event_id=""), "event_id", "at least 1"),
         (click(request_id="r" * 129), "request_id", "at most 128"),
-        (click(item_id=77), "item_id", "send the item first, or set SHORTLIST_EVENTS__UNKNOWN_ITEMS=keep"),
+        (click(item_id=77), "item_id", "PUT /v1/items first, or set SHORTLIST_EVENTS__UNKNOWN_ITEMS=keep"),
         (5, "events", "must be"),
     ],
 )
