@@ -43,7 +43,8 @@ class Watched(BaseModel):
     def lines(self) -> list[str]:
         """Says it for people."""
         told = ", ".join(f"{name} {_age(age)}" for name, age in self.ages_s.items())
-        lines = [f"{self.bundle}: {told}", f"events: the oldest that waits, {_age(self.event_lag_s)}"]
+        lag = f"the oldest waits for {_age(self.event_lag_s)}" if self.event_lag_s else "none waits"
+        lines = [f"{self.bundle}: {told}", f"events: {lag}"]
         if not self.answers:
             return [*lines, "drift: not known yet, too few answers of this bundle"]
         if not self.drifted:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from live.estimates import Estimate
 
-WIDTH, LEFT, ROW = 760, 250, 26
+WIDTH, ROW = 760, 26
+LETTER = 7.5
+"""Pixels that a letter of a name takes, at most."""
 COLOURS = ("#5b7fa6", "#c98a4b")
 
 
@@ -15,13 +17,14 @@ def intervals(rows: Sequence[tuple[str, Estimate]], unit: str) -> str:
     """Draws estimates one below the other, each a point within its interval."""
     known = [(name, one) for name, one in rows if one.value == one.value]
     most = max((one.high for _, one in known), default=0.0) * 1.05 or 1.0
-    scale = (WIDTH - LEFT - 90) / most
+    left = min(WIDTH - 240, 20 + LETTER * max((len(name) for name, _ in known), default=0))
+    scale = (WIDTH - left - 90) / most
     drawn = []
     for at, (name, one) in enumerate(known):
         y = ROW * at + ROW / 2
-        low, middle, high = (LEFT + value * scale for value in (one.low, one.value, one.high))
+        low, middle, high = (left + value * scale for value in (one.low, one.value, one.high))
         drawn.append(
-            f'<text x="{LEFT - 10}" y="{y + 4:.0f}" text-anchor="end">{html.escape(name)}</text>'
+            f'<text x="{left - 10:.0f}" y="{y + 4:.0f}" text-anchor="end">{html.escape(name)}</text>'
             f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{COLOURS[0]}" stroke-width="3"/>'
             f'<circle cx="{middle:.1f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>'
             f'<text x="{high + 8:.1f}" y="{y + 4:.0f}">{one.value:.4f}</text>'

@@ -210,4 +210,5 @@ def test_a_finding_says_itself_to_people() -> None:
     found = Watched(
         at_s=time.time(), bundle="b", ages_s={"bundle": 90_000 * 3, "index": None}, event_lag_s=0.4
     )
-    assert found.lines()[:2] == ["b: bundle 3 d, index unknown", "events: the oldest that waits, 0 s"]
+    assert found.lines()[:2] == ["b: bundle 3 d, index unknown", "events: the oldest waits for 0 s"]
+    assert Watched(at_s=time.time(), bundle="b").lines()[1] == "events: none waits"

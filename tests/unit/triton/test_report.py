@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
 from live.archive import Archive
+from live.drawing import WIDTH, intervals
+from live.estimates import Estimate
 from live.replay import LoggedAnswer, Replay, RewoundFeatures
 from live.report import clicks_of, estimate_other, explored, join, lines_of
 from live.report_page import click_sections, write_page
@@ -209,3 +212,12 @@ def test_folders_are_by_hour(tmp_path: Path) -> None:
     archive(tmp_path, [note("a", 7, [3])])
     hour = datetime.fromtimestamp(AT_MS / 1000, UTC)
     assert [path.name for path in shown_folder(tmp_path, DATASET.name).iterdir()] == [f"{hour:%Y-%m-%dT%H}"]
+
+
+def test_a_plot_leaves_room_for_the_name_of_a_bundle_and_its_arm() -> None:
+    name = "synthetic-20261129-163447-8f0a9f10 · champion"
+    drawn = intervals([(name, Estimate(0.1, 0.05, 0.2, 100.0))], "by arm")
+    found = re.search(rf'<text x="(\d+)" [^>]*text-anchor="end">{name}<', drawn)
+    assert found
+    assert int(found[1]) >= 7 * len(name)
+    assert float(re.findall(r'x2="([\d.]+)"', drawn)[0]) < WIDTH
