@@ -35,7 +35,11 @@ INT64 = 2**63
         ({"user_id": 7, "explain": 1}, "explain", "must be"),
         ({"user_id": 7, "exclude_item_ids": 5}, "exclude_item_ids", "must be a list"),
         ({"user_id": 7, "exclude_item_ids": [1, -INT64]}, "exclude_item_ids.1", "greater than"),
-        ({"user_id": 7, "exclude_item_ids": [1] * 1025}, "exclude_item_ids", "must have at most 1024 items, not 1025"),
+        (
+            {"user_id": 7, "exclude_item_ids": [1] * 1025},
+            "exclude_item_ids",
+            "must have at most 1024 items, not",
+        ),
         ({"user_id": 7, "context": {"context_tab": "1"}}, "context.context_tab", "must be an integer"),
         ({"user_id": 7, "context": {"tab": 1}}, "context.tab", "use one of context_hour, context_tab"),
         ({"user_id": 7, "context": {"context_tab": -INT64}}, "context.context_tab", "greater than"),
