@@ -14,7 +14,7 @@ from contract.arrays import Array, Floats, Ints
 from contract.dataset import Dataset
 from training.data.prepared import Prepared, to_numpy
 from training.examples.split import rows_of
-from training.features.activity import RecentLists
+from training.features.activity import ListSpans
 
 CHUNK = 32_768
 """Rows at a time: their lists, and each compared with an item, are in memory together."""
@@ -41,7 +41,7 @@ class ComparedItems:
             table[name] = values[np.append(rows_of(catalogue, ids), -1)]
         return cls(dataset, ids, table)
 
-    def matches(self, item_ids: Ints, recents: Mapping[str, RecentLists]) -> dict[str, Floats]:
+    def matches(self, item_ids: Ints, recents: Mapping[str, ListSpans]) -> dict[str, Floats]:
         """Takes the item of each row (rows,) and its user's lists, gives the user-item features, (rows,)."""
         items = rows_of(self.ids, item_ids)
         # -1, the row of nulls, for what is unknown and for the padding.

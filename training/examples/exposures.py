@@ -19,7 +19,7 @@ from contract.encoders import Encoders
 from training.data.prepared import Prepared
 from training.data.raw import all_columns, raw_arrays
 from training.examples.compared import CHUNK, ComparedItems
-from training.features.activity import EntityLog, RecentLists, Spans, event_times
+from training.features.activity import EntityLog, ListSpans, Spans, event_times
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class RankingRows:
     """
 
     frame: pd.DataFrame
-    lists: Mapping[str, RecentLists]
+    lists: Mapping[str, ListSpans]
     labels: Floats
     times: Ints
 
@@ -133,11 +133,11 @@ class RankingTable:
         frame = frame.assign(**known, **self.compared.matches(log.items[at], lists))
         return RankingRows(_ordered(dataset, frame), lists, labels[at], log.times[at])
 
-    def _known_at(self, pairs: pd.DataFrame, clock: pd.Series) -> tuple[pd.DataFrame, dict[str, RecentLists]]:
+    def _known_at(self, pairs: pd.DataFrame, clock: pd.Series) -> tuple[pd.DataFrame, dict[str, ListSpans]]:
         """Adds what is known of each user and item at each row's instant, and of the two together."""
         dataset, frame = self.prepared.dataset, _with_facts(self.prepared, pairs)
         instants = clock.astype("int64").to_numpy()
-        lists: dict[str, RecentLists] = {}
+        lists: dict[str, ListSpans] = {}
         for log, entity_id, columns in (
             (self.users, names.USER_ID, dataset.user_activity),
             (self.items, names.ITEM_ID, dataset.item_activity),

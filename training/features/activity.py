@@ -124,7 +124,7 @@ class Spans:
 
 
 @dataclass(frozen=True, eq=False)
-class RecentLists:
+class ListSpans:
     """A list for each row: the last `size` of a span [start, stop) of `values`, newest first."""
 
     values: Ints
@@ -132,11 +132,11 @@ class RecentLists:
     stop: Ints
     size: int
 
-    def take(self, rows: slice | Ints) -> RecentLists:
+    def take(self, rows: slice | Ints) -> ListSpans:
         """Picks rows, by a slice or by place."""
         return replace(self, start=self.start[rows], stop=self.stop[rows])
 
-    def joined(self, *more: RecentLists) -> RecentLists:
+    def joined(self, *more: ListSpans) -> ListSpans:
         """Adds the rows of others, whose `values` are these."""
         parts = (self, *more)
         assert all(part.values is self.values and part.size == self.size for part in parts), "of one log"
@@ -274,14 +274,14 @@ class EntityLog:
             made[names.rate_of(self.entity, label)] = _or_null(rate, is_known)
         return {name: made[name] for name in columns if name in made}
 
-    def lists(self, spans: Spans, columns: Columns) -> dict[str, RecentLists]:
+    def lists(self, spans: Spans, columns: Columns) -> dict[str, ListSpans]:
         """Takes the newest items of each span, as many as `columns` say; an item's log has no such lists."""
         if self.entity != names.USER:
             return {}
         size, before = columns[names.USER_RECENT_ITEM_IDS].max_length, self.positives_before
         return {
-            names.USER_RECENT_ITEM_IDS: RecentLists(self.items, spans.start, spans.stop, size),
-            names.USER_RECENT_POSITIVE_ITEM_IDS: RecentLists(
+            names.USER_RECENT_ITEM_IDS: ListSpans(self.items, spans.start, spans.stop, size),
+            names.USER_RECENT_POSITIVE_ITEM_IDS: ListSpans(
                 self.positive_items, before[spans.start], before[spans.stop], size
             ),
         }
