@@ -213,7 +213,8 @@ RANKING, RETRIEVAL = "ranking", "retrieval"
 class OrderSpec(BaseModel):
     """How the slate is ordered: P(click) is the logistic function of ranking * log-odds(ranking score) +
     retrieval * the vectors' score + the sum over `sources` of weight * that source's score, the blend, +
-    the `corrections` + the sum over `columns` of weight * that column + intercept.
+    intercept; for users with `least_known` recent items, + the `corrections` + the sum over `columns` of
+    weight * that column.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -227,7 +228,15 @@ class OrderSpec(BaseModel):
     columns: dict[str, float] = Field(
         {}, description="By the numeric columns of candidates that the ranker takes, as encoded."
     )
+    least_known: int = Field(
+        0, ge=0, description="Recent items under which a user has the blend alone: nothing tells of them."
+    )
     intercept: float = 0.0
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether what is known of the user counts."""
+        return bool(self.corrections or self.columns)
 
     @property
     def weighed(self) -> frozenset[str]:

@@ -68,18 +68,21 @@ def order_scores(
     The ranker tells clicked from shown best; the retrieval tells what a user comes across at all from the
     rest of the catalogue. A slate needs both. A score of the vectors that is not finite, as in the padding of
     a short list, counts as 0; so does a source whose scores are not there, because it failed. An order with
-    corrections needs (B,K) and how many items are `known` (B,1); one with columns needs those, (B,K,C).
+    corrections needs (B,K) and how many items are `known` (B,1), without which nothing is corrected; one with
+    columns needs those as well, (B,K,C).
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
     z = retrieval_part(retrieval_scores, spec, source_scores) + spec.intercept
     if spec.ranking:
         z += spec.ranking * log_odds(ranking_scores)
-    if spec.corrections and known is not None:
+    if known is not None:
         told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.corrections)
-        for name, score in told.items():
-            z += correction(score, known, spec.corrections[name])
-    if spec.columns and columns is not None:
-        z += columns @ np.array([*spec.columns.values()], dtype=np.float32)
+        parts = [correction(score, known, spec.corrections[name]) for name, score in told.items()]
+        if spec.columns and columns is not None:
+            weighed = columns @ np.array([*spec.columns.values()], dtype=np.float32)
+            parts.append(weighed.astype(np.float64))
+        if parts:
+            z += np.where(known >= spec.least_known, sum(parts), 0)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 

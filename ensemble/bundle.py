@@ -178,7 +178,7 @@ class LoadedBundle:
         models = {*self.user_tower.features, *of_users.columns}
         if set(user_item_feature_names(self.dataset)) & set(of_candidates.columns):
             models |= set(LISTS)
-        if self.manifest.order.corrections:
+        if self.manifest.order.is_corrected:
             models.add(USER_RECENT_ITEM_IDS)
         models |= {source.history for source in self.manifest.sources if source.history is not None}
         return tuple(name for name in self.dataset.user_features if name in models)

@@ -39,6 +39,7 @@ def materialize(world: World) -> None:
 
 _TABLES = """
 import json, re, sys
+from pathlib import Path
 import pyarrow.parquet as pq
 var, number = Path(sys.argv[1]), re.compile(rf"\\b{sys.argv[2]}\\b")
 found = [path for path in sorted(var.rglob("*.parquet")) if not path.is_symlink()]

@@ -53,8 +53,16 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
         sources={name: weight for name, weight in by_name.items() if weight > 0},
         corrections=corrections,
         columns=columns,
+        least_known=0 if of_terms is None else _least_known(judged),
         intercept=intercept,
     )
+
+
+def _least_known(judged: Judged) -> int:
+    """Gives the fewest recent items of which corrections say something: `FEWEST_CLICKS` of the users who
+    clicked have no more."""
+    known = np.sort(judged.known[judged.chosen.any(axis=1), 0])
+    return int(known[min(FEWEST_CLICKS, len(known)) - 1])
 
 
 def _choose(features: Doubles, judged: Judged) -> Doubles:

@@ -91,6 +91,18 @@ def test_corrections_bend_a_score_by_what_is_known_of_the_user_and_columns_are_a
     np.testing.assert_allclose(failed, expit(z), atol=1e-5)
 
 
+def test_who_is_known_less_than_anybody_whom_corrections_were_fitted_on_gets_the_blend() -> None:
+    ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
+    blend = OrderSpec(ranking=0.0, retrieval=2.0, intercept=-1)
+    corrected = {"corrections": {"retrieval": Correction(few=1.5)}, "columns": {"a": 0.7}, "least_known": 2}
+    order = blend.model_copy(update=corrected)
+    known, columns = np.array([[0], [1], [2], [9]]), ranking[:, :, None]
+    found = order_scores(ranking, retrieval, order, {}, known, columns)
+    plain = order_scores(ranking, retrieval, blend)
+    assert (found[:2] == plain[:2]).all()
+    assert (found[2:] != plain[2:]).all()
+
+
 def test_without_corrections_and_columns_the_order_is_the_blend_whatever_is_known() -> None:
     ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
     order = OrderSpec(ranking=0.5, retrieval=2.0, intercept=-1)
@@ -212,7 +224,9 @@ def test_a_column_that_tells_what_no_score_does_corrects_the_order_and_stays_a_p
     told, noise = (rng.normal(size=judged.clicked.shape).astype(np.float32) for _ in range(2))
     clicked = rng.random(told.shape) < expit(4 * judged.retrieval - 5 + 1.0 * told)
     some = replace(judged, clicked=clicked, relevant=clicked.sum(axis=1).astype(np.int64))
+    some = replace(some, known=np.where(np.arange(600) < 20, 0, 5)[:, None])
     order = fit_ordering(replace(some, columns={"noise": noise, "told": told}), OrderSpec())
+    assert order.least_known == 5
     assert order.columns["told"] == pytest.approx(1.0, rel=0.2)
     assert abs(order.columns["noise"]) < 0.1
     chances = corrected(replace(some, columns={"noise": noise, "told": told}), order)
