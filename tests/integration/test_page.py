@@ -111,7 +111,7 @@ def test_the_items_like_one_of_the_slate_are_one_click_away(browser: Any, gatewa
     user_id = get(f"{gateway_url}/v1/bundle")["sample_user_ids"][0]
     page.open(f"?user={user_id}&n=4")
     name = page.all("#served li .name")[1].text
-    page.all("#served li button")[1].click()
+    page.one(f"#served button[aria-label='Items like {name}']").click()
     page.until(lambda: len(page.all("#alike li")) == 4)
     assert page.text("#alike h2") == f"Like {name}"
     assert name not in [one.text for one in page.all("#alike li .name")]
