@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from contract import names
 from contract.activity import view_of
 from contract.archive import forget_users
+from contract.arrays import Ids
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import STATE, view_file
@@ -78,7 +79,8 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
         feast.apply()
         computed, stored = without_live_items(computed, _stored(online), *online.live_items())
         differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
-        settlement = _settlement(computed, differences, online, feast.var_dir)
+        unlike = online.unlike_seen(computed.seen)
+        settlement = _settlement(computed, differences, unlike, online, feast.var_dir)
         live = _live(differences, settlement)
         differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
         ids = {view: found.ids for view, found in stored.items()}
@@ -91,10 +93,10 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
             online.keep(kept, ids)
             _write(differences, live, online, feast)
             _settle(differences, live, settlement)
-        online.write_seen(computed.seen, settlement.seen)
+        online.write_seen(computed.seen, unlike, settlement.seen)
         _delete(differences, live, settlement, online, runs, {one.view for one in kept})
         online.let_go(kept, ids)
-        online.forget_seen(ids_of(computed.seen), settlement.seen)
+        online.forget_seen(np.setdiff1d(unlike, ids_of(computed.seen)), settlement.seen)
         online.note_changed(changed)
         _check_arrival(differences, online)
         if not is_same:
@@ -169,14 +171,18 @@ def _differences(
 
 
 def _settlement(
-    computed: Computed, differences: Mapping[str, Difference], online: OnlineStore, var_dir: Path
+    computed: Computed,
+    differences: Mapping[str, Difference],
+    unlike: Ids,
+    online: OnlineStore,
+    var_dir: Path,
 ) -> Settlement:
-    """Reads what happened since features were computed: to whose rows change, or to everybody where no event
-    was folded before."""
+    """Reads what happened since features were computed: to whose rows change and who have seen anything else,
+    or to everybody where no event was folded before."""
     later = LaterEvents(online.redis, computed.dataset, var_dir, computed.made.horizon)
     if online.note_rates(computed.made.rates):
         users, items = (differences[view].changed.tolist() for view in ACTIVITY)
-        later.wanted = {names.USER: {*users, *online.unlike_seen(computed.seen)}, names.ITEM: {*items}}
+        later.wanted = {names.USER: {*users, *unlike.tolist()}, names.ITEM: {*items}}
     effective = later.effective()
     later.read()
     return Settlement(

@@ -193,46 +193,44 @@ class OnlineStore:
             some = ids[start : start + _BATCH].tolist()
             yield [feature_key(join_key, entity_id, self.project) for entity_id in some]
 
-    def unlike_seen(self, seen: pa.Table) -> list[int]:
-        """Tells of which users Redis holds that they have seen anything else."""
-        computed = set(ids_of(seen).tolist())
-        unlike = [user_id for user_id in self.seen_users() if user_id not in computed]
-        for _, changed in self._changed_seen(seen):
-            unlike += changed
-        return unlike
+    def unlike_seen(self, seen: pa.Table) -> Ids:
+        """Tells of which users Redis holds that they have seen anything else, ascending. Who does so later
+        does by the stream, which puts events before what is there: nothing need be written of them."""
+        unlike = [np.setdiff1d(np.array(self.seen_users(), dtype=np.int64), ids_of(seen))]
+        for values in self._values(seen):
+            before: Any = self.redis.mget([seen_key(self.project, user_id) for user_id in values])
+            pairs = zip(values.items(), before, strict=True)
+            changed = [user_id for (user_id, mine), old in pairs if old != encode_seen(mine)]
+            unlike.append(np.array(changed, dtype=np.int64))
+        return np.unique(np.concatenate(unlike))
 
-    def write_seen(self, seen: pa.Table, write: WriteSeen | None = None) -> None:
-        """Writes what users have seen where it is not there already; whose it is is noted as changed."""
-        for values, changed in self._changed_seen(seen):
-            if changed:
-                self.note_changed(changed)
-                (write or self._set_seen)({user_id: values[user_id] for user_id in changed})
-                self.note_changed(changed)
+    def write_seen(self, seen: pa.Table, users: Ids, write: WriteSeen | None = None) -> None:
+        """Writes what some of the users have seen; they are noted as changed."""
+        for values in self._values(seen.filter(pa.array(np.isin(ids_of(seen), users)))):
+            self.note_changed([*values])
+            (write or self._set_seen)(values)
+            self.note_changed([*values])
 
     def _set_seen(self, values: Mapping[int, Ids]) -> None:
         self.redis.mset({seen_key(self.project, one): encode_seen(items) for one, items in values.items()})
 
-    def _changed_seen(self, seen: pa.Table) -> Iterator[tuple[dict[int, Ids], list[int]]]:
-        """Gives what users have seen, some at a time, and of whom Redis holds anything else."""
+    def _values(self, seen: pa.Table) -> Iterator[dict[int, Ids]]:
+        """Gives what users have seen, some at a time."""
         for start in range(0, len(seen), _BATCH):
             some = seen.slice(start, _BATCH).combine_chunks()
             lists = some[SEEN_ITEM_IDS].combine_chunks()
             items, ends = lists.flatten().to_numpy(), np.cumsum(lists.value_lengths().to_numpy())
-            values = dict(zip(ids_of(some).tolist(), np.split(items, ends[:-1]), strict=True))
-            before: Any = self.redis.mget([seen_key(self.project, user_id) for user_id in values])
-            pairs = zip(values.items(), before, strict=True)
-            yield values, [user_id for (user_id, mine), old in pairs if old != encode_seen(mine)]
+            yield dict(zip(ids_of(some).tolist(), np.split(items, ends[:-1]), strict=True))
 
     def seen_users(self) -> list[int]:
         """Lists the users who have seen anything."""
         prefix = seen_prefix(self.project)
         return [int(key[len(prefix) :]) for key in self.redis.scan_iter(f"{prefix}*", count=_BATCH)]
 
-    def forget_seen(self, kept: Ids, write: WriteSeen) -> None:
-        """Writes that all other users have seen nothing."""
-        gone = np.setdiff1d(np.array(self.seen_users(), dtype=np.int64), kept).tolist()
-        for start in range(0, len(gone), _BATCH):
-            some = gone[start : start + _BATCH]
+    def forget_seen(self, users: Ids, write: WriteSeen) -> None:
+        """Writes that some users have seen nothing."""
+        for start in range(0, len(users), _BATCH):
+            some = users[start : start + _BATCH].tolist()
             self.note_changed(some)
             write(dict.fromkeys(some, np.zeros(0, dtype=np.int64)))
             self.note_changed(some)

@@ -84,11 +84,11 @@ class Leases:
         self._next_s = 0.0
 
     def release(self) -> None:
-        """Gives all back, and ends being counted."""
+        """Gives all back, and ends being counted, until tended again."""
         with suppress(RedisError):
             self._release(sorted(self.held))
             self._redis.zrem(consumers_key(self._dataset), self.token)
-        self.held = set()
+        self.lose()
 
     def _taken(self, streams: Sequence[str]) -> set[str]:
         """Takes or renews leases, gives the streams of those that are this consumer's now."""

@@ -67,7 +67,8 @@ def load(world: Prepared, redis: Redis, max_seen: int) -> dict[str, float]:
         facts[f"{join_key}_s"] = time.monotonic() - started
     started = time.monotonic()
     seen = seen_items(world, world.dataset.clock(), max_seen)
-    OnlineStore(redis, world.dataset.name).write_seen(seen)
+    online = OnlineStore(redis, world.dataset.name)
+    online.write_seen(seen, online.unlike_seen(seen))
     facts["seen_keys"] = len(seen)
     facts["seen_s"] = time.monotonic() - started
     return facts

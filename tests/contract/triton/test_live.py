@@ -254,6 +254,14 @@ def test_the_rights_that_the_documentation_lists_suffice(
     consumer.leases.release()
 
 
+def test_one_that_gave_its_streams_back_takes_them_again_at_once(redis: Any, tmp_path: Path) -> None:
+    consumer, _ = make_consumer(redis, DATASET, tmp_path)
+    drain(consumer, rounds=1)
+    consumer.leases.release()
+    accept(redis, DATASET, [click(7, 1)])
+    assert consumer.step() == 1
+
+
 def test_a_damaged_entry_keeps_no_other_from_its_effect(
     redis: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from contract.keys import activity_rates_key, decode_seen, seen_key
 from feature_repo.connection import connection_string
 from feature_repo.definitions import live_source
 from feature_repo.feast_store import FeastStore
+from feature_repo.later import LaterEvents
 from feature_repo.materialize import materialize
 from live.consumer import Consumer
 from tests.builders.activity import LoggedEvent, events_before, logged_events, with_lists
@@ -172,9 +173,35 @@ def test_materialising_while_events_flow_loses_none(
     assert archive_files(events_folder(tmp_path, world.dataset.name)), "some lie in the archive alone"
     assert_all_folded(redis, world, until(world, as_of), events)
     for user in {event.user_id for event in events}:
-        seen = decode_seen(redis.get(seen_key(world.dataset.name, int(user)))).tolist()
-        assert {event.item_id for event in events if event.user_id == user} <= {*seen}
+        assert {event.item_id for event in events if event.user_id == user} <= {
+            *seen_of(redis, world, int(user))
+        }
     archived_and_prepared_again(redis, world, redis_url, tmp_path, consumer, events)
+
+
+def test_what_a_user_sees_after_materialising_has_looked_stays(
+    world: Prepared, redis: Any, redis_url: RedisUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one whose row and items were as computed, and of one who was not known."""
+    load(world, redis_url)
+    consumer, _ = make_consumer(redis, world.dataset, tmp_path)
+    known, new = int(world.interactions[names.USER_ID].iloc[0]), SIZE.users + 5
+    before, read = seen_of(redis, world, known), LaterEvents.read
+
+    def read_then_more(later: LaterEvents) -> None:
+        read(later)
+        accept(redis, world.dataset, [click(known, 5, 1), click(new, 5, 2)])
+        drain(consumer, rounds=1)
+
+    monkeypatch.setattr(LaterEvents, "read", read_then_more)
+    materialize(world.folder, redis_url, say=quiet)
+    assert seen_of(redis, world, known) == [5, *(item for item in before if item != 5)]
+    assert seen_of(redis, world, new) == [5]
+
+
+def seen_of(redis: Any, world: Prepared, user_id: int) -> list[int]:
+    items: list[int] = decode_seen(redis.get(seen_key(world.dataset.name, user_id))).tolist()
+    return items
 
 
 def feed(redis: Redis, world: Prepared, events: Sequence[Event], fed: threading.Event) -> None:
