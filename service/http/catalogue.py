@@ -27,7 +27,15 @@ class OwnIdConvertor(PathConvertor):
     regex = ".*[^/]"
 
 
+class UserIdConvertor(OwnIdConvertor):
+    """A user's id in a path that ends with it: the path of what the user has seen is another route's, so that
+    no method which that one lacks is taken for one on a user whose id ends so."""
+
+    regex = f"(?!.*/seen$){OwnIdConvertor.regex}"
+
+
 register_url_convertor("own_id", OwnIdConvertor())
+register_url_convertor("user_id", UserIdConvertor())
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 ItemId = Annotated[str, Path(description="The item.")]
 
@@ -80,7 +88,7 @@ async def take_out_item(item_id: ItemId, request: Request, intake: IntakeDep) ->
     return await intake.take_out(item_id, request_id_of(request))
 
 
-@router.get("/users/{user_id:own_id}", responses=problems(401, 422, 500, 503))
+@router.get("/users/{user_id:user_id}", responses=problems(401, 422, 500, 503))
 async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> UserResponse:
     """All that is held of a user: in Redis, and in the archive of events and of what was shown. Bundles are
     not among it: they may have learned from what the user did."""
@@ -88,7 +96,7 @@ async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> Use
 
 
 @router.delete(
-    "/users/{user_id:own_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+    "/users/{user_id:user_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
 )
 async def forget_user(user_id: UserId, request: Request, intake: IntakeDep) -> Accepted:
     """Deletes all that is held of a user: features, seen items, stored slates, events and what was shown go

@@ -6,7 +6,7 @@ Source: RFC 9457, Problem Details for HTTP APIs, section 3.
 from __future__ import annotations
 
 import json
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 import structlog
@@ -107,6 +107,17 @@ def _nearest(request: Request) -> str:
     return "see /docs for the routes"
 
 
+def _methods(request: Request) -> str:
+    """The methods that a path has, which may be those of several routes."""
+    scope = {name: request.scope[name] for name in ("type", "path", "root_path")}
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in HTTPMethod
+        if any(route.matches({**scope, "method": method.value})[0] is Match.FULL for route in routes)
+    )
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
@@ -116,6 +127,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     }.get(HTTPStatus(error.status_code), str(error.detail))
     response = problem(error.status_code, detail, request_id=request_id_of(request))
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = _methods(request)
     return response
 
 

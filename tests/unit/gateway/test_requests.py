@@ -202,6 +202,26 @@ async def test_unknown_routes_and_methods_are_problem_documents(tmp_path: Path) 
     assert no_user.json()["errors"][0]["field"] == "user_id"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("OPTIONS", "/v1/users/7", {"GET", "DELETE"}),
+        ("DELETE", "/v1/users/7/seen", {"GET"}),
+        ("DELETE", "/v1/users/a/seen", {"GET"}),
+        ("GET", "/v1/items/7", {"DELETE"}),
+        ("POST", "/v1/items", {"PUT"}),
+        ("POST", "/healthz", {"GET"}),
+    ],
+)
+async def test_all_methods_of_a_path_are_told(
+    tmp_path: Path, method: str, path: str, allowed: set[str]
+) -> None:
+    async with client_of(make_app(tmp_path)) as client:
+        response = await client.request(method, path)
+    assert response.status_code == 405
+    assert set(response.headers["allow"].split(", ")) == allowed
+
+
 async def test_our_own_bugs_are_a_500_without_our_insides(tmp_path: Path) -> None:
     class Buggy:
         async def recommend(self, *_: Any) -> Any:
