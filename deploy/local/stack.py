@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+from redis import ConnectionError as RedisUnreachable
 from redis import RedisError
+from redis import TimeoutError as RedisLate
 
 from contract.bundle import BundleError
-from contract.environment import REDIS_URL
+from contract.environment import REDIS_URL, explain_redis
 from contract.routing import RoutingError
 from deploy.local.ports import PortTaken, check_free
 from deploy.local.programs import (
@@ -149,7 +151,8 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
 
 def prepare_bundles(settings: LocalSettings, *, is_cold: bool) -> None:
     """Makes the bundle of the link the champion; where Triton runs already, once it is loaded there, and what
-    was exported anew since is loaded again.
+    was exported anew since is loaded again. A cold one starts without Redis as well: it loads the bundle of
+    the link, and follows the record once it can.
 
     Raises:
         StackError: link or record cannot be read, or a bundle is refused.
@@ -159,7 +162,12 @@ def prepare_bundles(settings: LocalSettings, *, is_cold: bool) -> None:
             load_anew(settings)
         if told := follow_link(settings) if is_cold else serve_link(settings):
             say("bundles", told)
-    except (BundleError, RoutingError, LoadError, RedisError, OSError) as error:
+    except RedisError as error:
+        fault = f"Redis at {settings.redis.address}: {explain_redis(error)}"
+        if not (is_cold and isinstance(error, RedisUnreachable | RedisLate)):
+            raise StackError(f"bundles: {fault}") from None
+        say("bundles", f"the link's is loaded, as the record cannot be read: {fault}")
+    except (BundleError, RoutingError, LoadError, OSError) as error:
         raise StackError(f"bundles: {error}") from None
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from contract.environment import RedisUrl
-from deploy.local import programs, supervisor, triton_server
+from deploy.local import programs, stack, supervisor, triton_server
 from deploy.local.ports import PortTaken, check_free, free_port, is_free
 from deploy.local.settings import LocalSettings
 
@@ -195,3 +198,25 @@ def test_a_python_process_that_a_killed_server_left_is_ended(settings: LocalSett
         assert ours.wait(10) == -signal.SIGKILL
         assert another.poll() is None
         another.kill()
+
+
+def test_a_cold_triton_does_not_wait_for_redis_and_a_running_one_changes_nothing_without_it(
+    settings: LocalSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(error: Exception) -> Callable[[LocalSettings], str]:
+        def read(_: LocalSettings) -> str:
+            raise error
+
+        return read
+
+    fault = f"Redis at {settings.redis.address}: gone; start it (`make up`)"
+    for error in (redis.ConnectionError("gone"), redis.TimeoutError("gone")):
+        for name in ("follow_link", "serve_link"):
+            monkeypatch.setattr(stack, name, refuse(error))
+        stack.prepare_bundles(settings, is_cold=True)
+        assert fault in capsys.readouterr().out
+        with pytest.raises(stack.StackError, match=f"^bundles: {re.escape(fault)}"):
+            stack.prepare_bundles(settings, is_cold=False)
+    monkeypatch.setattr(stack, "follow_link", refuse(redis.ResponseError("WRONGTYPE")))
+    with pytest.raises(stack.StackError, match=r"^bundles: Redis at .*WRONGTYPE"):
+        stack.prepare_bundles(settings, is_cold=True)
