@@ -17,7 +17,7 @@ import yaml
 
 from contract import names
 from contract.dataset import DATASET_FILE
-from contract.features import FOLDER, SEEN_FILE, view_file
+from contract.features import FOLDER, SEEN_FILE, state_file, view_file
 
 TEXT = {"role": "categorical", "dtype": "string"}
 CHANGES = {
@@ -43,7 +43,8 @@ def change(folder: Path, new_id: int) -> None:
             changed[names.IS_AVAILABLE] = flag
         _write(pa.table(changed), file, new_id)
     (folder / DATASET_FILE).write_text(yaml.safe_dump(declared, sort_keys=False))
-    for name in (view_file(names.USER_ACTIVITY), view_file(names.ITEM_ACTIVITY), SEEN_FILE):
+    activity = (names.USER_ACTIVITY, names.ITEM_ACTIVITY)
+    for name in (*map(view_file, activity), *map(state_file, activity), SEEN_FILE):
         file = folder / FOLDER / name
         _write(pq.read_table(file), file, new_id)
 
