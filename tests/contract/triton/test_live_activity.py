@@ -189,6 +189,7 @@ def test_what_a_user_sees_after_materialising_has_looked_stays(
     before, read = seen_of(redis, world, known), LaterEvents.read
 
     def read_then_more(later: LaterEvents) -> None:
+        monkeypatch.undo()
         read(later)
         accept(redis, world.dataset, [click(known, 5, 1), click(new, 5, 2)])
         drain(consumer, rounds=1)
