@@ -58,6 +58,37 @@ def stored_row(row: Row, dataset: Dataset) -> Row:
     }
 
 
+def row_schema(dataset: Dataset) -> dict[str, Any]:
+    """Describes in JSON Schema the columns beside the id that `check_row` takes, by name."""
+    columns = dataset.items.items()
+    return {name: _column_schema(column) for name, column in columns if column.role is not Role.ID}
+
+
+def _column_schema(column: Column) -> dict[str, Any]:
+    most = _most(column)
+    kinds: dict[str, dict[str, Any]] = {
+        "int64": {"type": "integer", "minimum": -most, "maximum": most},
+        "float32": {"type": "number", "minimum": -most, "maximum": most},
+        "string": {"type": "string", "minLength": 1},
+        "bool": {"type": "boolean"},
+    }
+    told = kinds[str(column.dtype)]
+    if column.is_several:
+        told = {"type": "array", "items": told, "maxItems": MOST_ELEMENTS}
+    if column.role is Role.EMBEDDING:
+        told |= {"minItems": column.max_length, "maxItems": column.max_length}
+    return {"anyOf": [told, {"type": "null"}]} | (
+        {"description": column.description} if column.description else {}
+    )
+
+
+def _most(column: Column) -> float:
+    """The largest number that a column takes, and with a minus before it the smallest."""
+    if column.dtype == "int64" and not column.is_several:
+        return MOST_WHOLE
+    return MOST_OF_LOGS if column.is_log else MOST
+
+
 def _unknown(name: str, columns: Columns) -> str:
     near = difflib.get_close_matches(name, columns, n=1)
     likely = f"is it {near[0]}? Send" if near else "send"
@@ -87,8 +118,6 @@ def _value(name: str, column: Column, value: Any) -> Any:
 def _check_size(name: str, column: Column, value: Any) -> None:
     if isinstance(value, bool | str):
         return
-    most = MOST_OF_LOGS if column.is_log else MOST
-    if column.dtype == "int64" and not column.is_several:
-        most = MOST_WHOLE
+    most = _most(column)
     if abs(value) > most:
         raise WrongField(name, f"must be from {-most:g} to {most:g}, got {value:g}")

@@ -99,7 +99,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     app.add_middleware(AccessLayer, keys=settings.api_keys, metrics=metrics)
     app.add_middleware(OverloadLayer, limit=event_loop, metrics=metrics)
     app.add_middleware(RequestLayer, metrics=metrics)
-    describe(app, lambda: router.variant.manifest, settings)
+    describe(app, lambda: router.variant, settings)
     return app
 
 

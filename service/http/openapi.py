@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
 
 from contract.affinity import LISTS
 from contract.bundle import Manifest
+from contract.dataset import Dataset
 from contract.filters import element, filter_schema
 from contract.ids import FIRST, LAST, MAX_LENGTH, IdDtype
+from contract.items import row_schema
+from contract.names import ITEM_ID
 from contract.user_features import FLOAT32_MAX
+from service.failures import DependencyUnavailable
 from service.http.layers import GUARDED
 from service.http.problems import PROBLEM_TYPE
 from service.schemas import INT64_MAX
 from service.settings import Settings
+from service.variant import Variant
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KEY = "key"
@@ -39,15 +45,15 @@ _HEADERS_OF_STATUS = {
 }
 
 
-def describe(app: FastAPI, served: Callable[[], Manifest], settings: Settings) -> None:
-    """Completes what FastAPI writes under /openapi.json, of the manifest that is `served` then; drawn at the
+def describe(app: FastAPI, served: Callable[[], Variant], settings: Settings) -> None:
+    """Completes what FastAPI writes under /openapi.json, of the bundle that is `served` then; drawn at the
     first request for it."""
     generate = app.openapi
     described = ""
 
     def openapi() -> dict[str, Any]:
         nonlocal described
-        manifest = served()
+        manifest = served().manifest
         if described != manifest.bundle:
             app.openapi_schema = None
         document = generate()
@@ -56,6 +62,8 @@ def describe(app: FastAPI, served: Callable[[], Manifest], settings: Settings) -
             _describe_request(document, manifest, settings)
             _describe_ids(document, manifest)
             _describe_events(document, manifest)
+            with suppress(DependencyUnavailable):  # its data set cannot be read: who puts items is told so
+                _describe_items(document, served().dataset)
             _make_exact(document["components"])
             _make_exact(document["paths"])
             described = manifest.bundle
@@ -176,6 +184,24 @@ def _describe_events(document: dict[str, Any], manifest: Manifest) -> None:
     label = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 1}, {"type": "null"}]}
     fields |= dict.fromkeys(manifest.labels, label)
     event["additionalProperties"] = False
+    ways: dict[str, Any] = dict.fromkeys(manifest.labels, label["anyOf"][0])
+    if manifest.event_types:
+        ways["type"] = {"type": "string"}
+    says_something = [{"required": [name], "properties": {name: told}} for name, told in ways.items()]
+    if says_something:
+        event["anyOf"] = says_something
+    else:
+        event["not"] = {}  # a data set without labels takes no event
+
+
+def _describe_items(document: dict[str, Any], dataset: Dataset) -> None:
+    """Names the columns that an item may have; another name is refused."""
+    item = document["components"]["schemas"]["ItemsRequest"]["properties"]["items"]["items"]
+    item["properties"] = {ITEM_ID: _id_of(dataset.item_id_dtype)} | row_schema(dataset)
+    item["required"] = [ITEM_ID]
+    item["additionalProperties"] = False
+    for name in ("propertyNames", "maxProperties"):
+        item.pop(name, None)
 
 
 def _id_of(dtype: IdDtype) -> dict[str, Any]:

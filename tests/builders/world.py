@@ -81,9 +81,9 @@ class World:
         """Runs `up`, `down` or `status`."""
         return self.run("dev", "-m", "deploy.local.stack", *arguments, **settings)
 
-    def up(self, *names: str) -> None:
+    def up(self, *names: str, **settings: str) -> None:
         """Starts servers, all by default; a failure shows their logs."""
-        done = self.stack("up", *names)
+        done = self.stack("up", *names, **settings)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self) -> None:

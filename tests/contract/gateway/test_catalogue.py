@@ -99,6 +99,18 @@ def gateway(url: Any, folder: Path, *, text: bool = False) -> Any:
     return client_of(build_app(settings, Variant.read(folder, settings, FakeEnsemble(), make_store())))
 
 
+@pytest.mark.usefixtures("client")
+async def test_the_description_names_the_columns(server: RedisProcess, tmp_path: Path) -> None:
+    async with gateway(server.url, tmp_path) as http:
+        schemas = (await http.get("/openapi.json")).json()["components"]["schemas"]
+    item = schemas["ItemsRequest"]["properties"]["items"]["items"]
+    assert (item["required"], item["additionalProperties"]) == (["item_id"], False)
+    assert item["properties"].keys() == ROW.keys()
+    year, picture = (item["properties"][name]["anyOf"][0] for name in ("item_year", "item_picture"))
+    assert year == {"type": "integer", "minimum": -(2**53), "maximum": 2**53}
+    assert (picture["minItems"], picture["maxItems"]) == (3, 3)
+
+
 async def send(
     server: RedisProcess, folder: Path, method: str, path: str, *, text: bool = False, **sent: Any
 ) -> httpx.Response:
