@@ -75,8 +75,9 @@ class Consumer:
         began_s = time.monotonic()
         for stream in self.leases.tend():
             self._positions[stream] = groups_of(self._redis, stream)[GROUP]
+            # One that is taken again, as after each failure, is due when it was: a full Redis waits for it.
             spread = random.random() * self._settings.archive_s
-            self._archived_s[stream] = time.monotonic() - spread
+            self._archived_s.setdefault(stream, time.monotonic() - spread)
         self._archive_due()  # first: where Redis is full it makes room
         entries = self._read()
         for handler in self._all:
