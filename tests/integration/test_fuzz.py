@@ -8,7 +8,7 @@ from bench.fuzz.fuzz import SETTINGS, fuzz
 from deploy.local.programs import http_fault
 from tests.builders.world import World, eventually
 
-SECONDS = 30
+SECONDS = 60
 
 
 def test_whatever_is_asked_is_answered_as_the_api_is_described(own_world: World, tmp_path: Path) -> None:
