@@ -241,15 +241,16 @@ class OrderSpec(BaseModel):
     @property
     def weighed(self) -> frozenset[str]:
         """Names the scores that count: `RANKING`, `RETRIEVAL` and sources."""
-        return frozenset({*(name for name, weight in self._blend.items() if weight), *self.corrections})
+        return frozenset({*(name for name, weight in self.blend.items() if weight), *self.corrections})
 
     def __str__(self) -> str:
         """Says what the blend weighs, for people."""
-        scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self._blend.items())
+        scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self.blend.items())
         return f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
 
     @property
-    def _blend(self) -> dict[str, float]:
+    def blend(self) -> dict[str, float]:
+        """The weights of the scores in the blend, by name."""
         return {RANKING: self.ranking, RETRIEVAL: self.retrieval, **self.sources}
 
 

@@ -31,12 +31,25 @@ def named_scores(
     wanted: Collection[str],
 ) -> dict[str, Doubles]:
     """Gives those of the wanted scores that are there, by their names, as the order weighs them."""
+    of_sources = _of_sources(retrieval_scores, source_scores, wanted)
+    return {RANKING: log_odds(ranking_scores), **of_sources} if RANKING in wanted else of_sources
+
+
+def _of_sources(
+    retrieval_scores: Floats, source_scores: Mapping[str, Floats], wanted: Collection[str]
+) -> dict[str, Doubles]:
     told: dict[str, Doubles] = {}
-    if RANKING in wanted:
-        told[RANKING] = log_odds(ranking_scores)
     if RETRIEVAL in wanted:
         told[RETRIEVAL] = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0).astype(np.float64)
     return told | {name: s.astype(np.float64) for name, s in source_scores.items() if name in wanted}
+
+
+def _blend(told: Mapping[str, Doubles], spec: OrderSpec, shape: tuple[int, ...]) -> Doubles:
+    z = np.zeros(shape)
+    for name, weight in spec.blend.items():
+        if name in told:
+            z += weight * told[name]
+    return z
 
 
 def known_items(recent_item_ids: Ints) -> Ints:
@@ -72,30 +85,16 @@ def order_scores(
     columns needs those as well, (B,K,C).
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
-    z = retrieval_part(retrieval_scores, spec, source_scores) + spec.intercept
-    if spec.ranking:
-        z += spec.ranking * log_odds(ranking_scores)
+    told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
+    z = _blend(told, spec, retrieval_scores.shape) + spec.intercept
     if known is not None:
-        told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.corrections)
-        parts = [correction(score, known, spec.corrections[name]) for name, score in told.items()]
+        parts = [correction(told[name], known, one) for name, one in spec.corrections.items() if name in told]
         if spec.columns and columns is not None:
             weighed = columns @ np.array([*spec.columns.values()], dtype=np.float32)
             parts.append(weighed.astype(np.float64))
         if parts:
             z += np.where(known >= spec.least_known, sum(parts), 0)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
-
-
-def retrieval_part(
-    retrieval_scores: Floats, spec: OrderSpec, source_scores: Mapping[str, Floats]
-) -> npt.NDArray[np.float64]:
-    """Gives what the sources alone contribute to the log-odds."""
-    retrieved = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0)
-    z = np.multiply(retrieved, spec.retrieval, dtype=np.float64)
-    for name, weight in spec.sources.items():
-        if name in source_scores:
-            z += weight * source_scores[name]
-    return z
 
 
 def unranked_scores(
@@ -108,9 +107,11 @@ def unranked_scores(
 
     They are no probabilities: no ranker said how likely a click is.
     """
-    z = retrieval_part(retrieval_scores, spec, source_scores) if spec.sources else retrieval_scores
+    z: Doubles = retrieval_scores.astype(np.float64)
+    if spec.sources:
+        z = _blend(_of_sources(retrieval_scores, source_scores, spec.weighed), spec, z.shape)
     with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-z.astype(np.float64)))).astype(np.float32)
+        return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 
 def likeness(cosines: Floats, spec: OrderSpec, source_scores: Mapping[str, Floats]) -> Floats:
