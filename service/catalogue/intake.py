@@ -17,6 +17,7 @@ from contract.keys import catalogue_reply_key, catalogue_stream_key
 from contract.live_catalogue import FIELD, FORGET, PUT, SHOW, TAKE_OUT, encode_change
 from service.catalogue.schemas import Accepted, ItemsRequest, UserResponse
 from service.events.log import EventLog
+from service.events.refused import EntriesRefused
 from service.events.schemas import EventProblem
 from service.failures import DependencyUnavailable
 from service.variant import Variant
@@ -24,14 +25,6 @@ from service.variant import Variant
 CONSUMER = "the consumer (`python -m live consume`)"
 LOOK_S, PATIENCE_S = 0.05, 3.0
 """Seconds between two looks for a reply, and until it is given up."""
-
-
-class ItemsRefused(Exception):
-    """Not one item of a request is accepted; what is wrong with them."""
-
-    def __init__(self, errors: list[EventProblem]) -> None:
-        super().__init__(f"{len(errors)} fields of items are wrong")
-        self.errors = errors
 
 
 class CatalogueIntake:
@@ -45,7 +38,7 @@ class CatalogueIntake:
 
         Raises:
             RequestValidationError: it is no request with items.
-            ItemsRefused: fields of items are wrong.
+            EntriesRefused: fields of items are wrong.
             DependencyUnavailable: Redis does not answer; nothing, or everything, is accepted.
         """
         try:
@@ -55,7 +48,7 @@ class CatalogueIntake:
             raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None
         rows, errors = self._read(request.items)
         if errors:
-            raise ItemsRefused(errors)
+            raise EntriesRefused("items", errors)
         await self._ask(PUT, rows)
         return Accepted(request_id=request_id, accepted=len(request.items))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from contract.bundle import Manifest
 from contract.events import Event
 from service.events.check import WrongEvent, read_event
 from service.events.log import EventLog
+from service.events.refused import EntriesRefused
 from service.events.schemas import EventBody, EventProblem, EventsRequest, EventsResponse
 from service.failures import DependencyUnavailable
 from service.field_errors import field_error
@@ -27,14 +28,6 @@ MOST_AT_ONCE = 256
 """Requests that wait for Redis at once: each keeps its events, and a connection to Redis."""
 TURN = 50
 """Events that are checked before others have their turn."""
-
-
-class EventsRefused(Exception):
-    """Not one event of a request is accepted; what is wrong with them."""
-
-    def __init__(self, errors: list[EventProblem]) -> None:
-        super().__init__(f"{len(errors)} events are wrong")
-        self.errors = errors
 
 
 @dataclass
@@ -75,7 +68,7 @@ class EventIntake:
 
         Raises:
             RequestValidationError: it is no request with events.
-            EventsRefused: all events are wrong, or one is and the request is `atomic`.
+            EntriesRefused: all events are wrong, or one is and the request is `atomic`.
             DependencyUnavailable: Redis does not answer, or too many wait for it; nothing, or everything, is
                 accepted.
             TooFarBehind: too many events wait already.
@@ -92,7 +85,7 @@ class EventIntake:
                 found.refuse(index, error.field, error.message)
         await self._look_for_unknown(found)
         if found.wrong and (is_atomic or not found.right):
-            raise EventsRefused(found.errors)
+            raise EntriesRefused("events", found.errors)
         if self.waiting >= MOST_AT_ONCE:
             raise DependencyUnavailable(
                 REDIS, f"{self.waiting} requests wait for its disk already", is_late=True
@@ -152,10 +145,3 @@ _UNKNOWN = {
     "user": "is not known: materialise the user's row first, or set SHORTLIST_EVENTS__UNKNOWN_USERS=keep",
     "item": "is not known: PUT /v1/items first, or set SHORTLIST_EVENTS__UNKNOWN_ITEMS=keep",
 }
-
-
-def first_of(errors: Sequence[EventProblem]) -> str:
-    """Says of several problems the first, and how many there are."""
-    one = errors[0]
-    more = f"; {len(errors) - 1} more, see errors" if len(errors) > 1 else ""
-    return f"events.{one.index}.{one.field} {one.message}{more}"

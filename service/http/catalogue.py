@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
-from fastapi.routing import APIRoute
 from starlette.convertors import PathConvertor, register_url_convertor
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from service.catalogue.intake import CatalogueIntake, ItemsRefused
+from service.catalogue.intake import CatalogueIntake
 from service.catalogue.schemas import Accepted, ItemsRequest, UserResponse
-from service.http.body import read_document
-from service.http.problems import problem, request_id_of
+from service.http.documents import DocumentRoute
+from service.http.problems import request_id_of
 from service.http.routes import UserId, problems
 
 ITEMS = "/v1/items"
@@ -48,25 +45,15 @@ async def _intake(request: Request) -> CatalogueIntake:
 IntakeDep = Annotated[CatalogueIntake, Depends(_intake)]
 
 
-class ItemsRoute(APIRoute):
-    """A route that FastAPI describes by its function's signature, and that reads its request itself: longer
-    bodies than others may be."""
+class ItemsRoute(DocumentRoute):
+    """Takes items."""
 
-    def __init__(self, path: str, endpoint: object, **options: object) -> None:
-        super().__init__(path, endpoint, **options)  # type: ignore[arg-type]
-        self.app = self._answer
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        intake: CatalogueIntake = scope["app"].state.catalogue
-        settings = scope["app"].state.events.settings
-        most_bytes, timeout_ms = settings.events.max_body_bytes, settings.receive_timeout_ms
-        document = await read_document(scope, receive, most_bytes, timeout_ms)
-        if document is None:
-            return  # the caller left before it was whole
-        told = await intake.put(document, request_id_of(Request(scope)))
+    async def accept(self, document: Any, request: Request) -> Accepted:
+        """Puts items. Unlike with events, who waits for Redis' disk counts as load."""
+        intake: CatalogueIntake = request.app.state.catalogue
+        told = await intake.put(document, request_id_of(request))
         bind_contextvars(accepted=told.accepted)
-        response = Response(told.model_dump_json(), int(HTTPStatus.ACCEPTED), media_type="application/json")
-        await response(scope, receive, send)
+        return told
 
 
 async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
@@ -118,13 +105,3 @@ def add_catalogue_routes(app: FastAPI) -> None:
         route_class_override=ItemsRoute,
     )
     app.include_router(router)
-    app.add_exception_handler(ItemsRefused, _on_refused)
-
-
-async def _on_refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ItemsRefused)
-    errors, first = [one.model_dump() for one in error.errors], error.errors[0]
-    more = f"; {len(errors) - 1} more, see errors" if len(errors) > 1 else ""
-    detail = f"items.{first.index}.{first.field} {first.message}{more}"
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return problem(status, detail, request_id=request_id_of(request), errors=errors)

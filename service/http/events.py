@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from service.events.intake import EventIntake, EventsRefused, first_of
+from service.events.intake import EventIntake
 from service.events.schemas import EventsRequest, EventsResponse
 from service.failures import TooFarBehind
-from service.http.body import read_document
+from service.http.documents import DocumentRoute
 from service.http.layers import OverloadLayer
 from service.http.problems import problem, request_id_of
 from service.http.routes import problems
@@ -23,23 +22,13 @@ RETRY_AFTER_S = 5
 """Where the consumer is far behind: it needs a while."""
 
 
-class EventsRoute(APIRoute):
-    """A route that FastAPI describes by its function's signature, and that reads its request itself: longer
-    bodies than others may be, and each event judged by itself."""
+class EventsRoute(DocumentRoute):
+    """Takes events."""
 
-    def __init__(self, path: str, endpoint: object, **options: object) -> None:
-        super().__init__(path, endpoint, **options)  # type: ignore[arg-type]
-        self.app = self._answer
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        intake: EventIntake = scope["app"].state.events
-        settings = intake.settings
-        most_bytes, timeout_ms = settings.events.max_body_bytes, settings.receive_timeout_ms
-        document = await read_document(scope, receive, most_bytes, timeout_ms)
-        if document is None:
-            return  # the caller left before it was whole
-        request = Request(scope)
-        overload: OverloadLayer = scope["state"]["overload"]
+    async def accept(self, document: Any, request: Request) -> EventsResponse:
+        """Takes what users did."""
+        intake: EventIntake = request.app.state.events
+        overload: OverloadLayer = request.scope["state"]["overload"]
         # Who waits for Redis' disk costs the process nothing.
         with overload.counted(-1):
             told = await intake.accept(document, request_id_of(request))
@@ -48,8 +37,7 @@ class EventsRoute(APIRoute):
             duplicates=told.duplicates,
             wrong=told.refused,
         )
-        response = Response(told.model_dump_json(), int(HTTPStatus.ACCEPTED), media_type="application/json")
-        await response(scope, receive, send)
+        return told
 
 
 async def accept_events(body: EventsRequest) -> EventsResponse:  # type: ignore[empty-body]
@@ -75,15 +63,7 @@ def add_event_route(app: FastAPI) -> None:
         responses=problems(400, 401, 408, 413, 415, 422, 429, 500, 503),
         route_class_override=EventsRoute,
     )
-    app.add_exception_handler(EventsRefused, _on_refused)
     app.add_exception_handler(TooFarBehind, _on_too_far_behind)
-
-
-async def _on_refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EventsRefused)
-    errors = [one.model_dump() for one in error.errors]
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return problem(status, first_of(error.errors), request_id=request_id_of(request), errors=errors)
 
 
 async def _on_too_far_behind(request: Request, error: Exception) -> Response:

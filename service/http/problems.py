@@ -18,6 +18,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from contract.errors import ErrorCode, StageError, WrongField
+from service.events.refused import EntriesRefused
 from service.failures import BodyRefused, DependencyUnavailable
 from service.field_errors import field_error
 
@@ -83,6 +84,13 @@ async def _on_wrong_field(request: Request, error: Exception) -> Response:
         request_id=request_id_of(request),
         errors=[wrong],
     )
+
+
+async def _on_entries_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EntriesRefused)
+    errors = [one.model_dump() for one in error.errors]
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return problem(status, str(error), request_id=request_id_of(request), errors=errors)
 
 
 async def _on_body_refused(request: Request, error: Exception) -> Response:
@@ -164,6 +172,7 @@ async def _on_dependency(request: Request, error: Exception) -> Response:
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of the app a problem document."""
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(EntriesRefused, _on_entries_refused)
     app.add_exception_handler(BodyRefused, _on_body_refused)
     app.add_exception_handler(WrongField, _on_wrong_field)
     app.add_exception_handler(HTTPException, _on_http_error)
