@@ -61,12 +61,18 @@ async def post(
         return answer
 
 
-def gateway(server: RedisProcess, folder: Path, *, text: bool = False, **events: Any) -> Any:
+def gateway(
+    server: RedisProcess, folder: Path, *, text: bool = False, now_s: float | None = None, **events: Any
+) -> Any:
+    """A gateway over this Redis; `now_s` stops its clock."""
     from service.main import build_app
 
     settings = make_settings(redis_url=server.url, events={"synced": False, **events})
     write_bundle(folder, **(TEXT_IDS if text else {}))
-    return client_of(build_app(settings, Variant.read(folder, settings, FakeEnsemble(), make_store())))
+    app = build_app(settings, Variant.read(folder, settings, FakeEnsemble(), make_store()))
+    if now_s is not None:
+        app.state.events._now_s = lambda: now_s
+    return client_of(app)
 
 
 def stored(client: Any) -> list[Event]:
@@ -144,7 +150,7 @@ async def test_what_is_sent_again_is_a_duplicate_and_counted(
 async def test_a_wrong_event_is_told_by_place_field_and_remedy_and_keeps_no_other_from_its_effect(
     server: RedisProcess, client: Any, tmp_path: Path, event: Any, field: str, message: str
 ) -> None:
-    answer = await post(server, tmp_path, click(), event)
+    answer = await post(server, tmp_path, click(), event, now_s=NOW)
     if field == "events":
         assert answer.status_code == 422
         return
@@ -153,10 +159,10 @@ async def test_a_wrong_event_is_told_by_place_field_and_remedy_and_keeps_no_othe
     assert (said["accepted"], said["refused"]) == (1, 1)
     assert [(one["index"], one["field"]) for one in said["errors"]] == [(1, field)]
     assert message in said["errors"][0]["message"]
-    alone = await post(server, tmp_path, event)
+    alone = await post(server, tmp_path, event, now_s=NOW)
     assert alone.status_code == 422
     assert alone.json()["errors"][0] | {"index": 1} == said["errors"][0]
-    whole = await post(server, tmp_path, click(item_id=9), event, atomic=True)
+    whole = await post(server, tmp_path, click(item_id=9), event, atomic=True, now_s=NOW)
     assert whole.status_code == 422
     assert [event.item_id for event in stored(client)] == [3]
 
