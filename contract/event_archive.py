@@ -19,7 +19,7 @@ from contract.activity import Position
 from contract.dataset import Dataset
 from contract.events import Event, partition_of
 from contract.ids import number_of
-from contract.live_files import live_folder as live_folder
+from contract.live_files import live_folder, read_files
 
 EVENT_ID, REQUEST_ID, ACCEPTED_AT = "event_id", "request_id", "accepted_at"
 ENTRY_NUMBER = "entry_number"
@@ -76,15 +76,19 @@ def archive_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.parquet"))
 
 
+def archive_tables(folder: Path, first: str = "") -> list[pa.Table]:
+    """Reads the files of an archive from an hour on, that of `hour_of`, oldest hour first."""
+
+    def listed() -> list[Path]:
+        return [path for path in archive_files(folder) if path.parent.name >= first]
+
+    return read_files(listed, lambda path: pq.read_table(path, partitioning=None))
+
+
 def read_archive(folder: Path) -> pa.Table | None:
     """Reads all of an archive of events, each event once; None where there is none. Columns that some files
     lack are null there."""
-    while True:
-        try:
-            tables = [pq.read_table(path, partitioning=None) for path in archive_files(folder)]
-            break
-        except FileNotFoundError:
-            continue  # its hour was merged meanwhile: look again
+    tables = archive_tables(folder)
     return once(pa.concat_tables(tables, promote_options="default")) if tables else None
 
 
@@ -110,18 +114,7 @@ def once(table: pa.Table) -> pa.Table:
 
 def archived_events(folder: Path, dataset: Dataset, after: Position) -> Iterator[tuple[Event, Position]]:
     """Gives what the archive holds of the hour of a position on, file by file; an event may come twice."""
-    first = hour_of(after[0])
-    while True:
-        try:
-            tables = [
-                pq.read_table(path, partitioning=None)
-                for path in archive_files(folder)
-                if path.parent.name >= first
-            ]
-            break
-        except FileNotFoundError:
-            continue  # its hour was merged meanwhile: look again
-    for table in tables:
+    for table in archive_tables(folder, hour_of(after[0])):
         for row in table.to_pylist():
             accepted_ms = _micros(row[ACCEPTED_AT]) // 1000
             event = Event(

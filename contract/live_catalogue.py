@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.items import Row
-from contract.live_files import live_folder
+from contract.live_files import live_folder, read_files
 
 FIELD = "change"
 PUT, TAKE_OUT, FORGET, SHOW = "put", "take_out", "forget", "show"
@@ -83,7 +83,7 @@ def write_changes(folder: Path, changes: Sequence[Change]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / f"{changes[0].change_id}.jsonl", changes)
-    files = _files(folder)
+    files = change_files(folder)
     if len(files) > MOST_FILES:
         whole = read_changes(folder)
         name = f"{WHOLE}-{whole[-1].change_id}.jsonl"  # no file of fewer changes has this name
@@ -96,16 +96,16 @@ def write_changes(folder: Path, changes: Sequence[Change]) -> None:
 def read_changes(folder: Path) -> list[Change]:
     """Reads all changes, in order, each once."""
     found: dict[str, Change] = {}
-    for file in _files(folder):
-        for line in file.read_text("utf-8").splitlines():
+    for text in read_files(lambda: change_files(folder), lambda file: file.read_text("utf-8")):
+        for line in text.splitlines():
             change_id, kind, content = json.loads(line)
             found[change_id] = Change(change_id, kind, content)
     return sorted(found.values(), key=lambda one: one.order)
 
 
 def change_files(folder: Path) -> list[Path]:
-    """Lists the files, for a fingerprint of what was read."""
-    return _files(folder)
+    """Lists the files of changes."""
+    return sorted(folder.glob("*.jsonl"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +129,6 @@ class LiveState:
             elif change.kind == FORGET:
                 forgotten[str(change.content)] = change.at_ms
         return cls(items, forgotten)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl"))
 
 
 def _write(path: Path, changes: Sequence[Change]) -> None:

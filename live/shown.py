@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from contract import names
 from contract.dataset import Dataset
-from contract.event_archive import TIME, archive_files
+from contract.event_archive import TIME, archive_tables
 from contract.keys import shown_key
 from contract.shown import Shown, shown_folder
 from live.archive import Archive
@@ -75,8 +74,8 @@ def table_of(notes: Sequence[Shown]) -> pa.Table:
 def read_shown(var: Path, dataset: str) -> list[Shown]:
     """Reads the archive's notes, oldest first, each answer once: after a crash it may stand in two files."""
     notes: dict[tuple[str, int, int], Shown] = {}
-    for path in archive_files(shown_folder(var, dataset)):
-        for row in pq.read_table(path, partitioning=None).to_pylist():
+    for table in archive_tables(shown_folder(var, dataset)):
+        for row in table.to_pylist():
             at_ms = round(row.pop("at").timestamp() * 1000)
             places = {name: tuple(row[name]) for name in ("item_ids", "scores", "chances", "degraded")}
             note = Shown(at_ms=at_ms, **row | places | {"context": json.loads(row["context"]) or None})

@@ -29,6 +29,7 @@ from contract.live_catalogue import (
     read_changes,
     write_changes,
 )
+from contract.live_files import read_files
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
 from ensemble.stores.features import RedisFeatureStore
@@ -226,3 +227,9 @@ def test_many_files_of_changes_become_one_and_tell_the_same(tmp_path: Path) -> N
     assert len([*tmp_path.glob("*.jsonl")]) < 4
     write_changes(tmp_path, changes[:2])
     assert read_changes(tmp_path) == changes
+
+
+def test_files_that_were_made_one_while_they_are_read_are_listed_anew(tmp_path: Path) -> None:
+    (tmp_path / "whole").write_text("all")
+    listings = iter([[tmp_path / "whole", tmp_path / "gone"], [tmp_path / "whole"]])
+    assert read_files(lambda: next(listings), Path.read_text) == ["all"]
