@@ -97,7 +97,7 @@ def read_changes(folder: Path) -> list[Change]:
     """Reads all changes, in order, each once."""
     found: dict[str, Change] = {}
     for text in read_files(lambda: change_files(folder), lambda file: file.read_text("utf-8")):
-        for line in text.splitlines():
+        for line in text.split("\n")[:-1]:  # not where texts hold what else may end a line
             change_id, kind, content = json.loads(line)
             found[change_id] = Change(change_id, kind, content)
     return sorted(found.values(), key=lambda one: one.order)

@@ -20,6 +20,7 @@ from contract.keys import catalogue_reply_key, item_card_key, item_vector_key, l
 from contract.live_catalogue import (
     FORGET,
     MOST_FILES,
+    PUT,
     SHOW,
     TAKE_OUT,
     Change,
@@ -233,3 +234,10 @@ def test_files_that_were_made_one_while_they_are_read_are_listed_anew(tmp_path: 
     (tmp_path / "whole").write_text("all")
     listings = iter([[tmp_path / "whole", tmp_path / "gone"], [tmp_path / "whole"]])
     assert read_files(lambda: next(listings), Path.read_text) == ["all"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\n"])
+def test_a_change_may_hold_whatever_ends_a_line_elsewhere(tmp_path: Path, separator: str) -> None:
+    changes = [Change("1-0", PUT, {"7": {"title": f"one{separator}other"}}), Change("2-0", TAKE_OUT, "8")]
+    write_changes(tmp_path, changes)
+    assert read_changes(tmp_path) == changes
