@@ -11,8 +11,9 @@ field of its own.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import mmh3
 
@@ -108,15 +109,19 @@ def state_field(view: str) -> bytes:
     return f"_state:{view}".encode()
 
 
-def encode_value(column: Column, value: float | Sequence[int] | None) -> bytes:
-    """Writes a feature that is a number (float32) or a list of whole numbers as Feast does."""
+def encode_value(column: Column, value: Any) -> bytes:
+    """Writes a value of a column as Feast does; None is null."""
     if value is None:
         return b""
+    head, element = head_of(column), _ELEMENTS[str(column.dtype)]
     if not column.is_several:
-        return head_of(column) + struct.pack("<f", value)
-    packed = b"".join(map(_varint64, value))  # type: ignore[arg-type]
-    inner = _VALUES_HEAD + _varint(len(packed)) + packed if packed else b""
-    return head_of(column) + _varint(len(inner)) + inner
+        return head + element(value)
+    if column.role is Role.EMBEDDING:
+        return head + b"".join(map(element, value))
+    if column.dtype == "string":
+        return head + _sized(b"".join(_VALUES_HEAD + element(one) for one in value))
+    packed = b"".join(map(element, value))
+    return head + _sized(_VALUES_HEAD + _sized(packed) if packed else b"")
 
 
 def encode_time(seconds: int) -> bytes:
@@ -127,6 +132,19 @@ def encode_time(seconds: int) -> bytes:
 @lru_cache(65_536)
 def _varint64(value: int) -> bytes:
     return _varint(value & 2**64 - 1)
+
+
+def _sized(written: bytes) -> bytes:
+    return _varint(len(written)) + written
+
+
+_ELEMENTS: Mapping[str, Callable[[Any], bytes]] = {
+    "string": lambda text: _sized(text.encode()),
+    "int64": _varint64,
+    "float32": struct.Struct("<f").pack,
+    "bool": _varint,
+}
+"""How one value is written, by the dtype of its column."""
 
 
 AVAILABILITY_FIELD = feature_field(names.ITEM_CATALOG, names.IS_AVAILABLE)

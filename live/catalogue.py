@@ -14,7 +14,7 @@ from redis import Redis
 from contract import names
 from contract.bundle import BundleError
 from contract.dataset import Dataset, DatasetError
-from contract.feast import encode_time, event_time_field, feature_field, feature_key
+from contract.feast import encode_time, encode_value, event_time_field, feature_field, feature_key
 from contract.items import Row, stored_row
 from contract.keys import (
     bundles_key,
@@ -39,7 +39,6 @@ from contract.live_catalogue import (
 )
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.settings import Provider
-from ensemble.stores.feast_values import encode_feature
 from live.archive import Archive
 from live.person import NOTHING, Person
 from live.streams import Entry
@@ -120,7 +119,7 @@ class CatalogueHandler:
         """Writes a row as Feast does."""
         view, values = names.ITEM_CATALOG, stored_row(row, self._dataset)
         columns = self._dataset.view_columns(view)
-        fields = {feature_field(view, name): encode_feature(c, values[name]) for name, c in columns.items()}
+        fields = {feature_field(view, name): encode_value(c, values[name]) for name, c in columns.items()}
         return fields | {event_time_field(view): encode_time(at_s)}
 
     def _served(self, transaction: Transaction) -> list[LiveItemWriter]:

@@ -12,8 +12,6 @@ from typing import Any
 
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
 
-from contract.columns import Column
-
 MODULE = "feast.protos.feast.types.Value_pb2"
 
 
@@ -33,19 +31,3 @@ def _load() -> Any:
 
 _messages = _load()
 Value, ValueType = _messages.Value, _messages.ValueType
-_KINDS = {"string": "string", "int64": "int64", "float32": "float", "bool": "bool"}
-
-
-def encode_feature(column: Column, value: Any) -> bytes:
-    """Writes a value of a column as Feast does; None is null."""
-    if value is None:
-        return b""
-    made, kind = Value(), _KINDS[str(column.dtype)]
-    if column.is_several:
-        several = getattr(made, f"{kind}_list_val")
-        several.SetInParent()  # an empty list is no null
-        several.val.extend(value)
-    else:
-        setattr(made, f"{kind}_val", value)
-    encoded: bytes = made.SerializeToString()
-    return encoded

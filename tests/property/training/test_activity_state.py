@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from contract import names
 from contract.activity import ActivityEvent, ActivityReducer, ActivityState
+from contract.columns import Column, Role
 from contract.feast import encode_time, encode_value, event_time_field, feature_field, state_field
 from tests.unit.training.test_activity import prepared
 
@@ -123,6 +124,21 @@ def test_values_are_written_as_feast_does(items: list[int], number: float) -> No
     ):
         (told,) = python_values_to_proto_values([value], kind)
         assert encode_value(columns[name], value) == told.SerializeToString()
+
+
+@given(st.lists(st.text(max_size=200), max_size=3), st.integers(-(2**63), 2**63 - 1), st.booleans())
+def test_values_of_every_dtype_are_written_as_feast_does(texts: list[str], whole: int, flag: bool) -> None:
+    floats = [float(len(text)) for text in texts] + [0.5]
+    embedding = Column(role=Role.EMBEDDING, dtype="float32", max_length=len(floats))
+    for column, kind, value in (
+        (Column(role=Role.LIST, dtype="string"), ValueType.STRING_LIST, texts),
+        (Column(role=Role.CATEGORICAL, dtype="string"), ValueType.STRING, "".join(texts)),
+        (Column(role=Role.NUMERIC, dtype="int64"), ValueType.INT64, whole),
+        (Column(role=Role.AVAILABILITY, dtype="bool"), ValueType.BOOL, flag),
+        (embedding, ValueType.FLOAT_LIST, floats),
+    ):
+        (told,) = python_values_to_proto_values([value], kind)
+        assert encode_value(column, value) == told.SerializeToString()
 
 
 @given(st.integers(-(10**9), 10**10))
