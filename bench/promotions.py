@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from bench.chaos.judge import percentile
 from bench.load.traffic import Exchange, Run, open_loop
 from contract.bundle import read_manifest
 from contract.ids import OwnId
@@ -91,12 +92,6 @@ def full_share(exchanges: Sequence[Exchange]) -> float:
     return full / max(1, len(exchanges))
 
 
-def percentile_ms(exchanges: Sequence[Exchange], share: float) -> float:
-    """A percentile of the latencies, from the instant when each request was due."""
-    found = sorted(one.latency_ms for one in exchanges)
-    return found[min(len(found) - 1, int(share * len(found)))]
-
-
 def switch_under_load(
     settings: LocalSettings,
     server: BundleServer,
@@ -152,7 +147,7 @@ def tell(quiet: Sequence[Exchange], rounds: Sequence[Switched]) -> int:
     exchanges = [one for made in rounds for one in made.run.exchanges]
     failed, misnamed = sum(made.failed for made in rounds), sum(made.misnamed for made in rounds)
     seen_s = max(one for made in rounds for one in made.seen_after_s)
-    full, p99 = full_share(exchanges), [percentile_ms(one, 0.99) for one in (quiet, exchanges)]
+    full, p99 = full_share(exchanges), [percentile(one, 99.0) for one in (quiet, exchanges)]
     print(f"switches            {sum(len(made.switches) for made in rounds)}, {len(exchanges)} answers")
     print(f"failed, misnamed    {failed}, {misnamed}")
     print(f"full                {full:.2%}, quiet {full_share(quiet):.2%}")

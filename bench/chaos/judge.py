@@ -80,9 +80,9 @@ def in_time(judged: Sequence[Judged], budget_ms: float) -> float:
     return sum(one.latency_ms <= budget_ms + TOLERANCE_MS for one in good) / len(judged) if judged else 0.0
 
 
-def percentile(judged: Sequence[Judged], percent: float) -> float:
+def percentile(answers: Sequence[Judged] | Sequence[Exchange], percent: float) -> float:
     """The latency in ms below which that many percent of the answers stay; 100 is the maximum."""
-    ordered = sorted(one.latency_ms for one in judged)
+    ordered = sorted(one.latency_ms for one in answers)
     return ordered[min(int(len(ordered) * percent / 100.0), len(ordered) - 1)] if ordered else 0.0
 
 

@@ -15,7 +15,8 @@ from subprocess import CompletedProcess
 import pytest
 from selenium.webdriver import Chrome
 
-from bench.promotions import SWITCHES, percentile_ms, switch_under_load
+from bench.chaos.judge import percentile
+from bench.promotions import SWITCHES, switch_under_load
 from contract.routing import CHAMPION, Routing
 from deploy.local.routing import ensemble_settings
 from ensemble.publish.serve import BundleServer
@@ -75,7 +76,7 @@ def test_bundles_are_exchanged_under_load_and_every_answer_is_of_the_one_that_it
     assert (wrong, made.misnamed) == ([], 0)
     assert made.full_share >= 0.99
     record_property("switch seen after s", max(made.seen_after_s))
-    record_property("p99 ms", percentile_ms(made.run.exchanges, 0.99))
+    record_property("p99 ms", percentile(made.run.exchanges, 99.0))
     assert own_stack.pids() == before, "nothing was restarted"
 
 
