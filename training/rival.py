@@ -13,10 +13,11 @@ from contract import bundle as files
 from contract.arrays import Array, Floats, Ints
 from contract.bundle import Manifest, ModelSpec, read_manifest
 from contract.encoders import Encoders
-from contract.item_to_item import UNKNOWN, ItemToItem
+from contract.item_to_item import ItemToItem
 from contract.names import ITEM_ID
 from training.data.prepared import Prepared
 from training.evaluation.assess import SERVED
+from training.evaluation.report import Report
 from training.examples.positives import UserHistories, item_columns
 from training.examples.split import held_out, rows_of
 from training.export.ranker import run_ranker
@@ -40,18 +41,13 @@ def measure_again(folder: Path, prepared: Prepared, test: Mapping[str, Any], k: 
     learned = learned_of(folder, prepared)
     split = prepared.split
     held = held_out(prepared, split.validate_until, split.test_until)
-    row: dict[str, float] = {}
+    report = Report(is_full=False)
     if len(held.user_rows):
         vectors = learned.retriever.vectors(held, split.validate_until)
         slates = rank_candidates(prepared, learned, held, vectors, split.validate_until, k)
         lists = reorder(slates.items, slates.served(learned.order))
-        row = {name: float(np.nanmean(values)) for name, values in evaluate_lists(held, lists).items()}
-    return {
-        "bundle": folder.name,
-        "test": dict(test),
-        "served": SERVED,
-        "sections": {"end_to_end": {SERVED: row}} if row else {},
-    }
+        report.add("end_to_end", SERVED, evaluate_lists(held, lists))
+    return {"bundle": folder.name, "test": dict(test), "served": SERVED, "sections": report.sections}
 
 
 def learned_of(folder: Path, prepared: Prepared) -> Learned:
@@ -114,13 +110,11 @@ def _sources(folder: Path, manifest: Manifest, prepared: Prepared) -> tuple[Fitt
         fitted = FittedSource(SourceForm(spec.name), spec)
         if spec.kind == "item_to_item":
             table = ItemToItem.load(folder / spec.file)
-            to = of_old[table.items]
-            rows = of_new[:, None]
-            entries = np.where(rows < 0, UNKNOWN, to[of_new]), np.where(rows < 0, 0, table.weights[of_new])
-            is_there = entries[0] >= 0
+            to = of_old[table.items][of_new]
+            is_there = (to >= 0) & (of_new >= 0)[:, None]
             moved = ItemToItem(
-                np.where(is_there, entries[0], 0).astype(np.int32),
-                np.where(is_there, entries[1], 0).astype(np.float32),
+                np.where(is_there, to, 0).astype(np.int32),
+                np.where(is_there, table.weights[of_new], 0).astype(np.float32),
             )
             found.append(replace(fitted, table=moved))
         else:
