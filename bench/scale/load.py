@@ -20,6 +20,7 @@ from redis import Redis
 
 from bench.scale.world import make_world
 from contract import names
+from contract.activity import view_of
 from contract.columns import Column, Columns, Role
 from contract.environment import read_settings
 from contract.feast import event_time_field, feature_field, feature_key, state_field
@@ -29,7 +30,7 @@ from feature_repo.online import OnlineStore
 from training.config import load_settings
 from training.data.prepared import Prepared
 from training.export.write import write_json
-from training.features.activity import item_activity, user_activity
+from training.features.activity import EntityLog
 from training.features.seen import seen_items
 from training.features.states import activity_states
 from training.features.tables import first_event
@@ -48,8 +49,8 @@ def latest_rows(world: Prepared) -> Rows:
     items = world.items.assign(**{names.IS_AVAILABLE: world.items[flag].fillna(True)})
     facts = {names.USER_PROFILE: world.users, names.ITEM_CATALOG: items}
     rows = {view: frame.assign(**{names.EVENT_TIMESTAMP: first}) for view, frame in facts.items()}
-    for view, make in ((names.USER_ACTIVITY, user_activity), (names.ITEM_ACTIVITY, item_activity)):
-        rows[view] = make(world, now)
+    for entity in ENTITY_OF.values():
+        rows[view_of(entity)] = EntityLog.of(world, entity).activity(now)
     return rows
 
 
@@ -99,7 +100,7 @@ def _write(redis: Redis, project: str, join_key: str, views: Mapping[str, Column
 
 def _write_states(redis: Redis, world: Prepared, join_key: str, view: str) -> None:
     """Writes beside an entity's activity what the stream goes on from."""
-    table = activity_states(world, ENTITY_OF[join_key], world.dataset.clock())
+    table = activity_states(EntityLog.of(world, ENTITY_OF[join_key]), world.dataset.clock())
     field, project = state_field(view), world.dataset.name
     for some in table.to_batches(max_chunksize=ROUND_TRIP):
         pipe: Any = redis.pipeline(transaction=False)

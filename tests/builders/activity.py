@@ -1,17 +1,20 @@
-"""A data set's own log as events, in the order in which they happened."""
+"""A data set's own log as events, in the order in which they happened, and what is made of it."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from contract import names
 from contract.activity import ActivityEvent
 from training.data.prepared import Prepared
 from training.examples.exposures import RankingRows
-from training.features.activity import countable_labels, event_times
+from training.features import tables
+from training.features.activity import EntityLog, countable_labels, event_times
 
 
 class LoggedEvent(NamedTuple):
@@ -61,3 +64,24 @@ def events_before(log: list[LoggedEvent], entity: str, entity_id: int, at: int) 
 def with_lists(rows: RankingRows) -> pd.DataFrame:
     """Gives the ranker's rows with the users' lists among them, each an array of its own length."""
     return rows.frame.assign(**{name: lists.series() for name, lists in rows.lists.items()})
+
+
+def user_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFrame:
+    """Makes the users' rows."""
+    return EntityLog.of(prepared, names.USER).activity(instants)
+
+
+def item_activity(prepared: Prepared, instants: pd.DatetimeIndex) -> pd.DataFrame:
+    """Makes the items' rows."""
+    return EntityLog.of(prepared, names.ITEM).activity(instants)
+
+
+def overall_rates(prepared: Prepared) -> dict[str, float | None]:
+    """Gives the rate of every label."""
+    return EntityLog.of(prepared, names.USER).rates
+
+
+def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
+    """Makes the rows of every view."""
+    users, items = EntityLog.of(prepared, names.USER), EntityLog.of(prepared, names.ITEM)
+    return tables.feature_tables(prepared, until, users, items)

@@ -56,36 +56,12 @@ def event_times(dataset: Dataset, interactions: pd.DataFrame) -> pd.Series:
     return times.fillna(pd.Timestamp(earliest).tz_convert("UTC") - timedelta(microseconds=1))
 
 
-def user_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
-    """Computes the users' activity: one row per user and instant at which the user has something new.
-
-    Columns are `user_id`, `event_timestamp`, from when the row holds, and those of `dataset.user_activity`. A
-    row counts the interactions strictly before its instant. Lists are newest first and not padded. With
-    `is_latest`, only each user's last row is made.
-    """
-    log = EntityLog.of(prepared, names.USER)
-    return log.frame(log.changes(instants, is_latest=is_latest))
-
-
-def item_activity(prepared: Prepared, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> pd.DataFrame:
-    """Computes the items' activity: one row per item and instant at which the item has something new.
-
-    Columns are `item_id`, `event_timestamp`, from when the row holds, and those of `dataset.item_activity`.
-    With `is_latest`, only each item's last row is made.
-    """
-    log = EntityLog.of(prepared, names.ITEM)
-    return log.frame(log.changes(instants, is_latest=is_latest))
-
-
-def overall_rates(prepared: Prepared) -> dict[str, float | None]:
+def overall_rates(
+    prepared: Prepared, times: pd.Series, labels: dict[str, Doubles]
+) -> dict[str, float | None]:
     """Gives the rate of every label in the train part, towards which rates of few rows are smoothed; of all
-    rows where the train part tells nothing, and None where they neither."""
-    times = event_times(prepared.dataset, prepared.interactions)
-    return _rates(prepared, times, countable_labels(prepared))
-
-
-def _rates(prepared: Prepared, times: pd.Series, labels: dict[str, Doubles]) -> dict[str, float | None]:
-    """Gives `overall_rates` of the instants and countable labels of every interaction."""
+    rows where the train part tells nothing, and None where they neither. Takes the instants and countable
+    labels of every interaction."""
     is_train = (times < pd.Timestamp(prepared.train_until)).to_numpy()
     rates: dict[str, float | None] = {}
     for name, values in labels.items():
@@ -216,7 +192,7 @@ class EntityLog:
             labels={name: values[order] for name, values in labels.items()},
             before={name: Tally.of(values[order]) for name, values in labels.items()},
             positives_before=_before(is_positive[order]),
-            rates=_rates(prepared, instants, labels),
+            rates=overall_rates(prepared, instants, labels),
             ids=ids,
             starts=starts.astype(np.int64),
             group=group.astype(np.int64),
@@ -224,17 +200,12 @@ class EntityLog:
             places=group * (len(clock) + 1) + np.searchsorted(clock, times[order]),
         )
 
-    def changes(self, instants: pd.DatetimeIndex, *, is_latest: bool = False) -> Spans:
-        """Finds, by instant and then by entity, who has rows since the one of `instants` before.
-
-        With `is_latest`, of each entity the last time alone.
-        """
+    def changes(self, instants: pd.DatetimeIndex) -> Spans:
+        """Finds, by instant and then by entity, who has rows since the one of `instants` before."""
         known_from = np.searchsorted(instants.asi8, self.times, side="right")
         rows = np.flatnonzero(known_from < len(instants))
         group, known_from = self.group[rows], known_from[rows]
-        is_last = np.diff(group, append=-1) != 0
-        if not is_latest:
-            is_last |= np.diff(known_from, append=-1) != 0
+        is_last = (np.diff(group, append=-1) != 0) | (np.diff(known_from, append=-1) != 0)
         rows, group, known_from = rows[is_last], group[is_last], known_from[is_last]
         order = np.lexsort((group, known_from))
         of = group[order]
@@ -248,8 +219,14 @@ class EntityLog:
         is_known = self.ids[of] == ids
         return Spans(ids, np.where(is_known, self.starts[of], 0), np.where(is_known, stop, 0))
 
-    def frame(self, spans: Spans) -> pd.DataFrame:
-        """Makes the rows of spans that are not empty, as the store has them, and when they hold from."""
+    def activity(self, instants: pd.DatetimeIndex) -> pd.DataFrame:
+        """Computes one row per entity and instant at which the entity has something new, as the store has it.
+
+        Columns are the id, `event_timestamp`, from when the row holds, and those of the dataset's
+        `user_activity_stored` or `item_activity`. A row counts the interactions strictly before its instant.
+        Lists are newest first and not padded.
+        """
+        spans = self.changes(instants)
         is_user = self.entity == names.USER
         stored = self.dataset.user_activity_stored if is_user else self.dataset.item_activity
         since = (self.times[spans.stop - 1] + HOLDS_AFTER).astype("datetime64[ns]")

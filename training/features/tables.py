@@ -17,13 +17,7 @@ from contract.activity import view_of
 from contract.columns import Columns
 from contract.features import FOLDER, SEEN_FILE, FeatureSet, state_file, view_file
 from training.data.prepared import Prepared, arrow_schema, now, replace_folder
-from training.features.activity import (
-    busy_instants,
-    event_times,
-    item_activity,
-    overall_rates,
-    user_activity,
-)
+from training.features.activity import EntityLog, busy_instants, event_times
 from training.features.seen import seen_items
 from training.features.states import activity_states
 
@@ -37,8 +31,11 @@ def first_event(prepared: Prepared) -> datetime:
     return first
 
 
-def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
-    """Makes the rows of every view up to an instant, in the order of their key and time.
+def feature_tables(
+    prepared: Prepared, until: datetime, users: EntityLog, items: EntityLog
+) -> dict[str, pa.Table]:
+    """Makes the rows of every view up to an instant, in the order of their key and time, of what is prepared
+    and its logs.
 
     Activity is that of every snapshot and of the instant itself. Facts of users and items have no time of
     their own: they hold from the first event on.
@@ -47,9 +44,9 @@ def feature_tables(prepared: Prepared, until: datetime) -> dict[str, pa.Table]:
     instants = offline_instants(prepared, until)
     frames = {
         names.USER_PROFILE: (names.USER_ID, prepared.users, dataset.user_profile),
-        names.USER_ACTIVITY: (names.USER_ID, user_activity(prepared, instants), dataset.user_activity_stored),
+        names.USER_ACTIVITY: (names.USER_ID, users.activity(instants), dataset.user_activity_stored),
         names.ITEM_CATALOG: (names.ITEM_ID, _catalog(prepared), dataset.item_catalog_stored),
-        names.ITEM_ACTIVITY: (names.ITEM_ID, item_activity(prepared, instants), dataset.item_activity),
+        names.ITEM_ACTIVITY: (names.ITEM_ID, items.activity(instants), dataset.item_activity),
     }
     first = pd.Timestamp(first_event(prepared))
     tables = {}
@@ -93,16 +90,17 @@ def write_features(prepared: Prepared, data: str, *, max_seen: int = 1024) -> Fe
     `data` is the setting `DATA`, by which they are found again.
     """
     as_of = prepared.dataset.clock().astimezone(UTC).replace(microsecond=0)
-    tables = {view_file(view): table for view, table in feature_tables(prepared, as_of).items()}
-    for entity in (names.USER, names.ITEM):
-        tables[state_file(view_of(entity))] = activity_states(prepared, entity, as_of)
+    logs = EntityLog.of(prepared, names.USER), EntityLog.of(prepared, names.ITEM)
+    tables = {view_file(view): table for view, table in feature_tables(prepared, as_of, *logs).items()}
+    for log in logs:
+        tables[state_file(view_of(log.entity))] = activity_states(log, as_of)
     tables[SEEN_FILE] = seen_items(prepared, as_of, max_seen)
     made = FeatureSet(
         dataset=prepared.dataset.name,
         data=data,
         as_of=as_of,
         first_event=first_event(prepared),
-        rates=overall_rates(prepared),
+        rates=logs[0].rates,
         horizon=prepared.horizon,
         made_at=now(),
     )

@@ -28,14 +28,13 @@ from feature_repo.feast_store import FeastStore
 from feature_repo.later import LaterEvents
 from feature_repo.materialize import materialize
 from live.consumer import Consumer
-from tests.builders.activity import LoggedEvent, events_before, logged_events, with_lists
+from tests.builders.activity import LoggedEvent, events_before, logged_events, overall_rates, with_lists
 from tests.builders.datasets import quiet
 from tests.builders.live import CALM, accept, click, drain, make_consumer
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.examples.exposures import RankingTable, take
-from training.features.activity import overall_rates
 from training.features.tables import write_features
 
 SIZE = Size(users=40, items=60, days=12, interactions=1_200)

@@ -31,15 +31,13 @@ from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.catalogue import Catalogue
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
-from tests.builders.activity import events_before, logged_events
+from tests.builders.activity import events_before, feature_tables, logged_events, overall_rates
 from tests.builders.feast_store import feast_repository
 from training.data.prepared import Prepared
 from training.data.raw import all_columns
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.examples.exposures import RankingTable, take
-from training.features.activity import overall_rates
-from training.features.tables import feature_tables
 
 EXPOSURES = 150
 SIZE = Size(users=300, items=240, days=20, interactions=12_000)

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from contract import names
 from contract.activity import SMOOTHING, ActivityReducer, ActivityState
 from contract.features import STATE
-from tests.builders.activity import events_before, logged_events, with_lists
+from tests.builders.activity import (
+    events_before,
+    item_activity,
+    logged_events,
+    overall_rates,
+    user_activity,
+    with_lists,
+)
 from tests.unit.training.test_activity import days, prepared
 from training.data.prepared import Prepared
 from training.examples.exposures import RankingTable
-from training.features.activity import (
-    busy_instants,
-    countable_labels,
-    event_times,
-    item_activity,
-    overall_rates,
-    user_activity,
-)
+from training.features.activity import EntityLog, busy_instants, countable_labels, event_times
 from training.features.states import activity_states
 
 Row = tuple[int, int, float | None, int | None]
@@ -88,8 +88,6 @@ def test_one_pass_over_the_events_finds_what_a_look_at_every_snapshot_does(
                     since = newest[newest < instant].max() + pd.Timedelta(microseconds=1)
                     expected.append((key, since, row))
                 counts[key] = row[f"{entity}_event_count"]
-        latest = table.drop_duplicates(f"{entity}_id", keep="last").reset_index(drop=True)
-        pd.testing.assert_frame_equal(activity(data, instants, is_latest=True), latest)
         assert table[f"{entity}_id"].tolist() == [key for key, _, _ in expected]
         assert table[names.EVENT_TIMESTAMP].tolist() == [since for _, since, _ in expected]
         for name in table.columns[2:]:
@@ -135,5 +133,5 @@ def test_the_states_that_the_stream_goes_on_from_are_the_fold_of_the_log(data: P
             reducer.fold(ActivityState(), *events_before(log, entity, one, until.value)).encode()
             for one in ids
         ]
-        states = activity_states(data, entity, until.to_pydatetime())
+        states = activity_states(EntityLog.of(data, entity), until.to_pydatetime())
         assert states.to_pydict() == {f"{entity}_id": ids, STATE: folded}

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from contract import names
 from contract.dataset import Dataset
+from tests.builders.activity import user_activity
 from tests.builders.encoded import RECENT, encoders_of
 from training.data.prepared import Prepared, to_numpy
 from training.examples.positives import UserHistories, retrieval_examples
 from training.examples.split import held_out
-from training.features.activity import snapshot_instants, user_activity
+from training.features.activity import snapshot_instants
 
 START = datetime(2024, 1, 10, tzinfo=UTC)
 DATASET = Dataset.model_validate(

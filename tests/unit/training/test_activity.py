@@ -11,8 +11,9 @@ import pytest
 
 from contract.activity import SMOOTHING
 from contract.dataset import Dataset
+from tests.builders.activity import item_activity, overall_rates, user_activity
 from training.data.prepared import Prepared, to_numpy
-from training.features.activity import item_activity, overall_rates, snapshot_instants, user_activity
+from training.features.activity import snapshot_instants
 
 START = pd.Timestamp("2022-04-25T00:00Z")
 

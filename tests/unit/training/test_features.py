@@ -12,12 +12,13 @@ import pytest
 
 from contract import names
 from contract.features import FEATURE_SET_FILE, SEEN_FILE, FeatureSet, state_file, view_file
+from tests.builders.activity import feature_tables, item_activity, user_activity
 from tests.builders.datasets import DECLARATION, own_tables, quiet, small_world, write_own
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.features import tables as tables_module
-from training.features.activity import busy_instants, item_activity, snapshot_instants, user_activity
-from training.features.tables import feature_tables, first_event, write_features
+from training.features.activity import busy_instants, snapshot_instants
+from training.features.tables import first_event, write_features
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from contract import names
 from contract.candidates import reached
 from contract.dataset import ANY
 from contract.item_to_item import UNKNOWN, ItemToItem
+from tests.builders.activity import user_activity
 from tests.builders.datasets import quiet, small_world
 from training.baselines.ease import ease_weights
 from training.data.prepared import Prepared
@@ -21,7 +22,6 @@ from training.data.sources import catalog
 from training.data.sources.synthetic import Size
 from training.examples.sequences import Sequences
 from training.examples.split import HeldOut, all_user_ids, held_out, interaction_matrix, is_before
-from training.features.activity import user_activity
 from training.item_to_item.cut import cut_sparse
 from training.item_to_item.of_values import of_values
 from training.item_to_item.similar import similar
