@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
-from contract.environment import RedisUrl, explain_redis
+from contract.environment import RedisUrl
 from contract.events import FIELD, GROUP, PARTITIONS, Event, partition_of
 from contract.feast import AVAILABILITY_FIELD, event_time_field, feature_key
 from contract.keys import event_mark_key, event_stream_key
@@ -76,7 +70,6 @@ class EventLog:
         self._url, self._dataset, self._timeout_s = url, dataset, timeout_s
         self._keep_s, self._most, self._is_synced = round(keep_s), max(1, most // PARTITIONS), is_synced
         self._reader = RedisReader(url, timeout_s)
-        self._client: Any = None
         self._known_users, self._known_items = Cache[bool](_KEPT, _KEPT_S), Cache[bool](_KEPT, _KEPT_S)
         self._streams = [event_stream_key(dataset, partition) for partition in range(PARTITIONS)]
 
@@ -94,19 +87,12 @@ class EventLog:
         )
 
     async def open(self) -> None:
-        """Makes the clients; they connect when needed."""
+        """Makes the client; it connects when needed."""
         await self._reader.open()
-        self._client = redis.Redis(
-            **self._url.connection_kwargs(),
-            socket_connect_timeout=1,
-            socket_timeout=None,  # every call has its own, shorter limit
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
 
     async def close(self) -> None:
         """Closes all connections."""
         await self._reader.close()
-        await self._client.aclose()
 
     async def append(self, events: Sequence[tuple[Event, int]]) -> int:
         """Takes events with the numbers of their users, gives how many are new; those lie in the streams now.
@@ -128,12 +114,9 @@ class EventLog:
 
     async def write(self, *command: Any) -> Any:
         """Runs a command that writes, gives its reply: kept, and where that is asked for, on the disk."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.execute_command(*command)
-        if self._is_synced:
-            pipe.execute_command(*_ON_DISK, round(self._timeout_s * 1000))
+        waiting = [(*_ON_DISK, round(self._timeout_s * 1000))] if self._is_synced else []
         try:
-            reply, *on_disk = await self._within(pipe.execute(), self._timeout_s + 1)
+            reply, *on_disk = await self._reader.pipelined([command, *waiting], self._timeout_s + 1)
         except DependencyUnavailable as error:
             log.warning("not_kept", command=str(command[0]), reason=error.reason)
             raise
@@ -166,31 +149,18 @@ class EventLog:
 
     async def lag(self, timeout_s: float) -> EventLag:
         """Looks how far the consumer is, in `timeout_s` seconds."""
-        pipe = self._client.pipeline(transaction=False)
-        for stream in self._streams:
-            pipe.execute_command("XLEN", stream)
-            pipe.execute_command("XINFO GROUPS", stream)
-        replies = await self._within(pipe.execute(raise_on_error=False), timeout_s)
-        lengths, lags, pipe = 0, 0, self._client.pipeline(transaction=False)
+        asked = [(command, stream) for stream in self._streams for command in ("XLEN", "XINFO GROUPS")]
+        replies = await self._reader.pipelined(asked, timeout_s, raise_on_error=False)
+        lengths, lags, unread = 0, 0, []
         for stream, length, groups in zip(self._streams, replies[::2], replies[1::2], strict=True):
             told = {_text(one["name"]): one for one in groups} if isinstance(groups, list) else {}
             mine = told.get(GROUP, {"lag": length, "last-delivered-id": "-"})
             lengths, lags = lengths + length, lags + int(length if mine["lag"] is None else mine["lag"])
             last = _text(mine["last-delivered-id"])
-            pipe.execute_command("XRANGE", stream, last if last == "-" else f"({last}", "+", "COUNT", 1)
-        first = [found[0][0] for found in await self._within(pipe.execute(), timeout_s) if found]
+            unread.append(("XRANGE", stream, last if last == "-" else f"({last}", "+", "COUNT", 1))
+        first = [found[0][0] for found in await self._reader.pipelined(unread, timeout_s) if found]
         oldest_s = min((int(_text(one).partition("-")[0]) / 1000 for one in first), default=time.time())
         return EventLag(lags, max(0.0, time.time() - oldest_s), lengths)
-
-    async def _within(self, replies: Awaitable[Any], timeout_s: float) -> Any:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await replies
-        except TimeoutError:
-            reason = f"no answer from {self._url.address} in time"
-            raise DependencyUnavailable(REDIS, reason, is_late=True) from None
-        except (RedisError, OSError) as error:
-            raise DependencyUnavailable(REDIS, f"{self._url.address}: {explain_redis(error)}") from None
 
 
 def _false_of(told: Mapping[int, bool]) -> set[int]:

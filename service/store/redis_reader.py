@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import redis.asyncio as redis
@@ -156,6 +156,21 @@ class RedisReader:
             pipe.xadd(stream, entry, maxlen=most, approximate=True)
         await self._within(timeout_s, pipe.execute())
 
+    async def pipelined(
+        self, commands: Iterable[Sequence[Any]], timeout_s: float, *, raise_on_error: bool = True
+    ) -> list[Any]:
+        """Sends commands in one pipeline, gives their replies; those that Redis refuses, as its errors, where
+        they are not to be raised. A failure does not count in the circuit.
+
+        Raises:
+            DependencyUnavailable: Redis refuses one, or does not answer in `timeout_s` seconds.
+        """
+        pipe: Any = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = await self._within(timeout_s, pipe.execute(raise_on_error=raise_on_error))
+        return replies
+
     async def put_field(self, key: str, field: str, value: str, timeout_s: float) -> None:
         """Writes a field of a hash. A failure does not count in the circuit.
 
@@ -190,11 +205,9 @@ class RedisReader:
         return values
 
     async def _hmget(self, hashes: Sequence[Fields]) -> Sequence[Sequence[Value]]:
-        pipe: Any = self._redis.pipeline(transaction=False)
-        for one in hashes:
-            pipe.execute_command("HMGET", *one)
+        commands = [("HMGET", *one) for one in hashes]
         with self.circuit.guard():
-            replies = await self._within(self._timeout_s, pipe.execute(raise_on_error=False))
+            replies = await self.pipelined(commands, self._timeout_s, raise_on_error=False)
             for reply in replies:
                 if isinstance(reply, RedisError) and not str(reply).startswith("WRONGTYPE"):
                     raise DependencyUnavailable(REDIS, f"{self._url.address}: {reply}")
