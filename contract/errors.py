@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -41,3 +42,8 @@ class StageError(Exception):
             if found and bar:
                 return cls(code, stage, message)
         return None
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Says which names there are instead of one that is not known."""
+    return f"use one of {', '.join(names)}" if names else "it has none; leave it out"

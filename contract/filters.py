@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import ErrorCode, StageError, WrongField
+from contract.errors import ErrorCode, StageError, WrongField, one_of
 from contract.tensors import FILTER_WIDTHS, fit_width
 
 Wanted = Mapping[str, Any]
@@ -159,8 +159,7 @@ def check_filters(wanted: Wanted, dtypes: Mapping[str, str]) -> Filters:
 def _column_condition(column: str, written: Any, dtypes: Mapping[str, str]) -> Condition:
     field, dtype = f"filters.{column}", dtypes.get(column)
     if dtype is None:
-        remedy = f"use one of {', '.join(sorted(dtypes))}" if dtypes else "it has none; leave it out"
-        raise WrongField(field, f"this bundle cannot filter on it: {remedy}")
+        raise WrongField(field, f"this bundle cannot filter on it: {one_of(sorted(dtypes))}")
     return _condition(field, written, dtype, may_negate=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import ErrorCode, StageError, WrongField
+from contract.errors import ErrorCode, StageError, WrongField, one_of
 from contract.filters import element, shown
 from contract.names import NULL_INT
 from contract.tensors import USER_FEATURE_WIDTHS, fit_width
@@ -33,8 +33,7 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
         told[column] = value
         field, dtype = f"user_features.{column}", dtypes.get(column)
         if dtype is None:
-            remedy = f"use one of {', '.join(sorted(dtypes))}" if dtypes else "it has none; leave it out"
-            raise WrongField(field, f"is no feature of this bundle's users: {remedy}")
+            raise WrongField(field, f"is no feature of this bundle's users: {one_of(sorted(dtypes))}")
         if value is None:
             continue
         kind = element(dtype)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from contract.bundle import Manifest
-from contract.errors import WrongField
+from contract.errors import WrongField, one_of
 from contract.events import Event
 from contract.ids import IdDtype, OwnId, number_of
 from service.events.schemas import EventBody
@@ -37,7 +37,7 @@ def read_event(body: EventBody, manifest: Manifest, now_s: float, max_age_s: flo
     item_id = _number("item_id", body.item_id, manifest.item_id_dtype)
     for name in body.context:
         if name not in manifest.context:
-            raise WrongEvent(f"context.{name}", f"is not known: {_one_of(manifest.context)}", "context")
+            raise WrongEvent(f"context.{name}", f"is not known: {one_of(manifest.context)}", "context")
     event = Event(
         body.event_id or "",
         *(body.user_id, body.item_id, _instant_us(body.timestamp, now_s, max_age_s), _labels(body, manifest)),
@@ -108,7 +108,3 @@ def _seconds(told: int | float | str) -> float:
         remedy = f"send seconds, such as {told / factor:.3f}"
         raise WrongEvent("timestamp", f"counts {unit}: {remedy}", "milliseconds")
     return float(told)
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return f"use one of {', '.join(names)}" if names else "it has none; leave it out"

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from contract.bundle import Manifest
-from contract.errors import WrongField
+from contract.errors import WrongField, one_of
 from contract.filters import Filters, check_filters
 from contract.routing import CHAMPION
 from contract.rules.asked import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
@@ -229,7 +229,7 @@ def check_request(request: SlateBody, variant: Variant, settings: Settings) -> t
         raise WrongField("user_id", "is missing: send it, or user_features")
     for name in request.context:
         if name not in manifest.context:
-            raise WrongField(f"context.{name}", f"is not known to this bundle: {_one_of(manifest.context)}")
+            raise WrongField(f"context.{name}", f"is not known to this bundle: {one_of(manifest.context)}")
     budget = request.latency_budget_ms
     if budget is not None and not settings.reserve_ms < budget <= settings.latency_budget_ms:
         raise WrongField(
@@ -249,10 +249,6 @@ def _rules(request: SlateBody, manifest: Manifest, defaults: OrderRules) -> Chec
         return NO_RULES
     whole = merged(request.rules or RequestRules(), defaults)
     return check_rules(whole, manifest.filters, manifest.item_id_dtype)
-
-
-def _one_of(names: Sequence[str]) -> str:
-    return f"use one of {', '.join(names)}" if names else "it has none; leave it out"
 
 
 def _shown(slate: Slate) -> list[int]:
