@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 _REMEDIES = {
     "missing": "is missing: send it",
@@ -31,6 +34,16 @@ _NOT_THE_CALLERS = (
     "[key]",
 )
 """Ends of a location that name a branch of a union, or a mapping's key: no field of the caller's."""
+
+
+def errors_of(error: ValidationError) -> list[Mapping[str, Any]]:
+    """All that pydantic finds wrong, without what was sent beside it."""
+    return [*error.errors(include_url=False, include_context=False)]
+
+
+def body_refused(errors: Iterable[Mapping[str, Any]]) -> RequestValidationError:
+    """Makes the error of a request whose body has these faults."""
+    return RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors])
 
 
 def field_error(error: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from contract.errors import WrongField
@@ -20,6 +19,7 @@ from service.events.log import EventLog
 from service.events.refused import EntriesRefused
 from service.events.schemas import EventProblem
 from service.failures import DependencyUnavailable
+from service.field_errors import body_refused, errors_of
 from service.variant import Variant
 
 CONSUMER = "the consumer (`python -m live consume`)"
@@ -44,8 +44,7 @@ class CatalogueIntake:
         try:
             request = ItemsRequest.model_validate(document)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False)
-            raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None
+            raise body_refused(errors_of(error)) from None
         rows, errors = self._read(request.items)
         if errors:
             raise EntriesRefused("items", errors)
@@ -85,8 +84,7 @@ class CatalogueIntake:
         number, own = ids.user_of_path(user_id)
         change_id = await self._ask(SHOW, str(number))
         held = await self._reply(change_id)
-        items = ("seen",)
-        held |= {name: [own_id for _, own_id in ids.named(held[name])] for name in items}
+        held["seen"] = [own_id for _, own_id in ids.named(held["seen"])]
         for one in (*held["slates"], *held["shown"]["waiting"], *held["shown"]["archived"]):
             one["item_ids"] = [own_id for _, own_id in ids.named(one["item_ids"])]
         return UserResponse(request_id=request_id, user_id=own, **held)

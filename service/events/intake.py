@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from contract.bundle import Manifest
@@ -18,7 +17,7 @@ from service.events.log import EventLog
 from service.events.refused import EntriesRefused
 from service.events.schemas import EventBody, EventProblem, EventsRequest, EventsResponse
 from service.failures import DependencyUnavailable
-from service.field_errors import field_error
+from service.field_errors import body_refused, errors_of, field_error
 from service.metrics import Metrics
 from service.settings import Settings
 from service.store.redis_reader import REDIS
@@ -111,10 +110,9 @@ class EventIntake:
             request = EventsRequest.model_validate(document)
             return dict(enumerate(request.events)), request.atomic, found
         except ValidationError as error:
-            errors = error.errors(include_url=False, include_context=False)
-        if any(len(one["loc"]) < 3 or one["loc"][0] != "events" for one in errors):
-            shaped = [one for one in errors if len(one["loc"]) < 3 or one["loc"][0] != "events"]
-            raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in shaped])
+            errors = errors_of(error)
+        if of_no_event := [one for one in errors if len(one["loc"]) < 3 or one["loc"][0] != "events"]:
+            raise body_refused(of_no_event)
         for one in errors:
             index = int(one["loc"][1])
             name, message = field_error({**one, "loc": ("body", *one["loc"][2:])})

@@ -6,11 +6,11 @@ import asyncio
 import json
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.types import Receive, Scope
 
 from service.failures import BodyRefused
+from service.field_errors import body_refused, errors_of
 from service.own_ids import OwnIds
 from service.schemas import ManyRequest, SlateWish
 from service.settings import Settings
@@ -41,8 +41,7 @@ async def read_request(
         texts = ids.number_body(document)
         return kind.model_validate(document).of_texts(texts)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
-        raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in found]) from None
+        raise body_refused(errors_of(error)) from None
 
 
 async def read_document(scope: Scope, receive: Receive, max_bytes: int, timeout_ms: int) -> Any:
@@ -59,7 +58,7 @@ async def read_document(scope: Scope, receive: Receive, max_bytes: int, timeout_
     document = parse_json(body) if body else None
     if document is None:  # nothing, or null
         kind = "model_type" if body else "missing"
-        raise RequestValidationError([{"type": kind, "loc": ("body",), "msg": "", "input": None}])
+        raise body_refused([{"type": kind, "loc": (), "msg": "", "input": None}])
     return document
 
 
