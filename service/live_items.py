@@ -52,6 +52,7 @@ class LiveItemsFollower:
         self._changed |= changed.keys()
         for variant in variants:
             variant.ids.live = self._names
-            variant.changed.update(self._changed if variant.changed != self._changed else ())
+            if len(variant.changed) < len(self._changed):  # it has no other
+                variant.changed.update(self._changed)
             variant.store.drop(changed)
         self._version = version
