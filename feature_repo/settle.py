@@ -4,7 +4,7 @@ were computed. Each in a transaction that fails where the stream writes the row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from feature_repo.later import LaterEvents
 
 KEYS = {names.USER: names.USER_ID, names.ITEM: names.ITEM_ID}
 _BATCH = 200
-"""Rows per transaction: more would meet the stream more often."""
+"""Rows per transaction, at most: more would meet the stream more often."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,8 @@ class Settlement:
     def live(self, entity: str, ids: Sequence[int]) -> list[int]:
         """Tells of whom something happened since."""
         found = []
-        for some in _batches(ids):
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
             states = self._states(entity, some)
             found += [one for one, state in zip(some, states, strict=True) if self._since(entity, one, state)]
         return found
@@ -75,24 +76,13 @@ class Settlement:
         otherwise: Callable[[int], tuple[Any, ...]],
     ) -> None:
         """Folds what happened since into what was computed, and does otherwise where nothing did."""
-        for some in _batches(ids):
-            while not self._write_some(entity, some, computed, otherwise):
-                pass
-
-    def _write_some(
-        self,
-        entity: str,
-        ids: Sequence[int],
-        computed: Mapping[int, bytes],
-        otherwise: Callable[[int], tuple[Any, ...]],
-    ) -> bool:
         reducer = ActivityReducer.of(self.dataset, entity)
-        transaction: Any = self.redis.pipeline(transaction=True)
-        with transaction as pipe:
-            pipe.watch(*(self._key(entity, one) for one in ids))
-            states = self._states(entity, ids)
+
+        def write_some(pipe: Any, some: Sequence[int]) -> None:
+            pipe.watch(*(self._key(entity, one) for one in some))
+            states = self._states(entity, some)
             pipe.multi()
-            for one, state in zip(ids, states, strict=True):
+            for one, state in zip(some, states, strict=True):
                 key, since = self._key(entity, one), self._since(entity, one, state)
                 if since:
                     whole = reducer.fold(self._base(entity, one, computed.get(one)), *since)
@@ -100,23 +90,19 @@ class Settlement:
                 else:
                     command, *rest = otherwise(one)
                     pipe.execute_command(command, key, *rest)
-            return _is_done(pipe)
+
+        self._commit(ids, write_some)
 
     def seen(self, computed: Mapping[int, Ids]) -> None:
         """Writes what some users have seen: what happened since, newest first, then what was computed;
         nothing of who has seen nothing."""
-        for some in _batches([*computed]):
-            while not self._write_seen(computed, some):
-                pass
 
-    def _write_seen(self, computed: Mapping[int, Ids], user_ids: Sequence[int]) -> bool:
-        transaction: Any = self.redis.pipeline(transaction=True)
-        with transaction as pipe:
-            keys = [seen_key(self.dataset.name, one) for one in user_ids]
-            pipe.watch(*keys, *(self._key(names.USER, one) for one in user_ids))
-            states = self._states(names.USER, user_ids)
+        def write_some(pipe: Any, some: Sequence[int]) -> None:
+            keys = [seen_key(self.dataset.name, one) for one in some]
+            pipe.watch(*keys, *(self._key(names.USER, one) for one in some))
+            states = self._states(names.USER, some)
             pipe.multi()
-            for one, key, state in zip(user_ids, keys, states, strict=True):
+            for one, key, state in zip(some, keys, states, strict=True):
                 mine = self._later(names.USER, one, state)
                 newest = [event.activity.item_id for event in reversed(mine) if event.is_seen]
                 old = computed[one].tolist()
@@ -125,7 +111,25 @@ class Settlement:
                     pipe.set(key, encode_seen(items))
                 else:
                     pipe.unlink(key)
-            return _is_done(pipe)
+
+        self._commit([*computed], write_some)
+
+    def _commit(self, ids: Sequence[int], write: Callable[[Any, Sequence[int]], None]) -> None:
+        """Writes some at a time; where somebody wrote meanwhile what a transaction watches, half as many, so
+        that those who are busiest do not keep the others waiting."""
+        done, size = 0, _BATCH
+        while done < len(ids):
+            some = ids[done : done + size]
+            transaction: Any = self.redis.pipeline(transaction=True)
+            with transaction as pipe:
+                write(pipe, some)
+                try:
+                    pipe.execute()
+                except WatchError:
+                    size = max(1, len(some) // 2)
+                    continue
+            done += len(some)
+            size = min(2 * size, _BATCH)
 
     def _base(self, entity: str, entity_id: int, packed: bytes | None) -> ActivityState:
         """What was computed, and that it holds all up to the horizon, of streams that may bring more."""
@@ -154,22 +158,8 @@ class Settlement:
         return feature_key(KEYS[entity], entity_id, self.dataset.name)
 
 
-def _is_done(pipe: Any) -> bool:
-    """Whether a transaction went through; not where somebody wrote meanwhile what it watches."""
-    try:
-        pipe.execute()
-    except WatchError:
-        return False
-    return True
-
-
 def _decoded(value: bytes | None) -> ActivityState | None:
     try:
         return ActivityState.decode(value) if value else None
     except ValueError:
         return None
-
-
-def _batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), _BATCH):
-        yield ids[start : start + _BATCH]

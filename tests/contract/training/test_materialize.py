@@ -46,6 +46,7 @@ from feature_repo.connection import VARIABLE, connection_string
 from feature_repo.definitions import live_source
 from feature_repo.difference import FACTS
 from feature_repo.feast_store import SETTINGS_FILE, FeastStore
+from feature_repo.later import LaterEvents
 from feature_repo.materialize import ENTITIES, Arrived, materialize
 from feature_repo.online import OnlineStore
 from feature_repo.settle import Settlement
@@ -345,6 +346,28 @@ def test_a_user_without_interactions_loses_the_activity_and_keeps_the_profile(
     assert len(before) - len(left) == 2 + len(world.dataset.user_activity)
     load(world, url)
     assert redis.hgetall(key) == before
+
+
+def test_a_busy_stream_has_less_to_meet_at_each_try(
+    world: Prepared, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = world.dataset.model_copy(update={"name": "busy"})
+    later = LaterEvents(redis, dataset, tmp_path, {})
+    settlement = Settlement(redis, dataset, {}, {}, later, later.effective())
+    states, tried = Settlement._states, []
+
+    def meeting(self: Settlement, entity: str, ids: Sequence[int]) -> Any:
+        tried.append(len(ids))
+        assert len(tried) < 1000, "it would never end"
+        if len(ids) > 10:
+            redis.set(seen_key("busy", ids[0]), b"")
+        return states(self, entity, ids)
+
+    monkeypatch.setattr(Settlement, "_states", meeting)
+    settlement.seen({user: np.array([user + 1]) for user in range(300)})
+    stored: Any = redis.mget([seen_key("busy", user) for user in range(300)])
+    assert [decode_seen(one).tolist() for one in stored] == [[user + 1] for user in range(300)]
+    assert tried[:5] == [200, 100, 50, 25, 12]
 
 
 def test_a_name_that_ends_another_is_another_data_set(redis: Redis) -> None:
