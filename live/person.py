@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +122,8 @@ class Person:
             if note.user_id == self.user_id:
                 yield entry, note
 
-    @cached_property
-    def _archive(self) -> pa.Table | None:
-        return read_archive(events_folder(self._var, self._name))
-
     def _archived_events(self) -> list[dict[str, Any]]:
-        table = self._archive
+        table = read_archive(events_folder(self._var, self._name))
         if table is None:
             return []
         mine = [self._is_mine(own) for own in table[names.USER_ID].to_pylist()]
