@@ -34,6 +34,11 @@ class LoggedAnswer:
     clicked: frozenset[int]
     later: frozenset[int]
 
+    @property
+    def clicks(self) -> int:
+        """How many of its items were clicked."""
+        return len(self.clicked & set(self.note.item_ids))
+
 
 class RewoundFeatures:
     """A feature store as it was: without what users did since. What is counted of them, and of the items, is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,11 @@ class OffPolicy:
     snips: Estimate
     doubly_robust: Estimate
 
+    @property
+    def estimates(self) -> tuple[tuple[str, Estimate], ...]:
+        """What is told of it, with its names."""
+        return ("what served", self.served), ("SNIPS", self.snips), ("doubly robust", self.doubly_robust)
+
 
 @dataclass
 class ClickReport:
@@ -53,6 +58,12 @@ class ClickReport:
     degraded: dict[str, int] = field(default_factory=dict)
     others: list[OffPolicy] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def rates(self) -> dict[str, Mapping[str, Estimate]]:
+        """The clicks per place that are known, by how they are grouped."""
+        groups = {"by bundle and arm": self.arms, "by source": self.sources, "by place": self.by_place}
+        return {title: rows for title, rows in groups.items() if rows}
 
 
 def join(dataset: Dataset, var: Path) -> list[LoggedAnswer]:
@@ -92,7 +103,7 @@ def clicks_of(dataset: Dataset, answers: Sequence[LoggedAnswer]) -> ClickReport:
         return report
     notes = [one.note for one in answers]
     report.since, report.until = (_instant(note.at_ms) for note in (notes[0], notes[-1]))
-    report.clicks = sum(len(one.clicked & set(one.note.item_ids)) for one in answers)
+    report.clicks = sum(one.clicks for one in answers)
     report.arms = _rates(answers, lambda note: f"{note.bundle} · {note.arm}")
     report.sources = _rates(answers, lambda note: note.source)
     for place in range(1, max(PLACES) + 1):
@@ -154,22 +165,13 @@ def lines_of(report: ClickReport) -> list[str]:
         f"{report.dataset}: {report.answers:,} answers, {report.clicks:,} clicks in them"
         + (f", {report.since} to {report.until}" if report.since else "")
     ]
-    parts: tuple[tuple[str, Mapping[str, Estimate]], ...] = (
-        ("by bundle and arm", report.arms),
-        ("by source", report.sources),
-        ("by place", report.by_place),
-    )
-    for title, rows in parts:
-        if rows:
-            lines += [f"  clicks per place, {title}"]
-            lines += [f"    {name:<52} {_told(one)}" for name, one in rows.items()]
+    for title, rows in report.rates.items():
+        lines += [f"  clicks per place, {title}", *_rows(rows.items())]
     for one in report.others:
         lines += [
             f"  {one.bundle}, did not serve: clicks per place on the first {one.places}, "
-            f"by {one.answers:,} answers",
-            f"    {'what served':<52} {_told(one.served)}",
-            f"    {'SNIPS':<52} {_told(one.snips)}, {one.snips.effective:,.0f} effective",
-            f"    {'doubly robust':<52} {_told(one.doubly_robust)}",
+            f"by {one.answers:,} answers, {one.snips.effective:,.0f} effective",
+            *_rows(one.estimates),
         ]
     lines += [f"  {name}: {count:,} answers" for name, count in report.degraded.items()]
     return [*lines, *(f"  {remark}" for remark in report.remarks)]
@@ -181,7 +183,7 @@ def _rates(answers: Sequence[LoggedAnswer], key: Callable[[Shown], str]) -> dict
         groups[key(one.note)].append(one)
     return {
         name: click_rate(
-            np.array([len(one.clicked & set(one.note.item_ids)) for one in some], np.int64),
+            np.array([one.clicks for one in some], np.int64),
             np.array([len(one.note.item_ids) for one in some], np.int64),
             np.array([one.note.user_id for one in some], np.int64),
         )
@@ -189,8 +191,8 @@ def _rates(answers: Sequence[LoggedAnswer], key: Callable[[Shown], str]) -> dict
     }
 
 
-def _told(one: Estimate) -> str:
-    return f"{one.value:.4f}  [{one.low:.4f}, {one.high:.4f}]"
+def _rows(estimates: Iterable[tuple[str, Estimate]]) -> list[str]:
+    return [f"    {name:<52} {one.value:.4f}  [{one.low:.4f}, {one.high:.4f}]" for name, one in estimates]
 
 
 def _instant(at_ms: int) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from contract.drift import Reference, shares
 from contract.watched import Watched
 from live.drawing import histograms, intervals
-from live.estimates import Estimate
 from live.report import ClickReport
 
 STYLE = (
@@ -36,20 +35,13 @@ def click_sections(report: ClickReport) -> list[str]:
     """Shows what came of what was shown."""
     span = f", {report.since} to {report.until}" if report.since else ""
     made = [paragraph(f"{report.answers:,} answers, {report.clicks:,} clicks in them{span}.")]
-    parts: tuple[tuple[str, Mapping[str, Estimate]], ...] = (
-        ("by bundle and arm", report.arms),
-        ("by source", report.sources),
-        ("by place", report.by_place),
-    )
-    for title, rows in parts:
-        if rows:
-            made += [heading(f"Clicks per place, {title}"), intervals(list(rows.items()), title)]
+    for title, rows in report.rates.items():
+        made += [heading(f"Clicks per place, {title}"), intervals([*rows.items()], title)]
     for one in report.others:
-        told = [("what served", one.served), ("SNIPS", one.snips), ("doubly robust", one.doubly_robust)]
         made += [
             heading(f"{one.bundle}, which did not serve: the first {one.places}"),
             paragraph(f"By {one.answers:,} explored answers, {one.snips.effective:,.0f} effective."),
-            intervals(told, f"{one.bundle}, first {one.places}"),
+            intervals(one.estimates, f"{one.bundle}, first {one.places}"),
         ]
     if report.degraded:
         made += [heading("What answers lacked"), table(("reason", "answers"), report.degraded.items())]
