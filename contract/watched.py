@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
 
 EXPIRES_S = 60
@@ -33,6 +35,14 @@ class Watched(BaseModel):
     event_lag_s: float = 0.0
     answers: int = 0
     drift: dict[str, FeatureDrift] = {}
+
+    @classmethod
+    def found(cls, value: bytes | None) -> Self | None:
+        """Takes what Redis holds; None where nobody watches, or what stands there is no finding."""
+        try:
+            return None if value is None else cls.model_validate_json(value)
+        except ValueError:
+            return None
 
     @property
     def drifted(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -18,7 +19,9 @@ from contract.bundle import BundleError, read_dataset, read_manifest
 from contract.dataset import Dataset, DatasetError
 from contract.drift import Reference
 from contract.environment import explain_redis
+from contract.keys import watched_key
 from contract.live_files import live_folder
+from contract.watched import Watched
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 from live.catalogue import CatalogueHandler
@@ -90,7 +93,7 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     from live.replay import Replay
     from live.report import clicks_of, estimate_other, join, lines_of
     from live.report_page import click_sections, freshness_sections, write_page
-    from live.watch import found_last, reference_of
+    from live.watch import reference_of
 
     dataset = read_dataset(chain.bundle)
     answers = join(dataset, chain.var_dir)
@@ -103,7 +106,8 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     for line in lines_of(told):
         sys.stdout.write(f"{line}\n")
     page = chosen.write or live_folder(chain.var_dir, dataset.name) / "report.html"
-    found = found_last(connect(chain.redis_url, live.redis_timeout_ms), dataset.name)
+    value: Any = connect(chain.redis_url, live.redis_timeout_ms).get(watched_key(dataset.name))
+    found = Watched.found(value)
     reference = reference_of(chain.bundle.resolve().with_name(found.bundle)) if found else Reference()
     for line in found.lines() if found else ():
         sys.stdout.write(f"  {line}\n")

@@ -179,15 +179,6 @@ class ServedWatch:
         return notes_in(entries_of(stream, found))
 
 
-def found_last(redis: Redis, dataset: str) -> Watched | None:
-    """Reads what a watch found last; None where nobody watches, or what stands there is no finding."""
-    value: Any = redis.get(watched_key(dataset))
-    try:
-        return None if value is None else Watched.model_validate_json(value)
-    except ValueError:
-        return None
-
-
 def reference_of(folder: Path) -> Reference:
     """Reads a bundle's reference; an empty one of a bundle that was made before there were any.
 

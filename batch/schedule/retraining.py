@@ -91,9 +91,9 @@ class Retraining:
             return None
         if settings.retrain_events and (since := self._events() - last.events) >= settings.retrain_events:
             return f"{since} events since the last training"
-        if settings.retrain_on_drift and (value := self._redis.get(watched_key(self._dataset))):
-            found = Watched.model_validate_json(value)
-            if found.drifted:
+        if settings.retrain_on_drift:
+            found = Watched.found(self._redis.get(watched_key(self._dataset)))
+            if found and found.drifted:
                 return f"drift of {', '.join(found.drifted[:3])}"
         return None
 

@@ -218,9 +218,8 @@ def watched(url: RedisUrl, dataset: str) -> Watched | None:
     """Reads what the observer found last; None where it found nothing of late."""
     client: Any = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
     try:
-        value = client.get(watched_key(dataset))
-        return None if value is None else Watched.model_validate_json(value)
-    except (redis.RedisError, ValueError):
+        return Watched.found(client.get(watched_key(dataset)))
+    except redis.RedisError:
         return None
     finally:
         client.close()

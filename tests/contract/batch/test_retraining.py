@@ -87,6 +87,9 @@ def test_enough_events_begin_one_and_are_counted_anew_after(
 def test_drift_begins_one_where_that_is_asked_for(redis: Redis, redis_url: RedisUrl, tmp_path: Path) -> None:
     stand = Stand(redis, redis_url, tmp_path, retrain_on_drift=True)
     stand.now_s += HOUR
+    for nothing in (b"", b"{}"):
+        redis.set(watched_key(NAME), nothing)
+        assert stand.watch.look() is None
     stand.drift(is_drifted=False)
     assert stand.watch.look() is None
     stand.drift(is_drifted=True)

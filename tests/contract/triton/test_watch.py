@@ -39,7 +39,7 @@ from live.freshness import Freshness
 from live.report_page import freshness_sections
 from live.served import ServedValues
 from live.settings import LiveSettings
-from live.watch import ServedWatch, found_last, reference_of
+from live.watch import ServedWatch, reference_of
 from tests.builders.triton import World, make_world
 
 WINDOW = 100
@@ -137,7 +137,9 @@ def test_drift_is_found_once_something_else_is_served_and_not_before(
     client: Any = redis
     assert Watched.model_validate_json(client.get(watched_key(name))) == found
     assert 0 < client.ttl(watched_key(name)) <= 60
-    page = "".join(freshness_sections(found_last(redis, name), reference_of(world.folder)))
+    page = "".join(
+        freshness_sections(Watched.found(client.get(watched_key(name))), reference_of(world.folder))
+    )
     assert page.count("<svg") == len(found.drift)
     assert f"{found.drifted[0]}: PSI" in page
     assert "class=late" in page
