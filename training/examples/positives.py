@@ -21,7 +21,7 @@ from contract.encoders import PAD_CODE, Encoders
 from training.data.prepared import Prepared
 from training.data.raw import raw_arrays
 from training.examples.split import all_user_ids, rows_of
-from training.features.activity import event_times, snapshot_instants
+from training.features.activity import event_times, log_order, snapshot_instants
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +52,19 @@ class UserHistories:
     positive: Stream
     positives_before: Ints
     """How many positives lie before each place of `recent`; one longer than it."""
+    order: Ints
+    """The place of each of `recent` among the prepared interactions."""
     times: Ints
     lengths: dict[str, int]
 
     @classmethod
     def of(cls, prepared: Prepared, encoders: Encoders) -> UserHistories:
-        """Encodes all interactions, ordered by user and time; ties keep file order."""
+        """Encodes all interactions, in the order of `log_order`."""
         dataset, rows = prepared.dataset, prepared.interactions
         times = event_times(dataset, rows).astype("int64").to_numpy()
         user_ids = all_user_ids(prepared)
         user_rows = np.searchsorted(user_ids, rows[names.USER_ID].to_numpy(np.int64))
-        order = np.lexsort((times, user_rows))
+        order = log_order(prepared, user_rows)
         codes = encoders.encode(names.ITEM_ID, rows[names.ITEM_ID].to_numpy(np.int64)[order]).astype(np.int64)
         is_positive = (rows[dataset.target] == 1).to_numpy(np.bool_, na_value=False)[order]
         starts = np.searchsorted(user_rows[order], np.arange(len(user_ids) + 1)).astype(np.int64)
@@ -76,6 +78,7 @@ class UserHistories:
             recent=Stream(codes, starts),
             positive=Stream(codes[is_positive], before[starts]),
             positives_before=before,
+            order=order,
             times=times[order],
             lengths={
                 name: encoders.fields[name].length
@@ -157,7 +160,7 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
     dataset, rows = prepared.dataset, prepared.interactions
     times = event_times(dataset, rows)
     user_rows = rows_of(histories.user_ids, rows[names.USER_ID].to_numpy(np.int64))
-    order = np.lexsort((times.astype("int64").to_numpy(), user_rows))
+    order = histories.order
     users = user_rows[order]
     item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)
     items = rows_of(item_ids, rows[names.ITEM_ID].to_numpy(np.int64)[order])

@@ -13,7 +13,7 @@ from contract.arrays import Ints
 from contract.dataset import ANY
 from training.data.prepared import Prepared
 from training.examples.split import all_user_ids, is_before, is_positive, rows_of
-from training.features.activity import event_times
+from training.features.activity import log_order
 
 LEAST_WEIGHT = 1e-4
 """A place in a history that weighs less is left out."""
@@ -21,7 +21,7 @@ LEAST_WEIGHT = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Interactions user after user, oldest first, ties in file order; all (N,).
+    """Interactions user after user, oldest first, in the order of `log_order`; all (N,).
 
     `users` are rows of `all_user_ids`, `items` rows of the items table, and `places` count from each user's
     newest, which is 0.
@@ -39,11 +39,11 @@ class Sequences:
         log, user_ids = prepared.interactions, all_user_ids(prepared)
         item_ids = prepared.items[names.ITEM_ID].to_numpy(np.int64)
         items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
-        kept = np.flatnonzero(is_before(prepared, until) & (items >= 0) & is_positive(prepared, label))
-        users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[kept])
-        times = event_times(prepared.dataset, log).astype("int64").to_numpy()[kept]
-        order = np.lexsort((times, users))
-        users, items = users[order], items[kept][order]
+        users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64))
+        is_kept = is_before(prepared, until) & (items >= 0) & is_positive(prepared, label)
+        order = log_order(prepared, users)
+        order = order[is_kept[order]]
+        users, items = users[order], items[order]
         ends = np.searchsorted(users, np.arange(len(user_ids)), side="right")
         return cls(users, items, ends[users] - 1 - np.arange(len(users)), (len(user_ids), len(item_ids)))
 

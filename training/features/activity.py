@@ -56,6 +56,22 @@ def event_times(dataset: Dataset, interactions: pd.DataFrame) -> pd.Series:
     return times.fillna(pd.Timestamp(earliest).tz_convert("UTC") - timedelta(microseconds=1))
 
 
+def log_order(prepared: Prepared, entities: Ints) -> Ints:
+    """Sorts the interactions by their entities (N,), then by time, and gives their places: in this order is
+    everything that an entity did, served or trained on.
+
+    Ties of rows with a time of their own are told apart by what they hold, as the stream does; those of
+    histories keep file order.
+    """
+    dataset, rows = prepared.dataset, prepared.interactions
+    times = event_times(dataset, rows).astype("int64").to_numpy()
+    is_timed = rows[dataset.timestamp].notna().to_numpy()
+    items = rows[names.ITEM_ID].to_numpy(np.int64)
+    is_positive = (rows[dataset.target] == 1).to_numpy(np.bool_, na_value=False)
+    order = np.lexsort((is_positive & is_timed, items * is_timed, is_timed, times, entities))
+    return order.astype(np.int64)
+
+
 def overall_rates(
     prepared: Prepared, times: pd.Series, labels: dict[str, Doubles]
 ) -> dict[str, float | None]:
@@ -135,8 +151,7 @@ class ListSpans:
 
 @dataclass(frozen=True, eq=False)
 class EntityLog:
-    """Interactions sorted by entity, then by time. Ties of rows with a time of their own are told apart by
-    what they hold, as the stream does; those of histories keep file order."""
+    """Interactions in the order of `log_order`."""
 
     dataset: Dataset
     entity: str
@@ -171,19 +186,17 @@ class EntityLog:
         instants = event_times(prepared.dataset, rows)
         times = instants.astype("int64").to_numpy()
         entities = rows[id_of(entity)].to_numpy(np.int64)
-        items, is_timed = (
-            rows[names.ITEM_ID].to_numpy(np.int64),
-            rows[prepared.dataset.timestamp].notna().to_numpy(),
-        )
+        items = rows[names.ITEM_ID].to_numpy(np.int64)
+        is_timed = rows[prepared.dataset.timestamp].notna().to_numpy()
         is_positive = rows[prepared.dataset.target].to_numpy(np.float64, na_value=np.nan) == 1
-        order = np.lexsort((is_positive & is_timed, items * is_timed, is_timed, times, entities))
+        order = log_order(prepared, entities)
         ids, starts, group = np.unique(entities[order], return_index=True, return_inverse=True)
         labels = countable_labels(prepared)
         clock = np.unique(times)
         return cls(
             dataset=prepared.dataset,
             entity=entity,
-            order=order.astype(np.int64),
+            order=order,
             items=items[order],
             positive_items=items[order[is_positive[order]]],
             times=times[order],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contract import names
@@ -59,6 +59,7 @@ def prepared_of(rows: list[tuple[int, int, int | None, int | None]]) -> Prepared
 
 
 @given(st.lists(ROW, min_size=1, max_size=40), st.integers(0, 8))
+@example([(1, 11, 0, 0), (1, 10, 0, 0)], 1)
 def test_lists_at_an_instant_equal_the_activity_features(
     rows: list[tuple[int, int, int | None, int | None]], snapshot: int
 ) -> None:
