@@ -20,10 +20,9 @@ from contract.filters import has_range
 from contract.items import Row, stored_row
 from contract.keys import encode_card, item_card_key, item_vector_key, live_items_key, number_field
 from ensemble.bundle import Tower
-from ensemble.publish.fields import card_of, item_fields
+from ensemble.publish.fields import card_of, filter_fields, item_fields
 from ensemble.settings import Provider
 from ensemble.stores.features import to_columns
-from ensemble.stores.vectors import VECTOR_FIELD
 
 CHUNK = 500
 Command = tuple[Any, ...]
@@ -57,14 +56,14 @@ class LiveItemWriter:
         if not rows:
             return []
         ids = np.fromiter(rows, np.int64, len(rows))
-        is_own = np.isin(ids, self._bundle_ids).tolist()
+        others = {number: rows[number] for number in np.setdiff1d(ids, self._bundle_ids).tolist()}
+        vectors = dict(zip(others, self.vectors(others), strict=True)) if others else {}
         bundle, filters = self.manifest.bundle, self.manifest.filters
         ranges = [number_field(column) for column, dtype in filters.items() if has_range(dtype)]
         commands: list[Command] = []
-        for (item_id, row), own, vector in zip(rows.items(), is_own, self.vectors(rows), strict=True):
-            fields, key = item_fields(row, vector, filters), item_vector_key(bundle, item_id)
-            if own:
-                del fields[VECTOR_FIELD]
+        for item_id, row in rows.items():
+            vector, key = vectors.get(item_id), item_vector_key(bundle, item_id)
+            fields = filter_fields(row, filters) if vector is None else item_fields(row, vector, filters)
             if ranges:
                 commands.append(("HDEL", key, *ranges))
             if fields:
