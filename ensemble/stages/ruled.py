@@ -12,7 +12,6 @@ import numpy.typing as npt
 from contract.arrays import Array, Floats, Ids
 from contract.bundle import Manifest
 from contract.filters import Filters, decode_filters
-from contract.item_to_item import UNKNOWN
 from contract.ordering import unranked_scores
 from contract.rules.asked import CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.attributes import ItemAttributes
@@ -99,14 +98,14 @@ class _User:
     def slate(self) -> RuledSlate:
         """Fills the places."""
         user, live = self.user, self.live
-        rows = self._rows(user["candidate_ids"][live])
+        rows = self.positions.rows_of(user["candidate_ids"][live])
         times = factors(self.asked.boosts, self.attributes, rows) if self.asked.boosts else None
         boosts = boosted(self._chances(), times)
         ids = user["candidate_ids"][live[boosts.order]]
         pins, extra = self._pins(ids.tolist())
         rows = rows[boosts.order]
         if len(extra):
-            rows = np.append(rows, self._rows(extra))
+            rows = np.append(rows, self.positions.rows_of(extra))
         placed = fill_places(self._wishes(boosts, rows, pins))
         ids, scores = np.append(ids, extra), np.append(self.scores[live[boosts.order]], self._scores(extra))
         moved_by = np.zeros(len(self.scores), dtype=np.int8)
@@ -127,11 +126,6 @@ class _User:
     def attributes(self) -> ItemAttributes:
         """What the catalogue's items hold; the last row is no item."""
         return self.offer.attributes
-
-    def _rows(self, item_ids: Ids) -> Ids:
-        """Gives the items' rows in all that lies by position; the last where the catalogue has one not."""
-        at = self.positions.of(item_ids)
-        return np.where(at == UNKNOWN, len(self.positions), at)
 
     def _chances(self) -> npt.NDArray[np.float64]:
         scores = self.scores[self.live].astype(np.float64)
@@ -155,7 +149,7 @@ class _User:
     def _may_be_shown(self, item_id: int) -> bool:
         """Whether the filter would have kept the item, had it been retrieved."""
         ids, user, items = np.array([item_id]), self.user, self.ruled.items.snapshot
-        row, gone = self._rows(ids), (SEEN_ITEM_IDS, "exclude_item_ids")
+        row, gone = self.positions.rows_of(ids), (SEEN_ITEM_IDS, "exclude_item_ids")
         if (
             row[0] == len(self.positions)
             or not items.is_available[items.rows_of(ids)][0]
@@ -210,7 +204,7 @@ class _User:
         if not self.shown:
             return np.empty(0, dtype=np.intp)
         excluded = self.user["exclude_item_ids"]
-        return self._rows(excluded[excluded != PAD_ID][-self.shown :])
+        return self.positions.rows_of(excluded[excluded != PAD_ID][-self.shown :])
 
     def _vectors(self, rows: Array) -> Floats:
         """The items' own vectors, without the prior; zeros for no item."""

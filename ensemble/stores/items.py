@@ -61,11 +61,9 @@ class ItemSnapshot:
         """Counts the items of the catalogue that are not available."""
         return len(self.item_ids) - int(np.count_nonzero(self.is_available[:-1]))
 
-    def rows_of(self, item_ids: Ids) -> npt.NDArray[np.intp]:
+    def rows_of(self, item_ids: Ids) -> Ints:
         """Gives the row of each id, whatever the shape; the last row where the catalogue does not hold it."""
-        at = self.positions.of(item_ids)
-        rows: npt.NDArray[np.intp] = np.where(at == UNKNOWN, len(self.item_ids), at)
-        return rows
+        return self.positions.rows_of(item_ids)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ class Positions:
             at[is_other] = np.where(is_there, self._new_positions.take(places, mode="clip"), UNKNOWN)
         return at
 
+    def rows_of(self, item_ids: Ids) -> Ints:
+        """Gives the row of each id where all that lies by position ends with a row for no item: that row,
+        where the catalogue has it not."""
+        at = self.of(item_ids)
+        return np.where(at == UNKNOWN, len(self), at)
+
     def _of_first(self, item_ids: Ids) -> Ints:
         if self._table is not None:
             # Unsigned, whatever lies before the first id lies behind the last.
