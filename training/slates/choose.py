@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from contract.arrays import Floats
 from training.baselines.recent_popularity import HALF_LIVES
 from training.data.prepared import Prepared
 from training.examples.split import HeldOut, first_users, held_out, labels_to_learn_from
@@ -35,26 +34,46 @@ LEAST_OF_VECTORS = 0.1
 """What remains to the vectors, at least."""
 
 
+@dataclass(frozen=True, eq=False)
+class _ValidationUsers:
+    """Users of validation, and what was known of them when the train part ended."""
+
+    held: HeldOut
+    recent: RecentLists
+    items: int
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> _ValidationUsers:
+        split = prepared.split
+        held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
+        return cls(held, RecentLists.of(prepared, split.train_until), len(prepared.items))
+
+    def ndcg(self, source: FittedSource) -> float:
+        """Gives NDCG@10 of what a source finds alone; 0 where nobody is asked."""
+        users = len(self.held.user_rows)
+        if not users:
+            return 0.0
+        nowhere = np.zeros((users, 1), np.float32), np.zeros((self.items, 1), np.float32)
+        lists = lists_of([source], self.recent, self.held, nowhere, 10).positions[:, 1]
+        return float(np.nanmean(list_metrics(lists, self.held.relevant, cutoffs=(10,))["ndcg@10"]))
+
+
 def choose_forms(prepared: Prepared) -> list[FittedSource]:
     """Chooses each source's form by its own NDCG@10 on validation, and gives it fitted on the train part; the
     first form, where nobody is in validation. What is popular in the user's categories is counted as what is
     popular at all."""
     split = prepared.split
     labels = labels_to_learn_from(prepared, split.train_until)[::-1]
-    held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
-    recent = RecentLists.of(prepared, split.train_until)
+    asked = _ValidationUsers.of(prepared)
     offered = (
         [SourceForm(FOLLOWED)],
         [SourceForm(SIMILAR, label) for label in labels],
         [SourceForm(POPULAR, label, half_life) for label, half_life in product(labels, HALF_LIVES)],
     )
-    nowhere = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
     chosen = []
     for forms in offered:
         fitted = [fit_source(prepared, form, split.train_until) for form in forms]
-        values = [0.0]
-        if len(forms) > 1 and len(held.user_rows):
-            values = [_value([source], recent, held, nowhere) for source in fitted]
+        values = [asked.ndcg(source) for source in fitted] if len(forms) > 1 else [0.0]
         chosen.append(fitted[int(np.argmax(values))])
     if prepared.dataset.affinity:
         chosen.append(fit_source(prepared, replace(chosen[-1].form, name=CATEGORIES), split.train_until))
@@ -64,15 +83,8 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
 def is_next_asked(prepared: Prepared, sources: Sequence[FittedSource]) -> bool:
     """Whether on validation what follows the newest items is worth more than what is similar to all of them:
     so that what a user looks for is what comes next more than what lasts."""
-    split = prepared.split
-    held = first_users(held_out(prepared, split.train_until, split.validate_until), CHOICE_USERS)
-    by_name = {source.form.name: source for source in sources}
-    if not len(held.user_rows):
-        return False
-    recent = RecentLists.of(prepared, split.train_until)
-    nowhere = np.zeros((len(held.user_rows), 1), np.float32), np.zeros((len(prepared.items), 1), np.float32)
-    followed, similar = (_value([by_name[name]], recent, held, nowhere) for name in (FOLLOWED, SIMILAR))
-    return followed > similar
+    by_name, asked = {source.form.name: source for source in sources}, _ValidationUsers.of(prepared)
+    return asked.ndcg(by_name[FOLLOWED]) > asked.ndcg(by_name[SIMILAR])
 
 
 def choose_sources(
@@ -104,10 +116,3 @@ def _changed(shares: tuple[float, ...]) -> list[tuple[float, ...]]:
 def _recall(lists: SourceLists, relevant: csr_matrix, shares: Sequence[float]) -> float:
     k = lists.positions.shape[2]
     return float(np.nanmean(list_metrics(lists.merged(shares), relevant, cutoffs=(k,))[f"recall@{k}"]))
-
-
-def _value(
-    sources: Sequence[FittedSource], recent: RecentLists, held: HeldOut, vectors: tuple[Floats, Floats]
-) -> float:
-    lists = lists_of(sources, recent, held, vectors, 10).positions[:, 1]
-    return float(np.nanmean(list_metrics(lists, held.relevant, cutoffs=(10,))["ndcg@10"]))
