@@ -1,5 +1,5 @@
-"""Who answers whom: follows the routing record, holds what serves each of its bundles, and sends every
-request to its arm. No request reads the record: it is looked at four times a second."""
+"""Who answers whom: follows the routing record, and sends every request to its arm. No request reads the
+record: it is looked at four times a second."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from contract.errors import StageError, WrongField
 from contract.routing import CHAMPION, GatewayReport, Routing, RoutingError, Written
 from contract.slates import Degradation, SlateSource
 from service.failures import DependencyUnavailable
+from service.held import HeldBundles
 from service.limits.arm_health import Answers, ArmHealth
-from service.limits.deadline import Clock, Deadline
+from service.limits.deadline import Clock
 from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
 from service.schemas import RecommendRequest, SlateBody
@@ -30,8 +31,6 @@ from service.shown import ShownNotes
 from service.slates.answer import AT_ONCE, Recommendations, RenderedAnswer, check_request
 from service.slates.paging import shown_before
 from service.slates.shadow import Shadow
-from service.slates.warm_up import WarmUp
-from service.triton.client import TritonClient
 from service.variant import Variant
 
 log = structlog.get_logger()
@@ -40,14 +39,6 @@ EVERY_S = 0.25
 """Seconds between two looks at the record."""
 READ_S = 1.0
 """Seconds for reading or writing it."""
-PREPARE_S = 10.0
-"""Seconds in which a bundle must be read and warm, or it is refused."""
-RETRY_S = 5.0
-"""Seconds until one that was refused is tried again."""
-KEPT_S = 60.0
-"""Seconds for which what serves a bundle is kept once the record does not name it any more."""
-AGREED = ("dataset", "user_id_dtype", "item_id_dtype")
-"""What a bundle must have as the one that this process began with: another needs a restart."""
 WEAK = frozenset(
     map(
         str,
@@ -103,27 +94,22 @@ class Router:
         """Takes the bundle of the link; `read` gives another one by its name, in a thread."""
         self.settings, self.metrics, self.event_loop = settings, metrics, event_loop
         self._first, self._store, self._clock = variant, variant.store, clock
-        self._read = read or self._read_beside
-        self._folder = settings.bundle.resolve()
-        self._link = (self._folder, variant.name)
-        self._held = {variant.name: Recommendations(settings, variant, event_loop, metrics)}
-        self._preparing: dict[str, asyncio.Task[None]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._refused: dict[str, float] = {}
-        self._reasons: dict[str, str] = {}
+        self._link = (settings.bundle.resolve(), variant.name)
         self._gateway, self._beats = f"{socket.gethostname()}:{settings.port}", itertools.count()
-        self._left: dict[str, float] = {}
         self._answers: dict[str, Answers] = defaultdict(Answers)
         self._health: dict[str, ArmHealth] = {}
         self._complaint = ""
         self.shown = ShownNotes(variant.store, metrics, settings.shown_buffer, settings.shown_ms / 1000)
-        self.served = Served(Routing(champion=variant.name), self._held[variant.name])
+        self._bundles = HeldBundles(
+            settings, variant, event_loop, metrics, lambda: self.variant.name, read, clock
+        )
+        self.served = Served(Routing(champion=variant.name), self._bundles.first)
         metrics.serves({CHAMPION: variant.name})
 
     def variants(self) -> list[Variant]:
         """What is held of each bundle, the champion's first."""
         champion = self.variant
-        return [champion, *(one.variant for one in self._held.values() if one.variant is not champion)]
+        return [champion, *(one for one in self._bundles.variants() if one is not champion)]
 
     @property
     def variant(self) -> Variant:
@@ -192,15 +178,9 @@ class Router:
         """Makes the connections, and takes the champion from the record, whether or not Triton is up yet."""
         await self._first.open()
         written = await self._written()
-        if written is None:
-            return
-        name = written.routing.champion
-        if name not in self._held:
-            try:
-                await self._hold(await asyncio.to_thread(self._read, name))
-            except BundleError as error:
-                self._refuse(name, str(error))
-        self._apply(written)
+        if written is not None:
+            await self._bundles.hold(written.routing.champion)
+            self._apply(written)
 
     async def follow(self) -> None:
         """Looks at the record again and again, until it is cancelled."""
@@ -223,18 +203,14 @@ class Router:
 
     async def close(self) -> None:
         """Closes all connections."""
-        for task in self._preparing.values():
-            task.cancel()
-        for held in self._held.values():
-            if held.variant is not self._first:
-                await _close(held.variant)
+        await self._bundles.close()
         await self._first.close()
 
     def _report(self, routing: Routing) -> GatewayReport:
         served = self.served
         names = [one.variant.name for one in served.answering.values()]
         shadow = [served.shadow.name] if served.shadow is not None else []
-        refuses = {name: self._reasons[name] for name in routing.bundles if name in self._reasons}
+        refuses = self._bundles.refusals(routing.bundles)
         return GatewayReport(beat=next(self._beats), serves=(*names, *shadow), refuses=refuses)
 
     async def _written(self) -> Written | None:
@@ -259,15 +235,12 @@ class Router:
 
     def _apply(self, written: Written) -> None:
         routing, now_s = written.routing, self._clock()
-        for name in self._reasons.keys() - set(routing.bundles):  # named again, it is tried again
-            del self._reasons[name], self._refused[name]
-        for name in (*routing.answering, *([routing.shadow] if routing.shadow else [])):
-            if name not in self._held and self._refused.get(name, 0.0) <= now_s:
-                self._begin(name)
-        champion = self._held.get(routing.champion)
+        bundles = self._bundles
+        bundles.follow(routing.bundles, (*routing.answering, *([routing.shadow] if routing.shadow else [])))
+        champion = bundles.get(routing.champion)
         if champion is None:
             return  # it is being prepared, or refused: what is served goes on
-        arms = {arm.bundle: self._held[arm.bundle] for arm in routing.arms if arm.bundle in self._held}
+        arms = {arm.bundle: held for arm in routing.arms if (held := bundles.get(arm.bundle)) is not None}
         before = self.served
         shadow = before.shadow
         if (shadow.name if shadow else None) != routing.shadow or before.champion is not champion:
@@ -282,61 +255,14 @@ class Router:
             told = {arm: one.variant.name for arm, one in after.answering.items()}
             self.metrics.serves(told)
             log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
-        self._let_go(routing.bundles, now_s)
+        bundles.let_go(routing.bundles)
 
     def _shadow(self, name: str | None, champion: Variant) -> Shadow | None:
-        held = self._held.get(name) if name else None
+        held = self._bundles.get(name)
         if held is None:
             return None
         time_s = (self.settings.latency_budget_ms - self.settings.reserve_ms) / 1000
         return Shadow(held.variant, champion, self.event_loop, self.metrics, time_s)
-
-    def _begin(self, name: str) -> None:
-        if name not in self._preparing:
-            self._preparing[name] = asyncio.get_running_loop().create_task(self._prepare(name))
-
-    async def _prepare(self, name: str) -> None:
-        """Reads a bundle, and asks it for real slates until it is warm; else it is refused for a while."""
-        try:
-            async with asyncio.timeout(PREPARE_S):
-                variant = await asyncio.to_thread(self._read, name)
-                await _open(variant)
-                await variant.ensemble.check(Deadline.after(PREPARE_S))
-                uncounted = Metrics(name, variant.manifest.dataset)
-                warmed = Recommendations(self.settings, variant, self.event_loop, uncounted)
-                await WarmUp(warmed, self.settings.warm_up_requests).run()
-        except TimeoutError:
-            self._refuse(name, f"is not warm after {PREPARE_S:g} s")
-        except (BundleError, DependencyUnavailable, StageError) as error:
-            self._refuse(name, str(error))
-        except Exception:
-            log.exception("bug")
-            self._refuse(name, "the log says how it failed")
-        else:
-            await self._hold(variant)
-        finally:
-            self._preparing.pop(name, None)
-
-    async def _hold(self, variant: Variant) -> None:
-        await _open(variant)
-        self._refused.pop(variant.name, None)
-        self._reasons.pop(variant.name, None)
-        self._held[variant.name] = Recommendations(self.settings, variant, self.event_loop, self.metrics)
-
-    def _refuse(self, name: str, reason: str) -> None:
-        self._refused[name], self._reasons[name] = self._clock() + RETRY_S, reason
-        self.metrics.bundle_refused(name)
-        log.error("bundle_refused", bundle=name, reason=reason, goes_on=self.variant.name)
-
-    def _let_go(self, named: Sequence[str], now_s: float) -> None:
-        """Closes what the record has not named for a while."""
-        away = self._held.keys() - {*named, self.variant.name, self._first.name}
-        self._left = {name: self._left.get(name, now_s) for name in away}
-        for name, since_s in self._left.items():
-            if now_s - since_s > KEPT_S:
-                closing = asyncio.get_running_loop().create_task(_close(self._held.pop(name).variant))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
 
     async def _judge(self, written: Written) -> None:
         """Takes an arm out of the record whose answers are worse than the champion's beyond the bound."""
@@ -355,23 +281,3 @@ class Router:
             except DependencyUnavailable as error:
                 log.warning("routing_not_written", reason=str(error))
             return
-
-    def _read_beside(self, name: str) -> Variant:
-        folder = self._folder.with_name(name)
-        variant = Variant.read(folder, self.settings, store=self._store.beside(name))
-        for fact in AGREED:
-            theirs, ours = (getattr(each, fact) for each in (variant.manifest, self._first.manifest))
-            if theirs != ours:
-                raise BundleError(f"{folder}: its {fact} is {theirs}, here {ours}: restart the gateway")
-        return variant
-
-
-async def _open(variant: Variant) -> None:
-    """Connects to its model; the store's connections are there."""
-    if isinstance(variant.ensemble, TritonClient):
-        await variant.ensemble.open()
-
-
-async def _close(variant: Variant) -> None:
-    if isinstance(variant.ensemble, TritonClient):
-        await variant.ensemble.close()

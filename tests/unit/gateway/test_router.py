@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from contract.bundle import BundleError
 from contract.errors import WrongField
 from contract.routing import CHAMPION, Routing
 from contract.slates import Published
-from service import routing as module
+from service import held as module
 from service.failures import DependencyUnavailable
 from service.limits.adaptive import EnsembleLimits
 from service.limits.arm_health import LEAST, STRIKES, WINDOW_S
 from service.limits.circuits import RECOVERY_S
+from service.limits.deadline import Clock
 from service.limits.event_loop import EventLoopLimit
 from service.metrics import Metrics
 from service.routing import Router
@@ -70,20 +72,25 @@ def limits() -> EnsembleLimits:
 
 
 def make_router(
-    store: MemoryStore, *names: str, ensemble: FakeEnsemble | None = None, **settings: Any
+    store: MemoryStore,
+    *names: str,
+    ensemble: FakeEnsemble | None = None,
+    clock: Clock = time.monotonic,
+    **settings: Any,
 ) -> tuple[Router, Bundles]:
     bundles = Bundles(names)
     bundles.store = store
     given = make_settings(**settings)
     first = replace(variant_of(store, ensemble), limits=limits())
-    return Router(given, first, EventLoopLimit(256), Metrics(BUNDLE, "synthetic"), bundles.read), bundles
+    metrics = Metrics(BUNDLE, "synthetic")
+    return Router(given, first, EventLoopLimit(256), metrics, bundles.read, clock), bundles
 
 
 async def settled(router: Router) -> None:
     """Looks, lets what is being prepared end, and looks again."""
     await router.look()
-    while router._preparing:
-        await asyncio.gather(*router._preparing.values())
+    while preparing := router._bundles._preparing:
+        await asyncio.gather(*preparing.values())
         await asyncio.sleep(0)
     await router.look()
 
@@ -120,8 +127,7 @@ async def test_a_promotion_and_a_rollback_are_followed_and_named() -> None:
 
 async def test_what_serves_a_bundle_is_let_go_once_the_record_has_not_named_it_for_a_while() -> None:
     store, now_s = make_store(), 0.0
-    router, _ = make_router(store, "two")
-    router._clock = lambda: now_s
+    router, _ = make_router(store, "two", clock=lambda: now_s)
     for routing, passed_s, held in (
         (Routing(champion="two"), 0.0, {BUNDLE, "two"}),
         (Routing(champion=BUNDLE, former="two"), 2 * module.KEPT_S, {BUNDLE, "two"}),
@@ -133,7 +139,7 @@ async def test_what_serves_a_bundle_is_let_go_once_the_record_has_not_named_it_f
         await settled(router)
         now_s += passed_s
         await router.look()
-        assert set(router._held) == held
+        assert set(router._bundles._held) == held
         assert (await told(router))["bundle"] == routing.champion
 
 
@@ -193,12 +199,31 @@ async def test_a_bundle_that_is_not_ready_is_refused_and_the_former_one_goes_on(
     assert (store.reported.serves, store.reported.refuses) == (("two",), {})
 
 
+async def test_a_bundle_serves_over_the_connection_that_warmed_it_and_one_that_is_refused_keeps_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+    for name, noted in (("_open", opened), ("_close", closed)):
+
+        async def note(variant: Variant, noted: list[str] = noted) -> None:
+            noted.append(variant.name)
+
+        monkeypatch.setattr(module, name, note)
+    store = make_store()
+    router, bundles = make_router(store, "two", "three")
+    bundles.ensembles["three"].fail = DOWN
+    write(store, Routing(champion="two").split("three", 0.4, ""))
+    await settled(router)
+    assert set(router._bundles._held) == {BUNDLE, "two"}
+    assert (sorted(opened), closed) == (["three", "two"], ["three"])
+
+
 async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_with_the_champion_is_not() -> (
     None
 ):
     store, ensemble, now_s = make_store(), FakeEnsemble(), 0.0
-    router, bundles = make_router(store, "two", ensemble=ensemble)
-    router._clock = lambda: now_s
+    router, bundles = make_router(store, "two", ensemble=ensemble, clock=lambda: now_s)
     record = Routing(champion=BUNDLE).split("two", 0.5, "")
     write(store, record)
     await settled(router)
