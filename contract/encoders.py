@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.names import NULL_INT
+from contract.whole_file import whole_file
 
 PAD_CODE = 0
 NULL_CODE = 1
@@ -207,10 +208,8 @@ class Encoders:
                 arrays[f"ends_{position}"] = np.cumsum([len(t) for t in texts], dtype=np.int64)
             else:
                 arrays[f"values_{position}"] = vocabulary.values
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.rename(path)
 
     @classmethod
     def load(cls, path: Path) -> Encoders:

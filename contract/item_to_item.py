@@ -7,7 +7,6 @@ memory as wholes. Where catalogues are large, M is small: `most_entries` bounds 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.arrays import Array, Floats, Ints
+from contract.whole_file import whole_file
 
 ENTRY = np.dtype([("item", np.int32), ("weight", np.float32)])
 """An item, by its position in the catalogue, and how strongly it goes with the row's; no entry weighs 0."""
@@ -107,11 +107,9 @@ class ItemToItem:
         return cls(halves[0], halves[1].view(np.float32))
 
     def save(self, path: Path) -> None:
-        """Writes the table, to a temporary name first: int32 (2,I,M), items, then their weights' bits."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        """Writes the table, whole or not at all: int32 (2,I,M), items, then their weights' bits."""
+        with whole_file(path) as file:
             np.save(file, np.stack([self.items, self.weights.view(np.int32)]))
-        temporary.rename(path)
 
     def reach(self, history: Ints, weights: Floats) -> Reached:
         """Takes positions of a user's items (H,), `UNKNOWN` where there is none, and how much each counts

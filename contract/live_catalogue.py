@@ -8,7 +8,6 @@ reads takes each once, by its `change_id`, in the order of those.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,6 +16,7 @@ from typing import Any
 
 from contract.items import Row
 from contract.live_files import live_folder, read_files
+from contract.whole_file import whole_file
 
 FIELD = "change"
 PUT, TAKE_OUT, FORGET, SHOW = "put", "take_out", "forget", "show"
@@ -132,14 +132,7 @@ class LiveState:
 
 
 def _write(path: Path, changes: Sequence[Change]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for one in changes:
-                told = [one.change_id, one.kind, one.content]
-                file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, is_durable=True) as file:
+        for one in changes:
+            told = [one.change_id, one.kind, one.content]
+            file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contract.event_archive import hour_of
+from contract.whole_file import whole_file
 from live.streams import Entry
 
 MERGED = "whole.parquet"
@@ -59,19 +58,6 @@ class Archive:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    """Writes under a temporary name, then renames; a crash of the machine leaves it whole or away as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression=_COMPRESSION)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, is_durable=True) as file:
+        pq.write_table(table, file, compression=_COMPRESSION)

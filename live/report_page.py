@@ -8,6 +8,7 @@ from pathlib import Path
 
 from contract.drift import Reference, shares
 from contract.watched import Watched
+from contract.whole_file import whole_file
 from live.drawing import histograms, intervals
 from live.report import ClickReport
 
@@ -21,14 +22,13 @@ STYLE = (
 def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
     """Writes a page whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     head = f"<meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    temporary.write_text(
+    page = (
         f"<!doctype html><html lang=en><head>{head}</head><body><h1>{html.escape(title)}</h1>"
-        f"{''.join(sections)}</body></html>\n",
-        "utf-8",
+        f"{''.join(sections)}</body></html>\n"
     )
-    temporary.rename(path)
+    with whole_file(path) as file:
+        file.write(page.encode())
 
 
 def click_sections(report: ClickReport) -> list[str]:

@@ -28,6 +28,7 @@ from contract.names import USER_ID
 from contract.slates import StoredSlate
 from contract.tensors import PAD_ID
 from contract.texts import ITEMS, USERS, Texts
+from contract.whole_file import whole_file
 from ensemble.settings import EnsembleSettings
 from ensemble.stores.client import connect
 
@@ -143,10 +144,8 @@ class ShardWorker:
             stage_s[STORE] += time.perf_counter() - started
             parts.append(self.files.table(known, made_at_ms))
         table = pa.concat_tables(parts)
-        target = self.task.slates_folder / path.name
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.rename(target)
+        with whole_file(self.task.slates_folder / path.name) as file:
+            pq.write_table(table, file, compression="zstd")
         for name, microseconds in (self.chain.stage_us - before_us).items():
             stage_s[name] = microseconds / 1e6
         unknown = len(ids) - len(table)

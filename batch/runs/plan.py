@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from contract.ids import number_of
 from contract.slates import SLATES_FOLDER
+from contract.whole_file import whole_file
 
 PLAN_FILE = "plan.json"
 
@@ -97,6 +97,5 @@ class RunPlan:
 
 def write(path: Path, data: bytes) -> None:
     """Writes a file whole, or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.rename(path)
+    with whole_file(path) as file:
+        file.write(data)
