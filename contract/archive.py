@@ -1,9 +1,8 @@
-"""The slates that batch runs left in files: of users who are gone, none is kept, whoever finds them."""
+"""Files of rows that are users': of users who are gone, none is kept, whoever finds them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import pyarrow.parquet as pq
 
 from contract import names
 from contract.dataset import DatasetError
-from contract.ids import IdDtype, number_of
+from contract.ids import OwnId, number_of
+from contract.whole_file import whole_file
 
 
 def forget_users(files: Iterable[Path], user_ids: npt.NDArray[np.int64]) -> int:
@@ -23,12 +23,27 @@ def forget_users(files: Iterable[Path], user_ids: npt.NDArray[np.int64]) -> int:
     Raises:
         DatasetError: a file cannot be read, or not be written.
     """
+    doomed = set(user_ids.tolist())
+
+    def is_gone(own: OwnId | None) -> bool:
+        return own is not None and number_of_any(own) in doomed
+
+    return forget_rows(files if doomed else (), [names.USER_ID], is_gone)
+
+
+def forget_rows(files: Iterable[Path], columns: Sequence[str], is_gone: Callable[..., bool]) -> int:
+    """Writes each Parquet file anew that holds rows which are gone, as their values in some columns tell,
+    without them; gives the number of rows that went.
+
+    Raises:
+        DatasetError: a file cannot be read, or not be written.
+    """
     rows = 0
-    for path in files if len(user_ids) else ():
+    for path in files:
         try:
-            rows += _forget(path, user_ids)
+            rows += _forget(path, columns, is_gone)
         except FileNotFoundError:
-            pass  # its run's folder was cleaned up meanwhile
+            pass  # its run's folder was cleaned up, or its hour merged: whoever comes next finds it there
         except (OSError, ValueError) as error:
             raise DatasetError(
                 f"{path}: removed users are still in it ({error}); mend that, or delete the file, "
@@ -37,19 +52,18 @@ def forget_users(files: Iterable[Path], user_ids: npt.NDArray[np.int64]) -> int:
     return rows
 
 
-def _forget(path: Path, user_ids: npt.NDArray[np.int64]) -> int:
-    owners = pq.read_table(path, columns=[names.USER_ID])[names.USER_ID]
-    dtype: IdDtype = "string" if pa.types.is_string(owners.type) else "int64"
-    doomed = set(user_ids.tolist())
-    gone = np.array(
-        [own is not None and number_of(own, dtype) in doomed for own in owners.to_pylist()], np.bool_
-    )
+def number_of_any(own: OwnId) -> int:
+    """Gives the number of a user's own id, an integer or a text."""
+    return number_of(own, "string" if isinstance(own, str) else "int64")
+
+
+def _forget(path: Path, columns: Sequence[str], is_gone: Callable[..., bool]) -> int:
+    told = pq.read_table(path, columns=[*columns], partitioning=None)
+    values = zip(*(told[name].to_pylist() for name in columns), strict=True)
+    gone = np.array([is_gone(*row) for row in values], dtype=np.bool_)
     if not gone.any():
         return 0
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        pq.write_table(pq.read_table(path).filter(pa.array(~gone)), temporary, compression="zstd")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        kept = pq.read_table(path, partitioning=None).filter(pa.array(~gone))
+        pq.write_table(kept, file, compression="zstd")
     return int(np.count_nonzero(gone))

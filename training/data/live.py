@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from contract import names
+from contract.archive import forget_rows, number_of_any
 from contract.dataset import Dataset, DatasetError
 from contract.event_archive import ACCEPTED_AT, archive_files, events_folder
-from contract.ids import OwnId, number_of
+from contract.ids import OwnId
 from contract.items import Row
 from contract.live_catalogue import LiveState, catalogue_folder, change_files, digest_of_user, read_changes
 from contract.shown import shown_folder
@@ -100,35 +99,10 @@ def forget_archived(var_dir: Path, name: str) -> int:
         return 0
 
     def is_gone(own: OwnId, at: datetime) -> bool:
-        number = number_of(own, "string" if isinstance(own, str) else "int64")
-        until_ms = forgotten.get(digest_of_user(number))
+        until_ms = forgotten.get(digest_of_user(number_of_any(own)))
         return until_ms is not None and at.timestamp() * 1000 <= until_ms
 
     archives = ((events_folder(var_dir, name), ACCEPTED_AT), (shown_folder(var_dir, name), SHOWN_AT))
-    return sum(_rewritten(archive_files(folder), clock, is_gone) for folder, clock in archives)
-
-
-def _rewritten(files: Iterable[Path], clock: str, is_gone: Callable[[OwnId, datetime], bool]) -> int:
-    went = 0
-    for path in files:
-        try:
-            owners = pq.read_table(path, columns=[names.USER_ID, clock], partitioning=None).to_pylist()
-            gone = np.array([is_gone(row[names.USER_ID], row[clock]) for row in owners], dtype=np.bool_)
-            if not gone.any():
-                continue
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            try:
-                table = pq.read_table(path, partitioning=None).filter(pa.array(~gone))
-                pq.write_table(table, temporary, compression="zstd")
-                temporary.rename(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            went += int(gone.sum())
-        except FileNotFoundError:
-            continue  # its hour was merged meanwhile; the next preparation finds it there
-        except (OSError, ValueError) as error:
-            raise DatasetError(
-                f"{path}: users who were forgotten are still in it ({error}); mend that, or delete the file, "
-                "and run this again"
-            ) from None
-    return went
+    return sum(
+        forget_rows(archive_files(folder), [names.USER_ID, clock], is_gone) for folder, clock in archives
+    )
