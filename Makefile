@@ -10,6 +10,7 @@ PYTHON ?= /usr/bin/python3.11
 TRAINING := .venv/training/bin/python
 TRITON := .venv/triton/bin/python
 BATCH := .venv/batch/bin/python
+TORCH := .venv/torch/bin/python
 GATEWAY := .venv/gateway/bin/python
 DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
@@ -38,12 +39,17 @@ help: ## list the commands
 	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: ## build every role's environment from its lock; costs seconds where nothing changed
-	@$(call with_python,)
+setup: ## build every role's environment from its lock; costs seconds where nothing changed  [ROLES=torch]
+	@$(call with_python,$(ROLES))
 
 .PHONY: environments
 environments:
 	@$(call with_python,--quiet-if-current)
+
+# The role torch is built when a command first needs it: the demo does not.
+.PHONY: environment-torch
+environment-torch: environments
+	@$(call with_python,--quiet-if-current torch)
 
 .PHONY: demo
 demo: environments ## train, promote, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving] [FORCE=1: as of promote]
@@ -124,11 +130,12 @@ report: environments ## say what came of what was shown, and write a page  [BUND
 	@$(RUN) triton -m live report $(if $(BUNDLE),--bundle '$(BUNDLE)')
 
 .PHONY: test
-test: environments ## run every role's tests in its own environment, the integration tests last
+test: environments environment-torch ## run every role's tests in its own environment, the integration tests last
 	@$(call role_tests,training,$(TRAINING))
 	@$(call role_tests,triton,$(TRITON))
 	@$(call role_tests,batch,$(BATCH))
 	@$(call role_tests,gateway,$(GATEWAY))
+	@$(call role_tests,torch,$(TORCH))
 	@$(call role_tests,stack,$(DEV))
 	@echo "==> tests/integration"
 	@$(DEV) -m pytest tests/integration

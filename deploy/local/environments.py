@@ -1,7 +1,8 @@
 """Builds one Python environment per role from its hash-pinned lock, again and again without harm.
 
 Runs before anything is installed: standard library only. An environment whose lock is unchanged costs a hash;
-a changed lock is synchronised in place; an interrupted build leaves no stamp and is begun again.
+a changed lock is synchronised in place; an interrupted build leaves no stamp and is begun again. The role
+`torch` is built when a command first needs it: the demo does not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +27,11 @@ ROLES = {
     "triton": ("triton.txt", "triton-test.txt"),
     "batch": ("batch.txt", "batch-test.txt"),
     "training": ("training.txt", "training-test.txt"),
+    "torch": ("torch.txt", "torch-test.txt"),
 }
+TORCH = "torch"
+TORCH_CPU, TORCH_CUDA = "torch-cpu.txt", "torch-cuda.txt"
+STUBS = ROOT / "deploy" / "local" / "stubs"
 INSTALLER = "uv"
 DEBIAN_PYTHON = "/usr/bin/python3.11"
 STAMP = ".shortlist-stamp"
@@ -86,6 +92,11 @@ def check_debian_packages(python: str) -> None:
     say(f"setup    going on without; for the whole test run: sudo {line}")
 
 
+def told_by(role: str) -> tuple[str, ...]:
+    """Names the locks that a role's environment follows from."""
+    return (*ROLES[role], TORCH_CPU, TORCH_CUDA) if role == TORCH else ROLES[role]
+
+
 def stamp_of(locks: tuple[str, ...], python: str) -> str:
     """Tells what an environment follows from: its interpreter, where it stands, and the hash of its locks."""
     told = hashlib.sha256(b"".join((LOCKS / lock).read_bytes() for lock in locks))
@@ -119,17 +130,15 @@ def build_installer(python: str) -> Path:
     if not is_current(folder, expected):
         say("setup    installer: uv")
         run([python, "-m", "venv", "--clear", str(folder)])
-        pip = [
-            str(folder / "bin" / "python"),
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "install",
-            "--quiet",
-        ]
-        run([*pip, "--require-hashes", "--only-binary=:all:", "--requirement", str(LOCKS / "setup.txt")])
+        run([*pip_command("install"), "--requirement", str(LOCKS / "setup.txt")])
         (folder / STAMP).write_text(expected)
     return folder / "bin" / "uv"
+
+
+def pip_command(verb: str) -> list[str]:
+    """Gives the start of a command of the pip that installed the installer: wheels only, hash-checked."""
+    pip = [str(ENVIRONMENTS / INSTALLER / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    return [*pip, verb, "--quiet", "--require-hashes", "--only-binary=:all:"]
 
 
 def is_current(folder: Path, expected: str) -> bool:
@@ -144,7 +153,7 @@ def build(uv: Path, role: str, python: str) -> None:
     The path file needs no build step, so the gateway's environment holds no build tools.
     """
     folder, locks = ENVIRONMENTS / role, ROLES[role]
-    expected, stamp = stamp_of(locks, python), folder / STAMP
+    expected, stamp = stamp_of(told_by(role), python), folder / STAMP
     if is_current(folder, expected):
         say(f"setup    {role}: unchanged")
         return
@@ -154,21 +163,27 @@ def build(uv: Path, role: str, python: str) -> None:
     if before.splitlines()[:2] != expected.splitlines()[:2]:
         run([str(uv), "venv", "--quiet", "--clear", "--python", python, str(folder)])
     stamp.unlink(missing_ok=True)
-    interpreter = str(folder / "bin" / "python")
-    run(
-        [
-            str(uv),
-            "pip",
-            "sync",
-            "--require-hashes",
-            "--python",
-            interpreter,
-            *(str(LOCKS / lock) for lock in locks),
-        ]
+    sync = [str(uv), "pip", "sync", "--require-hashes", "--python", str(folder / "bin" / "python")]
+    with tempfile.TemporaryDirectory(dir=ENVIRONMENTS) as wheels:
+        if role == TORCH:
+            locks += (fetch_torch(wheels),)
+            sync += ["--find-links", wheels]
+        run([*sync, *(str(LOCKS / lock) for lock in locks)])
+    paths = [ROOT, STUBS] if role == TORCH else [ROOT]
+    (folder / "lib" / "python3.11" / "site-packages" / "shortlist.pth").write_text(
+        "".join(f"{path}\n" for path in paths)
     )
-    (folder / "lib" / "python3.11" / "site-packages" / "shortlist.pth").write_text(f"{ROOT}\n")
     stamp.write_text(expected)
     say(f"setup    {role}: ready after {time.monotonic() - started:.0f} s")
+
+
+def fetch_torch(wheels: str) -> str:
+    """Fetches torch's CPU build, where pip's own settings lead to one; names the lock of what there is."""
+    fetch = [*pip_command("download"), "--no-deps", "--dest", wheels, "--requirement", str(LOCKS / TORCH_CPU)]
+    if subprocess.run(fetch, cwd=ROOT, capture_output=True).returncode == 0:
+        return TORCH_CPU
+    say("setup    torch: pip finds no CPU build, so PyPI's is taken, which is CUDA's: about 3 GB to fetch")
+    return TORCH_CUDA
 
 
 def tests_of(role: str) -> str:
@@ -187,28 +202,38 @@ def compile_locks(uv: Path) -> None:
         run([*command, "-o", f"{name}.txt", f"{name}.in"], LOCKS)
     say("lock     requirements/batch.txt")
     run([*command, "--constraint", "triton.txt", "-o", "batch.txt", "batch.in"], LOCKS)
-    for role in ("gateway", "triton", "batch", "training"):
+    compile_torch(command)
+    for role in ("gateway", "triton", "batch", "training", "torch"):
         say(f"lock     requirements/{role}-test.txt")
         run([*command, "--constraint", f"{role}.txt", "-o", f"{role}-test.txt", tests_of(role)], LOCKS)
     say("lock     requirements/triton-gpu.txt")
     run([*command, "--constraint", "triton.txt", "-o", "triton-gpu.txt", "triton-gpu.in"], LOCKS)
 
 
+def compile_torch(command: list[str]) -> None:
+    """Recompiles the locks of the role torch, but for `torch-cpu.txt`, which no index tells."""
+    say("lock     requirements/torch.txt")
+    without = ["--override", "torch-overrides.in", "--no-emit-package", "torch"]
+    run([*command, *without, "-o", "torch.txt", "torch.in"], LOCKS)
+    say(f"lock     requirements/{TORCH_CUDA}")
+    run([*command, "--constraint", "torch.txt", "-o", TORCH_CUDA, "torch-cuda.in"], LOCKS)
+
+
 def main() -> int:
-    """Checks the machine, then builds the environments of the roles asked for; all of them by default."""
+    """Checks the machine, then builds the environments of the roles asked for, by default the demo's."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("roles", nargs="*", help=f"of {', '.join(ROLES)}; default: all")
+    parser.add_argument("roles", nargs="*", help=f"of {', '.join(ROLES)}; default: all but torch")
     parser.add_argument("--python", default=DEBIAN_PYTHON, help=f"interpreter (default: {DEBIAN_PYTHON})")
     parser.add_argument("--lock", action="store_true", help="recompile the locks instead")
     parser.add_argument(
         "--quiet-if-current", action="store_true", help="say nothing where nothing is to be done"
     )
     arguments = parser.parse_args()
-    python, roles = arguments.python, arguments.roles or list(ROLES)
+    python, roles = arguments.python, arguments.roles or [role for role in ROLES if role != TORCH]
     if unknown := set(roles) - set(ROLES):
         parser.error(f"no such role: {', '.join(unknown)}")
     if arguments.quiet_if_current and not arguments.lock:
-        wanted = [(ENVIRONMENTS / role, ROLES[role]) for role in roles]
+        wanted = [(ENVIRONMENTS / role, told_by(role)) for role in roles]
         if all(is_current(folder, stamp_of(locks, python)) for folder, locks in wanted):
             return 0
     try:

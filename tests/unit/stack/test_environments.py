@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_an_interrupted_build_is_begun_again(
     checkout.clear()
     build()
     assert verbs(checkout) == ["venv", "sync"]
+
+
+@pytest.mark.parametrize(("found", "lock"), [(0, "torch-cpu.txt"), (1, "torch-cuda.txt")])
+def test_the_role_torch_takes_the_cpu_build_where_pip_finds_one(
+    checkout: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int, lock: str
+) -> None:
+    for name in ("torch-cpu.txt", "torch-cuda.txt"):
+        (tmp_path / "requirements" / name).write_text("torch==1\n")
+    site = tmp_path / ".venv" / "torch" / "lib" / "python3.11" / "site-packages"
+    site.mkdir(parents=True)
+    monkeypatch.setattr(environments, "ROLES", {"torch": ("gateway.txt",)})
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, found))
+    environments.build(Path("uv"), "torch", "/usr/bin/python3.11")
+    assert [Path(word).name for word in checkout[-1] if word.endswith(".txt")] == ["gateway.txt", lock]
+    assert len((site / "shortlist.pth").read_text().splitlines()) == 2
 
 
 def test_missing_packages_are_one_line_to_install(

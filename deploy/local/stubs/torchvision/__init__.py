@@ -1,0 +1,1 @@
+"""Stands in for torchvision, which mosaicml-streaming imports for data sets of pictures."""

@@ -1,0 +1,1 @@
+"""Holds what mosaicml-streaming imports from here."""

@@ -1,0 +1,5 @@
+"""The name that mosaicml-streaming imports from here."""
+
+
+class BatchEncoding:
+    """Would hold texts as tokens."""
