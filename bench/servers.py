@@ -124,7 +124,8 @@ def our_servers(settings: LocalSettings) -> Iterator[None]:
 def other_server(settings: LocalSettings, folder: Path, model: str) -> Iterator[Server]:
     """Serves `folder/models` by the same Triton in the training environment, until the block ends."""
     own = bench_settings(folder, settings.bundle)
-    command = triton_server.command(own, triton_server.prepare_backends(settings.var / "triton" / "backends"))
+    backends = triton_server.prepare_backends(settings.var / "triton" / "backends")
+    command = [*triton_server.command(own, backends), "--load-model=*"]  # nobody loads them by name
     with (settings.var / "log" / f"{folder.name}_triton.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=_training_environment(settings), stdout=log, stderr=subprocess.STDOUT
