@@ -115,6 +115,10 @@ export: environments ## build the bundle's vector index and Triton's model repos
 	@$(RUN) triton -m ensemble.publish.index $(if $(FORCE),--force)
 	@$(RUN) triton -m ensemble.publish.export
 
+.PHONY: embeddings
+embeddings: environments ## send changed rows of embeddings to whoever serves the bundle; no restart  FILE=rows.npz
+	@$(RUN) triton -m ensemble.publish.updates '$(FILE)'
+
 .PHONY: batch
 batch: environments ## make everyone's slate and publish them all at once  [USERS=file ACTIVE_SINCE=2026-11-01 CHANGED=1]
 	@$(STACK) up redis
@@ -171,6 +175,10 @@ overload: environments ## ask for two and three times what the servers can do  [
 .PHONY: bench-scale
 bench-scale: environments ## measure catalogues of 10k, 100k and 1M items; goes on where it was  [SIZES=10000,100000] [USERS=]
 	@$(DEV) -m bench.scale.run $(if $(SIZES),--sizes '$(SIZES)') $(if $(USERS),--users '$(USERS)')
+
+.PHONY: bench-embeddings
+bench-embeddings: environments ## measure embeddings beyond one memory: lookups, policies, the whole path  [USERS=10000000] [SECONDS=5]
+	@$(DEV) -m bench.embeddings.run $(if $(USERS),--users '$(USERS)') $(if $(SECONDS),--seconds '$(SECONDS)')
 
 .PHONY: bench-batch
 bench-batch: environments ## measure slates for everyone: 2 workers, a loop over users, a million users  [QUICK=1: small sizes] [USERS=1000000] [DATA=]

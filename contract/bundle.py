@@ -125,9 +125,44 @@ class RankerSpec(BaseModel):
     candidate: Inputs
 
     @property
+    def sides(self) -> tuple[Inputs, Inputs]:
+        """What is taken of users, and of candidates."""
+        return self.user, self.candidate
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Every column that is taken."""
         return (*self.user.columns, *self.candidate.columns)
+
+
+Taker = Literal["user_tower", "ranker"]
+USER_TOWER: Taker = "user_tower"
+RANKER: Taker = "ranker"
+
+
+class TableSpec(BaseModel):
+    """A table of embeddings that lies beside the models: their graphs take its rows as inputs, by the name of
+    the `column` whose values it is of.
+
+    `file` is a `.npy`, float32 (codes, W), by the column's code; the row of an unknown value has `OOV_CODE`.
+    A row has beside each other what each of the models in `parts` takes, of so many floats.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    column: str = Field(pattern=r"^(user|item)_id$")
+    file: FileName
+    parts: dict[Taker, int] = Field(min_length=1)
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return sum(self.parts.values())
+
+    def part(self, model: Taker) -> slice:
+        """Says which of a row's floats a model takes, one that does."""
+        start = sum(list(self.parts.values())[: list(self.parts).index(model)])
+        return slice(start, start + self.parts[model])
 
 
 class IndexSpec(BaseModel):
@@ -280,6 +315,9 @@ class Manifest(BaseModel):
     user_tower: ModelSpec
     item_tower: ModelSpec
     ranker: RankerSpec
+    tables: tuple[TableSpec, ...] = Field(
+        (), description="Of embeddings that are not in the models' graphs, which take their rows."
+    )
     order: OrderSpec = OrderSpec()
     sources: tuple[SourceSpec, ...] = Field((NEAREST,), min_length=1)
     fresh_share: float = Field(
@@ -306,9 +344,28 @@ class Manifest(BaseModel):
         return tuple(number_of(own, self.user_id_dtype) for own in self.sample_user_ids)
 
     @property
+    def beside(self) -> frozenset[str]:
+        """Names the columns whose embeddings are not in the models."""
+        return frozenset(table.column for table in self.tables)
+
+    @property
     def is_ranked(self) -> bool:
         """Whether the ranker counts in the order at all; where not, it is not run."""
         return RANKING in self.order.weighed
+
+    @model_validator(mode="after")
+    def _takes_the_rows_of_its_tables(self) -> Self:
+        if len(self.beside) < len(self.tables):
+            raise ValueError("two tables are of the same column")
+        takers: dict[Taker, tuple[Inputs, ...]] = {USER_TOWER: (self.user_tower,), RANKER: self.ranker.sides}
+        for table in self.tables:
+            for taker, width in table.parts.items():
+                if width not in (inputs.embeddings.get(table.column) for inputs in takers[taker]):
+                    raise ValueError(f"the {taker} takes no row of {width} floats of {table.column}")
+            for inputs in (*takers[USER_TOWER], *takers[RANKER]):
+                if table.column in inputs.categorical:
+                    raise ValueError(f"a model takes codes of {table.column}, whose table lies beside it")
+        return self
 
     @model_validator(mode="after")
     def _knows_its_sources(self) -> Self:
@@ -371,6 +428,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
         BundleError: a file is missing, changed, a link, or not in the manifest.
     """
     models = [model.file for model in (manifest.user_tower, manifest.item_tower, manifest.ranker)]
+    models += [table.file for table in manifest.tables]
     for name in (*models, *(source.file for source in manifest.sources if source.file is not None)):
         if name not in manifest.checksums:
             raise BundleError(f"{folder / name}: has no checksum in the manifest; train again")
@@ -392,3 +450,18 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 def read_dataset(folder: Path) -> Dataset:
     """Reads the `dataset.yaml` that a bundle was trained with."""
     return Dataset.load(folder / DATASET_FILE)
+
+
+def table_parts(folder: Path, manifest: Manifest, taker: Taker) -> dict[str, Array]:
+    """Maps what a model takes of the tables that lie beside it, float32 (codes, width) by column."""
+    return {
+        table.column: np.load(folder / table.file, mmap_mode="r", allow_pickle=False)[:, table.part(taker)]
+        for table in manifest.tables
+        if taker in table.parts
+    }
+
+
+def with_rows(tables: Mapping[str, Array], columns: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Looks codes (rows,) up in the tables of their columns; a column that has rows already is left alone."""
+    codes = {name: columns[name] for name in tables if columns[name].ndim == 1}
+    return {**columns, **{name: tables[name][code] for name, code in codes.items()}}

@@ -71,6 +71,32 @@ def item_card_prefix(bundle: str) -> str:
     return f"item_card:{bundle}:"
 
 
+def embedding_rows_key(bundle: str, column: str, partition: int) -> str:
+    """The key of some rows of a bundle's table of embeddings: a hash from a row's key to the row, packed."""
+    return f"{embedding_rows_prefix(bundle)}{column}:{partition}"
+
+
+def embedding_rows_prefix(bundle: str) -> str:
+    """The prefix of the keys of the rows of a bundle's tables of embeddings."""
+    return f"embedding_rows:{bundle}:"
+
+
+def embedding_updates_key(bundle: str) -> str:
+    """The key of the updates of a bundle's embeddings: a stream, whose n-th entry is called `n-0` and names
+    the blocks of rows that changed."""
+    return f"embedding_updates:{bundle}"
+
+
+def embedding_block_key(bundle: str, token: str, block: int) -> str:
+    """The key of a block of rows of an update, whose `token` tells it from others."""
+    return f"{embedding_block_prefix(bundle)}{token}:{block}"
+
+
+def embedding_block_prefix(bundle: str) -> str:
+    """The prefix of the keys of the blocks of a bundle's updates."""
+    return f"embedding_block:{bundle}:"
+
+
 def bundles_key(dataset: str) -> str:
     """The key of the bundles of a data set that are indexed: a sorted set, by the time they were."""
     return f"bundles:{dataset}"

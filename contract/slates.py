@@ -46,6 +46,7 @@ class Degradation(StrEnum):
     FEATURES = "features"  # columns that the bundle reads are missing in the store, or of another type
     CAPS = "caps"  # a cap of the rules is broken: too few candidates keep it
     SOURCES = "sources"  # a source of candidates failed, and the others answered
+    EMBEDDINGS = "embeddings"  # rows of tables beside the models could not be read
 
 
 def degradations(mask: int) -> list[Degradation]:

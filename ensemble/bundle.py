@@ -16,13 +16,25 @@ from contract import bundle as bundle_files
 from contract.affinity import LISTS, user_item_feature_names
 from contract.arithmetic import check_matmul
 from contract.arrays import Array, Floats
-from contract.bundle import BundleError, Inputs, Manifest, ModelSpec, RankerSpec, read_dataset, read_manifest
+from contract.bundle import (
+    USER_TOWER,
+    BundleError,
+    Inputs,
+    Manifest,
+    ModelSpec,
+    RankerSpec,
+    read_dataset,
+    read_manifest,
+    table_parts,
+    with_rows,
+)
 from contract.dataset import Dataset
 from contract.encoders import Encoders
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID, ITEM_VIEWS, USER_ID, USER_RECENT_ITEM_IDS, USER_VIEWS
 from contract.rules.attributes import ItemAttributes
 from ensemble.settings import Provider
+from ensemble.stores.embeddings.mapped import MappedEmbeddings, MappedTable
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import head_of
 
@@ -102,13 +114,22 @@ class OnnxModel:
 class Tower(OnnxModel):
     """The user tower: a vector per row of encoded columns."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, provider: Provider, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: ModelSpec,
+        provider: Provider,
+        threads: int,
+        tables: Mapping[str, Array] = {},
+    ) -> None:
+        """Takes as `tables` what is its own of those that lie beside it, (codes, width) by column."""
         super().__init__(folder / spec.file, spec.output, provider, threads)
-        self.spec, self.features = spec, spec.columns
+        self.spec, self.features, self.tables = spec, spec.columns, tables
 
     def __call__(self, columns: Mapping[str, Array]) -> Floats:
-        """Takes encoded columns, (B,) or for lists (B,S), gives vectors (B,D)."""
-        return self.run(self.spec.pack(columns))
+        """Takes encoded columns, (B,) or for lists (B,S), gives vectors (B,D). Of a column whose table lies
+        beside it, codes (B,) as of the others, or the rows themselves, (B,width)."""
+        return self.run(self.spec.pack(with_rows(self.tables, columns)))
 
 
 class Ranker(OnnxModel):
@@ -152,7 +173,9 @@ class LoadedBundle:
             manifest=manifest,
             dataset=read_dataset(folder),
             encoders=Encoders.load(folder / bundle_files.ENCODERS_FILE),
-            user_tower=Tower(folder, manifest.user_tower, provider, threads),
+            user_tower=Tower(
+                folder, manifest.user_tower, provider, threads, table_parts(folder, manifest, USER_TOWER)
+            ),
             ranker=Ranker(folder, manifest.ranker, provider, threads),
         )
         known = {*bundle.user_features, *bundle.item_features, *user_item_feature_names(bundle.dataset)}
@@ -164,6 +187,19 @@ class LoadedBundle:
                         f"{model.path}: wants {name}, which dataset.yaml or the encoders do not define"
                     )
         return bundle
+
+    @cached_property
+    def embeddings(self) -> MappedEmbeddings:
+        """The tables that lie beside the models, from the bundle's own files."""
+        fields, known = self.encoders.fields, self.encoders.vocabularies
+        return MappedEmbeddings(
+            {
+                table.column: MappedTable(
+                    _mapped(self.folder / table.file), known[fields[table.column].vocabulary]
+                )
+                for table in self.manifest.tables
+            }
+        )
 
     @cached_property
     def user_features(self) -> tuple[str, ...]:
@@ -235,3 +271,8 @@ class LoadedBundle:
         that what reading all of them brought into memory goes again."""
         path = self.folder / bundle_files.ITEM_VECTORS_FILE
         return head_of(self.item_ids, np.load(path, mmap_mode="r", allow_pickle=False), count)
+
+
+def _mapped(path: Path) -> Floats:
+    mapped: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped

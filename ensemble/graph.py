@@ -12,6 +12,7 @@ from ensemble.bundle import LoadedBundle
 from ensemble.settings import EnsembleSettings
 from ensemble.sources.source import Source
 from ensemble.stage import tensor
+from ensemble.stages.beside import BesideTables
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.filter import FilterCandidates
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
@@ -21,6 +22,8 @@ from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.client import CountedRedis
+from ensemble.stores.embeddings.tiers import Embeddings
+from ensemble.stores.embeddings.updates import UpdateWatch
 from ensemble.stores.features import FeatureStore
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.items import ItemTable
@@ -39,6 +42,8 @@ class Stores:
     watch: IndexWatch | None = None  # of the index, where it is Redis'
     live: LiveItemsWatch | None = None  # of the items that change meanwhile, where Redis tells
     sources: tuple[Source, ...] = ()  # of candidates, beside the bundle's
+    embeddings: Embeddings | None = None  # of the bundle's tables; without, they are read from its files
+    updates: UpdateWatch | None = None  # of the embeddings, where they lie in levels
 
 
 def request_schema(bundle: LoadedBundle) -> Schema:
@@ -62,14 +67,15 @@ def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSett
     of_users, of_candidates = bundle.ranker_inputs
     user_features, filters = bundle.user_features, bundle.manifest.filters
     ruled = RuledOrder(settings, bundle.manifest, offers, stores.items)
+    tables = BesideTables(bundle.manifest.tables, stores.embeddings or bundle.embeddings)
     return (
         request_schema(bundle).column_names
         >> LookupUserFeatures(stores.features, dataset, bundle.taken_of_users, settings.max_seen)
-        >> EncodeUser(bundle.user_tower, of_users, bundle.encoders, lambda: offers.current.catalogue)
+        >> EncodeUser(bundle.user_tower, of_users, bundle.encoders, lambda: offers.current.catalogue, tables)
         >> RetrieveCandidates(offers, stores.items, user_features, filters, k, r)
         >> FilterCandidates(stores.items, len(sources), k, r)
-        >> LookupItemFeatures(stores.items, of_candidates, dataset, k)
-        >> ScoreCandidates(bundle.ranker if bundle.manifest.is_ranked else None, k)
+        >> LookupItemFeatures(stores.items, of_candidates.without(bundle.manifest.beside), dataset, k)
+        >> ScoreCandidates(bundle.ranker if bundle.manifest.is_ranked else None, k, tables)
         >> OrderCandidates(
             bundle.manifest.order, [one.spec for one in sources], of_candidates.numeric, k, ruled, temperature
         )

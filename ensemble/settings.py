@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -27,6 +29,31 @@ class Provider(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     TENSORRT = "tensorrt"
+
+
+class EmbeddingSettings(BaseModel):
+    """Where the rows of the tables lie that a bundle has beside its models; without such, nothing is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cache_mb: PositiveFloat = Field(
+        64,
+        description="MiB of rows that a process holds of each table. Higher: more hits, and as much more "
+        "memory in each instance.",
+    )
+    redis_rows: NonNegativeInt = Field(
+        0,
+        description="Rows of each table that Redis holds at most, for all processes. 0: none, which is best "
+        "where the disk is local and fast. Higher: fewer reads of a slow disk, some 100 bytes and the row.",
+    )
+    hit_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.9,
+        description="Share of rows that the process has, from which on a row that it has not is put there "
+        "behind the answer; below, before it. Lower: a cold cache fills later, answers come earlier.",
+    )
+    folder: Path | None = Field(
+        None, description="The folder on a local disk that holds every row. Default: embeddings in var_dir."
+    )
 
 
 class EnsembleSettings(BaseSettings):
@@ -143,6 +170,11 @@ class EnsembleSettings(BaseSettings):
         description="Seconds for which a bundle that is not served any more stays loaded. Lower: memory is "
         "free sooner; a bundle must load, and the gateways leave another, within it.",
     )
+    embeddings: EmbeddingSettings = Field(
+        EmbeddingSettings(),
+        description="Where rows of tables lie that a bundle has beside its models: "
+        "SHORTLIST_EMBEDDINGS__CACHE_MB, __REDIS_ROWS, __HIT_RATE, __FOLDER.",
+    )
     triton_http: str = Field(
         "127.0.0.1:8000",
         pattern=r"^[^\s:/]+:\d{1,5}$",
@@ -161,6 +193,10 @@ class EnsembleSettings(BaseSettings):
     def bundle(self) -> Path:
         """The bundle's folder."""
         return self.bundle_dir or self.var_dir / "bundles" / "current"
+
+    def embeddings_of(self, bundle: str) -> Path:
+        """The folder of the rows of a bundle's tables."""
+        return (self.embeddings.folder or self.var_dir / "embeddings") / bundle
 
     @property
     def retrieved(self) -> int:

@@ -45,6 +45,7 @@ WEAK = frozenset(
         (
             *(Degradation.FILTER_CANDIDATES, Degradation.FEWER_CANDIDATES, Degradation.SCORE_CANDIDATES),
             *(Degradation.PARTIAL_INDEX, Degradation.FEATURES, Degradation.SOURCES),
+            Degradation.EMBEDDINGS,
         ),
     )
 )

@@ -290,6 +290,7 @@ class RecommendResponse(BaseModel):
         "in Redis, or of another type, and counted as null. caps: a cap of the rules is broken, as too few "
         "items keep it. user_features: the request's features lack some "
         "that the models take. sources: a source of candidates failed, and the others answered. "
+        "embeddings: rows of ids could not be read, and those of unknown ids stood for them. "
         "unknown_item: the bundle does not know the item, so what most people like. "
         "fewer_candidates: less was considered, to be in "
         "time. score_candidates: ordered without the ranker. display: some display fields are missing. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -98,6 +98,12 @@ class TrainingSettings(BaseSettings):
         20_000,
         description="Items up to which the index compares every vector, exact; above, it is a graph (HNSW). "
         "Higher: exact, and slower in proportion to the catalogue.",
+    )
+    tables_beside: tuple[Literal["user_id", "item_id"], ...] = Field(
+        (),
+        description='Ids whose tables of embeddings lie beside the exported models, as JSON: ["user_id"]. '
+        "Serving reads their rows in levels of memory and disk, and takes changed ones over. Default: none, "
+        "which is faster where the tables fit into each process.",
     )
     promotion_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.03,

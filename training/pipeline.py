@@ -37,6 +37,7 @@ from training.export.serving_files import (
     write_item_table,
     write_item_texts,
 )
+from training.export.tables import take_out
 from training.export.towers import export_model, index_spec, model_spec, run_model
 from training.export.write import (
     LATEST,
@@ -212,6 +213,10 @@ def write_bundle(
         write_item_texts(prepared, folder)
     queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
     np.save(folder / files.USER_VECTORS_FILE, queries)
+    fields = learned.encoders.fields
+    specs["user_tower"], ranker, tables = take_out(
+        folder, settings.tables_beside, fields, specs["user_tower"], ranker
+    )
     write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
     for source in learned.sources:
         source.save(folder)
@@ -251,6 +256,7 @@ def write_bundle(
             "sample_user_ids": sample_users(prepared, settings.seed),
             **specs,
             "ranker": ranker,
+            "tables": tables,
         },
     )
 

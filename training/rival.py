@@ -11,7 +11,15 @@ import numpy as np
 
 from contract import bundle as files
 from contract.arrays import Array, Floats, Ints
-from contract.bundle import Manifest, ModelSpec, read_manifest
+from contract.bundle import (
+    RANKER,
+    USER_TOWER,
+    Manifest,
+    ModelSpec,
+    read_manifest,
+    table_parts,
+    with_rows,
+)
 from contract.encoders import Encoders
 from contract.item_to_item import ItemToItem
 from contract.names import ITEM_ID
@@ -69,7 +77,8 @@ class _Towers:
     manifest: Manifest
 
     def encode_users(self, arrays: Mapping[str, Array]) -> Floats:
-        return self._run(self.manifest.user_tower, arrays)
+        tables = table_parts(self.folder, self.manifest, USER_TOWER)
+        return self._run(self.manifest.user_tower, with_rows(tables, arrays))
 
     def encode_items(self, arrays: Mapping[str, Array]) -> Floats:
         return self._run(self.manifest.item_tower, arrays)
@@ -93,6 +102,7 @@ class _Ranker:
     def predict_candidates(self, arrays: Mapping[str, Array]) -> Floats:
         """Scores each row as a user of its own with one candidate."""
         spec = self.manifest.ranker
+        arrays = with_rows(table_parts(self.folder, self.manifest, RANKER), arrays)
         user = {name: arrays[name] for name in spec.user.columns}
         candidate = {name: arrays[name][:, None] for name in spec.candidate.columns}
         return run_ranker(self.folder / spec.file, spec, user, candidate)[:, 0]

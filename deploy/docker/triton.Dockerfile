@@ -29,7 +29,7 @@ RUN uv venv --python 3.11.14 /opt/environment \
            --requirement /locks/triton-gpu.txt; \
     fi \
  && ln -s "$(dirname "$(dirname "$(uv python find 3.11.14)")")" /opt/python/current \
- && useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var
+ && useradd --uid 10001 --create-home shortlist && install --directory --owner shortlist /srv/shortlist/var /srv/shortlist/embeddings
 COPY --from=stub /build/triton_python_backend_stub /opt/tritonserver/backends/python/triton_python_backend_stub
 WORKDIR /srv/shortlist
 COPY contract contract

@@ -11,15 +11,22 @@ from pathlib import Path
 
 import google.protobuf  # noqa: F401  before Merlin, which forces the slow Python implementation on who comes later
 from merlin.systems.dag import Ensemble
+from redis.exceptions import RedisError
 
-from contract.bundle import BundleError
+from contract.bundle import BundleError, read_manifest
+from contract.environment import explain_redis
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, offers_of, recommend_graph, request_schema
+from ensemble.publish.embeddings import build_embeddings, warm_redis
 from ensemble.publish.runtime import ShortlistRuntime
 from ensemble.run.recommender import item_table
 from ensemble.settings import EnsembleSettings, load_settings
+from ensemble.stores.client import connect
+from ensemble.stores.embeddings.level import EmbeddingError
 from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
+
+TIMEOUT_MS = 60_000
 
 
 def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
@@ -51,6 +58,23 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     return target
 
 
+def bring_embeddings(folder: Path, settings: EnsembleSettings) -> None:
+    """Brings the tables that a bundle has beside its models to the disk, and the most frequent rows to
+    Redis.
+
+    Raises:
+        BundleError: a file of the bundle is missing, changed or unreadable.
+        EmbeddingError: the disk has no room.
+        RedisError: Redis does not answer, or is full.
+    """
+    if not read_manifest(folder, verify=False).tables:
+        return
+    bundle = LoadedBundle.open(folder.resolve(), settings.provider, settings.ort_threads)
+    if build_embeddings(bundle, settings):
+        sys.stdout.write(f"embeddings in {settings.embeddings_of(bundle.manifest.bundle)}\n")
+    warm_redis(connect(settings.redis_url, TIMEOUT_MS), bundle, settings)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports one bundle; 0, or 1 with one line that says what is wrong."""
     settings = load_settings()
@@ -61,9 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
+        bring_embeddings(chosen.bundle, settings)
         target = export(chosen.bundle, chosen.output, settings)
-    except BundleError as error:
+    except (BundleError, EmbeddingError) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except RedisError as error:
+        sys.stderr.write(f"Redis at {settings.redis_url.address}: {explain_redis(error)}\n")
         return 1
     sys.stdout.write(f"exported {chosen.bundle} to {target}\n")
     return 0

@@ -33,6 +33,7 @@ from contract.keys import (
     number_field,
 )
 from contract.routing import RoutingError
+from ensemble.publish.embeddings import drop_embeddings
 from ensemble.publish.features import FeaturesMissing, check_features
 from ensemble.publish.fields import card_of, item_fields
 from ensemble.publish.live_items import write_live_items
@@ -150,8 +151,10 @@ def _aliases(manifest: Manifest) -> Iterator[str]:
 
 
 def drop_bundle(redis: Redis, bundle: str) -> None:
-    """Deletes a bundle's index, how it is searched, its vectors and cards; nothing where there are none."""
+    """Deletes a bundle's index, how it is searched, its vectors, cards and embeddings; nothing where there
+    are none."""
     redis.delete(index_search_key(bundle))
+    drop_embeddings(redis, bundle)
     with contextlib.suppress(ResponseError):  # there was none
         _command(redis, "FT.DROPINDEX", index_name(bundle))
     for prefix in (item_vector_prefix(bundle), item_card_prefix(bundle)):

@@ -53,9 +53,19 @@ class ShortlistRuntime(TritonExecutorRuntime):
         shutil.copyfile(model.__file__, versioned / "model.py")
         copied = versioned / BUNDLE_FOLDER
         copied.mkdir()
+        tables = {table.file for table in bundle.manifest.tables}
         for file in (*bundle.manifest.checksums, "manifest.json"):
-            shutil.copyfile(bundle.folder / file, copied / file)
+            put = _linked if file in tables else shutil.copyfile
+            put(bundle.folder / file, copied / file)
         return config, []
+
+
+def _linked(file: Path, name: Path) -> None:
+    """Gives a file a second name, as it may be larger than all others; copies it to another disk."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, name)
 
 
 def model_config(

@@ -179,6 +179,7 @@ class BundleServer:
         for folder in (self._settings.var_dir / "models").iterdir():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self._settings.embeddings_of(folder.name), ignore_errors=True)
 
 
 class GatewayReports:

@@ -22,11 +22,16 @@ COUNTERS = {
     "late_rows": "Users whose deadline passed, by the stage that was not run for them.",
     "failed_sources": "Users for whom a source of candidates failed, by its name.",
     "degraded_rows": "Users answered with less, by what their slate lacks.",
+    "embedding_rows": "Rows of tables beside the models that were read, by table, and by the level that had "
+    "them; none: no level, so that they were those of an unknown id.",
+    "embedding_failures": "Times that a level of such a table was away, was not written, had no time for "
+    "insertions, or had a damaged row.",
     "failed_requests": "Requests answered with an error, by its code.",
 }
 GAUGES = {
     "warm": "1 once this instance has answered sample requests of every size.",
     "indexed_share": "Share of the bundle's items that the vector index held at the last look at it.",
+    "embedding_hit_rate": "Share of the rows of tables beside the models that the process had, of late.",
 }
 PREFIX = "shortlist_chain_"
 Key = tuple[str, tuple[tuple[str, str], ...]]

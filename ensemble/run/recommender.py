@@ -19,12 +19,14 @@ from ensemble.graph import Stores, offers_of, recommend_graph, request_schema
 from ensemble.run.batch import Batch, Reply, unsent
 from ensemble.run.chain import Before, chain_of, run_chain
 from ensemble.run.deadlines import Deadlines
+from ensemble.run.embeddings import tiered_embeddings
 from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
 from ensemble.settings import EnsembleSettings
 from ensemble.stage import Tensors, us_name
 from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.client import connect
+from ensemble.stores.embeddings.tiers import TieredEmbeddings, TieredTable
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
 from ensemble.stores.head import HeadedVectorIndex
 from ensemble.stores.index_watch import IndexWatch
@@ -56,13 +58,17 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
         vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items), is_small)
     ids, width = bundle.item_ids, bundle.manifest.vector_width
     live = LiveItemsWatch(connect(settings.redis_url, LOOK_MS), bundle.dataset.name, name, ids, width, dtypes)
-    return Stores(features, vectors, items, redis, watch, live=live)
+    embeddings, updates = None, None
+    if bundle.manifest.tables:
+        embeddings, updates = tiered_embeddings(bundle, settings)
+    return Stores(features, vectors, items, redis, watch, live, embeddings=embeddings, updates=updates)
 
 
 def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:
     """Makes the table of the bundle's catalogue, empty until it is started."""
     affinity = [name for name in affinity_columns(bundle.dataset) if name != ITEM_ID]
-    of_items = bundle.ranker_inputs[1].without(user_item_feature_names(bundle.dataset))
+    made_here = {*user_item_feature_names(bundle.dataset), *bundle.manifest.beside}
+    of_items = bundle.ranker_inputs[1].without(made_here)
     return ItemTable(features, bundle.item_ids, bundle.encoders, of_items, affinity, settings.refresh_s)
 
 
@@ -85,6 +91,28 @@ class Recommender:
         self.bundle_id, self.user_features = bundle_id(bundle.manifest.bundle), bundle.dataset.user_features
         self.sources = [one.name for one in (*bundle.manifest.sources, *(s.spec for s in stores.sources))]
         self.counters, self.is_warm = Counters(), False
+        for table in self.tables:
+            table.count = self.counters.add
+
+    @property
+    def tables(self) -> tuple[TieredTable, ...]:
+        """The tables of embeddings that lie in levels."""
+        embeddings = self.stores.embeddings
+        return tuple(embeddings.tables.values()) if isinstance(embeddings, TieredEmbeddings) else ()
+
+    def start(self) -> None:
+        """Begins to follow what changes: item features, items, embeddings."""
+        self.stores.items.start()
+        if self.stores.live is not None:
+            self.stores.live.start(self.renew)
+        if self.stores.updates is not None and isinstance(self.stores.embeddings, TieredEmbeddings):
+            self.stores.updates.start(self.stores.embeddings.renew)
+
+    def stop(self) -> None:
+        """Ends what runs in the background."""
+        for follower in (self.stores.updates, self.stores.live, self.stores.items, *self.tables):
+            if follower is not None:
+                follower.stop()
 
     def renew(self, item_ids: Ids, live: LiveItems) -> None:
         """Reads items anew that were put, changed or taken out, and from now on retrieves from what there

@@ -154,6 +154,7 @@ class LookupItemFeatures(Stage):
 def packed_tensors(inputs: Inputs, prefix: str, *axes: int) -> list[object]:
     """Describes what `Inputs.pack` gives, as named tensors (B, *axes, columns)."""
     packed = [tensor(encoded(name), np.int64, *axes, length) for name, length in inputs.lists.items()]
+    packed += [tensor(encoded(name), np.float32, *axes, length) for name, length in inputs.embeddings.items()]
     if inputs.categorical:
         packed.append(tensor(encoded(f"{prefix}categorical"), np.int64, *axes, len(inputs.categorical)))
     if inputs.numeric:

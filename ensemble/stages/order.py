@@ -15,6 +15,7 @@ from contract.ordering import known_items, likeness, order_scores, unranked_scor
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import MAX_N, PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
+from ensemble.stages.beside import CANDIDATES_LACK_EMBEDDINGS, LACKS_EMBEDDINGS
 from ensemble.stages.encode import IS_UNKNOWN_ITEM
 from ensemble.stages.filter import IS_FILTER_DEGRADED
 from ensemble.stages.lookup import (
@@ -117,6 +118,8 @@ class OrderCandidates(Stage):
         FAILED_SOURCES,
         IS_FILTER_DEGRADED,
         IS_RANKED,
+        LACKS_EMBEDDINGS,
+        CANDIDATES_LACK_EMBEDDINGS,
     )
 
     def __init__(
@@ -176,6 +179,8 @@ class OrderCandidates(Stage):
         failed_sources: Array,
         is_filter_degraded: Array,
         is_ranked: Array,
+        lacks_embeddings: Array,
+        candidates_lack_embeddings: Array,
         **others: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
@@ -222,6 +227,7 @@ class OrderCandidates(Stage):
             Degradation.FEATURES: is_lacking_user[:, 0] | is_lacking_items[:, 0],
             Degradation.CAPS: breaks_cap,
             Degradation.SOURCES: failed_sources[:, 0] != 0,
+            Degradation.EMBEDDINGS: (lacks_embeddings | candidates_lack_embeddings)[:, 0],
         }
         degraded = np.array([_BITS[flag] for flag in flags]) @ np.array([*flags.values()])
         return {

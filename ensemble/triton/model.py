@@ -48,9 +48,7 @@ class TritonPythonModel:
         bundle = LoadedBundle.open(folder, settings.provider, settings.ort_threads)
         stores = redis_stores(bundle, settings)
         self.recommender = Recommender(bundle, stores, settings)
-        stores.items.start()
-        if stores.live is not None:
-            stores.live.start(self.recommender.renew)
+        self.recommender.start()
         self.recommender.warm_up()
         if stores.watch is not None:
             stores.watch.look()
@@ -86,9 +84,7 @@ class TritonPythonModel:
         """Ends what runs in the background."""
         self._stop.set()
         self._background.join()
-        if self.recommender.stores.live is not None:
-            self.recommender.stores.live.stop()
-        self.recommender.stores.items.stop()
+        self.recommender.stop()
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -101,7 +97,10 @@ class TritonPythonModel:
     def _publish(self) -> None:
         watch = self.recommender.stores.watch
         share = 1.0 if watch is None else watch.share
-        self.publication.publish({"warm": self.recommender.is_warm, "indexed_share": share})
+        gauges = {"warm": self.recommender.is_warm, "indexed_share": share}
+        if self.recommender.tables:
+            gauges["embedding_hit_rate"] = min(table.hit_rate for table in self.recommender.tables)
+        self.publication.publish(gauges)
 
     def _count(self, took_s: float, models_s: float, redis_s: float) -> None:
         models_now_s, redis_now_s = self.recommender.outside_s()

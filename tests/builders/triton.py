@@ -32,8 +32,10 @@ from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
 from ensemble.settings import EnsembleSettings
 from ensemble.sources.source import Source
+from ensemble.stores.embeddings.tiers import Embeddings
 from ensemble.stores.features import MemoryFeatureStore
 from ensemble.stores.vectors import MemoryVectorIndex
+from training.export.tables import take_out
 from training.ranking.graph import ranker_graph
 from training.ranking.weights import DlrmWeights, Layer
 
@@ -271,10 +273,14 @@ def make_settings(**changed: Any) -> EnsembleSettings:
 
 
 def make_recommender(
-    world: World, spec: OrderSpec | None = None, sources: tuple[Source, ...] = (), **changed: Any
+    world: World,
+    spec: OrderSpec | None = None,
+    sources: tuple[Source, ...] = (),
+    embeddings: Embeddings | None = None,
+    **changed: Any,
 ) -> Recommender:
     """Builds the chain on memory stores; with `spec` instead of the bundle's, more sources of candidates,
-    and settings changed."""
+    embeddings from elsewhere than the bundle's files, and settings changed."""
     settings = make_settings(**changed)
     bundle = LoadedBundle.open(world.folder)
     if spec is not None:
@@ -282,7 +288,7 @@ def make_recommender(
     features = world.memory_store(max_seen=settings.max_seen)
     items = item_table(bundle, features, settings)
     items.load()
-    stores = Stores(features, memory_index(world, bundle), items, sources=sources)
+    stores = Stores(features, memory_index(world, bundle), items, sources=sources, embeddings=embeddings)
     return Recommender(bundle, stores, settings, lambda: NOW.timestamp())
 
 
@@ -323,6 +329,19 @@ def add_sources(
             np.save(world.folder / spec.file, np.where(scores > 0.5, scores, np.float32(0)))
         checksums[spec.file] = sha256(world.folder / spec.file)
     changed = {"sources": tuple(sources), "checksums": checksums, "order": order or manifest.order}
+    path.write_text(manifest.model_copy(update=changed).model_dump_json())
+
+
+def put_beside(world: World, columns: Sequence[str] = (names.USER_ID, names.ITEM_ID)) -> None:
+    """Takes tables of embeddings out of the models of a world's bundle, and names them in its manifest."""
+    path = world.folder / files.MANIFEST_FILE
+    manifest = Manifest.model_validate_json(path.read_text())
+    fields = Encoders.load(world.folder / files.ENCODERS_FILE).fields
+    tower, ranker, tables = take_out(world.folder, columns, fields, manifest.user_tower, manifest.ranker)
+    changed = {"user_tower": tower, "ranker": ranker, "tables": tables}
+    changed["checksums"] = {name: sha256(world.folder / name) for name in manifest.checksums} | {
+        table.file: sha256(world.folder / table.file) for table in tables
+    }
     path.write_text(manifest.model_copy(update=changed).model_dump_json())
 
 

@@ -25,10 +25,12 @@ from contract.tensors import OPTIONAL_TENSORS, PAD_ID
 from ensemble.run.batch import unsent
 from ensemble.run.chain import chain_of, run_chain
 from ensemble.stage import tensor
+from ensemble.stages.beside import BesideTables
 from ensemble.stages.encode import EncodeUser
 from ensemble.stages.lookup import LookupItemFeatures, LookupUserFeatures
 from ensemble.stages.score import ScoreCandidates
 from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.embeddings.mapped import MappedEmbeddings
 from ensemble.stores.features import RedisFeatureStore
 from ensemble.stores.items import ItemTable
 from tests.builders.activity import events_before, feature_tables, logged_events, overall_rates
@@ -203,12 +205,19 @@ def make_graph(dataset: Dataset, store: RedisFeatureStore, items: ItemTable, ran
             *(tensor(name, np.int64, 1) for name in dataset.context),
         ]
     )
+    no_tables = BesideTables((), MappedEmbeddings({}))
     nothing = Catalogue(items.item_ids, np.zeros((len(items.item_ids), 1), dtype=np.float32))
     graph = Graph(
         schema.column_names
         >> LookupUserFeatures(store, dataset, (), 1024)
-        >> EncodeUser(NoTower(), ranker.spec.user, items.encoders, lambda: nothing)  # type: ignore[arg-type]
+        >> EncodeUser(
+            NoTower(),  # type: ignore[arg-type]
+            ranker.spec.user,
+            items.encoders,
+            lambda: nothing,
+            no_tables,
+        )
         >> LookupItemFeatures(items, ranker.spec.candidate, dataset, 1)
-        >> ScoreCandidates(ranker, 1)
+        >> ScoreCandidates(ranker, 1, no_tables)
     )
     return graph.construct_schema(schema)
