@@ -1,0 +1,124 @@
+"""The whole path, tables beside the models against tables in them: two stacks, asked in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from bench.embeddings.zipf import FIRST_ID, Zipf
+from bench.load import traffic
+from bench.load.result import Result, count
+from bench.record import say
+from bench.servers import BenchError, own_ports, run
+from contract.bundle import TableSpec, read_manifest
+from deploy.local.demo import PATH
+from deploy.local.settings import LOOPBACK, LocalSettings
+from deploy.local.stack import down, up
+
+SHARE, ITEM_ROWS, N, ASKED = 0.95, 1024, 10, 50_000
+WARM_S, LOG = 5.0, "embeddings.log"
+INSIDE, BESIDE = "tables in the models", "tables beside them"
+READS = re.compile(r"embedding_rows_total\{([^}]*)\} ([\d.e+]+)")
+
+
+def measure(
+    folder: Path, users: int, quality: str, rate: float, seconds: float, turns: int
+) -> list[dict[str, Any]]:
+    """Builds both stacks in a folder, and asks them in turns for the same users; gives what each took.
+
+    The cache has room for some of the items alone, and as many bytes for users; who asks is as skewed as a
+    hit rate of `SHARE` needs.
+
+    Raises:
+        BenchError: something does not build, or a request failed.
+    """
+    inside = LocalSettings(var_dir=folder / "inside", redis_url=None, **own_ports())
+    beside = LocalSettings(var_dir=folder / "beside", redis_url=None, **own_ports())
+    told = {"SHORTLIST_DATA": "synthetic", "SHORTLIST_QUALITY": quality}
+    if not inside.bundle.exists():
+        for step in PATH[:4]:
+            say(f"{INSIDE}: {step.name}")
+            run(inside, step.role, *step.arguments, log_name=LOG, timeout_s=None, **told)
+    if not beside.bundle.exists():
+        say(f"{BESIDE}: {users:,} users")
+        shutil.copytree(inside.var / "data", beside.var / "data", dirs_exist_ok=True)
+        target = beside.var / "bundles" / f"beside-{users}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        given = ("--bundle", str(inside.bundle.resolve()), "--target", str(target), "--users", str(users))
+        run(beside, "training", "-m", "bench.embeddings.beside", *given)
+        beside.bundle.symlink_to(target.name)
+    tables = {table.column: table for table in read_manifest(beside.bundle, verify=False).tables}
+    cache_mb = ITEM_ROWS * 4 * tables["item_id"].width / 2**20
+    variables = {**told, "SHORTLIST_EMBEDDINGS__CACHE_MB": str(cache_mb)}
+    os.environ.update(variables)  # the servers take them from here
+    asked = whom(users, cache_mb, tables["user_id"])
+    sides = {INSIDE: inside, BESIDE: beside}
+    try:
+        for name, settings in sides.items():
+            say(f"{name}: features, index, export, servers")
+            up(settings, ["redis"])
+            for step in PATH[4:]:
+                run(settings, step.role, *step.arguments, log_name=LOG, timeout_s=None, **variables)
+            up(settings)
+        return _in_turns(sides, asked, rate, seconds, turns)
+    finally:
+        for settings in sides.values():
+            down(settings)
+
+
+def whom(users: int, cache_mb: float, table: TableSpec) -> list[int]:
+    """Draws who asks."""
+    rows = 1 << (int(cache_mb * 2**20 / (4 * table.width)).bit_length() - 1)
+    ranks = Zipf.with_share(SHARE, rows, users).draw(np.random.default_rng(3), ASKED)
+    return [int(one) for one in FIRST_ID + ranks]
+
+
+def _in_turns(
+    sides: dict[str, LocalSettings], asked: Sequence[int], rate: float, seconds: float, turns: int
+) -> list[dict[str, Any]]:
+    found: dict[str, list[Result]] = {name: [] for name in sides}
+    before = Counter[tuple[str, str]]()
+    for turn in range(turns + 1):
+        for name, settings in sides.items():
+            lasts = seconds if turn else WARM_S
+            ran = traffic.open_loop(settings.port, asked, rate=rate, duration_s=lasts, n=N, seed=turn)
+            result = count(asyncio.run(ran), lasts)
+            if result.errors:
+                raise BenchError(f"{name}: {dict(result.errors)}")
+            if turn:
+                found[name].append(result)
+        if not turn:
+            before = _reads(sides[BESIDE])
+    reads = _reads(sides[BESIDE]) - before
+    rows = []
+    for name, results in found.items():
+        latency = results[0].latency
+        for other in results[1:]:
+            latency.add(other.latency)
+        p50, p99 = (latency.get_value_at_percentile(one) / 1e3 for one in (50, 99))
+        sources = sum((one.sources for one in results), Counter[str]())
+        rows.append({"name": name, "answers": latency.total_count, "p50_ms": p50, "p99_ms": p99, **sources})
+    for column in ("user_id", "item_id"):
+        total = sum(times for (table, _), times in reads.items() if table == column)
+        rows[-1][f"{column}_hit_rate"] = reads[column, "cache"] / max(total, 1)
+    return rows
+
+
+def _reads(settings: LocalSettings) -> Counter[tuple[str, str]]:
+    """Reads which level had how many rows."""
+    page = httpx.get(f"http://{LOOPBACK}:{settings.triton_metrics_port}/metrics", trust_env=False).text
+    reads = Counter[tuple[str, str]]()
+    for labels, value in READS.findall(page):
+        told = dict(part.split("=") for part in labels.replace('"', "").split(","))
+        reads[told["table"], told["level"]] += int(float(value))
+    return reads
