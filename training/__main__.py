@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DatasetError, BundleError, SettingError, ArithmeticFault) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except BrokenPipeError:
+        return 1  # who reads has said why
     except OSError as error:
         if not is_full_disk(error):
             raise
@@ -180,6 +184,33 @@ def run_features(settings: TrainingSettings, _: argparse.Namespace, steps: Train
         steps.say(f"features of {made.dataset} as of {made.as_of:%Y-%m-%d %H:%M:%S} UTC")
 
 
+def run_shards(settings: TrainingSettings, _: argparse.Namespace, __: TrainingProgress) -> None:
+    """Cuts the towers' training examples, and hands them to `training.shards.pack` through a pipe.
+
+    Raises:
+        SettingError: standard output is a terminal.
+    """
+    if sys.stdout.isatty():
+        raise SettingError(
+            "shards go through a pipe to `training.shards.pack`: write them with `make shards`"
+        )
+    steps = TrainingProgress(Console(stderr=True, highlight=False))
+    with os.fdopen(os.dup(1), "wb") as pipe:
+        os.dup2(2, 1)  # what libraries print goes beside the shards, not into them
+        check_matmul()
+        prepared = _prepared(settings, steps)
+        _quieten()
+        with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+            from training.learn import encoded_examples
+            from training.shards.cut import send_examples
+        with steps.step("Fit the workflow"):
+            encoders, examples, catalogue = encoded_examples(prepared)
+        with steps.step("Cut the examples"):
+            sizes = {"block_rows": settings.shard_rows, "lanes": settings.shard_lanes, "seed": settings.seed}
+            rows = send_examples(pipe, prepared.dataset.name, encoders, catalogue, [examples], **sizes)
+            steps.say(f"{rows:,} examples")
+
+
 def _prepared(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
     with steps.step("Prepare the data"):
         size = Size(**settings.synthetic.model_dump())
@@ -229,6 +260,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         compared := command("compare", run_compare, "train architectures side by side, print one table"),
         retrained := command("retrain", run_retrain, "train on all that is known, beside the current bundle"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
+        command("shards", run_shards, "cut the towers' training examples, for `make shards`"),
     ]
     evaluate = command("evaluate", run_evaluate, "show the quality of a bundle, or by another protocol")
     for added in (*with_data, evaluate):

@@ -105,6 +105,14 @@ class TrainingSettings(BaseSettings):
         "Serving reads their rows in levels of memory and disk, and takes changed ones over. Default: none, "
         "which is faster where the tables fit into each process.",
     )
+    shard_rows: PositiveInt = Field(
+        1024, description="Rows of a block, what shards are read by. Lower: less memory, slower."
+    )
+    shard_lanes: PositiveInt = Field(
+        16,
+        description="Blocks that are read side by side. The ranks that train must divide it. Raise it: more "
+        "ranks fit.",
+    )
     promotion_margin: Annotated[float, Field(ge=0, le=1)] = Field(
         0.03,
         description="Share of the current bundle's NDCG@10 that a promoted one may lose on the same test. "

@@ -12,7 +12,6 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import csr_matrix
 
 from contract import names
 from contract.arrays import Array, Bools, Ints
@@ -20,6 +19,7 @@ from contract.dataset import ANY, Dataset
 from contract.encoders import PAD_CODE, Encoders
 from training.data.prepared import Prepared
 from training.data.raw import raw_arrays
+from training.examples.facts import ExampleFacts
 from training.examples.split import all_user_ids, rows_of
 from training.features.activity import event_times, log_order, snapshot_instants
 
@@ -115,40 +115,20 @@ class UserHistories:
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalExamples:
+class RetrievalExamples(ExampleFacts):
     """Positives (rows,), each with two places in the user's history before which it may be trained."""
 
     histories: UserHistories
-    users: Ints
     ends: Ints
     """As of the last snapshot before it."""
     just_before: Ints
     """As of the moment of it."""
-    items: Ints
-    """Rows of the items table."""
-    item_count: int
-    is_timed: npt.NDArray[np.bool_]
-    """Whether the example has a timestamp of its own; a row of a history has none."""
-    is_target: npt.NDArray[np.bool_]
-    """Whether its target is 1."""
-    age_days: npt.NDArray[np.float64]
-    """Days from the interaction to the end of the examples."""
-    weights: npt.NDArray[np.float64]
-    """The largest weight among its labels that are 1; 1 where none is."""
-
-    def __len__(self) -> int:
-        return len(self.users)
 
     def batch(self, rows: Ints, is_fresh: Bools) -> dict[str, Array]:
         """Takes rows (B,) and whether each is seen just before or as of the snapshot (B,), gives their users'
         encoded columns; (B,), lists (B,S)."""
         ends = np.where(is_fresh, self.just_before[rows], self.ends[rows])
         return self.histories.columns(self.users[rows], ends)
-
-    def matrix(self) -> csr_matrix:
-        """Counts the examples of every user and item, (U,I)."""
-        shape = (len(self.histories.recent.starts) - 1, self.item_count)
-        return csr_matrix((np.ones(len(self), np.float32), (self.users, self.items)), shape=shape)
 
 
 def retrieval_examples(prepared: Prepared, histories: UserHistories, until: datetime) -> RetrievalExamples:
@@ -185,11 +165,12 @@ def retrieval_examples(prepared: Prepared, histories: UserHistories, until: date
         ends=ends[is_kept],
         just_before=just_before[is_kept],
         items=items[is_kept],
-        item_count=len(item_ids),
         is_timed=is_timed[is_kept],
         is_target=is_target[is_kept],
         age_days=age_days[is_kept],
         weights=_weights(dataset, rows)[order][is_kept],
+        user_count=len(histories.user_ids),
+        item_count=len(item_ids),
     )
 
 

@@ -5,33 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from contract import names
-from contract.arrays import Array, Floats
+from contract.arrays import Array, Doubles, Floats
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Field
+from training.examples.facts import ExampleFacts
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import DrawingConfig
 
 
-def drawing_chances(examples: RetrievalExamples, config: DrawingConfig) -> npt.NDArray[np.float64]:
-    """Gives every example's chance to be drawn, (rows,).
+def drawing_chances(examples: ExampleFacts, config: DrawingConfig) -> Doubles:
+    """Gives every example's chance to be drawn, (rows,)."""
+    weights = drawing_weights(examples, config, examples.span_days)
+    chances: Doubles = weights / weights.sum()
+    return chances
+
+
+def drawing_weights(examples: ExampleFacts, config: DrawingConfig, span_days: float) -> Doubles:
+    """Gives how much oftener each example is drawn than others, (rows,).
 
     A timed one weighs `timed_weight` times a history's, half of that every `half_life` of the timed span
     earlier; one whose target is 1 weighs `target_weight` times another. All weigh what their labels do.
     """
-    ages = examples.age_days
-    span = float(ages[examples.is_timed].max(initial=0.0)) or 1.0
-    recency = config.timed_weight * 0.5 ** (ages / span / config.half_life)
-    weights = np.where(examples.is_timed, recency, 1.0)
+    recency = config.timed_weight * 0.5 ** (examples.age_days / span_days / config.half_life)
+    weights: Doubles = np.where(examples.is_timed, recency, 1.0)
     weights *= np.where(examples.is_target, config.target_weight, 1.0) * examples.weights
-    chances: npt.NDArray[np.float64] = weights / weights.sum()
-    return chances
+    return weights
 
 
-def newcomer_chances(
-    examples: RetrievalExamples, chances: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def newcomer_chances(examples: ExampleFacts, chances: Doubles) -> Doubles:
     """Gives every example's chance to stand for an unknown user's: timed, with the target 1.
 
     An unknown user comes now; what histories hold was shown in another time, and often not chosen.
@@ -43,9 +45,9 @@ def newcomer_chances(
 
 def sampling_probabilities(
     fields: Mapping[str, Field],
-    examples: RetrievalExamples,
+    examples: ExampleFacts,
     catalogue: Mapping[str, Array],
-    chances: npt.NDArray[np.float64],
+    chances: Doubles,
 ) -> Floats:
     """Gives every item code the chance to be drawn as a negative, (cardinality,)."""
     codes = catalogue[names.ITEM_ID][examples.items]
@@ -64,7 +66,7 @@ def batches(
     fields: Mapping[str, Field],
     examples: RetrievalExamples,
     catalogue: Mapping[str, Array],
-    chances: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    chances: tuple[Doubles, Doubles],
     sizes: tuple[int, int],
     seed: int,
     fresh_share: float = 0.0,
