@@ -71,6 +71,10 @@ status: environments ## say which of them run
 data: environments ## prepare a data set: check it and write its three tables  [DATA=]
 	@$(TRAINING) -m training prepare
 
+.PHONY: shards
+shards: environment-torch ## write the towers' training examples as shards, which trainers stream  [DATA=] [TO=folder-or-address]
+	@$(TRAINING) -m training shards | $(TORCH) -m training.shards.pack $(if $(TO),--to '$(TO)')
+
 .PHONY: train
 train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
 	@$(TRAINING) -m training train

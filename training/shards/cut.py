@@ -40,7 +40,7 @@ def send_examples(
         DatasetError: a piece has fewer examples than there are lanes.
         BrokenPipeError: nobody reads any more.
     """
-    send(pipe, ENCODERS, {ENCODERS: _as_bytes(encoders)})
+    send(pipe, ENCODERS, {ENCODERS: _as_bytes(encoders)}, dataset=dataset)
     send(pipe, CATALOGUE, catalogue)
     rows = users = 0
     rng = np.random.default_rng(seed)

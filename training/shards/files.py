@@ -27,19 +27,15 @@ class BlockFiles:
         Raises:
             ShardError: the index is not there, or is damaged.
         """
-        self._place, self._kept = place, kept
-        self._folder = (place.folder or scratch) / ROWS
-        self._is_far = place.folder is None
-        self._folder.mkdir(exist_ok=True)
-        index = self._folder / INDEX_FILE
-        if self._is_far:
-            place.fetch(f"{ROWS}/{INDEX_FILE}", index)
+        self._place, self._scratch, self._kept = place, scratch, kept
+        (scratch / ROWS).mkdir()
+        index = place.at_hand(f"{ROWS}/{INDEX_FILE}", scratch)
         try:
             told = json.loads(index.read_text())["shards"]
-            self._shards = [MDSReader.from_json(str(self._folder), None, shard) for shard in told]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._shards = [MDSReader.from_json(str(index.parent), None, shard) for shard in told]
+        except (ValueError, KeyError, TypeError) as error:
             raise ShardError(
-                f"{place.address}: {ROWS}/{INDEX_FILE} is damaged ({error}); write it anew"
+                f"{place.address}: {ROWS}/{INDEX_FILE} is damaged ({error}); write the shards anew"
             ) from None
         self.sizes: Ints = np.array([shard.samples for shard in self._shards], dtype=np.int64)
         self._spanner = Spanner(self.sizes)
@@ -62,22 +58,13 @@ class BlockFiles:
         return columns
 
     def _open(self, shard: int) -> MDSReader:
-        reader = self._shards[shard]
-        name = reader.raw_data.basename
-        file = self._folder / name
-        if self._is_far:
-            self._place.fetch(f"{ROWS}/{name}", file)
-            while len(self._ready) >= self._kept:
-                self._ready.popitem(last=False)[1].evict()
-        try:
-            is_whole = get_hash(HASH, file.read_bytes()) == reader.raw_data.hashes[HASH]
-        except FileNotFoundError:
+        reader, place = self._shards[shard], self._place
+        name = f"{ROWS}/{reader.raw_data.basename}"
+        file = place.at_hand(name, self._scratch)
+        while place.folder is None and len(self._ready) >= self._kept:
+            self._ready.popitem(last=False)[1].evict()
+        if get_hash(HASH, file.read_bytes()) != reader.raw_data.hashes[HASH]:
             raise ShardError(
-                f"{self._place.address}: there is no {ROWS}/{name}; write the shards anew"
-            ) from None
-        if not is_whole:
-            raise ShardError(
-                f"{self._place.address}: {ROWS}/{name} is damaged, its checksum is another; write the shards "
-                "anew"
+                f"{place.address}: {name} is damaged, its checksum is another; write the shards anew"
             )
         return reader

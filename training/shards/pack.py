@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
 
 from streaming.base.format import MDSWriter
 
 from contract.arrays import Array
+from training.config import load_settings
 from training.shards.layout import ENCODERS_FILE, HASH, HEADER_FILE, ROWS, ArrayFile, ShardError, ShardsHeader
 from training.shards.place import Place, Staging, written_whole
 from training.shards.wire import BLOCK, CATALOGUE, ENCODERS, END, FACTS, Message, WireError, receive
@@ -73,8 +75,8 @@ class Packer:
         (self._folder / HEADER_FILE).write_text(header.model_dump_json(indent=1))
 
 
-def pack(pipe: BinaryIO, address: str) -> int:
-    """Writes the shards that come through a pipe, whole or not at all; gives their rows.
+def pack(messages: Iterable[Message], address: str) -> int:
+    """Writes the shards that messages hold, whole or not at all; gives their rows.
 
     Raises:
         ShardError: they cannot be written there.
@@ -83,7 +85,7 @@ def pack(pipe: BinaryIO, address: str) -> int:
     rows = 0
     with written_whole(Place(address)) as staging:
         packer = Packer(staging)
-        for message in receive(pipe):
+        for message in messages:
             packer.take(message)
             rows = message.told.get("rows", 0)
     return rows
@@ -92,16 +94,22 @@ def pack(pipe: BinaryIO, address: str) -> int:
 def main() -> int:
     """Writes once; 0, or 1 with one line that says what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address", help="a folder, or an address that fsspec reaches")
-    address = parser.parse_args().address
-    started = time.perf_counter()
+    parser.add_argument(
+        "--to", help="a folder, or an address that fsspec reaches (default: below var/shards)"
+    )
+    address, messages = parser.parse_args().to, receive(sys.stdin.buffer)
     try:
-        rows = pack(sys.stdin.buffer, address)
+        if not address:
+            first = next(messages)
+            address = str(load_settings().var_dir / "shards" / first.told["dataset"])
+            messages = chain([first], messages)
+        started = time.perf_counter()
+        rows = pack(messages, address)
     except (ShardError, WireError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     seconds = time.perf_counter() - started
-    sys.stderr.write(f"{address}: {rows:,} rows, {rows / seconds:,.0f} a second\n")
+    sys.stderr.write(f"{address}: {rows:,} examples in {seconds:.0f} s\n")
     return 0
 
 

@@ -39,13 +39,21 @@ class Place:
         with self._told():
             return bool(self._files.exists(f"{self._root}/{name}"))
 
-    def fetch(self, name: str, to: Path) -> Path:
-        """Copies a file to a path, under a temporary name first; gives the path."""
-        temporary = to.with_name(f"{to.name}.tmp")
+    def at_hand(self, name: str, scratch: Path) -> Path:
+        """Gives where a file is on this machine: in place, or fetched to a folder, whole or not at all.
+
+        Raises:
+            ShardError: it is not there, or the address is not reached.
+        """
+        here = (self.folder or scratch) / name
         with self._told(name):
-            self._files.get_file(f"{self._root}/{name}", str(temporary))
-        temporary.rename(to)
-        return to
+            if self.folder is None:
+                temporary = here.with_name(f"{here.name}.tmp")
+                self._files.get_file(f"{self._root}/{name}", str(temporary))
+                temporary.rename(here)
+            elif not here.exists():
+                raise FileNotFoundError(here)
+        return here
 
     def bring(self, file: Path, name: str) -> None:
         """Copies a file to the place."""
@@ -65,7 +73,9 @@ class Place:
         try:
             yield
         except FileNotFoundError:
-            raise ShardError(f"{self.address}: there is no {name or 'such place'}") from None
+            raise ShardError(
+                f"{self.address}: there is no {name}, and so no shards; write them: `make shards TO=...`"
+            ) from None
         except Exception as error:
             if is_full_disk(error):
                 raise

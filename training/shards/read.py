@@ -76,8 +76,6 @@ class Shards:
             ShardError: there are none, they are damaged, or they are not reached.
         """
         place = Place(address)
-        if not place.has(HEADER_FILE):
-            raise ShardError(f"{address}: there are no shards; write them: make shards TO={address}")
         try:
             return cls(place, tempfile.TemporaryDirectory(prefix="shortlist-shards-"))
         except (ValueError, KeyError, OSError) as error:
@@ -160,8 +158,7 @@ class Shards:
         return BlockFiles(self._place, folder, kept)
 
     def _file(self, name: str) -> Path:
-        here = self._place.folder
-        return here / name if here else self._place.fetch(name, Path(self._scratch.name) / name)
+        return self._place.at_hand(name, Path(self._scratch.name))
 
     def _map(self, array: ArrayFile) -> Array:
         mapped: Array = np.memmap(self._file(array.file), np.dtype(array.dtype), "r", shape=array.shape)

@@ -1,12 +1,9 @@
-"""Shards give the examples that training makes in memory: each once, in batches that chance, rank and a restart
-do not change."""
+"""Shards give the examples that training makes in memory, in batches that no rank and no restart changes."""
 
 from __future__ import annotations
 
 import io
 import itertools
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import pytest
 from bench.shards.log import catalogue_of_log, encoders_of_log, piece_of_log
 from contract import names
 from contract.encoders import OOV_CODE, PAD_CODE, Encoders
+from tests.builders.full_disk import files_up_to
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import DrawingConfig
 from training.retrieval.sampling import drawing_chances, newcomer_chances
@@ -24,7 +22,7 @@ from training.shards.cut import send_examples
 from training.shards.layout import HEADER_FILE, ROWS, ShardError, just_before
 from training.shards.pack import pack
 from training.shards.read import ShardBatch, Shards
-from training.shards.wire import WireError
+from training.shards.wire import WireError, receive
 
 CONFIG = DrawingConfig()
 LANES, BLOCK = 4, 64
@@ -41,19 +39,22 @@ def examples(encoders: Encoders) -> RetrievalExamples:
     return piece_of_log(encoders, range(200), events=20)
 
 
-def cut(encoders: Encoders, *pieces: RetrievalExamples, lanes: int = LANES) -> io.BytesIO:
+def cut(encoders: Encoders, *pieces: RetrievalExamples) -> bytes:
     """Gives what goes through the pipe."""
     pipe = io.BytesIO()
     catalogue = catalogue_of_log(encoders)
-    send_examples(pipe, "log", encoders, catalogue, pieces, block_rows=BLOCK, lanes=lanes, seed=0)
-    pipe.seek(0)
-    return pipe
+    send_examples(pipe, "log", encoders, catalogue, pieces, block_rows=BLOCK, lanes=LANES, seed=0)
+    return pipe.getvalue()
+
+
+def written(pipe: bytes, address: str | Path) -> None:
+    pack(receive(io.BytesIO(pipe)), str(address))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, encoders: Encoders, examples: RetrievalExamples) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "log"
-    pack(cut(encoders, examples), str(folder))
+    written(cut(encoders, examples), str(folder))
     return folder
 
 
@@ -73,7 +74,9 @@ def assert_same(one: ShardBatch, other: ShardBatch) -> None:
         np.testing.assert_array_equal(values, other.columns[name], err_msg=name)
 
 
-def test_a_pass_gives_every_example_once_as_it_is_in_memory(shards: Shards, examples: RetrievalExamples) -> None:
+def test_a_pass_gives_every_example_once_as_it_is_in_memory(
+    shards: Shards, examples: RetrievalExamples
+) -> None:
     blocks = list(shards.blocks())
     rows = np.concatenate([block["row"] for block in blocks])
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(examples)))
@@ -105,7 +108,9 @@ def test_the_rows_of_batches_are_those_in_memory(shards: Shards, examples: Retri
                 np.testing.assert_array_equal(batch.columns[name], values, err_msg=name)
 
 
-def test_the_withheld_stand_last_and_nothing_is_told_of_them(shards: Shards, examples: RetrievalExamples) -> None:
+def test_the_withheld_stand_last_and_nothing_is_told_of_them(
+    shards: Shards, examples: RetrievalExamples
+) -> None:
     batch = next(shards.batches(64, config=CONFIG, seed=1, withheld_share=0.25))
     known, withheld = batch.columns[names.USER_ID][:48], batch.columns[names.USER_ID][48:]
     assert (known != OOV_CODE).all()
@@ -114,7 +119,9 @@ def test_the_withheld_stand_last_and_nothing_is_told_of_them(shards: Shards, exa
     assert (examples.is_timed & examples.is_target)[batch.rows[48:]].all()
 
 
-def test_examples_are_drawn_as_often_as_their_weight_says(shards: Shards, examples: RetrievalExamples) -> None:
+def test_examples_are_drawn_as_often_as_their_weight_says(
+    shards: Shards, examples: RetrievalExamples
+) -> None:
     drawn = first(shards.batches(64, config=CONFIG, seed=2, withheld_share=0.25), 2_000)
     rows = np.stack([batch.rows for batch in drawn])
     chances = drawing_chances(examples, CONFIG)
@@ -161,20 +168,26 @@ def test_ranks_together_see_what_one_alone_sees(shards: Shards, ranks: int) -> N
 
 def test_pieces_of_a_log_are_as_one(tmp_path: Path, encoders: Encoders) -> None:
     pieces = [piece_of_log(encoders, users, events=20) for users in (range(90), range(90, 200))]
-    pack(cut(encoders, *pieces), str(tmp_path / "log"))
+    written(cut(encoders, *pieces), str(tmp_path / "log"))
     shards = Shards.open(str(tmp_path / "log"))
     rows = np.concatenate([block["row"] for block in shards.blocks()])
     np.testing.assert_array_equal(np.sort(rows), np.arange(sum(map(len, pieces))))
     np.testing.assert_array_equal(shards.facts.items, np.concatenate([piece.items for piece in pieces]))
     assert shards.facts.users.max() == 199
     last = np.arange(len(pieces[0]), len(rows))
-    found = {int(row): user for block in shards.blocks() for row, user in zip(block["row"], block["user_id"])}
+    found = {
+        int(row): user
+        for block in shards.blocks()
+        for row, user in zip(block["row"], block["user_id"], strict=True)
+    }
     expected = pieces[1].batch(np.arange(len(pieces[1])), np.zeros(len(pieces[1]), np.bool_))["user_id"]
     assert [found[row] for row in last.tolist()] == expected.tolist()
 
 
-def test_an_address_has_what_a_folder_has(shards: Shards, encoders: Encoders, examples: RetrievalExamples) -> None:
-    pack(cut(encoders, examples), "memory://far/log")
+def test_an_address_has_what_a_folder_has(
+    shards: Shards, encoders: Encoders, examples: RetrievalExamples
+) -> None:
+    written(cut(encoders, examples), "memory://far/log")
     far = Shards.open("memory://far/log")
     for ours, theirs in zip(
         first(shards.batches(64, config=CONFIG, seed=7), 70),
@@ -183,25 +196,35 @@ def test_an_address_has_what_a_folder_has(shards: Shards, encoders: Encoders, ex
     ):
         assert_same(ours, theirs)
     with pytest.raises(ShardError, match="has shards already"):
-        pack(cut(encoders, examples), "memory://far/log")
+        written(cut(encoders, examples), "memory://far/log")
 
 
 def test_an_address_keeps_nothing_of_what_broke(encoders: Encoders, examples: RetrievalExamples) -> None:
-    whole = cut(encoders, examples).getvalue()
+    whole = cut(encoders, examples)
     with pytest.raises(WireError, match="ended early"):
-        pack(io.BytesIO(whole[: len(whole) // 2]), "memory://broken/log")
+        written(whole[: len(whole) // 2], "memory://broken/log")
     assert not fsspec.filesystem("memory").exists("/broken/log")
 
 
 def test_a_broken_pipe_leaves_the_shards_that_were_there(
     tmp_path: Path, encoders: Encoders, examples: RetrievalExamples
 ) -> None:
-    whole = cut(encoders, examples).getvalue()
-    pack(io.BytesIO(whole), str(tmp_path / "log"))
+    whole = cut(encoders, examples)
+    written(whole, str(tmp_path / "log"))
     with pytest.raises(WireError):
-        pack(io.BytesIO(whole[:-9]), str(tmp_path / "log"))
+        written(whole[:-9], str(tmp_path / "log"))
     assert [file.name for file in tmp_path.iterdir()] == ["log"]
     assert len(Shards.open(str(tmp_path / "log"))) == len(examples)
+
+
+def test_a_full_disk_leaves_the_shards_that_were_there(
+    tmp_path: Path, encoders: Encoders, examples: RetrievalExamples
+) -> None:
+    written(cut(encoders, examples), tmp_path / "log")
+    with files_up_to(20_000), pytest.raises(ShardError, match="nothing half-written is left: make room"):
+        written(cut(encoders, examples), tmp_path / "log")
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
+    assert len(list(Shards.open(str(tmp_path / "log")).blocks())) > 0
 
 
 def test_ranks_and_batches_that_fit_no_lanes_are_refused(shards: Shards) -> None:
@@ -212,7 +235,7 @@ def test_ranks_and_batches_that_fit_no_lanes_are_refused(shards: Shards) -> None
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: RetrievalExamples) -> None:
-    pack(cut(encoders, examples), str(tmp_path / "log"))
+    written(cut(encoders, examples), str(tmp_path / "log"))
     shards = Shards.open(str(tmp_path / "log"))
     file = next((tmp_path / "log" / ROWS).glob("*.mds"))
     data = bytearray(file.read_bytes())
@@ -231,10 +254,10 @@ def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("memory://nowhere", "there are no shards; write them"),
-        ("/nowhere/log", "there are no shards; write them"),
+        ("memory://nowhere", "there is no header.json, and so no shards; write them"),
+        ("/nowhere/log", "there is no header.json, and so no shards; write them"),
         ("nonsense://log", "is not reached: Protocol not known: nonsense"),
-        ("http://127.0.0.1:9/log", "is not reached|there are no shards"),
+        ("http://127.0.0.1:9/log", "is not reached: Cannot connect"),
     ],
 )
 def test_an_address_without_shards_is_told_in_one_line(address: str, said: str) -> None:
@@ -248,5 +271,5 @@ def test_a_folder_of_something_else_is_not_replaced(
 ) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(ShardError, match="holds something that is no shards"):
-        pack(cut(encoders, examples), str(tmp_path))
+        written(cut(encoders, examples), str(tmp_path))
     assert (tmp_path / "letters.txt").read_text() == "dear"
