@@ -7,7 +7,6 @@ are written and read by partition; the process sets its limit before it fits, an
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -19,13 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.memory import MIB, limit_mib, status_mib
 from contract.columns import Column, Role
 from contract.dataset import Dataset
 from training.data.raw import all_columns, raw_arrays
 from training.examples.workflow import fit_workflow, parquet_rows, workflow_rows
 
 BLOCK = 50_000
-MIB = 2**20
 DATASET = Dataset.model_validate(
     {
         "name": "large",
@@ -94,17 +93,6 @@ def _stored(column: Column) -> pa.DataType:
     return pa.float32() if column.role is Role.NUMERIC else pa.int64()
 
 
-def peak_mib() -> float:
-    """The most memory that this process held so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def held_mib() -> float:
-    """The private memory that the kernel counts against RLIMIT_DATA, MiB."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmData"].split()[0]) / 1024
-
-
 def main() -> int:
     """Runs once and says what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -114,9 +102,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shortlist-") as folder:
         path = Path(folder) / "rows.parquet"
         size = write(path, chosen.rows)
-        before, held = peak_mib(), held_mib()
-        limit = int((held + chosen.limit_mib) * MIB)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        before = status_mib("VmHWM")
+        limit_mib(chosen.limit_mib)
         started = time.perf_counter()
         rows = parquet_rows(path, all_columns(DATASET))
         fitted = fit_workflow(DATASET, rows, Path(folder) / "vocabulary")
@@ -140,8 +127,8 @@ def main() -> int:
     sys.stdout.write(
         f"{chosen.rows:,} rows in {rows.npartitions} partitions, {size / MIB:,.0f} MiB as pandas holds them; "
         f"limit {chosen.limit_mib} MiB beyond the {before:,.0f} MiB of libraries and writing\n"
-        f"fit {fit_s:.0f} s, transform and write {transform_s:.0f} s, peak {peak_mib() - before:+,.0f} MiB; "
-        f"encoders equal the written rows: {same}\n"
+        f"fit {fit_s:.0f} s, transform and write {transform_s:.0f} s, "
+        f"peak {status_mib('VmHWM') - before:+,.0f} MiB; encoders equal the written rows: {same}\n"
     )
     return 0 if same else 1
 

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from streaming.base.shuffle import get_shuffle
 
+from contract import names
 from contract.arrays import Array, Bools, Doubles, Ints
-from contract.encoders import Encoders, Field
+from contract.encoders import OOV_CODE, Encoders, Field
 from training.examples.facts import ExampleFacts
 from training.retrieval.config import DrawingConfig
 from training.retrieval.sampling import drawing_weights, newcomer_chances, unknown_columns
@@ -127,12 +128,14 @@ class Shards:
         start: int = 0,
         withheld_share: float = 0.0,
         fresh_share: float = 0.0,
+        user_dropout: float = 0.0,
     ) -> Iterator[ShardBatch]:
         """Draws batches without end, from number `start` on: of `batch_size` examples of all ranks together,
         those of `rank`. The next blocks are read meanwhile.
 
         An example is drawn as often as `drawing_weights` says; about `withheld_share` of each batch has its
-        user withheld, `fresh_share` is as of just before. An epoch draws about as many as there are.
+        user withheld, `fresh_share` is as of just before, and `user_dropout` lacks the user's id alone. An
+        epoch draws about as many as there are.
 
         Raises:
             ShardError: ranks or batch do not fit the lanes; a block is damaged or not reached.
@@ -149,7 +152,8 @@ class Shards:
                 f"a batch of {batch_size} does not fit {lanes} lanes: take "
                 f"{max(lanes, round(batch_size / lanes) * lanes)}"
             )
-        drawing = _Drawing(self, config, seed, batch_size // lanes, withheld_share, fresh_share)
+        shares = (withheld_share, fresh_share, user_dropout)
+        drawing = _Drawing(self, config, seed, batch_size // lanes, *shares)
         mine = range(rank * lanes // ranks, (rank + 1) * lanes // ranks)
         return drawing.batches(self._files(2 * len(mine)), mine, start)
 
@@ -174,6 +178,8 @@ class _Drawn:
     withheld: Ints
     is_fresh: Bools
     """Of the known, then of the withheld (N,B)."""
+    is_dropped: Bools
+    """Of the known (N,B)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +193,7 @@ class _Drawing:
     per_lane: int
     withheld_share: float
     fresh_share: float
+    user_dropout: float
 
     def batches(self, files: BlockFiles, lanes: range, start: int) -> Iterator[ShardBatch]:
         """Gives the batches of some lanes, from number `start` on."""
@@ -222,6 +229,7 @@ class _Drawing:
             known=_resample(weights, sizes[0], rng),
             withheld=_resample(newcomer_chances(facts, weights), sizes[1], rng),
             is_fresh=rng.random((batches, self.per_lane)) < self.fresh_share,
+            is_dropped=rng.random(sizes[0]) < self.user_dropout,
         )
 
     def _batch(self, drawn: list[_Drawn], at: int) -> ShardBatch:
@@ -232,6 +240,7 @@ class _Drawing:
         users, others = _joined(known), _joined(withheld)
         rows = np.concatenate([users.pop(ROW), others.pop(ROW)])
         unknown = unknown_columns(self.shards.fields, others)
+        users[names.USER_ID][np.concatenate([lane.is_dropped[at] for lane in drawn])] = OOV_CODE
         columns = {name: np.concatenate([values, unknown[name]]) for name, values in users.items()}
         items = self.shards.facts.items[rows]
         columns |= {name: np.asarray(values[items]) for name, values in self.shards.catalogue.items()}

@@ -119,6 +119,17 @@ def test_the_withheld_stand_last_and_nothing_is_told_of_them(
     assert (examples.is_timed & examples.is_target)[batch.rows[48:]].all()
 
 
+def test_dropped_users_lack_their_id_alone(shards: Shards, examples: RetrievalExamples) -> None:
+    batch = next(shards.batches(64, config=CONFIG, seed=1, user_dropout=0.5))
+    expected = examples.batch(batch.rows, np.zeros(64, np.bool_))
+    is_dropped = batch.columns[names.USER_ID] == OOV_CODE
+    assert 16 < is_dropped.sum() < 48
+    np.testing.assert_array_equal(
+        batch.columns[names.USER_ID][~is_dropped], expected[names.USER_ID][~is_dropped]
+    )
+    np.testing.assert_array_equal(batch.columns[RECENT[0]], expected[RECENT[0]])
+
+
 def test_examples_are_drawn_as_often_as_their_weight_says(
     shards: Shards, examples: RetrievalExamples
 ) -> None:

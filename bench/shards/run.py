@@ -1,0 +1,166 @@
+"""Measures shards: rows written and read a second, beside drawing in memory; then a log larger than memory.
+
+`.venv/dev/bin/python -m bench.shards.run [--rows 2500000] [--limit-mib 512]`. The roles training and torch
+run the parts, as `make shards` does. A log is drawn in pieces of users; of the large one, the processes that
+cut, that pack and that read may each hold so much private memory beyond their libraries: the kernel sees to
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.memory import MIB, limit_mib, status_mib
+
+TRAINING, TORCH = ".venv/training/bin/python", ".venv/torch/bin/python"
+EVENTS = 50
+"""Of a user."""
+ITEMS = 100_000
+LANES, BLOCK_ROWS, BATCH = 16, 1024, 1024
+SMALL = 250_000
+"""Rows that fit into memory."""
+BATCHES = 200
+
+
+def cut(rows: int, pieces: int, limit: int) -> None:
+    """Draws a log and sends its examples through standard output."""
+    from bench.shards.log import catalogue_of_log, encoders_of_log, piece_of_log
+    from training.shards.cut import send_examples
+
+    users = rows // EVENTS
+    encoders = encoders_of_log(users, ITEMS)
+    before = limited(limit)
+    bounds = [users * at // pieces for at in range(pieces + 1)]
+    drawn = (piece_of_log(encoders, range(*span), EVENTS) for span in itertools.pairwise(bounds))
+    catalogue = catalogue_of_log(encoders)
+    with sys.stdout.buffer as pipe:
+        send_examples(pipe, "log", encoders, catalogue, drawn, block_rows=BLOCK_ROWS, lanes=LANES, seed=0)
+    told("cut", before)
+
+
+def pack(folder: str, limit: int) -> None:
+    """Packs what comes through standard input."""
+    from training.shards.pack import pack
+    from training.shards.wire import receive
+
+    before = limited(limit)
+    pack(receive(sys.stdin.buffer), folder)
+    told("pack", before)
+
+
+def read(folder: str, limit: int) -> None:
+    """Reads every row once, then draws batches."""
+    from training.retrieval.config import DrawingConfig
+    from training.shards.read import Shards
+
+    before = limited(limit)
+    shards = Shards.open(folder)
+    rate("read, every row once", lambda: sum(len(block["row"]) for block in shards.blocks()))
+    drawn = shards.batches(BATCH, config=DrawingConfig(), seed=0, withheld_share=0.1, fresh_share=0.5)
+    rate("drawn from shards", lambda: sum(len(batch.rows) for batch in itertools.islice(drawn, BATCHES)))
+    told("read", before)
+
+
+def draw_in_memory(rows: int) -> None:
+    """Draws batches as the trainer in memory does."""
+    from bench.shards.log import catalogue_of_log, encoders_of_log, piece_of_log
+    from training.retrieval.config import DrawingConfig
+    from training.retrieval.sampling import batches, drawing_chances, newcomer_chances
+
+    encoders = encoders_of_log(rows // EVENTS, ITEMS)
+    examples = piece_of_log(encoders, range(rows // EVENTS), EVENTS)
+    chances = drawing_chances(examples, DrawingConfig())
+    both = (chances, newcomer_chances(examples, chances))
+    withheld = round(0.1 * BATCH)
+    sizes = (BATCH - withheld, withheld)
+    drawn = batches(encoders.fields, examples, catalogue_of_log(encoders), both, sizes, 0, fresh_share=0.5)
+    rate("drawn in memory", lambda: sum(len(batch["user_id"]) for batch in itertools.islice(drawn, BATCHES)))
+
+
+def limited(mib: int) -> float:
+    """Sets the limit, where there is one; gives what was resident before, MiB."""
+    before = status_mib("VmHWM")
+    if mib:
+        limit_mib(mib)
+    return before
+
+
+def told(what: str, before: float) -> None:
+    """Says how much memory a process took beyond its libraries."""
+    say(f"{what}: most resident {status_mib('VmHWM'):,.0f} MiB, {before:,.0f} of it libraries")
+
+
+def rate(what: str, count: Callable[[], int]) -> None:
+    """Says how many rows a second something does."""
+    started = time.perf_counter()
+    rows = count()
+    say(f"{what}: {rows / (time.perf_counter() - started):,.0f} rows/s ({rows:,})")
+
+
+def say(line: str) -> None:
+    """Prints a line beside the pipe."""
+    print(f"shards   {line}", file=sys.stderr, flush=True)
+
+
+def write(folder: Path, rows: int, pieces: int, limit: int) -> None:
+    """Writes shards of a log by two processes and a pipe."""
+    started = time.perf_counter()
+    this = ["-m", "bench.shards.run", "--limit-mib", str(limit)]
+    cutting = [TRAINING, *this, "--rows", str(rows), "--part", "cut", "--pieces", str(pieces)]
+    with subprocess.Popen(cutting, stdout=subprocess.PIPE) as cutter:
+        subprocess.run([TORCH, *this, "--part", "pack", "--folder", folder], stdin=cutter.stdout, check=True)
+    if cutter.returncode:
+        raise SystemExit("shards   cutting failed; its reason stands above")
+    size = sum(file.stat().st_size for file in folder.rglob("*"))
+    seconds = time.perf_counter() - started
+    say(f"written: {rows / seconds:,.0f} rows/s, {size / rows:,.0f} bytes a row, {size / MIB:,.0f} MiB")
+
+
+def main() -> None:
+    """Measures, or runs one part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_500_000, help="of the large log")
+    parser.add_argument("--limit-mib", type=int, default=512)
+    parser.add_argument("--pieces", type=int, default=20, help="of the large log")
+    parser.add_argument("--part", choices=["cut", "pack", "read", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=Path, help="where the shards lie meanwhile (default: a temporary one)"
+    )
+    chosen = parser.parse_args()
+    folder = str(chosen.folder)
+    parts = {
+        "cut": lambda: cut(chosen.rows, chosen.pieces, chosen.limit_mib),
+        "pack": lambda: pack(folder, chosen.limit_mib),
+        "read": lambda: read(folder, chosen.limit_mib),
+        "memory": lambda: draw_in_memory(chosen.rows),
+    }
+    if chosen.part:
+        return parts[chosen.part]()
+    base = Path(tempfile.mkdtemp(prefix="shortlist-", dir=chosen.folder))
+    try:
+        for rows, pieces, limit in ((SMALL, 1, 0), (chosen.rows, chosen.pieces, chosen.limit_mib)):
+            say(
+                f"{rows:,} rows"
+                + (f", each process held to {limit} MiB beyond its libraries" if limit else "")
+            )
+            write(base / str(rows), rows, pieces, limit)
+            reading = ["--part", "read", "--folder", base / str(rows), "--limit-mib", str(limit)]
+            subprocess.run([TORCH, "-m", "bench.shards.run", *reading], check=True)
+            if not limit:
+                memory = ["-m", "bench.shards.run", "--part", "memory", "--rows", str(rows)]
+                subprocess.run([TORCH, *memory], check=True)
+    finally:
+        shutil.rmtree(base)
+    return None
+
+
+if __name__ == "__main__":
+    main()
