@@ -140,6 +140,19 @@ class Shards:
         Raises:
             ShardError: ranks or batch do not fit the lanes; a block is damaged or not reached.
         """
+        self.check_fit(batch_size, ranks)
+        lanes = self.header.lanes
+        shares = (withheld_share, fresh_share, user_dropout)
+        drawing = _Drawing(self, config, seed, batch_size // lanes, *shares)
+        mine = range(rank * lanes // ranks, (rank + 1) * lanes // ranks)
+        return drawing.batches(self._files(2 * len(mine)), mine, start)
+
+    def check_fit(self, batch_size: int, ranks: int) -> None:
+        """Looks whether so many ranks can read batches of so many examples, of all ranks together.
+
+        Raises:
+            ShardError: ranks or batch do not fit the lanes.
+        """
         lanes = self.header.lanes
         if lanes % ranks:
             fitting = ", ".join(str(n) for n in range(1, lanes + 1) if not lanes % n)
@@ -152,10 +165,6 @@ class Shards:
                 f"a batch of {batch_size} does not fit {lanes} lanes: take "
                 f"{max(lanes, round(batch_size / lanes) * lanes)}"
             )
-        shares = (withheld_share, fresh_share, user_dropout)
-        drawing = _Drawing(self, config, seed, batch_size // lanes, *shares)
-        mine = range(rank * lanes // ranks, (rank + 1) * lanes // ranks)
-        return drawing.batches(self._files(2 * len(mine)), mine, start)
 
     def _files(self, kept: int) -> BlockFiles:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
