@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -137,11 +138,10 @@ def written_whole(place: Place) -> Iterator[Staging]:
 @contextmanager
 def _scratch(folder: Path | None) -> Iterator[Path]:
     """Gives an empty folder that is gone afterwards, on the file system of `folder` where there is one."""
-    beside = folder.parent if folder else Path(tempfile.gettempdir())
-    beside.mkdir(parents=True, exist_ok=True)
-    scratch = Path(
-        tempfile.mkdtemp(prefix=f".{folder.name if folder else 'shards'}.", suffix=".tmp", dir=beside)
-    )
+    beside, name = (folder.parent, folder.name) if folder else (Path(tempfile.gettempdir()), "shards")
+    scratch = beside / f".{name}.{os.getpid()}.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     try:
         yield scratch
     finally:

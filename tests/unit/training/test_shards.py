@@ -12,17 +12,15 @@ from tests.builders.datasets import small_world
 from tests.builders.encoded import encoders_of
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories, item_columns, retrieval_examples
-from training.retrieval.config import DrawingConfig
-from training.retrieval.sampling import drawing_chances
 from training.shards.cut import deal, send_examples
+from training.shards.layout import FACTS_OF
 
 ROOT = Path(__file__).parents[3]
 TORCH = ROOT / ".venv" / "torch" / "bin" / "python"
 READ = """
 import sys
 import numpy as np
-from training.retrieval.config import DrawingConfig
-from training.retrieval.sampling import drawing_chances
+from training.shards.layout import FACTS_OF
 from training.shards.pack import pack
 from training.shards.read import Shards
 from training.shards.wire import receive
@@ -31,7 +29,7 @@ pack(receive(sys.stdin.buffer), sys.argv[1])
 shards = Shards.open(sys.argv[1])
 blocks = list(shards.blocks())
 columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-np.savez(sys.argv[2], **columns, chances=drawing_chances(shards.facts, DrawingConfig()))
+np.savez(sys.argv[2], **columns, **{name: getattr(shards.facts, name) for name in FACTS_OF})
 """
 
 
@@ -66,7 +64,8 @@ def test_the_other_role_reads_the_examples_that_training_has(prepared: Prepared,
             stored = read[prefix + name if prefix + name in read else name]
             assert stored.dtype == values.dtype
             np.testing.assert_array_equal(stored, values, err_msg=name)
-    np.testing.assert_array_equal(read["chances"], drawing_chances(examples, DrawingConfig()))
+    for name in FACTS_OF:
+        np.testing.assert_array_equal(read[name], getattr(examples, name), err_msg=name)
 
 
 def test_blocks_are_as_heavy_as_each_other() -> None:
