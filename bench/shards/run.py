@@ -59,10 +59,10 @@ def pack(folder: str, limit: int) -> None:
 def read(folder: str, limit: int) -> None:
     """Reads every row once, then draws batches."""
     from training.retrieval.config import DrawingConfig
-    from training.shards.read import Shards
+    from training.shards.read import ExampleShards
 
     before = limited(limit)
-    shards = Shards.open(folder)
+    shards = ExampleShards.open(folder)
     rate("read, every row once", lambda: sum(len(block["row"]) for block in shards.blocks()))
     drawn = shards.batches(BATCH, config=DrawingConfig(), seed=0, withheld_share=0.1, fresh_share=0.5)
     rate("drawn from shards", lambda: sum(len(batch.rows) for batch in itertools.islice(drawn, BATCHES)))
@@ -152,7 +152,7 @@ def main() -> None:
                 + (f", each process held to {limit} MiB beyond its libraries" if limit else "")
             )
             write(base / str(rows), rows, pieces, limit)
-            reading = ["--part", "read", "--folder", base / str(rows), "--limit-mib", str(limit)]
+            reading = ["--part", "read", "--folder", str(base / str(rows)), "--limit-mib", str(limit)]
             subprocess.run([TORCH, "-m", "bench.shards.run", *reading], check=True)
             if not limit:
                 memory = ["-m", "bench.shards.run", "--part", "memory", "--rows", str(rows)]

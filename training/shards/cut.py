@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from training.shards.wire import BLOCK, CATALOGUE, ENCODERS, END, FACTS, send
 
 
 def send_examples(
-    pipe: BinaryIO,
+    pipe: IO[bytes],
     dataset: str,
     encoders: Encoders,
     catalogue: Mapping[str, Array],

@@ -1,6 +1,6 @@
 """Reads shards as training's batches, for a trainer in the role torch.
 
-    shards = Shards.open("var/shards/kuairand")          # or an address that fsspec reaches
+    shards = ExampleShards.open("var/shards/kuairand")          # or an address that fsspec reaches
     known, newcomers = shards.item_shares(config)        # for the correction of in-batch negatives
     for batch in shards.batches(1024, config=config, seed=0, rank=rank, ranks=ranks, start=step):
         batch.columns["user_id"]                         # int64 (1024 / ranks,)
@@ -55,7 +55,7 @@ class ShardBatch:
     """Encoded columns of users and items, (B,), lists and embeddings (B,S): int64 or float32."""
 
 
-class Shards:
+class ExampleShards:
     """Opened shards: what is small in memory, facts and catalogue mapped, blocks when their turn comes."""
 
     def __init__(self, place: Place, scratch: tempfile.TemporaryDirectory[str]) -> None:
@@ -70,7 +70,7 @@ class Shards:
         self.facts = ExampleFacts(**facts, user_count=self.header.users, item_count=items)
 
     @classmethod
-    def open(cls, address: str) -> Shards:
+    def open(cls, address: str) -> ExampleShards:
         """Opens a folder, or an address: all but the blocks is fetched at once.
 
         Raises:
@@ -196,7 +196,7 @@ class _Drawing:
     """Draws from blocks. Each lane's share of a batch is from one of its blocks, and follows from the seed,
     the epoch and the block alone, so that no batch depends on the ranks."""
 
-    shards: Shards
+    shards: ExampleShards
     config: DrawingConfig
     seed: int
     per_lane: int

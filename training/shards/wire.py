@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Message:
     told: Mapping[str, Any]
 
 
-def send(pipe: BinaryIO, kind: str, arrays: Mapping[str, Array], **told: Any) -> None:
+def send(pipe: IO[bytes], kind: str, arrays: Mapping[str, Array], **told: Any) -> None:
     """Writes one message.
 
     Raises:
@@ -42,7 +42,7 @@ def send(pipe: BinaryIO, kind: str, arrays: Mapping[str, Array], **told: Any) ->
         pipe.write(array.data.cast("B") if array.size else b"")
 
 
-def receive(pipe: BinaryIO) -> Iterator[Message]:
+def receive(pipe: IO[bytes]) -> Iterator[Message]:
     """Reads messages up to the one of kind `END`, which it gives as well.
 
     Raises:
@@ -56,12 +56,12 @@ def receive(pipe: BinaryIO) -> Iterator[Message]:
         yield Message(kind, arrays, told)
 
 
-def _array(pipe: BinaryIO, dtype: str, shape: list[int]) -> Array:
+def _array(pipe: IO[bytes], dtype: str, shape: list[int]) -> Array:
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return np.frombuffer(_exactly(pipe, size), dtype=dtype).reshape(shape)
 
 
-def _exactly(pipe: BinaryIO, size: int) -> bytes:
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
     data = pipe.read(size)
     if len(data) != size:
         raise WireError("what cuts the examples ended early; its reason stands above")

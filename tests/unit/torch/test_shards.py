@@ -21,7 +21,7 @@ from training.retrieval.sampling import drawing_chances, newcomer_chances
 from training.shards.cut import send_examples
 from training.shards.layout import HEADER_FILE, ROWS, ShardError, just_before
 from training.shards.pack import pack
-from training.shards.read import ShardBatch, Shards
+from training.shards.read import ExampleShards, ShardBatch
 from training.shards.wire import WireError, receive
 
 CONFIG = DrawingConfig()
@@ -59,8 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, encoders: Encoders, example
 
 
 @pytest.fixture(scope="module")
-def shards(folder: Path) -> Shards:
-    return Shards.open(str(folder))
+def shards(folder: Path) -> ExampleShards:
+    return ExampleShards.open(str(folder))
 
 
 def first(batches: Iterator[ShardBatch], count: int) -> list[ShardBatch]:
@@ -75,7 +75,7 @@ def assert_same(one: ShardBatch, other: ShardBatch) -> None:
 
 
 def test_a_pass_gives_every_example_once_as_it_is_in_memory(
-    shards: Shards, examples: RetrievalExamples
+    shards: ExampleShards, examples: RetrievalExamples
 ) -> None:
     blocks = list(shards.blocks())
     rows = np.concatenate([block["row"] for block in blocks])
@@ -90,7 +90,7 @@ def test_a_pass_gives_every_example_once_as_it_is_in_memory(
 
 
 def test_facts_catalogue_and_fields_are_those_in_memory(
-    shards: Shards, examples: RetrievalExamples, encoders: Encoders
+    shards: ExampleShards, examples: RetrievalExamples, encoders: Encoders
 ) -> None:
     assert dict(shards.fields) == encoders.fields
     np.testing.assert_array_equal(drawing_chances(shards.facts, CONFIG), drawing_chances(examples, CONFIG))
@@ -99,7 +99,7 @@ def test_facts_catalogue_and_fields_are_those_in_memory(
         np.testing.assert_array_equal(shards.catalogue[name], values)
 
 
-def test_the_rows_of_batches_are_those_in_memory(shards: Shards, examples: RetrievalExamples) -> None:
+def test_the_rows_of_batches_are_those_in_memory(shards: ExampleShards, examples: RetrievalExamples) -> None:
     for share in (0.0, 1.0):
         for batch in first(shards.batches(64, config=CONFIG, seed=1, fresh_share=share), 3):
             expected = examples.batch(batch.rows, np.full(64, share == 1.0))
@@ -109,7 +109,7 @@ def test_the_rows_of_batches_are_those_in_memory(shards: Shards, examples: Retri
 
 
 def test_the_withheld_stand_last_and_nothing_is_told_of_them(
-    shards: Shards, examples: RetrievalExamples
+    shards: ExampleShards, examples: RetrievalExamples
 ) -> None:
     batch = next(shards.batches(64, config=CONFIG, seed=1, withheld_share=0.25))
     known, withheld = batch.columns[names.USER_ID][:48], batch.columns[names.USER_ID][48:]
@@ -119,7 +119,7 @@ def test_the_withheld_stand_last_and_nothing_is_told_of_them(
     assert (examples.is_timed & examples.is_target)[batch.rows[48:]].all()
 
 
-def test_dropped_users_lack_their_id_alone(shards: Shards, examples: RetrievalExamples) -> None:
+def test_dropped_users_lack_their_id_alone(shards: ExampleShards, examples: RetrievalExamples) -> None:
     batch = next(shards.batches(64, config=CONFIG, seed=1, user_dropout=0.5))
     expected = examples.batch(batch.rows, np.zeros(64, np.bool_))
     is_dropped = batch.columns[names.USER_ID] == OOV_CODE
@@ -131,7 +131,7 @@ def test_dropped_users_lack_their_id_alone(shards: Shards, examples: RetrievalEx
 
 
 def test_examples_are_drawn_as_often_as_their_weight_says(
-    shards: Shards, examples: RetrievalExamples
+    shards: ExampleShards, examples: RetrievalExamples
 ) -> None:
     drawn = first(shards.batches(64, config=CONFIG, seed=2, withheld_share=0.25), 2_000)
     rows = np.stack([batch.rows for batch in drawn])
@@ -147,16 +147,16 @@ def test_examples_are_drawn_as_often_as_their_weight_says(
     )
 
 
-def test_a_restart_goes_on_with_the_same_batches(folder: Path, shards: Shards) -> None:
+def test_a_restart_goes_on_with_the_same_batches(folder: Path, shards: ExampleShards) -> None:
     whole = first(shards.batches(64, config=CONFIG, seed=3, withheld_share=0.1, fresh_share=0.5), 90)
     for start in (1, 17, 64, 89):  # an epoch is some 62 batches
-        again = Shards.open(str(folder)).batches(
+        again = ExampleShards.open(str(folder)).batches(
             64, config=CONFIG, seed=3, start=start, withheld_share=0.1, fresh_share=0.5
         )
         assert_same(next(again), whole[start])
 
 
-def test_a_seed_gives_its_own_order_and_each_epoch_another(shards: Shards) -> None:
+def test_a_seed_gives_its_own_order_and_each_epoch_another(shards: ExampleShards) -> None:
     one, same, other = (
         first(shards.batches(64, config=CONFIG, seed=seed), 1)[0].rows.tolist() for seed in (4, 4, 5)
     )
@@ -167,7 +167,7 @@ def test_a_seed_gives_its_own_order_and_each_epoch_another(shards: Shards) -> No
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_together_see_what_one_alone_sees(shards: Shards, ranks: int) -> None:
+def test_ranks_together_see_what_one_alone_sees(shards: ExampleShards, ranks: int) -> None:
     alone = first(shards.batches(64, config=CONFIG, seed=6), 70)
     each = [
         first(shards.batches(64, config=CONFIG, seed=6, rank=rank, ranks=ranks), 70) for rank in range(ranks)
@@ -180,7 +180,7 @@ def test_ranks_together_see_what_one_alone_sees(shards: Shards, ranks: int) -> N
 def test_pieces_of_a_log_are_as_one(tmp_path: Path, encoders: Encoders) -> None:
     pieces = [piece_of_log(encoders, users, events=20) for users in (range(90), range(90, 200))]
     written(cut(encoders, *pieces), str(tmp_path / "log"))
-    shards = Shards.open(str(tmp_path / "log"))
+    shards = ExampleShards.open(str(tmp_path / "log"))
     rows = np.concatenate([block["row"] for block in shards.blocks()])
     np.testing.assert_array_equal(np.sort(rows), np.arange(sum(map(len, pieces))))
     np.testing.assert_array_equal(shards.facts.items, np.concatenate([piece.items for piece in pieces]))
@@ -196,10 +196,10 @@ def test_pieces_of_a_log_are_as_one(tmp_path: Path, encoders: Encoders) -> None:
 
 
 def test_an_address_has_what_a_folder_has(
-    shards: Shards, encoders: Encoders, examples: RetrievalExamples
+    shards: ExampleShards, encoders: Encoders, examples: RetrievalExamples
 ) -> None:
     written(cut(encoders, examples), "memory://far/log")
-    far = Shards.open("memory://far/log")
+    far = ExampleShards.open("memory://far/log")
     for ours, theirs in zip(
         first(shards.batches(64, config=CONFIG, seed=7), 70),
         first(far.batches(64, config=CONFIG, seed=7), 70),
@@ -225,7 +225,7 @@ def test_a_broken_pipe_leaves_the_shards_that_were_there(
     with pytest.raises(WireError):
         written(whole[:-9], str(tmp_path / "log"))
     assert [file.name for file in tmp_path.iterdir()] == ["log"]
-    assert len(Shards.open(str(tmp_path / "log"))) == len(examples)
+    assert len(ExampleShards.open(str(tmp_path / "log"))) == len(examples)
 
 
 def test_a_full_disk_leaves_the_shards_that_were_there(
@@ -235,10 +235,10 @@ def test_a_full_disk_leaves_the_shards_that_were_there(
     with files_up_to(20_000), pytest.raises(ShardError, match="nothing half-written is left: make room"):
         written(cut(encoders, examples), tmp_path / "log")
     assert [file.name for file in tmp_path.iterdir()] == ["log"]
-    assert len(list(Shards.open(str(tmp_path / "log")).blocks())) > 0
+    assert len(list(ExampleShards.open(str(tmp_path / "log")).blocks())) > 0
 
 
-def test_ranks_and_batches_that_fit_no_lanes_are_refused(shards: Shards) -> None:
+def test_ranks_and_batches_that_fit_no_lanes_are_refused(shards: ExampleShards) -> None:
     with pytest.raises(ShardError, match="3 ranks do not fit shards of 4 lanes: take 1, 2, 4"):
         shards.batches(64, config=CONFIG, seed=0, ranks=3)
     with pytest.raises(ShardError, match="a batch of 65 does not fit 4 lanes: take 64"):
@@ -247,7 +247,7 @@ def test_ranks_and_batches_that_fit_no_lanes_are_refused(shards: Shards) -> None
 
 def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: RetrievalExamples) -> None:
     written(cut(encoders, examples), str(tmp_path / "log"))
-    shards = Shards.open(str(tmp_path / "log"))
+    shards = ExampleShards.open(str(tmp_path / "log"))
     file = next((tmp_path / "log" / ROWS).glob("*.mds"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 255
@@ -259,7 +259,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: 
         next(shards.blocks())
     (tmp_path / "log" / HEADER_FILE).write_text("{}")
     with pytest.raises(ShardError, match="damaged, or of another version"):
-        Shards.open(str(tmp_path / "log"))
+        ExampleShards.open(str(tmp_path / "log"))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: 
 )
 def test_an_address_without_shards_is_told_in_one_line(address: str, said: str) -> None:
     with pytest.raises(ShardError, match=said) as told:
-        Shards.open(address)
+        ExampleShards.open(address)
     assert "\n" not in str(told.value)
 
 

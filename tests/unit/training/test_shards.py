@@ -22,11 +22,11 @@ import sys
 import numpy as np
 from training.shards.layout import FACTS_OF
 from training.shards.pack import pack
-from training.shards.read import Shards
+from training.shards.read import ExampleShards
 from training.shards.wire import receive
 
 pack(receive(sys.stdin.buffer), sys.argv[1])
-shards = Shards.open(sys.argv[1])
+shards = ExampleShards.open(sys.argv[1])
 blocks = list(shards.blocks())
 columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 np.savez(sys.argv[2], **columns, **{name: getattr(shards.facts, name) for name in FACTS_OF})
@@ -41,7 +41,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def test_the_other_role_reads_the_examples_that_training_has(prepared: Prepared, tmp_path: Path) -> None:
     encoders = encoders_of(prepared)
     examples = retrieval_examples(prepared, UserHistories.of(prepared, encoders), prepared.split.train_until)
-    command = [TORCH, "-c", READ, tmp_path / "shards", tmp_path / "read.npz"]
+    command = [str(TORCH), "-c", READ, str(tmp_path / "shards"), str(tmp_path / "read.npz")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as reader:
         assert reader.stdin is not None
         send_examples(
