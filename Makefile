@@ -123,6 +123,11 @@ export: environments ## build the bundle's vector index and Triton's model repos
 embeddings: environments ## send changed rows of embeddings to whoever serves the bundle; no restart  FILE=rows.npz
 	@$(RUN) triton -m ensemble.publish.updates '$(FILE)'
 
+.PHONY: nodes
+nodes: environments ## spread the index over the Redis nodes of SHORTLIST_INDEX_NODES, or move it to them, while it serves
+	@$(STACK) up redis
+	@$(RUN) triton -m ensemble.publish.nodes
+
 .PHONY: batch
 batch: environments ## make everyone's slate and publish them all at once  [USERS=file ACTIVE_SINCE=2026-11-01 CHANGED=1]
 	@$(STACK) up redis

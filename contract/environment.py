@@ -77,6 +77,13 @@ class RedisUrl:
         """host:port, for messages."""
         return f"{self.host}:{self.port}"
 
+    def at(self, address: str) -> RedisUrl:
+        """Gives another server, `host:port`, that is entered in the same way; its database is 0."""
+        parts = urlsplit(self._url)
+        entry = parts.netloc.rpartition("@")[0]
+        netloc = f"{entry}@{address}" if entry else address
+        return RedisUrl(parts._replace(netloc=netloc, path="/0").geturl())
+
     def get_secret_value(self) -> str:
         """Gives the URL with its password: for an environment, never for a command line or a log."""
         return self._url
@@ -128,8 +135,9 @@ class RedisUrl:
 LOCAL_REDIS = RedisUrl("redis://127.0.0.1:6379/0")
 
 
-def explain_redis(error: Exception) -> str:
-    """Says in one line what a Redis client's error is and what to do, whichever release the client is of."""
+def explain_redis(error: Exception, away: str = f"start it (`make up`), or set {REDIS_URL}") -> str:
+    """Says in one line what a Redis client's error is and what to do, whichever release the client is of, and
+    what to do where it does not answer."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     said = said.rpartition("of pipeline caused error: ")[2]  # before it stand keys and values
@@ -143,7 +151,7 @@ def explain_redis(error: Exception) -> str:
     if "SSL" in said:
         return f"{said}; look at rediss:// and {_CA_FILE} in {REDIS_URL}"
     if kinds & {"ConnectionError", "TimeoutError", "OSError"}:
-        return f"{said}; start it (`make up`), or set {REDIS_URL}"
+        return f"{said}; {away}"
     return said
 
 

@@ -149,6 +149,12 @@ def index_search_key(bundle: str) -> str:
     return f"index_search:{bundle}"
 
 
+def index_nodes_key(bundle: str) -> str:
+    """The key of the nodes over which the bundle's index is spread: an `IndexPlacement`; without one, it
+    lies whole beside everything else."""
+    return f"index_nodes:{bundle}"
+
+
 def materialized_key(dataset: str) -> str:
     """The key of what was loaded of a data set's features, as JSON: up to when, and a hash of their rows."""
     return f"materialized:{dataset}"

@@ -25,7 +25,7 @@ from ensemble.stores.client import CountedRedis
 from ensemble.stores.embeddings.tiers import Embeddings
 from ensemble.stores.embeddings.updates import UpdateWatch
 from ensemble.stores.features import FeatureStore
-from ensemble.stores.index_watch import IndexWatch
+from ensemble.stores.index_watch import IndexState
 from ensemble.stores.items import ItemTable
 from ensemble.stores.live_items import LiveItemsWatch
 from ensemble.stores.vectors import VectorIndex
@@ -39,7 +39,7 @@ class Stores:
     vectors: VectorIndex
     items: ItemTable
     redis: CountedRedis | None = None  # the requests' client, where there is one
-    watch: IndexWatch | None = None  # of the index, where it is Redis'
+    watch: IndexState | None = None  # of the index, where one is looked at
     live: LiveItemsWatch | None = None  # of the items that change meanwhile, where Redis tells
     sources: tuple[Source, ...] = ()  # of candidates, beside the bundle's
     embeddings: Embeddings | None = None  # of the bundle's tables; without, they are read from its files

@@ -56,6 +56,13 @@ class EmbeddingSettings(BaseModel):
     )
 
 
+class IndexEngine(StrEnum):
+    """What searches the items' vectors."""
+
+    REDIS = "redis"
+    USEARCH = "usearch"
+
+
 class EnsembleSettings(BaseSettings):
     """Every number of the chain that may be turned, with its unit and which way to turn it."""
 
@@ -80,6 +87,24 @@ class EnsembleSettings(BaseSettings):
         200,
         description="Milliseconds that Redis is waited for, for a connection and for each piece of a reply. "
         "Lower: a stalled Redis fails sooner.",
+    )
+    index_nodes: str = Field(
+        "",
+        pattern=r"^([^\s:/@,]+:\d{1,5}(,[^\s:/@,]+:\d{1,5})*)?$",
+        description="Redis nodes over which the export spreads the index, host:port by comma, entered as "
+        "SHORTLIST_REDIS_URL is. Default: that one alone. More: each holds and searches its share of the "
+        "items; `make nodes` moves what is indexed.",
+    )
+    index_engine: IndexEngine = Field(
+        IndexEngine.REDIS,
+        description="What searches the items' vectors: redis, on one node or several, or usearch, in each "
+        "model process, by a graph in a file that the processes of a machine map. The latter is faster, and "
+        "keeps no vector in Redis; `make export` builds the file.",
+    )
+    index_timeout_ms: PositiveInt = Field(
+        50,
+        description="Milliseconds that a node of a spread index is waited for; then the others answer "
+        "without it. Lower: a stalled node costs less; higher: a busy one is waited for.",
     )
     k: PositiveInt = Field(
         100, description="K, candidates per request. Higher: better recall, slower scoring, about linearly."
@@ -188,6 +213,21 @@ class EnsembleSettings(BaseSettings):
                 "max_seen must be at least max_overfetch: what is not read cannot be made up for"
             )
         return self
+
+    @model_validator(mode="after")
+    def _no_node_stands_twice(self) -> EnsembleSettings:
+        nodes = self.index_nodes.split(",")
+        twice = sorted({node for node in nodes if nodes.count(node) > 1})
+        if twice:
+            raise ValueError(f"SHORTLIST_INDEX_NODES names {', '.join(twice)} twice: name each node once")
+        return self
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes over which an index is to be spread; none where the model process searches itself."""
+        if self.index_engine is not IndexEngine.REDIS:
+            return ()
+        return tuple(self.index_nodes.split(",")) if self.index_nodes else (self.redis_url.address,)
 
     @property
     def bundle(self) -> Path:

@@ -46,7 +46,7 @@ def consume(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) 
     read_manifest(chain.bundle, verify=False)
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
-    catalogue = CatalogueHandler(dataset, chain.var_dir, chain.provider)
+    catalogue = CatalogueHandler(dataset, chain.var_dir, chain.provider, chain.redis_url)
     handlers: list[Handler] = [
         EventHandler(dataset, chain.var_dir),
         ShownHandler(dataset, chain.var_dir),

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from contract import names
 from contract.bundle import BundleError
 from contract.dataset import Dataset, DatasetError
+from contract.environment import LOCAL_REDIS, RedisUrl
 from contract.feast import encode_time, encode_value, event_time_field, feature_field, feature_key
 from contract.items import Row, stored_row
 from contract.keys import (
@@ -21,6 +23,7 @@ from contract.keys import (
     catalogue_reply_key,
     catalogue_stream_key,
     forgotten_users_key,
+    index_nodes_key,
     live_changes_key,
     live_items_key,
     live_version_key,
@@ -37,13 +40,17 @@ from contract.live_catalogue import (
     read_changes,
     write_changes,
 )
-from ensemble.publish.live_items import LiveItemWriter
+from contract.placement import IndexPlacement
+from ensemble.publish.live_items import Command, LiveItemWriter
 from ensemble.settings import Provider
+from ensemble.stores.nodes import NodeClients
 from live.archive import Archive
 from live.person import NOTHING, Person
 from live.streams import Entry
 from live.transaction import Transaction
 
+NODE_MS = 5_000
+"""Milliseconds that a node of an index is waited for."""
 REPLY_S = 30
 """Seconds for which an answer waits for who asked."""
 _FIELD = FIELD.encode()
@@ -55,11 +62,20 @@ class CatalogueHandler:
 
     archive: Archive | None = None
 
-    def __init__(self, dataset: Dataset, var: Path, provider: Provider = Provider.CPU) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        var: Path,
+        provider: Provider = Provider.CPU,
+        url: RedisUrl = LOCAL_REDIS,
+    ) -> None:
+        """Takes where Redis is: the nodes of an index are entered in the same way."""
+        self._url = url
         self.streams = [catalogue_stream_key(dataset.name)]
         self._dataset, self._var, self._provider = dataset, var, provider
         self._folder = catalogue_folder(var, dataset.name)
         self._writers: dict[str, LiveItemWriter | None] = {}
+        self._clients: NodeClients | None = None
 
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
@@ -107,13 +123,38 @@ class CatalogueHandler:
             keys = [feature_key(names.ITEM_ID, number, name) for number in gone]
             transaction.write("UNLINK", *keys)
         for writer in self._served(transaction):
-            for command in (*writer.put(rows), *writer.take_out(gone)):
+            commands = [*writer.put(rows), *writer.take_out(gone)]
+            self._tell_nodes(writer, commands, transaction)
+            for command in commands:
                 transaction.write(*command)
         told = [part for number, row in state.items.items() for part in (number, _json(row) if row else "")]
         transaction.write("HSET", live_items_key(name), *told)
         scores = [part for number in state.items for part in (version, number)]
         transaction.write("ZADD", live_changes_key(name), *scores)
         transaction.write("SET", live_version_key(name), version)
+
+    def _tell_nodes(
+        self, writer: LiveItemWriter, commands: Sequence[Command], transaction: Transaction
+    ) -> None:
+        """Writes to the nodes of an index before the transaction: what they have already is written once
+        more where that fails, as it does where items are being moved meanwhile.
+
+        Raises:
+            RedisError: a node does not take it; nothing is committed.
+        """
+        (told,) = transaction.read([("GET", index_nodes_key(writer.manifest.bundle))])
+        if told is None:
+            return
+        if self._clients is None or self._clients.redis is not transaction.redis:
+            self._clients = NodeClients(transaction.redis, self._url, NODE_MS)
+        for node, some in writer.spread(commands, IndexPlacement.decode(told), self._clients.home).items():
+            pipe: Any = self._clients.of(node).pipeline(transaction=False)
+            for command in some:
+                pipe.execute_command(*command)
+            try:
+                pipe.execute()
+            except RedisError as error:
+                raise type(error)(f"index node {node}: {error}") from None
 
     def _feature_fields(self, row: Row, at_s: int) -> dict[bytes, bytes]:
         """Writes a row as Feast does."""

@@ -66,9 +66,8 @@ class BatchChain:
             StageError: its index is to be asked, and does not hold every item.
         """
         bundle = LoadedBundle.open(settings.bundle, settings.provider, settings.ort_threads, verify)
-        stores = redis_stores(
-            bundle, settings.model_copy(update={"redis_timeout_ms": batch.redis_timeout_ms})
-        )
+        patience = dict.fromkeys(("redis_timeout_ms", "index_timeout_ms"), batch.redis_timeout_ms)
+        stores = redis_stores(bundle, settings.model_copy(update=patience))
         if batch.retrieval is RetrievalMode.EXACT:
             exact = ExactVectorIndex(bundle.item_ids, bundle.item_vectors)
             stores = replace(stores, vectors=exact, watch=None)
@@ -76,11 +75,12 @@ class BatchChain:
             stores.redis.ping()  # first: a new connection puts the index in doubt
             stores.watch.look()
             if not stores.vectors.is_whole:
+                away = [f"index node {node} is away; " for node in stores.watch.away]
                 raise StageError(
                     ErrorCode.DEPENDENCY,
                     StageName.RETRIEVE_CANDIDATES,
-                    f"the index holds {stores.watch.found} of {bundle.manifest.items} items; wait until it "
-                    f"holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
+                    f"{''.join(away)}the index holds {stores.watch.found} of {bundle.manifest.items} items; "
+                    f"wait until it holds all, run `make export`, or leave SHORTLIST_BATCH_RETRIEVAL out",
                 )
         stores.items.load()
         chain = cls(bundle, stores, settings, batch.n)

@@ -18,11 +18,21 @@ from contract.bundle import read_dataset, read_manifest
 from contract.encoders import Encoders
 from contract.filters import has_range
 from contract.items import Row, stored_row
-from contract.keys import encode_card, item_card_key, item_vector_key, live_items_key, number_field
+from contract.keys import (
+    encode_card,
+    item_card_key,
+    item_vector_key,
+    item_vector_prefix,
+    live_items_key,
+    number_field,
+)
+from contract.placement import IndexPlacement
 from ensemble.bundle import Tower
 from ensemble.publish.fields import card_of, filter_fields, item_fields
+from ensemble.publish.places import Places, named
 from ensemble.settings import Provider
 from ensemble.stores.features import to_columns
+from ensemble.stores.vectors import VECTOR_FIELD
 
 CHUNK = 500
 Command = tuple[Any, ...]
@@ -44,6 +54,13 @@ class LiveItemWriter:
     @cached_property
     def _encoders(self) -> Encoders:
         return Encoders.load(self._folder / bundle_files.ENCODERS_FILE)
+
+    @cached_property
+    def _bundle_vectors(self) -> Floats:
+        vectors: Floats = np.load(
+            self._folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False
+        )
+        return vectors
 
     @cached_property
     def _bundle_ids(self) -> Ids:
@@ -82,6 +99,31 @@ class LiveItemWriter:
         keys = [item_card_key(bundle, item_id) for item_id in item_ids]
         return [("UNLINK", *keys, *(item_vector_key(bundle, item_id) for item_id in others))]
 
+    def spread(
+        self, commands: Sequence[Command], placement: IndexPlacement, home: str
+    ) -> dict[str, list[Command]]:
+        """Takes commands of `put` and `take_out`, gives what each node of the index but home runs of them:
+        there an item is whole, that of the bundle's files with its vector."""
+        prefix = item_vector_prefix(self.manifest.bundle)
+        single = [
+            (name, key, *(() if name == "UNLINK" else told[1:]))
+            for name, *told in commands
+            for key in (told if name == "UNLINK" else told[:1])
+            if key.startswith(prefix)
+        ]
+        ids = np.array([int(key[len(prefix) :]) for _, key, *_ in single], dtype=np.int64)
+        rows = np.searchsorted(self._bundle_ids, ids)
+        is_own = self._bundle_ids.take(rows, mode="clip") == ids if len(self._bundle_ids) else ids != ids
+        for at in is_own.nonzero()[0].tolist():
+            if single[at][0] == "HSET":
+                blob = np.asarray(self._bundle_vectors[rows[at]], dtype="<f4").tobytes()
+                single[at] = (*single[at], VECTOR_FIELD, blob)
+        return {
+            node: [single[at] for at in placement.holds(node, ids).nonzero()[0].tolist()]
+            for node in placement.written
+            if node != home
+        }
+
     def vectors(self, rows: Mapping[int, Row]) -> Floats:
         """Runs the item tower (N,D): an item whose id the bundle does not know stands where its other columns
         say."""
@@ -99,17 +141,28 @@ def live_rows(redis: Redis, dataset: str) -> dict[int, Row | None]:
     return {int(number): json.loads(row) if row else None for number, row in told.items()}
 
 
-def write_live_items(redis: Redis, folder: Path) -> int:
-    """Brings what was put while other bundles served to this one as well; gives the number of items."""
+def write_live_items(places: Places, folder: Path) -> int:
+    """Brings what was put while other bundles served to this one as well; gives the number of items.
+
+    Raises:
+        NodeFault: a node of its index does not take them.
+    """
     writer = LiveItemWriter(folder)
-    rows = live_rows(redis, writer.manifest.dataset)
+    rows = live_rows(places.home, writer.manifest.dataset)
     put = {number: row for number, row in rows.items() if row is not None}
     commands = writer.take_out([number for number, row in rows.items() if row is None])
     for start in range(0, len(put), CHUNK):
         commands += writer.put({number: put[number] for number in [*put][start : start + CHUNK]})
+    for node, some in writer.spread(commands, places.placement, places.clients.home).items():
+        with named(node):
+            _run(places.clients.of(node), some)
+    _run(places.home, commands)
+    return len(put)
+
+
+def _run(redis: Redis, commands: Sequence[Command]) -> None:
     for start in range(0, len(commands), CHUNK):
         pipe: Any = redis.pipeline(transaction=False)
         for command in commands[start : start + CHUNK]:
             pipe.execute_command(*command)
         pipe.execute()
-    return len(put)

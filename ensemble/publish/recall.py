@@ -19,6 +19,8 @@ from contract.keys import index_search_key
 from contract.tensors import PAD_ID
 from ensemble.stores.exact import ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
+from ensemble.stores.nodes import IndexNodes
+from ensemble.stores.spread import SpreadVectorIndex
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 
 LADDER = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0, 25.0, 32.0)
@@ -52,6 +54,10 @@ class Breadth:
     def is_enough(self) -> bool:
         """Whether the target is reached, sampling error counted."""
         return self.at_least >= self.target
+
+    def is_of(self, k: int, manifest: Manifest, target: float, head: int) -> bool:
+        """Whether it was measured for this K, target and head."""
+        return (self.k, self.target, self.head) == (min(k, manifest.items), target, head)
 
     def encode(self) -> str:
         """Writes what `RedisVectorIndex` reads: `beyond`, and how it was found."""
@@ -99,6 +105,54 @@ class Exact:
         return np.asarray(is_near.mean(axis=1) * (found.shape[1] / self.k), dtype=np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What a search is measured by: the K nearest of real users, and how many of them it must find."""
+
+    bundle: str
+    exact: Exact
+    target: float
+    head: int
+    say: Callable[[str], None]
+
+    @classmethod
+    def of(
+        cls, folder: Path, manifest: Manifest, k: int, target: float, head: int, say: Callable[[str], None]
+    ) -> Yardstick | None:
+        """Reads a bundle's; none where it is older than user vectors in bundles."""
+        path = folder / USER_VECTORS_FILE
+        if not path.is_file():
+            say(f"{manifest.bundle}: recall not measured, the bundle holds no user vectors; train again")
+            return None
+        vectors = np.load(folder / ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+        ids = np.load(folder / ITEM_IDS_FILE, allow_pickle=False)
+        exact = Exact.of(ids, vectors, np.load(path, allow_pickle=False), k)
+        return cls(manifest.bundle, exact, target, head, say)
+
+    def climb(self, index_of: Callable[[int], VectorIndex]) -> Breadth:
+        """Takes what makes the index as it is searched with an EF, gives the smallest that is enough.
+
+        Raises:
+            RecallError: the widest search does not reach the target, or the index is not whole.
+        """
+        exact, target = self.exact, self.target
+        popular = head_of(exact.item_ids, exact.item_vectors, self.head)
+        for factor in LADDER:
+            ef = math.ceil(exact.k * factor)
+            index = HeadedVectorIndex(index_of(ef), popular)
+            found = measure(index, exact, ef, target, self.head)
+            if not index.is_whole:
+                raise RecallError(f"{self.bundle}: a node of its index is away; start it, export again")
+            if found.is_enough:
+                return found
+            self.say(f"{self.bundle}: not enough: {found}")
+        raise RecallError(
+            f"{self.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, "
+            f"raise SHORTLIST_HEAD_ITEMS, or train with SHORTLIST_FLAT_UP_TO={len(exact.item_ids)}, which "
+            f"makes search exact and slower"
+        )
+
+
 def measure(index: VectorIndex, exact: Exact, ef: int, target: float, head: int = 0) -> Breadth:
     """Searches for every query with the index as it is set, and compares."""
     found = []
@@ -119,47 +173,35 @@ def choose_breadth(
     target: float,
     say: Callable[[str], None],
     head: int = 0,
+    nodes: IndexNodes | None = None,
 ) -> Breadth | None:
-    """Finds the smallest EF_RUNTIME whose recall@`k` reaches the target, and stores it beside the index.
+    """Finds the smallest EF_RUNTIME whose recall@`k` reaches the target, and stores it beside the index,
+    which is asked on its `nodes`, where there are several.
 
     `head` items are compared exactly beside the graph, as when it serves. None where search is exact, or
     where the bundle is older than user vectors in bundles. What was measured for the same `k`, target and
     head is kept.
 
     Raises:
-        RecallError: the widest search does not reach the target; nothing is stored.
+        RecallError: the widest search does not reach the target, or a node did not answer; nothing is
+            stored.
     """
     if manifest.index.kind == "FLAT":
         return None
-    path, key = folder / USER_VECTORS_FILE, index_search_key(manifest.bundle)
-    if not path.is_file():
-        say(f"{manifest.bundle}: recall not measured, the bundle holds no user vectors; train again")
-        return None
+    key = index_search_key(manifest.bundle)
     stored: Any = redis.get(key)
     known = Breadth.decode(stored) if stored else None
-    if known is None or (known.k, known.target, known.head) != (min(k, manifest.items), target, head):
-        vectors = np.load(folder / ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
-        ids = np.load(folder / ITEM_IDS_FILE, allow_pickle=False)
-        exact = Exact.of(ids, vectors, np.load(path, allow_pickle=False), k)
-        known = _climb(redis, manifest, exact, target, say, head)
+    if known is None or not known.is_of(k, manifest, target, head):
+        yardstick = Yardstick.of(folder, manifest, k, target, head, say)
+        if yardstick is None:
+            return None
+
+        def index_of(ef: int) -> VectorIndex:
+            beyond = ef - yardstick.exact.k
+            part = RedisVectorIndex(redis, manifest.bundle, manifest.filters, beyond=beyond)
+            return part if nodes is None else SpreadVectorIndex(part, nodes)
+
+        known = yardstick.climb(index_of)
         redis.set(key, known.encode())
     say(f"{manifest.bundle}: searched with {known}")
     return known
-
-
-def _climb(
-    redis: Redis, manifest: Manifest, exact: Exact, target: float, say: Callable[[str], None], head: int
-) -> Breadth:
-    popular = head_of(exact.item_ids, exact.item_vectors, head)
-    for factor in LADDER:
-        ef = math.ceil(exact.k * factor)
-        graph = RedisVectorIndex(redis, manifest.bundle, manifest.filters, beyond=ef - exact.k)
-        found = measure(HeadedVectorIndex(graph, popular), exact, ef, target, head)
-        if found.is_enough:
-            return found
-        say(f"{manifest.bundle}: not enough: {found}")
-    raise RecallError(
-        f"{manifest.bundle}: the widest search misses SHORTLIST_RECALL_TARGET: {found}; lower it, "
-        f"raise SHORTLIST_HEAD_ITEMS, or train with SHORTLIST_FLAT_UP_TO={manifest.items}, which makes "
-        f"search exact and slower"
-    )

@@ -23,8 +23,10 @@ from contract.tensors import (
     request_tensor,
 )
 from ensemble.bundle import LoadedBundle
-from ensemble.run.recommender import ADDED_AT_THE_END
-from ensemble.settings import EnsembleSettings
+from ensemble.run.recommender import ADDED_AT_THE_END, graph_index
+from ensemble.settings import EnsembleSettings, IndexEngine
+from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.graph import EXPORTED, GRAPH_FACTS_FILE, GRAPH_FILE, graphs_folder
 from ensemble.triton import model
 
 VERSION = "1"
@@ -42,7 +44,8 @@ class ShortlistRuntime(TritonExecutorRuntime):
     ) -> tuple[triton.ModelConfig, list[triton.ModelConfig]]:
         """Writes `path/name/config.pbtxt`, `version/model.py` and `version/bundle/`.
 
-        `written` holds the `bundle` and the `settings`; Merlin's own signature knows neither.
+        `written` holds the `bundle` and the `settings`; Merlin's own signature knows neither. Where the model
+        process searches itself, its graph lies beside the bundle.
         """
         bundle, settings = written["bundle"], written["settings"]
         folder = Path(path) / (name or bundle.manifest.bundle)
@@ -57,6 +60,12 @@ class ShortlistRuntime(TritonExecutorRuntime):
         for file in (*bundle.manifest.checksums, "manifest.json"):
             put = _linked if file in tables else shutil.copyfile
             put(bundle.folder / file, copied / file)
+        if settings.index_engine is IndexEngine.USEARCH and bundle.manifest.index.kind == "HNSW":
+            graph_index(bundle, settings.var_dir, Catalogue(bundle.item_ids, bundle.item_vectors))
+            made = graphs_folder(settings.var_dir) / bundle.manifest.bundle
+            (versioned / EXPORTED).mkdir()
+            for file in (GRAPH_FILE, GRAPH_FACTS_FILE):
+                _linked(made / file, versioned / EXPORTED / file)
         return config, []
 
 

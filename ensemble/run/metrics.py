@@ -32,6 +32,7 @@ GAUGES = {
     "warm": "1 once this instance has answered sample requests of every size.",
     "indexed_share": "Share of the bundle's items that the vector index held at the last look at it.",
     "embedding_hit_rate": "Share of the rows of tables beside the models that the process had, of late.",
+    "index_nodes_away": "Nodes of the vector index that are not asked, as they did not answer.",
 }
 PREFIX = "shortlist_chain_"
 Key = tuple[str, tuple[tuple[str, str], ...]]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from merlin.dag import Graph
 
 from contract.affinity import affinity_columns, user_item_feature_names
 from contract.arrays import Array, Ids
+from contract.bundle import ITEM_VECTORS_FILE, BundleError
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
 from contract.tensors import OPTIONAL_TENSORS, bundle_id
@@ -22,37 +24,55 @@ from ensemble.run.deadlines import Deadlines
 from ensemble.run.embeddings import tiered_embeddings
 from ensemble.run.metrics import Counters
 from ensemble.run.warm_up import sample_batches
-from ensemble.settings import EnsembleSettings
+from ensemble.settings import EnsembleSettings, IndexEngine
 from ensemble.stage import Tensors, us_name
 from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.client import connect
 from ensemble.stores.embeddings.tiers import TieredEmbeddings, TieredTable
 from ensemble.stores.features import FeatureStore, RedisFeatureStore
+from ensemble.stores.graph import (
+    GRAPH_FILE,
+    GraphFacts,
+    GraphVectorIndex,
+    ProcessWatch,
+    graph_folder,
+    open_graph,
+)
 from ensemble.stores.head import HeadedVectorIndex
-from ensemble.stores.index_watch import IndexWatch
+from ensemble.stores.index_watch import LOOK_MS, IndexState, IndexWatch
 from ensemble.stores.items import ItemTable
 from ensemble.stores.live_items import LiveItemsWatch
+from ensemble.stores.nodes import IndexNodes
+from ensemble.stores.spread import SpreadVectorIndex
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 
 LOG = logging.getLogger(__name__)
 ADDED_AT_THE_END = ("stage_us", "bundle_id")
 """The tensors of an answer that no stage writes."""
-LOOK_MS = 5_000
-"""Most milliseconds that a look at the index may take; beside the requests."""
 
 
 def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     """Connects the chain to Redis; nothing is read yet. The item table and the watch of the index, which read
     in the background, have clients of their own, so that their round trips count for nobody's request."""
     name, dtypes = bundle.manifest.bundle, bundle.manifest.filters
-    watch = IndexWatch(connect(settings.redis_url, LOOK_MS), name, bundle.manifest.items)
+    in_process = settings.index_engine is IndexEngine.USEARCH
+    kind = ProcessWatch if in_process else IndexWatch
+    watch = kind(connect(settings.redis_url, LOOK_MS), name, bundle.manifest.items)
     redis = connect(settings.redis_url, settings.redis_timeout_ms, on_connect=watch.doubt)
     background = connect(settings.redis_url, settings.redis_timeout_ms)
     clock, max_seen = bundle.dataset.clock, settings.max_seen
     features = RedisFeatureStore(redis, bundle.dataset, clock, max_seen)
     items = item_table(bundle, RedisFeatureStore(background, bundle.dataset, clock, max_seen), settings)
     catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-    vectors: VectorIndex = RedisVectorIndex(redis, name, dtypes, catalogue=catalogue, watch=watch)
+    state: IndexState = watch
+    vectors: VectorIndex
+    if isinstance(watch, ProcessWatch):
+        vectors = graph_index(bundle, settings.var_dir, catalogue, watch)
+    else:
+        asked = (name, bundle.item_ids, watch, settings.index_timeout_ms, bool(dtypes))
+        state = nodes = IndexNodes(redis, settings.redis_url, *asked)
+        part = RedisVectorIndex(redis, name, dtypes, catalogue=catalogue, watch=watch)
+        vectors = SpreadVectorIndex(part, nodes)
     is_small = bundle.manifest.items <= settings.head_items
     if is_small or bundle.manifest.index.kind == "HNSW":
         vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items), is_small)
@@ -61,7 +81,29 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     embeddings, updates = None, None
     if bundle.manifest.tables:
         embeddings, updates = tiered_embeddings(bundle, settings)
-    return Stores(features, vectors, items, redis, watch, live, embeddings=embeddings, updates=updates)
+    return Stores(features, vectors, items, redis, state, live, embeddings=embeddings, updates=updates)
+
+
+def graph_index(
+    bundle: LoadedBundle, var: Path, catalogue: Catalogue, watch: ProcessWatch | None = None
+) -> GraphVectorIndex:
+    """Makes the index of a bundle that is searched in the process; of a small catalogue there is no graph.
+    `var` is the run-time folder.
+
+    Raises:
+        BundleError: its graph was not built.
+    """
+    graph, beyond = None, 0
+    if bundle.manifest.index.kind == "HNSW":
+        folder = graph_folder(bundle.folder, var, bundle.manifest.bundle)
+        facts = GraphFacts.found(folder, bundle.manifest.checksums[ITEM_VECTORS_FILE])
+        if facts is None:
+            raise BundleError(
+                f"{bundle.manifest.bundle}: has no {GRAPH_FILE} of its vectors; run `make export` with "
+                "SHORTLIST_INDEX_ENGINE=usearch, or set it to redis"
+            )
+        graph, beyond = open_graph(folder / GRAPH_FILE), facts.beyond
+    return GraphVectorIndex(graph, beyond, catalogue, lambda: bundle.attributes, watch)
 
 
 def item_table(bundle: LoadedBundle, features: FeatureStore, settings: EnsembleSettings) -> ItemTable:

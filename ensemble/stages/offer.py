@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from contract.arrays import Bools
-from contract.item_to_item import UNKNOWN
-from contract.rules.attributes import ChangedColumns, ItemAttributes
+from contract.rules.attributes import ItemAttributes
 from ensemble.bundle import LoadedBundle
 from ensemble.sources.eligible import EligibleItems
 from ensemble.sources.kinds import sources_of
@@ -57,15 +56,11 @@ class Offers:
         """Puts what is known beside the bundle in the place of what was. The table must hold the new items
         already."""
         bundle, catalogue = self._bundle, self._catalogue.grown(live.new_ids, live.new_vectors)
-        places = catalogue.positions.of(np.fromiter(live.held, np.int64, len(live.held))).tolist()
-        held = dict(zip(places, live.held.values(), strict=True))
-        held.pop(UNKNOWN, None)
-
-        def attributes() -> ItemAttributes:
-            return ItemAttributes(ChangedColumns(bundle.attributes.columns, len(catalogue.item_ids), held))
-
         is_new = np.insert(bundle.is_new, len(bundle.item_ids), np.ones(len(live.new_ids), dtype=np.bool_))
-        self.current = self._made(catalogue, self._index.grown(catalogue, live), is_new, attributes)
+        index = self._index.grown(catalogue, live)
+        self.current = self._made(
+            catalogue, index, is_new, lambda: live.changed(bundle.attributes, catalogue)
+        )
 
     def _made(
         self,

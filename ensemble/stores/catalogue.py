@@ -9,6 +9,7 @@ import numpy as np
 
 from contract.arrays import Array, Bools, Floats, Ids, Ints
 from contract.item_to_item import UNKNOWN
+from contract.rules.attributes import ChangedColumns, ItemAttributes
 from contract.tensors import PAD_ID
 from ensemble.stores.positions import Positions
 
@@ -106,3 +107,11 @@ class LiveItems:
     new_ids: Ids
     new_vectors: Floats
     held: dict[int, dict[str, frozenset[str]]]
+
+    def changed(self, attributes: ItemAttributes, catalogue: Catalogue) -> ItemAttributes:
+        """Takes what the bundle's items hold in the filterable columns, gives what those of a grown catalogue
+        hold now."""
+        places = catalogue.positions.of(np.fromiter(self.held, np.int64, len(self.held))).tolist()
+        held = dict(zip(places, self.held.values(), strict=True))
+        held.pop(UNKNOWN, None)
+        return ItemAttributes(ChangedColumns(attributes.columns, len(catalogue.item_ids), held))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -13,6 +13,36 @@ from redis.exceptions import RedisError
 from contract.keys import index_name
 
 LOG = logging.getLogger(__name__)
+LOOK_MS = 5_000
+"""Most milliseconds that a look at an index may take; beside the requests."""
+
+
+class IndexState(Protocol):
+    """What is known of an index, wherever it lies."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every item can be found; asked before and after each search."""
+
+    @property
+    def found(self) -> int:
+        """Items that it held at the last look."""
+
+    @property
+    def share(self) -> float:
+        """The part of the items that it held at the last look, 0 to 1."""
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Its nodes that are not asked now."""
+
+    def doubt(self) -> None:
+        """Takes back that it is whole."""
+
+    def look(self) -> None:
+        """Looks at it, where that is due."""
+
+
 SHARE = 0.02
 """Most of Redis' time that looking may take: FT.INFO walks a graph, 60 ms for a million items."""
 
@@ -42,6 +72,8 @@ class IndexWatch:
     Redis has evicted keys, and may go on, nothing is: vectors, features and seen items go without a word.
     """
 
+    away: tuple[str, ...] = ()
+
     def __init__(self, redis: Redis, bundle: str, items: int) -> None:
         """Takes a client of its own, and how many items are whole."""
         self.redis, self.bundle, self.items = redis, bundle, items
@@ -69,7 +101,7 @@ class IndexWatch:
     def look(self) -> None:
         """Asks Redis, where the index is in doubt and the last look was not just now; where Redis does not
         answer, or has no such index, it stays in doubt."""
-        self._look_for_evictions()
+        self.look_for_evictions()
         began_s, doubts = time.monotonic(), self._doubts
         if self._is_whole or began_s < self._next_s:
             return
@@ -84,7 +116,8 @@ class IndexWatch:
         self._is_whole = is_whole and doubts == self._doubts  # else the look was at a Redis of before
         self._next_s = time.monotonic() + pause_s(time.monotonic() - began_s, 0.0)
 
-    def _look_for_evictions(self) -> None:
+    def look_for_evictions(self) -> None:
+        """Asks Redis alone whether it evicts keys."""
         try:
             told: Any = self.redis.info("memory", "stats")
         except (RedisError, OSError):

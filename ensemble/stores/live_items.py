@@ -79,7 +79,9 @@ class LiveItemsWatch:
         for item_id, is_own, (vector, *tags) in zip(
             item_ids.tolist(), is_of_bundle, pipe.execute(), strict=True
         ):
-            if vector is None or len(vector) != 4 * self.width:
+            if vector is None and (not is_own or all(one is None for one in tags)):
+                continue  # it is gone; of the bundle's own, a node of the index may have the vector
+            if vector is not None and len(vector) != 4 * self.width:
                 continue
             if not is_own:
                 self._vectors[item_id] = np.frombuffer(vector, dtype="<f4").astype(np.float32)

@@ -71,7 +71,7 @@ class MemoryVectorIndex:
             wanted = filters[row]
             kept = np.array([not wanted or passes(wanted, held) for held in self.held], dtype=np.bool_)
             products = self.vectors[kept] @ vector
-            _fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
+            fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
         return ids, scores
 
     def grown(self, catalogue: Catalogue, live: LiveItems) -> MemoryVectorIndex:
@@ -125,23 +125,43 @@ class RedisVectorIndex:
     ) -> tuple[Ids, Floats]:
         """Finds the nearest items with one FT.SEARCH per user."""
         pipe: Any = self.redis.pipeline(transaction=False)
-        for vector, count, wanted in zip(vectors, counts, filters, strict=True):
-            pipe.execute_command(*self._command(vector, min(count, width), wanted))
-        ids, scores = blank(len(vectors), width)
+        for command in self.commands(vectors, counts, filters, width):
+            pipe.execute_command(*command)
         try:
             replies = pipe.execute()
         except ResponseError as error:
-            if "no such index" in str(error).lower() or "unknown index" in str(error).lower():
-                self.__dict__.pop("beyond", None)  # a new index may be searched otherwise
+            if is_missing(error):
                 if self.watch is not None:
                     self.watch.doubt()
-                message = f"Redis has no index {self.index}; run python -m ensemble.publish.index"
-                raise StageError(ErrorCode.DEPENDENCY, StageName.RETRIEVE_CANDIDATES, message) from None
+                raise self.missing() from None
             raise
+        return self.read(replies, vectors, counts, width)
+
+    def commands(
+        self, vectors: Floats, counts: Sequence[int], filters: Sequence[Filters], width: int
+    ) -> list[tuple[Any, ...]]:
+        """Writes an FT.SEARCH for each user."""
+        return [
+            self._command(vector, min(count, width), wanted)
+            for vector, count, wanted in zip(vectors, counts, filters, strict=True)
+        ]
+
+    def read(
+        self, replies: Sequence[list[Any]], vectors: Floats, counts: Sequence[int], width: int
+    ) -> tuple[Ids, Floats]:
+        """Takes a reply for each user, gives ids and scores (B,width)."""
+        ids, scores = blank(len(vectors), width)
         for row, reply in enumerate(replies):
             found, products = self._read(reply, vectors[row])
-            _fill(ids, scores, row, found, products, len(found))
+            fill(ids, scores, row, found, products, min(counts[row], width))
         return ids, scores
+
+    def missing(self, remedy: str = "run python -m ensemble.publish.index") -> StageError:
+        """Says that there is no index, and forgets how it was searched: a new one may be searched
+        otherwise."""
+        self.__dict__.pop("beyond", None)
+        message = f"Redis has no index {self.index}; {remedy}"
+        return StageError(ErrorCode.DEPENDENCY, StageName.RETRIEVE_CANDIDATES, message)
 
     def grown(self, catalogue: Catalogue, live: LiveItems) -> RedisVectorIndex:  # noqa: ARG002  (Redis has it)
         """Scores the items of another catalogue here; Redis holds them already."""
@@ -173,6 +193,12 @@ class RedisVectorIndex:
         content = ("NOCONTENT",) if self.catalogue else ("RETURN", 1, "distance")
         command = ("FT.SEARCH", self.index, query, *content, "SORTBY", "distance", "ASC")
         return (*command, "LIMIT", 0, count, "PARAMS", len(parameters), *parameters, "DIALECT", 2)
+
+
+def is_missing(error: ResponseError) -> bool:
+    """Whether Redis says that there is no such index."""
+    said = str(error).lower()
+    return "no such index" in said or "unknown index" in said
 
 
 def tags_alias(kinds: Mapping[str, str], column: str) -> str:
@@ -214,7 +240,7 @@ def blank(rows: int, width: int) -> tuple[Ids, Floats]:
     return np.full((rows, width), PAD_ID, dtype=np.int64), np.full((rows, width), -np.inf, dtype=np.float32)
 
 
-def _fill(ids: Ids, scores: Floats, row: int, found: Ids, products: Floats, count: int) -> None:
+def fill(ids: Ids, scores: Floats, row: int, found: Ids, products: Floats, count: int) -> None:
     """Writes the best of what was found into a row; equal scores by ascending id."""
     best = np.lexsort((found, -products))[:count]
     ids[row, : len(best)] = found[best]

@@ -96,8 +96,8 @@ class TritonPythonModel:
 
     def _publish(self) -> None:
         watch = self.recommender.stores.watch
-        share = 1.0 if watch is None else watch.share
-        gauges = {"warm": self.recommender.is_warm, "indexed_share": share}
+        share, away = (1.0, 0) if watch is None else (watch.share, len(watch.away))
+        gauges = {"warm": self.recommender.is_warm, "indexed_share": share, "index_nodes_away": away}
         if self.recommender.tables:
             gauges["embedding_hit_rate"] = min(table.hit_rate for table in self.recommender.tables)
         self.publication.publish(gauges)

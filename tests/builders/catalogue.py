@@ -8,6 +8,7 @@ from typing import Any
 from redis import Redis
 
 from contract.dataset import Dataset
+from contract.environment import LOCAL_REDIS, RedisUrl
 from contract.items import check_row
 from contract.keys import catalogue_stream_key
 from contract.live_catalogue import FIELD, PUT, encode_change
@@ -16,9 +17,11 @@ from live.consumer import Consumer
 from tests.builders.live import CALM
 
 
-def make_catalogue(redis: Redis, dataset: Dataset, var: Path) -> tuple[Consumer, CatalogueHandler]:
-    """Makes a consumer of changes."""
-    handler = CatalogueHandler(dataset, var)
+def make_catalogue(
+    redis: Redis, dataset: Dataset, var: Path, url: RedisUrl = LOCAL_REDIS
+) -> tuple[Consumer, CatalogueHandler]:
+    """Makes a consumer of changes; where an index has several nodes, it needs to know where Redis is."""
+    handler = CatalogueHandler(dataset, var, url=url)
     consumer = Consumer(redis, dataset.name, [handler], CALM, lambda _: None)
     consumer.block_ms = 20
     return consumer, handler

@@ -19,6 +19,8 @@ from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.run.recommender import Recommender, redis_stores
 from tests.builders.batch import UNKNOWN_USERS, BatchWorld
+from tests.builders.index_nodes import Cluster
+from tests.builders.search_redis import running_redis
 from tests.builders.triton import add_sources, make_request
 
 USERS = 1_000
@@ -90,6 +92,29 @@ def test_a_batch_keeps_the_rules_of_the_settings(batch_world: BatchWorld, asked:
     np.testing.assert_array_equal(made.item_ids, by_request)
     unruled = answers(plain, [make_request(int(user_id), n=n) for user_id in some[:32]])["item_ids"][:, :n]
     assert (made.item_ids[:32] != unruled).any()
+
+
+def test_a_batch_asks_every_node_of_an_index(
+    batch_world: BatchWorld, asked: np.ndarray, tmp_path: Path
+) -> None:
+    settings = batch_world.chain.model_copy(update={"head_items": 0})
+    batch, some = batch_world.batch(retrieval="redis"), asked[:60]
+
+    def slates() -> UserSlates:
+        (made,) = BatchChain.open(settings, batch).slates(some, 60)
+        return made
+
+    expected = slates()
+    with running_redis(tmp_path) as node:
+        cluster = Cluster(batch_world.redis, batch_world.url, [node])
+        assert cluster.move(batch_world.world).run((cluster.home, node.address)) > 50
+        np.testing.assert_array_equal(slates().item_ids, expected.item_ids)
+    try:
+        with pytest.raises(StageError, match=f"index node {node.address} is away; the index holds"):
+            slates()
+    finally:
+        cluster.move(batch_world.world).run((cluster.home,))
+    np.testing.assert_array_equal(slates().item_ids, expected.item_ids)
 
 
 def test_a_batch_takes_candidates_from_the_bundles_sources(

@@ -14,14 +14,12 @@ from redis import Redis
 from contract.environment import RedisUrl
 from contract.errors import StageError
 from contract.keys import index_search_key, item_vector_key
-from contract.slates import Degradation, degradations
-from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index, drop_bundle
-from ensemble.run.recommender import Recommender, redis_stores
 from ensemble.stores.client import connect
+from tests.builders.index_nodes import Served
 from tests.builders.redis_server import free_port
 from tests.builders.search_redis import running_redis
-from tests.builders.triton import World, make_request, make_settings, make_world
+from tests.builders.triton import World, make_request, make_world
 
 ITEMS, WAIT_S = 2000, 30.0
 
@@ -33,41 +31,6 @@ def graph_world(folder: Path) -> World:
     manifest["index"] = {"kind": "HNSW", "m": 32, "ef_construction": 400}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return world
-
-
-class Served:
-    """The chain over one Redis, as the model process holds it."""
-
-    def __init__(self, world: World, url: RedisUrl, **settings_of: Any) -> None:
-        settings = make_settings(redis_url=url, redis_timeout_ms=5_000, **settings_of)
-        bundle = LoadedBundle.open(world.folder)
-        self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
-        self.recommender.stores.items.load()
-        assert self.recommender.stores.watch is not None
-        self.watch = self.recommender.stores.watch
-
-    def start(self) -> None:
-        """Connects, then looks, as the model process does before it is ready."""
-        self.answer()
-        self.watch.look()
-
-    def answer(self) -> tuple[bool, list[int]] | None:
-        """Gives whether one answer is marked, and what was retrieved; None where Redis does not answer."""
-        (answer,) = self.recommender.answer([make_request(101)])
-        if isinstance(answer, StageError):
-            return None
-        flags = degradations(int(answer["degraded"][0, 0]))
-        return Degradation.PARTIAL_INDEX in flags, answer["retrieved_ids"][0].tolist()
-
-    def is_marked(self) -> bool | None:
-        """Tells whether one answer is marked; None where there is none."""
-        answer = self.answer()
-        return None if answer is None else answer[0]
-
-    def looked_and_marked(self) -> bool | None:
-        """Looks, as the model process does every second, then tells whether one answer is marked."""
-        self.watch.look()
-        return self.is_marked()
 
 
 @pytest.fixture
@@ -122,7 +85,8 @@ def test_a_new_connection_may_lead_to_a_restarted_redis_and_is_looked_at_once(
 def test_a_look_at_the_redis_of_before_a_new_connection_proves_nothing(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask: Any = served.watch.redis.execute_command
+    nodes: Any = served.watch
+    ask: Any = nodes.watch.redis.execute_command
 
     def asked_while_it_is_restarted(*command: str) -> Any:
         told = ask(*command)
@@ -130,7 +94,7 @@ def test_a_look_at_the_redis_of_before_a_new_connection_proves_nothing(
         return told
 
     served.watch.doubt()
-    monkeypatch.setattr(served.watch.redis, "execute_command", asked_while_it_is_restarted)
+    monkeypatch.setattr(nodes.watch.redis, "execute_command", asked_while_it_is_restarted)
     assert eventually(lambda: served.looked_and_marked() is not None)
     assert served.looked_and_marked() is True
     monkeypatch.undo()

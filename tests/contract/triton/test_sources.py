@@ -28,6 +28,7 @@ from ensemble.sources.new import NewItems
 from ensemble.sources.source import Source, Users
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import RedisVectorIndex
 from tests.builders.triton import (
     SOURCES,
@@ -77,6 +78,16 @@ class TestNearestInRedis(SourceSuite):
         return NearestItems(
             SOURCES[0], RedisVectorIndex(redis, name, filters, catalogue=catalogue), catalogue
         )
+
+
+class TestNearestInAGraph(SourceSuite):
+    @pytest.fixture
+    def source(self, bundle: LoadedBundle, tmp_path: Path) -> Source:
+        build_graph(bundle.item_vectors, tmp_path / "graph", 16, 200, threads=1)
+        catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+        graph = open_graph(tmp_path / "graph")
+        index = GraphVectorIndex(graph, ITEMS, catalogue, lambda: bundle.attributes, exact_up_to=0)
+        return NearestItems(SOURCES[0], index, catalogue)
 
 
 class InProcess(SourceSuite):

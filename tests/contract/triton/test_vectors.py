@@ -13,7 +13,9 @@ from contract.filters import Filters, Wanted, check_filters
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
+from ensemble.run.recommender import graph_index
 from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
 from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
 
@@ -102,6 +104,25 @@ class TestMemory(VectorIndexSuite):
     @pytest.fixture
     def index(self, world: World, bundle: LoadedBundle) -> VectorIndex:
         return memory_index(world, bundle)
+
+
+class TestProcess(VectorIndexSuite):
+    """Every item compared in the process, as of a small catalogue."""
+
+    @pytest.fixture
+    def index(self, bundle: LoadedBundle, tmp_path: Path) -> VectorIndex:
+        return graph_index(bundle, tmp_path, Catalogue(bundle.item_ids, bundle.item_vectors))
+
+
+class TestGraph(VectorIndexSuite):
+    """A graph in a file, searched wherever it can be."""
+
+    @pytest.fixture
+    def index(self, bundle: LoadedBundle, tmp_path: Path) -> VectorIndex:
+        build_graph(bundle.item_vectors, tmp_path / "graph", 16, 200, threads=1)
+        catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
+        graph = open_graph(tmp_path / "graph")
+        return GraphVectorIndex(graph, ITEMS, catalogue, lambda: bundle.attributes, exact_up_to=0)
 
 
 class TestRedis(VectorIndexSuite):

@@ -115,3 +115,9 @@ def test_what_to_do_follows_from_what_redis_said() -> None:
     assert "raise its maxmemory" in explain_redis(redis.ResponseError("OOM command not allowed"))
     assert "ssl_ca_certs" in explain_redis(redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED]"))
     assert explain_redis(redis.ConnectionError("refused.")).startswith("refused; start it")
+
+
+def test_a_url_is_entered_at_another_address_in_the_same_way() -> None:
+    url = RedisUrl("redis://me:se%40cret@one:6379/0").at("two:7000")
+    assert (url.host, url.port, url.user, url.password, url.database) == ("two", 7000, "me", "se@cret", 0)
+    assert RedisUrl("redis://one").at("two:7000").address == "two:7000"
