@@ -89,7 +89,7 @@ promote: environments ## let the bundle trained last answer, if it is not worse;
 
 .PHONY: retrain
 retrain: environments ## train on all that is known, compare with what is served on the newest days, promote  [DATA=] [REASON=]
-	@$(DEV) -m deploy.local.retrain $(if $(REASON),--reason '$(REASON)')
+	@$(DEV) -m deploy.local.retrain $(if $(REASON),--reason "$$REASON")
 
 .PHONY: rollback
 rollback: environments ## let the bundle answer again that did before

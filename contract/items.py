@@ -23,6 +23,8 @@ MOST_OF_LOGS = 1e38
 MOST_WHOLE = 2**53
 """The largest whole number: beyond it Feast rounds."""
 MOST_ELEMENTS = 10_000
+MOST_SHOWN = 64
+"""Characters of a name that are said again."""
 
 
 def check_row(given: Mapping[str, Any], dataset: Dataset) -> tuple[int, Row]:
@@ -35,7 +37,7 @@ def check_row(given: Mapping[str, Any], dataset: Dataset) -> tuple[int, Row]:
     columns = dataset.items
     for name in given:
         if name not in columns:
-            raise WrongField(name, _unknown(name, columns))
+            raise WrongField(name[:MOST_SHOWN], _unknown(name[:MOST_SHOWN], columns))
     if names.ITEM_ID not in given:
         raise WrongField(names.ITEM_ID, "is missing: send the item's id")
     try:

@@ -25,7 +25,8 @@ class FeatureDrift(BaseModel):
 class Watched(BaseModel):
     """A finding. Ages are seconds, None where that is not known: of each feature view, since it was written;
     of the bundle, since it was made; of slates and index, since they were computed. `event_lag_s`: how long
-    the oldest event waits that had no effect yet. `answers`: how many the distances are of."""
+    the oldest event waits that had no effect yet. `answers`: how many of this bundle were looked at, of the
+    last `wanted`, which the distances are of; there are none before."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +35,7 @@ class Watched(BaseModel):
     ages_s: dict[str, float | None] = {}
     event_lag_s: float = 0.0
     answers: int = 0
+    wanted: int = 0
     drift: dict[str, FeatureDrift] = {}
 
     @classmethod
@@ -52,20 +54,22 @@ class Watched(BaseModel):
 
     def lines(self) -> list[str]:
         """Says it for people."""
-        told = ", ".join(f"{name} {_age(age)}" for name, age in self.ages_s.items())
+        told = ", ".join(
+            f"{name} {'none yet' if age is None else _age(age)}" for name, age in self.ages_s.items()
+        )
         lag = f"the oldest waits for {_age(self.event_lag_s)}" if self.event_lag_s else "none waits"
         lines = [f"{self.bundle}: {told}", f"events: {lag}"]
-        if not self.answers:
-            return [*lines, "drift: not known yet, too few answers of this bundle"]
+        if not self.drift:
+            few = f"not known yet, {self.answers:,} answers of this bundle, of {self.wanted:,} that it takes"
+            untold = "not known: this bundle has no reference.json, `make train` makes one that has"
+            return [*lines, f"drift: {few if self.answers < self.wanted else untold}"]
         if not self.drifted:
             return [*lines, f"drift: none in the last {self.answers:,} answers"]
         some = ", ".join(f"{name} (PSI {self.drift[name].psi:.2f})" for name in self.drifted[:5])
         return [*lines, f"drift: in {len(self.drifted)} of {len(self.drift)}: {some}"]
 
 
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
+def _age(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

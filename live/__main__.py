@@ -19,6 +19,7 @@ from contract.bundle import BundleError, read_dataset, read_manifest
 from contract.dataset import Dataset, DatasetError
 from contract.drift import Reference
 from contract.environment import explain_redis
+from contract.errors import StageError
 from contract.keys import watched_key
 from contract.live_files import live_folder
 from contract.watched import Watched
@@ -147,7 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except RedisError as error:
-        sys.stderr.write(f"{chain.redis_url.address}: {explain_redis(error)}\n")
+        sys.stderr.write(f"Redis at {chain.redis_url.address}: {explain_redis(error)}\n")
+        return 1
+    except StageError as error:
+        sys.stderr.write(f"{error.message}; Redis is at {chain.redis_url.address}\n")
         return 1
     return status
 

@@ -74,10 +74,12 @@ class Replay:
 
     @classmethod
     def open(cls, folder: Path, settings: EnsembleSettings, timeout_ms: int) -> Replay:
-        """Opens a bundle, which need not be indexed; the stores are those that serve.
+        """Opens a bundle, which need not be indexed, then it knows no item that came live; the stores are
+        those that serve.
 
         Raises:
             BundleError: it cannot be served.
+            RedisError: Redis does not answer.
         """
         bundle = LoadedBundle.open(folder, settings.provider, settings.ort_threads)
         stores = redis_stores(bundle, settings.model_copy(update={"redis_timeout_ms": timeout_ms}))
@@ -86,7 +88,10 @@ class Replay:
         stores = replace(stores, features=features, vectors=exact, watch=None)
         stores.items.load()
         plain = settings.model_copy(update={"exploration_temperature": 0.0})
-        return cls(Recommender(bundle, stores, plain), features, settings.exploration_temperature)
+        recommender = Recommender(bundle, stores, plain)
+        if stores.live is not None:
+            stores.live.look(recommender.renew)
+        return cls(recommender, features, settings.exploration_temperature)
 
     def logged(self, answers: Sequence[LoggedAnswer], places: int) -> LoggedSlates:
         """Takes answers of at least so many places, says what the bundle would have done."""

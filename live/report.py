@@ -60,6 +60,11 @@ class ClickReport:
     remarks: list[str] = field(default_factory=list)
 
     @property
+    def total(self) -> str:
+        """Says how many there are."""
+        return f"{_count(self.answers, 'answer')}, {_count(self.clicks, 'click')} in them"
+
+    @property
     def rates(self) -> dict[str, Mapping[str, Estimate]]:
         """The clicks per place that are known, by how they are grouped."""
         groups = {"by bundle and arm": self.arms, "by source": self.sources, "by place": self.by_place}
@@ -162,8 +167,7 @@ def estimate_other(report: ClickReport, bundle: str, replay: Replay, answers: Se
 def lines_of(report: ClickReport) -> list[str]:
     """Writes the report for a terminal."""
     lines = [
-        f"{report.dataset}: {report.answers:,} answers, {report.clicks:,} clicks in them"
-        + (f", {report.since} to {report.until}" if report.since else "")
+        f"{report.dataset}: {report.total}" + (f", {report.since} to {report.until}" if report.since else "")
     ]
     for title, rows in report.rates.items():
         lines += [f"  clicks per place, {title}", *_rows(rows.items())]
@@ -173,7 +177,7 @@ def lines_of(report: ClickReport) -> list[str]:
             f"by {one.answers:,} answers, {one.snips.effective:,.0f} effective",
             *_rows(one.estimates),
         ]
-    lines += [f"  {name}: {count:,} answers" for name, count in report.degraded.items()]
+    lines += [f"  {name}: {_count(count, 'answer')}" for name, count in report.degraded.items()]
     return [*lines, *(f"  {remark}" for remark in report.remarks)]
 
 
@@ -193,6 +197,10 @@ def _rates(answers: Sequence[LoggedAnswer], key: Callable[[Shown], str]) -> dict
 
 def _rows(estimates: Iterable[tuple[str, Estimate]]) -> list[str]:
     return [f"    {name:<52} {one.value:.4f}  [{one.low:.4f}, {one.high:.4f}]" for name, one in estimates]
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
 
 
 def _instant(at_ms: int) -> str:

@@ -69,7 +69,7 @@ class WatchGauges:
         """Shows a finding in place of the former one."""
         for of, age in found.ages_s.items():
             self._age.labels(of).set(GONE if age is None else age)
-        self._answers.set(found.answers)
+        self._answers.set(found.answers if found.drift else 0)
         for gauge in (self._psi, self._divergence, self._drifted):
             gauge.clear()
         for name, one in found.drift.items():
@@ -124,14 +124,14 @@ class ServedWatch:
         assert self._values is not None
         if notes:
             self.window.add(len(notes), self._values.of(notes))
-        drift = self.window.drift()
         found = Watched(
             at_s=time.time(),
             bundle=bundle.manifest.bundle,
             ages_s=self._freshness.ages(bundle.manifest),
             event_lag_s=self._freshness.event_lag_s(),
-            answers=self.window.answers if drift else 0,
-            drift=drift,
+            answers=self.window.answers,
+            wanted=self._live.drift_answers,
+            drift=self.window.drift(),
         )
         self.gauges.show(found)
         self._redis.set(watched_key(self._dataset), found.model_dump_json(), ex=EXPIRES_S)

@@ -224,6 +224,8 @@ class Metrics:
         self._info.clear()
         for arm, bundle in bundles.items():
             self._info.labels(bundle, self._dataset, arm).set(1)
+            if arm != CHAMPION:
+                self._arms_ended.labels(arm)  # at 0: of a series that begins at 1 Prometheus sees no increase
 
     def bundle_refused(self, bundle: str) -> None:
         """Counts a bundle that is not served though the record names it."""

@@ -90,7 +90,7 @@ class EventSettings(BaseModel):
     max_age_s: PositiveInt = Field(
         86_400,
         description="Seconds back that an event may have happened, and for which one that is sent again is "
-        "known. Raise it for callers that were away for longer; lower it to save memory, about a hundred "
+        "known. Raise it for callers that were away for longer; lower it to save memory, some 140 "
         "bytes of Redis for each event of that time.",
     )
     unknown_users: Literal["keep", "refuse"] = Field(

@@ -79,17 +79,27 @@ def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: Tra
 
 def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Trains on all that is known by now, and measures the current bundle on the same newest days; what is
-    served stays."""
+    served stays.
+
+    Raises:
+        SettingError: the current bundle is of another data set.
+    """
     check_matmul()
+    bundles = settings.var_dir / "bundles"
+    current = linked(bundles, CURRENT)
     prepared = _prepared(settings, steps).to_its_end()
+    name = prepared.dataset.name
+    if current and (served := read_manifest(bundles / current, verify=False).dataset) != name:
+        raise SettingError(
+            f"DATA={settings.data}: is {name}, and {bundles / CURRENT} is of {served}; name that one's data, "
+            f"or begin with the other by `make train promote`"
+        )
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.pipeline import train_bundle
         from training.rival import measure_again
     folder = train_bundle(prepared, settings, steps, reason=chosen.reason)
-    bundles, current = folder.parent, linked(folder.parent, CURRENT)
-    name = prepared.dataset.name
-    if current in (None, folder.name) or read_manifest(bundles / str(current)).dataset != name:
+    if current in (None, folder.name):
         steps.say(f"{folder}: {'is current already' if current else 'there is none to compare it with'}")
         return
     test = _metrics(folder)["test"]

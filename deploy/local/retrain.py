@@ -1,7 +1,8 @@
 """`python -m deploy.local.retrain`: trains on all that is known by now, and promotes what is not worse.
 
-Prepare with the archive, train, measure the current bundle on the same newest days, the gate, promotion: each
-step as its own command does it. Two never run at once. Whatever fails leaves what is served as it was.
+Prepare with the archive, train, measure the current bundle on the same newest days, the gate, features of who
+came since, promotion: each step as its own command does it. Two never run at once. Whatever fails leaves what
+is served as it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contract.bundle import BundleError
-from deploy.local.bundles import CommandFailed, promote, run, say
+from deploy.local.bundles import CommandFailed, promote, run, runs, say
 from deploy.local.settings import LocalSettings, load_settings
 
 LOCK = "retrain.lock"
@@ -34,13 +35,18 @@ def alone(var: Path) -> Iterator[None]:
 
 
 def retrain(settings: LocalSettings, reason: str) -> None:
-    """Trains, then promotes what `latest` names by then.
+    """Trains, then promotes what `latest` names by then, if it passes; first its users and items get their
+    features, where the servers run.
 
     Raises:
         CommandFailed: a step failed, or the gate refused; it has said why.
     """
     run(settings, "training", "-m", "training", "retrain", "--reason", reason, show=True)
     latest = (settings.var / "bundles" / "latest").readlink().name
+    run(settings, "training", "-m", "training", "promote", "--check", "--bundle", latest)
+    if runs(settings):
+        run(settings, "training", "-m", "training", "features", show=True)
+        run(settings, "training", "-m", "feature_repo", "materialize", show=True)
     promote(settings, latest, force=False)
 
 

@@ -15,14 +15,9 @@ from ensemble.stores.vectors import VECTOR_FIELD
 
 
 def item_fields(row: Mapping[str, Any], vector: Floats, dtypes: Mapping[str, str]) -> dict[Any, Any]:
-    """Takes an item's row and vector (D,), gives its hash."""
-    return {VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes(), **filter_fields(row, dtypes)}
-
-
-def filter_fields(row: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[Any, Any]:
-    """Takes an item's row, gives of each column the tags, and the number of one that may be asked for a
-    range."""
-    fields: dict[Any, Any] = {}
+    """Takes an item's row and vector (D,), gives its hash: the vector, of each column the tags, and the
+    number of one that may be asked for a range."""
+    fields: dict[Any, Any] = {VECTOR_FIELD: np.asarray(vector, dtype="<f4").tobytes()}
     for column, dtype in dtypes.items():
         held = held_values(row.get(column), dtype)
         fields[column] = encode_tags(held)

@@ -28,11 +28,10 @@ from contract.keys import (
 )
 from contract.placement import IndexPlacement
 from ensemble.bundle import Tower
-from ensemble.publish.fields import card_of, filter_fields, item_fields
+from ensemble.publish.fields import card_of, item_fields
 from ensemble.publish.places import Places, named
 from ensemble.settings import Provider
 from ensemble.stores.features import to_columns
-from ensemble.stores.vectors import VECTOR_FIELD
 
 CHUNK = 500
 Command = tuple[Any, ...]
@@ -56,35 +55,22 @@ class LiveItemWriter:
         return Encoders.load(self._folder / bundle_files.ENCODERS_FILE)
 
     @cached_property
-    def _bundle_vectors(self) -> Floats:
-        vectors: Floats = np.load(
-            self._folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False
-        )
-        return vectors
-
-    @cached_property
     def _bundle_ids(self) -> Ids:
         ids: Ids = np.load(self._folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
         return ids
 
     def put(self, rows: Mapping[int, Row]) -> list[Command]:
-        """Takes rows by number, gives the commands that write them: of an item of the bundle's files its
-        vector stays, as it was learned."""
+        """Takes rows by number, gives the commands that write them."""
         if not rows:
             return []
-        ids = np.fromiter(rows, np.int64, len(rows))
-        others = {number: rows[number] for number in np.setdiff1d(ids, self._bundle_ids).tolist()}
-        vectors = dict(zip(others, self.vectors(others), strict=True)) if others else {}
         bundle, filters = self.manifest.bundle, self.manifest.filters
         ranges = [number_field(column) for column, dtype in filters.items() if has_range(dtype)]
         commands: list[Command] = []
-        for item_id, row in rows.items():
-            vector, key = vectors.get(item_id), item_vector_key(bundle, item_id)
-            fields = filter_fields(row, filters) if vector is None else item_fields(row, vector, filters)
+        for (item_id, row), vector in zip(rows.items(), self.vectors(rows), strict=True):
+            key, fields = item_vector_key(bundle, item_id), item_fields(row, vector, filters)
             if ranges:
                 commands.append(("HDEL", key, *ranges))
-            if fields:
-                commands.append(("HSET", key, *(part for pair in fields.items() for part in pair)))
+            commands.append(("HSET", key, *(part for pair in fields.items() for part in pair)))
             card = encode_card(card_of(row, self.manifest))
             commands.append(("SET", item_card_key(bundle, item_id), card))
         return commands
@@ -102,8 +88,7 @@ class LiveItemWriter:
     def spread(
         self, commands: Sequence[Command], placement: IndexPlacement, home: str
     ) -> dict[str, list[Command]]:
-        """Takes commands of `put` and `take_out`, gives what each node of the index but home runs of them:
-        there an item is whole, that of the bundle's files with its vector."""
+        """Takes commands of `put` and `take_out`, gives what each node of the index but home runs of them."""
         prefix = item_vector_prefix(self.manifest.bundle)
         single = [
             (name, key, *(() if name == "UNLINK" else told[1:]))
@@ -112,12 +97,6 @@ class LiveItemWriter:
             if key.startswith(prefix)
         ]
         ids = np.array([int(key[len(prefix) :]) for _, key, *_ in single], dtype=np.int64)
-        rows = np.searchsorted(self._bundle_ids, ids)
-        is_own = self._bundle_ids.take(rows, mode="clip") == ids if len(self._bundle_ids) else ids != ids
-        for at in is_own.nonzero()[0].tolist():
-            if single[at][0] == "HSET":
-                blob = np.asarray(self._bundle_vectors[rows[at]], dtype="<f4").tobytes()
-                single[at] = (*single[at], VECTOR_FIELD, blob)
         return {
             node: [single[at] for at in placement.holds(node, ids).nonzero()[0].tolist()]
             for node in placement.written
@@ -125,8 +104,8 @@ class LiveItemWriter:
         }
 
     def vectors(self, rows: Mapping[int, Row]) -> Floats:
-        """Runs the item tower (N,D): an item whose id the bundle does not know stands where its other columns
-        say."""
+        """Runs the item tower (N,D): an item that the bundle knows stands where its id and its columns of now
+        say, another where its columns do."""
         views = [self.dataset.view_columns(view) for view in names.ITEM_VIEWS]
         columns = {name: column for view in views for name, column in view.items()}
         stored = [stored_row(row, self.dataset) for row in rows.values()]

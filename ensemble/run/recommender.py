@@ -76,8 +76,7 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     is_small = bundle.manifest.items <= settings.head_items
     if is_small or bundle.manifest.index.kind == "HNSW":
         vectors = HeadedVectorIndex(vectors, bundle.head(settings.head_items), is_small)
-    ids, width = bundle.item_ids, bundle.manifest.vector_width
-    live = LiveItemsWatch(connect(settings.redis_url, LOOK_MS), bundle.dataset.name, name, ids, width, dtypes)
+    live = LiveItemsWatch(connect(settings.redis_url, LOOK_MS), bundle.dataset.name, name, catalogue, dtypes)
     embeddings, updates = None, None
     if bundle.manifest.tables:
         embeddings, updates = tiered_embeddings(bundle, settings)

@@ -55,7 +55,7 @@ class Offers:
     def renew(self, live: LiveItems) -> None:
         """Puts what is known beside the bundle in the place of what was. The table must hold the new items
         already."""
-        bundle, catalogue = self._bundle, self._catalogue.grown(live.new_ids, live.new_vectors)
+        bundle, catalogue = self._bundle, self._catalogue.grown(live)
         is_new = np.insert(bundle.is_new, len(bundle.item_ids), np.ones(len(live.new_ids), dtype=np.bool_))
         index = self._index.grown(catalogue, live)
         self.current = self._made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,21 +19,30 @@ def _none() -> Ids:
     return np.empty(0, dtype=np.int64)
 
 
+def _nothing() -> Floats:
+    return np.empty((0, 0), dtype=np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """The bundle's items (I), by ascending id, and behind them the new ones (L), in the order in which they
-    came. `vectors` (I,D) may be a memory-mapped file; `new_vectors` are (L,D)."""
+    came. `vectors` (I,D) may be a memory-mapped file; `live` tells what came since, and of which of the
+    bundle's items the vector is another now."""
 
     bundle_ids: Ids
     vectors: Floats
-    new_ids: Ids = field(default_factory=_none)
-    new_vectors: Floats = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+    live: LiveItems = field(default_factory=lambda: LiveItems())
 
-    def grown(self, new_ids: Ids, new_vectors: Floats) -> Catalogue:
-        """Gives the bundle's items and these new ones (L,), (L,D)."""
-        grown = Catalogue(self.bundle_ids, self.vectors, new_ids, new_vectors)
+    def grown(self, live: LiveItems) -> Catalogue:
+        """Gives the bundle's items with what is known beside its files."""
+        grown = Catalogue(self.bundle_ids, self.vectors, live)
         grown.__dict__["bundle_positions"] = self.bundle_positions
         return grown
+
+    @property
+    def new_ids(self) -> Ids:
+        """The new items' ids, (L,)."""
+        return self.live.new_ids
 
     @cached_property
     def item_ids(self) -> Ids:
@@ -71,8 +81,23 @@ class Catalogue:
         if len(self.new_ids):
             is_new = positions >= len(self.bundle_ids)
             places = positions[is_new] - len(self.bundle_ids)
-            found[is_new] = self.new_vectors.take(places, axis=0, mode="clip")
+            found[is_new] = self.live.new_vectors.take(places, axis=0, mode="clip")
+        if len(self._moved):
+            at = self._moved.searchsorted(positions)
+            is_moved = self._moved.take(at, mode="clip") == positions
+            found[is_moved] = self.live.moved_vectors[at[is_moved]]
         return found
+
+    @cached_property
+    def beside(self) -> Ints:
+        """The positions of the items that stand elsewhere than in the bundle's files, or not in them."""
+        new = np.arange(len(self.bundle_ids), len(self.bundle_ids) + len(self.new_ids))
+        return np.append(self._moved, new)
+
+    @cached_property
+    def _moved(self) -> Ints:
+        """The positions of the items whose vector is another now, ascending as their ids."""
+        return self.bundle_positions.of(self.live.moved_ids)
 
     def products(self, vectors: Floats, positions: Ints) -> Floats:
         """Gives the inner products of vectors (B,D) with items by position (B,R), 0 for `UNKNOWN`."""
@@ -101,12 +126,26 @@ class Catalogue:
 @dataclass(frozen=True, eq=False)
 class LiveItems:
     """What is known of items beside the bundle's files: the new ones' ids (L,) and vectors (L,D), in the
-    order in which they came, and of those and of changed ones, by id, the values in each filterable column,
-    in canonical form."""
+    order in which they came; the ids (M,), ascending, of the bundle's own whose vector is another since they
+    changed, and that (M,D); and of all of those, by id, the values in each filterable column, in canonical
+    form."""
 
-    new_ids: Ids
-    new_vectors: Floats
-    held: dict[int, dict[str, frozenset[str]]]
+    new_ids: Ids = field(default_factory=_none)
+    new_vectors: Floats = field(default_factory=_nothing)
+    held: Mapping[int, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    moved_ids: Ids = field(default_factory=_none)
+    moved_vectors: Floats = field(default_factory=_nothing)
+
+    def over(self, item_ids: Ids, vectors: Floats) -> Floats:
+        """Takes items of the bundle (I,), ascending, and their vectors (I,D); gives a copy in which those
+        stand that are other now, or the same where none is."""
+        if not len(self.moved_ids) or not len(item_ids):
+            return vectors
+        at = item_ids.searchsorted(self.moved_ids)
+        is_there = item_ids.take(at, mode="clip") == self.moved_ids
+        changed = np.array(vectors, dtype=np.float32)
+        changed[at[is_there]] = self.moved_vectors[is_there]
+        return changed
 
     def changed(self, attributes: ItemAttributes, catalogue: Catalogue) -> ItemAttributes:
         """Takes what the bundle's items hold in the filterable columns, gives what those of a grown catalogue

@@ -29,11 +29,12 @@ class ExactVectorIndex:
         self.item_ids, self.vectors, self.block = item_ids, vectors, block
         self.new_vectors = vectors[:0]
 
-    def grown(self, catalogue: Catalogue, live: LiveItems) -> ExactVectorIndex:  # noqa: ARG002  (it knows no values)
-        """Compares the new items as well; of equal scores theirs come last."""
+    def grown(self, catalogue: Catalogue, live: LiveItems) -> ExactVectorIndex:  # noqa: ARG002  (it holds ids itself)
+        """Compares the new items as well, of equal scores theirs come last, and the changed ones as they are
+        now."""
         grown = copy(self)
-        grown.item_ids = np.concatenate([self.item_ids, catalogue.new_ids])
-        grown.new_vectors = catalogue.new_vectors
+        grown.item_ids = np.concatenate([self.item_ids, live.new_ids])
+        grown.vectors, grown.new_vectors = live.over(self.item_ids, self.vectors), live.new_vectors
         return grown
 
     def search(

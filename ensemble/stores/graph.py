@@ -126,7 +126,7 @@ class ProcessWatch(IndexWatch):
 
 class GraphVectorIndex:
     """Searches a graph in the process. The items that pass a filter are known here, and compared one by one
-    where they are few; so are those that came after the graph was made."""
+    where they are few; so are those that came, or moved, after the graph was made."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class GraphVectorIndex:
         return self.watch is None or self.watch.is_whole
 
     def grown(self, catalogue: Catalogue, live: LiveItems) -> GraphVectorIndex:
-        """Compares the new items one by one, and filters by what items hold now."""
+        """Compares the new and the moved items one by one, and filters by what items hold now."""
         grown, before = copy(self), self.attributes
         grown.catalogue = catalogue
         made: list[ItemAttributes] = []
@@ -171,8 +171,7 @@ class GraphVectorIndex:
         found: dict[int, Ints] = {}
         if plain and self._is_searched(max(wanted[row] for row in plain), 1.0):
             of_graph = self._near(vectors[plain], max(wanted[row] for row in plain))
-            new = np.arange(len(self.catalogue.bundle_ids), len(self.catalogue.item_ids))
-            found = {row: np.append(near, new) for row, near in zip(plain, of_graph, strict=True)}
+            found = {row: self._with_others(near) for row, near in zip(plain, of_graph, strict=True)}
         for row, count in enumerate(wanted):
             if count:
                 at = found[row] if row in found else self._filtered(vectors[row], count, filters[row])
@@ -182,7 +181,7 @@ class GraphVectorIndex:
 
     def _filtered(self, vector: Floats, count: int, filters: Filters) -> Ints:
         """Gives the positions of items that pass, the `count` nearest among them."""
-        items, own = len(self.catalogue.item_ids), len(self.catalogue.bundle_ids)
+        items = len(self.catalogue.item_ids)
         passing: Bools = np.ones(items, dtype=np.bool_)
         if filters:
             passing = self.attributes().passing(filters)[:items]
@@ -192,8 +191,15 @@ class GraphVectorIndex:
             (near,) = self._near(vector[None], int(count / share * ROOM))
             near = near[passing[near]]
             if len(near) >= count:
-                return np.append(near, own + passing[own:].nonzero()[0])
+                others = self._with_others(near)
+                return others[passing[others]]
         return self._nearest_of(vector, passing.nonzero()[0], count)
+
+    def _with_others(self, near: Ints) -> Ints:
+        """Gives the positions that the graph found and those of which it knows nothing, or not where they are
+        now, each once."""
+        beside = self.catalogue.beside
+        return np.append(near[~np.isin(near, beside)], beside) if len(beside) else near
 
     def _is_searched(self, count: int, share: float) -> bool:
         """Whether the graph finds so many sooner than comparing all would."""

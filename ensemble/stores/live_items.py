@@ -12,13 +12,16 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract.arrays import Floats, Ids
+from contract.item_to_item import UNKNOWN
 from contract.keys import decode_tags, item_vector_key, live_changes_key, live_version_key
-from ensemble.stores.catalogue import LiveItems
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.vectors import VECTOR_FIELD
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 """Seconds between two looks: one GET."""
+SAME = 1e-4
+"""Up to which a coordinate is the same as the bundle's: the tower in another batch rounds otherwise."""
 Renew = Callable[[Ids, LiveItems], None]
 """Takes the items that changed (N,), and all that is known beside the bundle."""
 
@@ -27,13 +30,14 @@ class LiveItemsWatch:
     """Looks for changes in a thread of its own, and tells what there is now."""
 
     def __init__(
-        self, redis: Redis, dataset: str, bundle: str, bundle_ids: Ids, width: int, filters: Mapping[str, str]
+        self, redis: Redis, dataset: str, bundle: str, catalogue: Catalogue, filters: Mapping[str, str]
     ) -> None:
-        """Takes a client of its own, the bundle, its items' ids, D, and its filterable columns."""
-        self.redis, self.dataset, self.bundle, self.width = redis, dataset, bundle, width
-        self._columns, self._bundle_ids = tuple(filters), bundle_ids
+        """Takes a client of its own, the bundle, its items, and its filterable columns."""
+        self.redis, self.dataset, self.bundle = redis, dataset, bundle
+        self._columns, self._catalogue = tuple(filters), catalogue
         self._version = 0
         self._vectors: dict[int, Floats] = {}
+        self._moved: dict[int, Floats] = {}
         self._held: dict[int, dict[str, frozenset[str]]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -64,9 +68,8 @@ class LiveItemsWatch:
         found: Any = self.redis.zrangebyscore(live_changes_key(self.dataset), f"({since}", version)
         item_ids = np.array([int(one) for one in found], dtype=np.int64)
         self._read(item_ids)
-        vectors = [*self._vectors.values()] or [np.empty((0, self.width), dtype=np.float32)]
-        ids = np.fromiter(self._vectors, np.int64, len(self._vectors))
-        renew(item_ids, LiveItems(ids, np.vstack(vectors), dict(self._held)))
+        moved = dict(sorted(self._moved.items()))
+        renew(item_ids, LiveItems(*self._table(self._vectors), dict(self._held), *self._table(moved)))
         self._version = version
         return True
 
@@ -75,18 +78,29 @@ class LiveItemsWatch:
         pipe: Any = self.redis.pipeline(transaction=False)
         for item_id in item_ids.tolist():
             pipe.hmget(item_vector_key(self.bundle, item_id), VECTOR_FIELD, *self._columns)
-        is_of_bundle = np.isin(item_ids, self._bundle_ids).tolist()
-        for item_id, is_own, (vector, *tags) in zip(
-            item_ids.tolist(), is_of_bundle, pipe.execute(), strict=True
-        ):
-            if vector is None and (not is_own or all(one is None for one in tags)):
-                continue  # it is gone; of the bundle's own, a node of the index may have the vector
-            if vector is not None and len(vector) != 4 * self.width:
+        places = self._catalogue.bundle_positions.of(item_ids).tolist()
+        for item_id, place, (blob, *tags) in zip(item_ids.tolist(), places, pipe.execute(), strict=True):
+            if blob is None and (place == UNKNOWN or all(one is None for one in tags)):
+                continue  # it is gone; of the bundle's own that did not change, a node may have the vector
+            if blob is not None and len(blob) != 4 * self._catalogue.width:
                 continue
-            if not is_own:
-                self._vectors[item_id] = np.frombuffer(vector, dtype="<f4").astype(np.float32)
+            if blob is not None:
+                self._take(item_id, place, np.frombuffer(blob, dtype="<f4").astype(np.float32))
             values = zip(self._columns, tags, strict=True)
             self._held[item_id] = {name: decode_tags(one) for name, one in values if one is not None}
+
+    def _take(self, item_id: int, place: int, vector: Floats) -> None:
+        if place == UNKNOWN:
+            self._vectors[item_id] = vector
+        elif np.allclose(vector, self._catalogue.vectors[place], atol=SAME):
+            self._moved.pop(item_id, None)
+        else:
+            self._moved[item_id] = vector
+
+    def _table(self, vectors: Mapping[int, Floats]) -> tuple[Ids, Floats]:
+        """Gives ids (N,) and vectors (N,D)."""
+        none = np.empty((0, self._catalogue.width), dtype=np.float32)
+        return np.fromiter(vectors, np.int64, len(vectors)), np.vstack([none, *vectors.values()])
 
     def _follow(self, renew: Renew) -> None:
         while not self._stop.wait(POLL_S):

@@ -75,12 +75,13 @@ class MemoryVectorIndex:
         return ids, scores
 
     def grown(self, catalogue: Catalogue, live: LiveItems) -> MemoryVectorIndex:
-        """Appends the new items."""
+        """Appends the new items, and moves the changed ones."""
         nothing: Mapping[str, AbstractSet[str]] = {}
-        before = dict(zip(self.item_ids.tolist(), self.held, strict=True)) | live.held
+        before = dict(zip(self.item_ids.tolist(), self.held, strict=True)) | {**live.held}
+        vectors = live.over(self.item_ids, self.vectors)
         return MemoryVectorIndex(
             catalogue.item_ids,
-            np.concatenate([self.vectors, catalogue.new_vectors]) if len(live.new_ids) else self.vectors,
+            np.concatenate([vectors, live.new_vectors]) if len(live.new_ids) else vectors,
             [before.get(item_id, nothing) for item_id in catalogue.item_ids.tolist()],
         )
 

@@ -60,8 +60,8 @@ async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
     """Puts items: 1 to 500, new ones and changed ones, with the columns of dataset.yaml.
 
     202 once they lie in a stream of Redis. Within two seconds or so every bundle that serves retrieves them,
-    without a restart or training: a new item stands where the bundle's item tower says of its columns; one
-    that the bundle knows keeps its vector, and changes its features, its filters and its card. They outlive
+    without a restart or training: an item stands where the bundle's item tower says of its columns, and of
+    its id where the bundle knows it; features, filters and card are what was put. They outlive
     materialising, exporting and training anew. A wrong column or value is told by its place and name, and
     refuses all. To put the same again changes nothing.
     """

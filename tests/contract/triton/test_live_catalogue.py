@@ -14,7 +14,6 @@ import pytest
 from redis import Redis
 
 from contract import names
-from contract.bundle import ITEM_VECTORS_FILE
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.keys import catalogue_reply_key, item_card_key, item_vector_key, live_version_key
 from contract.live_catalogue import (
@@ -113,17 +112,23 @@ def test_a_serving_chain_follows_by_itself(
             live.stop()
 
 
-def test_an_item_of_the_bundle_changes_and_keeps_its_vector(
+def test_an_item_of_the_bundle_changes_and_its_vector_follows(
     site: Site, redis: Any, consumer: Consumer
 ) -> None:
     known = site.old.item_ids[7]
-    vectors = np.load(site.old.folder / ITEM_VECTORS_FILE)
+    writer, other = LiveItemWriter(site.old.folder), {**ROW, "item_category": 1}
+    vectors = [writer.vectors({known: row}) for row in (ROW, other)]
+    assert not np.allclose(*vectors, atol=0.01)
     with site.serving(site.old) as recommender:
-        put_items(redis, site.old.dataset, {**ROW, "item_id": known})
-        drain(consumer)
+        for row, vector in ((other, vectors[1]), (ROW, vectors[0])):
+            put_items(redis, site.old.dataset, {**row, "item_id": known})
+            drain(consumer)
+            stored = np.frombuffer(redis.hget(item_vector_key("old", known), "vector"), "<f4")
+            np.testing.assert_allclose(stored, vector[0], rtol=1e-6)
+            ask(recommender)
+            found = recommender.offers.current.catalogue.vectors_of(np.array([7]))
+            np.testing.assert_allclose(found, vector, atol=1e-4)
         assert ask(recommender, filters={"item_brand": ["new brand"]}) == [known]
-        stored = np.frombuffer(redis.hget(item_vector_key("old", known), "vector"), "<f4")
-        np.testing.assert_array_equal(stored, vectors[7])
         ask_for(redis, site.old.dataset, TAKE_OUT, str(known))
         drain(consumer)
         assert known not in ask(recommender, n=60)

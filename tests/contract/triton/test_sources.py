@@ -27,7 +27,7 @@ from ensemble.sources.nearest import NearestItems
 from ensemble.sources.new import NewItems
 from ensemble.sources.source import Source, Users
 from ensemble.stages.retrieve import RetrieveCandidates
-from ensemble.stores.catalogue import Catalogue
+from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import RedisVectorIndex
 from tests.builders.triton import (
@@ -149,7 +149,7 @@ class TestNew(InProcess):
     def test_what_came_after_the_bundle_is_new_as_well(self, bundle: LoadedBundle) -> None:
         later = np.full((2, WIDTH), 0.5, np.float32)
         bare = Catalogue(bundle.item_ids, bundle.item_vectors)
-        catalogue = bare.grown(bundle.item_ids[-1] + np.arange(1, 3), later)
+        catalogue = bare.grown(LiveItems(bundle.item_ids[-1] + np.arange(1, 3), later))
         marks = np.zeros(ITEMS + 2, np.float32)
         marks[3] = 1
         source = NewItems(SOURCES[3], marks, catalogue)

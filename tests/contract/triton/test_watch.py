@@ -122,7 +122,10 @@ def test_drift_is_found_once_something_else_is_served_and_not_before(
     watch, said = make_watch(redis, redis_url, world)
     name = world.dataset.name
     show(redis, notes_of(world, WINDOW - 1, seed=1), name)
-    assert watch.look().answers == 0, "the window is not full"
+    found = watch.look()
+    assert (found.answers, found.drift) == (WINDOW - 1, {}), "the window is not full"
+    assert f"not known yet, {WINDOW - 1} answers of this bundle, of {WINDOW} " in found.lines()[-1]
+    assert "shortlist_drift_answers 0.0" in generate_latest(watch.gauges.registry).decode()
     show(redis, notes_of(world, 4 * WINDOW, seed=2), name)
     found = watch.look()
     assert found.answers >= WINDOW
@@ -212,5 +215,7 @@ def test_a_finding_says_itself_to_people() -> None:
     found = Watched(
         at_s=time.time(), bundle="b", ages_s={"bundle": 90_000 * 3, "index": None}, event_lag_s=0.4
     )
-    assert found.lines()[:2] == ["b: bundle 3 d, index unknown", "events: the oldest waits for 0 s"]
+    assert found.lines()[:2] == ["b: bundle 3 d, index none yet", "events: the oldest waits for 0 s"]
     assert Watched(at_s=time.time(), bundle="b").lines()[1] == "events: none waits"
+    full = Watched(at_s=time.time(), bundle="b", answers=9, wanted=9)
+    assert "no reference.json" in full.lines()[-1]

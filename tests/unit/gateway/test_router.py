@@ -249,6 +249,7 @@ async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_w
     await asyncio.sleep(2 * RECOVERY_S)
     await ask_everyone()
     assert store.record == record.encode().encode(), "a restart of Triton costs no split"
+    assert 'shortlist_arms_ended_total{arm="two"} 0.0' in metrics_of(router), "or no alert sees it rise"
     bundles.ensembles["two"].fail = DOWN
     await ask_everyone()
     assert store.record is not None

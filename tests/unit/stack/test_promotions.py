@@ -1,9 +1,10 @@
-"""What the benchmark of promotions counts."""
+"""What the benchmarks of promotions, of notes and of the shadow count."""
 
 from __future__ import annotations
 
 import json
 
+from bench.asides import BARE, NOTED, SHADOWED, lines
 from bench.load.traffic import Exchange, Run
 from bench.promotions import Switch, Switched, full_share
 
@@ -38,3 +39,14 @@ def test_what_failed_is_of_another_bundle_or_is_not_full_is_counted() -> None:
     made = Switched(("one", "two"), [], run)
     assert (made.failed, made.misnamed) == (1, 1)
     assert full_share(run.exchanges) == 3 / 6
+
+
+def test_what_notes_and_shadow_cost_is_a_ratio_of_each_round() -> None:
+    def asked(latency_s: float, status: int = 200) -> list[Exchange]:
+        return [Exchange(7, 0.0, 0.0, latency_s, status, b"{}")]
+
+    bare, noted = [asked(0.01), asked(0.02), asked(0.01)], [asked(0.02), asked(0.02), asked(0.03)]
+    told = lines({BARE: bare, NOTED: noted, SHADOWED: [asked(0.01, 503)] * 3})
+    assert "(1.00 times)" in told[0]
+    assert "(2.00 times), 3 answers, 0 failed" in told[1]
+    assert "3 failed" in told[2]

@@ -27,15 +27,19 @@ def run_main(monkeypatch: pytest.MonkeyPatch, settings: LocalSettings, *argument
     return retrain.main()
 
 
-def test_it_trains_with_the_reason_and_promotes_what_was_trained(
-    monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
+@pytest.mark.parametrize("is_up", [False, True])
+def test_it_trains_with_the_reason_and_promotes_what_passed(
+    monkeypatch: pytest.MonkeyPatch, settings: LocalSettings, is_up: bool
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr(retrain, "run", lambda _, *given, show: ran.append((given, show)))
+    monkeypatch.setattr(retrain, "run", lambda _, *given, **__: ran.append(given[2:]))
+    monkeypatch.setattr(retrain, "runs", lambda _: is_up)
     monkeypatch.setattr(retrain, "promote", lambda _, name, force: ran.append((name, force)))
     assert run_main(monkeypatch, settings, "--reason", "drift of scores") == 0
-    given = ("training", "-m", "training", "retrain", "--reason", "drift of scores")
-    assert ran == [(given, True), ("new-1", False)]
+    features = [("training", "features"), ("feature_repo", "materialize")] if is_up else []
+    trained = ("training", "retrain", "--reason", "drift of scores")
+    checked = ("training", "promote", "--check", "--bundle", "new-1")
+    assert ran == [trained, checked, *features, ("new-1", False)]
 
 
 @pytest.mark.parametrize("step", ["run", "promote"])
@@ -47,11 +51,31 @@ def test_a_step_that_fails_ends_it_and_is_told(
 
     promoted: list[str] = []
     monkeypatch.setattr(retrain, "run", lambda *_, **__: "")
+    monkeypatch.setattr(retrain, "runs", lambda _: False)
     monkeypatch.setattr(retrain, "promote", lambda _, name, force: promoted.append(name))  # noqa: ARG005
     monkeypatch.setattr(retrain, step, fail)
     assert run_main(monkeypatch, settings) == 3
     assert promoted == []
     assert "what is served stays" in capsys.readouterr().out
+
+
+def test_a_reason_may_hold_what_a_shell_would_read(tmp_path: Path) -> None:
+    reason = 'it is the schedule\'s time; "now"'
+    said = subprocess.run(
+        ["make", "-s", "retrain", f"REASON={reason}", f"DEV={_teller(tmp_path)}", "PYTHON=true"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.splitlines()[-1] == reason, said.stderr
+
+
+def _teller(folder: Path) -> Path:
+    """Makes a program that says its last argument."""
+    program = folder / "tell"
+    program.write_text('#!/bin/sh\nfor last; do :; done; printf "%s\\n" "$last"\n')
+    program.chmod(0o755)
+    return program
 
 
 def test_two_never_run_at_once_and_a_killed_one_leaves_no_lock(
@@ -60,6 +84,7 @@ def test_two_never_run_at_once_and_a_killed_one_leaves_no_lock(
     hold = "import sys,pathlib;from deploy.local.retrain import alone\n"
     hold += "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     monkeypatch.setattr(retrain, "run", lambda *_, **__: "")
+    monkeypatch.setattr(retrain, "runs", lambda _: False)
     monkeypatch.setattr(retrain, "promote", lambda *_, **__: None)
     root = Path(__file__).parents[3]
     with subprocess.Popen(

@@ -166,6 +166,21 @@ def test_promotion_and_rollback_say_what_happened_and_what_is_next(
     assert said("promote").startswith("0 ")
 
 
+def test_training_anew_what_is_not_served_is_refused_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    for size in ("USERS=60", "ITEMS=40", "DAYS=10", "INTERACTIONS=1500"):
+        name, _, value = size.partition("=")
+        monkeypatch.setenv(f"SHORTLIST_SYNTHETIC__{name}", value)
+    write_bundle(tmp_path / "bundles", "toy-1", 0.1)
+    assert main(["promote"]) == 0
+    capsys.readouterr()
+    assert main(["retrain", "--data", "synthetic"]) == 1
+    assert "DATA=synthetic: is synthetic, and" in (said := capsys.readouterr().err)
+    assert "current is of toy; name that one's data" in said
+
+
 def test_every_setting_says_what_it_is() -> None:
     def descriptions(model: type) -> list[str | None]:
         return [field.description for field in model.model_fields.values()]  # type: ignore[attr-defined]

@@ -158,13 +158,33 @@ def test_an_index_compares_new_items_exactly(head: int) -> None:
     catalogue, whole = Catalogue(ids, vectors), ExactVectorIndex(ids, vectors)
     index = HeadedVectorIndex(whole, head_of(ids, vectors, head), is_all=head == 200)
     live = LiveItems(new_ids, new, {})
-    grown = index.grown(catalogue.grown(new_ids, new), live)
+    grown = index.grown(catalogue.grown(live), live)
     users = rng.normal(size=(5, 8)).astype(np.float32)
     found, scores = grown.search(users, [10] * 5, [{}] * 5, 10)
     products = users @ np.concatenate([vectors, new]).T
     best = np.argsort(-products, axis=1)[:, :10]
     assert np.concatenate([ids, new_ids])[best].tolist() == found.tolist()
     np.testing.assert_allclose(scores, np.take_along_axis(products, best, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", [20, 200], ids=["a head beside a graph", "all in the process"])
+def test_an_item_that_moved_is_found_where_it_is_now_and_the_bundles_vectors_stay(head: int) -> None:
+    rng = np.random.default_rng(1)
+    ids, vectors = np.arange(0, 400, 2), rng.normal(size=(200, 8)).astype(np.float32)
+    index = HeadedVectorIndex(ExactVectorIndex(ids, vectors), head_of(ids, vectors, head), is_all=head == 200)
+    moved_ids, moved = np.array([6, 398]), rng.normal(size=(2, 8)).astype(np.float32) * 3
+    live = LiveItems(np.array([7]), np.ones((1, 8), np.float32), {}, moved_ids, moved)
+    catalogue, before = Catalogue(ids, vectors).grown(live), vectors.copy()
+    now = vectors.copy()
+    now[[3, 199]] = moved
+    places = np.array([[0, 3], [199, 200]])
+    expected = np.concatenate([now, live.new_vectors])
+    np.testing.assert_array_equal(catalogue.vectors_of(places), expected[places])
+    users = rng.normal(size=(5, 8)).astype(np.float32)
+    found, _ = index.grown(catalogue, live).search(users, [10] * 5, [{}] * 5, 10)
+    best = np.argsort(-(users @ expected.T), axis=1)[:, :10]
+    assert np.append(ids, 7)[best].tolist() == found.tolist()
+    np.testing.assert_array_equal(vectors, before)
 
 
 @pytest.mark.parametrize("several", [False, True])
