@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from contract.bundle import BundleError
 from contract.drift import REFERENCE_FILE, Reference
+from contract.environment import explain_redis
 from contract.errors import StageError
 from contract.keys import routing_key, shown_key, watched_key
 from contract.routing import Routing, RoutingError
@@ -110,7 +111,8 @@ class ServedWatch:
                 self.look()
                 problem = ""
             except (RedisError, BundleError, RoutingError, StageError) as error:
-                if (told := str(error)) != problem:
+                told = explain_redis(error) if isinstance(error, RedisError) else str(error)
+                if told != problem:
                     self._say(f"{told}; trying again")
                     problem = told
 

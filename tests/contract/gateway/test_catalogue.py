@@ -136,6 +136,7 @@ async def test_items_lie_in_the_stream_whole(server: RedisProcess, client: Any, 
     [
         ({**ROW, "item_titel": "x"}, "item_titel", "items: is it item_title? Send some of item_id, "),
         ({**ROW, "mass": 1}, "mass", "is no column of this data set's items: send some of item_id, "),
+        ({**ROW, "x" * 5000: 1}, "x" * 64, "is no column of this data set's items: send some of item_id, "),
         ({"item_title": "x"}, "item_id", "is missing"),
         ({**ROW, "item_id": "900"}, "item_id", "must be an integer"),
         ({**ROW, "item_genre": 5}, "item_genre", "must hold string values: 5 is not"),
@@ -177,6 +178,31 @@ async def test_what_is_no_list_of_items_is_refused(
     assert answer.status_code == 422
     assert said in answer.json()["detail"]
     assert changes(client) == []
+
+
+@pytest.mark.usefixtures("client")
+async def test_others_have_their_turn_while_many_items_are_checked(
+    server: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, seen = 0, set[int]()
+
+    def check(item: dict[str, Any], _: object) -> tuple[int, dict[str, Any]]:
+        nonlocal checked
+        checked += 1
+        return item["item_id"], item
+
+    async def look() -> None:
+        while True:
+            seen.add(checked)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(intake, "check_row", check)
+    other = asyncio.create_task(look())
+    items = [{"item_id": at} for at in range(100)]
+    answer = await send(server, tmp_path, "PUT", "/v1/items", json={"items": items})
+    other.cancel()
+    assert answer.status_code == 202
+    assert len(seen) > 5, seen
 
 
 async def test_an_item_goes_and_a_user_is_forgotten_by_id(

@@ -118,7 +118,7 @@ def test_an_item_of_the_bundle_changes_and_its_vector_follows(
     known = site.old.item_ids[7]
     writer, other = LiveItemWriter(site.old.folder), {**ROW, "item_category": 1}
     vectors = [writer.vectors({known: row}) for row in (ROW, other)]
-    assert not np.allclose(*vectors, atol=0.01)
+    assert not np.allclose(vectors[0], vectors[1], atol=0.01)
     with site.serving(site.old) as recommender:
         for row, vector in ((other, vectors[1]), (ROW, vectors[0])):
             put_items(redis, site.old.dataset, {**row, "item_id": known})
