@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from contract import names
@@ -85,10 +87,26 @@ def archive_tables(folder: Path, first: str = "") -> list[pa.Table]:
     return read_files(listed, lambda path: pq.read_table(path, partitioning=None))
 
 
-def read_archive(folder: Path) -> pa.Table | None:
-    """Reads all of an archive of events, each event once; None where there is none. Columns that some files
-    lack are null there."""
-    tables = archive_tables(folder)
+def tables_of_user(folder: Path, user_id: int) -> list[pa.Table]:
+    """Reads the rows of one user, by number, of each file of an archive that has some: of the others that
+    column alone."""
+
+    def read(path: Path) -> pa.Table | None:
+        column = pq.read_table(path, columns=[names.USER_ID], partitioning=None)[names.USER_ID]
+        mine: list[object] = [user_id]
+        if pa.types.is_string(column.type):
+            mine = [own for own in column.unique().to_pylist() if number_of(own, "string") == user_id]
+        if not pc.any(pc.is_in(column, pa.array(mine, column.type))).as_py():
+            return None
+        return pq.read_table(path, filters=pc.field(names.USER_ID).isin(mine), partitioning=None)
+
+    return [table for table in read_files(lambda: archive_files(folder), read) if table is not None]
+
+
+def read_archive(folder: Path, user_id: int | None = None) -> pa.Table | None:
+    """Reads an archive of events, all of it or what one user did, each event once; None where there is
+    nothing. Columns that some files lack are null there."""
+    tables = archive_tables(folder) if user_id is None else tables_of_user(folder, user_id)
     return once(pa.concat_tables(tables, promote_options="default")) if tables else None
 
 
@@ -105,11 +123,10 @@ def horizon_of(dataset: Dataset, table: pa.Table) -> dict[int, Position]:
 
 def once(table: pa.Table) -> pa.Table:
     """Leaves each event out that stands further up already."""
-    first: dict[tuple[object, object], int] = {}
-    users, events = table[names.USER_ID].to_pylist(), table[EVENT_ID].to_pylist()
-    for row, key in enumerate(zip(users, events, strict=True)):
-        first.setdefault(key, row)
-    return table if len(first) == len(table) else table.take(pa.array(first.values(), pa.int64()))
+    keys = [names.USER_ID, EVENT_ID]
+    numbered = table.select(keys).append_column("row", pa.array(np.arange(len(table))))
+    first = numbered.group_by(keys).aggregate([("row", "min")])["row_min"].to_numpy()
+    return table if len(first) == len(table) else table.take(np.sort(first))
 
 
 def archived_events(folder: Path, dataset: Dataset, after: Position) -> Iterator[tuple[Event, Position]]:

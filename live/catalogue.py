@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from contract import names
 from contract.bundle import BundleError
 from contract.dataset import Dataset, DatasetError
 from contract.environment import LOCAL_REDIS, RedisUrl
+from contract.errors import StageError
 from contract.feast import encode_time, encode_value, event_time_field, feature_field, feature_key
 from contract.items import Row, stored_row
 from contract.keys import (
@@ -45,7 +49,7 @@ from ensemble.publish.live_items import Command, LiveItemWriter
 from ensemble.settings import Provider
 from ensemble.stores.nodes import NodeClients
 from live.archive import Archive
-from live.person import NOTHING, Person
+from live.person import Person
 from live.streams import Entry
 from live.transaction import Transaction
 
@@ -76,6 +80,7 @@ class CatalogueHandler:
         self._folder = catalogue_folder(var, dataset.name)
         self._writers: dict[str, LiveItemWriter | None] = {}
         self._clients: NodeClients | None = None
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="teller")
 
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
@@ -83,13 +88,11 @@ class CatalogueHandler:
         kept = [_without_id(one) for one in changes if one.kind != SHOW]
         write_changes(self._folder, kept)
         self._put(LiveState.of(kept), max((one.at_ms for one in kept), default=0), transaction)
-        forgotten: set[int] = set()
         for change in changes:
             if change.kind == FORGET:
-                forgotten.add(int(change.content))
                 self._forget(change, transaction)
             elif change.kind == SHOW:
-                self._show(change, int(change.content) in forgotten, transaction)
+                transaction.then(partial(self._teller.submit, self._show, change, transaction.redis))
 
     def restore(self, redis: Redis) -> int:
         """Puts again what the files know, where Redis lost it; gives the number of items."""
@@ -185,12 +188,17 @@ class CatalogueHandler:
         for command in person.forget(transaction, change.at_ms):
             transaction.write(*command)
 
-    def _show(self, change: Change, is_forgotten: bool, transaction: Transaction) -> None:
-        """Tells of a user, and nothing of one who is forgotten in the same transaction."""
-        person = Person(self._dataset, self._var, int(change.content))
-        told = NOTHING if is_forgotten else person.told(transaction)
-        key = catalogue_reply_key(self._dataset.name, change.change_id)
-        transaction.write("SET", key, _json(told), "EX", REPLY_S)
+    def _show(self, change: Change, redis: Redis) -> None:
+        """Tells of a user, unless who asked has gone: beside the streams, as an archive may be long."""
+        if time.time() - change.at_ms / 1000 > REPLY_S:
+            return
+        try:
+            with Transaction(redis) as reading:
+                told = Person(self._dataset, self._var, int(change.content)).told(reading)
+            key = catalogue_reply_key(self._dataset.name, change.change_id)
+            redis.set(key, _json(told), ex=REPLY_S)
+        except (RedisError, StageError, OSError, ValueError) as error:
+            sys.stderr.write(f"a user is not told of: {error}\n")
 
 
 def _changes(entries: Sequence[Entry]) -> list[Change]:

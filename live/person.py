@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from contract import names
 from contract.archive import forget_users
@@ -38,10 +37,6 @@ from live.transaction import Command, Key, Transaction
 PAGE = 5_000
 """Entries of a stream that are read at a time."""
 
-_NONE: dict[str, Any] = {"waiting": [], "archived": []}
-NOTHING: dict[str, Any] = {"features": {}, "seen": [], "slates": [], "events": _NONE, "shown": _NONE}
-"""What is told of somebody of whom nothing is held."""
-
 
 class Person:
     """One user of a data set."""
@@ -66,7 +61,7 @@ class Person:
             },
             "shown": {
                 "waiting": [_of_note(note) for _, note in self._notes(transaction)],
-                "archived": [_of_note(note) for note in self._archived_notes()],
+                "archived": [_of_note(note) for note in read_shown(self._var, self._name, self.user_id)],
             },
         }
 
@@ -123,15 +118,9 @@ class Person:
                 yield entry, note
 
     def _archived_events(self) -> list[dict[str, Any]]:
-        table = read_archive(events_folder(self._var, self._name))
-        if table is None:
-            return []
-        mine = [self._is_mine(own) for own in table[names.USER_ID].to_pylist()]
-        rows: list[dict[str, Any]] = table.filter(pa.array(mine, pa.bool_())).to_pylist()
+        table = read_archive(events_folder(self._var, self._name), self.user_id)
+        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
         return [{name: value for name, value in row.items() if name != EVENT_ID} for row in rows]
-
-    def _archived_notes(self) -> list[Shown]:
-        return [one for one in read_shown(self._var, self._name) if one.user_id == self.user_id]
 
     def _is_mine(self, own: Any) -> bool:
         try:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from contract import names
 from contract.dataset import Dataset
-from contract.event_archive import TIME, archive_tables
+from contract.event_archive import TIME, archive_tables, tables_of_user
 from contract.keys import shown_key
 from contract.shown import Shown, shown_folder
 from live.archive import Archive
@@ -71,10 +71,12 @@ def table_of(notes: Sequence[Shown]) -> pa.Table:
     return pa.table([pa.array(rows[one.name], one.type) for one in SCHEMA], schema=SCHEMA)
 
 
-def read_shown(var: Path, dataset: str) -> list[Shown]:
-    """Reads the archive's notes, oldest first, each answer once: after a crash it may stand in two files."""
+def read_shown(var: Path, dataset: str, user_id: int | None = None) -> list[Shown]:
+    """Reads the archive's notes, all or those of one user, oldest first, each answer once: after a crash it
+    may stand in two files."""
     notes: dict[tuple[str, int, int], Shown] = {}
-    for table in archive_tables(shown_folder(var, dataset)):
+    folder = shown_folder(var, dataset)
+    for table in archive_tables(folder) if user_id is None else tables_of_user(folder, user_id):
         for row in table.to_pylist():
             at_ms = round(row.pop("at").timestamp() * 1000)
             places = {name: tuple(row[name]) for name in ("item_ids", "scores", "chances", "degraded")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +19,7 @@ class Transaction:
         self.redis: Any = redis
         self._pipe: Any = redis.pipeline(transaction=True)
         self._writes: list[Command] = []
+        self._then: list[Callable[[], object]] = []
 
     def __enter__(self) -> Transaction:
         """Begins."""
@@ -52,8 +53,12 @@ class Transaction:
         """Adds a command to what will be written."""
         self._writes.append(command)
 
+    def then(self, do: Callable[[], object]) -> None:
+        """Adds what is to be done once all is written; nothing where it is not."""
+        self._then.append(do)
+
     def commit(self) -> list[Any]:
-        """Writes everything, gives the replies.
+        """Writes everything, does what comes then, gives the replies.
 
         Raises:
             WatchError: what was read has changed; nothing is written.
@@ -62,4 +67,6 @@ class Transaction:
         for command in self._writes:
             self._pipe.execute_command(*command)
         replies: list[Any] = self._pipe.execute()
+        for do in self._then:
+            do()
         return replies

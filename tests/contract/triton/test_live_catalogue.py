@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from redis import Redis
 
 from contract import names
+from contract.dataset import Dataset
+from contract.event_archive import read_archive
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
+from contract.ids import number_of
 from contract.keys import catalogue_reply_key, item_card_key, item_vector_key, live_version_key
 from contract.live_catalogue import (
     FORGET,
@@ -38,6 +43,7 @@ from tests.builders.catalogue import ask_for, make_catalogue, put_items
 from tests.builders.live import drain
 from tests.builders.site import Site
 from tests.builders.triton import make_request, slate
+from tests.contract.triton.test_live import wait_until
 
 NEW = 7_000_000
 ROW: dict[str, Any] = {
@@ -208,22 +214,42 @@ def test_all_that_is_held_of_a_user_is_told_and_then_deleted(
     site: Site, redis: Any, consumer: Consumer
 ) -> None:
     dataset, user = site.old.dataset, 101
-    change = ask_for(redis, dataset, SHOW, str(user))
-    drain(consumer)
-    told = json.loads(redis.get(catalogue_reply_key(dataset.name, change)))
+    told = told_of(redis, dataset, user, consumer)
     assert told["seen"] == list(site.old.seen[user])
     assert (
         told["features"]["user_recent_item_ids"]
         == site.old.rows[names.USER_ACTIVITY, user][names.USER_RECENT_ITEM_IDS]
     )
     ask_for(redis, dataset, FORGET, str(user))
-    change = ask_for(redis, dataset, SHOW, str(user))
-    drain(consumer)
-    told = json.loads(redis.get(catalogue_reply_key(dataset.name, change)))
+    told = told_of(redis, dataset, user, consumer)
     nothing: dict[str, Any] = {"waiting": [], "archived": []}
     assert told == {"features": {}, "seen": [], "slates": [], "events": nothing, "shown": nothing}
     state = LiveState.of(read_changes(catalogue_folder(site.var, dataset.name)))
     assert [*state.forgotten] == [digest_of_user(user)]
+
+
+def told_of(redis: Any, dataset: Dataset, user: int, consumer: Consumer) -> Any:
+    """Asks what is held of a user, whose answer comes beside the streams."""
+    key = catalogue_reply_key(dataset.name, ask_for(redis, dataset, SHOW, str(user)))
+    drain(consumer)
+    wait_until(lambda: bool(redis.exists(key)))
+    return json.loads(redis.get(key))
+
+
+@pytest.mark.parametrize("users", [[7, -3, 7], ["a", "b", "a"]])
+def test_of_an_archive_the_rows_of_one_user_are_read_each_event_once(
+    tmp_path: Path, users: list[Any]
+) -> None:
+    mine, other = users[:2]
+    for hour, owners in {"2026-11-29T10": users, "2026-11-29T11": [other], "2026-11-29T12": [mine]}.items():
+        (tmp_path / hour).mkdir()
+        table = pa.table({"user_id": owners, "event_id": [f"{at % 2}" for at in range(len(owners))]})
+        pq.write_table(table, tmp_path / hour / "0.parquet")
+    number = number_of(mine, "string" if isinstance(mine, str) else "int64")
+    found = read_archive(tmp_path, number)
+    assert found is not None
+    assert found.to_pydict() == {"user_id": [mine], "event_id": ["0"]}
+    assert read_archive(tmp_path, 12345) is None
 
 
 def test_many_files_of_changes_become_one_and_tell_the_same(tmp_path: Path) -> None:
