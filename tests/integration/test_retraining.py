@@ -64,6 +64,20 @@ def served(world: World) -> tuple[str, str]:
     return world.recommend(7)["bundle"], world.settings.bundle.resolve().name
 
 
+def tried(world: World) -> dict[str, Any]:
+    """What is kept of the training that was begun last; nothing before trainings are looked for."""
+    with world.redis() as client:
+        value: Any = client.get(retrained_key(world.manifest()["dataset"]))
+        told: dict[str, Any] = json.loads(value or "{}")
+        return told
+
+
+def is_ended(world: World) -> bool:
+    """Whether a training was begun, and has ended."""
+    told = tried(world)
+    return bool(told["reason"]) and told["status"] is not None
+
+
 def of_the_category(world: World) -> list[int]:
     """The items of the category that the ensemble gives."""
     items = world.recommend(7, n=5, filters={"item_category": [CATEGORY]})["items"]
@@ -101,12 +115,12 @@ def test_events_begin_a_training_whose_bundle_is_promoted_and_a_worse_one_change
         due = {"RETRAIN_EVENTS": str(EVENTS), "RETRAIN_PAUSE_S": "0", "POLL_S": "1"}
         settings = {f"BATCH_{name}": value for name, value in due.items()}
         with retraining(world, **settings, PROMOTION_MARGIN="1") as at_work:
-            assert eventually(lambda: bool(counted(world)), SOON_S)
+            assert eventually(lambda: bool(tried(world)), SOON_S)
             client.send_events([{"user_id": 7, "item_id": one, "type": "click"} for one in items])
             assert eventually(lambda: (world.var / "retrain.lock").exists(), SOON_S)
             second = retrain(world, "at the same time")
             assert (second.returncode, "did nothing" in second.stdout) == (75, True), second.stdout
-            is_done = eventually(lambda: served(world)[0] != before or at_work.poll() is not None, TRAINED_S)
+            is_done = eventually(lambda: is_ended(world), TRAINED_S)
             at_work.send_signal(signal.SIGTERM)
             output = at_work.communicate(timeout=120)[0]
             assert is_done, output
@@ -134,11 +148,3 @@ def test_events_begin_a_training_whose_bundle_is_promoted_and_a_worse_one_change
     assert "not promoted" in refused.stderr
     assert "what is served stays" in refused.stdout
     assert (served(world), routing(world)) == ((BETTER, BETTER), record)
-
-
-def counted(world: World) -> bytes | None:
-    """What the watch of trainings counts from; None where it has not looked yet."""
-    with world.redis() as client:
-        value: Any = client.get(retrained_key(world.manifest()["dataset"]))
-        told: bytes | None = value
-    return told

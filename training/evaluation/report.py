@@ -23,14 +23,16 @@ class Report:
     sections: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def add(self, section: str, model: str, values: Mapping[str, float | Doubles]) -> None:
-        """Adds a model's metrics: numbers, or values per user, whose mean counts."""
+        """Adds a model's metrics: numbers, or values per user, whose mean counts; not what nobody has."""
         row = self.sections.setdefault(section, {}).setdefault(model, {})
         for name, value in values.items():
+            if not np.isfinite(value).any():
+                continue
             if isinstance(value, np.ndarray):
                 row[name] = float(np.nanmean(value))
                 if self.is_full:
                     row[f"{name}_interval"] = list(bootstrap(value))
-            elif np.isfinite(value):
+            else:
                 row[name] = float(value)
 
 
@@ -46,11 +48,11 @@ def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]
             ]
             merged[section][model] = dict(row)
             for name in row:
-                values = np.array([other[name] for other in rows], dtype=np.float64)
+                values = np.array([other[name] for other in rows if name in other], dtype=np.float64)
                 if name.endswith("_interval"):
                     merged[section][model][name] = values.mean(axis=0).tolist()
                     continue
                 merged[section][model][name] = float(values.mean())
-                if len(rows) > 1 and values.std() > 0:
+                if len(values) > 1 and values.std() > 0:
                     merged[section][model][f"{name}_seeds"] = float(values.std(ddof=1))
     return merged
