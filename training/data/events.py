@@ -40,11 +40,11 @@ def with_live_events(checked: Checked, var_dir: Path, say: Say) -> Checked:
     is_known = rows[names.ITEM_ID].isin(frames["items"][names.ITEM_ID]).to_numpy()
     rows = rows[is_known]
     if left := int(np.count_nonzero(~is_known)):
-        say(f"{left:,} events of items that are not in the items table are left out")
+        say(f"events left out, as their items are not in the items table: {left:,}")
     if rows.empty:
         return checked
     new = sorted({*rows[names.USER_ID]} - {*frames["users"][names.USER_ID]})
-    say(f"{len(rows):,} events from the archive, {len(new):,} users of which are new")
+    say(f"events from the archive: {len(rows):,}, users of theirs that are new: {len(new):,}")
     interactions = pd.concat([frames["interactions"], rows], ignore_index=True)
     return replace(
         checked,

@@ -43,13 +43,13 @@ def with_live_changes(checked: Checked, var_dir: Path, say: Say) -> Checked:
     if state.items:
         frames["items"] = _items(frames["items"], state.items, dataset)
         put = sum(row is not None for row in state.items.values())
-        say(f"{put:,} items that were put live, {len(state.items) - put:,} that were taken out")
+        say(f"items put live: {put:,}, taken out: {len(state.items) - put:,}")
     if state.forgotten:
         gone = _forgotten(frames, state)
         frames["users"] = frames["users"][~frames["users"][names.USER_ID].isin(gone)].reset_index(drop=True)
         frames["interactions"] = _interactions(frames["interactions"], gone, dataset)
         users = {number: text for number, text in users.items() if number not in gone}
-        say(f"{len(state.forgotten):,} users were forgotten")
+        say(f"users forgotten: {len(state.forgotten):,}")
     return replace(checked, frames=frames, users=users)
 
 
