@@ -8,7 +8,6 @@ import json
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from batch.runs.registry import RunRegistry
 from batch.runs.status import Status
 from batch.settings import BatchSettings, RetrievalMode, load_batch_settings
 from contract.bundle import BundleError, read_manifest
+from contract.quiet import quieten
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
 
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(chosen: argparse.Namespace, chain: EnsembleSettings, batch: BatchSettings) -> int:
     """Computes and publishes a run, or goes on with one."""
-    for package in ("merlin", "nvtabular", "treelite", "dask"):  # what they lack here is meant to be away
-        warnings.filterwarnings("ignore", module=rf"{package}\b.*")
+    quieten()
     from batch.compute.job import BatchJob  # Arrow takes a second, which no other command needs
     from batch.compute.users import Selection
     from batch.runs.plan import write

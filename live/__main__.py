@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from contract.environment import explain_redis
 from contract.errors import StageError
 from contract.keys import watched_key
 from contract.live_files import live_folder
+from contract.quiet import quieten
 from contract.watched import Watched
 from ensemble.settings import EnsembleSettings, load_settings
 from ensemble.stores.client import connect
@@ -90,7 +90,7 @@ def _end_with(dataset: Dataset, bundle: Path, stop: threading.Event) -> None:
 
 def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
     """Prints what came of what was shown, and writes the page."""
-    warnings.filterwarnings("ignore", module=r"merlin\b.*")  # what it lacks here is meant to be away
+    quieten()
     from live.replay import Replay
     from live.report import clicks_of, estimate_other, join, lines_of
     from live.report_page import click_sections, freshness_sections, write_page

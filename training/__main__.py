@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, read_manifest
 from contract.dataset import DatasetError
 from contract.environment import explain_full_disk, is_full_disk
+from contract.quiet import quieten
 from training.config import QualityLevel, SettingError, TrainingSettings, load_settings
 from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
@@ -248,8 +248,7 @@ def _quieten() -> None:
     """Keeps the libraries' notes, and the GPU that TensorFlow would take whole, out of the way."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    for module in ("merlin", "nvtabular", "tensorflow", "keras", "dask"):
-        warnings.filterwarnings("ignore", module=rf"{module}\b.*")
+    quieten()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
