@@ -60,7 +60,9 @@ class Watched(BaseModel):
         lag = f"the oldest waits for {_age(self.event_lag_s)}" if self.event_lag_s else "none waits"
         lines = [f"{self.bundle}: {told}", f"events: {lag}"]
         if not self.drift:
-            few = f"not known yet, {self.answers:,} answers of this bundle, of {self.wanted:,} that it takes"
+            few = (
+                f"not known yet, {self.answers:,} of the {self.wanted:,} answers of this bundle that it takes"
+            )
             untold = "not known: this bundle has no reference.json, `make train` makes one that has"
             return [*lines, f"drift: {few if self.answers < self.wanted else untold}"]
         if not self.drifted:
