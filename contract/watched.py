@@ -61,7 +61,7 @@ class Watched(BaseModel):
         lines = [f"{self.bundle}: {told}", f"events: {lag}"]
         if not self.drift:
             few = (
-                f"not known yet, {self.answers:,} of the {self.wanted:,} answers of this bundle that it takes"
+                f"not known yet, {self.answers:,} of the {self.wanted:,} answers that it takes of this bundle"
             )
             untold = "not known: this bundle has no reference.json, `make train` makes one that has"
             return [*lines, f"drift: {few if self.answers < self.wanted else untold}"]

@@ -124,7 +124,7 @@ def test_drift_is_found_once_something_else_is_served_and_not_before(
     show(redis, notes_of(world, WINDOW - 1, seed=1), name)
     found = watch.look()
     assert (found.answers, found.drift) == (WINDOW - 1, {}), "the window is not full"
-    assert f"not known yet, {WINDOW - 1} of the {WINDOW} answers of this" in found.lines()[-1]
+    assert f"not known yet, {WINDOW - 1} of the {WINDOW} answers" in found.lines()[-1]
     assert "shortlist_drift_answers 0.0" in generate_latest(watch.gauges.registry).decode()
     show(redis, notes_of(world, 4 * WINDOW, seed=2), name)
     found = watch.look()
