@@ -13,14 +13,17 @@ BEGIN, END = "<!-- nodes: begin -->", "<!-- nodes: end -->"
 PAGE = ROOT / "docs" / "scale.md"
 ROWS: dict[str, str] = {
     "build_s": "build, s",
+    "build_cpu_s": "of that CPU, of the busiest server, s",
     "memory_mib": "memory, MiB",
     "file_mib": "file that is mapped, MiB",
     "ef": "EF_RUNTIME that reaches the recall",
     "recall": f"recall@{K}",
     "p50_ms": "one client: p50, ms",
     "p99_ms": "one client: p99, ms",
+    "search_cpu_ms": "CPU of a search, client and servers, ms",
     "per_s": "4 clients: searches per s",
     "restart_s": "restart, until every item is found again, s",
+    "restart_cpu_s": "of that CPU, of the busiest server, s",
     "load": "load average of the machine",
 }
 

@@ -35,22 +35,26 @@ CLIENTS, TARGET = 4, 0.98
 BREADTHS = (100, 150, 200, 300, 400, 800, 1600)
 
 
-def searched(opening: Opening, vectors: Vectors, exact: Exact, seconds: float) -> dict[str, float]:
-    """Searches ever more widely until the recall is reached, then as fast as can be."""
+def searched(
+    opening: Opening, servers_s: Callable[[], float], vectors: Vectors, exact: Exact, seconds: float
+) -> dict[str, float]:
+    """Searches ever more widely until the recall is reached, then as fast as can be. `servers_s` gives the
+    CPU seconds that the servers have used."""
     for ef in BREADTHS:
         index = opening.index(vectors, ef)
         recall = measure(index, exact, ef, TARGET).recall
         if recall >= TARGET:
             break
     took: list[float] = []
-    until = time.monotonic() + seconds
+    cpu_s, until = servers_s() + time.process_time(), time.monotonic() + seconds
     while time.monotonic() < until or len(took) < len(vectors.users):
         user = vectors.users[len(took) % len(vectors.users)][None]
         began = time.perf_counter()
         index.search(user, [K], [{}], K)
         took.append(time.perf_counter() - began)
+    cpu_ms = (servers_s() + time.process_time() - cpu_s) / len(took) * 1e3
     p50, p99 = np.quantile(took, [0.5, 0.99]) * 1e3
-    return {"ef": ef, "recall": recall, "p50_ms": p50, "p99_ms": p99}
+    return {"ef": ef, "recall": recall, "p50_ms": p50, "p99_ms": p99, "search_cpu_ms": cpu_ms}
 
 
 def together(opening: Opening, items: Path, ef: int, seconds: float) -> float:
@@ -98,8 +102,8 @@ def run(items: int, nodes: Sequence[int], seconds: float, users: int, folder: Pa
             if contender in known:
                 continue
             with made() as figures:
-                opening = figures.pop("opens")
-                figures |= searched(opening, vectors, exact, seconds)
+                opening, servers_s = figures.pop("opens"), figures.pop("cpu_s")
+                figures |= searched(opening, servers_s, vectors, exact, seconds)
                 figures["per_s"] = together(opening, work, figures["ef"], seconds)
             figures |= {"load": os.getloadavg()[0], "commit": commit()}
             known[contender] = figures
