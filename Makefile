@@ -16,12 +16,16 @@ DEV := .venv/dev/bin/python
 ENVIRONMENTS := deploy/local/environments.py
 STACK := $(DEV) -m deploy.local.stack
 BUNDLES := $(DEV) -m deploy.local.bundles
+TRACKING := $(DEV) -m deploy.local.tracking
 # A command of a role that needs Redis: with its URL, and the password of the local one.
 RUN := $(DEV) -m deploy.local.run
 
-# Given on the command line, DATA and QUALITY become settings of every command.
+# Given on the command line, DATA, QUALITY and SETTINGS become settings of every command.
 ifdef DATA
 export SHORTLIST_DATA := $(DATA)
+endif
+ifdef SETTINGS
+export SHORTLIST_SETTINGS := $(SETTINGS)
 endif
 ifdef QUALITY
 export SHORTLIST_QUALITY := $(QUALITY)
@@ -76,12 +80,22 @@ shards: environment-torch ## write the towers' training examples as shards, whic
 	@$(TRAINING) -m training shards | $(TORCH) -m training.shards.pack $(if $(TO),--to '$(TO)')
 
 .PHONY: train
-train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals]
-	@$(TRAINING) -m training train
+train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file]
+	@$(call tracked,train)
 
 .PHONY: compare
 compare: environments ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
 	@$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)')
+
+.PHONY: tune
+tune: environments environment-torch ## search settings by what validation says; goes on where it was  [TRIALS=20] [HOURS=] [MODEL=two_tower] [DATA=] [SPACE=file]
+	@status=0; $(RUN) torch -m training.tuning --trainer $(TRAINING) $(if $(TRIALS),--trials '$(TRIALS)') \
+		$(if $(HOURS),--hours '$(HOURS)') $(if $(MODEL),--model '$(MODEL)') $(if $(SPACE),--space '$(SPACE)') || status=$$?; \
+	$(TRACKING); exit $$status
+
+.PHONY: mlflow
+mlflow: environments environment-torch ## open MLflow's page: what was trained, with which settings, and what it reached
+	@$(RUN) torch -m training.tracking page
 
 .PHONY: promote
 promote: environments ## let the bundle trained last answer, if it is not worse; no restart  [BUNDLE=name] [FORCE=1: even if it is]
@@ -223,6 +237,11 @@ command -v $(PYTHON) >/dev/null || { \
 	echo "setup    $(PYTHON) is missing; install it, or set PYTHON= to a Python 3.11:"; \
 	echo "    sudo apt-get install --yes python3.11-venv libpython3.11 libgomp1"; exit 1; } >&2; \
 $(PYTHON) $(ENVIRONMENTS) --python $(PYTHON) $(1)
+endef
+
+# Trains, then brings what was recorded to MLflow, however it ended.
+define tracked
+status=0; $(TRAINING) -m training $(1) || status=$$?; $(TRACKING); exit $$status
 endef
 
 # A folder that is missing or holds no test fails the run: pytest ends with 4 or 5.

@@ -26,8 +26,10 @@ from training.data.sources.synthetic import Size
 from training.evaluation.protocols.protocol import PROTOCOLS, TIME_SPLIT
 from training.export.write import CURRENT, linked, write_json
 from training.features.tables import write_features
+from training.identity import data_version, fingerprint
 from training.progress import TrainingProgress
 from training.promotion import METRIC, listing, measured_again_file, promote, rollback, slate_quality
+from training.record import FOLDER, PARTS, end_with, is_at_work, recorded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +116,30 @@ def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
 def _metrics(folder: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
     return metrics
+
+
+def run_trial(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
+    """Trains one model of the settings and keeps a record of what validation says of it; `--check` names
+    what it would be of: its data set, the version of it, and the training's fingerprint."""
+    check_matmul()
+    prepared = _prepared(settings, steps)
+    if chosen.check:
+        told = (prepared.dataset.name, data_version(prepared), fingerprint(prepared, settings))
+        steps.console.print(" ".join(told), markup=False, soft_wrap=True)
+        return
+    _quieten()
+    with steps.step("Load TensorFlow and Merlin", "about 10 s"):
+        from training.pipeline import try_model
+        from training.recording import facts_of
+    name = chosen.name or f"{prepared.dataset.name}-trial-{fingerprint(prepared, settings)[:8]}"
+    facts = facts_of(name, "trial", prepared, settings, part_of=chosen.part_of)
+    if chosen.part_of:
+        whole = settings.var_dir / FOLDER / chosen.part_of
+        if not (whole.is_dir() and is_at_work(whole)):
+            raise SettingError(f"--part-of={chosen.part_of}: no search of this name is at work")
+        end_with(whole)
+    with recorded(settings.var_dir, facts) as record:
+        try_model(prepared, settings, steps, record, chosen.part)
 
 
 def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
@@ -266,6 +292,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     with_data = [
         command("prepare", run_prepare, "check a data set and write its three tables"),
         train := command("train", run_train, "train a bundle and evaluate it"),
+        tried := command("trial", run_trial, "train one model; record what validation says, for `make tune`"),
         compared := command("compare", run_compare, "train architectures side by side, print one table"),
         retrained := command("retrain", run_retrain, "train on all that is known, beside the current bundle"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
@@ -293,6 +320,10 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
     rolled_back = command("rollback", run_rollback, "make the bundle current that was so before")
     for moved in (promoted, rolled_back):
         moved.add_argument("--check", action="store_true", help="name the bundle, and move nothing")
+    tried.add_argument("--part", choices=PARTS, default=PARTS[0], help=f"default: {PARTS[0]}")
+    tried.add_argument("--name", help="of its record, below var/trainings")
+    tried.add_argument("--part-of", help="the name of the search that it belongs to")
+    tried.add_argument("--check", action="store_true", help="name what it would be of, and train nothing")
     command("bundles", run_bundles, "list the bundles, and how `current` moved")
     evaluate.add_argument(
         "--protocol",

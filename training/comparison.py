@@ -29,10 +29,13 @@ from training.examples.split import HeldOut, held_out
 from training.export.ranker import export_ranker, ranker_spec
 from training.export.towers import model_spec
 from training.export.write import write_json
+from training.identity import fingerprint
 from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates
 from training.models import RANKING_MODELS, RETRIEVAL_MODELS, check_task_weights, chosen_ranking
-from training.pipeline import fingerprint, set_threads
+from training.pipeline import set_threads
 from training.progress import TrainingProgress
+from training.record import RANKING, RETRIEVAL, recorded
+from training.recording import facts_of
 from training.slates.search import evaluate_vectors
 from training.slates.slates import Learned, Retriever
 
@@ -80,9 +83,22 @@ def compare(
         if file.is_file():
             steps.say(f"{file}: data, settings and code unchanged, kept")
         else:
-            write_json(file, ground.retrieval(name) if name in RETRIEVAL_MODELS else ground.ranking(name))
+            write_json(file, _recorded_row(ground, name, file.stem))
         rows.append(json.loads(file.read_text("utf-8")))
     return _table(prepared, settings, rows)
+
+
+def _recorded_row(ground: _Ground, name: str, recorded_as: str) -> Row:
+    """Trains and measures one model, and keeps a record of it."""
+    part = RETRIEVAL if name in RETRIEVAL_MODELS else RANKING
+    chosen = {"retrieval": name} if part == RETRIEVAL else {"ranker": name}
+    settings, prepared = ground.settings.model_copy(update=chosen), ground.prepared
+    facts = facts_of(f"{prepared.dataset.name}-compare-{recorded_as}", "compare", prepared, settings)
+    with recorded(settings.var_dir, facts) as record:
+        row = ground.retrieval(name) if part == RETRIEVAL else ground.ranking(name)
+        for metric in [metric for metric in _COLUMNS if metric in row]:
+            record.metric(f"compare/{metric}", row[metric])
+    return row
 
 
 @dataclass(frozen=True, eq=False)

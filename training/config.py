@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from contract.environment import read_settings
 from contract.keys import MAX_SEEN
 from training.ranking.config import DcnConfig, DeepConfig, DlrmConfig, MultiTaskConfig
 from training.retrieval.config import BprConfig, FactorsConfig, TwoTowerConfig
+from training.settings_file import SettingsFile, SettingsFileError
 
 
 class SettingError(ValueError):
@@ -130,6 +132,19 @@ class TrainingSettings(BaseSettings):
     mmoe: MultiTaskConfig = MultiTaskConfig()
     ple: MultiTaskConfig = MultiTaskConfig()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given counts before the environment, that before the file of `SHORTLIST_SETTINGS`."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, SettingsFile(settings_cls)
+
     def at_quality(self) -> TrainingSettings:
         """Gives the settings with the sizes that QUALITY=tiny asks for; the others keep what is set."""
         if self.quality is not QualityLevel.TINY:
@@ -143,5 +158,10 @@ class TrainingSettings(BaseSettings):
 
 
 def load_settings() -> TrainingSettings:
-    """Reads the environment; a wrong value ends the process with one line and exit status 2."""
-    return read_settings(TrainingSettings)
+    """Reads the environment, and the file that it names; a wrong value ends the process with one line and
+    exit status 2."""
+    try:
+        return read_settings(TrainingSettings)
+    except SettingsFileError as error:
+        sys.stderr.write(f"settings: {error}\n")
+        raise SystemExit(2) from None

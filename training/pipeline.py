@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,12 +18,12 @@ from contract.bundle import ModelSpec, OrderSpec
 from contract.dataset import DATASET_FILE
 from contract.drift import REFERENCE_FILE
 from training.config import QualityLevel, TrainingSettings
-from training.data.prepared import Prepared, dataset_yaml, read_stamp
+from training.data.prepared import Prepared, dataset_yaml
 from training.evaluation.assess import SERVED, assess, test_facts
 from training.evaluation.notes import notes
 from training.evaluation.protocols.protocol import PROTOCOLS
 from training.evaluation.report import over_seeds
-from training.examples.ranking import SAMPLE_ROWS, RankingExamples, RankingParts
+from training.examples.ranking import SAMPLE_ROWS
 from training.examples.snapshot import candidate_columns
 from training.export.ranker import export_ranker, ranker_spec
 from training.export.reference import reference_of
@@ -52,16 +51,19 @@ from training.export.write import (
     versions,
     write_json,
 )
-from training.learn import fit_encoders, fit_retriever, learn_slates, make_candidates
-from training.models import check_task_weights, chosen_ranking, chosen_retrieval
+from training.identity import fingerprint
+from training.learn import fit_retriever, learn_slates
+from training.model_training import ModelTraining, fresh_share
 from training.progress import TrainingProgress
+from training.record import RANKING, TrainingRecord, recorded
+from training.recording import add_results, facts_of
 from training.slates.choose import choose_forms, is_next_asked
-from training.slates.slates import Learned, Retriever
+from training.slates.slates import Learned
+from training.slates.sources import FittedSource
 from training.slates.sources import specs as source_specs
 
 QUERY_USERS = 1000
 """Users whose vectors the bundle keeps, to measure an approximate index with."""
-CODE = Path(__file__).parent.parent
 
 
 def train_bundle(
@@ -82,10 +84,13 @@ def train_bundle(
     else:
         set_threads(settings.threads)
         name = bundle_id(prepared.dataset.name, made_of, now())
-        learned, metrics = learn(prepared, settings, steps)
-        with steps.step("Export"), staged(bundles, name) as folder:
-            write_bundle(folder, name, prepared, settings, learned, metrics, reason)
-        keep_models(settings.var_dir / SAVED_MODELS / name, learned)
+        facts = facts_of(name, "train", prepared, settings)
+        with recorded(settings.var_dir, facts) as record:
+            learned, metrics = learn(prepared, settings, steps, record)
+            with steps.step("Export"), staged(bundles, name) as folder:
+                write_bundle(folder, name, prepared, settings, learned, metrics, reason)
+            record.tell(bundle=name)
+            keep_models(settings.var_dir / SAVED_MODELS / name, learned)
     point(bundles, name, LATEST)
     return bundles / name
 
@@ -107,7 +112,9 @@ def measure(
         steps.say(f"{file}: data, settings and code unchanged, reused")
         return file
     set_threads(settings.threads)
-    _, metrics = learn(divided, settings, steps)
+    facts = facts_of(f"{file.stem}-{now():%Y%m%d-%H%M%S}", "measure", divided, settings)
+    with recorded(settings.var_dir, facts) as record:
+        _, metrics = learn(divided, settings, steps, record)
     file.parent.mkdir(parents=True, exist_ok=True)
     noted = [PROTOCOLS[protocol].note, *metrics["notes"]]
     write_json(file, {"protocol": protocol, **metrics, "notes": noted})
@@ -115,35 +122,19 @@ def measure(
 
 
 def learn(
-    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress
+    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, record: TrainingRecord
 ) -> tuple[Learned, dict[str, Any]]:
     """Trains one model per seed and measures each; gives the first and the metrics of all."""
-    fit_ranking, _ = chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
-    check_task_weights(settings, prepared.dataset.labels)
-    with steps.step("Make the ranker's rows"):
-        parts = RankingParts.of(prepared)
-        counts = (len(parts.train), len(parts.histories), len(parts.validation))
-        steps.say("{:,} train, {:,} of histories, {:,} validation".format(*counts))
-    with steps.step("Fit the workflow"):
-        encoders = fit_encoders(prepared, parts.train)
-        examples = RankingExamples.of(prepared, encoders, parts)
-    with steps.step("Fit the other sources"):
-        sources = choose_forms(prepared)
-        if not is_next_asked(prepared, sources):
-            settings = settings.without_fresh_steps()
+    training, sources = begin(prepared, settings, steps, record)
+    settings = training.settings
     is_full = settings.quality is QualityLevel.FULL
     seeds = [settings.seed + i for i in range(settings.seeds if is_full else 1)]
     first: Learned | None = None
     peak, reports = 0, []
     for seed in seeds:
-        with steps.step(f"Train retrieval, seed {seed}"):
-            retriever = fit_retriever(prepared, encoders, settings, seed)
-            if fresh_share(retriever):
-                steps.say("ended with users as of just before: validation gained by it")
-        with steps.step(f"Train the ranker, seed {seed}"):
-            candidates = make_candidates(prepared, encoders, parts.table, retriever, settings.k, seed)
-            ranker = fit_ranking(replace(examples, candidates=candidates), seed)
-            learned = Learned(encoders, retriever, ranker, examples.sample(seed), OrderSpec())
+        retriever = training.retrieval(seed)
+        ranker = training.ranking(retriever, seed)
+        learned = Learned(training.encoders, retriever, ranker, training.examples.sample(seed), OrderSpec())
         with steps.step(f"Choose shares and order, seed {seed}"):
             learned = learn_slates(prepared, learned, sources, settings.k)
             steps.say(str(learned.order))
@@ -151,24 +142,44 @@ def learn(
         peak = peak or peak_memory_mib()
         with steps.step(f"Evaluate, seed {seed}"):
             fit = partial(fit_retriever, settings=settings, seed=seed)
-            reports.append(assess(prepared, settings, parts, examples, learned, seed, fit))
+            reports.append(assess(prepared, settings, training.parts, training.examples, learned, seed, fit))
     assert first is not None
-    return first, {
+    metrics = {
         "dataset": prepared.dataset.name,
         "quality": settings.quality.value,
         "seeds": seeds,
-        "test": test_facts(prepared, parts),
+        "test": test_facts(prepared, training.parts),
         "notes": notes(prepared),
         "served": SERVED,
         "training": {"seconds": training_seconds(steps, seeds[0]), "peak_memory_mib": peak},
         "sections": over_seeds(reports),
     }
+    add_results(record, metrics, (SERVED, first.retriever.model.name, first.ranker.name))
+    return first, metrics
 
 
-def fresh_share(retriever: Retriever) -> float:
-    """Gives the share of users as of just before that the training of vectors ended with; 0 of a model that
-    does not choose."""
-    return float(getattr(retriever.model, "fresh_share", 0.0))
+def try_model(
+    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, record: TrainingRecord, part: str
+) -> None:
+    """Trains the settings' model of a part, `retrieval` or `ranking`, as a bundle's is, and records what
+    validation says of it. The test part is not looked at, and nothing is exported."""
+    set_threads(settings.threads)
+    training, _ = begin(prepared, settings, steps, record)
+    retriever = training.retrieval(settings.seed)
+    if part == RANKING:
+        training.ranking(retriever, settings.seed)
+
+
+def begin(
+    prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, record: TrainingRecord
+) -> tuple[ModelTraining, list[FittedSource]]:
+    """Makes ready what the models are trained on, and the other sources, which say how."""
+    training = ModelTraining.of(prepared, settings, steps, record)
+    with steps.step("Fit the other sources"):
+        sources = choose_forms(prepared)
+        if not is_next_asked(prepared, sources):
+            training = replace(training, settings=settings.without_fresh_steps())
+    return training, sources
 
 
 def training_seconds(steps: TrainingProgress, seed: int) -> dict[str, float]:
@@ -290,19 +301,6 @@ def export_towers(folder: Path, learned: Learned, seed: int) -> dict[str, ModelS
     export_model(model.users_to_onnx(user), model.encode_users, user, histories.columns(users, ends), folder)
     export_model(model.items_to_onnx(item), model.encode_items, item, drawn, folder)
     return {"user_tower": user, "item_tower": item}
-
-
-def fingerprint(prepared: Prepared, settings: TrainingSettings) -> str:
-    """A hash of what a bundle is made of: the prepared data, the settings of training, and this code."""
-    digest = hashlib.sha256()
-    chosen = settings.model_dump_json(
-        exclude={"data", "data_dir", "var_dir", "max_seen", "promotion_margin", "synthetic"}
-    )
-    for text in (dataset_yaml(prepared.dataset), repr(sorted(read_stamp(prepared.folder).items())), chosen):
-        digest.update(text.encode())
-    for file in sorted((*CODE.glob("training/**/*.py"), *CODE.glob("contract/*.py"))):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def set_threads(threads: int) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -19,23 +18,8 @@ from batch.compute.worker import ShardTask, ShardWorker
 from batch.errors import BatchError
 from batch.settings import BatchSettings
 from contract.names import USER_ID
+from contract.ray import ALONE, LOOPBACK, QUIET, silent
 
-# Ray reads these when it is imported, which is therefore done where it is used. Its own words on the terminal
-# are of no use to who reads ours.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
-LOOPBACK = "127.0.0.1"
-ALONE = {
-    # Else Ray replaces the loopback address by the machine's own, and its servers listen on every one.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Seconds that what outlives a killed run goes on looking for it; else a minute.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
-}
-"""For a Ray of the run's own."""
 CONNECT_S = 5.0
 FOLDER = "batch-ray-"
 QUEUED = 2
@@ -51,7 +35,7 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     """
     if settings.address:
         _check_reachable(settings.address)
-    for name, value in (ENVIRONMENT if settings.address else ENVIRONMENT | ALONE).items():
+    for name, value in (QUIET if settings.address else QUIET | ALONE).items():
         os.environ.setdefault(name, value)
     import ray
     from ray.exceptions import RayError
@@ -90,20 +74,6 @@ def connected(settings: BatchSettings) -> Iterator[int]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Drops what is written to the standard error: Ray tells there that it was told to be quiet."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _own(settings: BatchSettings, folder: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from contract.bundle import BundleError, read_manifest
 from deploy.local.routing import dataset_of
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 from deploy.local.supervisor import Supervisor, socket_path
+from deploy.local.tracking import bring
 from ensemble.stores.routing import bundle_folder
 from ensemble.triton.repository import ModelRepository
 
@@ -138,8 +139,10 @@ def main() -> int:
     try:
         if chosen.command == "promote":
             promote(settings, chosen.bundle, force=chosen.force)
+            bring(settings)
         elif chosen.command == "rollback":
             rollback(settings)
+            bring(settings)
         elif chosen.command == "split":
             split(settings, chosen.bundle, chosen.share)
         elif chosen.command == "shadow":

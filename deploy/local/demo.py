@@ -17,7 +17,7 @@ import httpx
 from rich.console import Console
 from rich.rule import Rule
 
-from deploy.local import answers, stack
+from deploy.local import answers, stack, tracking
 from deploy.local.ports import PortTaken
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.steps import Step, StepFailed, Steps
@@ -55,6 +55,8 @@ def run_demo(console: Console, settings: LocalSettings, *, force: bool = False) 
     steps.run(QUALITY)
     console.print(Rule(f"load, {LOAD_S} seconds", align="left"))
     steps.run(LOAD)
+    console.print(Rule("tracking", align="left"))
+    tracking.bring(settings)
 
 
 def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from contract.bundle import BundleError
 from deploy.local.bundles import CommandFailed, promote, run, runs, say
 from deploy.local.settings import LocalSettings, load_settings
+from deploy.local.tracking import bring
 
 LOCK = "retrain.lock"
 
@@ -57,7 +58,10 @@ def main() -> int:
     chosen, settings = parser.parse_args(), load_settings()
     try:
         with alone(settings.var):
-            retrain(settings, chosen.reason)
+            try:
+                retrain(settings, chosen.reason)
+            finally:
+                bring(settings)
     except BlockingIOError:
         say("another training is at work; this one did nothing")
         return 75

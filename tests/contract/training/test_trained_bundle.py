@@ -22,6 +22,7 @@ from training.export.towers import run_model
 from training.export.write import CURRENT, LATEST, linked
 from training.pipeline import QUERY_USERS
 from training.promotion import slate_quality
+from training.record import FOLDER, read_facts, read_metrics, read_tables
 
 Bundle = tuple[Prepared, Path]
 
@@ -44,6 +45,23 @@ def test_the_manifest_names_every_file_and_how_it_was_made(small_bundle: Bundle,
     assert read_dataset(folder) == prepared.dataset.model_copy(
         update={"split": read_dataset(folder).split, "as_of": read_dataset(folder).as_of}
     )
+
+
+def test_a_training_leaves_its_record(small_bundle: Bundle, bundle_var: Path) -> None:
+    folder = small_bundle[1]
+    facts = read_facts(bundle_var / FOLDER / folder.name)
+    assert (facts.state, facts.bundle, facts.dataset) == ("finished", folder.name, "synthetic")
+    assert {"seed", "two_tower.width", "dlrm.top"} <= set(facts.parameters)
+    measured = read_metrics(bundle_var / FOLDER / folder.name)
+    steps = [one.step for one in measured if one.name == "retrieval/validation"]
+    assert len(steps) > 1
+    assert steps == sorted(steps)
+    told = json.loads((folder / files.METRICS_FILE).read_text())
+    served = [one.value for one in measured if one.name == "test/end_to_end/ndcg@10"]
+    assert served == [slate_quality(told)]
+    tables = read_tables(bundle_var / FOLDER / folder.name)
+    assert sum(row["rows"] for row in tables["calibration"]) > 0
+    assert {row["section"] for row in tables["evaluation"]} == set(told["sections"])
 
 
 def test_a_changed_file_is_noticed_before_it_is_read(small_bundle: Bundle, tmp_path: Path) -> None:

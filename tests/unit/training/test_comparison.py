@@ -14,6 +14,7 @@ from training.config import SettingError, TrainingSettings
 from training.data.prepared import Prepared
 from training.progress import TrainingProgress
 from training.ranking.config import DeepConfig
+from training.record import read_facts, read_metrics, trainings
 from training.retrieval.config import BprConfig
 
 MODELS = ("mf_bpr", "neumf")
@@ -45,6 +46,14 @@ def cells(table: str, model: str) -> dict[str, str]:
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     (row,) = [line for line in lines if line[0] == f"`{model}`"]
     return dict(zip(lines[0], row, strict=False))
+
+
+def test_each_model_has_a_record_of_its_own(compared: tuple[Prepared, TrainingSettings, str]) -> None:
+    _, settings, table = compared
+    told = {read_facts(folder).parameters["ranker"]: folder for folder in trainings(settings.var_dir)}
+    measured = {one.name: one.value for one in read_metrics(told["neumf"])}
+    assert format(measured["compare/auc"], ".4f") == cells(table, "neumf")["AUC"]
+    assert len(trainings(settings.var_dir)) == len(MODELS)
 
 
 def test_a_row_tells_what_a_model_reaches_and_what_it_costs(
