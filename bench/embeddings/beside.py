@@ -20,7 +20,7 @@ CHUNK = 200_000
 
 
 def put_beside(bundle: Path, target: Path, users: int) -> None:
-    """Writes the copy; its name is the folder's."""
+    """Writes the copy, of the same name."""
     shutil.copytree(bundle, target)
     manifest, encoders = read_manifest(target), Encoders.load(target / ENCODERS_FILE)
     columns = (USER_ID, ITEM_ID)
@@ -34,7 +34,6 @@ def put_beside(bundle: Path, target: Path, users: int) -> None:
     encoders.save(target / ENCODERS_FILE)
     checksums = {file.name: sha256(file) for file in target.iterdir() if file.name != MANIFEST_FILE}
     told = {
-        "bundle": target.name,
         "user_tower": tower,
         "ranker": ranker,
         "tables": tables,

@@ -24,6 +24,8 @@ from training.examples.candidates import CandidateRows
 from training.examples.ranking import RankingExamples
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.export.ranker import export_ranker, ranker_spec, run_ranker
+from training.export.tables import without_tables
+from training.export.towers import ExportError
 from training.metrics.ranking import auc
 from training.models import RANKING_MODELS, chosen_ranking
 from training.promotion import slate_quality
@@ -218,6 +220,16 @@ class RankingModelSuite:
         assert output.name == spec.output
         assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
+    def test_its_tables_of_ids_may_lie_beside_it(self, model: RankingModel, tmp_path: Path) -> None:
+        spec = ranker_spec(model.features, FIELDS, OF_CANDIDATES, "ranker.onnx")
+        export_ranker(model, spec, make_rows(64, 8)[0], tmp_path)
+        path, sides = tmp_path / spec.file, {"user_": spec.user, "candidate_": spec.candidate}
+        left, tables = without_tables(path, sides, ["user_id", "item_id"], FIELDS)  # refuses what differs
+        assert {name: len(table) for name, table in tables.items()} == {"user_id": 40, "item_id": 30}
+        for prefix, name in (("user_", "user_id"), ("candidate_", "item_id")):
+            assert name not in left[prefix].categorical
+            assert left[prefix].embeddings == {name: tables[name].shape[1]}
+
 
 def promised_inputs(spec: RankerSpec) -> dict[str, list[int | str]]:
     """Gives name and shape of every input that a ranker of this spec takes."""
@@ -274,6 +286,11 @@ class TestPle(RankingModelSuite):
 
 class TestLogistic(RankingModelSuite):
     fit = staticmethod(fit_logistic)
+
+    def test_its_tables_of_ids_may_lie_beside_it(self, model: RankingModel, tmp_path: Path) -> None:
+        """Its tables are no rows of floats: they stay inside, and that is said."""
+        with pytest.raises(ExportError, match="reads no table of its own by the codes of user_id"):
+            super().test_its_tables_of_ids_may_lie_beside_it(model, tmp_path)
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
