@@ -46,7 +46,8 @@ def check_nodes(clients: NodeClients, nodes: Sequence[str]) -> None:
     Raises:
         NodeFault: one is away, lacks the search module, or is another one by a second name.
     """
-    names: dict[str, str] = {}
+    home: Any = clients.redis
+    names: dict[str, str] = {home.info("server")["run_id"]: clients.home}
     for node in nodes:
         with named(node):
             redis: Any = clients.of(node)
@@ -54,7 +55,7 @@ def check_nodes(clients: NodeClients, nodes: Sequence[str]) -> None:
             modules = {bytes(one.get(b"name", b"")) for one in map(_pairs, redis.module_list())}
         if b"search" not in modules:
             raise NodeFault(f"index node {node}: has no search module; start it with the module")
-        if who in names:
+        if names.get(who, node) != node:
             raise NodeFault(f"index node {node}: is {names[who]} by another name; name it once in {SETTING}")
         names[who] = node
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from contract.arrays import Array, Bools, Floats, Ids, Ints
+from contract.candidates import least_of_best
 from contract.filters import Filters
 from contract.rules.attributes import ItemAttributes
 from ensemble.stores.catalogue import Catalogue, LiveItems
@@ -211,8 +212,9 @@ class GraphVectorIndex:
         best, products = at[:0], np.empty(0, dtype=np.float32)
         for start in range(0, len(at), BLOCK):
             some = at[start : start + BLOCK]
-            best = np.append(best, some)
-            products = np.append(products, self.catalogue.vectors_of(some) @ vector)
+            of_some = self.catalogue.vectors_of(some) @ vector
+            is_good = of_some >= least_of_best(of_some, count)
+            best, products = np.append(best, some[is_good]), np.append(products, of_some[is_good])
             kept = np.lexsort((self.catalogue.item_ids[best], -products))[:count]
             best, products = best[kept], products[kept]
         return best

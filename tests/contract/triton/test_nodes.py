@@ -419,7 +419,7 @@ def test_a_build_that_fails_leaves_nothing_on_any_node(
 
 
 @pytest.mark.parametrize("command", [main, move_nodes])
-@pytest.mark.parametrize("fault", ["away", "no module", "another name"])
+@pytest.mark.parametrize("fault", ["away", "no module", "another name", "another name of home"])
 def test_a_node_that_is_unfit_is_one_line_and_nothing_is_written(
     cluster: Cluster,
     tmp_path: Path,
@@ -435,6 +435,10 @@ def test_a_node_that_is_unfit_is_one_line_and_nothing_is_written(
         node, said = {
             "away": (f"127.0.0.1:{free_port()}", "start it, or leave it out of SHORTLIST_INDEX_NODES"),
             "no module": (url.address, "has no search module; start it with the module"),
+            "another name of home": (
+                cluster.home.replace("127.0.0.1", "localhost"),
+                "by another name; name it",
+            ),
             "another name": (cluster.nodes[0].replace("127.0.0.1", "localhost"), "by another name; name it"),
         }[fault]
         monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
