@@ -106,7 +106,8 @@ class IndexMove:
                 return
 
     def _hashes(self, ids: Ids) -> Iterator[tuple[int, dict[bytes, bytes]]]:
-        """Reads what items hold now, with their vectors; nothing of those that are gone."""
+        """Reads what items hold now, with their vectors: home has that of each that changed, and of its own;
+        nothing of those that are gone."""
         pipe: Any = self._places.home.pipeline(transaction=False)
         for item_id in ids.tolist():
             pipe.hgetall(f"{self._prefix}{item_id}")
@@ -114,7 +115,7 @@ class IndexMove:
         at = np.searchsorted(own, ids)
         is_own = own.take(at, mode="clip") == ids
         for row, (item_id, fields) in enumerate(zip(ids.tolist(), pipe.execute(), strict=True)):
-            if is_own[row]:
+            if is_own[row] and VECTOR_FIELD.encode() not in fields:
                 fields[VECTOR_FIELD.encode()] = np.asarray(self._vectors[at[row]], dtype="<f4").tobytes()
             yield item_id, fields
 
@@ -134,8 +135,10 @@ class IndexMove:
 
     def _all_ids(self) -> Ids:
         """The items of the bundle's files, and those that were put, or taken out, while it served."""
-        rows = live_rows(self._places.home, self._places.manifest.dataset)
-        return np.union1d(self._places.item_ids, np.array([*rows], dtype=np.int64))
+        return np.union1d(self._places.item_ids, self._live_ids())
+
+    def _live_ids(self) -> Ids:
+        return np.array([*live_rows(self._places.home, self._places.manifest.dataset)], dtype=np.int64)
 
     def _tidy(self) -> None:
         """Deletes from every node what lies elsewhere."""
@@ -149,6 +152,7 @@ class IndexMove:
                     with contextlib.suppress(ResponseError):  # there was none
                         redis.execute_command("FT.DROPINDEX", index_name(bundle))
                 own = places.item_ids[~placement.holds(node, places.item_ids)]
+                own = np.setdiff1d(own, self._live_ids())  # of these it says where they stand now
                 self._each(redis, own, lambda pipe, key: pipe.hdel(key, VECTOR_FIELD))
                 continue
             try:

@@ -489,8 +489,9 @@ def test_items_that_come_change_and_go_do_so_on_their_nodes(
     cluster: Cluster, site: Site, consumer: Consumer
 ) -> None:
     dataset, known = site.old.dataset, site.old.item_ids[7]
-    move = cluster.move(site.old)
-    move.run(cluster.nodes[:2])
+    put_items(site.redis, dataset, {**ROW, "item_id": known, "item_category": 1})
+    drain(consumer)
+    cluster.move(site.old).run(cluster.nodes[:2])
     served = Served(site.old, cluster.url, head_items=0)
     served.start()
     live = served.recommender.stores.live
@@ -505,14 +506,24 @@ def test_items_that_come_change_and_go_do_so_on_their_nodes(
     def holders(item_id: int) -> list[str]:
         return [node for node in cluster.nodes if item_id in cluster.held(node, "old")]
 
+    def are_as_at_home() -> bool:
+        keys = [item_vector_key("old", item_id) for item_id in (NEW, known)]
+        told = [cluster.redis.hgetall(key) for key in keys]
+        there = [cluster.clients.of(node).hgetall(key) for key in keys for node in cluster.nodes]
+        return all(told) and told == [one for one in there if one]
+
+    before = np.load(site.old.folder / "item_vectors.npy")[7]
+    assert cluster.redis.hget(item_vector_key("old", known), "vector") != before.tobytes(), "it moved"
     put_items(site.redis, dataset, ROW, {**ROW, "item_id": known})
     drain(consumer)
     assert found(item_brand=["new brand"]) == {NEW, known}
     assert all(len(holders(item_id)) == 1 for item_id in (NEW, known))
+    assert are_as_at_home()
     cluster.move(site.old).run(cluster.nodes)
     served.watch.look()
     assert found(item_brand=["new brand"]) == {NEW, known}
     assert all(len(holders(item_id)) == 1 for item_id in (NEW, known))
+    assert are_as_at_home()
     ask_for(site.redis, dataset, TAKE_OUT, str(NEW))
     put_items(site.redis, dataset, {**ROW, "item_id": known, "item_brand": "other brand"})
     drain(consumer)
