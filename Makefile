@@ -31,6 +31,15 @@ ifdef QUALITY
 export SHORTLIST_QUALITY := $(QUALITY)
 endif
 
+ifdef TRAINER
+export SHORTLIST_TRAINER := $(TRAINER)
+endif
+ifdef WORKERS
+export SHORTLIST_WORKERS := $(WORKERS)
+endif
+# The role torch, where this command needs it.
+TRAINERS := $(if $(filter torchrec,$(SHORTLIST_TRAINER)),environment-torch)
+
 export PYTHONUNBUFFERED := 1
 
 # The kernels that numpy 1.23's OpenBLAS picks for these processors multiply wrongly: contract/arithmetic.py.
@@ -56,7 +65,7 @@ environment-torch: environments
 	@$(call with_python,--quiet-if-current torch)
 
 .PHONY: demo
-demo: environments ## train, promote, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving] [FORCE=1: as of promote]
+demo: environments $(TRAINERS) ## train, promote, serve, ask, measure, stop: the whole path  [DATA=name-or-folder] [KEEP=1: leave it serving] [FORCE=1: as of promote]
 	@$(DEV) -m deploy.local.demo $(if $(KEEP),--keep) $(if $(FORCE),--force)
 
 .PHONY: up
@@ -80,11 +89,11 @@ shards: environment-torch ## write the towers' training examples as shards, whic
 	@$(TRAINING) -m training shards | $(TORCH) -m training.shards.pack $(if $(TO),--to '$(TO)')
 
 .PHONY: train
-train: environments ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file]
+train: environments $(TRAINERS) ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file] [TRAINER=torchrec WORKERS=2: two-tower on TorchRec, its processes]
 	@$(call tracked,train)
 
 .PHONY: compare
-compare: environments ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
+compare: environments $(TRAINERS) ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
 	@$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)')
 
 .PHONY: tune
@@ -102,7 +111,7 @@ promote: environments ## let the bundle trained last answer, if it is not worse;
 	@$(BUNDLES) promote $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(FORCE),--force)
 
 .PHONY: retrain
-retrain: environments ## train on all that is known, compare with what is served on the newest days, promote  [DATA=] [REASON=]
+retrain: environments $(TRAINERS) ## train on all that is known, compare with what is served on the newest days, promote  [DATA=] [REASON=]
 	@$(DEV) -m deploy.local.retrain $(if $(REASON),--reason "$$REASON")
 
 .PHONY: rollback
@@ -211,6 +220,10 @@ bench-batch: environments ## measure slates for everyone: 2 workers, a loop over
 .PHONY: bench-live
 bench-live: environments ## send events beside recommendations to the running stack; time their effect  [SECONDS=60] [EVENTS= per second]
 	@$(DEV) -m bench.live.run $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(EVENTS),--events '$(EVENTS)')
+
+.PHONY: bench-trainers
+bench-trainers: environments environment-torch ## measure both trainers of the two-tower model: speed, memory  [DATA=] [PUBLISH=1]
+	@$(DEV) -m bench.trainers.run $(if $(PUBLISH),--publish)
 
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]

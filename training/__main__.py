@@ -30,6 +30,7 @@ from training.identity import data_version, fingerprint
 from training.progress import TrainingProgress
 from training.promotion import METRIC, listing, measured_again_file, promote, rollback, slate_quality
 from training.record import FOLDER, PARTS, end_with, is_at_work, recorded
+from training.retrieval.task import TrainerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings.model_copy(update=changes).at_quality()
     try:
         chosen.run(settings, chosen, TrainingProgress())
-    except (DatasetError, BundleError, SettingError, ArithmeticFault) as error:
+    except (DatasetError, BundleError, SettingError, TrainerError, ArithmeticFault) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except BrokenPipeError:

@@ -13,8 +13,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from contract.environment import read_settings
 from contract.keys import MAX_SEEN
 from training.ranking.config import DcnConfig, DeepConfig, DlrmConfig, MultiTaskConfig
-from training.retrieval.config import BprConfig, FactorsConfig, TwoTowerConfig
+from training.retrieval.config import BprConfig, FactorsConfig, TorchrecConfig, TwoTowerConfig
 from training.settings_file import SettingsFile, SettingsFileError
+
+Trainer = Literal["merlin", "torchrec"]
 
 
 class SettingError(ValueError):
@@ -89,6 +91,12 @@ class TrainingSettings(BaseSettings):
         2, description="Threads of TensorFlow. Metrics are reproduced with the same number only."
     )
     retrieval: str = Field("two_tower", description="The retrieval model, by its name in training/models.py.")
+    trainer: Trainer = Field(
+        "merlin",
+        description="What trains two_tower: merlin, in this process, or torchrec, in one or several of its "
+        "own, with tables cut among them.",
+    )
+    workers: PositiveInt = Field(1, description="Processes that train together, of torchrec alone.")
     ranker: str = Field("dlrm", description="The ranking model, by its name in training/models.py.")
     task_weights: dict[str, float] = Field(
         {},
@@ -122,6 +130,7 @@ class TrainingSettings(BaseSettings):
     )
     synthetic: SyntheticSettings = SyntheticSettings()
     two_tower: TwoTowerConfig = TwoTowerConfig()
+    torchrec: TorchrecConfig = TorchrecConfig()
     mf_softmax: FactorsConfig = FactorsConfig()
     mf_bpr: BprConfig = BprConfig()
     dlrm: DlrmConfig = DlrmConfig()

@@ -30,10 +30,12 @@ from training.examples.workflow import fit_workflow, with_embedding, workflow_ro
 from training.models import chosen_retrieval
 from training.ranking.judged import Judged
 from training.ranking.ordering import fit_ordering
-from training.retrieval.model import RetrievalModel
+from training.retrieval.config import TwoTowerConfig
+from training.retrieval.task import FittingTask
+from training.retrieval.validation import Validation
 from training.slates.choose import choose_sources
 from training.slates.new_items import with_new_items
-from training.slates.search import evaluate_vectors, retrieve
+from training.slates.search import retrieve
 from training.slates.slates import Learned, Retriever, rank_candidates
 from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of
 
@@ -83,28 +85,29 @@ def encoded_examples(prepared: Prepared) -> tuple[Encoders, RetrievalExamples, d
     return encoders, examples, item_columns(prepared, encoders)
 
 
-def fit_retriever(prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int) -> Retriever:
-    """Trains the retrieval model; early stopping looks at NDCG@100 on validation, if anybody is in it."""
+def retrieval_task(prepared: Prepared, encoders: Encoders, config: TwoTowerConfig, seed: int) -> FittingTask:
+    """Puts together what retrieval learns, and whom early stopping looks at, if anybody is in validation."""
+    split = prepared.split
     histories = UserHistories.of(prepared, encoders)
-    examples = retrieval_examples(prepared, histories, prepared.split.train_until)
     catalogue = item_columns(prepared, encoders)
-    held = first_users(
-        held_out(prepared, prepared.split.train_until, prepared.split.validate_until), VALIDATION_USERS
-    )
-    users = histories.as_of(held.user_rows, prepared.split.train_until)
-
-    def validate(model: RetrievalModel) -> float:
-        metrics = evaluate_vectors(held, model.encode_users(users), model.encode_items(catalogue))
-        return float(np.nanmean(metrics["ndcg@100"]))
-
-    model = chosen_retrieval(settings)(
+    held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
+    users = histories.as_of(held.user_rows, split.train_until)
+    return FittingTask(
         encoders.fields,
-        examples,
+        retrieval_examples(prepared, histories, split.train_until),
         catalogue,
-        seed=seed,
-        validate=validate if len(held.user_rows) else None,
+        config,
+        seed,
+        Validation(users, catalogue, held.relevant, held.seen) if len(held.user_rows) else None,
     )
-    return Retriever(model, histories, catalogue)
+
+
+def fit_retriever(prepared: Prepared, encoders: Encoders, settings: TrainingSettings, seed: int) -> Retriever:
+    """Trains the retrieval model."""
+    task = retrieval_task(prepared, encoders, settings.two_tower, seed)
+    fit = chosen_retrieval(settings)
+    model = fit(task.fields, task.examples, task.catalogue, seed=seed, validate=task.validation)
+    return Retriever(model, task.examples.histories, task.catalogue)
 
 
 def make_candidates(

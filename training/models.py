@@ -16,12 +16,23 @@ from training.ranking.neumf import fit_neumf
 from training.ranking.wide_deep import fit_wide_deep
 from training.retrieval.matrix_factorization import fit_matrix_factorization
 from training.retrieval.model import FitRetrieval
+from training.retrieval.torchrec import fit_torchrec
 from training.retrieval.two_tower import fit_two_tower
 
 Chosen = TypeVar("Chosen")
 
+TRAINERS: dict[str, Callable[[TrainingSettings], FitRetrieval]] = {
+    "merlin": lambda settings: partial(fit_two_tower, config=settings.two_tower),
+    "torchrec": lambda settings: partial(
+        fit_torchrec,
+        config=settings.two_tower,
+        torchrec=settings.torchrec,
+        workers=settings.workers,
+        folder=settings.var_dir / "torchrec",
+    ),
+}
 RETRIEVAL_MODELS: dict[str, Callable[[TrainingSettings], FitRetrieval]] = {
-    "two_tower": lambda settings: partial(fit_two_tower, config=settings.two_tower),
+    "two_tower": lambda settings: TRAINERS[settings.trainer](settings),
     "mf_softmax": lambda settings: partial(fit_matrix_factorization, config=settings.mf_softmax),
     "mf_bpr": lambda settings: partial(fit_matrix_factorization, config=settings.mf_bpr),
 }
@@ -40,8 +51,18 @@ def chosen_retrieval(settings: TrainingSettings) -> FitRetrieval:
     """Gives what fits the retrieval model of the settings.
 
     Raises:
-        SettingError: there is none of that name.
+        SettingError: there is none of that name, or its trainer is another, or has one process.
     """
+    if settings.trainer != "merlin" and settings.retrieval != "two_tower":
+        raise SettingError(
+            f"SHORTLIST_TRAINER={settings.trainer}: trains two_tower alone, not {settings.retrieval}; leave "
+            "SHORTLIST_RETRIEVAL as it is"
+        )
+    if settings.trainer == "merlin" and settings.workers > 1:
+        raise SettingError(
+            f"SHORTLIST_WORKERS={settings.workers}: merlin trains in one process; set SHORTLIST_TRAINER="
+            "torchrec"
+        )
     return _chosen(RETRIEVAL_MODELS, "SHORTLIST_RETRIEVAL", settings.retrieval)(settings)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+Sharding = Literal["auto", "table_wise", "row_wise", "data_parallel"]
 Loss = Literal["softmax", "bpr", "bce"]
 Kind = Literal["in-batch", "uniform", "popularity", "mixed", "hard"]
 
@@ -75,6 +76,26 @@ class TwoTowerConfig(DrawingConfig):
     start_items: PositiveInt = Field(
         8000,
         description="Items, the most frequent, that start from the linear model; others start at random.",
+    )
+
+
+class TorchrecConfig(BaseModel):
+    """How the second trainer lays its tables out, and how often it writes down where it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sharding: Sharding = Field(
+        "auto",
+        description="How tables lie on the workers. table_wise: each on one. row_wise: each cut by its rows. "
+        "data_parallel: all on each. auto: as the planner reckons.",
+    )
+    memory_mib: PositiveInt | None = Field(
+        None,
+        description="Memory of each worker for tables and their optimizer, MiB; a plan that needs more is "
+        "refused. Default: all that the machine has, shared among its workers.",
+    )
+    checkpoint_steps: PositiveInt = Field(
+        100, description="Steps from one checkpoint to the next. Lower: less is lost, more is written."
     )
 
 

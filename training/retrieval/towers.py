@@ -12,31 +12,17 @@ from merlin.schema import Schema
 from contract import names
 from contract.encoders import OOV_CODE, PAD_CODE, Field
 from training.retrieval.config import TwoTowerConfig
+from training.retrieval.tower_design import (
+    GATE_START,
+    NEWCOMER_TASTE,
+    POOLS,
+    POPULARITY_BOUND,
+    PRIOR_SPEED,
+    PRIOR_START,
+    table_rows,
+)
 
 Tensors = Mapping[str, tf.Tensor]
-
-POOLS = (
-    (names.USER_RECENT_ITEM_IDS, 0.02, 1.0),
-    (names.USER_RECENT_ITEM_IDS, 0.25, 0.5),
-    (names.USER_RECENT_POSITIVE_ITEM_IDS, 0.02, 0.5),
-)
-"""Lists of items that the user tower pools: column, decay per position at the start, weight at the start."""
-
-PRIOR_SPEED = 5.0
-"""How much faster than the tables the prior learns: one number needs larger steps than a vector."""
-
-PRIOR_START = 0.8
-"""The prior's factor at the start, in logits per standard deviation of the log count."""
-
-GATE_START = (2.0, -1.0)
-"""At the start: popularity counts 1.8 times for an unknown user, half for one with full lists."""
-
-POPULARITY_BOUND = 2.0
-"""The most that popularity counts for a user: exactly so for one without history."""
-
-NEWCOMER_TASTE = 0.2
-"""The length of the direction of a user without history, 1 for all others: popularity decides, as no taste is
-sure, and the scores stay in the range of everyone's."""
 
 
 def pool(embeddings: tf.Tensor, mask: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
@@ -86,11 +72,6 @@ class _Tower(tf.keras.layers.Layer):
     def compute_output_shape(self, _: object) -> tf.TensorShape:
         """Says (B, D + 1), whatever the inputs."""
         return tf.TensorShape((None, self.width + 1))
-
-
-def table_rows(field: Field) -> int:
-    """Counts the rows of a field's table."""
-    return {"numeric": 1, "embedding": field.length}.get(field.kind, field.cardinality)
 
 
 def _told(field: Field, values: tf.Tensor, table: tf.Tensor) -> tf.Tensor:

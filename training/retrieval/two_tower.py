@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import merlin.models.tf as mm
 import numpy as np
-import numpy.typing as npt
 import onnx
 import tensorflow as tf
 from merlin.models.tf.outputs.base import DotProduct
@@ -17,23 +16,21 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from contract import names
 from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
-from contract.encoders import OOV_CODE, Field
+from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
 from training.examples.safe_names import safe_fields, safe_name, with_safe_names
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
-from training.retrieval.item_factors import item_factors
 from training.retrieval.model import Validate
-from training.retrieval.new_items import fair_lift, fit_side_tables, highest_lift, is_probe
-from training.retrieval.newcomer import newcomer
+from training.retrieval.placing import place_unknown
 from training.retrieval.sampling import (
     batches,
     drawing_chances,
     newcomer_chances,
     sampling_probabilities,
-    unknown_columns,
 )
-from training.retrieval.towers import POPULARITY_BOUND, ItemTower, UserTower
+from training.retrieval.tower_design import POPULARITY_BOUND, TowersStart
+from training.retrieval.towers import ItemTower, UserTower
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +62,39 @@ class TwoTower:
     def items_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
         """Converts the item tower."""
         return to_onnx(self.item_tower, spec)
+
+    @property
+    def item_popularity(self) -> Floats:
+        """How popular every item code is, (item codes,)."""
+        popularity: Floats = self.item_tower.popularity.numpy()
+        return popularity
+
+    @property
+    def side_fields(self) -> tuple[Field, ...]:
+        """What the item tower reads beside the id, by safe name."""
+        return tuple(field for field in self.item_tower.fields if field.name in self.item_tower.side)
+
+    @property
+    def new_item_lift(self) -> float:
+        """How much more popular than their features say new items are taken to be."""
+        return float(self.item_tower.lift.numpy())
+
+    def lift_new_items(self, lift: float) -> None:
+        """Sets it."""
+        self.item_tower.lift.assign(lift)
+
+    def place_new_items(self, base: Floats, tables: Mapping[str, Floats]) -> None:
+        """Puts new items at `base` (D + 1,) and what `tables` (rows, D + 1) add."""
+        self.item_tower.place_new_items(base, tables)
+
+    def user_sums(self, arrays: Mapping[str, Array]) -> Floats:
+        """Takes encoded columns (U,), lists (U,S), gives what vectors are made of, (U, D + 1)."""
+        sums: Floats = self.user_tower.sums(_tensors(arrays)).numpy()
+        return sums
+
+    def place_newcomer(self, direction: Floats, sums: Floats) -> None:
+        """Moves users without history as the unknown one, now at `sums` (D + 1,), moves to a direction."""
+        self.user_tower.place_newcomer(direction, sums)
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -136,63 +166,9 @@ def fit_two_tower(
         before = len(keeper.history)
         train(config.fresh_evaluations, config.fresh_share)
         is_fresh = keeper.best_at >= before
-    shares = np.bincount(examples.items, newcomers, examples.item_count).astype(np.float64)
-    place_new_items(trained, examples, catalogue, shares)
-    place_newcomer(trained, fields, examples, trained.encode_items(catalogue), shares, config)
-    if validate is not None and (catalogue[names.ITEM_ID] == OOV_CODE).any():
-        lift_new_items(trained, validate, config.new_item_cost)
+    place_unknown(trained, fields, examples, catalogue, config, validate)
     fresh_share = config.fresh_share if is_fresh else 0.0
     return TwoTower(tuple(user_columns), tuple(catalogue), *towers, tuple(keeper.history), fresh_share)
-
-
-def place_newcomer(
-    model: TwoTower,
-    fields: Mapping[str, Field],
-    examples: RetrievalExamples,
-    items: Floats,
-    shares: npt.NDArray[np.float64],
-    config: TwoTowerConfig,
-) -> None:
-    """Turns the unknown user to where the scores of item vectors (I, D + 1) follow their shares (I,)."""
-    blank = unknown_columns(fields, examples.batch(np.arange(1), np.zeros(1, np.bool_)))
-    sums = model.user_tower.sums(_tensors(blank)).numpy()[0]
-    direction, _ = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
-    model.user_tower.place_newcomer(direction, sums)
-
-
-def place_new_items(
-    model: TwoTower,
-    examples: RetrievalExamples,
-    catalogue: Mapping[str, Array],
-    shares: npt.NDArray[np.float64],
-) -> None:
-    """Puts items without an id of their own where the features of the known ones, chosen by `shares` (I,) of
-    late, say that they stand; those that are to tell how new items fare say nothing."""
-    tower = model.item_tower
-    chosen = np.bincount(examples.items, minlength=examples.item_count) > 0
-    known = (catalogue[names.ITEM_ID] != OOV_CODE) & chosen & ~is_probe(len(chosen))
-    if not known.any():
-        return
-    columns = {name: values[known] for name, values in catalogue.items()}
-    vectors = model.encode_items(columns)[:, :-1]
-    popularity = tower.popularity.numpy()[columns[names.ITEM_ID]]
-    late = shares[known] * np.count_nonzero(examples.is_timed & examples.is_target)
-    sure = (np.log1p(late) + 0.05).astype(np.float32)  # an item that nobody chose of late has learned little
-    side = [field for field in tower.fields if field.name in tower.side]
-    base, tables, left = fit_side_tables(side, with_safe_names(columns), vectors, popularity, sure)
-    tower.place_new_items(base, tables)
-    spread = float(np.log1p(late).std()) / max(float(popularity.std()), 1e-6)
-    tower.lift.assign(fair_lift(left, spread))
-
-
-def lift_new_items(model: TwoTower, validate: Validate, cost: float) -> None:
-    """Makes new items less popular where validation loses more than a share of `cost` by them."""
-
-    def value(lift: float) -> float:
-        model.item_tower.lift.assign(lift)
-        return validate(model)
-
-    model.item_tower.lift.assign(highest_lift(value, float(model.item_tower.lift.numpy()), cost))
 
 
 def two_tower_model(
@@ -253,45 +229,16 @@ def _towers(
     config: TwoTowerConfig,
     seed: int,
 ) -> tuple[UserTower, ItemTower]:
-    codes, cardinality = catalogue[names.ITEM_ID], fields[names.ITEM_ID].cardinality
-    tables = []
-    matrix = examples.matrix()
-    ridge = min(config.ridge, matrix.shape[0] / 10)
-    factors = item_factors(matrix, config.width, ridge, config.start_items, seed)
-    rng = np.random.default_rng(seed)
-    for rows in factors:
-        table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
-        table[codes] = rows
-        tables.append(table)
-    chosen_of_late = newcomer_chances(examples, drawing_chances(examples, config))
-    shares = np.bincount(codes[examples.items], chosen_of_late, cardinality)
-    counts = shares * np.count_nonzero(examples.is_timed & examples.is_target)
-    popularity = np.log1p(counts).astype(np.float32)
-    mean, spread = popularity[codes].mean(), popularity[codes].std()
-    popularity = (popularity - mean) / (spread if spread > 0 else 1.0)
+    start = TowersStart.of(fields, examples, catalogue, config, seed)
     known = [
         safe_fields({name: fields[name] for name in columns}) for columns in (user_columns, list(catalogue))
     ]
     schemas = [merlin_schema(some, list(some)) for some in known]
     chosen = [[*some.values()] for some in known]
     return (
-        UserTower(
-            chosen[0], schemas[0], tables[0], popular_direction(tables[1][codes], popularity[codes]), config
-        ),
-        ItemTower(chosen[1], schemas[1], tables[1], popularity, config),
+        UserTower(chosen[0], schemas[0], start.history, start.base, config),
+        ItemTower(chosen[1], schemas[1], start.candidates, start.popularity, config),
     )
-
-
-def popular_direction(vectors: Floats, popularity: Floats) -> Floats:
-    """Takes items' vectors (I,D) and popularity (I,), gives the unit vector (D,) whose products follow it.
-
-    Ridge regression; a user without a history starts there.
-    """
-    gram = vectors.T @ vectors
-    gram[np.diag_indices_from(gram)] += max(1e-6, 0.01 * float(np.trace(gram)))
-    direction = np.linalg.solve(gram, vectors.T @ popularity)
-    unit: Floats = (direction / max(float(np.linalg.norm(direction)), 1e-6)).astype(np.float32)
-    return unit
 
 
 def _dataset(drawn: Iterator[dict[str, Array]]) -> tf.data.Dataset:

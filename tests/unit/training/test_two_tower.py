@@ -26,12 +26,12 @@ from training.retrieval.sampling import (
     sampling_probabilities,
     unknown_columns,
 )
-from training.retrieval.towers import NEWCOMER_TASTE, POPULARITY_BOUND, ItemTower, UserTower, pool
+from training.retrieval.tower_design import NEWCOMER_TASTE, POPULARITY_BOUND, popular_direction
+from training.retrieval.towers import ItemTower, UserTower, pool
 from training.retrieval.two_tower import (
     TwoTower,
     fit_two_tower,
     merlin_schema,
-    popular_direction,
     two_tower_model,
 )
 

@@ -1,0 +1,202 @@
+"""Retrieval's model, trained by TorchRec in processes of the role torch, and read back as ONNX."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict
+
+from contract.arrays import Array, Floats
+from contract.bundle import ModelSpec
+from contract.encoders import Field
+from training.examples.positives import RetrievalExamples
+from training.retrieval.config import TorchrecConfig, TwoTowerConfig
+from training.retrieval.task import FittingTask, TrainerError
+from training.retrieval.validation import Validation
+
+USER_TOWER, ITEM_TOWER, RESULT_FILE = "user_tower.onnx", "item_tower.onnx", "result.json"
+CONFIG_FILE = "torchrec.json"
+"""How it is to be trained; may differ from one try to the next."""
+POLL_S = 0.2
+ENCODED = 8192
+"""Rows that are encoded at a time."""
+
+
+class Result(BaseModel):
+    """What a training of towers came to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user_tower: ModelSpec
+    item_tower: ModelSpec
+    score_range: tuple[float, float]
+    history: tuple[dict[str, float], ...]
+    """What every evaluation measured: `step`, `loss`, `validation`."""
+    fresh_share: float
+    """What share of the examples of the steps that it ended with were as of just before."""
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxTowers:
+    """Trained towers as ONNX, a `RetrievalModel`."""
+
+    name = "two-tower"
+    users: onnx.ModelProto
+    items: onnx.ModelProto
+    result: Result
+
+    @property
+    def user_features(self) -> tuple[str, ...]:
+        """The columns that `encode_users` reads."""
+        return self.result.user_tower.columns
+
+    @property
+    def item_features(self) -> tuple[str, ...]:
+        """The columns that `encode_items` reads."""
+        return self.result.item_tower.columns
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Bounds of the inner product of any user with any item."""
+        return self.result.score_range
+
+    @property
+    def history(self) -> tuple[dict[str, float], ...]:
+        """What every evaluation measured."""
+        return self.result.history
+
+    @property
+    def fresh_share(self) -> float:
+        """What share of the last steps' examples were as of just before."""
+        return self.result.fresh_share
+
+    @cached_property
+    def _sessions(self) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+        users, items = (
+            ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+            for graph in (self.users, self.items)
+        )
+        return users, items
+
+    def encode_users(self, arrays: Mapping[str, Array]) -> Floats:
+        """Takes encoded columns, (U,) or for lists (U,S), gives vectors (U, D + 1)."""
+        return _run(self._sessions[0], self.result.user_tower, arrays)
+
+    def encode_items(self, arrays: Mapping[str, Array]) -> Floats:
+        """Takes encoded columns, (I,) or for lists (I,L), gives vectors (I, D + 1)."""
+        return _run(self._sessions[1], self.result.item_tower, arrays)
+
+    def users_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
+        """Gives the user tower; its inputs are packed as `spec` packs the columns in the same order."""
+        return _with_output(self.users, spec.output)
+
+    def items_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
+        """Gives the item tower."""
+        return _with_output(self.items, spec.output)
+
+
+def _run(session: ort.InferenceSession, spec: ModelSpec, arrays: Mapping[str, Array]) -> Floats:
+    inputs = spec.pack({name: arrays[name] for name in spec.columns})
+    total = len(next(iter(inputs.values())))
+    parts = [
+        session.run(None, {name: value[at : at + ENCODED] for name, value in inputs.items()})[0]
+        for at in range(0, max(total, 1), ENCODED)
+    ]
+    vectors: Floats = np.concatenate(parts)
+    return vectors
+
+
+def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Copies a graph, and calls its only output by a name."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    old = copy.graph.output[0].name
+    copy.graph.output[0].name = name
+    for node in copy.graph.node:
+        for names in (node.input, node.output):
+            for at, told in enumerate(names):
+                names[at] = name if told == old else told
+    return copy
+
+
+def fit_torchrec(
+    fields: Mapping[str, Field],
+    examples: RetrievalExamples,
+    catalogue: Mapping[str, Array],
+    config: TwoTowerConfig,
+    torchrec: TorchrecConfig,
+    workers: int,
+    folder: Path,
+    seed: int,
+    validate: Validation | None = None,
+) -> OnnxTowers:
+    """Trains as `fit_two_tower` does, in `workers` processes of the role torch.
+
+    A training that ended early goes on where it was: what it left lies in `folder`, under a name that is of
+    its fields, examples and settings.
+
+    Raises:
+        TrainerError: it failed; its reason stands above.
+    """
+    task = FittingTask(fields, examples, catalogue, config, seed, validate)
+    work = folder / task.digest()
+    task.save(work)
+    (work / CONFIG_FILE).write_text(torchrec.model_dump_json())
+    run_trainer(work, workers)
+    result = Result.model_validate_json((work / RESULT_FILE).read_text())
+    towers = [onnx.load(work / spec.file) for spec in (result.user_tower, result.item_tower)]
+    shutil.rmtree(work)
+    return OnnxTowers(towers[0], towers[1], result)
+
+
+def run_trainer(work: Path, workers: int) -> None:
+    """Runs the trainer on a folder, to its end.
+
+    Raises:
+        TrainerError: there is no role torch, or it failed.
+    """
+    python = Path(sys.prefix).parent / "torch" / "bin" / "python"
+    if not python.exists():
+        raise TrainerError(f"{python}: is missing; build it: make setup ROLES=torch")
+    command = [str(python), "-m", "training.torchrec", "fit", str(work)]
+    processes = [subprocess.Popen(command, env=os.environ | variables) for variables in _variables(workers)]
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                break  # the others wait for it in vain
+            time.sleep(POLL_S)
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait() for process in processes]
+    if code := next((code for code in codes if code > 0), min(codes)):
+        raise TrainerError(f"the trainer ended with {code}; its reason stands above, what it did in {work}")
+
+
+def _variables(workers: int) -> list[dict[str, str]]:
+    """Gives the variables by which several processes of this machine meet, on its loopback alone."""
+    if workers == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_ADDR": "127.0.0.1"}
+    shared |= {
+        "MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // workers),
+    }
+    each = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(workers)]
+    return [{name: str(value) for name, value in variables.items()} for variables in each]

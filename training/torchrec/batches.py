@@ -1,0 +1,108 @@
+"""What each step trains on: drawn anew for every step, so that any step can be begun at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from contract import names
+from contract.arrays import Array, Bools, Ints
+from contract.encoders import OOV_CODE
+from training.examples.safe_names import with_safe_names
+from training.retrieval.sampling import (
+    drawing_chances,
+    newcomer_chances,
+    sampling_probabilities,
+    unknown_columns,
+)
+from training.retrieval.task import FittingTask
+from training.torchrec.ranks import Ranks
+from training.torchrec.towers import Columns
+
+
+class RankError(ValueError):
+    """Says which number of workers does not fit the batch, and what does."""
+
+
+class Batches(Protocol):
+    """One rank's examples of every step; step n is the same whenever and however often it is asked for, and
+    all ranks together have the rows that one alone has."""
+
+    def read(self, fresh_share: float, start: int) -> Iterator[dict[str, Array]]:
+        """Gives encoded columns of users and items from a step on, (B,), lists (B,S); of users, `fresh_share`
+        are as of just before."""
+
+
+def batch_size(task: FittingTask, ranks: Ranks) -> int:
+    """Gives the examples per step of all ranks together.
+
+    Raises:
+        RankError: they do not divide among the ranks.
+    """
+    asked = task.config.batch_size
+    if asked % ranks.count or asked < 2 * ranks.count:
+        raise RankError(
+            f"SHORTLIST_TWO_TOWER__BATCH_SIZE={asked} does not divide among {ranks.count} workers; take a "
+            "multiple of them, or another number of WORKERS"
+        )
+    size = task.batch_size - task.batch_size % ranks.count
+    if size < 2 * ranks.count:
+        raise RankError(
+            f"{len(task.examples)} examples are too few for {ranks.count} workers; take fewer WORKERS"
+        )
+    return size
+
+
+class DrawnBatches:
+    """`Batches` of a task whose examples are at hand: as the first trainer draws them."""
+
+    def __init__(self, task: FittingTask, ranks: Ranks) -> None:
+        self.task, self.ranks = task, ranks
+        self.size = batch_size(task, ranks)
+        self.blanks = round(task.config.unknown_user_share * self.size)
+        chances = drawing_chances(task.examples, task.config)
+        newcomers = newcomer_chances(task.examples, chances)
+        self._ends = np.cumsum(chances), np.cumsum(newcomers)
+        mixed = chances + (newcomers - chances) * self.blanks / self.size
+        shares = sampling_probabilities(task.fields, task.examples, task.catalogue, mixed)
+        self.log_chances = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+        """The logarithm of every item code's chance to be drawn, (item codes,)."""
+
+    def read(self, fresh_share: float, start: int) -> Iterator[dict[str, Array]]:
+        """Draws from a step on; the last `blanks` rows of all ranks' have their user withheld."""
+        for step in count(start):
+            rng = np.random.default_rng([self.task.seed, int(fresh_share > 0), step])
+            known, unknown = self._ends
+            rows = np.concatenate(
+                [self._draw(rng, known, self.size - self.blanks), self._draw(rng, unknown, self.blanks)]
+            )
+            is_fresh = rng.random(self.size) < fresh_share
+            is_dropped = rng.random(self.size) < self.task.config.user_dropout
+            is_blank = np.arange(self.size) >= self.size - self.blanks
+            mine = self.ranks.share(self.size)
+            yield self._columns(rows[mine], is_fresh[mine], is_dropped[mine], is_blank[mine])
+
+    def _draw(self, rng: np.random.Generator, ends: Array, size: int) -> Ints:
+        rows = np.searchsorted(ends, rng.random(size) * ends[-1], side="right")
+        drawn: Ints = np.minimum(rows, len(self.task.examples) - 1)
+        return drawn
+
+    def _columns(self, rows: Ints, is_fresh: Bools, is_dropped: Bools, is_blank: Bools) -> dict[str, Array]:
+        columns = self.task.examples.batch(rows, is_fresh)
+        blank = unknown_columns(self.task.fields, columns)
+        for name, values in columns.items():
+            chosen = is_blank if values.ndim == 1 else is_blank[:, None]
+            columns[name] = np.where(chosen, blank[name], values)
+        columns[names.USER_ID] = np.where(is_dropped, OOV_CODE, columns[names.USER_ID])
+        items = self.task.examples.items[rows]
+        return columns | {name: values[items] for name, values in self.task.catalogue.items()}
+
+
+def tensors(columns: Mapping[str, Array], device: torch.device) -> Columns:
+    """Brings encoded columns to a device, by safe name."""
+    found = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in columns.items()}
+    return {name: values.to(device, non_blocking=True) for name, values in with_safe_names(found).items()}

@@ -1,0 +1,92 @@
+"""The processes that train together: which one this is, where it computes, how they talk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+from contract.arrays import Floats
+
+Told = TypeVar("Told")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process of several, `rank` of `count`, all in one process group."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """Reads them from the process group, whoever began it: torchrun, Ray Train, or `process_group`."""
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, rows: int) -> slice:
+        """Gives this one's part of so many rows, which all together cover."""
+        return slice(rows * self.rank // self.count, rows * (self.rank + 1) // self.count)
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Joins equal parts (B,) or (B,D) of all, in their order; gradients go back whence they came."""
+        return torch.cat(all_gather(part)) if self.count > 1 else part
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Averages a number of all."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value / self.count
+
+    def joined(self, part: Floats) -> Floats:
+        """Joins parts of any number of rows (B,D) of all, in their order."""
+        if self.count == 1:
+            return part
+        parts: list[Floats] = [part] * self.count
+        dist.all_gather_object(parts, part)
+        return np.concatenate(parts)
+
+    def told_by_first(self, told: Told) -> Told:
+        """Gives everyone what the first one says."""
+        if self.count == 1:
+            return told
+        box = [told]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Waits for all."""
+        if self.count > 1:
+            dist.barrier()
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Begins and ends the group that torchrun's variables describe; without them, of this process alone."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ranks = Ranks.current()
+        if ranks.device.type == "cuda":
+            torch.cuda.set_device(ranks.device)
+        yield ranks
+    finally:
+        dist.destroy_process_group()
