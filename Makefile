@@ -225,6 +225,10 @@ bench-live: environments ## send events beside recommendations to the running st
 bench-trainers: environments environment-torch ## measure both trainers of the two-tower model: speed, memory  [DATA=] [PUBLISH=1]
 	@$(DEV) -m bench.trainers.run $(if $(PUBLISH),--publish)
 
+.PHONY: gpu-check
+gpu-check: environments ## train TorchRec's towers on a GPU, run both models there, compare with the CPU; 8 minutes at most
+	@$(DEV) -m bench.gpu.run
+
 .PHONY: load
 load: environments ## load the running gateway at a fixed rate  [RATE= requests/s] [DURATION= s] [USERS= at most]
 	@$(DEV) -m bench.load.load $(if $(RATE),--rate '$(RATE)') $(if $(DURATION),--duration '$(DURATION)') \

@@ -123,10 +123,10 @@ def _encode(tower: nn.Module, features: tuple[str, ...], arrays: Mapping[str, Ar
     return vectors
 
 
-def export(
-    task: FittingTask, start: TowersStart, progress: Progress, checkpoints: Checkpoints, to: Path
-) -> None:
-    """Reads the best weights, places who is unknown, and writes both towers and the `Result`, that last.
+def best_towers(
+    task: FittingTask, start: TowersStart, progress: Progress, checkpoints: Checkpoints
+) -> WholeTowers:
+    """Reads the best weights, and places who is unknown.
 
     Raises:
         CheckpointError: the weights are damaged.
@@ -135,6 +135,18 @@ def export(
     checkpoints.load_best(towers, progress.best_at, alone=True)
     model = WholeTowers(tuple(task.user_columns), tuple(task.catalogue), towers)
     place_unknown(model, task.fields, task.examples, task.catalogue, task.config, task.validation)
+    return model
+
+
+def export(
+    task: FittingTask, start: TowersStart, progress: Progress, checkpoints: Checkpoints, to: Path
+) -> None:
+    """Writes both towers of the best weights and the `Result`, that last.
+
+    Raises:
+        CheckpointError: the weights are damaged.
+    """
+    model = best_towers(task, start, progress, checkpoints)
     user = model_spec(model.user_features, task.fields, USER_TOWER, "user_vector")
     item = model_spec(model.item_features, task.fields, ITEM_TOWER, "item_vector")
     for spec, graph in ((user, model.users_to_onnx(user)), (item, model.items_to_onnx(item))):

@@ -1,0 +1,29 @@
+"""The check of a GPU, its part that trains: on the CPU, where nothing may differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu import towers
+from tests.builders.towers_task import towers_task
+
+
+def test_it_trains_and_compares_users_and_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(towers, "STEPS", 6)
+    encoded, compared = towers._encoded, []
+
+    def off_for_the_last(*given: Any) -> Any:
+        vectors, seconds = encoded(*given)
+        compared.append(vectors.shape)
+        return (vectors + 1e-3 if len(compared) == 4 else vectors), seconds
+
+    monkeypatch.setattr(towers, "_encoded", off_for_the_last)
+    towers_task().save(tmp_path / "task")
+    told: dict[str, Any] = towers.checked(tmp_path / "task")
+    assert (told["device"], told["steps"]) == ("CPU", 6)
+    assert told["greatest_difference"] == pytest.approx(1e-3, rel=1e-2), "of the items alone"
+    assert compared[0] == compared[1] != compared[2] == compared[3]
+    assert all(told[f"{name}_per_s"][on] > 0 for name in ("users", "items") for on in ("cpu", "device"))
