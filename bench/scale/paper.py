@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.whole_file import whole_file
 from deploy.local.settings import ROOT
 
 BEGIN, END = "<!-- paper: begin -->", "<!-- paper: end -->"
@@ -64,6 +65,11 @@ class Part:
     name: str
     cores: int
     gb: int
+
+    def line(self, a: Assumed) -> str:
+        """Writes it as a row of the table."""
+        of_cores, of_gb = a.dollars(self.cores, self.gb)
+        return f"| {self.name} | {self.cores} | {self.gb:,} | {of_cores:,} + {of_gb:,} |"
 
 
 def missed(k: int, shards: int, asked: int) -> float:
@@ -156,22 +162,24 @@ def markdown(m: Measured, a: Assumed) -> str:
     rows, parts = steps(m, a)
     lines = ["| step | is | comes to |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
     lines += ["| | cores | GB | $ a month |", "|---|---|---|---|"]
-    for part in parts:
-        of_cores, of_gb = a.dollars(part.cores, part.gb)
-        lines.append(f"| {part.name} | {part.cores} | {part.gb:,} | {of_cores:,} + {of_gb:,} |")
+    lines += [part.line(a) for part in parts]
     shared, (as_it_is, threads) = parts[:2], parts[2:]
-    lines += [_sum("as it is", (*shared, as_it_is), a), _sum("with threads", (*shared, threads), a)]
+    lines += [
+        sum_line("sum, as it is", (*shared, as_it_is), a),
+        sum_line("sum, with threads", (*shared, threads), a),
+    ]
     return "\n".join(lines)
 
 
-def _sum(name: str, parts: Sequence[Part], a: Assumed) -> str:
+def sum_line(name: str, parts: Sequence[Part], a: Assumed) -> str:
+    """Writes the sum of the parts, and its dollars, as a row."""
     cores, gb = sum(part.cores for part in parts), sum(part.gb for part in parts)
     dollars = round(sum(a.dollars(cores, gb)), -2)
-    return f"| **sum, {name}** | {cores} | {gb:,} | **{dollars:,}** |"
+    return f"| **{name}** | {cores} | {gb:,} | **{dollars:,}** |"
 
 
-def publish(page: Path = PAGE) -> None:
-    """Puts the tables between the page's two marks.
+def published(page: Path, tables: str) -> None:
+    """Puts tables between a page's two marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -180,10 +188,9 @@ def publish(page: Path = PAGE) -> None:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{markdown(Measured(), Assumed())}\n{END}{tail}")
-    temporary.rename(page)
+    with whole_file(page) as file:
+        file.write(f"{head}{BEGIN}\n{tables}\n{END}{tail}".encode())
 
 
 if __name__ == "__main__":
-    publish()
+    published(PAGE, markdown(Measured(), Assumed()))

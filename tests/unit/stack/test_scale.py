@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.designs import GATEWAY, OURS
-from bench.scale import paper, run
+from bench.scale import billion, paper, run
 from bench.scale.report import BEGIN, END, markdown, publish, read
 from bench.scale.run import measure, sizes
 from bench.scale.stand import ScaleError, Stand
@@ -106,11 +106,16 @@ def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) ->
         publish(tmp_path / "figures", page, picture)
 
 
-def test_the_page_holds_what_the_figures_on_paper_come_to(tmp_path: Path) -> None:
-    page = tmp_path / "growth.md"
-    page.write_text(paper.PAGE.read_text())
-    paper.publish(page)
-    assert page.read_text() == paper.PAGE.read_text(), "run python -m bench.scale.paper"
+@pytest.mark.parametrize(
+    ("of", "tables"),
+    [(paper.PAGE, paper.markdown(paper.Measured(), paper.Assumed())), (billion.PAGE, billion.markdown())],
+    ids=["growth", "scale"],
+)
+def test_the_page_holds_what_the_figures_on_paper_come_to(of: Path, tables: str, tmp_path: Path) -> None:
+    page = tmp_path / of.name
+    page.write_text(of.read_text())
+    paper.published(page, tables)
+    assert page.read_text() == of.read_text(), "run python -m bench.scale.paper, and bench.scale.billion"
 
 
 def test_more_to_answer_and_slower_searches_cost_more_on_paper() -> None:
