@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 from contract.arrays import Array, Bools, Floats
 from contract.encoders import PAD_CODE, Field
+from training.retrieval.tower_design import KNOTS, told_rows
 
 RIDGE = 10.0
 """L2 penalty, in items: a value of a feature that fewer have says little of its own."""
@@ -35,14 +36,16 @@ def side_rows(fields: Sequence[Field], columns: Mapping[str, Array]) -> csr_matr
     """Takes side columns, (I,) or lists (I,L), gives one row per item, (I,F), as the towers read them.
 
     F counts the rows of the fields' tables one after the other, and one more that is zero throughout: there
-    may be no field.
+    may be no field. A number has one of its own, and one for how far it is beyond each of `KNOTS`.
     """
     items = len(next(iter(columns.values())))
     parts = [csr_matrix((items, 1), dtype=np.float32)]
     for field in fields:
         values = columns[field.name]
         if field.kind == "numeric":
-            parts.append(csr_matrix(np.clip(values.reshape(-1, 1), -5, 5)))
+            number = np.clip(values.reshape(-1, 1), -5, 5)
+            beyond = np.maximum(number - np.array(KNOTS, dtype=np.float32), 0)
+            parts.append(csr_matrix(np.hstack([number, beyond])))
         elif field.kind == "embedding":
             parts.append(csr_matrix(values))
         else:
@@ -71,8 +74,7 @@ def fit_side_tables(
     popular = Ridge(RIDGE, solver="sparse_cg").fit(rows, prior)
     told = np.vstack([towards.coef_, popular.coef_]).T.astype(np.float32)[1:]
     start = np.append(towards.intercept_, popular.intercept_).astype(np.float32)
-    lengths = [{"numeric": 1, "embedding": f.length}.get(f.kind, f.cardinality) for f in fields]
-    parts = np.split(told, np.cumsum(lengths)[:-1]) if lengths else []
+    parts = np.split(told, np.cumsum([told_rows(field) for field in fields])[:-1]) if fields else []
     tables = {field.name: part for field, part in zip(fields, parts, strict=True)}
     return start, tables, prior - popular.predict(rows).astype(np.float32)
 

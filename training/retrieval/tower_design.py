@@ -39,9 +39,19 @@ NEWCOMER_TASTE = 0.2
 sure, and the scores stay in the range of everyone's."""
 
 
+KNOTS = tuple(float(knot) for knot in np.arange(-2, 2.5, 0.5))
+"""Where the line may bend by which a number of new items is read, in standard deviations: a film's year, or a
+price, says one thing about the old and another about the new."""
+
+
 def table_rows(field: Field) -> int:
     """Counts the rows of a field's table."""
     return {"numeric": 1, "embedding": field.length}.get(field.kind, field.cardinality)
+
+
+def told_rows(field: Field) -> int:
+    """Counts the rows of the table by which a field of new items is read."""
+    return table_rows(field) + (len(KNOTS) if field.kind == "numeric" else 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,14 @@ from contract.encoders import OOV_CODE, PAD_CODE, Field
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.tower_design import (
     GATE_START,
+    KNOTS,
     NEWCOMER_TASTE,
     POOLS,
     POPULARITY_BOUND,
     PRIOR_SPEED,
     PRIOR_START,
     table_rows,
+    told_rows,
 )
 
 Tensors = Mapping[str, tf.Tensor]
@@ -76,7 +78,11 @@ class _Tower(tf.keras.layers.Layer):
 
 def _told(field: Field, values: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
     if field.kind == "numeric":
-        return tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0) * table
+        number = tf.clip_by_value(tf.reshape(values, (-1, 1)), -5.0, 5.0)
+        if table.shape[0] == 1:
+            return number * table
+        beyond = tf.maximum(number - tf.constant([KNOTS], tf.float32), 0.0)
+        return tf.matmul(tf.concat([number, beyond], axis=1), table)
     if field.kind == "embedding":
         return tf.matmul(values, table)
     if field.kind == "categorical":
@@ -202,7 +208,7 @@ class ItemTower(_Tower):
         self.factor = self.add_weight(name="popularity_factor", shape=(), initializer=start)
         # Fitted after training, not by its steps.
         self.new_tables = {
-            field.name: self._fitted(f"new_{field.name}_table", (table_rows(field), self.width + 1))
+            field.name: self._fitted(f"new_{field.name}_table", (told_rows(field), self.width + 1))
             for field in self.fields
             if field.name in self.side
         }

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from contract.arrays import Doubles
 from training.baselines.recent_popularity import HALF_LIVES
 from training.data.prepared import Prepared
 from training.examples.split import HeldOut, first_users, held_out, labels_to_learn_from
@@ -93,17 +94,20 @@ def choose_sources(
     """Gives each source the share with which all together find most of what held-out users chose, (U,I),
     among as many candidates as the lists, (U,S,K), are deep; looks at the first `CHOICE_USERS` of them.
 
-    From none on, the one share is changed that gains most, until none does.
+    From the vectors alone on, the one share is changed that gains most, until none gains more than the
+    standard error over users: what chance gave would be lost on others.
     """
     lists, relevant = lists.first(CHOICE_USERS), relevant[:CHOICE_USERS]
     best: tuple[float, ...] = (SHARES[0],) * len(sources)
-    best_value = _recall(lists, relevant, best)
+    found = _recall(lists, relevant, best)
     while True:
-        tried = _changed(best)
-        values = [_recall(lists, relevant, shares) for shares in tried]
-        if max(values, default=best_value) <= best_value + 1e-9:
+        tried = {shares: _recall(lists, relevant, shares) for shares in _changed(best)}
+        gains = {shares: values - found for shares, values in tried.items()}
+        sure = [shares for shares, gain in gains.items() if gain.mean() > gain.std() / np.sqrt(len(gain))]
+        if not sure:
             break
-        best, best_value = tried[int(np.argmax(values))], max(values)
+        best = max(sure, key=lambda shares: float(gains[shares].mean()))
+        found = tried[best]
     return tuple(one.with_share(share) for one, share in zip(sources, best, strict=True))
 
 
@@ -113,6 +117,7 @@ def _changed(shares: tuple[float, ...]) -> list[tuple[float, ...]]:
     return [one for one in changed if one != shares and sum(one) <= 1 - LEAST_OF_VECTORS]
 
 
-def _recall(lists: SourceLists, relevant: csr_matrix, shares: Sequence[float]) -> float:
+def _recall(lists: SourceLists, relevant: csr_matrix, shares: Sequence[float]) -> Doubles:
+    """Gives what each user finds of what is relevant, (U,)."""
     k = lists.positions.shape[2]
-    return float(np.nanmean(list_metrics(lists.merged(shares), relevant, cutoffs=(k,))[f"recall@{k}"]))
+    return list_metrics(lists.merged(shares), relevant, cutoffs=(k,))[f"recall@{k}"]

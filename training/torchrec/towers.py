@@ -17,6 +17,7 @@ from contract.encoders import OOV_CODE, PAD_CODE, Field
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.tower_design import (
     GATE_START,
+    KNOTS,
     NEWCOMER_TASTE,
     POOLS,
     POPULARITY_BOUND,
@@ -105,7 +106,11 @@ def side_lookup(field: Field, values: Tensor) -> Lookup:
 def mapped(field: Field, values: Tensor, table: Tensor) -> Tensor:
     """Gives what a number (B,) or an embedding (B,L) adds by its table (rows, D); (B,D)."""
     if field.kind == "numeric":
-        return values.reshape(-1, 1).clamp(-5.0, 5.0) * table
+        number = values.reshape(-1, 1).clamp(-5.0, 5.0)
+        if len(table) == 1:
+            return number * table
+        beyond = (number - torch.tensor([KNOTS])).clamp(min=0.0)
+        return torch.cat([number, beyond], dim=1) @ table
     return values @ table
 
 

@@ -71,6 +71,23 @@ def test_what_features_decide_is_told_of_items_that_nobody_met() -> None:
     assert np.corrcoef(vectors[:, -1], told[200:, -1])[0, 1] > 0.95
 
 
+def test_a_number_may_say_one_thing_of_the_low_and_another_of_the_high() -> None:
+    """Items at both ends of the price are popular, and go one way; those amid are not, and go the other."""
+    field, popularity = FIELDS["item_price"], np.linspace(-99, 99, 300).astype(np.float32)
+    prices = np.random.default_rng(6).normal(size=400).astype(np.float32)
+    ends = np.where(np.abs(prices) > 1, 1, -1).astype(np.float32)
+    towards = np.stack([ends, 1 - np.abs(ends)], axis=1) @ np.ones((2, WIDTH), np.float32)
+    start, tables, _ = fit_side_tables(
+        [field], {"item_price": prices}, towards, ends, np.ones(400, np.float32)
+    )
+    tower = item_tower(popularity)
+    others = {name: np.zeros_like(table) for name, table in tower.new_tables.items()}
+    tower.place_new_items(start, others | tables)
+    asked = {name: values[:3] for name, values in catalogue().items()}
+    asked |= {names.ITEM_ID: np.full(3, OOV_CODE), "item_price": np.array([-1.8, 0, 1.8], np.float32)}
+    np.testing.assert_array_equal(np.sign(encoded(tower, asked)[:, [0, -1]]), [[1, 1], [-1, -1], [1, 1]])
+
+
 def test_without_features_new_items_stand_amid_the_known_ones() -> None:
     vectors = np.random.default_rng(3).normal(1, 1, (200, WIDTH)).astype(np.float32)
     weights = np.linspace(0.1, 2, 200).astype(np.float32)

@@ -35,6 +35,7 @@ from training.slates.sources import (
     FittedSource,
     RecentLists,
     SourceForm,
+    SourceLists,
     fit_source,
     lists_of,
     popularity,
@@ -145,6 +146,18 @@ def test_forms_are_chosen_and_shares_leave_some_to_the_vectors(
     assert nearest.kind == "nearest"
     assert nearest.share >= LEAST_OF_VECTORS - 1e-9
     assert sum(spec.share for spec in (nearest, *others)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("gained", "share"), [(7, 0.0), (30, 0.1)])
+def test_a_share_that_chance_may_have_gained_is_not_given(
+    fitted: list[FittedSource], gained: int, share: float
+) -> None:
+    """Its best item costs the vectors' last, which is all that six users look for; others, the source's."""
+    lists = np.repeat(np.arange(20).reshape(1, 2, 10), 100, axis=0)
+    sought = np.repeat([9, 10, 0], [6, gained, 94 - gained])
+    relevant = csr_matrix((np.ones(100), (np.arange(100), sought)), shape=(100, 20))
+    (chosen,) = choose_sources(SourceLists(lists, 20), relevant, fitted[:1])
+    assert chosen.spec.share == share
 
 
 def test_what_a_source_knows_comes_back_from_its_file(
