@@ -28,9 +28,12 @@ from training.slates.sources import (
 )
 
 CHOICE_USERS = 1_000
-"""Most users of validation on whom is chosen."""
+"""Most users of validation on whom forms are chosen."""
 SHARES = (0.0, 0.1, 0.2, 0.35)
 """What a source may have of the K candidates; with none, it still says what it says of the others'."""
+SURE = 2.0
+"""Standard errors over users that a share has to gain: of so many that are tried at once, one gains a single
+error by chance."""
 LEAST_OF_VECTORS = 0.1
 """What remains to the vectors, at least."""
 
@@ -92,18 +95,18 @@ def choose_sources(
     lists: SourceLists, relevant: csr_matrix, sources: Sequence[FittedSource]
 ) -> tuple[FittedSource, ...]:
     """Gives each source the share with which all together find most of what held-out users chose, (U,I),
-    among as many candidates as the lists, (U,S,K), are deep; looks at the first `CHOICE_USERS` of them.
+    among as many candidates as the lists, (U,S,K), are deep.
 
-    From the vectors alone on, the one share is changed that gains most, until none gains more than the
-    standard error over users: what chance gave would be lost on others.
+    From the vectors alone on, the one share is changed that gains most, of those that gain more than `SURE`
+    standard errors, until there is none: what chance gave would be lost on others.
     """
-    lists, relevant = lists.first(CHOICE_USERS), relevant[:CHOICE_USERS]
     best: tuple[float, ...] = (SHARES[0],) * len(sources)
     found = _recall(lists, relevant, best)
     while True:
         tried = {shares: _recall(lists, relevant, shares) for shares in _changed(best)}
         gains = {shares: values - found for shares, values in tried.items()}
-        sure = [shares for shares, gain in gains.items() if gain.mean() > gain.std() / np.sqrt(len(gain))]
+        least = SURE / np.sqrt(len(found))
+        sure = [shares for shares, gain in gains.items() if gain.mean() > least * gain.std()]
         if not sure:
             break
         best = max(sure, key=lambda shares: float(gains[shares].mean()))

@@ -178,10 +178,6 @@ class SourceLists:
     positions: Ints
     items: int
 
-    def first(self, most: int) -> SourceLists:
-        """Keeps the lists of the first users."""
-        return replace(self, positions=self.positions[:most])
-
     def merged(self, shares: Sequence[float]) -> Ints:
         """Merges them by the shares of the sources beside the vectors, which have the rest; (U,K)."""
         merge = Merge([max(1 - sum(shares), 0.0), *shares], self.items)
