@@ -17,6 +17,8 @@ from training.tracking.settings import LOCAL, OFF, TrackingSettings
 from training.tracking.store import QUIET, ExperimentStore, TrackingError, is_of_mlflow
 
 LOOPBACK = "127.0.0.1"
+VIEW = "/#/experiments?workflowType=machine_learning"
+"""Trainings; MLflow's page begins with conversations."""
 
 
 def run_bring(settings: TrackingSettings) -> None:
@@ -52,7 +54,7 @@ def run_page(settings: TrackingSettings) -> None:
             raise TrackingError(
                 f"port {settings.mlflow_port} is taken: set SHORTLIST_MLFLOW_PORT to a free one"
             ) from None
-    say(f"http://{LOOPBACK}:{settings.mlflow_port} in about 20 s, until Ctrl-C")
+    say(f"http://{LOOPBACK}:{settings.mlflow_port}{VIEW} in about 20 s, until Ctrl-C")
     server = ["-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(settings.mlflow_port)]
     server += ["--workers", "1", "--backend-store-uri", settings.uri]
     server += ["--default-artifact-root", (settings.folder / "artifacts").as_uri()]
