@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from training.tracking.settings import TrackingSettings
 from training.tracking.store import ExperimentStore, check_file
 
 MARGIN = 1.0
+
+
+@pytest.fixture(scope="module")
+def mlflow_settings(tmp_path_factory: pytest.TempPathFactory) -> TrackingSettings:
+    return TrackingSettings(var_dir=tmp_path_factory.mktemp("mlflow"), mlflow="local")
+
+
+@pytest.fixture(scope="module")
+def store(mlflow_settings: TrackingSettings) -> ExperimentStore:
+    """One for all tests: making it takes ten seconds."""
+    return ExperimentStore(mlflow_settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(store: ExperimentStore, mlflow_settings: TrackingSettings) -> Iterator[MlflowServer]:
+    """Starts while the other tests run."""
+    assert store.is_local
+    started = MlflowServer(mlflow_settings.var_dir)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def var(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 def hear(_: str) -> None:

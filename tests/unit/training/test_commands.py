@@ -16,6 +16,7 @@ from training.__main__ import main
 from training.config import QualityLevel, TrainingSettings
 from training.evaluation.tables import BEGIN, END, markdown, replace_block
 from training.export.write import write_json
+from training.record import read_facts, read_metrics, trainings
 
 METRICS = {
     "bundle": "toy-1",
@@ -127,6 +128,32 @@ def test_a_protocol_is_trained_for_once_and_shown_with_its_note(
     again = capsys.readouterr().out
     assert "data, settings and code unchanged, reused" in again
     assert again[again.index("Protocol") :] == first[first.index("Protocol") :]
+
+
+def test_a_trial_records_what_validation_says_and_looks_at_no_test_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    for size in ("USERS=60", "ITEMS=40", "DAYS=10", "INTERACTIONS=1500"):
+        name, _, value = size.partition("=")
+        monkeypatch.setenv(f"SHORTLIST_SYNTHETIC__{name}", value)
+    monkeypatch.setenv("SHORTLIST_QUALITY", "tiny")
+    asked = ["trial", "--data", "synthetic", "--part", "ranking"]
+    assert main([*asked, "--check"]) == 0
+    dataset, data_version, made_of = capsys.readouterr().out.splitlines()[-1].split()
+    assert (dataset, len(data_version), len(made_of)) == ("synthetic", 64, 64)
+    assert main([*asked, "--part-of", "nobody"]) == 1
+    assert "no search of this name is at work" in capsys.readouterr().err
+    assert trainings(tmp_path) == []
+    assert main([*asked, "--name", "toy-trial"]) == 0
+    (folder,) = trainings(tmp_path)
+    facts = read_facts(folder)
+    assert (facts.name, facts.kind, facts.state, facts.bundle) == ("toy-trial", "trial", "finished", None)
+    assert facts.data_version == data_version
+    named = {one.name for one in read_metrics(folder)}
+    assert {"retrieval/best", "ranking/best"} <= named
+    assert not [name for name in named if name.startswith("test/")]
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_evaluate_without_a_bundle_says_what_to_do(
