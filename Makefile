@@ -94,7 +94,7 @@ train: environments $(TRAINERS) ## train a bundle and evaluate it; what is serve
 
 .PHONY: compare
 compare: environments $(TRAINERS) ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
-	@$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)')
+	@$(call tracked,compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)'))
 
 .PHONY: tune
 tune: environments environment-torch ## search settings by what validation says; goes on where it was  [TRIALS=20] [HOURS=] [MODEL=two_tower] [DATA=] [SPACE=file]
