@@ -216,7 +216,7 @@ def test_a_node_that_stalls_is_late_first_and_then_not_asked(
     cluster: Cluster, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.build(world, cluster.nodes[:2])
-    served = Served(world, cluster.url, head_items=0, index_timeout_ms=30)
+    served = Served(world, cluster.url, head_items=0, index_timeout_ms=300)
     served.start()
     stalled: Any = cluster.clients.of(cluster.nodes[1])
     process_id = int(stalled.info("server")["process_id"])
