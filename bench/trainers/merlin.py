@@ -10,9 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from training.config import load_settings
 from training.retrieval.model import RetrievalModel
 from training.retrieval.task import FittingTask
 from training.retrieval.two_tower import fit_two_tower
@@ -20,21 +18,22 @@ from training.retrieval.two_tower import fit_two_tower
 STEPS, PARTS = 120, 6
 
 if __name__ == "__main__":
-    tf.config.threading.set_intra_op_parallelism_threads(load_settings().threads)
     task = FittingTask.load(Path(sys.argv[1]))
     asked = {"steps": STEPS, "epochs": 1000, "evaluations": PARTS, "patience": PARTS, "fresh_share": 0.0}
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []
 
     def mark(_: RetrievalModel) -> float:
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), time.process_time()))
         return float(len(marks))
 
     config = task.config.model_copy(update=asked)
     fit_two_tower(task.fields, task.examples, task.catalogue, config, task.seed, mark)
-    seconds = float(np.median([end - begin for begin, end in pairwise(marks[:PARTS])]))
+    taken = [np.subtract(end, begin) for begin, end in pairwise(marks[:PARTS])]
+    wall, cpu = np.median(taken, axis=0) / (task.batch_size * (STEPS // PARTS))
     told = {
         "batch_size": task.batch_size,
-        "examples_per_s": task.batch_size * (STEPS // PARTS) / seconds,
+        "examples_per_s": 1 / wall,
+        "cpu_ms_per_1000": cpu * 1e6,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     sys.stdout.write(json.dumps(told) + "\n")

@@ -31,15 +31,18 @@ def measured(folder: Path) -> str | None:
         drawn = trainer.batches.read(0.0, 0)
         taken = []
         for _ in range(PARTS):
-            begun = time.perf_counter()
+            begun = np.array([time.perf_counter(), time.process_time()])
             for _ in range(STEPS // PARTS):
                 trainer.step(tensors(next(drawn), ranks.device))
-            taken.append(time.perf_counter() - begun)
-        peak = np.array([[resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]], dtype=np.float32)
+            taken.append(np.array([time.perf_counter(), time.process_time()]) - begun)
+        wall, cpu = np.median(taken[1:], axis=0) / (trainer.batches.size * (STEPS // PARTS))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        cpus, peaks = ranks.joined(np.array([[cpu, peak]], dtype=np.float32)).sum(0)
         told = {
             "batch_size": trainer.batches.size,
-            "examples_per_s": trainer.batches.size * (STEPS // PARTS) / float(np.median(taken[1:])),
-            "peak_mib": int(ranks.joined(peak).sum()),
+            "examples_per_s": 1 / wall,
+            "cpu_ms_per_1000": float(cpus) * 1e6,
+            "peak_mib": int(peaks),
         }
         ranks.wait()
         return json.dumps(told) if ranks.is_first else None

@@ -29,6 +29,10 @@ class TrainerError(RuntimeError):
     """Says that the process that trains did not finish, and where its reason stands."""
 
 
+class WorkersError(TrainerError):
+    """Says which number of workers does not fit the batch, and what does."""
+
+
 @dataclass(frozen=True, eq=False)
 class FittingTask:
     """Fields, examples, catalogue and held-out users of a two-tower model, its settings and seed."""
@@ -50,6 +54,25 @@ class FittingTask:
     def batch_size(self) -> int:
         """Examples per step, of all workers together."""
         return max(2, min(self.config.batch_size, len(self.examples) // 8))
+
+    def batch_of(self, workers: int) -> int:
+        """Gives the examples per step of all workers together.
+
+        Raises:
+            WorkersError: they do not divide among the workers.
+        """
+        asked = self.config.batch_size
+        if asked % workers or asked < 2 * workers:
+            raise WorkersError(
+                f"SHORTLIST_TWO_TOWER__BATCH_SIZE={asked} does not divide among {workers} workers; take a "
+                "multiple of them, or another number of WORKERS"
+            )
+        size = self.batch_size - self.batch_size % workers
+        if size < 2 * workers:
+            raise WorkersError(
+                f"{len(self.examples)} examples are too few for {workers} workers; take fewer WORKERS"
+            )
+        return size
 
     @property
     def steps_per_evaluation(self) -> int:

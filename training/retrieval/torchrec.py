@@ -148,9 +148,10 @@ def fit_torchrec(
     its fields, examples and settings.
 
     Raises:
-        TrainerError: it failed; its reason stands above.
+        TrainerError: it failed, and its reason stands above; or the batch does not divide among the workers.
     """
     task = FittingTask(fields, examples, catalogue, config, seed, validate)
+    task.batch_of(workers)
     work = folder / task.digest()
     task.save(work)
     (work / CONFIG_FILE).write_text(torchrec.model_dump_json())

@@ -24,10 +24,6 @@ from training.torchrec.ranks import Ranks
 from training.torchrec.towers import Columns
 
 
-class RankError(ValueError):
-    """Says which number of workers does not fit the batch, and what does."""
-
-
 class Batches(Protocol):
     """One rank's examples of every step; step n is the same whenever and however often it is asked for, and
     all ranks together have the rows that one alone has."""
@@ -37,32 +33,12 @@ class Batches(Protocol):
         are as of just before."""
 
 
-def batch_size(task: FittingTask, ranks: Ranks) -> int:
-    """Gives the examples per step of all ranks together.
-
-    Raises:
-        RankError: they do not divide among the ranks.
-    """
-    asked = task.config.batch_size
-    if asked % ranks.count or asked < 2 * ranks.count:
-        raise RankError(
-            f"SHORTLIST_TWO_TOWER__BATCH_SIZE={asked} does not divide among {ranks.count} workers; take a "
-            "multiple of them, or another number of WORKERS"
-        )
-    size = task.batch_size - task.batch_size % ranks.count
-    if size < 2 * ranks.count:
-        raise RankError(
-            f"{len(task.examples)} examples are too few for {ranks.count} workers; take fewer WORKERS"
-        )
-    return size
-
-
 class DrawnBatches:
     """`Batches` of a task whose examples are at hand: as the first trainer draws them."""
 
     def __init__(self, task: FittingTask, ranks: Ranks) -> None:
         self.task, self.ranks = task, ranks
-        self.size = batch_size(task, ranks)
+        self.size = task.batch_of(ranks.count)
         self.blanks = round(task.config.unknown_user_share * self.size)
         chances = drawing_chances(task.examples, task.config)
         newcomers = newcomer_chances(task.examples, chances)

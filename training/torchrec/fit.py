@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.task import FittingTask
-from training.torchrec.batches import RankError
+from training.retrieval.task import FittingTask, WorkersError
 from training.torchrec.checkpoints import CheckpointError
 from training.torchrec.export import export
 from training.torchrec.plan import PlanError
 from training.torchrec.ranks import Ranks
 from training.torchrec.train import Trainer
 
-FAULTS = (RankError, PlanError, CheckpointError)
+FAULTS = (WorkersError, PlanError, CheckpointError)
 """What a person can mend; every rank raises the same."""
 
 
@@ -22,7 +21,7 @@ def fit_folder(task: FittingTask, config: TorchrecConfig, ranks: Ranks, folder: 
     all ranks see.
 
     Raises:
-        RankError: the batch does not divide among the ranks.
+        WorkersError: the batch does not divide among the ranks.
         PlanError: the tables fit no memory.
         CheckpointError: the folder is of another training, or damaged.
     """

@@ -39,7 +39,7 @@ class Trainer:
         """Takes a folder that all ranks see; a training that ended early in it goes on.
 
         Raises:
-            RankError: the batch does not divide among the ranks.
+            WorkersError: the batch does not divide among the ranks.
             PlanError: the tables fit no memory.
             CheckpointError: the folder is of another training, or damaged.
         """

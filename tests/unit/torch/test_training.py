@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tests.builders.forked import forked
 from tests.builders.towers_task import CONFIG, towers_task
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.task import FittingTask
-from training.torchrec.batches import DrawnBatches, RankError
+from training.retrieval.task import FittingTask, WorkersError
 from training.torchrec.checkpoints import CheckpointError
 from training.torchrec.plan import PlanError
 from training.torchrec.ranks import Ranks
@@ -160,5 +158,5 @@ def test_a_plan_that_fits_no_memory_is_refused_in_one_line(tmp_path: Path) -> No
 @pytest.mark.parametrize(("batch", "count"), [(47, 2), (4, 3)])
 def test_a_batch_that_does_not_divide_is_refused(batch: int, count: int) -> None:
     task = towers_task(CONFIG.model_copy(update={"batch_size": batch}))
-    with pytest.raises(RankError, match=f"does not divide among {count} workers"):
-        DrawnBatches(task, Ranks(0, count, torch.device("cpu")))
+    with pytest.raises(WorkersError, match=f"does not divide among {count} workers"):
+        task.batch_of(count)
