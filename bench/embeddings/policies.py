@@ -18,9 +18,9 @@ from ensemble.stores.embeddings.level import RowKeys
 WIDTH, BATCH, USERS = 4, 200, 1_000_000
 ROOM = 8_192
 POLICIES = {
-    "oldest, choosy (served)": (True, "oldest"),
+    "rarest (served)": (False, "rarest"),
     "oldest": (False, "oldest"),
-    "rarest": (False, "rarest"),
+    "oldest, choosy": (True, "oldest"),
     "rarest, choosy": (True, "rarest"),
     "random": (False, "random"),
     "random, choosy": (True, "random"),

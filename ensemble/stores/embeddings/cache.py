@@ -23,22 +23,22 @@ AGED_AFTER = 10
 
 
 class RowCache:
-    """Holds `capacity` rows at most. A new row takes the place of the one of its set that was not asked for
-    longest, if it itself was asked for more often of late.
+    """Holds `capacity` rows at most. A new row takes the place of the one of its set that was asked for most
+    rarely of late.
 
     Source: Einziger, Friedman and Manes 2017, TinyLFU: a sketch counts how often each id is asked for, also
-    of ids that are not held, and all its counters are halved now and then. That decides who comes in; who
-    goes is the least recently used. docs/decisions/0020 compares it with others.
+    of ids that are not held, and all its counters are halved now and then. Here it says who goes, and
+    everyone comes in; docs/decisions/0020 compares that with others.
 
     A lookup of N keys costs some twenty numpy calls, none of them per row.
     """
 
     name = "cache"
 
-    def __init__(self, width: int, capacity: int, *, is_choosy: bool = True, evicts: str = "oldest") -> None:
+    def __init__(self, width: int, capacity: int, *, is_choosy: bool = False, evicts: str = "rarest") -> None:
         """Takes W and how many rows there is room for, rounded down to a power of two of sets. What differs
-        from the defaults is there to be compared: whether the sketch decides, and whether the `oldest`, the
-        `rarest` or any (`random`) of a set goes."""
+        from the defaults is there to be compared: whether the sketch keeps rarer ones out, and whether the
+        `oldest`, the `rarest` or any (`random`) of a set goes."""
         self.width, self.is_choosy, self.evicts = width, is_choosy, evicts
         sets = 1 << max(0, (max(capacity, WAYS) // WAYS).bit_length() - 1)
         self.capacity = sets * WAYS
