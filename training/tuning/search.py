@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.ray import ALONE, LOOPBACK, QUIET, silent
+from training.config import SettingError
 from training.record import in_a_line
 from training.tuning.space import ValueRange
 from training.tuning.trial import TrialFailed, TrialRunner
@@ -38,7 +39,11 @@ FAILED = "failed"
 def search(
     runner: TrialRunner, now: dict[str, Any], log: TrialLog, *, seed: int, hours: float | None, at_once: int
 ) -> None:
-    """Runs the trials, the settings as they are `now` the first of them, at most for so many hours."""
+    """Runs the trials, the settings as they are `now` the first of them, at most for so many hours.
+
+    Raises:
+        SettingError: Ray does not start.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -69,16 +74,7 @@ def search(
     folder = tempfile.mkdtemp(prefix="tune-ray-")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with silent():
-            ray.init(
-                address="local",
-                num_cpus=at_once,
-                include_dashboard=False,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=folder,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        start_ray(folder, at_once)
         tune.Tuner(
             tune.with_resources(train, {"cpu": 1}),
             param_space={name: domain(values, tune) for name, values in runner.space.settings.items()},
@@ -99,6 +95,30 @@ def search(
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_ray(folder: str, at_once: int) -> None:
+    """Starts a Ray of the search's own, on loopback.
+
+    Raises:
+        SettingError: it does not start.
+    """
+    import ray
+
+    try:
+        with silent():
+            ray.init(
+                address="local",
+                num_cpus=at_once,
+                include_dashboard=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=folder,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except Exception as error:  # Ray raises that itself
+        told = "it needs a short TMPDIR with room, and a machine that is not too busy; run it again"
+        raise SettingError(f"Ray did not start: {in_a_line(error)}; {told}") from None
 
 
 def domain(values: list[Any] | ValueRange, tune: Any) -> Any:
