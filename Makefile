@@ -37,6 +37,9 @@ endif
 ifdef WORKERS
 export SHORTLIST_WORKERS := $(WORKERS)
 endif
+ifdef SHARDS
+export SHORTLIST_TORCHREC__SHARDS := $(SHARDS)
+endif
 # The role torch, where this command needs it.
 TRAINERS := $(if $(filter torchrec,$(SHORTLIST_TRAINER)),environment-torch)
 

@@ -238,13 +238,17 @@ def run_shards(settings: TrainingSettings, _: argparse.Namespace, __: TrainingPr
         prepared = _prepared(settings, steps)
         _quieten()
         with steps.step("Load TensorFlow and Merlin", "about 10 s"):
-            from training.learn import encoded_examples
+            from training.examples.exposures import RankingTable
+            from training.learn import fit_encoders, retrieval_task
             from training.shards.cut import send_examples
         with steps.step("Fit the workflow"):
-            encoders, examples, catalogue = encoded_examples(prepared)
+            train = RankingTable.of(prepared).exposures(None, prepared.split.train_until)
+            encoders = fit_encoders(prepared, train)
+            task = retrieval_task(prepared, encoders, settings.two_tower, settings.seed)
         with steps.step("Cut the examples"):
             sizes = {"block_rows": settings.shard_rows, "lanes": settings.shard_lanes, "seed": settings.seed}
-            rows = send_examples(pipe, prepared.dataset.name, encoders, catalogue, [examples], **sizes)
+            name = prepared.dataset.name
+            rows = send_examples(pipe, name, encoders, task.catalogue, [task.examples], **sizes)
             steps.say(f"{rows:,} examples")
 
 

@@ -15,7 +15,6 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS
-from contract.arrays import Array
 from contract.bundle import OrderSpec
 from contract.columns import Role
 from contract.encoders import Encoders
@@ -24,7 +23,7 @@ from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns
 from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable
-from training.examples.positives import RetrievalExamples, UserHistories, item_columns, retrieval_examples
+from training.examples.positives import UserHistories, item_columns, retrieval_examples
 from training.examples.split import HeldOut, first_users, held_out
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
@@ -74,15 +73,6 @@ def fit_encoders(prepared: Prepared, train: RankingRows) -> Encoders:
             if column.role is Role.EMBEDDING:
                 encoders = with_embedding(encoders, name, to_numpy(table[name], column))
     return encoders
-
-
-def encoded_examples(prepared: Prepared) -> tuple[Encoders, RetrievalExamples, dict[str, Array]]:
-    """Fits the encoders, and gives what the towers learn from: the examples, and the items' columns."""
-    train = RankingTable.of(prepared).exposures(None, prepared.split.train_until)
-    encoders = fit_encoders(prepared, train)
-    histories = UserHistories.of(prepared, encoders)
-    examples = retrieval_examples(prepared, histories, prepared.split.train_until)
-    return encoders, examples, item_columns(prepared, encoders)
 
 
 def retrieval_task(prepared: Prepared, encoders: Encoders, config: TwoTowerConfig, seed: int) -> FittingTask:

@@ -1,9 +1,9 @@
 """Measures shards: rows written and read a second, beside drawing in memory; then a log larger than memory.
 
-`.venv/dev/bin/python -m bench.shards.run [--rows 2500000] [--limit-mib 512]`. The roles training and torch
+`.venv/dev/bin/python -m bench.shards.run [--rows 3000000] [--limit-mib 256]`. The roles training and torch
 run the parts, as `make shards` does. A log is drawn in pieces of users; of the large one, the processes that
-cut, that pack and that read may each hold so much private memory beyond their libraries: the kernel sees to
-it.
+cut, that pack, that read and that train may each hold so much private memory beyond their libraries: the
+kernel sees to it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ LANES, BLOCK_ROWS, BATCH = 16, 1024, 1024
 SMALL = 250_000
 """Rows that fit into memory."""
 BATCHES = 200
+STEPS, WIDTH = 100, 16
 
 
 def cut(rows: int, pieces: int, limit: int) -> None:
@@ -52,7 +53,9 @@ def pack(folder: str, limit: int) -> None:
     from training.shards.wire import receive
 
     before = limited(limit)
-    pack(receive(sys.stdin.buffer), folder)
+    messages = receive(sys.stdin.buffer)
+    first = next(messages)  # both processes are up
+    rate("written", lambda: pack(itertools.chain([first], messages), folder))
     told("pack", before)
 
 
@@ -67,6 +70,53 @@ def read(folder: str, limit: int) -> None:
     drawn = shards.batches(BATCH, config=DrawingConfig(), seed=0, withheld_share=0.1, fresh_share=0.5)
     rate("drawn from shards", lambda: sum(len(batch.rows) for batch in itertools.islice(drawn, BATCHES)))
     told("read", before)
+
+
+def train(folder: str, limit: int) -> None:
+    """Trains towers on batches from shards; they start at random, as a start from all examples holds them."""
+    import numpy as np
+    import torch
+
+    from contract import names
+    from training.examples.safe_names import safe_fields
+    from training.retrieval.config import TwoTowerConfig
+    from training.retrieval.tower_design import TowersStart
+    from training.shards.read import ExampleShards
+    from training.torchrec.batches import tensors
+    from training.torchrec.tables import WholeTables
+    from training.torchrec.towers import TwoTowers, in_batch_loss
+
+    torch.set_num_threads(1)
+    before, config = limited(limit), TwoTowerConfig(width=WIDTH)
+    shards = ExampleShards.open(folder)
+    codes, rng = shards.fields[names.ITEM_ID].cardinality, np.random.default_rng(0)
+    history, candidates = (rng.normal(0, 0.1, (codes, WIDTH)).astype(np.float32) for _ in range(2))
+    popularity = np.bincount(shards.catalogue[names.ITEM_ID], shards.item_shares(config)[0], codes)
+    start = TowersStart(history, candidates, np.zeros(codes, np.float32), np.zeros(WIDTH, np.float32))
+    of_users = {name: field for name, field in shards.fields.items() if name not in shards.catalogue}
+    of_items = {name: shards.fields[name] for name in shards.catalogue}
+    fields = [*safe_fields(of_users).values()], [*safe_fields(of_items).values()]
+    towers = TwoTowers(fields, start, config, WholeTables)
+    optimizer = torch.optim.Adam(towers.parameters(), lr=0.01)
+    log_chances = torch.from_numpy(np.log(np.maximum(popularity, 1e-12)).astype(np.float32))
+    drawn = shards.batches(BATCH, config=config, seed=0, withheld_share=0.1, user_dropout=0.1)
+    losses: list[float] = []
+
+    def steps() -> int:
+        for batch in itertools.islice(drawn, STEPS):
+            columns = tensors(batch.columns, torch.device("cpu"))
+            users, items = towers(columns)
+            chosen = columns[names.ITEM_ID]
+            loss = in_batch_loss(users, items, chosen, 0, log_chances, config.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return STEPS * BATCH
+
+    rate("trained", steps)
+    say(f"loss {losses[0]:.3f}, at the end {np.mean(losses[-20:]):.3f}")
+    told("train", before)
 
 
 def draw_in_memory(rows: int) -> None:
@@ -112,7 +162,6 @@ def say(line: str) -> None:
 
 def write(folder: Path, rows: int, pieces: int, limit: int) -> None:
     """Writes shards of a log by two processes and a pipe."""
-    started = time.perf_counter()
     this = ["-m", "bench.shards.run", "--limit-mib", str(limit)]
     cutting = [TRAINING, *this, "--rows", str(rows), "--part", "cut", "--pieces", str(pieces)]
     with subprocess.Popen(cutting, stdout=subprocess.PIPE) as cutter:
@@ -120,17 +169,16 @@ def write(folder: Path, rows: int, pieces: int, limit: int) -> None:
     if cutter.returncode:
         raise SystemExit("shards   cutting failed; its reason stands above")
     size = sum(file.stat().st_size for file in folder.rglob("*"))
-    seconds = time.perf_counter() - started
-    say(f"written: {rows / seconds:,.0f} rows/s, {size / rows:,.0f} bytes a row, {size / MIB:,.0f} MiB")
+    say(f"shards: {size / rows:,.0f} bytes a row, {size / MIB:,.0f} MiB")
 
 
 def main() -> None:
     """Measures, or runs one part."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2_500_000, help="of the large log")
-    parser.add_argument("--limit-mib", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=3_000_000, help="of the large log")
+    parser.add_argument("--limit-mib", type=int, default=256)
     parser.add_argument("--pieces", type=int, default=20, help="of the large log")
-    parser.add_argument("--part", choices=["cut", "pack", "read", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["cut", "pack", "read", "train", "memory"], help=argparse.SUPPRESS)
     parser.add_argument(
         "--folder", type=Path, help="where the shards lie meanwhile (default: a temporary one)"
     )
@@ -140,6 +188,7 @@ def main() -> None:
         "cut": lambda: cut(chosen.rows, chosen.pieces, chosen.limit_mib),
         "pack": lambda: pack(folder, chosen.limit_mib),
         "read": lambda: read(folder, chosen.limit_mib),
+        "train": lambda: train(folder, chosen.limit_mib),
         "memory": lambda: draw_in_memory(chosen.rows),
     }
     if chosen.part:
@@ -152,8 +201,9 @@ def main() -> None:
                 + (f", each process held to {limit} MiB beyond its libraries" if limit else "")
             )
             write(base / str(rows), rows, pieces, limit)
-            reading = ["--part", "read", "--folder", str(base / str(rows)), "--limit-mib", str(limit)]
-            subprocess.run([TORCH, "-m", "bench.shards.run", *reading], check=True)
+            for part in ("read", "train"):
+                asked = ["--part", part, "--folder", str(base / str(rows)), "--limit-mib", str(limit)]
+                subprocess.run([TORCH, "-m", "bench.shards.run", *asked], check=True)
             if not limit:
                 memory = ["-m", "bench.shards.run", "--part", "memory", "--rows", str(rows)]
                 subprocess.run([TORCH, *memory], check=True)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 Sharding = Literal["auto", "table_wise", "row_wise", "data_parallel"]
 Loss = Literal["softmax", "bpr", "bce"]
@@ -94,9 +103,24 @@ class TorchrecConfig(BaseModel):
         description="Memory of each worker for tables and their optimizer, MiB; a plan that needs more is "
         "refused. Default: all that the machine has, shared among its workers.",
     )
+    ray_address: str = Field(
+        "",
+        description="host:port of a Ray cluster that several workers train on, whose machines see var/ under "
+        "the same path. Default: a Ray of the training's own, on this machine.",
+    )
+    shards: str = Field(
+        "",
+        description="Folder or address of shards (`make shards`) that the steps' examples are streamed from. "
+        "Default: drawn from the training's own folder.",
+    )
     checkpoint_steps: PositiveInt = Field(
         100, description="Steps from one checkpoint to the next. Lower: less is lost, more is written."
     )
+
+    @field_validator("shards")
+    @classmethod
+    def _absolute(cls, address: str) -> str:
+        return str(Path(address).absolute()) if address and "://" not in address else address
 
 
 class FactorsConfig(DrawingConfig):

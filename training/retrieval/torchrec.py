@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +26,6 @@ from training.retrieval.validation import Validation
 USER_TOWER, ITEM_TOWER, RESULT_FILE = "user_tower.onnx", "item_tower.onnx", "result.json"
 CONFIG_FILE = "torchrec.json"
 """How it is to be trained; may differ from one try to the next."""
-POLL_S = 0.2
 ENCODED = 8192
 """Rows that are encoded at a time."""
 
@@ -171,33 +167,7 @@ def run_trainer(work: Path, workers: int) -> None:
     python = Path(sys.prefix).parent / "torch" / "bin" / "python"
     if not python.exists():
         raise TrainerError(f"{python}: is missing; build it: make setup ROLES=torch")
-    command = [str(python), "-m", "training.torchrec", "fit", str(work)]
-    processes = [subprocess.Popen(command, env=os.environ | variables) for variables in _variables(workers)]
-    try:
-        while any(process.poll() is None for process in processes):
-            if any(process.poll() for process in processes):
-                break  # the others wait for it in vain
-            time.sleep(POLL_S)
-    finally:
-        for process in processes:
-            process.terminate()
-        codes = [process.wait() for process in processes]
-    if code := next((code for code in codes if code > 0), min(codes)):
+    several = ["--workers", str(workers)] if workers > 1 else []
+    command = [str(python), "-m", "training.torchrec", "fit", str(work), *several]
+    if code := subprocess.run(command).returncode:
         raise TrainerError(f"the trainer ended with {code}; its reason stands above, what it did in {work}")
-
-
-def _variables(workers: int) -> list[dict[str, str]]:
-    """Gives the variables by which several processes of this machine meet, on its loopback alone."""
-    if workers == 1:
-        return [{}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_ADDR": "127.0.0.1"}
-    shared |= {
-        "MASTER_PORT": port,
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // workers),
-    }
-    each = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(workers)]
-    return [{name: str(value) for name, value in variables.items()} for variables in each]

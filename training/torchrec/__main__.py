@@ -1,17 +1,18 @@
-"""`python -m training.torchrec fit FOLDER`: trains what a folder holds, alone or started by torchrun."""
+"""`python -m training.torchrec fit FOLDER`: trains what a folder holds; alone, in workers under Ray Train, or
+started by torchrun."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.task import FittingTask
+from training.retrieval.task import FittingTask, TrainerError
 from training.retrieval.torchrec import CONFIG_FILE
+from training.torchrec.quiet import quieten
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,15 +21,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     fit = commands.add_parser("fit", help="train the towers of a folder, write them into it as ONNX")
     fit.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args(arguments).folder
+    fit.add_argument("--workers", type=int, default=0, help="under Ray Train (default: this process alone)")
+    chosen = parser.parse_args(arguments)
+    folder: Path = chosen.folder
     warnings.filterwarnings("ignore")  # what the libraries say of themselves as they load
     from training.torchrec.fit import FAULTS, fit_folder
     from training.torchrec.ranks import process_group
 
-    for name in ("torchrec", "torch.fx", "torch.onnx", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quieten()
     task = FittingTask.load(folder)
     config = TorchrecConfig.model_validate_json((folder / CONFIG_FILE).read_text())
+    if chosen.workers:
+        from training.torchrec.under_ray import fit_under_ray
+
+        try:
+            fit_under_ray(folder, chosen.workers, config.ray_address)
+        except TrainerError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        return 0
     with process_group() as ranks:
         try:
             fit_folder(task, config, ranks, folder)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from training.retrieval.config import TorchrecConfig
 from training.retrieval.task import FittingTask, WorkersError
+from training.shards.layout import ShardError
 from training.torchrec.checkpoints import CheckpointError
 from training.torchrec.export import export
 from training.torchrec.plan import PlanError
 from training.torchrec.ranks import Ranks
 from training.torchrec.train import Trainer
 
-FAULTS = (WorkersError, PlanError, CheckpointError)
+FAULTS = (WorkersError, ShardError, PlanError, CheckpointError)
 """What a person can mend; every rank raises the same."""
 
 
@@ -22,6 +23,7 @@ def fit_folder(task: FittingTask, config: TorchrecConfig, ranks: Ranks, folder: 
 
     Raises:
         WorkersError: the batch does not divide among the ranks.
+        ShardError: shards do not fit the ranks, are of other examples, damaged, or not reached.
         PlanError: the tables fit no memory.
         CheckpointError: the folder is of another training, or damaged.
     """

@@ -21,10 +21,11 @@ from training.examples.safe_names import safe_fields
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
 from training.retrieval.task import FittingTask
 from training.retrieval.tower_design import TowersStart
-from training.torchrec.batches import DrawnBatches, tensors
+from training.torchrec.batches import tensors
 from training.torchrec.checkpoints import MOMENTS, Checkpoints, Progress
 from training.torchrec.plan import plan_tables
 from training.torchrec.ranks import Ranks
+from training.torchrec.shard_batches import batches_of
 from training.torchrec.tables import bags
 from training.torchrec.towers import HISTORY_ITEMS, ITEMS, TwoTowers, in_batch_loss
 
@@ -40,11 +41,12 @@ class Trainer:
 
         Raises:
             WorkersError: the batch does not divide among the ranks.
+            ShardError: shards do not fit the ranks, are of other examples, or not reached.
             PlanError: the tables fit no memory.
             CheckpointError: the folder is of another training, or damaged.
         """
         self.task, self.config, self.ranks = task, config, ranks
-        self.batches = DrawnBatches(task, ranks)
+        self.batches = batches_of(task, config, ranks)
         self.checkpoints = Checkpoints(folder / "checkpoints", ranks)
         self.progress = Progress(f"{task.digest()}-{self.batches.size}")
         found = self.checkpoints.last(self.progress.digest)
