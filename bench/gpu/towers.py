@@ -22,26 +22,21 @@ from training.retrieval.config import TorchrecConfig
 from training.retrieval.task import FittingTask
 from training.torchrec.batches import tensors
 from training.torchrec.export import best_towers
-from training.torchrec.ranks import process_group
+from training.torchrec.ranks import Ranks, process_group
 from training.torchrec.train import Trainer
 
 STEPS, TIMES, ROWS = 200, 20, 4096
 CPU = torch.device("cpu")
 
 
-def checked(folder: Path) -> dict[str, object]:
+def checked(ranks: Ranks, folder: Path) -> dict[str, object]:
     """Gives how long training took, the greatest difference of any coordinate of a user or item between the
     device and the CPU, and vectors per second on each."""
     task = FittingTask.load(folder)
     task = replace(task, config=task.config.model_copy(update={"steps": STEPS, "fresh_share": 0.0}))
-    with process_group() as ranks:
-        device, trainer, begun = (
-            ranks.device,
-            Trainer(task, TorchrecConfig(), ranks, folder),
-            time.monotonic(),
-        )
-        progress = trainer.run()
-        trained_s = time.monotonic() - begun
+    device, trainer, begun = ranks.device, Trainer(task, TorchrecConfig(), ranks, folder), time.monotonic()
+    progress = trainer.run()
+    trained_s = time.monotonic() - begun
     model = best_towers(task, trainer.start, progress, trainer.checkpoints)
     rows = np.arange(min(ROWS, len(task.examples)))
     asked = (
@@ -80,4 +75,6 @@ def _encoded(tower: nn.Module, columns: Mapping[str, Array], device: torch.devic
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    sys.stdout.write(json.dumps(checked(Path(sys.argv[1]))) + "\n")
+    with process_group() as group:
+        found = checked(group, Path(sys.argv[1]))
+    sys.stdout.write(f"{json.dumps(found)}\n")

@@ -80,5 +80,11 @@ class DrawnBatches:
 
 def tensors(columns: Mapping[str, Array], device: torch.device) -> Columns:
     """Brings encoded columns to a device, by safe name."""
-    found = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in columns.items()}
+    found = {name: torch.from_numpy(_own(values)) for name, values in columns.items()}
     return {name: values.to(device, non_blocking=True) for name, values in with_safe_names(found).items()}
+
+
+def _own(values: Array) -> Array:
+    """Copies what is mapped from a file, which torch does not take."""
+    whole = np.ascontiguousarray(values)
+    return whole if whole.flags.writeable else whole.copy()

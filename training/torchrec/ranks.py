@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from contract.arrays import Floats
 
@@ -45,7 +44,10 @@ class Ranks:
 
     def gather(self, part: Tensor) -> Tensor:
         """Joins equal parts (B,) or (B,D) of all, in their order; gradients go back whence they came."""
-        return torch.cat(all_gather(part)) if self.count > 1 else part
+        if self.count == 1:
+            return part
+        gathered: Tensor = _Gathered.apply(part)
+        return gathered
 
     def mean(self, value: Tensor) -> Tensor:
         """Averages a number of all."""
@@ -73,6 +75,22 @@ class Ranks:
         """Waits for all."""
         if self.count > 1:
             dist.barrier()
+
+
+class _Gathered(torch.autograd.Function):
+    """Joins the parts (B,...) of all ranks; each gets back what all of them say of its part."""
+
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:  # noqa: ARG004  (nothing to remember)
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004  (as above)
+        said = gradients[0].contiguous().clone()
+        dist.all_reduce(said)
+        return said.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 @contextmanager

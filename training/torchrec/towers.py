@@ -109,7 +109,7 @@ def mapped(field: Field, values: Tensor, table: Tensor) -> Tensor:
         number = values.reshape(-1, 1).clamp(-5.0, 5.0)
         if len(table) == 1:
             return number * table
-        beyond = (number - torch.tensor([KNOTS])).clamp(min=0.0)
+        beyond = (number - torch.tensor([KNOTS], device=number.device)).clamp(min=0.0)
         return torch.cat([number, beyond], dim=1) @ table
     return values @ table
 
@@ -213,7 +213,7 @@ class TorchItemTower(TorchTower):
         self.register_buffer("popularity", torch.tensor(start.popularity), persistent=False)
         self.register_buffer("new_base", torch.zeros(config.width + 1), persistent=False)
         self.register_buffer("lift", torch.zeros(()), persistent=False)
-        self.new_tables: dict[str, Tensor] | None = None
+        self.new_tables: nn.ParameterDict | None = None
 
     def forward(self, columns: Columns) -> Tensor:
         """Takes encoded columns, gives vectors (B, D + 1)."""
@@ -247,7 +247,9 @@ class TorchItemTower(TorchTower):
         """Puts new items at `base` (D + 1,), the last their popularity, and what `tables` (rows, D + 1)
         add."""
         self.new_base.copy_(torch.tensor(base))
-        self.new_tables = {name: torch.tensor(table) for name, table in tables.items()}
+        self.new_tables = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor(table), requires_grad=False) for name, table in tables.items()}
+        )
 
     def prior(self) -> Tensor:
         """Gives every item code's popularity prior, in logits; (cardinality,)."""
