@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from bench.stacks import ONNX, PYTHON, REDIS, STUB, Stack, shares
+from contract.whole_file import whole_file
 
 WIDTH, ROW, TOP, LETTER = 1200.0, 17, 58, 6.6
 LEAST = 0.003
@@ -75,9 +76,8 @@ def write_svg(path: Path, stacks: Sequence[Stack], title: str) -> None:
         lines.append(f'<text x="{x + 17}" y="40">{escape(part)} {share:.0%}</text>')
     lines += [_drawn(box, root.count, x, depth) for box, x, depth in boxes]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join([*lines, "</svg>"]) + "\n")
-    temporary.rename(path)
+    with whole_file(path) as file:
+        file.write("\n".join([*lines, "</svg>\n"]).encode())
 
 
 def _placed(box: Box, total: int, x: float, depth: int) -> Iterator[tuple[Box, float, int]]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import chain, path, series, side_by_side, targets
+from bench.marked import marks, put_between
 from bench.record import Record, Row
 from deploy.local.settings import ROOT
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = "measured"
+BEGIN, END = marks(MARKS)
 PAGE = ROOT / "docs" / "performance.md"
 GROUPS: dict[str, tuple[str, ...]] = {
     targets.TARGETS: (),
@@ -63,14 +65,7 @@ def publish(record: Record, page: Path = PAGE) -> None:
     Raises:
         ValueError: the marks are not there.
     """
-    text = page.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{markdown(record)}\n{END}{tail}")
-    temporary.rename(page)
+    put_between(page, MARKS, markdown(record))
 
 
 def markdown(record: Record) -> str:

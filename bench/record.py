@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from contract.whole_file import whole_file
 from deploy.local.settings import ROOT
 
 COMMAND = "make bench"
@@ -52,14 +53,18 @@ class Record:
         say(f"{name}: {told}{f' ({note})' if note else ''}")
 
     def write(self, folder: Path) -> Path:
-        """Writes the JSON, each row with what it was measured on; to a temporary name first."""
+        """Writes the JSON, each row with what it was measured on, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {key: value for key, value in asdict(self).items() if key != "rows"}
         path = folder / f"{self.at.replace(':', '-')}.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps([asdict(row) | facts for row in self.rows], indent=1) + "\n")
-        temporary.rename(path)
+        write_json(path, [asdict(row) | facts for row in self.rows])
         return path
+
+
+def write_json(path: Path, told: object) -> None:
+    """Writes JSON to read, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(f"{json.dumps(told, indent=1)}\n".encode())
 
 
 def say(line: str) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 from bench.batch.phases import AT_SCALE, OF_BUNDLE
 from bench.batch.sections import SECTIONS, Found, Row
+from bench.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 PAGE = ROOT / "docs" / "batch-performance.md"
-BEGIN, END = "<!-- batch: begin -->", "<!-- batch: end -->"
+MARKS = "batch"
+BEGIN, END = marks(MARKS)
 
 
 def read(folder: Path) -> Found:
@@ -40,14 +42,7 @@ def publish(folder: Path, page: Path = PAGE) -> Path:
     Raises:
         ValueError: the marks are not there, or nothing was measured.
     """
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    text = markdown(read(folder))
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
-    temporary.rename(page)
+    put_between(page, MARKS, markdown(read(folder)))
     return page
 
 

@@ -9,7 +9,6 @@ recorded, never asserted; what is wrong ends its phase.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ import redis
 
 from bench.batch import phases
 from bench.batch.place import Figures
-from bench.record import commit, machine, say
+from bench.record import commit, machine, say, write_json
 from bench.servers import BenchError
 from deploy.local.ports import PortTaken
 from deploy.local.settings import load_settings
@@ -65,9 +64,7 @@ def measure(
             say(f"{name}: {fault}")
             faults.append(f"{name}: {fault}")
             continue
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(told, indent=1) + "\n")
-        temporary.rename(path)
+        write_json(path, told)
         say(f"{name}: {time.monotonic() - started:.0f} s")
     return faults
 

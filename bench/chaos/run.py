@@ -18,7 +18,8 @@ from typing import Any
 from bench.chaos import faults, overload, report
 from bench.chaos.stand import Stand
 from bench.load.load import LoadError, own_ids
-from bench.record import commit, machine
+from bench.marked import put_between
+from bench.record import commit, machine, write_json
 from bench.servers import BenchError, bench_settings, our_servers
 from contract.ids import OwnId
 from deploy.local.ports import PortTaken
@@ -46,12 +47,10 @@ def facts(command: str, bundle: str) -> str:
 
 
 def write(folder: Path, what: str, told: dict[str, Any]) -> Path:
-    """Writes what was seen as JSON, to a temporary name first."""
+    """Writes what was seen as JSON, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{what}-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
-    fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(told, indent=1) + "\n")
-    fresh.rename(path)
+    write_json(path, told)
     return path
 
 
@@ -61,14 +60,10 @@ def publish(what: str, lines: list[str], page: Path = PAGE) -> None:
     Raises:
         BenchError: the marks are not there.
     """
-    begin, end = f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
-    head, found, rest = page.read_text().partition(begin)
-    _, ended, tail = rest.partition(end)
-    if not (found and ended):
-        raise BenchError(f"{page}: the lines {begin} and {end} are missing; put them where the table goes")
-    fresh = page.with_suffix(".part")
-    fresh.write_text("\n".join([head + begin, *lines, end]) + tail)
-    fresh.rename(page)
+    try:
+        put_between(page, what, "\n".join(lines))
+    except ValueError as error:
+        raise BenchError(str(error)) from None
 
 
 def run_faults(

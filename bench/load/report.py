@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from bench.load.result import Result
+from bench.record import write_json
 
 PERCENTILES = (50.0, 95.0, 99.0)
 ROWS, BAR = 14, 40
@@ -137,8 +137,6 @@ def write(told: dict[str, Any], latency: HdrHistogram, folder: Path, name: str) 
     """Writes `name`.json and `name`.png into the folder and gives both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures, picture = folder / f"{name}.json", folder / f"{name}.png"
-    fresh = figures.with_suffix(".part")
-    fresh.write_text(json.dumps(told, indent=2) + "\n")
-    fresh.rename(figures)
+    write_json(figures, told)
     plot(told, latency, picture)
     return figures, picture

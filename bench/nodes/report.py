@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bench.marked import marks, put_between
 from bench.nodes.vectors import SPEC, WIDTH, K
 from bench.record import machine
 from deploy.local.settings import ROOT
 
-BEGIN, END = "<!-- nodes: begin -->", "<!-- nodes: end -->"
+MARKS = "nodes"
+BEGIN, END = marks(MARKS)
 PAGE = ROOT / "docs" / "scale.md"
 ROWS: dict[str, str] = {
     "build_s": "build, s",
@@ -53,10 +55,4 @@ def publish(folder: Path, page: Path = PAGE) -> None:
     Raises:
         ValueError: the marks are not there.
     """
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n{markdown(folder)}\n{END}{tail}")
-    temporary.rename(page)
+    put_between(page, MARKS, markdown(folder))

@@ -27,7 +27,7 @@ import numpy as np
 from bench.nodes.contenders import Opening, redis_nodes, usearch
 from bench.nodes.report import publish
 from bench.nodes.vectors import K, Vectors
-from bench.record import commit
+from bench.record import commit, write_json
 from deploy.local.settings import ROOT
 from ensemble.publish.recall import Exact, measure
 
@@ -109,9 +109,7 @@ def run(items: int, nodes: Sequence[int], seconds: float, users: int, folder: Pa
             known[contender] = figures
             sys.stdout.write(f"{contender}: {json.dumps(figures)}\n")
             sys.stdout.flush()
-            temporary = report.with_suffix(".tmp")
-            temporary.write_text(json.dumps(known, indent=1) + "\n")
-            temporary.rename(report)
+            write_json(report, known)
     return report
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bench.scale.paper import Assumed, Measured, Part, published, sum_line
+from bench.marked import put_between
+from bench.scale.paper import MARKS, Assumed, Measured, Part, sum_line
 from deploy.local.settings import ROOT
 
 PAGE = ROOT / "docs" / "scale.md"
@@ -115,4 +116,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    published(PAGE, markdown())
+    put_between(PAGE, MARKS, markdown())

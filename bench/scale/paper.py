@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from contract.whole_file import whole_file
+from bench.marked import put_between
 from deploy.local.settings import ROOT
 
-BEGIN, END = "<!-- paper: begin -->", "<!-- paper: end -->"
+MARKS = "paper"
 PAGE = ROOT / "docs" / "growth.md"
 
 
@@ -178,19 +177,5 @@ def sum_line(name: str, parts: Sequence[Part], a: Assumed) -> str:
     return f"| **{name}** | {cores} | {gb:,} | **{dollars:,}** |"
 
 
-def published(page: Path, tables: str) -> None:
-    """Puts tables between a page's two marks.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    with whole_file(page) as file:
-        file.write(f"{head}{BEGIN}\n{tables}\n{END}{tail}".encode())
-
-
 if __name__ == "__main__":
-    published(PAGE, markdown(Measured(), Assumed()))
+    put_between(PAGE, MARKS, markdown(Measured(), Assumed()))

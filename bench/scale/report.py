@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.designs import GATEWAY, OURS
+from bench.marked import marks, put_between
 from bench.scale.phases import PHASES
 from bench.scale.picture import PICTURE, draw
 from deploy.local.settings import ROOT
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = "measured"
+BEGIN, END = marks(MARKS)
 PAGE = ROOT / "docs" / "growth.md"
 Size = dict[str, Any]
 """The figures of one size, by phase; only those that were measured."""
@@ -47,14 +49,8 @@ def publish(folder: Path, page: Path = PAGE, picture: Path = PICTURE) -> tuple[P
     sizes = read(folder)
     if not sizes:
         raise ValueError(f"{folder}: nothing was measured yet")
-    head, begin, rest = page.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: the lines {BEGIN} and {END} are missing; put them where the tables go")
-    temporary = page.with_suffix(".tmp")
     told = f"{markdown(sizes)}\n\n![Latency, memory and times against the number of items](images/growth.png)"
-    temporary.write_text(f"{head}{BEGIN}\n{told}\n{END}{tail}")
-    temporary.rename(page)
+    put_between(page, MARKS, told)
     draw(sizes, picture)
     return page, picture
 

@@ -7,7 +7,6 @@ finished phase: a run that was interrupted goes on where it was, and `--again PH
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import redis
 
-from bench.record import commit, machine
+from bench.record import commit, machine, write_json
 from bench.scale.phases import PHASES
 from bench.scale.stand import ScaleError, Stand
 from bench.servers import BenchError
@@ -56,9 +55,7 @@ def measure(stand: Stand, again: Sequence[str], only: Sequence[str]) -> None:
             "commit": commit(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         } | phase(stand)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-        temporary.rename(path)
+        write_json(path, figures)
         say(f"{stand.items:,} items: {name}: {time.monotonic() - started:.0f} s")
 
 

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.marked import put_between
 from bench.record import commit, machine, say
 from deploy.local.settings import ROOT, python_of
 
 PAGE = ROOT / "docs" / "scale.md"
-MARKS = ("<!-- bench-trainers: begin -->", "<!-- bench-trainers: end -->")
+MARKS = "bench-trainers"
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -79,9 +80,7 @@ def main() -> int:
     text = table(made["data"], measured)
     sys.stdout.write(text)
     if chosen.publish:
-        head, _, rest = PAGE.read_text().partition(MARKS[0])
-        tail = rest.partition(MARKS[1])[2]
-        PAGE.write_text(f"{head}{MARKS[0]}\n\n{text}\n{MARKS[1]}{tail}")
+        put_between(PAGE, MARKS, text)
     return 0
 
 

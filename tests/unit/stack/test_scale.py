@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.designs import GATEWAY, OURS
+from bench.marked import put_between
 from bench.scale import billion, paper, run
 from bench.scale.report import BEGIN, END, markdown, publish, read
 from bench.scale.run import measure, sizes
@@ -114,7 +115,7 @@ def test_publishing_replaces_the_part_between_the_marks_alone(tmp_path: Path) ->
 def test_the_page_holds_what_the_figures_on_paper_come_to(of: Path, tables: str, tmp_path: Path) -> None:
     page = tmp_path / of.name
     page.write_text(of.read_text())
-    paper.published(page, tables)
+    put_between(page, paper.MARKS, tables)
     assert page.read_text() == of.read_text(), "run python -m bench.scale.paper, and bench.scale.billion"
 
 
