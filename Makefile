@@ -20,7 +20,7 @@ TRACKING := $(DEV) -m deploy.local.tracking
 # A command of a role that needs Redis: with its URL, and the password of the local one.
 RUN := $(DEV) -m deploy.local.run
 
-# Given on the command line, DATA, QUALITY and SETTINGS become settings of every command.
+# Given on the command line, these become settings of every command.
 ifdef DATA
 export SHORTLIST_DATA := $(DATA)
 endif
@@ -30,7 +30,6 @@ endif
 ifdef QUALITY
 export SHORTLIST_QUALITY := $(QUALITY)
 endif
-
 ifdef TRAINER
 export SHORTLIST_TRAINER := $(TRAINER)
 endif
@@ -40,6 +39,7 @@ endif
 ifdef SHARDS
 export SHORTLIST_TORCHREC__SHARDS := $(SHARDS)
 endif
+
 # The role torch, where this command needs it.
 TRAINERS := $(if $(filter torchrec,$(SHORTLIST_TRAINER)),environment-torch)
 
@@ -93,20 +93,19 @@ shards: environment-torch ## write the towers' training examples as shards, whic
 
 .PHONY: train
 train: environments $(TRAINERS) ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file] [TRAINER=torchrec WORKERS=2: two-tower on TorchRec, its processes]
-	@$(call tracked,train)
+	@$(call tracked,$(TRAINING) -m training train)
 
 .PHONY: compare
 compare: environments $(TRAINERS) ## train architectures side by side, print one table; goes on where it was  [MODELS=dcn,mmoe] [DATA=] [WRITE=docs/models.md]
-	@$(call tracked,compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)'))
+	@$(call tracked,$(TRAINING) -m training compare $(if $(MODELS),--models '$(MODELS)') $(if $(WRITE),--write '$(WRITE)'))
 
 .PHONY: tune
-tune: environments environment-torch ## search settings by what validation says; goes on where it was  [TRIALS=20] [HOURS=] [MODEL=two_tower] [DATA=] [SPACE=file]
-	@status=0; $(RUN) torch -m training.tuning --trainer $(TRAINING) $(if $(TRIALS),--trials '$(TRIALS)') \
-		$(if $(HOURS),--hours '$(HOURS)') $(if $(MODEL),--model '$(MODEL)') $(if $(SPACE),--space '$(SPACE)') || status=$$?; \
-	$(TRACKING); exit $$status
+tune: environment-torch ## search settings by what validation says; goes on where it was  [TRIALS=20] [HOURS=] [MODEL=two_tower] [DATA=] [SPACE=file]
+	@$(call tracked,$(RUN) torch -m training.tuning --trainer $(TRAINING) $(if $(TRIALS),--trials '$(TRIALS)') \
+		$(if $(HOURS),--hours '$(HOURS)') $(if $(MODEL),--model '$(MODEL)') $(if $(SPACE),--space '$(SPACE)'))
 
 .PHONY: mlflow
-mlflow: environments environment-torch ## open MLflow's page: what was trained, with which settings, and what it reached
+mlflow: environment-torch ## open MLflow's page: what was trained, with which settings, and what it reached
 	@$(RUN) torch -m training.tracking page
 
 .PHONY: promote
@@ -169,7 +168,7 @@ report: environments ## say what came of what was shown, and write a page  [BUND
 	@$(RUN) triton -m live report $(if $(BUNDLE),--bundle '$(BUNDLE)')
 
 .PHONY: test
-test: environments environment-torch ## run every role's tests in its own environment, the integration tests last
+test: environment-torch ## run every role's tests in its own environment, the integration tests last
 	@$(call role_tests,training,$(TRAINING))
 	@$(call role_tests,triton,$(TRITON))
 	@$(call role_tests,batch,$(BATCH))
@@ -225,7 +224,7 @@ bench-live: environments ## send events beside recommendations to the running st
 	@$(DEV) -m bench.live.run $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(EVENTS),--events '$(EVENTS)')
 
 .PHONY: bench-trainers
-bench-trainers: environments environment-torch ## measure both trainers of the two-tower model: speed, memory  [DATA=] [PUBLISH=1]
+bench-trainers: environment-torch ## measure both trainers of the two-tower model: speed, memory  [DATA=] [PUBLISH=1]
 	@$(DEV) -m bench.trainers.run $(if $(PUBLISH),--publish)
 
 .PHONY: gpu-check
@@ -259,9 +258,9 @@ command -v $(PYTHON) >/dev/null || { \
 $(PYTHON) $(ENVIRONMENTS) --python $(PYTHON) $(1)
 endef
 
-# Trains, then brings what was recorded to MLflow, however it ended.
+# Runs a command that trains, then brings what was recorded to MLflow, however it ended.
 define tracked
-status=0; $(TRAINING) -m training $(1) || status=$$?; $(TRACKING); exit $$status
+status=0; $(1) || status=$$?; $(TRACKING); exit $$status
 endef
 
 # A folder that is missing or holds no test fails the run: pytest ends with 4 or 5.
