@@ -1,10 +1,10 @@
 """The name that mosaicml-streaming imports from here."""
 
 
-def to_tensor(picture: object) -> object:
+def to_tensor(_picture: object) -> object:
     """Would make a tensor of a picture.
 
     Raises:
         NotImplementedError: always.
     """
-    raise NotImplementedError(f"torchvision is not installed: {type(picture).__name__}")
+    raise NotImplementedError("torchvision, which reads pictures, is no part of the role torch")
