@@ -61,8 +61,9 @@ class ClickReport:
 
     @property
     def total(self) -> str:
-        """Says how many there are."""
-        return f"{_count(self.answers, 'answer')}, {_count(self.clicks, 'click')} in them"
+        """Says how many there are, and of which time."""
+        span = f", {self.since} to {self.until}" if self.since else ""
+        return f"{_count(self.answers, 'answer')}, {_count(self.clicks, 'click')} in them{span}"
 
     @property
     def rates(self) -> dict[str, Mapping[str, Estimate]]:
@@ -166,9 +167,7 @@ def estimate_other(report: ClickReport, bundle: str, replay: Replay, answers: Se
 
 def lines_of(report: ClickReport) -> list[str]:
     """Writes the report for a terminal."""
-    lines = [
-        f"{report.dataset}: {report.total}" + (f", {report.since} to {report.until}" if report.since else "")
-    ]
+    lines = [f"{report.dataset}: {report.total}"]
     for title, rows in report.rates.items():
         lines += [f"  clicks per place, {title}", *_rows(rows.items())]
     for one in report.others:

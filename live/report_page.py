@@ -33,8 +33,7 @@ def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
 
 def click_sections(report: ClickReport) -> list[str]:
     """Shows what came of what was shown."""
-    span = f", {report.since} to {report.until}" if report.since else ""
-    made = [paragraph(f"{report.total}{span}.")]
+    made = [paragraph(f"{report.total}.")]
     for title, rows in report.rates.items():
         made += [heading(f"Clicks per place, {title}"), intervals([*rows.items()], title)]
     for one in report.others:
