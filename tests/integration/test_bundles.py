@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import MappingProxyType
 
 import pytest
 from selenium.webdriver import Chrome
 
 from bench.chaos.judge import percentile
 from bench.promotions import SWITCHES, switch_under_load
+from contract.bundle import sha256
 from contract.routing import CHAMPION, Routing
 from deploy.local.routing import ensemble_settings
 from ensemble.publish.serve import BundleServer
@@ -28,17 +29,15 @@ pytestmark = pytest.mark.timeout(900)
 OTHER, BROKEN = "other-bundle", "broken-bundle"
 
 
-def renamed(bundle: Path, name: str, user_tower: bytes = b"") -> Path:
-    """Copies a bundle under another name: the same models, another bundle, its user tower broken if asked."""
+def renamed(bundle: Path, name: str, changed: Mapping[str, bytes] = MappingProxyType({})) -> Path:
+    """Copies a bundle under another name: the same models, another bundle, with other files if asked."""
     other = bundle.resolve().with_name(name)
     shutil.copytree(bundle.resolve(), other)
     popular = json.loads((other / "popular.json").read_text()) | {"bundle": name}
-    (other / "popular.json").write_text(json.dumps(popular))
-    if user_tower:
-        (other / "user_tower.onnx").write_bytes(user_tower)
     manifest = json.loads((other / "manifest.json").read_text()) | {"bundle": name}
-    for changed in ("popular.json", "user_tower.onnx"):
-        manifest["checksums"][changed] = hashlib.sha256((other / changed).read_bytes()).hexdigest()
+    for file, content in {"popular.json": json.dumps(popular).encode(), **changed}.items():
+        (other / file).write_bytes(content)
+        manifest["checksums"][file] = sha256(other / file)
     (other / "manifest.json").write_text(json.dumps(manifest))
     return other
 
@@ -111,7 +110,7 @@ def test_a_split_is_kept_by_user_survives_triton_and_is_ended(own_stack: World) 
 
 def test_a_broken_bundle_is_refused_and_what_was_served_goes_on(own_stack: World) -> None:
     ours, before = own_stack.manifest()["bundle"], routing(own_stack)
-    renamed(own_stack.settings.bundle, BROKEN, user_tower=b"no model")
+    renamed(own_stack.settings.bundle, BROKEN, {"user_tower.onnx": b"no model"})
     for command in (["promote", "--bundle", BROKEN], ["split", "--bundle", BROKEN, "--share", "0.5"]):
         done = bundles(own_stack, *command)
         assert done.returncode != 0, done.stdout

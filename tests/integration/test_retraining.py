@@ -3,9 +3,7 @@ what came live outlasts it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from contract.keys import retrained_key
 from deploy.local.settings import ROOT, python_of
 from shortlist import Client
 from tests.builders.world import World, eventually
-from tests.integration.test_bundles import bundles, routing
+from tests.integration.test_bundles import bundles, renamed, routing
 
 pytestmark = pytest.mark.timeout(900)
 CATEGORY, NEW = 4321, 900_555
@@ -84,19 +82,11 @@ def of_the_category(world: World) -> list[int]:
     return [one["item_id"] for one in items if one["source"] == "ensemble"]
 
 
-def like_it_and_better(folder: Path, name: str) -> None:
+def like_it_and_better(bundle: Path, name: str) -> None:
     """Copies a bundle under another name; its metrics say that no other comes near."""
-    other = folder.with_name(name)
-    shutil.copytree(folder, other)
-    metrics = json.loads((other / "metrics.json").read_text())
+    metrics = json.loads((bundle / "metrics.json").read_text())
     metrics["sections"]["end_to_end"][metrics["served"]]["ndcg@10"] = 0.999
-    popular = json.loads((other / "popular.json").read_text()) | {"bundle": name}
-    changed = {"metrics.json": metrics, "popular.json": popular}
-    told = json.loads((other / "manifest.json").read_text()) | {"bundle": name}
-    for file, value in changed.items():
-        (other / file).write_text(json.dumps(value))
-        told["checksums"][file] = hashlib.sha256((other / file).read_bytes()).hexdigest()
-    (other / "manifest.json").write_text(json.dumps(told))
+    renamed(bundle, name, {"metrics.json": json.dumps(metrics).encode()})
 
 
 def test_events_begin_a_training_whose_bundle_is_promoted_and_a_worse_one_changes_nothing(
@@ -138,7 +128,7 @@ def test_events_begin_a_training_whose_bundle_is_promoted_and_a_worse_one_change
         assert {*client.user(7)["seen"]} >= {*items}
 
     # One that the gate refuses changes nothing.
-    like_it_and_better(world.settings.bundle.resolve(), BETTER)
+    like_it_and_better(world.settings.bundle, BETTER)
     done = bundles(world, "promote", "--bundle", BETTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert eventually(lambda: served(world) == (BETTER, BETTER), SOON_S)
