@@ -12,6 +12,7 @@ import onnxruntime as ort
 from contract.arrays import Array
 from contract.bundle import IndexSpec, ModelSpec
 from contract.encoders import Field
+from training.retrieval.pieces import in_pieces
 
 TOLERANCE = 1e-5
 
@@ -63,13 +64,7 @@ def compare(file: str, actual: Array, expected: Array) -> None:
 def run_model(path: Path, spec: ModelSpec, arrays: Mapping[str, Array], rows: int = 8192) -> Array:
     """Runs an exported model on encoded columns, some `rows` at a time; gives (rows, D) or (rows,)."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = spec.pack(arrays)
-    total = len(next(iter(inputs.values())))
-    parts = [
-        session.run([spec.output], {name: value[at : at + rows] for name, value in inputs.items()})[0]
-        for at in range(0, max(total, 1), rows)
-    ]
-    return np.concatenate(parts)
+    return in_pieces(lambda some: session.run([spec.output], some)[0], spec.pack(arrays), rows)
 
 
 def index_spec(items: int, flat_up_to: int) -> IndexSpec:

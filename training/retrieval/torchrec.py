@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +19,7 @@ from contract.bundle import ModelSpec
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
+from training.retrieval.pieces import in_pieces
 from training.retrieval.task import FittingTask, TrainerError
 from training.retrieval.validation import Validation
 
@@ -104,14 +104,7 @@ class OnnxTowers:
 
 
 def _run(session: ort.InferenceSession, spec: ModelSpec, arrays: Mapping[str, Array]) -> Floats:
-    inputs = spec.pack({name: arrays[name] for name in spec.columns})
-    total = len(next(iter(inputs.values())))
-    parts = [
-        session.run(None, {name: value[at : at + ENCODED] for name, value in inputs.items()})[0]
-        for at in range(0, max(total, 1), ENCODED)
-    ]
-    vectors: Floats = np.concatenate(parts)
-    return vectors
+    return in_pieces(lambda some: session.run([spec.output], some)[0], spec.pack(arrays), ENCODED)
 
 
 def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

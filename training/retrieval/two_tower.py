@@ -22,6 +22,7 @@ from training.examples.safe_names import safe_fields, safe_name, with_safe_names
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
 from training.retrieval.model import Validate
+from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
 from training.retrieval.sampling import (
     batches,
@@ -47,13 +48,13 @@ class TwoTower:
     fresh_share: float = 0.0
     """What share of the examples of the steps that it ended with were as of just before."""
 
-    def encode_users(self, arrays: Mapping[str, Array], rows: int = 4096) -> Floats:
+    def encode_users(self, arrays: Mapping[str, Array]) -> Floats:
         """Takes encoded columns, (U,) or for lists (U,S), gives vectors (U, D + 1)."""
-        return _encode(self.user_tower, self.user_features, arrays, rows)
+        return _encode(self.user_tower, self.user_features, arrays)
 
-    def encode_items(self, arrays: Mapping[str, Array], rows: int = 4096) -> Floats:
+    def encode_items(self, arrays: Mapping[str, Array]) -> Floats:
         """Takes encoded columns, (I,) or for lists (I,L), gives vectors (I, D + 1)."""
-        return _encode(self.item_tower, self.item_features, arrays, rows)
+        return _encode(self.item_tower, self.item_features, arrays)
 
     def users_to_onnx(self, spec: ModelSpec) -> onnx.ModelProto:
         """Converts the user tower."""
@@ -105,15 +106,10 @@ class TwoTower:
 
 
 def _encode(
-    tower: Callable[..., tf.Tensor], features: tuple[str, ...], arrays: Mapping[str, Array], rows: int
+    tower: Callable[..., tf.Tensor], features: tuple[str, ...], arrays: Mapping[str, Array]
 ) -> Floats:
-    total = len(arrays[features[0]])
-    parts = [
-        tower(_tensors({name: arrays[name][at : at + rows] for name in features})).numpy()
-        for at in range(0, max(total, 1), rows)
-    ]
-    vectors: Floats = np.concatenate(parts)
-    return vectors
+    columns = {name: arrays[name] for name in features}
+    return in_pieces(lambda some: tower(_tensors(some)).numpy(), columns)
 
 
 def _tensors(arrays: Mapping[str, Array]) -> dict[str, tf.Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from contract.encoders import Field
 from contract.whole_file import whole_file
 from training.examples.safe_names import safe_name
 from training.export.towers import model_spec
+from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
 from training.retrieval.task import FittingTask
 from training.retrieval.torchrec import ITEM_TOWER, RESULT_FILE, USER_TOWER, Result
@@ -30,8 +30,6 @@ from training.torchrec.towers import Columns, TorchItemTower, TorchUserTower, Tw
 from training.torchrec.train import tower_fields
 
 OPSET = 18
-ENCODED = 4096
-"""Rows that are encoded at a time."""
 CPU = torch.device("cpu")
 
 
@@ -113,14 +111,9 @@ class WholeTowers:
 
 
 def _encode(tower: nn.Module, features: tuple[str, ...], arrays: Mapping[str, Array]) -> Floats:
-    total = len(arrays[features[0]])
+    columns = {name: arrays[name] for name in features}
     with torch.no_grad():
-        parts = [
-            tower(tensors({name: arrays[name][at : at + ENCODED] for name in features}, CPU)).numpy()
-            for at in range(0, max(total, 1), ENCODED)
-        ]
-    vectors: Floats = np.concatenate(parts)
-    return vectors
+        return in_pieces(lambda some: tower(tensors(some, CPU)).numpy(), columns)
 
 
 def best_towers(

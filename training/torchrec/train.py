@@ -19,6 +19,7 @@ from contract.arrays import Array, Floats
 from contract.encoders import Field
 from training.examples.safe_names import safe_fields
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
+from training.retrieval.pieces import ROWS
 from training.retrieval.task import FittingTask
 from training.retrieval.tower_design import TowersStart
 from training.torchrec.batches import tensors
@@ -28,9 +29,6 @@ from training.torchrec.ranks import Ranks
 from training.torchrec.shard_batches import batches_of
 from training.torchrec.tables import bags
 from training.torchrec.towers import HISTORY_ITEMS, ITEMS, TwoTowers, in_batch_loss
-
-ENCODED = 4096
-"""Rows that are encoded at a time."""
 
 
 class Trainer:
@@ -160,8 +158,8 @@ class Trainer:
 
 
 def _pieces(rows: Array) -> Iterator[Array]:
-    for at in range(0, len(rows), ENCODED):
-        yield rows[at : at + ENCODED]
+    for at in range(0, len(rows), ROWS):
+        yield rows[at : at + ROWS]
 
 
 def learning_rate(settings: TwoTowerConfig, done: int, steps: int) -> float:
