@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from contract.encoders import Field
+
+if TYPE_CHECKING:
+    import onnx
 
 LONGEST = 60
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
@@ -35,3 +38,14 @@ def with_safe_names(columns: Mapping[str, Kept]) -> dict[str, Kept]:
 def safe_fields(fields: Mapping[str, Field]) -> dict[str, Field]:
     """Takes fields by column, gives them by safe name, which they bear themselves."""
     return {safe_name(name): replace(field, name=safe_name(name)) for name, field in fields.items()}
+
+
+def renamed(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
+    """Calls inputs and outputs of a graph by other names, any of which ONNX bears; changes it in place."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for told in (node.input, node.output):
+            for at, name in enumerate(told):
+                told[at] = names.get(name, name)
+    return model

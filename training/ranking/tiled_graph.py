@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf2onnx
 
 from contract.bundle import Inputs, RankerSpec
-from training.examples.safe_names import safe_name
+from training.examples.safe_names import renamed, safe_name
 from training.ranking.columns import Batch
 from training.ranking.onnx_graph import OPSET
 
@@ -91,13 +91,9 @@ def _with_own_names(model: onnx.ModelProto, spec: RankerSpec) -> onnx.ModelProto
     of_candidates = {safe_name(name) for name in spec.candidate.packed("candidate_")}
     for given in model.graph.input:
         _name_axes(given, (USERS, CANDIDATES) if given.name in of_candidates else (USERS,))
-        given.name = own.get(given.name, given.name)
     for output in model.graph.output:
         _name_axes(output, (USERS, CANDIDATES))
-    for node in model.graph.node:
-        for at, name in enumerate(node.input):
-            node.input[at] = own.get(name, name)
-    return model
+    return renamed(model, own)
 
 
 def _name_axes(value: Any, axes: Sequence[str]) -> None:

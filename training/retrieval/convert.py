@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import onnx
 import tensorflow as tf
 import tf2onnx
 
 from contract.bundle import ModelSpec
-from training.examples.safe_names import safe_name
+from training.examples.safe_names import renamed, safe_name
 
 OPSET = 17
 
@@ -31,7 +31,7 @@ def to_onnx(model: Model, spec: ModelSpec) -> onnx.ModelProto:
 
     function = tf.function(packed, input_signature=signature, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
-    return _with_own_names(converted, {safe_name(name): name for name in (*spec.lists, *spec.embeddings)})
+    return renamed(converted, {safe_name(name): name for name in (*spec.lists, *spec.embeddings)})
 
 
 def _inputs(spec: ModelSpec) -> list[tuple[str, int, tf.DType]]:
@@ -42,13 +42,3 @@ def _inputs(spec: ModelSpec) -> list[tuple[str, int, tf.DType]]:
     if spec.numeric:
         inputs.append(("numeric", len(spec.numeric), tf.float32))
     return inputs
-
-
-def _with_own_names(model: onnx.ModelProto, own: Mapping[str, str]) -> onnx.ModelProto:
-    """Calls inputs by their columns' own names: ONNX bears any."""
-    for given in model.graph.input:
-        given.name = own.get(given.name, given.name)
-    for node in model.graph.node:
-        for at, name in enumerate(node.input):
-            node.input[at] = own.get(name, name)
-    return model

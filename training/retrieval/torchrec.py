@@ -18,6 +18,7 @@ from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
+from training.examples.safe_names import renamed
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
 from training.retrieval.pieces import in_pieces
 from training.retrieval.task import FittingTask, TrainerError
@@ -111,13 +112,7 @@ def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Copies a graph, and calls its only output by a name."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    old = copy.graph.output[0].name
-    copy.graph.output[0].name = name
-    for node in copy.graph.node:
-        for names in (node.input, node.output):
-            for at, told in enumerate(names):
-                names[at] = name if told == old else told
-    return copy
+    return renamed(copy, {copy.graph.output[0].name: name})
 
 
 def fit_torchrec(

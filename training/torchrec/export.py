@@ -16,7 +16,7 @@ from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
 from contract.encoders import Field
 from contract.whole_file import whole_file
-from training.examples.safe_names import safe_name
+from training.examples.safe_names import renamed, safe_name
 from training.export.towers import model_spec
 from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
@@ -159,12 +159,13 @@ def export(
 def to_onnx(tower: TorchUserTower | TorchItemTower, spec: ModelSpec) -> onnx.ModelProto:
     """Builds the graph of a tower of inputs as `spec` packs them."""
     inputs = _inputs(spec)
+    own = {f"input_{at}": name for at, name in enumerate(inputs)}
     rows = torch.export.Dim("rows")
     packed = tuple(torch.zeros((2, width), dtype=dtype) for width, dtype in inputs.values())
     program = torch.onnx.export(
         _Packed(tower, spec).eval(),
         packed,
-        input_names=[f"input_{at}" for at in range(len(inputs))],
+        input_names=[*own],
         output_names=[spec.output],
         dynamic_shapes={"packed": tuple({0: rows} for _ in inputs)},
         opset_version=OPSET,
@@ -173,7 +174,7 @@ def to_onnx(tower: TorchUserTower | TorchItemTower, spec: ModelSpec) -> onnx.Mod
     )
     buffer = io.BytesIO()
     program.save(buffer)
-    return _with_own_names(onnx.load_from_string(buffer.getvalue()), list(inputs))
+    return renamed(onnx.load_from_string(buffer.getvalue()), own)
 
 
 class _Packed(nn.Module):
@@ -205,14 +206,3 @@ def _inputs(spec: ModelSpec) -> dict[str, tuple[int, torch.dtype]]:
     if spec.numeric:
         inputs["numeric"] = len(spec.numeric), torch.float32
     return inputs
-
-
-def _with_own_names(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """Calls inputs by their columns' own names: ONNX bears any."""
-    own = {f"input_{at}": name for at, name in enumerate(names)}
-    for given in model.graph.input:
-        given.name = own.get(given.name, given.name)
-    for node in model.graph.node:
-        for at, name in enumerate(node.input):
-            node.input[at] = own.get(name, name)
-    return model
