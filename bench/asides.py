@@ -10,18 +10,17 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
 from bench.chaos.judge import percentile
 from bench.load.traffic import Exchange, open_loop
+from bench.servers import BenchError, wait_until_ready
 from contract.bundle import BundleError, read_manifest
 from contract.ids import OwnId
 from contract.routing import RoutingError
 from deploy.local.ports import free_port
-from deploy.local.programs import http_fault
 from deploy.local.routing import ensemble_settings
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 from ensemble.publish.serve import TIMEOUT_MS, BundleServer
@@ -29,6 +28,7 @@ from ensemble.stores.client import connect
 from ensemble.triton.repository import LoadError
 
 RATE, EACH_S, ROUNDS, READY_S = 100.0, 10.0, 8, 60.0
+LOG = "gateway_without_notes.log"
 BARE, NOTED, SHADOWED = "neither", "noted", "noted, and a shadow"
 Rounds = Mapping[str, Sequence[Sequence[Exchange]]]
 
@@ -38,19 +38,20 @@ def gateway_without_notes(settings: LocalSettings) -> Iterator[int]:
     """Starts a gateway beside the running one, gives its port.
 
     Raises:
-        RuntimeError: it is not ready in time; the message says why.
+        BenchError: it is not ready in time.
     """
     port = free_port()
     told = {"SHORTLIST_PORT": str(port), "SHORTLIST_SHOWN_BUFFER": "0"}
     command = [str(python_of("gateway")), "-m", "service.main"]
     environment = os.environ | settings.environment() | told
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as gateway:
+    path = settings.var / "log" / LOG
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        path.open("w") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as gateway,
+    ):
         try:
-            until_s = time.monotonic() + READY_S
-            while fault := http_fault(f"http://{LOOPBACK}:{port}/readyz"):
-                if gateway.poll() is not None or time.monotonic() > until_s:
-                    raise RuntimeError(f"the second gateway is not ready: {fault}")
-                time.sleep(0.2)
+            wait_until_ready(gateway, f"http://{LOOPBACK}:{port}/readyz", log.name, READY_S)
             yield port
         finally:
             gateway.terminate()
@@ -114,7 +115,7 @@ def main() -> int:
         with gateway_without_notes(settings) as port:
             shadow(True)  # loaded before the clock starts
             found = measure(settings, shadow, port, users, chosen.rounds)
-    except (RuntimeError, BundleError, LoadError, RoutingError) as error:
+    except (BenchError, BundleError, LoadError, RoutingError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(lines(found)))

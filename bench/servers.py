@@ -131,7 +131,9 @@ def other_server(settings: LocalSettings, folder: Path, model: str) -> Iterator[
             command, cwd=ROOT, env=_training_environment(settings), stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            _wait(process, f"http://{LOOPBACK}:{own.triton_http_port}/v2/models/{model}/ready", log.name)
+            wait_until_ready(
+                process, f"http://{LOOPBACK}:{own.triton_http_port}/v2/models/{model}/ready", log.name
+            )
             yield Server(f"{LOOPBACK}:{own.triton_grpc_port}", process.pid)
         finally:
             process.terminate()
@@ -149,8 +151,15 @@ def _training_environment(settings: LocalSettings) -> Mapping[str, str]:
     return given | {"PATH": f"{python_of('training').parent}{os.pathsep}{given['PATH']}"}
 
 
-def _wait(server: subprocess.Popen[bytes], url: str, log: str) -> None:
-    until = time.monotonic() + COMMAND_S
+def wait_until_ready(
+    server: subprocess.Popen[bytes], url: str, log: str, within_s: float = COMMAND_S
+) -> None:
+    """Waits until a server that was started says at a URL that it is ready.
+
+    Raises:
+        BenchError: it ended, or is not ready in time; the message names its log.
+    """
+    until = time.monotonic() + within_s
     while fault := http_fault(url):
         if server.poll() is not None or time.monotonic() > until:
             raise BenchError(f"a server does not answer ({fault}); see {log}")
