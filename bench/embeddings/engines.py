@@ -125,7 +125,7 @@ def measure(name: str, folder: Path, rows: int, width: int, seconds: float) -> d
         get(keys_of(some[start : start + 100]))
     for size in SIZES:
         found |= timed(get, partial(rng.choice, some, size), f"warm_{size}", seconds)
-    return found | {f"{kind}_mib": value for kind, value in memory().items()}
+    return found | memory()
 
 
 def timed(get: Get, draw: Callable[[], Any], name: str, seconds: float) -> dict[str, float]:
@@ -141,16 +141,17 @@ def timed(get: Get, draw: Callable[[], Any], name: str, seconds: float) -> dict[
 
 
 def memory() -> dict[str, float]:
-    """This process' memory, MiB: its own, and what is mapped of files."""
+    """This process' memory, MiB: what is its own, and what is mapped of files and may be dropped."""
     lines = Path("/proc/self/status").read_text().splitlines()
     told = {key: value for key, _, value in (line.partition(":") for line in lines)}
     return {
-        kind: int(told[name].split()[0]) / 1024 for kind, name in (("own", "RssAnon"), ("mapped", "RssFile"))
+        "own_mib": int(told["RssAnon"].split()[0]) / 1024,
+        "mapped_mib": int(told["RssFile"].split()[0]) / 1024,
     }
 
 
 def forget(folder: Path) -> None:
-    """Asks the system to drop what it holds of the files of a folder."""
+    """Asks the system to drop what it holds of the files of a folder, which nobody has mapped."""
     for file in folder.rglob("*"):
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.embeddings.engines import forget, memory
 from bench.embeddings.zipf import Zipf, ids_of
 from contract.arrays import Ids
 from contract.encoders import OOV_CODE, Vocabulary
@@ -92,7 +92,7 @@ def in_levels(
     name += ", its file not in memory" if is_cold else ""
     for share in SHARES:
         if is_cold:
-            forget_file(folder / "disk" / "data.mdb")
+            forget(folder / "disk")
         disk, cache = EmbeddingDisk(folder / "disk"), RowCache(width, users // 10)
         below: list[Level] = [disk.rows_of(COLUMN, width)]
         if redis_url:
@@ -141,26 +141,6 @@ def _measured(name: str, share: float, zipf: Zipf, read: Read, seconds: float) -
             "p50_ms": p50,
             "p99_ms": p99,
         } | memory()
-
-
-def memory() -> dict[str, float]:
-    """This process' memory, MiB: what is its own, and what is mapped of files and may be dropped."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    told = {key: value for key, _, value in (line.partition(":") for line in lines)}
-    return {
-        "own_mib": int(told["RssAnon"].split()[0]) / 1024,
-        "mapped_mib": int(told["RssFile"].split()[0]) / 1024,
-    }
-
-
-def forget_file(path: Path) -> None:
-    """Asks the system to drop what it holds of a file that nobody has mapped."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
 
 
 def main() -> None:
