@@ -73,12 +73,7 @@ def item_card_prefix(bundle: str) -> str:
 
 def embedding_rows_key(bundle: str, column: str, partition: int) -> str:
     """The key of some rows of a bundle's table of embeddings: a hash from a row's key to the row, packed."""
-    return f"{embedding_rows_prefix(bundle)}{column}:{partition}"
-
-
-def embedding_rows_prefix(bundle: str) -> str:
-    """The prefix of the keys of the rows of a bundle's tables of embeddings."""
-    return f"embedding_rows:{bundle}:"
+    return f"embedding_rows:{bundle}:{column}:{partition}"
 
 
 def embedding_updates_key(bundle: str) -> str:
@@ -89,12 +84,7 @@ def embedding_updates_key(bundle: str) -> str:
 
 def embedding_block_key(bundle: str, token: str, block: int) -> str:
     """The key of a block of rows of an update, whose `token` tells it from others."""
-    return f"{embedding_block_prefix(bundle)}{token}:{block}"
-
-
-def embedding_block_prefix(bundle: str) -> str:
-    """The prefix of the keys of the blocks of a bundle's updates."""
-    return f"embedding_block:{bundle}:"
+    return f"embedding_block:{bundle}:{token}:{block}"
 
 
 def bundles_key(dataset: str) -> str:
