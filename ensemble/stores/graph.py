@@ -16,6 +16,7 @@ from contract.arrays import Array, Bools, Floats, Ids, Ints
 from contract.candidates import least_of_best
 from contract.filters import Filters
 from contract.rules.attributes import ItemAttributes
+from contract.whole_file import whole_file
 from ensemble.stores.catalogue import Catalogue, LiveItems
 from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.vectors import blank, fill
@@ -45,10 +46,9 @@ class GraphFacts:
     """How that was chosen: a `Breadth`, encoded."""
 
     def write(self, folder: Path) -> None:
-        """Writes them beside the graph, under a temporary name first."""
-        temporary = folder / f".{GRAPH_FACTS_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self)) + "\n")
-        temporary.rename(folder / GRAPH_FACTS_FILE)
+        """Writes them beside the graph, whole or not at all."""
+        with whole_file(folder / GRAPH_FACTS_FILE) as file:
+            file.write(json.dumps(asdict(self)).encode() + b"\n")
 
     @classmethod
     def found(cls, folder: Path, vectors: str) -> GraphFacts | None:
