@@ -16,6 +16,7 @@ from contract.bundle import ITEM_IDS_FILE, Manifest
 from contract.environment import explain_redis
 from contract.keys import index_nodes_key, item_vector_prefix
 from contract.placement import IndexPlacement
+from ensemble.stores.index_watch import by_name
 from ensemble.stores.nodes import NodeClients, read_placement
 from ensemble.stores.vectors import VECTOR_FIELD
 
@@ -52,22 +53,12 @@ def check_nodes(clients: NodeClients, nodes: Sequence[str]) -> None:
         with named(node):
             redis: Any = clients.of(node)
             who = redis.info("server")["run_id"]
-            modules = {bytes(one.get(b"name", b"")) for one in map(_pairs, redis.module_list())}
-        if b"search" not in modules:
+            modules = {by_name(one).get("name") for one in redis.module_list()}
+        if modules.isdisjoint(("search", b"search")):
             raise NodeFault(f"index node {node}: has no search module; start it with the module")
         if names.get(who, node) != node:
             raise NodeFault(f"index node {node}: is {names[who]} by another name; name it once in {SETTING}")
         names[who] = node
-
-
-def _pairs(told: Any) -> dict[bytes, Any]:
-    """Reads what a module says of itself, however the client gives it."""
-    pairs = told.items() if isinstance(told, dict) else zip(told[::2], told[1::2], strict=True)
-    return {key.encode() if isinstance(key, str) else key: _bytes(value) for key, value in pairs}
-
-
-def _bytes(value: Any) -> Any:
-    return value.encode() if isinstance(value, str) else value
 
 
 class Places:

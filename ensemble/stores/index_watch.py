@@ -54,7 +54,11 @@ def index_info(redis: Redis, bundle: str) -> dict[str, Any]:
         ResponseError: there is no such index.
     """
     run: Any = redis.execute_command
-    reply = run("FT.INFO", index_name(bundle))
+    return by_name(run("FT.INFO", index_name(bundle)))
+
+
+def by_name(reply: Any) -> dict[str, Any]:
+    """Takes what Redis tells of something, names and values in turn or a map; gives the values by name."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in pairs}
 
