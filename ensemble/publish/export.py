@@ -13,7 +13,7 @@ import google.protobuf  # noqa: F401  before Merlin, which forces the slow Pytho
 from merlin.systems.dag import Ensemble
 from redis.exceptions import RedisError
 
-from contract.bundle import BundleError, read_manifest
+from contract.bundle import BundleError
 from contract.environment import explain_redis
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores, offers_of, recommend_graph, request_schema
@@ -30,13 +30,17 @@ TIMEOUT_MS = 60_000
 
 
 def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
-    """Verifies a bundle, builds its graph, and writes the folder of its name in `output`; what was there is
-    replaced at the end, and other bundles stay.
+    """Verifies a bundle, brings the tables beside its models to where they are served from, builds its graph,
+    and writes the folder of its name in `output`; what was there is replaced at the end, and other bundles
+    stay.
 
     Raises:
         BundleError: a file of the bundle is missing, changed or unreadable, or its models do not load here.
+        EmbeddingError: the disk has no room for its tables.
+        RedisError: Redis does not answer, or is full, where it is to hold rows of them.
     """
     bundle = LoadedBundle.open(folder.resolve(), settings.provider, settings.ort_threads)
+    bring_embeddings(bundle, settings)
     features = MemoryFeatureStore(bundle.dataset, bundle.dataset.clock)
     vectors = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     stores = Stores(features, vectors, item_table(bundle, features, settings))
@@ -58,18 +62,14 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     return target
 
 
-def bring_embeddings(folder: Path, settings: EnsembleSettings) -> None:
+def bring_embeddings(bundle: LoadedBundle, settings: EnsembleSettings) -> None:
     """Brings the tables that a bundle has beside its models to the disk, and the most frequent rows to
-    Redis.
+    Redis; nothing where it has none.
 
     Raises:
-        BundleError: a file of the bundle is missing, changed or unreadable.
         EmbeddingError: the disk has no room.
         RedisError: Redis does not answer, or is full.
     """
-    if not read_manifest(folder, verify=False).tables:
-        return
-    bundle = LoadedBundle.open(folder.resolve(), settings.provider, settings.ort_threads)
     if build_embeddings(bundle, settings):
         sys.stdout.write(f"embeddings in {settings.embeddings_of(bundle.manifest.bundle)}\n")
     warm_redis(connect(settings.redis_url, TIMEOUT_MS), bundle, settings)
@@ -85,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     try:
-        bring_embeddings(chosen.bundle, settings)
         target = export(chosen.bundle, chosen.output, settings)
     except (BundleError, EmbeddingError) as error:
         sys.stderr.write(f"{error}\n")
