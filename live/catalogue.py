@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from contract import names
 from contract.bundle import BundleError
 from contract.dataset import Dataset, DatasetError
 from contract.environment import LOCAL_REDIS, RedisUrl
-from contract.errors import StageError
 from contract.feast import encode_time, encode_value, event_time_field, feature_field, feature_key
 from contract.items import Row, stored_row
 from contract.keys import (
@@ -49,6 +47,7 @@ from ensemble.publish.live_items import Command, LiveItemWriter
 from ensemble.settings import Provider
 from ensemble.stores.nodes import NodeClients
 from live.archive import Archive
+from live.beside import Beside
 from live.person import Person
 from live.streams import Entry
 from live.transaction import Transaction
@@ -80,7 +79,7 @@ class CatalogueHandler:
         self._folder = catalogue_folder(var, dataset.name)
         self._writers: dict[str, LiveItemWriter | None] = {}
         self._clients: NodeClients | None = None
-        self._teller = ThreadPoolExecutor(1, thread_name_prefix="teller")
+        self._teller = Beside("teller", _say)
 
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
@@ -92,7 +91,8 @@ class CatalogueHandler:
             if change.kind == FORGET:
                 self._forget(change, transaction)
             elif change.kind == SHOW:
-                transaction.then(partial(self._teller.submit, self._show, change, transaction.redis))
+                show = partial(self._show, change, transaction.redis)
+                transaction.then(partial(self._teller.do, show, "a user is not told of"))
 
     def restore(self, redis: Redis) -> int:
         """Puts again what the files know, where Redis lost it; gives the number of items."""
@@ -180,7 +180,7 @@ class CatalogueHandler:
         try:
             return LiveItemWriter(self._var / "bundles" / bundle, self._provider)
         except (BundleError, DatasetError) as error:
-            sys.stderr.write(f"{bundle} is indexed, and cannot be read: {error}\n")
+            _say(f"{bundle} is indexed, and cannot be read: {error}")
             return None
 
     def _forget(self, change: Change, transaction: Transaction) -> None:
@@ -192,13 +192,10 @@ class CatalogueHandler:
         """Tells of a user, unless who asked has gone: beside the streams, as an archive may be long."""
         if time.time() - change.at_ms / 1000 > REPLY_S:
             return
-        try:
-            with Transaction(redis) as reading:
-                told = Person(self._dataset, self._var, int(change.content)).told(reading)
-            key = catalogue_reply_key(self._dataset.name, change.change_id)
-            redis.set(key, _json(told), ex=REPLY_S)
-        except (RedisError, StageError, OSError, ValueError) as error:
-            sys.stderr.write(f"a user is not told of: {error}\n")
+        with Transaction(redis) as reading:
+            told = Person(self._dataset, self._var, int(change.content)).told(reading)
+        key = catalogue_reply_key(self._dataset.name, change.change_id)
+        redis.set(key, _json(told), ex=REPLY_S)
 
 
 def _changes(entries: Sequence[Entry]) -> list[Change]:
@@ -208,7 +205,7 @@ def _changes(entries: Sequence[Entry]) -> list[Change]:
         try:
             found.append(decode_change(entry.entry_id, entry.fields.get(_FIELD, b"")))
         except ValueError as error:
-            sys.stderr.write(f"{entry.stream} {entry.entry_id}: {error}; left out\n")
+            _say(f"{entry.stream} {entry.entry_id}: {error}; left out")
     return found
 
 
@@ -224,3 +221,7 @@ def _json(value: Any) -> str:
         return other.isoformat() if isinstance(other, datetime) else str(other)
 
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

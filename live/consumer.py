@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from redis import Redis
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from contract.environment import explain_redis
 from contract.events import ARCHIVE_GROUP, GROUP
 from contract.keys import stream_lease_key
-from live.archive import Archive
+from live.beside import Beside
 from live.handler import Handler
 from live.leases import Leases
 from live.settings import LiveSettings
@@ -55,7 +55,7 @@ class Consumer:
         self._positions: dict[str, Position] = {}
         self._archived_s: dict[str, float] = {}
         self._merged_s = time.monotonic()
-        self._merger = ThreadPoolExecutor(1, thread_name_prefix="merger")
+        self._merger = Beside("merger", say)
 
     def keep(self, stop: threading.Event) -> None:
         """Works until told to stop; a Redis that fails is said once, and asked again."""
@@ -159,14 +159,8 @@ class Consumer:
             self._merged_s = now_s
             for handler in self._all:
                 if handler.archive is not None and handler.streams[0] in self.leases.held:
-                    self._merger.submit(self._merge, handler.archive)
-
-    def _merge(self, archive: Archive) -> None:
-        """Merges beside the streams: an hour of a busy one takes longer than events may wait."""
-        try:
-            archive.merge(time.time())
-        except (OSError, ValueError) as error:
-            self._say(f"{archive.folder}: files of an hour that is over are not merged: {error}")
+                    fault = f"{handler.archive.folder}: files of an hour that is over are not merged"
+                    self._merger.do(partial(handler.archive.merge, time.time()), fault)
 
     def archive(self, stream: str) -> int:
         """Writes a file of what had its effect and is in none yet, then takes it out of the stream; gives the
