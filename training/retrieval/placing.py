@@ -12,11 +12,11 @@ from contract.arrays import Array, Doubles, Floats
 from contract.encoders import OOV_CODE, Field
 from training.examples.positives import RetrievalExamples
 from training.examples.safe_names import with_safe_names
-from training.retrieval.config import TwoTowerConfig
 from training.retrieval.model import RetrievalModel, Validate
 from training.retrieval.new_items import fair_lift, fit_side_tables, highest_lift, is_probe
 from training.retrieval.newcomer import newcomer
 from training.retrieval.sampling import drawing_chances, newcomer_chances, unknown_columns
+from training.retrieval.task import FittingTask
 
 
 class PlaceableTowers(RetrievalModel, Protocol):
@@ -48,35 +48,22 @@ class PlaceableTowers(RetrievalModel, Protocol):
         """Moves users without history as the unknown one, now at `sums` (D + 1,), moves to a direction."""
 
 
-def place_unknown(
-    model: PlaceableTowers,
-    fields: Mapping[str, Field],
-    examples: RetrievalExamples,
-    catalogue: Mapping[str, Array],
-    config: TwoTowerConfig,
-    validate: Validate | None,
-) -> None:
+def place_unknown(model: PlaceableTowers, task: FittingTask, validate: Validate | None) -> None:
     """Places new items, then the unknown user; with `validate`, new items no higher than it bears."""
+    examples, catalogue, config = task.examples, task.catalogue, task.config
     newcomers = newcomer_chances(examples, drawing_chances(examples, config))
     shares = np.bincount(examples.items, newcomers, examples.item_count).astype(np.float64)
     place_new_items(model, examples, catalogue, shares)
-    place_newcomer(model, fields, examples, model.encode_items(catalogue), shares, config)
+    place_newcomer(model, task, model.encode_items(catalogue), shares)
     if validate is not None and (catalogue[names.ITEM_ID] == OOV_CODE).any():
         lift_new_items(model, validate, config.new_item_cost)
 
 
-def place_newcomer(
-    model: PlaceableTowers,
-    fields: Mapping[str, Field],
-    examples: RetrievalExamples,
-    items: Floats,
-    shares: Doubles,
-    config: TwoTowerConfig,
-) -> None:
+def place_newcomer(model: PlaceableTowers, task: FittingTask, items: Floats, shares: Doubles) -> None:
     """Turns the unknown user to where the scores of item vectors (I, D + 1) follow their shares (I,)."""
-    blank = unknown_columns(fields, examples.batch(np.arange(1), np.zeros(1, np.bool_)))
+    blank = unknown_columns(task.fields, task.examples.batch(np.arange(1), np.zeros(1, np.bool_)))
     sums = model.user_sums(blank)[0]
-    direction, _ = newcomer(items, shares, config.temperature, sums[:-1], float(sums[-1]))
+    direction, _ = newcomer(items, shares, task.config.temperature, sums[:-1], float(sums[-1]))
     model.place_newcomer(direction, sums)
 
 

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from contract.arrays import Array
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples, Stream, UserHistories
+from training.examples.safe_names import safe_fields
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.validation import Validation
 
@@ -49,6 +50,15 @@ class FittingTask:
     def user_columns(self) -> list[str]:
         """What the user tower reads."""
         return list(self.examples.batch(np.arange(1), np.zeros(1, np.bool_)))
+
+    @property
+    def tower_fields(self) -> tuple[list[Field], list[Field]]:
+        """The fields of users and of items, by safe name."""
+        users, items = (
+            [*safe_fields({name: self.fields[name] for name in columns}).values()]
+            for columns in (self.user_columns, self.catalogue)
+        )
+        return users, items
 
     @property
     def batch_size(self) -> int:

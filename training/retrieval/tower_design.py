@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from contract import names
-from contract.arrays import Array, Floats
+from contract.arrays import Floats
 from contract.encoders import Field
-from training.examples.positives import RetrievalExamples
-from training.retrieval.config import TwoTowerConfig
 from training.retrieval.item_factors import item_factors
 from training.retrieval.sampling import drawing_chances, newcomer_chances
+from training.retrieval.task import FittingTask
 
 POOLS = (
     (names.USER_RECENT_ITEM_IDS, 0.02, 1.0),
@@ -68,21 +66,15 @@ class TowersStart:
     """Where users without a history are, (D,)."""
 
     @classmethod
-    def of(
-        cls,
-        fields: Mapping[str, Field],
-        examples: RetrievalExamples,
-        catalogue: Mapping[str, Array],
-        config: TwoTowerConfig,
-        seed: int,
-    ) -> TowersStart:
+    def of(cls, task: FittingTask) -> TowersStart:
         """Fits a linear model of the examples in closed form; what it does not know starts at random."""
-        codes, cardinality = catalogue[names.ITEM_ID], fields[names.ITEM_ID].cardinality
+        examples, config = task.examples, task.config
+        codes, cardinality = task.catalogue[names.ITEM_ID], task.fields[names.ITEM_ID].cardinality
         tables = []
         matrix = examples.matrix()
         ridge = min(config.ridge, matrix.shape[0] / 10)
-        factors = item_factors(matrix, config.width, ridge, config.start_items, seed)
-        rng = np.random.default_rng(seed)
+        factors = item_factors(matrix, config.width, ridge, config.start_items, task.seed)
+        rng = np.random.default_rng(task.seed)
         for rows in factors:
             table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
             table[codes] = rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import merlin.models.tf as mm
 import numpy as np
@@ -18,7 +18,7 @@ from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
 from contract.encoders import Field
 from training.examples.positives import RetrievalExamples
-from training.examples.safe_names import safe_fields, safe_name, with_safe_names
+from training.examples.safe_names import safe_name, with_safe_names
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.convert import to_onnx
 from training.retrieval.model import Validate
@@ -30,6 +30,7 @@ from training.retrieval.sampling import (
     newcomer_chances,
     sampling_probabilities,
 )
+from training.retrieval.task import FittingTask
 from training.retrieval.tower_design import POPULARITY_BOUND, TowersStart
 from training.retrieval.towers import ItemTower, UserTower
 
@@ -135,19 +136,17 @@ def fit_two_tower(
     """
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    batch_size = max(2, min(config.batch_size, len(examples) // 8))
-    steps = max(1, min(config.steps, config.epochs * len(examples) // batch_size))
-    user_columns = list(examples.batch(np.arange(1), np.zeros(1, np.bool_)))
-    towers = _towers(fields, user_columns, examples, catalogue, config, seed)
+    task = FittingTask(fields, examples, catalogue, config, seed)
+    batch_size, per_epoch = task.batch_size, task.steps_per_evaluation
+    towers = _towers(task)
     chances = drawing_chances(examples, config)
     newcomers = newcomer_chances(examples, chances)
     blanks = round(config.unknown_user_share * batch_size)
     mixed = chances + (newcomers - chances) * blanks / batch_size
     model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, mixed), config)
-    per_epoch = max(1, steps // config.evaluations)
     schedule = _WarmUpThenDown(config.learning_rate, per_epoch * config.evaluations)
     model.compile(optimizer=tf.keras.optimizers.Adam(schedule), metrics=[], run_eagerly=False)
-    trained = TwoTower(tuple(user_columns), tuple(catalogue), *towers)
+    trained = TwoTower(tuple(task.user_columns), tuple(catalogue), *towers)
     keeper = _BestWeights(trained, validate, per_epoch, config.patience)
 
     def train(epochs: int, fresh_share: float) -> None:
@@ -162,9 +161,9 @@ def fit_two_tower(
         before = len(keeper.history)
         train(config.fresh_evaluations, config.fresh_share)
         is_fresh = keeper.best_at >= before
-    place_unknown(trained, fields, examples, catalogue, config, validate)
+    place_unknown(trained, task, validate)
     fresh_share = config.fresh_share if is_fresh else 0.0
-    return TwoTower(tuple(user_columns), tuple(catalogue), *towers, tuple(keeper.history), fresh_share)
+    return replace(trained, history=tuple(keeper.history), fresh_share=fresh_share)
 
 
 def two_tower_model(
@@ -217,23 +216,15 @@ def merlin_schema(fields: Mapping[str, Field], columns: list[str]) -> Schema:
     return Schema(schemas)
 
 
-def _towers(
-    fields: Mapping[str, Field],
-    user_columns: list[str],
-    examples: RetrievalExamples,
-    catalogue: Mapping[str, Array],
-    config: TwoTowerConfig,
-    seed: int,
-) -> tuple[UserTower, ItemTower]:
-    start = TowersStart.of(fields, examples, catalogue, config, seed)
-    known = [
-        safe_fields({name: fields[name] for name in columns}) for columns in (user_columns, list(catalogue))
-    ]
-    schemas = [merlin_schema(some, list(some)) for some in known]
-    chosen = [[*some.values()] for some in known]
+def _towers(task: FittingTask) -> tuple[UserTower, ItemTower]:
+    start, (users, items) = TowersStart.of(task), task.tower_fields
+    of_users, of_items = (
+        merlin_schema({field.name: field for field in fields}, [field.name for field in fields])
+        for fields in (users, items)
+    )
     return (
-        UserTower(chosen[0], schemas[0], start.history, start.base, config),
-        ItemTower(chosen[1], schemas[1], start.candidates, start.popularity, config),
+        UserTower(users, of_users, start.history, start.base, task.config),
+        ItemTower(items, of_items, start.candidates, start.popularity, task.config),
     )
 
 

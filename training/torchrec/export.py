@@ -27,7 +27,6 @@ from training.torchrec.batches import tensors
 from training.torchrec.checkpoints import Checkpoints, Progress
 from training.torchrec.tables import WholeTables
 from training.torchrec.towers import Columns, TorchItemTower, TorchUserTower, TwoTowers
-from training.torchrec.train import tower_fields
 
 OPSET = 18
 CPU = torch.device("cpu")
@@ -124,10 +123,10 @@ def best_towers(
     Raises:
         CheckpointError: the weights are damaged.
     """
-    towers = TwoTowers(tower_fields(task), start, task.config, WholeTables).eval()
+    towers = TwoTowers(task.tower_fields, start, task.config, WholeTables).eval()
     checkpoints.load_best(towers, progress.best_at, alone=True)
     model = WholeTowers(tuple(task.user_columns), tuple(task.catalogue), towers)
-    place_unknown(model, task.fields, task.examples, task.catalogue, task.config, task.validation)
+    place_unknown(model, task, task.validation)
     return model
 
 

@@ -16,8 +16,6 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from contract import names
 from contract.arrays import Array, Floats
-from contract.encoders import Field
-from training.examples.safe_names import safe_fields
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
 from training.retrieval.pieces import ROWS
 from training.retrieval.task import FittingTask
@@ -167,20 +165,11 @@ def learning_rate(settings: TwoTowerConfig, done: int, steps: int) -> float:
     return settings.learning_rate * min((done + 1) / max(1.0, steps / 20), max(1 - done / steps, 0.0))
 
 
-def tower_fields(task: FittingTask) -> tuple[Sequence[Field], Sequence[Field]]:
-    """Gives the fields of users and of items, by safe name."""
-    users, items = (
-        [*safe_fields({name: task.fields[name] for name in columns}).values()]
-        for columns in (task.user_columns, [*task.catalogue])
-    )
-    return users, items
-
-
 def shared_start(task: FittingTask, ranks: Ranks, folder: Path) -> TowersStart:
     """Computes where the towers start, once for all ranks; tables are mapped into memory."""
     parts = ("history", "candidates", "popularity", "base")
     if ranks.is_first:
-        start = TowersStart.of(task.fields, task.examples, task.catalogue, task.config, task.seed)
+        start = TowersStart.of(task)
         for part in parts:
             np.save(folder / f".{part}.tmp.npy", getattr(start, part))
             (folder / f".{part}.tmp.npy").rename(folder / f"start-{part}.npy")
@@ -196,7 +185,7 @@ def sharded(
     Raises:
         PlanError: the tables fit no memory.
     """
-    towers = TwoTowers(tower_fields(task), start, task.config, bags)
+    towers = TwoTowers(task.tower_fields, start, task.config, bags)
     plan, sharders = plan_tables(towers, config, ranks, batch_size)
     model = DistributedModelParallel(towers, device=ranks.device, plan=plan, sharders=sharders)
     fill(model, {HISTORY_ITEMS: start.history, ITEMS: start.candidates})

@@ -20,13 +20,13 @@ from training.torchrec.ranks import Ranks
 from training.torchrec.tables import WholeTables
 from training.torchrec.towers import HISTORY_ITEMS, NEVER, TwoTowers, history_weights, in_batch_loss
 from training.torchrec.towers import ITEMS as ITEMS_TO_FIND
-from training.torchrec.train import fill, sharded, tower_fields
+from training.torchrec.train import fill, sharded
 
 CPU = torch.device("cpu")
 
 
 def start_of(task: FittingTask) -> TowersStart:
-    return TowersStart.of(task.fields, task.examples, task.catalogue, task.config, task.seed)
+    return TowersStart.of(task)
 
 
 def shaken(model: torch.nn.Module, seed: int = 3) -> None:
@@ -38,7 +38,7 @@ def shaken(model: torch.nn.Module, seed: int = 3) -> None:
 
 def whole(task: FittingTask) -> TwoTowers:
     start = start_of(task)
-    towers = TwoTowers(tower_fields(task), start, task.config, WholeTables)
+    towers = TwoTowers(task.tower_fields, start, task.config, WholeTables)
     fill(towers, {HISTORY_ITEMS: start.history, ITEMS_TO_FIND: start.candidates})
     return towers
 
