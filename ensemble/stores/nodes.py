@@ -182,13 +182,13 @@ class IndexNodes:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is one node, that of everything else."""
-        return self.current == (self._home,)
+        """Whether there is one node, that of everything else, or none is known."""
+        return self.current in ((), (self._home,))
 
     @property
     def is_whole(self) -> bool:
         """Whether every item can be found; asked before and after each search."""
-        if self.is_alone or not self.current:
+        if self.is_alone:
             return self.watch.is_whole
         is_fresh = time.monotonic() - self._followed_s < STALE_S and not self.watch.is_evicting
         return is_fresh and all(node.is_whole for node in self.current)
@@ -196,14 +196,14 @@ class IndexNodes:
     @property
     def found(self) -> int:
         """Items that the nodes held at the last look."""
-        if self.is_alone or not self.current:
+        if self.is_alone:
             return self.watch.found
         return round(sum(node.watch.share * node.items for node in self.current if not node.is_away))
 
     @property
     def share(self) -> float:
         """The part of the items that the nodes held at the last look, 0 to 1; of one that is away, none."""
-        if self.is_alone or not self.current:
+        if self.is_alone:
             return self.watch.share
         return self.found / max(1, len(self.item_ids))
 
@@ -211,11 +211,6 @@ class IndexNodes:
     def away(self) -> tuple[str, ...]:
         """The nodes that are not asked now."""
         return tuple(node.address for node in self.current if node.is_away)
-
-    @property
-    def is_nowhere(self) -> bool:
-        """Whether no node has the index."""
-        return self._placement is not None and not self._placement.nodes
 
     def doubt(self) -> None:
         """Takes back that any is whole."""

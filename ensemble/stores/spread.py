@@ -43,12 +43,12 @@ class SpreadVectorIndex:
         """Finds the nearest items with one round trip to all nodes.
 
         Raises:
-            StageError: `dependency`, no node has the index.
+            StageError: `dependency`, no node has the index, or none is known to.
             RedisError: no node answers.
         """
         if not self.nodes.current:
             self.nodes.follow(self.nodes.redis)
-        if self.nodes.is_nowhere:
+        if not self.nodes.current:
             raise self.part.missing("run `make nodes`, or set SHORTLIST_INDEX_ENGINE=usearch")
         if self.nodes.is_alone:
             return self.part.search(vectors, counts, filters, width)

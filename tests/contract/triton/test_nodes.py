@@ -277,6 +277,15 @@ def test_a_chain_that_cannot_learn_where_items_lie_says_that_some_may_lack(
     assert served.looked_and_marked() is True
 
 
+def test_a_chain_that_never_learned_where_items_lie_fails_its_requests(
+    cluster: Cluster, world: World
+) -> None:
+    cluster.build(world, (cluster.home, cluster.nodes[0]))
+    cluster.redis.set(index_nodes_key("tiny-1"), b"damaged")
+    served = Served(world, cluster.url, head_items=0)
+    assert (served.answer(), served.looked_and_marked()) == (None, None)
+
+
 def asked_while(served: Served, work: Callable[[], Any]) -> list[tuple[bool, list[int]] | None]:
     """Asks again and again, looking in between, while something is done; gives every answer."""
     answers: list[tuple[bool, list[int]] | None] = []
