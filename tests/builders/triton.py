@@ -32,8 +32,10 @@ from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
 from ensemble.settings import EnsembleSettings
 from ensemble.sources.source import Source
+from ensemble.stores.catalogue import Catalogue
 from ensemble.stores.embeddings.tiers import Embeddings
 from ensemble.stores.features import MemoryFeatureStore
+from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import MemoryVectorIndex
 from training.export.tables import take_out
 from training.ranking.graph import ranker_graph
@@ -351,6 +353,14 @@ def memory_index(world: World, bundle: LoadedBundle) -> MemoryVectorIndex:
     dtypes = bundle.manifest.filters.items()
     held = [{name: held_values(row[name], dtype) for name, dtype in dtypes} for row in rows]
     return MemoryVectorIndex(bundle.item_ids, bundle.item_vectors, held)
+
+
+def process_index(bundle: LoadedBundle, folder: Path) -> GraphVectorIndex:
+    """Builds a graph of the bundle's vectors in a folder, searched wherever it can be."""
+    build_graph(bundle.item_vectors, folder / "graph", 16, 200, threads=1)
+    graph, catalogue = open_graph(folder / "graph"), Catalogue(bundle.item_ids, bundle.item_vectors)
+    beyond = len(bundle.item_ids)
+    return GraphVectorIndex(graph, beyond, catalogue, lambda: bundle.attributes, exact_up_to=0)
 
 
 def make_request(

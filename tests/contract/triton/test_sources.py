@@ -28,7 +28,6 @@ from ensemble.sources.new import NewItems
 from ensemble.sources.source import Source, Users
 from ensemble.stages.retrieve import RetrieveCandidates
 from ensemble.stores.catalogue import Catalogue, LiveItems
-from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import RedisVectorIndex
 from tests.builders.triton import (
     SOURCES,
@@ -39,6 +38,7 @@ from tests.builders.triton import (
     make_request,
     make_world,
     memory_index,
+    process_index,
     slate,
 )
 from tests.contract.triton.source_suite import FILTERS, ITEMS, ROOM, SourceSuite, make_users
@@ -83,11 +83,8 @@ class TestNearestInRedis(SourceSuite):
 class TestNearestInAGraph(SourceSuite):
     @pytest.fixture
     def source(self, bundle: LoadedBundle, tmp_path: Path) -> Source:
-        build_graph(bundle.item_vectors, tmp_path / "graph", 16, 200, threads=1)
-        catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-        graph = open_graph(tmp_path / "graph")
-        index = GraphVectorIndex(graph, ITEMS, catalogue, lambda: bundle.attributes, exact_up_to=0)
-        return NearestItems(SOURCES[0], index, catalogue)
+        index = process_index(bundle, tmp_path)
+        return NearestItems(SOURCES[0], index, index.catalogue)
 
 
 class InProcess(SourceSuite):

@@ -15,9 +15,8 @@ from ensemble.bundle import LoadedBundle
 from ensemble.publish.index import build_index
 from ensemble.run.recommender import graph_index
 from ensemble.stores.catalogue import Catalogue
-from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
 from ensemble.stores.vectors import RedisVectorIndex, VectorIndex
-from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index
+from tests.builders.triton import BRANDS, WIDTH, World, make_world, memory_index, process_index
 
 ITEMS = 60
 
@@ -119,10 +118,7 @@ class TestGraph(VectorIndexSuite):
 
     @pytest.fixture
     def index(self, bundle: LoadedBundle, tmp_path: Path) -> VectorIndex:
-        build_graph(bundle.item_vectors, tmp_path / "graph", 16, 200, threads=1)
-        catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
-        graph = open_graph(tmp_path / "graph")
-        return GraphVectorIndex(graph, ITEMS, catalogue, lambda: bundle.attributes, exact_up_to=0)
+        return process_index(bundle, tmp_path)
 
 
 class TestRedis(VectorIndexSuite):
