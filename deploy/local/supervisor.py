@@ -17,6 +17,7 @@ from xmlrpc.client import Fault, ServerProxy
 from supervisor.xmlrpc import SupervisorTransport
 
 from contract.environment import REDIS_URL
+from contract.whole_file import whole_file
 from deploy.local.programs import Program, write_access
 from deploy.local.settings import ROOT, LocalSettings, python_of
 
@@ -109,14 +110,13 @@ def render(settings: LocalSettings, programs: Iterable[Program]) -> str:
 
 
 def write_config(settings: LocalSettings, programs: Iterable[Program]) -> Path:
-    """Writes the configuration under a temporary name, then renames it; makes the folders it names."""
+    """Writes the configuration, whole or not at all; makes the folders it names."""
     for folder in ("run", "log"):
         (settings.var / folder).mkdir(parents=True, exist_ok=True)
     write_access(settings)
     path = config_path(settings)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text(render(settings, programs))
-    fresh.rename(path)
+    with whole_file(path) as file:
+        file.write(render(settings, programs).encode())
     return path
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import yaml
 
 from contract.dataset import DATASET_FILE, DatasetError, TableFile
+from contract.whole_file import whole_file
 from training.data.files import KINDS, RawTable, read_parts
 from training.data.lists import read_brackets
 from training.data.times import FORMATS, ISO
@@ -69,9 +70,8 @@ def write_draft(folder: Path) -> tuple[Path, list[str]]:
         raise DatasetError(f"{folder}: no such folder; name the one that holds your files")
     found = _tables(folder)
     text, open_ends = _draft(folder, found)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.rename(target)
+    with whole_file(target) as file:
+        file.write(text.encode())
     return target, open_ends
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import product
@@ -16,6 +15,7 @@ from scipy.sparse import csr_matrix
 from contract import names
 from contract.arrays import Bools, Ints
 from contract.dataset import ANY
+from contract.whole_file import whole_file
 from training.baselines.blend import blend
 from training.baselines.ease import Ease, ease_weights
 from training.baselines.item_knn import ItemKNN
@@ -107,10 +107,9 @@ def baseline_lists(prepared: Prepared, held: HeldOut) -> dict[str, Ints]:
     answers = RetrievalBaselines(prepared).answers()
     made = {name: ranked(answer(question), held.seen, DEPTH) for name, answer in answers.items()}
     kept.parent.mkdir(exist_ok=True)
-    temporary = kept.with_suffix(f".{os.getpid()}.npz")
     narrow: dict[str, Any] = {name: lists.astype(np.int32) for name, lists in made.items()}
-    np.savez_compressed(temporary, **narrow)
-    temporary.rename(kept)
+    with whole_file(kept) as file:
+        np.savez_compressed(file, **narrow)
     return made
 
 

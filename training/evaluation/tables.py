@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.bundle import BundleError
+from contract.whole_file import whole_file
 
 BEGIN, END = "<!-- metrics: begin -->", "<!-- metrics: end -->"
 
@@ -95,6 +96,5 @@ def replace_block(path: Path, table: str, begin: str = BEGIN, end: str = END) ->
     _, is_ended, tail = rest.partition(end)
     if not is_begun or not is_ended:
         raise BundleError(f"{path}: has no lines {begin} and {end} to write between")
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(f"{head}{begin}\n\n{table}\n{end}{tail}")
-    temporary.rename(path)
+    with whole_file(path) as file:
+        file.write(f"{head}{begin}\n\n{table}\n{end}{tail}".encode())

@@ -22,6 +22,7 @@ from typing import Any
 from threadpoolctl import threadpool_info
 
 from contract.bundle import MANIFEST_FILE, BundleError, Manifest, read_manifest, sha256
+from contract.whole_file import whole_file
 
 CURRENT = "current"
 """The link to the bundle that is served."""
@@ -106,10 +107,10 @@ def find_bundle(bundles: Path, dataset: str, fingerprint: str) -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes readable JSON, to a temporary name first."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    temporary.rename(path)
+    """Writes readable JSON, whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def versions() -> dict[str, str]:
