@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -14,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from contract.arrays import Ids
 from contract.environment import RedisUrl
 from contract.keys import index_nodes_key
-from contract.placement import IndexPlacement
+from contract.placement import IndexPlacement, owners
 from ensemble.stores.client import CountedRedis, connect
 from ensemble.stores.index_watch import LOOK_MS, IndexWatch
 
@@ -242,7 +243,11 @@ class IndexNodes:
             LOG.error("%s: %s; run `make export`", index_nodes_key(self.bundle), error)
             return
         if self._placement is None or placement.nodes != self._placement.nodes:
-            current = tuple(self._node(address, placement) for address in placement.nodes)
+            lies = owners(self.item_ids, placement.nodes)
+            current = tuple(
+                self._node(address, int(np.count_nonzero(lies == at)))
+                for at, address in enumerate(placement.nodes)
+            )
             for node in current:
                 if node not in self.current and (self.current or node is not self._home):
                     node.meet()
@@ -250,9 +255,9 @@ class IndexNodes:
             LOG.info("the index lies on %s", ", ".join(placement.nodes))
         self._placement, self._followed_s = placement, began_s
 
-    def _node(self, address: str, placement: IndexPlacement) -> Node:
+    def _node(self, address: str, own: int) -> Node:
+        """Gives a node, which is asked for so many items."""
         is_home = address == self._home.address
-        own = int(placement.holds(address, self.item_ids).sum())
         items = len(self.item_ids) if is_home and self._has_columns else own
         if address not in self._nodes:
             watched = connect(self._clients.url.at(address), LOOK_MS)

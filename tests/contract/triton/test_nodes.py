@@ -286,6 +286,18 @@ def test_a_chain_that_never_learned_where_items_lie_fails_its_requests(
     assert (served.answer(), served.looked_and_marked()) == (None, None)
 
 
+def test_a_chain_that_starts_while_items_move_asks_nobody_for_those_to_come(
+    cluster: Cluster, world: World
+) -> None:
+    cluster.build(world, cluster.nodes[:2])
+    moving = IndexPlacement(cluster.nodes[:2], coming=cluster.nodes[:1])
+    cluster.redis.set(index_nodes_key("tiny-1"), moving.encode())
+    served = Served(world, cluster.url, head_items=0)
+    served.start()
+    assert served.is_marked() is False
+    assert (served.watch.found, served.watch.share) == (ITEMS, 1.0)
+
+
 def asked_while(served: Served, work: Callable[[], Any]) -> list[tuple[bool, list[int]] | None]:
     """Asks again and again, looking in between, while something is done; gives every answer."""
     answers: list[tuple[bool, list[int]] | None] = []
