@@ -88,6 +88,14 @@ class TowersStart:
         return cls(tables[0], tables[1], popularity, popular_direction(tables[1][codes], popularity[codes]))
 
 
+def score_range(prior: Floats, temperature: float) -> tuple[float, float]:
+    """Takes every item code's popularity prior in logits, (item codes,), gives bounds of the inner product
+    of any user with any item: a cosine, plus the weighted prior."""
+    weighted = temperature * prior
+    low, high = min(float(weighted.min()), 0.0), max(float(weighted.max()), 0.0)
+    return -1.0 + POPULARITY_BOUND * low, 1.0 + POPULARITY_BOUND * high
+
+
 def popular_direction(vectors: Floats, popularity: Floats) -> Floats:
     """Takes items' vectors (I,D) and popularity (I,), gives the unit vector (D,) whose products follow it.
 

@@ -31,7 +31,7 @@ from training.retrieval.sampling import (
     sampling_probabilities,
 )
 from training.retrieval.task import FittingTask
-from training.retrieval.tower_design import POPULARITY_BOUND, TowersStart
+from training.retrieval.tower_design import TowersStart, score_range
 from training.retrieval.towers import ItemTower, UserTower
 
 
@@ -100,10 +100,8 @@ class TwoTower:
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Bounds of the inner product of any user with any item: a cosine, plus the weighted prior."""
-        prior = self.item_tower.config.temperature * self.item_tower.prior().numpy()
-        low, high = min(float(prior.min()), 0.0), max(float(prior.max()), 0.0)
-        return -1.0 + POPULARITY_BOUND * low, 1.0 + POPULARITY_BOUND * high
+        """Bounds of the inner product of any user with any item."""
+        return score_range(self.item_tower.prior().numpy(), self.item_tower.config.temperature)
 
 
 def _encode(

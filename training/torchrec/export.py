@@ -22,7 +22,7 @@ from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
 from training.retrieval.task import FittingTask
 from training.retrieval.torchrec import ITEM_TOWER, RESULT_FILE, USER_TOWER, Result
-from training.retrieval.tower_design import POPULARITY_BOUND, TowersStart
+from training.retrieval.tower_design import TowersStart, score_range
 from training.torchrec.batches import tensors
 from training.torchrec.checkpoints import Checkpoints, Progress
 from training.torchrec.tables import WholeTables
@@ -69,10 +69,8 @@ class WholeTowers:
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Bounds of the inner product of any user with any item: a cosine, plus the weighted prior."""
-        prior = self.item_tower.temperature * self.item_tower.prior().detach().numpy()
-        low, high = min(float(prior.min()), 0.0), max(float(prior.max()), 0.0)
-        return -1.0 + POPULARITY_BOUND * low, 1.0 + POPULARITY_BOUND * high
+        """Bounds of the inner product of any user with any item."""
+        return score_range(self.item_tower.prior().detach().numpy(), self.item_tower.temperature)
 
     @property
     def item_popularity(self) -> Floats:
