@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from contract.arrays import Array, Doubles, Floats
 from contract.encoders import NULL_CODE, OOV_CODE, PAD_CODE, Field
 from training.examples.facts import ExampleFacts
 from training.examples.positives import RetrievalExamples
-from training.retrieval.config import DrawingConfig
+from training.retrieval.config import DrawingConfig, TwoTowerConfig
 
 
 def drawing_chances(examples: ExampleFacts, config: DrawingConfig) -> Doubles:
@@ -52,6 +53,27 @@ def sampling_probabilities(
     """Gives every item code the chance to be drawn as a negative, (cardinality,)."""
     codes = catalogue[names.ITEM_ID][examples.items]
     return np.bincount(codes, chances, fields[names.ITEM_ID].cardinality).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMix:
+    """What every batch is made of: rows of known users, then rows whose user is withheld."""
+
+    chances: tuple[Doubles, Doubles]
+    """Of every example (rows,), to be drawn as one of the first, and as one of the others."""
+    sizes: tuple[int, int]
+
+    @classmethod
+    def of(cls, examples: ExampleFacts, config: TwoTowerConfig, size: int) -> BatchMix:
+        """Divides batches of `size` rows as `config` asks."""
+        known, withheld = drawing_chances(examples, config), round(config.unknown_user_share * size)
+        return cls((known, newcomer_chances(examples, known)), (size - withheld, withheld))
+
+    @property
+    def mixed(self) -> Doubles:
+        """Every example's chance to be drawn as any of a batch's rows, (rows,)."""
+        known, newcomers = self.chances
+        return known + (newcomers - known) * self.sizes[1] / sum(self.sizes)
 
 
 def unknown_columns(fields: Mapping[str, Field], columns: Mapping[str, Array]) -> dict[str, Array]:

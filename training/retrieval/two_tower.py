@@ -24,12 +24,7 @@ from training.retrieval.convert import to_onnx
 from training.retrieval.model import Validate
 from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
-from training.retrieval.sampling import (
-    batches,
-    drawing_chances,
-    newcomer_chances,
-    sampling_probabilities,
-)
+from training.retrieval.sampling import BatchMix, batches, sampling_probabilities
 from training.retrieval.task import FittingTask
 from training.retrieval.tower_design import TowersStart, score_range
 from training.retrieval.towers import ItemTower, UserTower
@@ -135,21 +130,17 @@ def fit_two_tower(
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     task = FittingTask(fields, examples, catalogue, config, seed)
-    batch_size, per_epoch = task.batch_size, task.steps_per_evaluation
+    per_epoch = task.steps_per_evaluation
     towers = _towers(task)
-    chances = drawing_chances(examples, config)
-    newcomers = newcomer_chances(examples, chances)
-    blanks = round(config.unknown_user_share * batch_size)
-    mixed = chances + (newcomers - chances) * blanks / batch_size
-    model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, mixed), config)
+    mix = BatchMix.of(examples, config, task.batch_size)
+    model = two_tower_model(*towers, sampling_probabilities(fields, examples, catalogue, mix.mixed), config)
     schedule = _WarmUpThenDown(config.learning_rate, per_epoch * config.evaluations)
     model.compile(optimizer=tf.keras.optimizers.Adam(schedule), metrics=[], run_eagerly=False)
     trained = TwoTower(tuple(task.user_columns), tuple(catalogue), *towers)
     keeper = _BestWeights(trained, validate, per_epoch, config.patience)
 
     def train(epochs: int, fresh_share: float) -> None:
-        sizes = (batch_size - blanks, blanks)
-        drawn = batches(fields, examples, catalogue, (chances, newcomers), sizes, seed, fresh_share)
+        drawn = batches(fields, examples, catalogue, mix.chances, mix.sizes, seed, fresh_share)
         model.fit(_dataset(drawn), epochs=epochs, steps_per_epoch=per_epoch, callbacks=[keeper], verbose=0)
 
     train(config.evaluations, 0.0)

@@ -10,15 +10,10 @@ import numpy as np
 import torch
 
 from contract import names
-from contract.arrays import Array, Bools, Ints
+from contract.arrays import Array, Bools, Floats, Ints
 from contract.encoders import OOV_CODE
 from training.examples.safe_names import with_safe_names
-from training.retrieval.sampling import (
-    drawing_chances,
-    newcomer_chances,
-    sampling_probabilities,
-    unknown_columns,
-)
+from training.retrieval.sampling import BatchMix, sampling_probabilities, unknown_columns
 from training.retrieval.task import FittingTask
 from training.torchrec.ranks import Ranks
 from training.torchrec.towers import Columns
@@ -39,23 +34,19 @@ class DrawnBatches:
     def __init__(self, task: FittingTask, ranks: Ranks) -> None:
         self.task, self.ranks = task, ranks
         self.size = task.batch_of(ranks.count)
-        self.blanks = round(task.config.unknown_user_share * self.size)
-        chances = drawing_chances(task.examples, task.config)
-        newcomers = newcomer_chances(task.examples, chances)
-        self._ends = np.cumsum(chances), np.cumsum(newcomers)
-        mixed = chances + (newcomers - chances) * self.blanks / self.size
-        shares = sampling_probabilities(task.fields, task.examples, task.catalogue, mixed)
-        self.log_chances = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+        mix = BatchMix.of(task.examples, task.config, self.size)
+        self._sizes, self.blanks = mix.sizes, mix.sizes[1]
+        self._ends = [np.cumsum(chances) for chances in mix.chances]
+        shares = sampling_probabilities(task.fields, task.examples, task.catalogue, mix.mixed)
+        self.log_chances = logarithms(shares)
         """The logarithm of every item code's chance to be drawn, (item codes,)."""
 
     def read(self, fresh_share: float, start: int) -> Iterator[dict[str, Array]]:
         """Draws from a step on; the last `blanks` rows of all ranks' have their user withheld."""
         for step in count(start):
             rng = np.random.default_rng([self.task.seed, int(fresh_share > 0), step])
-            known, unknown = self._ends
-            rows = np.concatenate(
-                [self._draw(rng, known, self.size - self.blanks), self._draw(rng, unknown, self.blanks)]
-            )
+            drawn = zip(self._ends, self._sizes, strict=True)
+            rows = np.concatenate([self._draw(rng, ends, size) for ends, size in drawn])
             is_fresh = rng.random(self.size) < fresh_share
             is_dropped = rng.random(self.size) < self.task.config.user_dropout
             is_blank = np.arange(self.size) >= self.size - self.blanks
@@ -76,6 +67,12 @@ class DrawnBatches:
         columns[names.USER_ID] = np.where(is_dropped, OOV_CODE, columns[names.USER_ID])
         items = self.task.examples.items[rows]
         return columns | {name: values[items] for name, values in self.task.catalogue.items()}
+
+
+def logarithms(chances: Array) -> Floats:
+    """Takes chances, gives their logarithms; of none, that of the least number."""
+    logs: Floats = np.log(np.maximum(chances, np.finfo(np.float32).tiny)).astype(np.float32)
+    return logs
 
 
 def tensors(columns: Mapping[str, Array], device: torch.device) -> Columns:

@@ -12,7 +12,7 @@ from training.retrieval.config import TorchrecConfig
 from training.retrieval.task import FittingTask
 from training.shards.layout import ShardError
 from training.shards.read import ExampleShards
-from training.torchrec.batches import DrawnBatches
+from training.torchrec.batches import DrawnBatches, logarithms
 from training.torchrec.ranks import Ranks
 
 
@@ -48,7 +48,7 @@ class ShardBatches:
         known, newcomers = shards.item_shares(task.config)
         codes, items = task.catalogue[names.ITEM_ID], known + (newcomers - known) * self._withheld
         shares = np.bincount(codes, items, task.fields[names.ITEM_ID].cardinality)
-        self.log_chances = np.log(np.maximum(shares, np.finfo(np.float32).tiny)).astype(np.float32)
+        self.log_chances = logarithms(shares)
         """The logarithm of every item code's chance to be drawn, (item codes,)."""
 
     def read(self, fresh_share: float, start: int) -> Iterator[dict[str, Array]]:
