@@ -28,8 +28,8 @@ from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.nodes import IndexNodes, NodeClients
 from ensemble.stores.spread import SpreadVectorIndex
 from ensemble.stores.vectors import VECTOR_FIELD, RedisVectorIndex, VectorIndex
-from tests.builders.redis_server import free_port, redis_binary
-from tests.builders.search_redis import MODULE
+from tests.builders.redis_server import free_port
+from tests.builders.search_redis import redis_command
 
 BUNDLE, CHUNK = "bench", 1000
 PATIENCE_S, TIMEOUT_MS = 3600.0, 120_000
@@ -76,8 +76,7 @@ class Servers:
         """Starts them, and waits until all have read what they keep."""
         for folder, url in zip(self.folders, self.urls, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
-            command = [redis_binary(), "--port", str(url.port), "--bind", "127.0.0.1", "--save", ""]
-            command += ["--dir", str(folder), "--appendonly", "yes", "--loadmodule", str(MODULE)]
+            command = redis_command(folder, url.port, is_kept=True)
             command += ["--auto-aof-rewrite-percentage", "0"]
             self._processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         for url in self.urls:

@@ -21,20 +21,26 @@ MODULE = (
 START_S = 20.0
 
 
-@contextmanager
-def running_redis(
-    folder: Path, *, with_search: bool = True, port: int | None = None, is_kept: bool = False
-) -> Iterator[RedisUrl]:
-    """Starts Redis, gives where it is, and stops it; `SHORTLIST_REDISEARCH_MODULE` names another module.
-
-    What `is_kept` is there again when it is started in the same folder.
-    """
-    port = port or free_port()
+def redis_command(folder: Path, port: int, *, with_search: bool = True, is_kept: bool = False) -> list[str]:
+    """Says what starts it in a folder; `SHORTLIST_REDISEARCH_MODULE` names another module."""
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     if is_kept:
         command += ["--appendonly", "yes"]
     if with_search:
         command += ["--loadmodule", os.environ.get("SHORTLIST_REDISEARCH_MODULE", str(MODULE))]
+    return command
+
+
+@contextmanager
+def running_redis(
+    folder: Path, *, with_search: bool = True, port: int | None = None, is_kept: bool = False
+) -> Iterator[RedisUrl]:
+    """Starts Redis, gives where it is, and stops it.
+
+    What `is_kept` is there again when it is started in the same folder.
+    """
+    port = port or free_port()
+    command = redis_command(folder, port, with_search=with_search, is_kept=is_kept)
     log = folder / "redis.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
