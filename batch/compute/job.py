@@ -137,7 +137,7 @@ class BatchJob:
             record, plan = found
             done, unknown = plan.stored()
             self.say(f"run {plan.run} goes on: {done + unknown:,} of {plan.users:,} users are done")
-            skipped = dict(plan.skipped) | ({UNKNOWN: unknown} if unknown else {})
+            skipped = plan.skipped | ({UNKNOWN: unknown} if unknown else {})
             return replace(
                 record, state=RunState.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
             ), plan
@@ -239,9 +239,16 @@ class BatchJob:
         missing = [shard.name for shard in plan.shards() if not plan.slates_of(shard).is_file()]
         if missing:
             raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
+        # Counted anew: a worker that outlived a former process may have ended a shard of which no row told.
+        stored, unknown = plan.stored()
         removed = self.changes.removed()
-        done = record.done - self._forget_removed(plan, removed)
-        record = replace(record, done=done, ended_at_s=time.time(), state=RunState.PUBLISHED)
+        record = replace(
+            record,
+            done=stored - self._forget_removed(plan, removed),
+            skipped=record.skipped | ({UNKNOWN: unknown} if unknown else {}),
+            ended_at_s=time.time(),
+            state=RunState.PUBLISHED,
+        )
         self.registry.publish(record, lock)
         self.changes.forget_removed(removed)
         return record

@@ -167,6 +167,30 @@ def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: i
     assert all(after[name] != done[name] for name in done)
 
 
+def test_a_shard_that_a_worker_of_a_killed_run_ends_late_is_counted(world: BatchWorld, one_ray: int) -> None:
+    """It is not done when the run says how many are, and is when the run looks what is to be computed."""
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    job, _ = world.job(stop, workers=one_ray)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(Selection())
+    part = min((folder_of(world) / "slates").glob("part-*.parquet"))
+    late = part.rename(world.var / part.name)
+    job, _ = world.job(workers=one_ray)
+    say = job.say
+
+    def end_late(line: str) -> None:
+        if "goes on" in line:
+            late.rename(part)
+        say(line)
+
+    job.say = end_late
+    assert job.run(Selection()).done == 1000
+    assert not late.exists()
+
+
 def test_a_killed_process_publishes_nothing_leaves_no_process_and_is_gone_on_with(
     world: BatchWorld, one_ray: int, tmp_path: Path
 ) -> None:
