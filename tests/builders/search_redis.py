@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -21,11 +22,15 @@ MODULE = (
 START_S = 20.0
 
 
-def redis_command(folder: Path, port: int, *, with_search: bool = True, is_kept: bool = False) -> list[str]:
+def redis_command(
+    folder: Path, port: int, *, with_search: bool = True, is_kept: bool = False, password: str = ""
+) -> list[str]:
     """Says what starts it in a folder; `SHORTLIST_REDISEARCH_MODULE` names another module."""
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     if is_kept:
         command += ["--appendonly", "yes"]
+    if password:
+        command += ["--requirepass", password]
     if with_search:
         command += ["--loadmodule", os.environ.get("SHORTLIST_REDISEARCH_MODULE", str(MODULE))]
     return command
@@ -33,32 +38,38 @@ def redis_command(folder: Path, port: int, *, with_search: bool = True, is_kept:
 
 @contextmanager
 def running_redis(
-    folder: Path, *, with_search: bool = True, port: int | None = None, is_kept: bool = False
+    folder: Path,
+    *,
+    with_search: bool = True,
+    port: int | None = None,
+    is_kept: bool = False,
+    password: str = "",
 ) -> Iterator[RedisUrl]:
     """Starts Redis, gives where it is, and stops it.
 
     What `is_kept` is there again when it is started in the same folder.
     """
     port = port or free_port()
-    command = redis_command(folder, port, with_search=with_search, is_kept=is_kept)
+    command = redis_command(folder, port, with_search=with_search, is_kept=is_kept, password=password)
     log = folder / "redis.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + START_S
-        while not _answers(port):
+        while not _answers(port, password):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Redis did not start: {log.read_text()[-2000:]}")
             time.sleep(0.02)
-        yield RedisUrl(f"redis://127.0.0.1:{port}")
+        entered = f":{quote(password, safe='')}@" if password else ""
+        yield RedisUrl(f"redis://{entered}127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(START_S)
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, password: str) -> bool:
     try:
-        with Redis(port=port) as redis:
+        with Redis(port=port, password=password or None) as redis:
             return bool(redis.ping())  # an error while it reads what was kept
     except RedisError:
         return False
