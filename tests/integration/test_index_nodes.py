@@ -1,4 +1,4 @@
-"""An index that moves to several nodes and does without one of them, through the gateway and a real Triton."""
+"""An index that moves to several nodes and does without one, through the gateway and a real Triton."""
 
 from __future__ import annotations
 
