@@ -245,7 +245,7 @@ class BatchJob:
         record = replace(
             record,
             done=stored - self._forget_removed(plan, removed),
-            skipped=record.skipped | ({UNKNOWN: unknown} if unknown else {}),
+            skipped=dict(record.skipped) | ({UNKNOWN: unknown} if unknown else {}),
             ended_at_s=time.time(),
             state=RunState.PUBLISHED,
         )
