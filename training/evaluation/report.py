@@ -37,22 +37,18 @@ class Report:
 
 
 def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Averages the reports of several seeds; `_seeds` is the standard deviation between them."""
-    first = reports[0].sections
+    """Averages the reports of several seeds, each figure over those that have it: one seed may give new items
+    a share, say, and another none; `_seeds` is the standard deviation between them."""
+    values: dict[tuple[str, str, str], list[Any]] = {}
+    for report in reports:
+        for section, models in report.sections.items():
+            for model, row in models.items():
+                for name, value in row.items():
+                    values.setdefault((section, model, name), []).append(value)
     merged: dict[str, dict[str, dict[str, Any]]] = {}
-    for section, models in first.items():
-        merged[section] = {}
-        for model, row in models.items():
-            rows = [
-                report.sections[section][model] for report in reports if model in report.sections[section]
-            ]
-            merged[section][model] = dict(row)
-            for name in row:
-                values = np.array([other[name] for other in rows if name in other], dtype=np.float64)
-                if name.endswith("_interval"):
-                    merged[section][model][name] = values.mean(axis=0).tolist()
-                    continue
-                merged[section][model][name] = float(values.mean())
-                if len(values) > 1 and values.std() > 0:
-                    merged[section][model][f"{name}_seeds"] = float(values.std(ddof=1))
+    for (section, model, name), of_seeds in values.items():
+        row = merged.setdefault(section, {}).setdefault(model, {})
+        row[name] = np.mean(of_seeds, axis=0).tolist()
+        if not name.endswith("_interval") and np.std(of_seeds) > 0:
+            row[f"{name}_seeds"] = float(np.std(of_seeds, ddof=1))
     return merged

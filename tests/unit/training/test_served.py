@@ -56,3 +56,16 @@ def test_what_no_list_has_is_in_no_report_as_where_a_catalogue_has_one_new_item(
     assert two.sections == {"end_to_end": {"new items alone": {"coverage@10": 0.5}}}
     merged = over_seeds([one, two])["end_to_end"]["new items alone"]
     assert merged["diversity@10"] == pytest.approx(1)
+
+
+def test_a_section_that_some_seeds_alone_have_is_averaged_over_those() -> None:
+    one, two, three = Report(False), Report(False), Report(False)
+    for at, report in enumerate((one, two, three)):
+        report.add("end_to_end", "slates as served", {"ndcg@10": 0.1 * (at + 1)})
+    for at, report in enumerate((two, three)):
+        report.add("new_items", "slates as served", {"recall@10": 0.2 + at})
+    merged = over_seeds([one, two, three])
+    assert merged["end_to_end"]["slates as served"]["ndcg@10"] == pytest.approx(0.2)
+    assert merged["end_to_end"]["slates as served"]["ndcg@10_seeds"] == pytest.approx(0.1)
+    assert merged["new_items"]["slates as served"]["recall@10"] == pytest.approx(0.7)
+    assert list(merged) == ["end_to_end", "new_items"]
