@@ -33,10 +33,11 @@ class NotStored(DependencyUnavailable):
 
 
 class TooFarBehind(Exception):
-    """So many events wait for the consumer that no more are taken."""
+    """So many events, or changes of items and users, wait for the consumer that no more are taken."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"{most:,} events or more wait for the consumer already")
+    def __init__(self, most: int, what: str) -> None:
+        super().__init__(f"{most:,} {what} or more wait for the consumer already")
+        self.what = what
 
 
 class BodyRefused(Exception):

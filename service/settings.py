@@ -104,6 +104,12 @@ class EventSettings(BaseModel):
         description="Events that may wait in Redis for the consumer and the archive; more are told 429. "
         "Raise it to bridge a longer outage of the consumer, lower it to save memory: about 300 bytes each.",
     )
+    most_changes: PositiveInt = Field(
+        2_000,
+        description="Changes of items and users that may wait in Redis for the consumer, of up to 500 items "
+        "each; more are told 429. Raise it to bridge a longer outage of the consumer, lower it to save "
+        "memory: as much as the bodies of the requests.",
+    )
     synced: bool = Field(
         True,
         description="Whether accepted means that Redis' file is on the disk, not only handed to the system: "

@@ -32,8 +32,9 @@ TURN = 10
 class CatalogueIntake:
     """Accepts changes of the data set of the bundle that serves."""
 
-    def __init__(self, served: Callable[[], Variant], log: EventLog) -> None:
-        self._served, self._log = served, log
+    def __init__(self, served: Callable[[], Variant], log: EventLog, most: int) -> None:
+        """`most` changes may wait for the consumer."""
+        self._served, self._log, self._most = served, log, most
 
     async def put(self, document: Any, request_id: str) -> Accepted:
         """Takes the body of a request: all items, or none.
@@ -42,6 +43,7 @@ class CatalogueIntake:
             RequestValidationError: it is no request with items.
             EntriesRefused: fields of items are wrong.
             DependencyUnavailable: Redis does not answer; nothing, or everything, is accepted.
+            TooFarBehind: too many changes wait already.
         """
         try:
             request = ItemsRequest.model_validate(document)
@@ -58,7 +60,7 @@ class CatalogueIntake:
 
         Raises:
             WrongField: it is no id.
-            DependencyUnavailable: as `put`.
+            DependencyUnavailable, TooFarBehind: as `put`.
         """
         number, _ = self._served().ids.item_of_path(item_id)
         await self._ask(TAKE_OUT, str(number))
@@ -69,7 +71,7 @@ class CatalogueIntake:
 
         Raises:
             WrongField: it is no id.
-            DependencyUnavailable: as `put`.
+            DependencyUnavailable, TooFarBehind: as `put`.
         """
         number, _ = self._served().ids.user_of_path(user_id)
         await self._ask(FORGET, str(number))
@@ -81,6 +83,7 @@ class CatalogueIntake:
         Raises:
             WrongField: it is no id.
             DependencyUnavailable: Redis or the consumer does not answer.
+            TooFarBehind: as `put`.
         """
         ids = self._served().ids
         number, own = ids.user_of_path(user_id)
@@ -111,8 +114,7 @@ class CatalogueIntake:
 
     async def _ask(self, kind: str, content: str | Mapping[str, Any]) -> str:
         stream = catalogue_stream_key(self._served().manifest.dataset)
-        entry = await self._log.write("XADD", stream, "*", FIELD, encode_change(kind, content))
-        return entry.decode() if isinstance(entry, bytes) else str(entry)
+        return await self._log.add(stream, FIELD, encode_change(kind, content), self._most)
 
     async def _reply(self, change_id: str) -> dict[str, Any]:
         key = catalogue_reply_key(self._served().manifest.dataset, change_id)

@@ -42,6 +42,12 @@ return accepted
 """
 """Appends the events whose marks do not stand yet, and sets those: whole or not at all, -1 where a stream is
 too long. A mark that stands is written again as it is: to wait for this write is to wait for the first."""
+_ADD = """
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return -1 end
+return redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
+"""
+"""Appends one entry, or gives -1 where the stream is too long."""
+EVENTS_WAITING, CHANGES_WAITING = "events", "changes of items and users"
 _ON_DISK = ("WAITAOF", 1, 0)
 _OF_USERS = tuple(event_time_field(view) for view in USER_VIEWS)
 _KEPT, _KEPT_S = 100_000, 60.0
@@ -109,8 +115,19 @@ class EventLog:
         streams = map(self._streams.__getitem__, places)
         accepted = await self.write("EVAL", _APPEND, len(places), *streams, *arguments)
         if accepted < 0:
-            raise TooFarBehind(self._most * PARTITIONS)
+            raise TooFarBehind(self._most * PARTITIONS, EVENTS_WAITING)
         return int(accepted)
+
+    async def add(self, stream: str, field: str, change: bytes | str, most: int) -> str:
+        """Appends a change of items or users to a stream, gives its id.
+
+        Raises:
+            TooFarBehind: `most` wait there already.
+        """
+        entry = await self.write("EVAL", _ADD, 1, stream, most, field, change)
+        if entry == -1:
+            raise TooFarBehind(most, CHANGES_WAITING)
+        return _text(entry)
 
     async def write(self, *command: Any) -> Any:
         """Runs a command that writes, gives its reply: kept, and where that is asked for, on the disk."""

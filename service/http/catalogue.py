@@ -68,14 +68,14 @@ async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
 
 
 @router.delete(
-    "/items/{item_id:own_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+    "/items/{item_id:own_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 429, 500, 503)
 )
 async def take_out_item(item_id: ItemId, request: Request, intake: IntakeDep) -> Accepted:
     """Takes an item out: no slate holds it two seconds later. One that is not there changes nothing."""
     return await intake.take_out(item_id, request_id_of(request))
 
 
-@router.get("/users/{user_id:user_id}", responses=problems(401, 422, 500, 503))
+@router.get("/users/{user_id:user_id}", responses=problems(401, 422, 429, 500, 503))
 async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> UserResponse:
     """All that is held of a user: in Redis, and in the archive of events and of what was shown. Bundles are
     not among it: they may have learned from what the user did."""
@@ -83,7 +83,7 @@ async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> Use
 
 
 @router.delete(
-    "/users/{user_id:user_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 500, 503)
+    "/users/{user_id:user_id}", status_code=HTTPStatus.ACCEPTED, responses=problems(401, 422, 429, 500, 503)
 )
 async def forget_user(user_id: UserId, request: Request, intake: IntakeDep) -> Accepted:
     """Deletes all that is held of a user: features, seen items, stored slates, events and what was shown go
@@ -101,7 +101,7 @@ def add_catalogue_routes(app: FastAPI) -> None:
         status_code=HTTPStatus.ACCEPTED,
         tags=["catalogue"],
         response_model=Accepted,
-        responses=problems(400, 401, 408, 413, 415, 422, 500, 503),
+        responses=problems(400, 401, 408, 413, 415, 422, 429, 500, 503),
         route_class_override=ItemsRoute,
     )
     app.include_router(router)

@@ -92,8 +92,8 @@ def client(server: RedisProcess) -> Iterator[Any]:
     made.close()
 
 
-def gateway(url: Any, folder: Path, *, text: bool = False) -> Any:
-    settings = make_settings(redis_url=url, events={"synced": False})
+def gateway(url: Any, folder: Path, *, text: bool = False, **events: Any) -> Any:
+    settings = make_settings(redis_url=url, events={"synced": False, **events})
     write_bundle(folder, **(TEXT_IDS if text else {}))
     (folder / "dataset.yaml").write_text(COLUMNS.replace("DTYPE", "string" if text else "int64"))
     return client_of(build_app(settings, Variant.read(folder, settings, FakeEnsemble(), make_store())))
@@ -264,6 +264,24 @@ async def test_without_a_consumer_or_redis_the_answer_is_503(
     async with gateway(nowhere, tmp_path) as http:
         refused = await http.put("/v1/items", json={"items": [ROW]})
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+
+
+async def test_too_many_changes_that_wait_are_429_with_retry_after(
+    server: RedisProcess, client: Any, tmp_path: Path
+) -> None:
+    async with gateway(server.url, tmp_path, most_changes=2) as http:
+        taken = [await http.put("/v1/items", json={"items": [{"item_id": 1}]}) for _ in range(2)]
+        refused = [
+            await http.put("/v1/items", json={"items": [{"item_id": 2}]}),
+            await http.delete("/v1/items/2"),
+            await http.delete("/v1/users/2"),
+            await http.get("/v1/users/2"),
+        ]
+    assert [one.status_code for one in taken] == [202, 202]
+    assert [one.status_code for one in refused] == [429] * 4
+    assert {one.headers["retry-after"] for one in refused} == {"5"}
+    assert "2 changes of items and users or more wait" in refused[0].json()["detail"]
+    assert len(changes(client)) == 2
 
 
 async def test_a_gateway_hears_the_names_of_new_items_and_reads_changed_cards_anew(
