@@ -22,6 +22,8 @@ SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
 AT_WORK_S = 10.0
 """A consumer that said longer ago that it works is taken for dead."""
+NICENESS = "10"
+"""More than Triton's: an event may take a second until it counts, a slate a few hundredths."""
 SERVED_DATASET = "SERVED_DATASET"
 """Tells two data sets apart: another one changes the program, so `make up` restarts who serves it."""
 
@@ -188,12 +190,17 @@ def gateway_program(settings: LocalSettings) -> Program:
     )
 
 
+def behind(*command: str) -> tuple[str, ...]:
+    """Gives a command as one that goes after whoever answers a request, where cores are few."""
+    return ("nice", "-n", NICENESS, *command)
+
+
 def consumer_program(settings: LocalSettings) -> Program:
     """The consumer of what the gateway accepts."""
     dataset = dataset_of(settings)
     return Program(
         name="consumer",
-        command=(str(python_of("triton")), "-m", "live", "consume"),
+        command=behind(str(python_of("triton")), "-m", "live", "consume"),
         ports={},
         fault=lambda: consumer_fault(settings.redis, dataset),
         needs=(settings.bundle / "manifest.json",),
@@ -206,7 +213,7 @@ def observer_program(settings: LocalSettings) -> Program:
     dataset = dataset_of(settings)
     return Program(
         name="observer",
-        command=(str(python_of("triton")), "-m", "live", "watch"),
+        command=behind(str(python_of("triton")), "-m", "live", "watch"),
         ports={},
         fault=lambda: "" if watched(settings.redis, dataset) else "it has not looked yet",
         needs=(settings.bundle / "manifest.json",),
