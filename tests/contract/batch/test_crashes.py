@@ -64,6 +64,17 @@ def made_at_ms(folder: Path) -> dict[str, list[int]]:
     return {part.name: pq.read_table(part)["made_at_ms"].to_pylist() for part in parts}
 
 
+def interrupt(world: BatchWorld, one_ray: int) -> None:
+    """Begins a run that is interrupted once its first shard is done."""
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    job, _ = world.job(stop, workers=one_ray)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(Selection())
+
+
 def finish(world: BatchWorld, one_ray: int, progress: Any = lambda *_: None, **changed: Any) -> RunRecord:
     """Runs the same command again: it goes on, computes nothing twice, and publishes everyone."""
     folder, done = folder_of(world), made_at_ms(folder_of(world))
@@ -142,13 +153,7 @@ def test_who_lost_the_lock_publishes_nothing_and_leaves_the_run_to_the_other(
 
 def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: int) -> None:
     """The files of some shards are there, and Redis came back without their slates."""
-
-    def stop(*_: int) -> None:
-        raise KeyboardInterrupt
-
-    job, _ = world.job(stop, workers=one_ray)
-    with pytest.raises(KeyboardInterrupt):
-        job.run(Selection())
+    interrupt(world, one_ray)
     folder = folder_of(world)
     record = registry(world).get(folder.name)
     assert record is not None
@@ -169,13 +174,7 @@ def test_slates_that_redis_lost_are_computed_again(world: BatchWorld, one_ray: i
 
 def test_a_shard_that_a_worker_of_a_killed_run_ends_late_is_counted(world: BatchWorld, one_ray: int) -> None:
     """It is not done when the run says how many are, and is when the run looks what is to be computed."""
-
-    def stop(*_: int) -> None:
-        raise KeyboardInterrupt
-
-    job, _ = world.job(stop, workers=one_ray)
-    with pytest.raises(KeyboardInterrupt):
-        job.run(Selection())
+    interrupt(world, one_ray)
     part = min((folder_of(world) / "slates").glob("part-*.parquet"))
     late = part.rename(world.var / part.name)
     job, _ = world.job(workers=one_ray)
