@@ -15,12 +15,12 @@ import numpy as np
 from redis.exceptions import RedisError
 
 from batch.compute import users
-from batch.compute.progress import UNKNOWN, RunProgress
+from batch.compute.progress import RunProgress
 from batch.compute.users import Selection
 from batch.errors import INTERRUPTED, BatchError, explain, redis_explained
 from batch.runs.changes import CHUNK, ChangedUsers
 from batch.runs.lock import RunLock
-from batch.runs.plan import RunPlan
+from batch.runs.plan import UNKNOWN, RunPlan
 from batch.runs.records import RunRecord, RunState, Trigger
 from batch.runs.registry import MOST_PARTIAL, RunRegistry
 from batch.settings import BatchSettings
@@ -135,9 +135,9 @@ class BatchJob:
         )
         if not again and (found := self._unfinished(wanted, now_s)):
             record, plan = found
-            done, unknown = plan.stored()
-            self.say(f"run {plan.run} goes on: {done + unknown:,} of {plan.users:,} users are done")
-            skipped = plan.skipped | ({UNKNOWN: unknown} if unknown else {})
+            done, skipped = plan.counted()
+            through = done + skipped.get(UNKNOWN, 0)
+            self.say(f"run {plan.run} goes on: {through:,} of {plan.users:,} users are done")
             return replace(
                 record, state=RunState.RUNNING, error="", ended_at_s=None, done=done, skipped=skipped
             ), plan
@@ -240,12 +240,12 @@ class BatchJob:
         if missing:
             raise BatchError(f"{len(missing)} shards were not computed, {missing[0]} first; run it again")
         # Counted anew: a worker that outlived a former process may have ended a shard of which no row told.
-        stored, unknown = plan.stored()
+        done, skipped = plan.counted()
         removed = self.changes.removed()
         record = replace(
             record,
-            done=stored - self._forget_removed(plan, removed),
-            skipped=dict(record.skipped) | ({UNKNOWN: unknown} if unknown else {}),
+            done=done - self._forget_removed(plan, removed),
+            skipped=skipped,
             ended_at_s=time.time(),
             state=RunState.PUBLISHED,
         )

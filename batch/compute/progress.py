@@ -9,10 +9,8 @@ from dataclasses import replace
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+from batch.runs.plan import UNKNOWN
 from batch.runs.records import RunRecord
-
-UNKNOWN = "unknown"
-"""Skipped: users of whom nothing is known, for whom the popular slate is as good."""
 
 
 class RunProgress:

@@ -14,6 +14,8 @@ from contract.slates import SLATES_FOLDER
 from contract.whole_file import whole_file
 
 PLAN_FILE = "plan.json"
+UNKNOWN = "unknown"
+"""Skipped: users of whom nothing is known, for whom the popular slate is as good."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class RunPlan:
         shards = [shard for shard in self.shards() if self.slates_of(shard).is_file()]
         done = sum(pq.read_metadata(self.slates_of(shard)).num_rows for shard in shards)
         return done, sum(pq.read_metadata(shard).num_rows for shard in shards) - done
+
+    def counted(self) -> tuple[int, dict[str, int]]:
+        """Counts the users who have a slate by now, and those who were skipped, by reason."""
+        done, unknown = self.stored()
+        return done, self.skipped | ({UNKNOWN: unknown} if unknown else {})
 
     def some_user(self, slates: Path) -> int | None:
         """Gives the number of a user whose slate is in a file of slates; None where it has none."""
