@@ -37,7 +37,6 @@ class TooFarBehind(Exception):
 
     def __init__(self, most: int, what: str) -> None:
         super().__init__(f"{most:,} {what} or more wait for the consumer already")
-        self.what = what
 
 
 class BodyRefused(Exception):

@@ -87,7 +87,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         redirect_slashes=False,  # it would lead to whatever host the caller's own header names
     )
     app.state.router, app.state.events = router, intake
-    app.state.catalogue = CatalogueIntake(lambda: router.variant, events, settings.events.most_changes)
+    app.state.catalogue = CatalogueIntake(lambda: router.variant, events)
     app.state.checks = DependencyChecks(lambda: router.variant, settings.check_timeout_ms / 1000)
     routes.add_slate_routes(app)
     add_event_route(app)

@@ -32,9 +32,8 @@ TURN = 10
 class CatalogueIntake:
     """Accepts changes of the data set of the bundle that serves."""
 
-    def __init__(self, served: Callable[[], Variant], log: EventLog, most: int) -> None:
-        """`most` changes may wait for the consumer."""
-        self._served, self._log, self._most = served, log, most
+    def __init__(self, served: Callable[[], Variant], log: EventLog) -> None:
+        self._served, self._log = served, log
 
     async def put(self, document: Any, request_id: str) -> Accepted:
         """Takes the body of a request: all items, or none.
@@ -114,7 +113,7 @@ class CatalogueIntake:
 
     async def _ask(self, kind: str, content: str | Mapping[str, Any]) -> str:
         stream = catalogue_stream_key(self._served().manifest.dataset)
-        return await self._log.add(stream, FIELD, encode_change(kind, content), self._most)
+        return await self._log.add(stream, FIELD, encode_change(kind, content))
 
     async def _reply(self, change_id: str) -> dict[str, Any]:
         key = catalogue_reply_key(self._served().manifest.dataset, change_id)

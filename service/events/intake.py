@@ -16,7 +16,7 @@ from service.events.check import WrongEvent, read_event
 from service.events.log import EventLog
 from service.events.refused import EntriesRefused
 from service.events.schemas import EventBody, EventProblem, EventsRequest, EventsResponse
-from service.failures import DependencyUnavailable
+from service.failures import DependencyUnavailable, TooFarBehind
 from service.field_errors import body_refused, errors_of, field_error
 from service.metrics import Metrics
 from service.settings import Settings
@@ -92,6 +92,9 @@ class EventIntake:
         self.waiting += 1
         try:
             accepted = await self.log.append([(event, user) for event, user, _ in found.right.values()])
+        except TooFarBehind:
+            self.metrics.event_refused("backlog")
+            raise
         finally:
             self.waiting -= 1
         duplicates = len(found.right) - accepted

@@ -47,7 +47,6 @@ if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return -1 end
 return redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
 """
 """Appends one entry, or gives -1 where the stream is too long."""
-EVENTS_WAITING, CHANGES_WAITING = "events", "changes of items and users"
 _ON_DISK = ("WAITAOF", 1, 0)
 _OF_USERS = tuple(event_time_field(view) for view in USER_VIEWS)
 _KEPT, _KEPT_S = 100_000, 60.0
@@ -69,12 +68,21 @@ class EventLog:
     time or refuses."""
 
     def __init__(
-        self, url: RedisUrl, dataset: str, *, timeout_s: float, keep_s: float, most: int, is_synced: bool
+        self,
+        url: RedisUrl,
+        dataset: str,
+        *,
+        timeout_s: float,
+        keep_s: float,
+        most: int,
+        most_changes: int,
+        is_synced: bool,
     ) -> None:
         """`keep_s`: seconds for which an event is known again; `most`: events that may wait in all streams;
-        `is_synced`: accepted means on the disk, not only in Redis."""
+        `most_changes`: the same of changes; `is_synced`: accepted means on the disk, not only in Redis."""
         self._url, self._dataset, self._timeout_s = url, dataset, timeout_s
         self._keep_s, self._most, self._is_synced = round(keep_s), max(1, most // PARTITIONS), is_synced
+        self._most_changes = most_changes
         self._reader = RedisReader(url, timeout_s)
         self._known_users, self._known_items = Cache[bool](_KEPT, _KEPT_S), Cache[bool](_KEPT, _KEPT_S)
         self._streams = [event_stream_key(dataset, partition) for partition in range(PARTITIONS)]
@@ -89,6 +97,7 @@ class EventLog:
             timeout_s=events.timeout_ms / 1000,
             keep_s=events.max_age_s + AHEAD_S,
             most=events.most_waiting,
+            most_changes=events.most_changes,
             is_synced=events.synced,
         )
 
@@ -115,18 +124,18 @@ class EventLog:
         streams = map(self._streams.__getitem__, places)
         accepted = await self.write("EVAL", _APPEND, len(places), *streams, *arguments)
         if accepted < 0:
-            raise TooFarBehind(self._most * PARTITIONS, EVENTS_WAITING)
+            raise TooFarBehind(self._most * PARTITIONS, "events")
         return int(accepted)
 
-    async def add(self, stream: str, field: str, change: bytes | str, most: int) -> str:
+    async def add(self, stream: str, field: str, change: bytes) -> str:
         """Appends a change of items or users to a stream, gives its id.
 
         Raises:
-            TooFarBehind: `most` wait there already.
+            TooFarBehind: so many wait already that no more are taken.
         """
-        entry = await self.write("EVAL", _ADD, 1, stream, most, field, change)
+        entry = await self.write("EVAL", _ADD, 1, stream, self._most_changes, field, change)
         if entry == -1:
-            raise TooFarBehind(most, CHANGES_WAITING)
+            raise TooFarBehind(self._most_changes, "changes of items and users")
         return _text(entry)
 
     async def write(self, *command: Any) -> Any:

@@ -10,7 +10,6 @@ from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
 from service.events.intake import EventIntake
-from service.events.log import EVENTS_WAITING
 from service.events.schemas import EventsRequest, EventsResponse
 from service.failures import TooFarBehind
 from service.http.documents import DocumentRoute
@@ -68,9 +67,6 @@ def add_event_route(app: FastAPI) -> None:
 
 
 async def _on_too_far_behind(request: Request, error: Exception) -> Response:
-    assert isinstance(error, TooFarBehind)
-    if error.what == EVENTS_WAITING:
-        request.app.state.events.metrics.event_refused("backlog")
     detail = f"{error}: try again in {RETRY_AFTER_S} s"
     response = problem(HTTPStatus.TOO_MANY_REQUESTS, detail, request_id=request_id_of(request))
     response.headers["retry-after"] = str(RETRY_AFTER_S)
