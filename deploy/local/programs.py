@@ -22,8 +22,9 @@ SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
 AT_WORK_S = 10.0
 """A consumer that said longer ago that it works is taken for dead."""
-NICENESS = "10"
-"""More than Triton's: an event may take a second until it counts, a slate a few hundredths."""
+TRITON_NICENESS, LIVE_NICENESS = 5, 10
+"""Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
+Triton starts. Then Triton: an event may take a second until it counts, a slate a few hundredths."""
 SERVED_DATASET = "SERVED_DATASET"
 """Tells two data sets apart: another one changes the program, so `make up` restarts who serves it."""
 
@@ -157,11 +158,16 @@ def _values(name: str, value: str) -> list[str]:
     return value.split() if name == "save" else [value]
 
 
+def behind(niceness: int, *command: str) -> tuple[str, ...]:
+    """Gives a command as one that goes after those that are less nice."""
+    return ("nice", "-n", str(niceness), *command)
+
+
 def triton_program(settings: LocalSettings) -> Program:
     """Triton over the exported models; it starts with none, and is given what is served."""
     return Program(
         name="triton",
-        command=(str(python_of("dev")), "-m", "deploy.local.triton_server"),
+        command=behind(TRITON_NICENESS, str(python_of("dev")), "-m", "deploy.local.triton_server"),
         ports={
             "SHORTLIST_TRITON_HTTP_PORT": settings.triton_http_port,
             "SHORTLIST_TRITON_GRPC_PORT": settings.triton_grpc_port,
@@ -190,17 +196,12 @@ def gateway_program(settings: LocalSettings) -> Program:
     )
 
 
-def behind(*command: str) -> tuple[str, ...]:
-    """Gives a command as one that goes after whoever answers a request, where cores are few."""
-    return ("nice", "-n", NICENESS, *command)
-
-
 def consumer_program(settings: LocalSettings) -> Program:
     """The consumer of what the gateway accepts."""
     dataset = dataset_of(settings)
     return Program(
         name="consumer",
-        command=behind(str(python_of("triton")), "-m", "live", "consume"),
+        command=behind(LIVE_NICENESS, str(python_of("triton")), "-m", "live", "consume"),
         ports={},
         fault=lambda: consumer_fault(settings.redis, dataset),
         needs=(settings.bundle / "manifest.json",),
@@ -213,7 +214,7 @@ def observer_program(settings: LocalSettings) -> Program:
     dataset = dataset_of(settings)
     return Program(
         name="observer",
-        command=behind(str(python_of("triton")), "-m", "live", "watch"),
+        command=behind(LIVE_NICENESS, str(python_of("triton")), "-m", "live", "watch"),
         ports={},
         fault=lambda: "" if watched(settings.redis, dataset) else "it has not looked yet",
         needs=(settings.bundle / "manifest.json",),

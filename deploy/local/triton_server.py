@@ -20,9 +20,6 @@ STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
 HTTP_THREADS = "32"
 """A model that is being loaded holds one for as long, and whoever shares it waits."""
-NICENESS = 5
-"""Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
-Triton starts."""
 
 
 def packages() -> Path:
@@ -113,7 +110,6 @@ def main() -> None:
     end_orphans(shared_memory_prefix(settings))
     clear_shared_memory(shared_memory_prefix(settings))
     arguments = command(settings, backends)
-    os.nice(NICENESS)
     sys.stdout.flush()
     os.execve(arguments[0], arguments, environment(dict(os.environ)))
 
