@@ -126,6 +126,11 @@ class World:
         return told
 
 
+def ids_of(answer: dict[str, Any]) -> list[Any]:
+    """The ids of an answer's items, in their order: numbers, or texts."""
+    return [item["item_id"] for item in answer["items"]]
+
+
 def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Waits until something holds; False where it does not in time."""
     until = time.monotonic() + seconds

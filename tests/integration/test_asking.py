@@ -13,7 +13,7 @@ from contract.bundle import POPULAR_FILE
 from contract.filters import has_range
 from contract.keys import decode_seen, seen_key
 from tests.builders.filters import is_met, listed
-from tests.builders.world import World
+from tests.builders.world import World, ids_of
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,6 @@ def seen(stack: World, redis_client: redis.Redis, user: int) -> set[int]:
     return set(decode_seen(value).tolist())
 
 
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["item_id"] for item in answer["items"]]
-
-
 def test_every_slate_keeps_the_same_filters(
     stack: World, user: int, catalogue: list[dict[str, Any]], seen: set[int]
 ) -> None:
@@ -55,8 +51,8 @@ def test_every_slate_keeps_the_same_filters(
             for more, source in (({}, "ensemble"), ({"source": "batch"}, "popular")):
                 answer = stack.recommend(user, n=100, filters={column: asked}, **more)
                 assert answer["source"] == source, (column, asked)
-                assert set(ids(answer)) <= expected, (column, asked)
-                assert len(ids(answer)) == min(100, len(expected)), (column, asked)
+                assert set(ids_of(answer)) <= expected, (column, asked)
+                assert len(ids_of(answer)) == min(100, len(expected)), (column, asked)
 
 
 def test_pages_go_through_everything_once(
@@ -66,7 +62,7 @@ def test_pages_go_through_everything_once(
     after: dict[str, str] = {}
     while True:
         answer = stack.recommend(user, n=30, **after)
-        shown += ids(answer)
+        shown += ids_of(answer)
         if answer["next"] is None:
             break
         after = {"after": answer["next"]}
@@ -86,4 +82,4 @@ def test_several_users_get_what_each_gets_alone(stack: World) -> None:
     assert [answer["user_id"] for answer in answers] == users
     for answer, request in zip(answers, requests, strict=True):
         assert answer["source"] == "ensemble"
-        assert ids(answer) == ids(stack.recommend(**request))
+        assert ids_of(answer) == ids_of(stack.recommend(**request))

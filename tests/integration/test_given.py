@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contract.item_to_item import ItemToItem
-from tests.builders.world import World
+from tests.builders.world import World, ids_of
 
 RECENT = "user_recent_item_ids"
 STRANGER = 2**53 - 7
@@ -49,10 +49,6 @@ def beside(stack: World, item_id: int) -> dict[int, float]:
     return more
 
 
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["item_id"] for item in answer["items"]]
-
-
 def test_items_like_another_are_the_nearest_that_may_be_shown(
     stack: World, known_user: int, vectors: dict[int, Any]
 ) -> None:
@@ -69,13 +65,13 @@ def test_items_like_another_are_the_nearest_that_may_be_shown(
     best = sorted(kept, key=lambda other: -likeness[other])[:10]
     scores = [item["score"] for item in answer["items"]]
     assert scores == pytest.approx([likeness[other] for other in best], abs=1e-4)
-    assert scores == pytest.approx([likeness[other] for other in ids(answer)], abs=1e-4)
+    assert scores == pytest.approx([likeness[other] for other in ids_of(answer)], abs=1e-4)
     sources = {source["name"] for source in stack.manifest()["sources"] if source["kind"] == "nearest"}
     sources |= {source["name"] for source in stack.manifest()["sources"] if source["of_items"]}
     assert all(item["found_by"] and set(item["found_by"]) <= sources for item in answer["items"])
     for_user = similar(stack, item_id=item_id, n=100, user_id=known_user)
     seen = httpx.get(f"{stack.url}/v1/users/{known_user}/seen", params={"limit": 200}, trust_env=False).json()
-    assert not {item["item_id"] for item in seen["items"]} & set(ids(for_user))
+    assert not {item["item_id"] for item in seen["items"]} & set(ids_of(for_user))
 
 
 def test_an_item_that_the_bundle_does_not_know_is_told(stack: World) -> None:
@@ -90,11 +86,11 @@ def test_a_session_is_answered_by_the_ensemble_from_what_it_brings(
     one = stack.recommend(STRANGER, user_features={RECENT: first})
     two = stack.recommend(STRANGER, user_features={RECENT: other})
     assert (one["source"], one["degraded"]) == ("ensemble", ["user_features"])
-    assert ids(one) != ids(two)
-    assert not set(ids(one)) & set(first)
+    assert ids_of(one) != ids_of(two)
+    assert not set(ids_of(one)) & set(first)
     nobody = stack.post(user_features={RECENT: first})
     assert nobody.status_code == 200, nobody.text
-    assert ids(nobody.json()) == ids(one)
+    assert ids_of(nobody.json()) == ids_of(one)
     told = httpx.get(f"{stack.url}/v1/bundle", trust_env=False).json()["user_features"]
     whole = stack.recommend(STRANGER, user_features=dict.fromkeys(told) | {RECENT: first})
     assert whole["degraded"] == []
@@ -107,17 +103,17 @@ def test_all_kinds_at_once_share_calls_and_stay_what_they_are(
 ) -> None:
     item_id = next(iter(vectors))
     alone = (
-        ids(stack.recommend(known_user)),
-        ids(similar(stack, item_id=item_id)),
-        ids(stack.recommend(STRANGER, user_features={RECENT: [item_id]})),
+        ids_of(stack.recommend(known_user)),
+        ids_of(similar(stack, item_id=item_id)),
+        ids_of(stack.recommend(STRANGER, user_features={RECENT: [item_id]})),
     )
 
     def ask(kind: int) -> list[int]:
         if kind == 0:
-            return ids(stack.recommend(known_user))
+            return ids_of(stack.recommend(known_user))
         if kind == 1:
-            return ids(similar(stack, item_id=item_id))
-        return ids(stack.recommend(STRANGER, user_features={RECENT: [item_id]}))
+            return ids_of(similar(stack, item_id=item_id))
+        return ids_of(stack.recommend(STRANGER, user_features={RECENT: [item_id]}))
 
     with ThreadPoolExecutor(12) as pool:
         kinds = [place % 3 for place in range(60)]

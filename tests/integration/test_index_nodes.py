@@ -7,11 +7,7 @@ from typing import Any
 
 from deploy.local.ports import free_port
 from tests.builders.search_redis import running_redis
-from tests.builders.world import World, eventually
-
-
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["item_id"] for item in answer["items"]]
+from tests.builders.world import World, eventually, ids_of
 
 
 def test_an_index_moves_to_nodes_while_it_serves_and_goes_on_without_one(
@@ -38,9 +34,9 @@ def test_an_index_moves_to_nodes_while_it_serves_and_goes_on_without_one(
             )
             assert done.returncode == 0, done.stderr
             assert eventually(lambda: asked()["degraded"] == [])
-            assert ids(asked()) == ids(before)
+            assert ids_of(asked()) == ids_of(before)
         assert eventually(lambda: asked()["degraded"] == ["partial_index"])
-        assert len(ids(asked())) == 10, "the items of the other node"
+        assert len(ids_of(asked())) == 10, "the items of the other node"
         with running_redis(tmp_path / "goes", **going):
             assert eventually(lambda: asked()["degraded"] == [])
-            assert ids(asked()) == ids(before)
+            assert ids_of(asked()) == ids_of(before)

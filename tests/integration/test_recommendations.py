@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +11,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from contract.keys import decode_seen, seen_key
 from contract.tensors import OPTIONAL_TENSORS, REQUEST, StageName
-from tests.builders.world import World
+from tests.builders.world import World, ids_of
 
 UNKNOWN_USER = 2**53 - 1
 
@@ -20,10 +19,6 @@ UNKNOWN_USER = 2**53 - 1
 @pytest.fixture(scope="module")
 def known_user(stack: World) -> int:
     return int(stack.manifest()["sample_user_ids"][0])
-
-
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["item_id"] for item in answer["items"]]
 
 
 def seen(client: redis.Redis, user_id: int) -> set[int]:
@@ -39,23 +34,23 @@ def test_a_known_user_gets_ten_unseen_items_from_the_ensemble(
     assert answer["source"] == "ensemble"
     assert answer["degraded"] == []
     assert answer["bundle"] == stack.manifest()["bundle"]
-    assert len(ids(answer)) == len(set(ids(answer))) == 10
+    assert len(ids_of(answer)) == len(set(ids_of(answer))) == 10
     scores = [item["score"] for item in answer["items"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0.0 <= score <= 1.0 for score in scores)
     assert seen(redis_client, known_user)
-    assert not set(ids(answer)) & seen(redis_client, known_user)
+    assert not set(ids_of(answer)) & seen(redis_client, known_user)
     assert {stage.value for stage in StageName} <= set(answer["timings_ms"])
 
 
 def test_the_answer_is_the_same_again(stack: World, known_user: int) -> None:
     first, again = stack.recommend(known_user, n=50), stack.recommend(known_user, n=50)
-    assert ids(first) == ids(again)
+    assert ids_of(first) == ids_of(again)
     assert first["request_id"] != again["request_id"]
 
 
 def test_two_users_get_different_slates(stack: World) -> None:
-    slates = {tuple(ids(stack.recommend(user))) for user in stack.manifest()["sample_user_ids"][:8]}
+    slates = {tuple(ids_of(stack.recommend(user))) for user in stack.manifest()["sample_user_ids"][:8]}
     assert len(slates) > 4
 
 
@@ -63,7 +58,7 @@ def test_an_unknown_user_gets_an_answer_that_says_so(stack: World) -> None:
     answer = stack.recommend(UNKNOWN_USER)
     assert answer["source"] == "ensemble"
     assert "unknown_user" in answer["degraded"]
-    assert len(ids(answer)) == 10
+    assert len(ids_of(answer)) == 10
 
 
 def test_a_user_without_a_history_gets_items(stack: World) -> None:
@@ -82,14 +77,14 @@ def test_a_user_without_a_history_gets_items(stack: World) -> None:
     for user in users:
         answer = stack.recommend(user)
         assert answer["source"] == "ensemble"
-        assert len(ids(answer)) == 10
+        assert len(ids_of(answer)) == 10
 
 
 def test_excluded_items_are_not_answered_and_their_place_is_filled(stack: World, known_user: int) -> None:
-    excluded = ids(stack.recommend(known_user))[:5]
+    excluded = ids_of(stack.recommend(known_user))[:5]
     answer = stack.recommend(known_user, exclude_item_ids=excluded)
-    assert not set(ids(answer)) & set(excluded)
-    assert len(ids(answer)) == 10
+    assert not set(ids_of(answer)) & set(excluded)
+    assert len(ids_of(answer)) == 10
 
 
 def test_a_filter_leaves_only_items_that_pass_it(stack: World, known_user: int) -> None:
@@ -99,12 +94,12 @@ def test_a_filter_leaves_only_items_that_pass_it(stack: World, known_user: int) 
     slates = {}
     for value in range(1, 9):
         answer = stack.recommend(known_user, n=100, filters={column: [value]})
-        slates[value] = set(ids(answer))
+        slates[value] = set(ids_of(answer))
     found = [slate for slate in slates.values() if slate]
     assert len(found) > 1
     alone = slates[next(value for value, slate in slates.items() if slate)]
     both = [value for value, slate in slates.items() if slate][:2]
-    together = set(ids(stack.recommend(known_user, n=100, filters={column: both})))
+    together = set(ids_of(stack.recommend(known_user, n=100, filters={column: both})))
     assert together == slates[both[0]] | slates[both[1]] or len(together) == 100
     assert alone <= together or len(together) == 100
 
@@ -117,12 +112,12 @@ def test_an_unknown_filter_is_the_callers_fault(stack: World, known_user: int) -
 
 
 def test_more_items_than_survive_is_a_short_answer_that_says_so(stack: World, known_user: int) -> None:
-    first = ids(stack.recommend(known_user, n=100))
-    rest = ids(stack.recommend(known_user, n=100, exclude_item_ids=first))
+    first = ids_of(stack.recommend(known_user, n=100))
+    rest = ids_of(stack.recommend(known_user, n=100, exclude_item_ids=first))
     assert len(first) == 100
     assert 3 < len(rest) < 100, "the world has 200 items"
     answer = stack.recommend(known_user, n=100, exclude_item_ids=first + rest[3:])
-    assert set(ids(answer)) == set(rest[:3])
+    assert set(ids_of(answer)) == set(rest[:3])
     assert answer["degraded"] == ["short"]
 
 
@@ -130,7 +125,7 @@ def test_explain_tells_what_happened_to_every_retrieved_item(
     stack: World, redis_client: redis.Redis, known_user: int
 ) -> None:
     plain = stack.recommend(known_user)
-    excluded = ids(plain)[0]
+    excluded = ids_of(plain)[0]
     answer = stack.recommend(known_user, explain=True, exclude_item_ids=[excluded])
     items = answer["explain"]["items"]
     by_id = {item["item_id"]: item for item in items}
@@ -150,7 +145,7 @@ def test_explain_tells_what_happened_to_every_retrieved_item(
     assert by_id[excluded]["removed_by"] == "excluded"
     removed_as_seen = {item["item_id"] for item in items if item["removed_by"] == "seen"}
     assert removed_as_seen == seen(redis_client, known_user) & set(by_id)
-    for rank, item_id in enumerate(ids(answer), start=1):
+    for rank, item_id in enumerate(ids_of(answer), start=1):
         assert by_id[item_id]["slate_rank"] == rank
         assert by_id[item_id]["removed_by"] is None
     counted = sum(1 for item in items if item["removed_by"])

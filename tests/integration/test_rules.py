@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from tests.builders.world import World
+from tests.builders.world import World, ids_of
 
 
 @pytest.fixture(scope="module")
@@ -14,19 +12,15 @@ def user(stack: World) -> int:
     return int(stack.manifest()["sample_user_ids"][1])
 
 
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["item_id"] for item in answer["items"]]
-
-
 def test_pins_and_burials_travel_to_triton_and_are_explained(stack: World, user: int) -> None:
     plain = stack.recommend(user, n=10, explain=True)
     assert plain["explain"]["moves"] == []
-    last = ids(plain)[-1]
+    last = ids_of(plain)[-1]
     rules = {"pins": [{"item_id": last, "place": 2}], "diversity": 0.3}
     answer = stack.recommend(user, n=10, rules=rules, explain=True)
     assert answer["source"] == "ensemble"
-    assert ids(answer)[1] == last
-    assert len(set(ids(answer))) == 10
+    assert ids_of(answer)[1] == last
+    assert len(set(ids_of(answer))) == 10
     moves = {(one["item_id"], one["rule"]): one for one in answer["explain"]["moves"]}
     assert (moves[last, "pin"]["from_place"], moves[last, "pin"]["to_place"]) == (10, 2)
     assert any(rule == "diversity" for _, rule in moves)
@@ -39,6 +33,6 @@ def test_a_cap_holds_within_a_page_and_over_the_seam(stack: World, user: int) ->
     whole = stack.recommend(user, n=6, rules=rules)
     first = stack.recommend(user, n=3, rules=rules)
     second = stack.recommend(user, n=3, rules=rules, after=first["next"])
-    assert ids(first) == ids(whole)[:3]
-    assert not set(ids(first)) & set(ids(second))
-    assert len(ids(second)) == 3
+    assert ids_of(first) == ids_of(whole)[:3]
+    assert not set(ids_of(first)) & set(ids_of(second))
+    assert len(ids_of(second)) == 3

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.builders.world import World, eventually
+from tests.builders.world import World, eventually, ids_of
 from tests.integration.test_page import Page
 
 SIGNS = "{}:*|,'\"\\ /%?#&=<>\u05d0\U0001f600"
@@ -92,15 +92,11 @@ def test_the_ranker_that_the_settings_name_is_served(texts: World) -> None:
     assert texts.recommend(USERS[0], n=5)["source"] == "ensemble"
 
 
-def ids(answer: dict[str, Any]) -> list[str]:
-    return [item["item_id"] for item in answer["items"]]
-
-
 def seen(world: World, user: str) -> list[str]:
     answer = httpx.get(f"{world.url}/v1/users/{quote(user, safe='')}/seen?limit=200", trust_env=False)
     told: dict[str, Any] = answer.json()
     assert told["user_id"] == user
-    return ids(told)
+    return ids_of(told)
 
 
 def in_batch(world: World, code: str) -> Any:
@@ -123,16 +119,16 @@ def test_what_a_user_has_seen_is_named_and_not_answered(texts: World) -> None:
     for user in USERS[:5]:
         known = {item for who, item, *_ in LOG if who == user}
         assert set(seen(texts, user)) == known
-        assert not known & set(ids(texts.recommend(user, n=40)))
+        assert not known & set(ids_of(texts.recommend(user, n=40)))
 
 
 def test_what_is_excluded_by_text_stays_away_and_filters_hold(texts: World) -> None:
     user = USERS[7]
-    first = ids(texts.recommend(user, n=10))
-    rest = ids(texts.recommend(user, n=10, exclude_item_ids=[*first[:3], "no such item"]))
+    first = ids_of(texts.recommend(user, n=10))
+    rest = ids_of(texts.recommend(user, n=10, exclude_item_ids=[*first[:3], "no such item"]))
     assert not set(first[:3]) & set(rest)
     poems = texts.recommend(user, n=5, filters={"item_genre": ["poetry"]})
-    assert {ITEMS.index(item_id) % 3 for item_id in ids(poems)} == {2}
+    assert {ITEMS.index(item_id) % 3 for item_id in ids_of(poems)} == {2}
 
 
 def test_stored_slates_are_of_texts_in_answers_and_in_files(texts: World) -> None:
@@ -144,7 +140,7 @@ def test_stored_slates_are_of_texts_in_answers_and_in_files(texts: World) -> Non
     assert {row["user_id"] for row in rows} == set(USERS)
     assert {item_id for row in rows for item_id in row["item_ids"]} <= set(ITEMS)
     (its,) = (row for row in rows if row["user_id"] == user)
-    assert ids(stored) == its["item_ids"][:5]
+    assert ids_of(stored) == its["item_ids"][:5]
 
 
 def test_some_users_slates_are_made_anew_by_a_list_of_texts(texts: World, tmp_path: Path) -> None:
