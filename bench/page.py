@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import chain, path, series, side_by_side, targets
-from bench.marked import marks, put_between
 from bench.record import Record, Row
+from contract.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 MARKS = "measured"

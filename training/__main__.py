@@ -153,8 +153,7 @@ def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
         from training.evaluation.tables import replace_block
     table = compare(prepared, settings, [name for name in chosen.models.split(",") if name], steps)
     if chosen.write:
-        marks = [f"<!-- compare {prepared.dataset.name}: {end} -->" for end in ("begin", "end")]
-        replace_block(chosen.write, table, *marks)
+        replace_block(chosen.write, table, f"compare {prepared.dataset.name}")
         steps.say(f"{chosen.write}: written")
     else:
         steps.console.print(table, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.batch.phases import AT_SCALE, OF_BUNDLE
 from bench.batch.sections import SECTIONS, Found, Row
-from bench.marked import marks, put_between
+from contract.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 PAGE = ROOT / "docs" / "batch-performance.md"

@@ -18,10 +18,10 @@ from typing import Any
 from bench.chaos import faults, overload, report
 from bench.chaos.stand import Stand
 from bench.load.load import LoadError, own_ids
-from bench.marked import put_between
 from bench.record import commit, machine, write_json
 from bench.servers import BenchError, bench_settings, our_servers
 from contract.ids import OwnId
+from contract.marked import put_between
 from deploy.local.ports import PortTaken
 from deploy.local.settings import ROOT, load_settings
 from deploy.local.stack import StackError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.marked import marks, put_between
 from bench.nodes.vectors import SPEC, WIDTH, K
 from bench.record import machine
+from contract.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 MARKS = "nodes"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bench.marked import put_between
 from bench.scale.paper import MARKS, Assumed, Measured, Part, sum_line
+from contract.marked import put_between
 from deploy.local.settings import ROOT
 
 PAGE = ROOT / "docs" / "scale.md"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.marked import put_between
+from contract.marked import put_between
 from deploy.local.settings import ROOT
 
 MARKS = "paper"

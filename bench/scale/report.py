@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.designs import GATEWAY, OURS
-from bench.marked import marks, put_between
 from bench.scale.phases import PHASES
 from bench.scale.picture import PICTURE, draw
+from contract.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 MARKS = "measured"

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.marked import put_between
 from bench.record import commit, machine, say
+from contract.marked import put_between
 from deploy.local.settings import ROOT, python_of
 
 PAGE = ROOT / "docs" / "scale.md"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from contract.bundle import BundleError
-from contract.whole_file import whole_file
+from contract.marked import marks, put_between
 
-BEGIN, END = "<!-- metrics: begin -->", "<!-- metrics: end -->"
+MARKS = "metrics"
+BEGIN, END = marks(MARKS)
 
 _TITLES = {
     "ranking": "Ranking, with context",
@@ -86,15 +87,14 @@ def _cell(row: dict[str, Any], name: str) -> str:
     return cell
 
 
-def replace_block(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
-    """Puts a table between the two marks of a Markdown file.
+def replace_block(path: Path, table: str, name: str = MARKS) -> None:
+    """Puts a table between the two marks of a name in a Markdown file.
 
     Raises:
         BundleError: the file has no such marks.
     """
-    head, is_begun, rest = path.read_text().partition(begin)
-    _, is_ended, tail = rest.partition(end)
-    if not is_begun or not is_ended:
-        raise BundleError(f"{path}: has no lines {begin} and {end} to write between")
-    with whole_file(path) as file:
-        file.write(f"{head}{begin}\n\n{table}\n{end}{tail}".encode())
+    try:
+        put_between(path, name, f"\n{table}")
+    except ValueError:
+        begin, end = marks(name)
+        raise BundleError(f"{path}: has no lines {begin} and {end} to write between") from None

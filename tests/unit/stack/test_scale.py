@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from bench.designs import GATEWAY, OURS
-from bench.marked import put_between
 from bench.scale import billion, paper, run
 from bench.scale.report import BEGIN, END, markdown, publish, read
 from bench.scale.run import measure, sizes
 from bench.scale.stand import ScaleError, Stand
+from contract.marked import put_between
 
 FACTS = {
     "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 24, "system": "Linux", "load": "0.1"},
