@@ -18,9 +18,8 @@ from service.variant import Variant
 
 log = structlog.get_logger()
 
-WAIT = 0.3
-"""The share of its time that a request waits for a place at most, before it goes down the ladder. Raise it:
-callers who ask again at once take less from the ensemble; the rest of the ladder has less time."""
+WAIT = 0.5
+"""The share of its time that a request waits for a place at most, before it goes down the ladder."""
 LOGGED_S = 10.0
 """Seconds for which a bundle that is not ours is not logged again."""
 
@@ -41,15 +40,15 @@ class EnsembleStep:
         """Makes the ensemble's slate.
 
         Raises:
-            EnsembleBusy: as many wait for it as may, and none of them left meanwhile.
+            EnsembleBusy: as many wait for it as may, and none of them left in half of the time.
             OtherBundle: the slate is of another bundle than the one served here.
             DependencyUnavailable: it does not answer, or not in time.
             StageError: as the ensemble raised it.
         """
         variant, limits = self._variant, self._variant.limits
         deadline = asked.deadline.earlier(self._reserve_s)
-        # Whoever goes down the ladder will lose what the loop is late by.
-        patience_s = WAIT * deadline.left_s() - self._event_loop.lateness_s
+        # As in `EnsembleLimits.took`: whoever goes down the ladder loses what the loop is late by as well.
+        patience_s = WAIT * deadline.left_s() - 2 * self._event_loop.lateness_s
         with self._event_loop.spared():
             has_place = await limits.in_flight.enter(patience_s)
         if not has_place:

@@ -184,7 +184,7 @@ async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_more_requests_than_may_wait_get_the_popular_slate_within_a_part_of_the_time(
+async def test_more_requests_than_may_wait_get_the_popular_slate_within_half_of_the_time(
     tmp_path: Path,
 ) -> None:
     ensemble = FakeEnsemble(wait_s=1)
@@ -197,10 +197,10 @@ async def test_more_requests_than_may_wait_get_the_popular_slate_within_a_part_o
     busy = [answer for answer in answers if answer["source"] == "popular"]
     assert all(answer["degraded"] == ["ensemble_busy"] for answer in busy)
     assert again["source"] == "ensemble"  # those that were answered make room
-    assert all(0 < answer["timings_ms"]["ensemble"] < 600 for answer in busy)
+    assert all(0 < answer["timings_ms"]["ensemble"] < 900 for answer in busy)
 
 
-async def test_a_place_that_becomes_free_meanwhile_is_taken(tmp_path: Path) -> None:
+async def test_a_place_that_becomes_free_in_half_of_the_time_is_taken(tmp_path: Path) -> None:
     ensemble = FakeEnsemble(wait_s=0.2)
     app = make_app(tmp_path, ensemble, latency_budget_ms=10_000, triton={"max_in_flight": 1})
     async with client_of(app) as client:
