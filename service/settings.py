@@ -67,8 +67,8 @@ class TritonSettings(BaseModel):
     max_in_flight: PositiveInt = Field(
         64,
         description="Most requests that may wait for the ensemble at once; how many may is found by trying, "
-        "from answer times. One more waits for half of its time at most, then gets a cheaper slate. Raise "
-        "it when Triton still has cores to spare; lower it to keep memory small.",
+        "from answer times. One more gets a cheaper slate at once, no queue. Raise it when Triton still "
+        "has cores to spare; lower it to keep memory small.",
     )
     most_calls: PositiveInt = Field(
         2,

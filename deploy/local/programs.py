@@ -22,7 +22,7 @@ SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
 AT_WORK_S = 10.0
 """A consumer that said longer ago that it works is taken for dead."""
-TRITON_NICENESS, LIVE_NICENESS = 3, 10
+TRITON_NICENESS, LIVE_NICENESS = 5, 10
 """Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
 Triton starts. Then Triton: an event may take a second until it counts, a slate a few hundredths."""
 SERVED_DATASET = "SERVED_DATASET"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from itertools import pairwise
 
@@ -53,9 +52,7 @@ class Window:
 class AdaptiveLimit:
     """A bound that grows by one while answers are quick enough, and shrinks by a tenth when they are not.
 
-    Requests beyond the bound wait for a place, the last one first, and not for long: by Little's law a queue
-    adds its own time to everyone's, a stack to those alone who get nothing in the end. That they wait at all
-    keeps callers who ask again at once from taking the machine with cheap answers from the ensemble.
+    Requests beyond the bound are not queued: by Little's law a queue only adds its own time to everyone's.
     The 95th percentile of a window of answers is compared with `target_s`, so that one slow answer among many
     does not count. A bound of which not even half was used is not raised: nothing was learnt about more. One
     that is used by half is, so that a moment's slowness does not reach those who are in flight anyway.
@@ -70,7 +67,6 @@ class AdaptiveLimit:
         self._limit = float(min(max(FIRST, least), most))
         self._window = Window(clock)
         self._is_used = False
-        self._waiting: dict[asyncio.Future[bool], None] = {}
         self.in_flight = 0
 
     @property
@@ -95,36 +91,9 @@ class AdaptiveLimit:
         self.in_flight += 1
         return True
 
-    async def enter(self, patience_s: float) -> bool:
-        """Takes a place, if there is one within so many seconds; `leave` gives it back."""
-        if self.try_enter():
-            return True
-        loop = asyncio.get_running_loop()
-        place: asyncio.Future[bool] = loop.create_future()
-        self._waiting[place] = None
-        timer = loop.call_later(patience_s, self._give_up, place)
-        try:
-            return await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.result():
-                self.leave()
-            raise
-        finally:
-            timer.cancel()
-            self._waiting.pop(place, None)
-
     def leave(self) -> None:
-        """Gives a place back, to who began to wait last."""
+        """Gives a place back."""
         self.in_flight -= 1
-        while self._waiting and self.in_flight < self.value:
-            place, _ = self._waiting.popitem()
-            if not place.done():
-                self.in_flight += 1
-                place.set_result(True)
-
-    def _give_up(self, place: asyncio.Future[bool]) -> None:
-        if not place.done():
-            place.set_result(False)
 
     def took(self, latency_s: float) -> None:
         """Learns how long an answer took, in seconds; a late one took at least all that it had."""

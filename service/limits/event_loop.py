@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from service.limits.deadline import Clock
 
@@ -34,22 +33,12 @@ class EventLoopLimit:
         self._most, self._least, self._clock = most, min(LEAST, most), clock
         self._bound = float(most)
         self._late = deque[float](maxlen=TICKS)
-        self._spared = 0
         self.lateness_s = 0.0
 
     @property
     def value(self) -> int:
-        """Requests that may be in the process now: those that only wait ask nothing of the loop."""
-        return min(int(self._bound) + self._spared, self._most)
-
-    @contextmanager
-    def spared(self) -> Iterator[None]:
-        """Takes the block as one that only waits."""
-        self._spared += 1
-        try:
-            yield
-        finally:
-            self._spared -= 1
+        """Requests that may be in the process now."""
+        return int(self._bound)
 
     def came_late(self, by_s: float) -> None:
         """Learns by how many seconds the loop was late this time."""

@@ -18,8 +18,6 @@ from service.variant import Variant
 
 log = structlog.get_logger()
 
-WAIT = 0.5
-"""The share of its time that a request waits for a place at most, before it goes down the ladder."""
 LOGGED_S = 10.0
 """Seconds for which a bundle that is not ours is not logged again."""
 
@@ -40,19 +38,15 @@ class EnsembleStep:
         """Makes the ensemble's slate.
 
         Raises:
-            EnsembleBusy: as many wait for it as may, and none of them left in half of the time.
+            EnsembleBusy: as many wait for it as may; at once.
             OtherBundle: the slate is of another bundle than the one served here.
             DependencyUnavailable: it does not answer, or not in time.
             StageError: as the ensemble raised it.
         """
         variant, limits = self._variant, self._variant.limits
-        deadline = asked.deadline.earlier(self._reserve_s)
-        # As in `EnsembleLimits.took`: whoever goes down the ladder loses what the loop is late by as well.
-        patience_s = WAIT * deadline.left_s() - 2 * self._event_loop.lateness_s
-        with self._event_loop.spared():
-            has_place = await limits.in_flight.enter(patience_s)
-        if not has_place:
+        if not limits.in_flight.try_enter():
             raise EnsembleBusy(limits.in_flight.in_flight)
+        deadline = asked.deadline.earlier(self._reserve_s)
         time_s, started = deadline.left_s(), time.monotonic()
         is_patient = time_s > 0.9 * limits.time_s  # less was the caller's choice
         try:

@@ -184,11 +184,9 @@ async def test_cards_of_popular_items_need_no_redis(tmp_path: Path) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_more_requests_than_may_wait_get_the_popular_slate_within_half_of_the_time(
-    tmp_path: Path,
-) -> None:
+async def test_more_requests_than_may_wait_get_the_popular_slate_at_once(tmp_path: Path) -> None:
     ensemble = FakeEnsemble(wait_s=1)
-    app = make_app(tmp_path, ensemble, latency_budget_ms=1600, triton={"max_in_flight": 2})
+    app = make_app(tmp_path, ensemble, triton={"max_in_flight": 2})
     async with client_of(app) as client:
         posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 2}) for _ in range(5)]
         answers = [response.json() for response in await asyncio.gather(*posts)]
@@ -197,18 +195,6 @@ async def test_more_requests_than_may_wait_get_the_popular_slate_within_half_of_
     busy = [answer for answer in answers if answer["source"] == "popular"]
     assert all(answer["degraded"] == ["ensemble_busy"] for answer in busy)
     assert again["source"] == "ensemble"  # those that were answered make room
-    assert all(0 < answer["timings_ms"]["ensemble"] < 900 for answer in busy)
-
-
-async def test_a_place_that_becomes_free_in_half_of_the_time_is_taken(tmp_path: Path) -> None:
-    ensemble = FakeEnsemble(wait_s=0.2)
-    app = make_app(tmp_path, ensemble, latency_budget_ms=10_000, triton={"max_in_flight": 1})
-    async with client_of(app) as client:
-        posts = [client.post("/v1/recommendations", json={"user_id": 9, "n": 2}) for _ in range(3)]
-        answers = [response.json() for response in await asyncio.gather(*posts)]
-        text = (await client.get("/metrics")).text
-    assert [answer["source"] for answer in answers] == ["ensemble"] * 3
-    assert "shortlist_in_flight 0.0" in text
 
 
 async def test_a_stages_contract_error_is_a_500_and_not_hidden_by_the_fallback(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 
 import pytest
@@ -121,50 +120,6 @@ def test_one_slow_answer_among_many_does_not_lower_the_limit() -> None:
         clock.now += 0.002
         limit.took(1.0 if number % 50 == 0 else 0.01)
     assert limit.value >= before
-
-
-@pytest.mark.anyio
-async def test_who_finds_no_place_waits_for_one_and_the_last_that_came_is_let_in_first() -> None:
-    limit, entered = AdaptiveLimit(TARGET_S, 1, 1), list[str]()
-
-    async def come(name: str, patience_s: float) -> bool:
-        has_place = await limit.enter(patience_s)
-        if has_place:
-            entered.append(name)
-        return has_place
-
-    assert await come("first", 0.0)
-    waiting = [asyncio.create_task(come(name, 10.0)) for name in ("second", "third", "fourth")]
-    impatient = asyncio.create_task(come("impatient", 0.01))
-    assert not await impatient
-    assert (entered, limit.in_flight) == (["first"], 1)
-    for _ in waiting:
-        limit.leave()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    assert entered == ["first", "fourth", "third", "second"]
-    assert await asyncio.gather(*waiting) == [True] * 3
-    limit.leave()
-    assert limit.in_flight == 0
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("has_place", [False, True])
-async def test_a_place_is_not_lost_by_who_is_cancelled_while_waiting_for_it(has_place: bool) -> None:
-    limit = AdaptiveLimit(TARGET_S, 1, 1)
-    assert limit.try_enter()
-    waiting = asyncio.create_task(limit.enter(10.0))
-    await asyncio.sleep(0)
-    if has_place:
-        limit.leave()  # gives it to who waits, and is cancelled before they learn of it
-        assert limit.in_flight == 1
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    if not has_place:
-        limit.leave()
-    assert limit.in_flight == 0
-    assert limit.try_enter()
 
 
 def feed(

@@ -61,18 +61,6 @@ def test_a_small_bound_is_kept_as_it_is() -> None:
     assert limit.value == 3
 
 
-def test_those_who_only_wait_take_nobodys_place_but_count_in_the_whole() -> None:
-    limit = EventLoopLimit(LEAST + 2)
-    for _ in range(30 * TICKS):
-        limit.came_late(LATE)
-    assert limit.value == LEAST
-    with limit.spared():
-        assert limit.value == LEAST + 1
-        with limit.spared(), limit.spared():
-            assert limit.value == LEAST + 2
-    assert limit.value == LEAST
-
-
 @pytest.mark.anyio
 async def test_a_busy_loop_is_found_late_and_every_look_is_counted() -> None:
     limit, metrics, looks = EventLoopLimit(256), Metrics("bundle", "dataset"), list[float]()
