@@ -145,8 +145,9 @@ export: environments ## build the bundle's vector index and Triton's model repos
 	@$(RUN) triton -m ensemble.publish.export
 
 .PHONY: embeddings
-embeddings: environments ## send changed rows of embeddings to whoever serves the bundle; no restart  FILE=rows.npz
-	@$(RUN) triton -m ensemble.publish.updates '$(FILE)'
+embeddings: environments $(if $(FILE),,environment-torch) ## train users' rows beside the served bundle on what came since, send those that changed; no restart  [DATA=] [FILE=rows.npz: send these]
+	@file='$(FILE)'; [ -n "$$file" ] || file=$$($(TRAINING) -m training embeddings); \
+	if [ -n "$$file" ]; then $(RUN) triton -m ensemble.publish.updates "$$file"; fi
 
 .PHONY: nodes
 nodes: environments ## spread the index over the Redis nodes of SHORTLIST_INDEX_NODES, or move it to them, while it serves

@@ -299,6 +299,9 @@ class Manifest(BaseModel):
     dataset: str
     created_at: str
     reason: str = Field("", description="Why it was trained, where that was told.")
+    trained_until: str | None = Field(
+        None, description="The instant before which its models' examples lie; older bundles do not say it."
+    )
     git_commit: str
     seed: int
     versions: dict[str, str]

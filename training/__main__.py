@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from contract.arithmetic import ArithmeticFault, check_matmul
-from contract.bundle import METRICS_FILE, BundleError, read_manifest
+from contract.bundle import METRICS_FILE, BundleError, Manifest, read_manifest
 from contract.dataset import DatasetError
 from contract.environment import explain_full_disk, is_full_disk
 from contract.quiet import quieten
@@ -91,12 +91,8 @@ def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
     bundles = settings.var_dir / "bundles"
     current = linked(bundles, CURRENT)
     prepared = _prepared(settings, steps).to_its_end()
-    name = prepared.dataset.name
-    if current and (served := read_manifest(bundles / current, verify=False).dataset) != name:
-        raise SettingError(
-            f"DATA={settings.data}: is {name}, and {bundles / CURRENT} is of {served}; name that one's data, "
-            f"or begin with the other by `make train promote`"
-        )
+    if current:
+        _check_data(settings, read_manifest(bundles / current, verify=False), prepared)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.pipeline import train_bundle
@@ -117,6 +113,41 @@ def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
 def _metrics(folder: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text())
     return metrics
+
+
+def run_embeddings(settings: TrainingSettings, chosen: argparse.Namespace, _: TrainingProgress) -> None:
+    """Lets the rows of users that lie beside the current bundle's models go on learning from what came since,
+    and names the file of those that changed on standard output, if anything is new; all else that is said
+    goes beside it.
+
+    Raises:
+        SettingError: the current bundle is of another data set.
+    """
+    steps = TrainingProgress(Console(stderr=True, highlight=False))
+    check_matmul()
+    folder = settings.var_dir / "bundles" / CURRENT
+    prepared = _prepared(settings, steps).to_its_end()
+    _check_data(settings, read_manifest(folder, verify=False), prepared)
+    from training.changed_rows import measure_changed_rows, write_changed_rows
+
+    with steps.step("Train the rows"):
+        if chosen.measure:
+            measure_changed_rows(folder, prepared, settings, steps.say)
+        elif path := write_changed_rows(folder, prepared, settings, steps.say):
+            sys.stdout.write(f"{path}\n")
+
+
+def _check_data(settings: TrainingSettings, served: Manifest, prepared: Prepared) -> None:
+    """Compares the data set with the current bundle's.
+
+    Raises:
+        SettingError: it is another one.
+    """
+    if served.dataset != prepared.dataset.name:
+        raise SettingError(
+            f"DATA={settings.data}: is {prepared.dataset.name}, and {settings.var_dir / 'bundles' / CURRENT} "
+            f"is of {served.dataset}; name that one's data, or begin with the other by `make train promote`"
+        )
 
 
 def run_trial(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
@@ -299,6 +330,7 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
         tried := command("trial", run_trial, "train one model; record what validation says, for `make tune`"),
         compared := command("compare", run_compare, "train architectures side by side, print one table"),
         retrained := command("retrain", run_retrain, "train on all that is known, beside the current bundle"),
+        embedded := command("embeddings", run_embeddings, "train users' rows beside a bundle on what is new"),
         command("features", run_features, "compute features, which `feature_repo` brings to Redis"),
         command("shards", run_shards, "cut the towers' training examples, for `make shards`"),
     ]
@@ -313,6 +345,9 @@ def _parser(settings: TrainingSettings) -> argparse.ArgumentParser:
             help=f"default: {settings.quality.value}",
         )
         added.add_argument("--again", action="store_true", help="train even where nothing has changed")
+    embedded.add_argument(
+        "--measure", action="store_true", help="hold the test part back, say what it gains, and keep nothing"
+    )
     retrained.add_argument("--reason", default="by hand", help="why, for the manifest")
     compared.add_argument("--models", default="", help="names, with commas between them (default: all)")
     compared.add_argument("--write", type=Path, help="put the table into this Markdown file")

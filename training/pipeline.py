@@ -57,6 +57,8 @@ from training.model_training import ModelTraining, fresh_share
 from training.progress import TrainingProgress
 from training.record import RANKING, TrainingRecord, recorded
 from training.recording import add_results, facts_of
+from training.retrieval.rows import user_weights_file
+from training.retrieval.torchrec import OnnxTowers
 from training.slates.choose import choose_forms, is_next_asked
 from training.slates.slates import Learned
 from training.slates.sources import FittedSource
@@ -91,6 +93,8 @@ def train_bundle(
                 write_bundle(folder, name, prepared, settings, learned, metrics, reason)
             record.tell(bundle=name)
             keep_models(settings.var_dir / SAVED_MODELS / name, learned)
+            if isinstance(learned.retriever.model, OnnxTowers):
+                learned.retriever.model.keep_weights(user_weights_file(settings.var_dir, name))
     point(bundles, name, LATEST)
     return bundles / name
 
@@ -244,6 +248,7 @@ def write_bundle(
             "dataset": dataset.name,
             "created_at": now().isoformat(timespec="seconds"),
             "reason": reason,
+            "trained_until": prepared.split.train_until.isoformat(),
             "git_commit": git_commit(),
             "seed": settings.seed,
             "versions": versions(),

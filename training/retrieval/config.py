@@ -116,6 +116,11 @@ class TorchrecConfig(BaseModel):
     checkpoint_steps: PositiveInt = Field(
         100, description="Steps from one checkpoint to the next. Lower: less is lost, more is written."
     )
+    rows_learning_rate: PositiveFloat = Field(
+        0.03,
+        description="Adagrad's, of users' rows that go on learning beside the models. Raise it: new "
+        "interactions move them further.",
+    )
 
     @field_validator("shards")
     @classmethod

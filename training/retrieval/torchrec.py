@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from contract.arrays import Array, Floats
 from contract.bundle import ModelSpec
 from contract.encoders import Field
+from contract.whole_file import whole_file
 from training.examples.positives import RetrievalExamples
 from training.examples.safe_names import renamed
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
@@ -25,6 +26,8 @@ from training.retrieval.task import FittingTask, TrainerError
 from training.retrieval.validation import Validation
 
 USER_TOWER, ITEM_TOWER, RESULT_FILE = "user_tower.onnx", "item_tower.onnx", "result.json"
+USER_WEIGHTS = "user_weights.npz"
+"""The user tower as torch has it, but for its table of users."""
 CONFIG_FILE = "torchrec.json"
 """How it is to be trained; may differ from one try to the next."""
 ENCODED = 8192
@@ -53,6 +56,8 @@ class OnnxTowers:
     users: onnx.ModelProto
     items: onnx.ModelProto
     result: Result
+    user_weights: bytes = b""
+    """The file `USER_WEIGHTS`, with which rows of users go on learning."""
 
     @property
     def user_features(self) -> tuple[str, ...]:
@@ -103,6 +108,12 @@ class OnnxTowers:
         """Gives the item tower."""
         return _with_output(self.items, spec.output)
 
+    def keep_weights(self, path: Path) -> None:
+        """Writes the user tower's weights, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(self.user_weights)
+
 
 def _run(session: ort.InferenceSession, spec: ModelSpec, arrays: Mapping[str, Array]) -> Floats:
     return in_pieces(lambda some: session.run([spec.output], some)[0], spec.pack(arrays), ENCODED)
@@ -142,8 +153,21 @@ def fit_torchrec(
     run_trainer(work, workers)
     result = Result.model_validate_json((work / RESULT_FILE).read_text())
     towers = [onnx.load(work / spec.file) for spec in (result.user_tower, result.item_tower)]
+    weights = (work / USER_WEIGHTS).read_bytes()
     shutil.rmtree(work)
-    return OnnxTowers(towers[0], towers[1], result)
+    return OnnxTowers(towers[0], towers[1], result, weights)
+
+
+def trainer_python() -> str:
+    """Finds the interpreter of the role torch, beside this one's.
+
+    Raises:
+        TrainerError: there is none.
+    """
+    python = Path(sys.prefix).parent / "torch" / "bin" / "python"
+    if not python.exists():
+        raise TrainerError(f"{python}: is missing; build it: make setup ROLES=torch")
+    return str(python)
 
 
 def run_trainer(work: Path, workers: int) -> None:
@@ -152,10 +176,7 @@ def run_trainer(work: Path, workers: int) -> None:
     Raises:
         TrainerError: there is no role torch, or it failed.
     """
-    python = Path(sys.prefix).parent / "torch" / "bin" / "python"
-    if not python.exists():
-        raise TrainerError(f"{python}: is missing; build it: make setup ROLES=torch")
     several = ["--workers", str(workers)] if workers > 1 else []
-    command = [str(python), "-m", "training.torchrec", "fit", str(work), *several]
+    command = [trainer_python(), "-m", "training.torchrec", "fit", str(work), *several]
     if code := subprocess.run(command).returncode:
         raise TrainerError(f"the trainer ended with {code}; its reason stands above, what it did in {work}")

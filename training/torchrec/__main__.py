@@ -1,5 +1,5 @@
 """`python -m training.torchrec fit FOLDER`: trains what a folder holds; alone, in workers under Ray Train, or
-started by torchrun."""
+started by torchrun. `rows FOLDER`: lets rows of users go on learning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit = commands.add_parser("fit", help="train the towers of a folder, write them into it as ONNX")
     fit.add_argument("folder", type=Path)
     fit.add_argument("--workers", type=int, default=0, help="under Ray Train (default: this process alone)")
+    rows = commands.add_parser("rows", help="let users' rows of a folder go on learning")
+    rows.add_argument("folder", type=Path)
+    for command, run in ((fit, run_fit), (rows, run_rows)):
+        command.set_defaults(run=run)
     chosen = parser.parse_args(arguments)
+    return int(chosen.run(chosen))
+
+
+def run_fit(chosen: argparse.Namespace) -> int:
+    """Trains towers; 0, or 1."""
     folder: Path = chosen.folder
     warnings.filterwarnings("ignore")  # what the libraries say of themselves as they load
     from training.torchrec.fit import FAULTS, fit_folder
@@ -47,6 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if ranks.is_first:
                 sys.stderr.write(f"{error}\n")
             return 1
+    return 0
+
+
+def run_rows(chosen: argparse.Namespace) -> int:
+    """Trains rows; 0, or 1."""
+    warnings.filterwarnings("ignore")  # as above
+    from training.torchrec.rows import RowsError, fit_rows_folder
+
+    quieten()
+    folder: Path = chosen.folder
+    try:
+        fit_rows_folder(folder, TorchrecConfig.model_validate_json((folder / CONFIG_FILE).read_text()))
+    except RowsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

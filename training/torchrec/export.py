@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ from training.export.towers import model_spec
 from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
 from training.retrieval.task import FittingTask
-from training.retrieval.torchrec import ITEM_TOWER, RESULT_FILE, USER_TOWER, Result
+from training.retrieval.torchrec import ITEM_TOWER, RESULT_FILE, USER_TOWER, USER_WEIGHTS, Result
 from training.retrieval.tower_design import TowersStart, score_range
 from training.torchrec.batches import tensors
 from training.torchrec.checkpoints import Checkpoints, Progress
 from training.torchrec.tables import WholeTables
 from training.torchrec.towers import Columns, TorchItemTower, TorchUserTower, TwoTowers
+from training.torchrec.user_weights import weights_of
 
 OPSET = 18
 CPU = torch.device("cpu")
@@ -131,7 +133,8 @@ def best_towers(
 def export(
     task: FittingTask, start: TowersStart, progress: Progress, checkpoints: Checkpoints, to: Path
 ) -> None:
-    """Writes both towers of the best weights and the `Result`, that last.
+    """Writes both towers of the best weights, what rows of users go on learning with, and the `Result`, that
+    last.
 
     Raises:
         CheckpointError: the weights are damaged.
@@ -142,6 +145,8 @@ def export(
     for spec, graph in ((user, model.users_to_onnx(user)), (item, model.items_to_onnx(item))):
         with whole_file(to / spec.file) as file:
             file.write(graph.SerializeToString())
+    with whole_file(to / USER_WEIGHTS) as file:
+        np.savez(file, **weights_of(model.user_tower))
     result = Result(
         user_tower=user,
         item_tower=item,
