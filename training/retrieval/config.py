@@ -117,9 +117,12 @@ class TorchrecConfig(BaseModel):
         100, description="Steps from one checkpoint to the next. Lower: less is lost, more is written."
     )
     rows_learning_rate: PositiveFloat = Field(
-        0.03,
+        0.003,
         description="Adagrad's, of users' rows that go on learning beside the models. Raise it: new "
-        "interactions move them further.",
+        "interactions move them further, and are sooner learned by heart.",
+    )
+    rows_epochs: PositiveInt = Field(
+        1, description="Passes over the new examples, of rows. Raise it: as of their learning rate."
     )
 
     @field_validator("shards")

@@ -44,7 +44,7 @@ class RowsTrainer:
         Raises:
             RowsError: the weights are of another tower than the one that is served.
         """
-        self.work, self.task, self.rate = work, work.task, config.rows_learning_rate
+        self.work, self.task, self.config = work, work.task, config
         self.batches = DrawnBatches(self.task, Ranks(0, 1, CPU))
         try:
             self.tower = tower_of(self.task.tower_fields[0], self.task.config, work.weights, work.rows)
@@ -61,10 +61,9 @@ class RowsTrainer:
 
     @property
     def steps(self) -> int:
-        """How many are made: as many passes over the examples as a training makes, and no more than its
-        steps."""
-        config = self.task.config
-        return max(1, min(config.steps, config.epochs * len(self.task.examples) // self.batches.size))
+        """How many are made: some passes over the examples, and no more than a training makes."""
+        passes = self.config.rows_epochs * len(self.task.examples) // self.batches.size
+        return max(1, min(self.task.config.steps, passes))
 
     @property
     def rows(self) -> Floats:
@@ -77,7 +76,7 @@ class RowsTrainer:
         loss, validation = self.mean_loss(), self.validation()
         for module in self.tower.tables.embedding_bags.values():
             module.sparse = True  # else every step would touch every user
-        optimizer = torch.optim.Adagrad([self.table.requires_grad_()], lr=self.rate)
+        optimizer = torch.optim.Adagrad([self.table.requires_grad_()], lr=self.config.rows_learning_rate)
         for columns in islice(self.batches.read(JUST_BEFORE, 0), self.steps):
             optimizer.zero_grad()
             self.loss(columns).backward()

@@ -107,7 +107,7 @@ def learned(work: RowsTask, rate: float = 0.05) -> Any:
     """Trains; gives the rows, what they came to, the weights, and the vectors of everyone who is asked."""
 
     def run(_: Ranks) -> Any:
-        trainer = RowsTrainer(work, TorchrecConfig(rows_learning_rate=rate))
+        trainer = RowsTrainer(work, TorchrecConfig(rows_learning_rate=rate, rows_epochs=5))
         result = trainer.run()
         columns = work.task.examples.batch(np.arange(ACTIVE), np.ones(ACTIVE, np.bool_))
         return trainer.rows, result, weights_of(trainer.tower), trainer.encode(columns)
