@@ -15,13 +15,15 @@ from datetime import datetime
 
 from bench.chaos.judge import percentile
 from bench.load.traffic import Exchange, Run, open_loop
-from contract.bundle import read_manifest
+from contract.bundle import BundleError, read_manifest
 from contract.ids import OwnId
+from contract.routing import RoutingError
 from contract.slates import SlateSource
 from deploy.local.routing import ensemble_settings
 from deploy.local.settings import LocalSettings, load_settings
 from ensemble.publish.serve import TIMEOUT_MS, BundleServer
 from ensemble.stores.client import connect
+from ensemble.triton.repository import LoadError
 
 RATE, QUIET_S, EVERY_S, SWITCHES = 100.0, 10.0, 1.5, 20
 ROUNDS, EACH = 4, 6
@@ -123,7 +125,8 @@ def switch_under_load(
 
 
 def main() -> int:
-    """Measures on the running stack and prints it; 0, or 1 where a promise was broken."""
+    """Measures on the running stack and prints it; 0, or 1 where a promise was broken, or with one line that
+    says what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", help="an indexed and exported bundle, another than the champion")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"each quiet, then {EACH} switches")
@@ -131,8 +134,12 @@ def main() -> int:
     server = BundleServer(connect(settings.redis, TIMEOUT_MS), ensemble_settings(settings))
     users = read_manifest(settings.bundle, verify=False).sample_user_ids
     champion = server.routing().champion
-    server.promote(chosen.bundle, "loaded before the clock starts")
-    server.promote(champion, "rollback")
+    try:
+        server.promote(chosen.bundle, "loaded before the clock starts")
+        server.promote(champion, "rollback")
+    except (BundleError, LoadError, RoutingError) as error:
+        print(error, file=sys.stderr)
+        return 1
     quiet: list[Exchange] = []
     rounds: list[Switched] = []
     for _ in range(chosen.rounds):  # in turns: what else the machine does is the same for both
