@@ -121,19 +121,21 @@ def run_embeddings(settings: TrainingSettings, chosen: argparse.Namespace, _: Tr
     goes beside it.
 
     Raises:
-        SettingError: the current bundle is of another data set.
+        BundleError: the current bundle is damaged, or has no rows that can go on learning.
+        SettingError: it is of another data set.
     """
+    from training.changed_rows import ServedRows, measure_changed_rows, write_changed_rows
+
     steps = TrainingProgress(Console(stderr=True, highlight=False))
     check_matmul()
-    folder = settings.var_dir / "bundles" / CURRENT
+    # Before the data, which may take long: a bundle may have no rows that can learn.
+    served = ServedRows.of(settings.var_dir / "bundles" / CURRENT, settings.var_dir)
     prepared = _prepared(settings, steps).to_its_end()
-    _check_data(settings, read_manifest(folder, verify=False), prepared)
-    from training.changed_rows import measure_changed_rows, write_changed_rows
-
+    _check_data(settings, served.manifest, prepared)
     with steps.step("Train the rows"):
         if chosen.measure:
-            measure_changed_rows(folder, prepared, settings, steps.say)
-        elif path := write_changed_rows(folder, prepared, settings, steps.say):
+            measure_changed_rows(served, prepared, settings, steps.say)
+        elif path := write_changed_rows(served, prepared, settings, steps.say):
             sys.stdout.write(f"{path}\n")
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,13 @@ from scipy.sparse import csr_matrix
 
 from contract import bundle as files
 from contract import names
-from contract.arrays import Array, Floats, Ids, Ints
+from contract.arrays import Array, Floats, Ids
 from contract.bundle import USER_TOWER, BundleError, Manifest, TableSpec, read_manifest, with_rows
 from contract.encoders import Encoders
 from contract.whole_file import whole_file
 from training.config import TrainingSettings
 from training.data.prepared import Prepared
-from training.examples.positives import RetrievalExamples, UserHistories, retrieval_examples
+from training.examples.positives import UserHistories, retrieval_examples
 from training.examples.split import held_out, rows_of
 from training.export.towers import run_model
 from training.progress import Say
@@ -105,9 +104,7 @@ class ServedRows:
                 names.USER_ID: replace(encoders.fields[names.USER_ID], cardinality=len(users)),
                 names.ITEM_ID: replace(encoders.fields[names.ITEM_ID], cardinality=len(item_ids)),
             },
-            replace(
-                _some(examples, new), histories=histories, items=of_bundle[new], item_count=len(item_ids)
-            ),
+            replace(examples.some(new), histories=histories, items=of_bundle[new], item_count=len(item_ids)),
             catalogue,
             # Nobody's user is withheld: the unknown one's row stays as it is.
             settings.two_tower.model_copy(
@@ -165,15 +162,15 @@ class ChangingRows:
         return len(rows)
 
 
-def write_changed_rows(folder: Path, prepared: Prepared, settings: TrainingSettings, say: Say) -> Path | None:
+def write_changed_rows(
+    served: ServedRows, prepared: Prepared, settings: TrainingSettings, say: Say
+) -> Path | None:
     """Lets the users of a bundle go on learning from all that came since, and writes the rows that changed;
     gives the file, None where nothing is new.
 
     Raises:
-        BundleError: the bundle is damaged, or has no rows that can go on learning.
         TrainerError: the kept weights are of another tower, or the trainer failed.
     """
-    served = ServedRows.of(folder, settings.var_dir)
     bundle, to = served.manifest.bundle, settings.var_dir / FOLDER
     newest = prepared.interactions[prepared.dataset.timestamp].max()
     found = served.rows_since(prepared, settings, newest + pd.Timedelta(1, "s"))
@@ -193,15 +190,16 @@ def write_changed_rows(folder: Path, prepared: Prepared, settings: TrainingSetti
     return path
 
 
-def measure_changed_rows(folder: Path, prepared: Prepared, settings: TrainingSettings, say: Say) -> None:
+def measure_changed_rows(
+    served: ServedRows, prepared: Prepared, settings: TrainingSettings, say: Say
+) -> None:
     """Lets the users of a bundle learn from what came between its training and the test part, says what that
     part gains by it, and keeps nothing.
 
     Raises:
-        BundleError: as of `write_changed_rows`; or there is nothing between.
+        BundleError: there is nothing between.
         TrainerError: as of `write_changed_rows`.
     """
-    served = ServedRows.of(folder, settings.var_dir)
     until = prepared.split.validate_until
     found = served.rows_since(prepared, settings, until)
     if found is None:
@@ -213,12 +211,6 @@ def measure_changed_rows(folder: Path, prepared: Prepared, settings: TrainingSet
 def _learned(found: ChangingRows, settings: TrainingSettings) -> tuple[Floats, RowsResult]:
     with tempfile.TemporaryDirectory(prefix="shortlist-") as scratch:
         return fit_rows(found.work, settings.torchrec, Path(scratch) / "rows")
-
-
-def _some(examples: RetrievalExamples, rows: Ints) -> RetrievalExamples:
-    every = {one.name: getattr(examples, one.name) for one in fields(examples)}
-    some: dict[str, Any] = {name: v[rows] for name, v in every.items() if isinstance(v, np.ndarray)}
-    return replace(examples, **some)
 
 
 def _at_items(matrix: csr_matrix, prepared: Prepared, item_ids: Ids) -> csr_matrix:

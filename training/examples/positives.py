@@ -6,8 +6,9 @@ two lists of fifty take megabytes, not gigabytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,12 @@ class RetrievalExamples(ExampleFacts):
         encoded columns; (B,), lists (B,S)."""
         ends = np.where(is_fresh, self.just_before[rows], self.ends[rows])
         return self.histories.columns(self.users[rows], ends)
+
+    def some(self, rows: Ints) -> Self:
+        """Gives the examples in these rows alone."""
+        every = {one.name: getattr(self, one.name) for one in fields(self)}
+        some: dict[str, Any] = {name: v[rows] for name, v in every.items() if isinstance(v, np.ndarray)}
+        return replace(self, **some)
 
 
 def retrieval_examples(prepared: Prepared, histories: UserHistories, until: datetime) -> RetrievalExamples:

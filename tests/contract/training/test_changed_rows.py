@@ -58,8 +58,9 @@ def test_rows_of_users_who_did_something_since_are_written_with_the_rankers_part
     trained: tuple[Prepared, Path, TrainingSettings],
 ) -> None:
     prepared, folder, settings = trained
+    served = ServedRows.of(folder, settings.var_dir)
     said: list[str] = []
-    path = write_changed_rows(folder, prepared, settings, said.append)
+    path = write_changed_rows(served, prepared, settings, said.append)
     assert path is not None
     assert [one.name for one in (settings.var_dir / FOLDER).iterdir()] == [path.name]
     manifest = read_manifest(folder)
@@ -73,14 +74,13 @@ def test_rows_of_users_who_did_something_since_are_written_with_the_rankers_part
     clock = prepared.interactions[prepared.dataset.timestamp]
     since = prepared.interactions[clock >= pd.Timestamp(manifest.trained_until)]
     assert set(ids.tolist()) <= set(since[names.USER_ID].tolist())
-    served = ServedRows.of(folder, settings.var_dir)
     found = served.rows_since(prepared, settings, prepared.split.test_until)
     assert found is not None
     before = found.served[np.searchsorted(found.user_ids, ids)]
     assert np.array_equal(rows[:, table.part(RANKER)], before[:, table.part(RANKER)])
     assert (rows[:, table.part(USER_TOWER)] != before[:, table.part(USER_TOWER)]).any(axis=1).all()
 
-    assert write_changed_rows(folder, prepared, settings, said.append) is None, (
+    assert write_changed_rows(served, prepared, settings, said.append) is None, (
         "of the same data nothing is new"
     )
     assert f"make embeddings FILE={path}" in said[-1]
@@ -117,7 +117,7 @@ def test_what_comes_after_is_measured_and_nothing_is_kept(
     prepared, folder, settings = trained
     said: list[str] = []
     there = sorted(settings.var_dir.rglob("*"))
-    measure_changed_rows(folder, prepared, settings, said.append)
+    measure_changed_rows(ServedRows.of(folder, settings.var_dir), prepared, settings, said.append)
     assert "NDCG@100" in said[-1]
     assert sorted(settings.var_dir.rglob("*")) == there
 
@@ -133,11 +133,11 @@ def test_weights_that_are_missing_or_of_another_tower_are_told_in_one_line(
         other: dict[str, Any] = {name: file[name] + (name == "gate") for name in file.files}
     np.savez(weights, **other)
     with pytest.raises(TrainerError, match="are of another one than the bundle's") as error:
-        write_changed_rows(folder, later, settings, quiet)
+        write_changed_rows(ServedRows.of(folder, settings.var_dir), later, settings, quiet)
     assert "\n" not in str(error.value)
     weights.unlink()
     with pytest.raises(BundleError, match="train again with TRAINER=torchrec, and promote it") as missing:
-        write_changed_rows(folder, later, settings, quiet)
+        ServedRows.of(folder, settings.var_dir)
     assert "\n" not in str(missing.value)
     assert sorted(rows.glob("*")) == there
 
