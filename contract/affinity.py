@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import names
-from contract.arrays import Array, Floats
+from contract.arrays import Array, Bools, Floats
 from contract.dataset import Dataset
 
+Counts = npt.NDArray[np.int8] | npt.NDArray[np.int32]
 LISTS = tuple(names.COMPARED)
 BITS = 64
 """Distinct values up to which a list is compared as bits."""
@@ -39,11 +40,26 @@ def user_item_features(
     many of its elements match. Serving may give smaller columns that match alike: narrower integers, whose
     null is their least value, and lists of few distinct values as bits of a uint64, (B,S) and (B,K).
     """
-    return {
-        names.matches_of(column, recent): _matches(recents[recent][column], candidates[column])
-        for column in affinity_columns(dataset)
-        for recent in LISTS
-    }
+    counts = user_item_counts(dataset, recents, candidates)
+    return {name: count.astype(np.float32) for name, count in counts.items()}
+
+
+def user_item_counts(
+    dataset: Dataset,
+    recents: Mapping[str, Mapping[str, Array]],
+    candidates: Mapping[str, Array],
+) -> dict[str, Counts]:
+    """Gives the same as small integers (B,K)."""
+    counts = {}
+    for column in affinity_columns(dataset):
+        of_lists = [recents[name][column] for name in LISTS]
+        shared = _shared(np.concatenate(of_lists, axis=1), candidates[column])  # at once: half as many steps
+        start = 0
+        for name, recent in zip(LISTS, of_lists, strict=True):
+            end = start + recent.shape[1]
+            counts[names.matches_of(column, name)] = _counts(shared[:, start:end])
+            start = end
+    return counts
 
 
 def as_bits(numbered: npt.NDArray[np.int32], is_known: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
@@ -53,31 +69,34 @@ def as_bits(numbered: npt.NDArray[np.int32], is_known: npt.NDArray[np.bool_]) ->
     return sets
 
 
-def _matches(recent: Array, candidate: Array) -> Floats:
-    """Counts the entries of `recent` (B,S[,L]) that share a value with each of `candidate` (B,K[,L])."""
+def _shared(recent: Array, candidate: Array) -> Bools:
+    """Says which entries of `recent` (B,S[,L]) share a value with each of `candidate` (B,K[,L]), (B,S,K)."""
     if recent.dtype.kind == "u":
-        return _counts((recent[:, :, None] & candidate[:, None, :]) != 0)
+        common: Bools = (recent[:, :, None] & candidate[:, None, :]) != 0
+        return common
     left = recent if recent.ndim == 3 else recent[:, :, None]
     right = candidate if candidate.ndim == 3 else candidate[:, :, None]
-    shared = np.zeros((len(left), left.shape[1], right.shape[1]), dtype=np.bool_)
+    shared: Bools | None = None
     for j in range(right.shape[2]):
         values = right[:, None, :, j]
-        known = ~_is_null(values)
+        is_null = _is_null(values)
         for i in range(left.shape[2]):
             equal = left[:, :, None, i] == values
-            shared |= equal if known.all() else equal & known
-    return _counts(shared)
+            if is_null.any():
+                equal &= ~is_null
+            shared = equal if shared is None else shared | equal
+    return np.zeros((len(left), left.shape[1], right.shape[1]), np.bool_) if shared is None else shared
 
 
-def _counts(shared: npt.NDArray[np.bool_]) -> Floats:
+def _counts(shared: Bools) -> Counts:
     """Counts over the second axis of (B,S,K); bytes are added several times faster than booleans counted."""
     narrow = np.int8 if shared.shape[1] < 128 else np.int32
-    counts: Floats = shared.view(np.int8).sum(axis=1, dtype=narrow).astype(np.float32)
+    counts: Counts = shared.view(np.int8).sum(axis=1, dtype=narrow)
     return counts
 
 
-def _is_null(values: Array) -> npt.NDArray[np.bool_]:
+def _is_null(values: Array) -> Bools:
     """Marks nulls: the least value of an integer column, which for int64 is `NULL_INT`, None in strings."""
     null = np.iinfo(values.dtype).min if values.dtype.kind == "i" else None
-    missing: npt.NDArray[np.bool_] = values == null
+    missing: Bools = values == null
     return missing

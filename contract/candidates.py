@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contract.arrays import Bools, Floats, Ints
+from contract.arrays import Bools, Floats, Ints, filled
 from contract.bundle import SourceSpec
 from contract.item_to_item import UNKNOWN, ItemToItem, Reached, ReachedSums, rank_weights
 
@@ -38,7 +38,7 @@ class Merge:
         turns = np.arange(len(flat), dtype=np.int32)
         self._places[flat[::-1]] = turns[::-1]  # of an item that comes twice, the first turn stays
         kept = flat[self._places[flat] == turns][:width]
-        found = np.full(width, UNKNOWN, dtype=np.int64)
+        found = filled(width, UNKNOWN)
         found[: len(kept)] = kept
         return found
 

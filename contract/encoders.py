@@ -79,17 +79,17 @@ class Vocabulary:
         """Gives every element's code, same shape; `null_code` where null, `OOV_CODE` where unknown."""
         if self.is_text:
             known = self._code_of
-            found = (null_code if _is_null(v) else known.get(v, OOV_CODE) for v in raw.ravel())
-            return np.fromiter(found, dtype=np.int64, count=raw.size).reshape(raw.shape)
+            codes = [null_code if _is_null(v) else known.get(v, OOV_CODE) for v in raw.ravel().tolist()]
+            return np.array(codes, dtype=np.int64).reshape(raw.shape)
         if raw.size <= FEW and len(self.values) <= SMALL:
             small = self._code_of
-            found = (null_code if v == NULL_INT else small.get(v, OOV_CODE) for v in raw.ravel().tolist())
-            return np.fromiter(found, dtype=np.int64, count=raw.size).reshape(raw.shape)
+            codes = [null_code if v == NULL_INT else small.get(v, OOV_CODE) for v in raw.ravel().tolist()]
+            return np.array(codes, dtype=np.int64).reshape(raw.shape)
         if not len(self.values):
             return np.where(raw == NULL_INT, null_code, OOV_CODE)
-        at = np.minimum(np.searchsorted(self.values, raw), len(self.values) - 1)
-        codes = np.where(self.values[at] == raw, self.codes[at], OOV_CODE)
-        return np.where(raw == NULL_INT, null_code, codes)
+        at = np.minimum(self.values.searchsorted(raw), len(self.values) - 1)
+        found = np.where(self.values[at] == raw, self.codes[at], OOV_CODE)
+        return np.where(raw == NULL_INT, null_code, found)
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,11 @@ class Scale:
         if self.is_log:
             is_known &= values > -1
             values = np.log(np.where(is_known, values, np.float32(0)) + np.float32(1))
-        scaled = (np.where(is_known, values, np.float32(self.mean)) - np.float32(self.mean)) / self._divisor
-        return np.where(is_known, scaled, np.float32(0))
+        mean = np.float32(self.mean)
+        if not is_known.all():
+            values = np.where(is_known, values, mean)
+        scaled: npt.NDArray[np.float32] = (values - mean) / self._divisor
+        return scaled
 
     @property
     def _divisor(self) -> np.float32:

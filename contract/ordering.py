@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -45,11 +45,11 @@ def _of_sources(
 
 
 def _blend(told: Mapping[str, Doubles], spec: OrderSpec, shape: tuple[int, ...]) -> Doubles:
-    z = np.zeros(shape)
-    for name, weight in spec.blend.items():
-        if name in told:
-            z += weight * told[name]
-    return z
+    if not told:
+        return np.zeros(shape)
+    blend = spec.blend
+    summed: Doubles = np.tensordot([blend.get(name, 0.0) for name in told], [*told.values()], 1)
+    return summed
 
 
 def known_items(recent_item_ids: Ints) -> Ints:
@@ -57,13 +57,16 @@ def known_items(recent_item_ids: Ints) -> Ints:
     return np.asarray((recent_item_ids != names.NULL_INT).sum(axis=1, keepdims=True), dtype=np.int64)
 
 
-def correction(scores: Doubles, known: Ints, spec: Correction) -> Doubles:
-    """Takes one of the order's scores (B,K), and how many items of each user are known (B,1), gives what is
-    added for it, (B,K); it is linear in the weights."""
-    of_users = spec.plain + spec.few / (1 + known) + spec.many * np.log1p(known)
-    added: Doubles = scores * of_users
-    if spec.bent:
-        added += spec.bent * np.log1p(np.maximum(scores, 0) / spec.knee)
+def corrected(scores: Sequence[Doubles], known: Ints, specs: Sequence[Correction]) -> Doubles:
+    """Takes scores of the order (N,B,K), how many items of each user are known (B,1), and each score's
+    correction, gives what is added for all of them, (B,K); it is linear in the weights."""
+    told = np.asarray(scores)
+    weights = [(one.plain, one.few, one.many, one.bent, one.knee) for one in specs]
+    plain, few, many, bent, knee = np.array(weights).T[:, :, None, None]
+    added: Doubles = (told * (plain + few / (1 + known) + many * np.log1p(known))).sum(axis=0)
+    (bends,) = bent[:, 0, 0].nonzero()
+    if len(bends):
+        added += (bent[bends] * np.log1p(np.maximum(told[bends], 0) / knee[bends])).sum(axis=0)
     return added
 
 
@@ -88,12 +91,12 @@ def order_scores(
     told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
     z = _blend(told, spec, retrieval_scores.shape) + spec.intercept
     if known is not None:
-        parts = [correction(told[name], known, one) for name, one in spec.corrections.items() if name in told]
+        is_known = known >= spec.least_known
+        if there := [name for name in spec.corrections if name in told]:
+            added = corrected([told[name] for name in there], known, [spec.corrections[n] for n in there])
+            z += np.where(is_known, added, 0)
         if spec.columns and columns is not None:
-            weighed = columns @ np.array([*spec.columns.values()], dtype=np.float32)
-            parts.append(weighed.astype(np.float64))
-        if parts:
-            z += np.where(known >= spec.least_known, sum(parts), 0)
+            z += np.where(is_known, columns @ np.array([*spec.columns.values()], dtype=np.float32), 0)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ from merlin.dag import BaseOperator, ColumnSelector
 from merlin.schema import ColumnSchema, Schema
 from redis.exceptions import RedisError
 
-from contract.arrays import Array
+from contract.arrays import Array, filled
 from contract.errors import ErrorCode, StageError
 
 LOG = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Stage(BaseOperator):
         rows = len(next(iter(read.values())))
         duration_us = (time.perf_counter_ns() - started) // 1000
         transformable |= added
-        transformable[us_name(self.name)] = np.full((rows, 1), duration_us, dtype=np.int64)
+        transformable[us_name(self.name)] = filled((rows, 1), duration_us)
         return transformable
 
     def _check(self, added: Tensors) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from contract.arrays import Array
+from contract.arrays import Array, filled
 from contract.errors import ErrorCode, StageError
 from contract.filters import decode_filters
 from contract.ids import IdDtype
@@ -125,7 +125,7 @@ class Batch:
     def cut(self, table: Tensors, rows: Places) -> dict[int, Reply]:
         """Takes the last table and which rows (B',) of the batch are in it, gives each request its own; none
         where no row of it is left."""
-        places = np.full(len(self.owners), -1, dtype=np.intp)
+        places = filled(len(self.owners), -1, np.intp)
         places[rows] = np.arange(len(rows))
         replies, packed, start = {}, pack(table, ANSWER_TENSORS), 0
         for request, end in enumerate(self.ends.tolist()):
@@ -152,7 +152,7 @@ def _sent(request: Mapping[str, Array], name: str) -> Array:
 
 def unsent(name: str, rows: int) -> Array:
     """Makes what stands for an optional tensor, (rows,1)."""
-    return np.full((rows, 1), OPTIONAL_FILL[name], dtype=OPTIONAL_DTYPES[name])
+    return filled((rows, 1), OPTIONAL_FILL[name], OPTIONAL_DTYPES[name])
 
 
 def _stacked(arrays: Sequence[Array], name: str) -> Array:
@@ -165,6 +165,6 @@ def _stacked(arrays: Sequence[Array], name: str) -> Array:
 def _widened(array: Array, width: int, fill: int) -> Array:
     if array.shape[1] == width:
         return array
-    wide = np.full((len(array), width), fill, dtype=array.dtype)
+    wide = filled((len(array), width), fill, array.dtype)
     wide[:, : array.shape[1]] = array
     return wide

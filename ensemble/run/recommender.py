@@ -11,7 +11,7 @@ import numpy as np
 from merlin.dag import Graph
 
 from contract.affinity import affinity_columns, user_item_feature_names
-from contract.arrays import Array, Ids
+from contract.arrays import Array, Ids, filled
 from contract.bundle import ITEM_VECTORS_FILE, BundleError
 from contract.errors import ErrorCode, StageError
 from contract.names import ITEM_ID
@@ -173,7 +173,7 @@ class Recommender:
         table = run_chain(self.chain, {**tensors, **unsents}, before)
         if table:
             table["stage_us"] = np.concatenate([table[us_name(stage)] for stage in self.stages], axis=1)
-            table["bundle_id"] = np.full_like(table["user_id"], self.bundle_id)
+            table["bundle_id"] = filled(table["user_id"].shape, self.bundle_id)
         return table
 
     def warm_up(self) -> bool:

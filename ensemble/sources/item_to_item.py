@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contract.arrays import Floats, Ints
+from contract.arrays import Floats, Ints, filled
 from contract.bundle import SourceSpec
 from contract.candidates import best_reached, reached
 from contract.item_to_item import UNKNOWN, ItemToItem, Reached
@@ -27,7 +27,7 @@ class ItemToItemSource:
 
     def candidates(self, users: Users, counts: Sequence[int], width: int) -> Ints:
         """Gives the best of what the history leads to; what is not eligible is left out."""
-        found = np.full((len(users.vectors), width), UNKNOWN, dtype=np.int64)
+        found = filled((len(users.vectors), width), UNKNOWN)
         for row, of_user in enumerate(self._reached(users)):
             count = min(counts[row], int(users.kept[row]), width)
             if count:
@@ -53,7 +53,7 @@ class ItemToItemSource:
     def _histories(self, users: Users) -> list[Ints]:
         """Gives each user's items (H,); where items like another are wanted, that one."""
         history = self.spec.history
-        ids = np.full((len(users.vectors), 1), PAD_ID) if history is None else users.features[history]
+        ids = filled((len(users.vectors), 1), PAD_ID) if history is None else users.features[history]
         histories = list(self.positions.of(ids))
         for row in users.are_like.nonzero()[0]:
             histories[row] = self.positions.of(users.like_item_ids[row : row + 1])

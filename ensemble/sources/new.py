@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contract.arrays import Floats, Ints
+from contract.arrays import Floats, Ints, filled
 from contract.bundle import SourceSpec
 from contract.candidates import nearest_first
 from contract.item_to_item import UNKNOWN
@@ -29,7 +29,7 @@ class NewItems:
 
     def candidates(self, users: Users, counts: Sequence[int], width: int) -> Ints:
         """Gives the nearest; what is not eligible is left out."""
-        found = np.full((len(users.vectors), width), UNKNOWN, dtype=np.int64)
+        found = filled((len(users.vectors), width), UNKNOWN)
         for row, vector in enumerate(users.vectors):
             count = min(counts[row], int(users.kept[row]), width)
             if count:
@@ -40,4 +40,9 @@ class NewItems:
 
     def scores(self, users: Users, positions: Ints) -> Floats:
         """Computes the inner products of those that are new."""
-        return np.where(self.is_listed[positions], self.catalogue.products(users.vectors, positions), 0)
+        scores = np.zeros(positions.shape, dtype=np.float32)
+        rows, columns = self.is_listed[positions].nonzero()
+        if len(rows):  # few, if any
+            vectors = self.catalogue.vectors_of(positions[rows, columns])
+            scores[rows, columns] = (vectors * users.vectors[rows]).sum(axis=1)
+        return scores

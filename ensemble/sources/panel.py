@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from contract.arrays import Bools, Floats, Ints
+from contract.arrays import Bools, Floats, Ints, filled
 from contract.candidates import Merge
 from contract.item_to_item import UNKNOWN
 from ensemble.sources.nearest import NearestItems
@@ -46,6 +46,7 @@ class Panel:
         specs = [source.spec for source in self.sources]
         self._are_for_users = np.array([spec.is_for_users for spec in specs])
         self._are_for_items = np.array([spec.is_for_items for spec in specs])
+        self._have_shares = np.array([spec.share > 0 for spec in specs])
         are_nearest = np.array([spec.kind == "nearest" for spec in specs])
         self.is_merged = len(specs) > 1 or not are_nearest.all()
         """Whether it is not the nearest items alone."""
@@ -65,29 +66,42 @@ class Panel:
         return survives
 
     def ask(self, users: Users, counts: Sequence[int], width: int) -> Found:
-        """Asks every source that has something to say; gives R or more columns, `width`.
+        """Lets the sources that have a share list candidates, and the others where those do not find enough;
+        gives R or more columns, `width`.
 
         Raises:
             Exception: as the first source raised it, where no source is left for anybody.
         """
         asked, depth = self._asked(users), min(max(counts), width)
-        found = Found(np.full((len(counts), len(self.sources), width), UNKNOWN, dtype=np.int64), asked, depth)
+        found = Found(filled((len(counts), len(self.sources), width), UNKNOWN), asked, depth)
+        is_due = asked & (self._have_shares | users.are_like[:, None])
+        first = self._list(found, users, counts, is_due)
+        if self.is_merged:
+            lacks = self._merge(found, users)
+            if (rest := asked & ~is_due & lacks[:, None]).any():
+                first = self._list(found, users, counts, rest) or first
+                self._merge(found, users)
+        if first is not None and not asked.any():
+            raise first
+        return found
+
+    def _list(self, found: Found, users: Users, counts: Sequence[int], is_due: Bools) -> Exception | None:
+        """Lets each source list candidates for whom it `is_due`, (B,sources); gives why the first that failed
+        did."""
         first: Exception | None = None
         for at, source in enumerate(self.sources):
-            is_asked = asked[:, at].tolist()
-            if not any(is_asked):
+            are_due = is_due[:, at]
+            if not are_due.any():
                 continue
-            of_source = [count if is_so else 0 for count, is_so in zip(counts, is_asked, strict=True)]
+            of_source = [count if is_so else 0 for count, is_so in zip(counts, are_due.tolist(), strict=True)]
             try:
-                found.lists[:, at, :depth] = source.candidates(users, of_source, depth)
+                listed = source.candidates(users, of_source, found.depth)
             except Exception as error:  # whatever it is: the others answer
                 first = first or error
                 self._fail(found, at)
-        if first is not None and not asked.any():
-            raise first
-        if self.is_merged:
-            found.positions = self._merged(found.lists[:, :, :depth], users, width)
-        return found
+                continue
+            np.copyto(found.lists[:, at, : found.depth], listed, where=are_due[:, None])
+        return first
 
     def scores(self, found: Found, users: Users) -> tuple[Floats, Floats]:
         """Gives the vectors' score of each item (B,R), -inf where there is none, and what each source says of
@@ -96,7 +110,7 @@ class Panel:
         width = int((positions != UNKNOWN).sum(axis=1).max(initial=0))  # what stands behind is padding
         live = positions[:, :width]
         products = self.catalogue.products(users.vectors, live)
-        vectors = np.full(positions.shape, -np.inf, dtype=np.float32)
+        vectors = filled(positions.shape, -np.inf, np.float32)
         np.copyto(vectors[:, :width], products, where=live != UNKNOWN)
         scores = np.zeros((rows, len(self.sources), positions.shape[1]), dtype=np.float32)
         for at, source in enumerate(self.sources):
@@ -111,29 +125,33 @@ class Panel:
             np.copyto(scores[:, at, :width], of_source, where=are_asked[:, None])
         return vectors, scores
 
-    def _merged(self, lists: Ints, users: Users, width: int) -> Ints:
+    def _merge(self, found: Found, users: Users) -> Bools:
         """Merges what survives, each source's best `kept`, and puts behind it what does not, so that it is
-        told."""
+        told; says for whom that is less than is wanted, (B,)."""
+        lists, width = found.lists[:, :, : found.depth], found.lists.shape[2]
         is_gone = (lists != UNKNOWN) & ~users.eligible[np.arange(len(lists))[:, None, None], lists]
         gone, ends = lists[is_gone], np.cumsum(is_gone.sum(axis=(1, 2))).tolist()
         of_sources = is_gone.any(axis=(0, 2)).nonzero()[0].tolist()
         best = lists.copy()
         for at in of_sources:
             best[:, at] = _moved_up(lists[:, at], ~is_gone[:, at])
-        merged, start = np.full((len(lists), width), UNKNOWN, dtype=np.int64), 0
+        merged, start = filled((len(lists), width), UNKNOWN), 0
+        lacks = np.zeros(len(lists), dtype=np.bool_)
         for row, (is_like, kept) in enumerate(zip(users.are_like.tolist(), users.kept.tolist(), strict=True)):
             merge = self._merge_like if is_like else self._merge_users
-            found = merge.merged(best[row, :, :kept], min(kept, width))
-            merged[row, : len(found)] = found
+            best_of_all = merge.merged(best[row, :, :kept], min(kept, width))
+            merged[row, : len(best_of_all)] = best_of_all
+            lacks[row] = best_of_all[-1] == UNKNOWN
             if start < ends[row]:
                 told = gone[start : ends[row]]
                 if len(of_sources) > 1:
                     told = np.array(list(dict.fromkeys(told.tolist())))
-                behind = len(found) if found[-1] != UNKNOWN else int(found.argmin())
+                behind = int(best_of_all.argmin()) if lacks[row] else len(best_of_all)
                 told = told[: width - behind]
                 merged[row, behind : behind + len(told)] = told
             start = ends[row]
-        return merged
+        found.positions = merged
+        return lacks
 
     def _asked(self, users: Users) -> Bools:
         """Says which source is asked for whom, (B,sources)."""
@@ -149,7 +167,7 @@ class Panel:
 
 def _moved_up(positions: Ints, kept: Bools) -> Ints:
     """Takes lists (B,W), and what is kept of them; gives what is kept, in order, the tail `UNKNOWN`."""
-    found = np.full(positions.shape, UNKNOWN, dtype=np.int64)
+    found = filled(positions.shape, UNKNOWN)
     rows, columns = np.nonzero(kept)
     places = np.cumsum(kept, axis=1)[rows, columns] - 1
     found[rows, places] = positions[rows, columns]

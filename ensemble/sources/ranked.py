@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contract.arrays import Floats, Ints
+from contract.arrays import Floats, Ints, filled
 from contract.bundle import SourceSpec
 from contract.candidates import best_first
 from contract.item_to_item import UNKNOWN
@@ -28,7 +28,7 @@ class RankedItems:
 
     def candidates(self, users: Users, counts: Sequence[int], width: int) -> Ints:
         """Walks down the list; what is not eligible is left out."""
-        found = np.full((len(users.vectors), width), UNKNOWN, dtype=np.int64)
+        found = filled((len(users.vectors), width), UNKNOWN)
         for row in range(len(found)):
             count = min(counts[row], int(users.kept[row]), width)
             for ranked in (self.ranked[: AHEAD * count], self.ranked):

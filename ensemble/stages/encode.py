@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from merlin.schema import Schema
 
-from contract.arrays import Array
+from contract.arrays import Array, filled
 from contract.bundle import RANKER, USER_TOWER, Inputs
 from contract.encoders import OOV_CODE, Encoders
 from contract.names import USER_ID
@@ -104,5 +104,5 @@ class EncodeUser(Stage):
             found, is_known = self.catalogue().likeness(like_item_id[:, 0])
             vectors = np.where(is_like[:, None], found, vectors)
             is_unknown[:, 0] = is_like & ~is_known
-        told = {EMBEDDING_VERSION: np.full_like(like_item_id, version), LACKS_EMBEDDINGS: is_lacking}
+        told = {EMBEDDING_VERSION: filled(like_item_id.shape, version), LACKS_EMBEDDINGS: is_lacking}
         return packed | told | {"user_vector": vectors, IS_UNKNOWN_ITEM: is_unknown}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from contract.arrays import Array, Bools
+from contract.arrays import Array, Bools, Floats, Ids, filled
 from contract.slates import Rule
 from contract.tensors import PAD_ID
 from ensemble.stage import Stage, Tensors, tensor
@@ -62,12 +62,17 @@ def first_k(
     places = np.cumsum(kept, axis=1)[rows, columns] - 1
     is_first = places < k
     rows, columns, places = rows[is_first], columns[is_first], places[is_first]
-    first_ids = np.full((len(ids), k), PAD_ID, dtype=np.int64)
-    first_scores = np.full((len(ids), k), -np.inf, dtype=np.float32)
+    first_ids: Ids = filled((len(ids), k), PAD_ID)
+    first_scores: Floats = filled((len(ids), k), -np.inf, np.float32)
     first_of_sources = np.zeros((*of_sources.shape[:2], k), dtype=np.float32)
     first_ids[rows, places], first_scores[rows, places] = ids[rows, columns], scores[rows, columns]
     first_of_sources[rows, :, places] = of_sources[rows, :, columns]
     return first_ids, first_scores, first_of_sources, first_ids != PAD_ID
+
+
+def _longest(ids: Int[np.ndarray, "B R"]) -> int:
+    (live,) = (ids != PAD_ID).any(axis=0).nonzero()
+    return int(live[-1]) + 1 if len(live) else 0
 
 
 class FilterCandidates(Stage):
@@ -115,15 +120,15 @@ class FilterCandidates(Stage):
         seen_item_ids: Array,
         exclude_item_ids: Array,
     ) -> Tensors:
-        """Applies the rules, cheap ones first."""
-        items = self.items.snapshot
+        """Applies the rules, cheap ones first, to as many columns as the longest list has."""
+        items, ids = self.items.snapshot, retrieved_ids[:, : _longest(retrieved_ids)]
         rules: dict[Rule, Callable[[], Bools]] = {
-            Rule.EXCLUDED: lambda: is_among(retrieved_ids, exclude_item_ids),
-            Rule.UNAVAILABLE: lambda: ~items.is_available[items.rows_of(retrieved_ids)],
-            Rule.SEEN: lambda: is_among(retrieved_ids, seen_item_ids),
+            Rule.EXCLUDED: lambda: is_among(ids, exclude_item_ids),
+            Rule.UNAVAILABLE: lambda: ~items.is_available[items.rows_of(ids)],
+            Rule.SEEN: lambda: is_among(ids, seen_item_ids),
         }
-        removed = removed_by(retrieved_ids, rules, considered)
-        return self._keep(retrieved_ids, retrieved_scores, source_scores, removed, is_open=False)
+        removed = removed_by(ids, rules, considered)
+        return self._keep(ids, retrieved_scores, source_scores, removed, is_open=False)
 
     def fallback(  # type: ignore[override]
         self,
@@ -134,18 +139,21 @@ class FilterCandidates(Stage):
         **_: Any,
     ) -> Tensors:
         """Keeps the first retrieved items, unfiltered."""
-        removed = removed_by(retrieved_ids, {}, considered)
-        return self._keep(retrieved_ids, retrieved_scores, source_scores, removed, is_open=True)
+        ids = retrieved_ids[:, : _longest(retrieved_ids)]
+        removed = removed_by(ids, {}, considered)
+        return self._keep(ids, retrieved_scores, source_scores, removed, is_open=True)
 
     def _keep(self, ids: Array, scores: Array, of_sources: Array, removed: Array, is_open: bool) -> Tensors:
         kept = (removed == 0) & (ids != PAD_ID)
         of_sources = of_sources.reshape(len(ids), self.sources, -1)
         candidates, retrieval_scores, source_scores, mask = first_k(ids, scores, of_sources, kept, self.k)
+        removed_of_all = np.zeros(scores.shape, dtype=np.int8)
+        removed_of_all[:, : ids.shape[1]] = removed
         return {
-            "removed_by": removed,
+            "removed_by": removed_of_all,
             "candidate_ids": candidates,
             "retrieval_scores": retrieval_scores,
             "candidate_source_scores": source_scores,
             "candidate_mask": mask,
-            IS_FILTER_DEGRADED: np.full((len(ids), 1), is_open),
+            IS_FILTER_DEGRADED: filled((len(ids), 1), is_open, np.bool_),
         }

@@ -9,7 +9,7 @@ import numpy as np
 from merlin.schema import Schema
 
 from contract import names
-from contract.affinity import LISTS, user_item_features
+from contract.affinity import LISTS, user_item_counts
 from contract.arrays import Array
 from contract.bundle import Inputs
 from contract.columns import Column
@@ -128,7 +128,7 @@ class LookupItemFeatures(Stage):
         """Gathers one row per candidate."""
         items = self.items.snapshot
         rows = items.rows_of(candidate_ids)
-        packed = {name: column[rows] for name, column in items.inputs.items()}
+        packed = {name: column.take(rows, axis=0) for name, column in items.inputs.items()}
         tensors = {encoded(n): a.astype(np.int64) for n, a in packed.items() if n != CANDIDATE_NUMERIC}
         if self.inputs.numeric:
             numeric = np.empty((*rows.shape, len(self.inputs.numeric)), dtype=np.float32)
@@ -147,8 +147,8 @@ class LookupItemFeatures(Stage):
             at = items.rows_of(ids)
             recents[user_list] = {names.ITEM_ID: ids} | {c: a[at] for c, a in items.comparable.items()}
         candidates = {names.ITEM_ID: candidate_ids} | {c: a[rows] for c, a in items.comparable.items()}
-        counts = user_item_features(self.dataset, recents, candidates)
-        return {name: scaled[counts[name].astype(np.intp)] for name, scaled in self.scaled.items()}
+        counts = user_item_counts(self.dataset, recents, candidates)
+        return {name: scaled.take(counts[name]) for name, scaled in self.scaled.items()}
 
 
 def packed_tensors(inputs: Inputs, prefix: str, *axes: int) -> list[object]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
 from contract import names
-from contract.arrays import Array
+from contract.arrays import Array, filled
 from contract.bundle import OrderSpec, SourceSpec
 from contract.ordering import known_items, likeness, order_scores, unranked_scores
 from contract.slates import Degradation, degradation_mask
@@ -42,9 +42,9 @@ def top_n(
     Live means mask True and score finite. With fewer than `n`, the tail is PAD_ID, score -inf.
     """
     sunk = np.where(mask & np.isfinite(scores), scores, -np.inf).astype(np.float32)
-    best = np.argsort(-sunk, axis=1, kind="stable")[:, :n]
-    top_scores = np.take_along_axis(sunk, best, axis=1)
-    top_ids = np.where(np.isneginf(top_scores), PAD_ID, np.take_along_axis(ids, best, axis=1))
+    best, rows = (-sunk).argsort(axis=1, kind="stable")[:, :n], np.arange(len(sunk))[:, None]
+    top_scores = sunk[rows, best]
+    top_ids = np.where(top_scores == -np.inf, PAD_ID, ids[rows, best])
     if (missing := n - ids.shape[1]) > 0:
         top_ids = np.pad(top_ids, ((0, 0), (0, missing)), constant_values=PAD_ID)
         top_scores = np.pad(top_scores, ((0, 0), (0, missing)), constant_values=-np.inf)
@@ -135,7 +135,8 @@ class OrderCandidates(Stage):
         candidates, K, the rules, and the temperature."""
         super().__init__()
         self.weighed = [(at, one.name) for at, one in enumerate(sources) if one.name in order.weighed]
-        self.columns = [numeric.index(name) for name in order.columns]
+        columns = [numeric.index(name) for name in order.columns]
+        self.columns = slice(None) if columns == [*range(len(numeric))] else np.array(columns, dtype=np.intp)
         self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
         self.reads = (
             *self.reads,
@@ -186,7 +187,7 @@ class OrderCandidates(Stage):
         """Orders each row, and cuts it to its own `n`."""
         of_sources = {name: candidate_source_scores[:, at] for at, name in self.weighed}
         known = known_items(others[names.USER_RECENT_ITEM_IDS]) if self.order.is_corrected else None
-        columns = others[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.columns else None
+        columns = others[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.columns else None
         scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
         if not is_ranked.all():
             unranked = unranked_scores(retrieval_scores, self.order, of_sources)
@@ -198,7 +199,7 @@ class OrderCandidates(Stage):
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
             item_ids, item_scores = top_n(candidate_ids, scores, candidate_mask, MAX_N)
-            chances = np.ones(item_ids.shape, dtype=np.float32)
+            chances = filled(item_ids.shape, 1, np.float32)
         plain_places = np.zeros(scores.shape, dtype=np.int64)
         moved_by = np.zeros(scores.shape, dtype=np.int8)
         breaks_cap = np.zeros(len(n), dtype=np.bool_)
@@ -209,9 +210,9 @@ class OrderCandidates(Stage):
                 slate = self.ruled.slate({name: tensor[row] for name, tensor in table.items()}, scores[row])
                 if slate is None:
                     continue
-                filled = len(slate.item_ids)
-                item_ids[row, :filled], item_ids[row, filled:] = slate.item_ids, PAD_ID
-                item_scores[row, :filled], chances[row, :filled] = slate.item_scores, slate.chances
+                count = len(slate.item_ids)
+                item_ids[row, :count], item_ids[row, count:] = slate.item_ids, PAD_ID
+                item_scores[row, :count], chances[row, :count] = slate.item_scores, slate.chances
                 plain_places[row], moved_by[row] = slate.plain_places, slate.moved_by
                 breaks_cap[row] = slate.breaks_cap
         is_served = (np.arange(MAX_N) < n) & (item_ids != PAD_ID)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from merlin.schema import Schema
 
-from contract.arrays import Array, Bools, Ints
+from contract.arrays import Array, Bools, Ints, filled
 from contract.filters import decode_filters
 from contract.item_to_item import UNKNOWN
 from contract.tensors import PAD_ID
@@ -156,7 +156,7 @@ class RetrieveCandidates(Stage):
 
     def _tensors(self, offer: Offer, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
         retrieved, scores = offer.panel.scores(found, users)
-        lists = np.full(found.lists.shape, PAD_ID, dtype=np.int64)
+        lists = filled(found.lists.shape, PAD_ID)
         lists[..., : found.depth] = offer.catalogue.ids_of(found.lists[..., : found.depth])
         return {
             "considered": kept,
@@ -164,7 +164,7 @@ class RetrieveCandidates(Stage):
             "retrieved_scores": retrieved,
             "source_item_ids": lists.reshape(len(kept), -1),
             "source_scores": scores.reshape(len(kept), -1),
-            IS_PARTIAL_INDEX: np.full(kept.shape, is_partial),
+            IS_PARTIAL_INDEX: filled(kept.shape, is_partial, np.bool_),
             FAILED_SOURCES: found.failed,
         }
 

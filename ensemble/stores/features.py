@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from itertools import repeat
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis
 
 from contract import names
-from contract.arrays import Array, Ids
+from contract.arrays import Array, Ids, filled
 from contract.columns import Column, Columns
 from contract.dataset import Dataset
 from contract.feast import columns_of, event_time_field, feature_field, feature_key, head_of, kept_field
@@ -25,8 +25,10 @@ from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
 LOG = logging.getLogger(__name__)
-SHORT = 16
-"""Bytes up to which a stored value's meaning is kept."""
+SHORT, KEPT = 16, 4096
+"""Bytes up to which a stored value's meaning is kept, as it comes again and again; of how many a column."""
+UNREAD: Any = object()
+"""Stands for a value that did not come before."""
 Clock = Callable[[], datetime]
 
 
@@ -181,11 +183,13 @@ class _EntityReader:
         self.fields: list[bytes] = []
         self.slices: list[tuple[str, int, int]] = []  # a view, its first feature, its event time
         self.heads: dict[str, list[tuple[str, bytes]]] = {}  # of a view's columns
+        self.read: dict[str, list[dict[bytes | None, Any]]] = {}  # of each, the short values that came before
         for view in views:
             start, columns = len(self.fields), columns_of(dataset, view)
             self.fields += [feature_field(view, name) for name in columns]
             self.slices.append((view, start, len(self.fields)))
             self.heads[view] = [(name, head_of(column)) for name, column in columns.items()]
+            self.read[view] = [{} for _ in columns]
             self.fields.append(event_time_field(view))
         self.join_key = join_key
         self.lacking: set[str] = set()
@@ -209,13 +213,18 @@ class _EntityReader:
                 if not is_live:
                     decoded += [None] * (end - start)
                     continue
-                for (name, head), data in zip(self.heads[view], reply[start:end], strict=True):
-                    try:
-                        decoded.append(_value(data, head))
-                    except DecodeError:
-                        value, is_kept = self._kept_value(view, name, head, reply, data)
-                        decoded.append(value)
-                        lacking[row] |= not is_kept
+                columns = zip(self.heads[view], self.read[view], reply[start:end], strict=True)
+                for (name, head), known, data in columns:
+                    value = known.get(data, UNREAD)
+                    if value is UNREAD:
+                        try:
+                            value = _value(data, head)
+                        except DecodeError:
+                            value, is_kept = self._kept_value(view, name, head, reply, data)
+                            lacking[row] |= not is_kept
+                        else:
+                            _keep(known, data, value)
+                    decoded.append(value)
             values.append(decoded)
         return FeatureRows(to_columns(self.columns, values), found, stored, lacking)
 
@@ -251,19 +260,17 @@ class _EntityReader:
 
 def to_columns(columns: Columns, values: Sequence[Sequence[Any]]) -> dict[str, Array]:
     """Takes rows of Python values in the columns' order, None for null, gives one array per column."""
+    by_column: Iterable[Sequence[Any]] = zip(*values, strict=True) if values else repeat(())
     return {
-        name: _to_array(column, [row[position] for row in values])
-        for position, (name, column) in enumerate(columns.items())
+        name: _to_array(column, of) for (name, column), of in zip(columns.items(), by_column, strict=False)
     }
 
 
 def _to_array(column: Column, values: Sequence[Any]) -> Array:
     dtype, null = _storage(column)
     if not column.is_several:
-        array: Array = np.empty(len(values), dtype=dtype)
-        array[:] = [null if v is None else v for v in values]
-        return array
-    array = np.full((len(values), column.max_length), null, dtype=dtype)
+        return np.array([null if v is None else v for v in values], dtype=dtype)
+    array = filled((len(values), column.max_length), null, dtype)
     for row, elements in enumerate(values):
         if elements:
             kept = elements[: column.max_length]
@@ -287,8 +294,6 @@ def _is_live(dataset: Dataset, view: str, stamp_s: float, clock: Clock) -> bool:
 def _value(data: bytes | None, head: bytes) -> Any:
     """Decodes one of Feast's values that must begin with `head`; None for null.
 
-    Short ones are few and come again and again, so they are kept.
-
     Raises:
         DecodeError: there is none, or another.
     """
@@ -298,19 +303,18 @@ def _value(data: bytes | None, head: bytes) -> Any:
         return None
     if not data.startswith(head):
         raise DecodeError("of another type")
-    return _short_value(data) if len(data) <= SHORT else _decoded(data)
-
-
-@lru_cache(maxsize=1 << 16)
-def _short_value(data: bytes) -> Any:
-    return _decoded(data)
-
-
-def _decoded(data: bytes) -> Any:
     value = Value.FromString(data)
     kind = value.WhichOneof("val")
     found = getattr(value, kind)
     return list(found.val) if kind.endswith("_list_val") else found
+
+
+def _keep(known: dict[bytes | None, Any], data: bytes | None, value: Any) -> None:
+    """Keeps what a short value means."""
+    if data is not None and len(data) <= SHORT:
+        if len(known) >= KEPT:
+            known.clear()
+        known[data] = value
 
 
 def _kind(data: bytes) -> str:
@@ -322,7 +326,7 @@ def _kind(data: bytes) -> str:
 
 
 def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:
-    padded = np.full((len(seen), width), PAD_ID, dtype=np.int64)
+    padded = filled((len(seen), width), PAD_ID)
     for row, item_ids in enumerate(seen):
         kept = item_ids[:width]
         padded[row, : len(kept)] = kept

@@ -30,7 +30,7 @@ def head_of(item_ids: Ids, vectors: Floats, count: int) -> ExactVectorIndex:
         [np.array(vectors[at : at + BLOCK, -1]) for at in range(0, len(item_ids), BLOCK)] or [vectors[:0, 0]]
     )
     rows = np.sort(np.argsort(-priors, kind="stable")[:count])
-    return ExactVectorIndex(item_ids[rows], np.ascontiguousarray(vectors[rows], dtype=np.float32))
+    return ExactVectorIndex(item_ids[rows], np.ascontiguousarray(vectors[rows], dtype=np.float32)).turned()
 
 
 class HeadedVectorIndex:

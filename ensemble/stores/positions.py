@@ -7,7 +7,7 @@ from copy import copy
 import numpy as np
 import numpy.typing as npt
 
-from contract.arrays import Ids, Ints
+from contract.arrays import Ids, Ints, filled
 from contract.item_to_item import UNKNOWN
 
 ROOM = 8
@@ -64,7 +64,7 @@ class Positions:
             at = np.minimum((item_ids - self._first).view(np.uint64), len(self._table) - 1)
             return self._table.take(at.view(np.int64)).astype(np.int64)
         if not len(self.item_ids):
-            return np.full(item_ids.shape, UNKNOWN, dtype=np.int64)
+            return filled(item_ids.shape, UNKNOWN)
         at = np.searchsorted(self.item_ids, item_ids)
         is_there = self.item_ids.take(at, mode="clip") == item_ids
         return np.where(is_there, at, UNKNOWN)

@@ -14,7 +14,7 @@ import numpy as np
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from contract.arrays import Floats, Ids
+from contract.arrays import Floats, Ids, filled
 from contract.errors import ErrorCode, StageError
 from contract.filters import Condition, Filters, index_number, passes
 from contract.item_to_item import UNKNOWN
@@ -238,7 +238,7 @@ def _terms(condition: Condition, tags: str, numbers: str) -> list[str]:
 
 def blank(rows: int, width: int) -> tuple[Ids, Floats]:
     """Gives ids and scores (rows,width) of nothing found: `PAD_ID` and -inf."""
-    return np.full((rows, width), PAD_ID, dtype=np.int64), np.full((rows, width), -np.inf, dtype=np.float32)
+    return filled((rows, width), PAD_ID), filled((rows, width), -np.inf, np.float32)
 
 
 def fill(ids: Ids, scores: Floats, row: int, found: Ids, products: Floats, count: int) -> None:

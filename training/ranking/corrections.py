@@ -9,7 +9,7 @@ import numpy as np
 
 from contract.arrays import Bools, Doubles, Floats
 from contract.bundle import Correction
-from contract.ordering import correction
+from contract.ordering import corrected
 from training.ranking.judged import Judged
 from training.ranking.listwise import FOLDS, fit_listwise
 
@@ -39,7 +39,7 @@ class Terms:
         live = judged.live[:, :, None]
         knees = {name: max(float(score[judged.live].std()), 1e-6) for name, score in scores.items()}
         parts = [
-            correction(score, judged.known, Correction(knee=knees[name], **{shape: 1.0}))
+            corrected([score], judged.known, [Correction(knee=knees[name], **{shape: 1.0})])
             for name, score in scores.items()
             for shape in SHAPES
         ]

@@ -379,6 +379,50 @@ def test_a_user_gets_alone_what_it_gets_among_others(world: World) -> None:
         np.testing.assert_allclose(together["source_scores"], alone["source_scores"], atol=1e-6)
 
 
+def with_share(world: World, name: str, **changed: Any) -> Recommender:
+    """Makes a chain whose candidates come from one source, the others having no share."""
+    add_sources(world, [one.model_copy(update={"share": float(one.name == name)}) for one in SOURCES])
+    return make_recommender(world, **changed)
+
+
+def test_a_source_without_a_share_scores_and_lists_nothing_where_the_others_find_enough(world: World) -> None:
+    answer = explained(with_share(world, "nearest"), user_id=world.user_ids[3], n=10)
+    given = lists_of(answer)
+    assert set(answer["candidate_ids"].tolist()) <= set(given.pop("nearest"))
+    assert not any(given.values())
+    scores = dict(zip(NAMES, answer["candidate_source_scores"], strict=True))
+    assert scores["chain"].any()
+    assert scores["popular"].any()
+
+
+def test_where_those_with_a_share_run_out_the_others_fill_up_as_if_all_had_been_asked(world: World) -> None:
+    recommender = with_share(world, "chain", k=60, max_overfetch=60, max_seen=60)
+    panel = recommender.offers.current.panel
+    short, like = make_request(world.user_ids[3], n=10), make_request(like=world.item_ids[7], n=10)
+    enough = make_request(world.user_ids[3], n=1, quality=0.05)
+    requests = [short, like, enough]
+    lazy = recommender.answer(requests)
+    panel._have_shares[:] = True
+    eager = recommender.answer(requests)
+    for one, other in zip(lazy, eager, strict=True):
+        assert not isinstance(one, Exception)
+        assert not isinstance(other, Exception)
+        np.testing.assert_array_equal(one["candidate_ids"], other["candidate_ids"])
+        np.testing.assert_array_equal(one["item_ids"], other["item_ids"])
+    lists = [lists_of({name: array[0] for name, array in one.items()}) for one in lazy]  # type: ignore[union-attr]
+    assert lists[0]["nearest"], "what the chain leads to is less than is wanted"
+    assert lists[1]["nearest"], "items like another come from all that know some"
+    assert not lists[2]["nearest"], "the chain has one"
+
+
+def test_who_has_no_share_is_told_where_it_fails_to_score(world: World) -> None:
+    recommender = with_share(world, "nearest")
+    panel_of(recommender)["chain"].scores = fail
+    answer = explained(recommender, user_id=world.user_ids[3], n=3)
+    assert Degradation.SOURCES in degradations(int(answer["degraded"][0]))
+    assert answer["item_ids"][0] != PAD_ID
+
+
 def test_without_the_vectors_the_other_sources_answer(world: World) -> None:
     add_sources(world, SOURCES[1:4])
     answer = explained(make_recommender(world), user_id=world.user_ids[3], n=3)

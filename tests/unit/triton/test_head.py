@@ -11,7 +11,7 @@ from contract.arrays import Floats, Ids
 from contract.filters import Filters, check_filters
 from contract.tensors import PAD_ID
 from ensemble.stores.catalogue import Catalogue, LiveItems
-from ensemble.stores.exact import ExactVectorIndex
+from ensemble.stores.exact import FEW, ExactVectorIndex
 from ensemble.stores.head import HeadedVectorIndex, head_of
 from ensemble.stores.vectors import MemoryVectorIndex
 
@@ -65,6 +65,19 @@ def test_what_the_graph_misses_of_the_head_is_found_nonetheless(catalogue: tuple
     expected, best = ExactVectorIndex(ids, vectors).search(users, counts, [{}] * 6, WIDTH)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(scores, best, rtol=1e-6)
+
+
+@pytest.mark.parametrize("users", [1, 2, FEW - 1, FEW, 3 * FEW])
+def test_turned_vectors_find_what_others_do_however_many_ask(users: int) -> None:
+    rng = np.random.default_rng(2)
+    ids, vectors = np.arange(9_000), rng.normal(size=(9_000, D)).astype(np.float32)  # more than a block
+    asking = rng.normal(size=(users, D)).astype(np.float32)
+    counts = rng.integers(1, WIDTH, users).tolist()
+    plain = ExactVectorIndex(ids, vectors, block=700)
+    found, scores = plain.turned().search(asking, counts, [{}] * users, WIDTH)
+    expected, best = plain.search(asking, counts, [{}] * users, WIDTH)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(scores, best, rtol=1e-5)
 
 
 def test_users_with_filters_get_what_the_graph_found(catalogue: tuple[Ids, Floats]) -> None:
