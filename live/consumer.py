@@ -84,8 +84,11 @@ class Consumer:
         self._archive_due()  # first: where Redis is full it makes room
         entries = self._read()
         for handler in self._all:
-            if mine := [entry for entry in entries if self._handlers[entry.stream] is handler]:
-                self._apply(handler, mine)
+            mine = [entry for entry in entries if self._handlers[entry.stream] is handler]
+            for start in range(0, len(mine), self._settings.most_entries):
+                few = mine[start : start + self._settings.most_entries]
+                if held := [entry for entry in few if entry.stream in self.leases.held]:
+                    self._apply(handler, held)
         left_s = self._settings.linger_ms / 1000 - (time.monotonic() - began_s)
         if entries and left_s > 0:
             time.sleep(left_s)

@@ -18,9 +18,9 @@ class LiveSettings(BaseSettings):
     )
 
     most_entries: PositiveInt = Field(
-        1000,
-        description="Entries of a stream that have their effect in one transaction, at most. Higher: sooner "
-        "done with a backlog; each transaction keeps Redis from answering longer.",
+        100,
+        description="Entries that have their effect in one transaction, at most. Higher: sooner done with a "
+        "backlog; each transaction keeps Redis from answering longer, as the square of the keys it watches.",
     )
     linger_ms: NonNegativeInt = Field(
         50,

@@ -205,7 +205,10 @@ def test_a_consumer_that_was_away_catches_up_by_and_by(redis: Any, tmp_path: Pat
     settings = CALM.model_copy(update={"most_entries": 100, "archive_entries": 250, "archive_s": 0.01})
     accept(redis, DATASET, [click(user, item, item) for item in range(100) for user in range(40)])
     consumer, _ = make_consumer(redis, DATASET, tmp_path, settings)
-    assert consumer.step() <= PARTITIONS * 100, "no transaction is large"
+    redis.config_resetstat()
+    assert (taken := consumer.step()) <= PARTITIONS * 100
+    stats = redis.info("commandstats")
+    assert stats["cmdstat_exec"]["calls"] >= taken / 100, "no transaction is large, of however many streams"
     drain(consumer, rounds=PARTITIONS * 4)
     assert all(seen_of(redis, user) == [*range(99, -1, -1)] for user in range(40))
     assert sum(redis.xlen(stream) for stream in STREAMS) == 0, "nothing is left in Redis"
