@@ -14,6 +14,7 @@ from contract.errors import WrongField
 from contract.items import Row, check_row
 from contract.keys import catalogue_reply_key, catalogue_stream_key
 from contract.live_catalogue import FIELD, FORGET, PUT, SHOW, TAKE_OUT, encode_change
+from contract.names import COMPARED
 from service.catalogue.schemas import Accepted, ItemsRequest, UserResponse
 from service.events.log import EventLog
 from service.events.refused import EntriesRefused
@@ -91,6 +92,9 @@ class CatalogueIntake:
         held["seen"] = [own_id for _, own_id in ids.named(held["seen"])]
         for one in (*held["slates"], *held["shown"]["waiting"], *held["shown"]["archived"]):
             one["item_ids"] = [own_id for _, own_id in ids.named(one["item_ids"])]
+        for name in COMPARED:
+            if numbers := held["features"].get(name):
+                held["features"][name] = [own_id for _, own_id in ids.named(numbers)]
         return UserResponse(request_id=request_id, user_id=own, **held)
 
     async def _read(self, items: list[dict[str, Any]]) -> tuple[dict[str, Row], list[EventProblem]]:

@@ -37,6 +37,7 @@ from tests.builders.gateway import (
     client_of,
     make_settings,
     make_store,
+    text_of,
     variant_of,
     write_bundle,
 )
@@ -252,6 +253,25 @@ async def test_what_the_consumer_tells_of_a_user_is_answered(
     told = answer.json()
     assert answer.status_code == 200
     assert told == {"request_id": told["request_id"], "user_id": 7} | held
+
+
+async def test_what_is_held_names_items_as_the_caller_does(
+    server: RedisProcess, client: Any, tmp_path: Path
+) -> None:
+    nothing: dict[str, Any] = {"waiting": [], "archived": []}
+    features = {"user_recent_item_ids": [4, 3], "user_recent_positive_item_ids": None, "user_age": 5}
+    held = {"features": features, "seen": [3], "slates": [], "events": nothing, "shown": nothing}
+
+    async def consume() -> None:
+        while not (found := changes(client)):
+            await asyncio.sleep(0.01)
+        client.set(catalogue_reply_key("synthetic", found[0].change_id), json.dumps(held))
+
+    async with gateway(server.url, tmp_path, text=True) as http, asyncio.TaskGroup() as group:
+        group.create_task(consume())
+        told = (await http.get("/v1/users/anna@example.org")).json()
+    assert told["features"] == features | {"user_recent_item_ids": [text_of(4), text_of(3)]}
+    assert told["seen"] == [text_of(3)]
 
 
 async def test_without_a_consumer_or_redis_the_answer_is_503(
