@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.compare_commits import git
-from bench.load.load import LoadError, own_ids
+from bench.compare_commits import check_out, git
+from bench.load.load import LoadError, user_ids
 from bench.servers import BenchError
+from contract.bundle import BundleError, read_manifest
 from deploy.local.settings import ROOT, LocalSettings, load_settings, python_of
 
 SIZES, RUNS, WARM, USERS = (1, 2, 4, 8, 16), 200, 10, 2000
@@ -66,13 +67,13 @@ def compare(old: str, runs: int) -> None:
 
     Raises:
         BenchError: a commit is unknown, or a chain does not answer.
+        BundleError: there is no bundle.
         LoadError: nobody is known.
     """
     settings = load_settings()
-    users = [int(user) for user in own_ids(settings, USERS, 0)]
+    users = user_ids(settings.redis, read_manifest(settings.bundle, verify=False).dataset, USERS, 0)
     folder = settings.var / "bench" / "commits" / git("rev-parse", "--short", old)
-    if not folder.exists():
-        git("worktree", "add", "--force", "--detach", str(folder), old)
+    check_out(old, folder)
     draw = random.Random(0)
     with chain_of(folder, settings) as before, chain_of(ROOT, settings) as now:
         print("| users at once | OLD, us of CPU a user | now | ratio | slates that differ |")
@@ -106,7 +107,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         compare(given.old, given.runs)
-    except (BenchError, LoadError) as error:
+    except (BenchError, BundleError, LoadError) as error:
         print(f"bench    {error}", file=sys.stderr)
         return 1
     return 0

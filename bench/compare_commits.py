@@ -105,9 +105,7 @@ class Side:
         Raises:
             BenchError: it does not build.
         """
-        if not self.folder.exists():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            git("worktree", "add", "--force", "--detach", str(self.folder), self.commit)
+        check_out(self.commit, self.folder)
         self.make("setup")
         if bundle is not None:
             self.make("data")
@@ -264,6 +262,17 @@ def git(*arguments: str) -> str:
     if done.returncode:
         raise BenchError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """Makes a worktree of a commit, where there is none yet.
+
+    Raises:
+        BenchError: there is no such commit.
+    """
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        git("worktree", "add", "--force", "--detach", str(folder), commit)
 
 
 def compared(parser: argparse.ArgumentParser, compare: Callable[[argparse.Namespace], Path]) -> int:

@@ -79,8 +79,8 @@ class Vocabulary:
         """Gives every element's code, same shape; `null_code` where null, `OOV_CODE` where unknown."""
         if self.is_text:
             known = self._code_of
-            codes = [null_code if _is_null(v) else known.get(v, OOV_CODE) for v in raw.ravel().tolist()]
-            return np.array(codes, dtype=np.int64).reshape(raw.shape)
+            of_texts = (null_code if _is_null(v) else known.get(v, OOV_CODE) for v in raw.ravel())
+            return np.fromiter(of_texts, dtype=np.int64, count=raw.size).reshape(raw.shape)
         if raw.size <= FEW and len(self.values) <= SMALL:
             small = self._code_of
             codes = [null_code if v == NULL_INT else small.get(v, OOV_CODE) for v in raw.ravel().tolist()]

@@ -89,12 +89,11 @@ class CatalogueIntake:
         number, own = ids.user_of_path(user_id)
         change_id = await self._ask(SHOW, str(number))
         held = await self._reply(change_id)
-        held["seen"] = [own_id for _, own_id in ids.named(held["seen"])]
-        for one in (*held["slates"], *held["shown"]["waiting"], *held["shown"]["archived"]):
-            one["item_ids"] = [own_id for _, own_id in ids.named(one["item_ids"])]
-        for name in COMPARED:
-            if numbers := held["features"].get(name):
-                held["features"][name] = [own_id for _, own_id in ids.named(numbers)]
+        lists = [(held, "seen"), *((held["features"], name) for name in COMPARED)]
+        shown = (*held["slates"], *held["shown"]["waiting"], *held["shown"]["archived"])
+        for told, name in (*lists, *((one, "item_ids") for one in shown)):
+            if numbers := told.get(name):
+                told[name] = [own_id for _, own_id in ids.named(numbers)]
         return UserResponse(request_id=request_id, user_id=own, **held)
 
     async def _read(self, items: list[dict[str, Any]]) -> tuple[dict[str, Row], list[EventProblem]]:
