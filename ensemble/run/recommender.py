@@ -130,7 +130,7 @@ class Recommender:
         self.chain = chain_of(graph)
         self.stages = tuple(node.op.name for node in self.chain)
         self.bundle_id, self.user_features = bundle_id(bundle.manifest.bundle), bundle.dataset.user_features
-        self.sources = [one.name for one in (*bundle.manifest.sources, *(s.spec for s in stores.sources))]
+        self.sources = [source.spec.name for source in self.offers.current.panel.sources]
         self.counters, self.is_warm = Counters(), False
         for table in self.tables:
             table.count = self.counters.add
