@@ -62,6 +62,8 @@ def degradation_mask(flags: Iterable[Degradation]) -> int:
 
 SLATES_FOLDER = "slates"
 """Within the folder of a batch run: its slates, as `part-*.parquet`."""
+MADE_AT = "made_at_ms"
+"""A column of those: when each was made, Unix time in milliseconds."""
 
 
 def slate_files(runs: Path) -> list[Path]:

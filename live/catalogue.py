@@ -79,7 +79,7 @@ class CatalogueHandler:
         self._folder = catalogue_folder(var, dataset.name)
         self._writers: dict[str, LiveItemWriter | None] = {}
         self._clients: NodeClients | None = None
-        self._teller = Beside("teller", _say)
+        self._beside = Beside("catalogue", _say)
 
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
@@ -92,7 +92,7 @@ class CatalogueHandler:
                 self._forget(change, transaction)
             elif change.kind == SHOW:
                 show = partial(self._show, change, transaction.redis)
-                transaction.then(partial(self._teller.do, show, "a user is not told of"))
+                transaction.then(partial(self._beside.do, show, "a user is not told of"))
 
     def restore(self, redis: Redis) -> int:
         """Puts again what the files know, where Redis lost it; gives the number of items."""
@@ -185,8 +185,11 @@ class CatalogueHandler:
 
     def _forget(self, change: Change, transaction: Transaction) -> None:
         person = Person(self._dataset, self._var, int(change.content))
-        for command in person.forget(transaction, change.at_ms):
+        for command in person.forget(transaction):
             transaction.write(*command)
+        rest = partial(person.forget_elsewhere, transaction.redis, change.at_ms)
+        fault = "of a user who was forgotten, what streams and files hold stays until the data are prepared"
+        transaction.then(partial(self._beside.do, rest, fault))
 
     def _show(self, change: Change, redis: Redis) -> None:
         """Tells of a user, unless who asked has gone: beside the streams, as an archive may be long."""

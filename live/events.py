@@ -13,7 +13,8 @@ from contract.dataset import Dataset
 from contract.event_archive import event_table, events_folder, once
 from contract.events import FIELD, PARTITIONS, Event, partition_of, position_of
 from contract.ids import number_of
-from contract.keys import batch_runs_key, changed_users_key, event_stream_key
+from contract.keys import batch_runs_key, changed_users_key, event_stream_key, forgotten_users_key
+from contract.live_catalogue import digest_of_user
 from live.activity import ActivityRows
 from live.archive import Archive
 from live.seen import add_seen
@@ -34,7 +35,7 @@ class EventHandler:
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
         dataset = self._dataset
-        found = _events(entries)
+        found = self._still_there(_events(entries), transaction)
         events = [event for event, _ in found]
         users = [number_of(event.user_id, dataset.user_id_dtype) for event in events]
         items = [number_of(event.item_id, dataset.item_id_dtype) for event in events]
@@ -46,6 +47,19 @@ class EventHandler:
         ]
         self._activity.add(users, activity, transaction)
         self._note_changed(users, transaction)
+
+    def _still_there(
+        self, found: Sequence[tuple[Event, Entry]], transaction: Transaction
+    ) -> list[tuple[Event, Entry]]:
+        """Leaves out what was accepted before its user was forgotten: since it was read, another consumer may
+        have deleted all of that user."""
+        dtype = self._dataset.user_id_dtype
+        digests = [digest_of_user(number_of(event.user_id, dtype)) for event, _ in found]
+        if not digests:
+            return []
+        (told,) = transaction.read([("HMGET", forgotten_users_key(self._dataset.name), *digests)])
+        until_ms = [int(one or 0) for one in told]
+        return [one for one, until in zip(found, until_ms, strict=True) if one[1].added_ms > until]
 
     def _note_changed(self, users: Sequence[int], transaction: Transaction) -> None:
         """Notes users for the batch job; not where no run ever began, as the first one computes everyone."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from redis import Redis
 
 from contract import names
 from contract.archive import forget_users
@@ -65,9 +67,8 @@ class Person:
             },
         }
 
-    def forget(self, transaction: Transaction, until_ms: int) -> Iterator[Command]:
-        """Gives the commands that delete all of it from Redis, as of an instant, Unix time in milliseconds;
-        deletes the slates that lie in files. The archive follows with the next preparation."""
+    def forget(self, transaction: Transaction) -> Iterator[Command]:
+        """Gives the commands that delete what the user's own keys hold."""
         keys: list[Key] = [feature_key(names.USER_ID, self.user_id, self._name)]
         keys.append(seen_key(self._name, self.user_id))
         keys += [slate_key(run, self.user_id) for run in self._runs(transaction)]
@@ -76,11 +77,16 @@ class Person:
         (has_runs,) = transaction.ask([("EXISTS", batch_runs_key(self._name))])
         if has_runs:  # one that is at work takes the user out before it is read
             yield ("SADD", removed_users_key(self._name), self.user_id)
-        entries = [*(entry for entry, _ in self._events(transaction))]
-        entries += [entry for entry, _ in self._notes(transaction)]
-        for entry in entries:
-            if entry.added_ms <= until_ms:
-                yield ("XDEL", entry.stream, entry.entry_id)
+
+    def forget_elsewhere(self, redis: Redis, until_ms: int) -> None:
+        """Deletes what others' streams and files hold too, as of an instant, Unix time in milliseconds: it is
+        looked for among all of theirs, which takes longer than events may wait. What a crash leaves of it,
+        and the archive, follow with the next preparation."""
+        with Transaction(redis) as reading:
+            entries = [*(entry for entry, _ in self._events(reading))]
+            entries += [entry for entry, _ in self._notes(reading)]
+            gone = [("XDEL", one.stream, one.entry_id) for one in entries if one.added_ms <= until_ms]
+            reading.ask(gone)
         forget_users(slate_files(self._var / "batch" / self._name), np.array([self.user_id]))
 
     @property
@@ -119,8 +125,7 @@ class Person:
 
     def _archived_events(self) -> list[dict[str, Any]]:
         table = read_archive(events_folder(self._var, self._name), self.user_id)
-        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
-        return [{name: value for name, value in row.items() if name != EVENT_ID} for row in rows]
+        return [] if table is None else table.to_pylist()
 
     def _is_mine(self, own: Any) -> bool:
         try:
@@ -140,13 +145,14 @@ def _entries(transaction: Transaction, stream: str) -> Iterator[Entry]:
 
 
 def _of_event(event: Event) -> dict[str, Any]:
-    told: dict[str, Any] = {names.ITEM_ID: event.item_id, "at_s": event.at_us / 1e6, **event.labels}
+    told: dict[str, Any] = {EVENT_ID: event.event_id, names.ITEM_ID: event.item_id}
+    told |= {"at_s": event.at_us / 1e6, **event.labels}
     return told | dict(event.context) | ({"request_id": event.request_id} if event.request_id else {})
 
 
 def _of_note(note: Shown) -> dict[str, Any]:
-    told = {"request_id": note.request_id, "at_s": note.at_ms / 1000, "bundle": note.bundle}
-    return told | {"item_ids": list(note.item_ids)}
+    told = {name: value for name, value in asdict(note).items() if name not in (names.USER_ID, "at_ms")}
+    return told | {"at_s": note.at_ms / 1000}
 
 
 def _plain(value: Array) -> Any:

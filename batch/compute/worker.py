@@ -25,7 +25,7 @@ from contract.bundle import BundleError, Manifest
 from contract.errors import StageError
 from contract.keys import slate_key
 from contract.names import USER_ID
-from contract.slates import StoredSlate
+from contract.slates import MADE_AT, StoredSlate
 from contract.tensors import PAD_ID
 from contract.texts import ITEMS, USERS, Texts
 from contract.whole_file import whole_file
@@ -70,7 +70,7 @@ class SlateFiles:
                 "item_ids": pa.ListArray.from_arrays(ends, _owned(slates.item_ids[kept], self.item_of)),
                 "item_scores": pa.ListArray.from_arrays(ends, pa.array(slates.item_scores[kept])),
                 "degraded": pa.array(slates.degraded, pa.int64()),
-                "made_at_ms": pa.array([made_at_ms] * len(slates.user_ids), pa.int64()),
+                MADE_AT: pa.array([made_at_ms] * len(slates.user_ids), pa.int64()),
             }
         )
 

@@ -19,6 +19,7 @@ from contract.ids import OwnId
 from contract.items import Row
 from contract.live_catalogue import LiveState, catalogue_folder, change_files, digest_of_user, read_changes
 from contract.shown import shown_folder
+from contract.slates import MADE_AT, slate_files
 from training.data.prepared import prepared_schema, tables_of, to_frame
 from training.data.validate import Checked
 
@@ -46,9 +47,10 @@ def with_live_changes(checked: Checked, var_dir: Path, say: Say) -> Checked:
         say(f"items put live: {put:,}, taken out: {len(state.items) - put:,}")
     if state.forgotten:
         gone = _forgotten(frames, state)
-        frames["users"] = frames["users"][~frames["users"][names.USER_ID].isin(gone)].reset_index(drop=True)
         frames["interactions"] = _interactions(frames["interactions"], gone, dataset)
-        users = {number: text for number, text in users.items() if number not in gone}
+        back = set(gone) & set(frames["interactions"][names.USER_ID].tolist())
+        frames["users"] = _users(frames["users"], gone, back)
+        users = {number: text for number, text in users.items() if number not in gone or number in back}
         say(f"users forgotten: {len(state.forgotten):,}")
     return replace(checked, frames=frames, users=users)
 
@@ -79,6 +81,15 @@ def _forgotten(frames: dict[str, pd.DataFrame], state: LiveState) -> dict[int, i
     return {user: state.forgotten[digest] for user, digest in found if digest in state.forgotten}
 
 
+def _users(frame: pd.DataFrame, gone: dict[int, int], back: set[int]) -> pd.DataFrame:
+    """Leaves out who was forgotten; of who came back since then, the number alone is known."""
+    kept = frame[~frame[names.USER_ID].isin(gone)]
+    if not back:
+        return kept.reset_index(drop=True)
+    anew = kept.iloc[:0].reindex(range(len(back))).assign(**{names.USER_ID: sorted(back)})
+    return pd.concat([kept, anew.astype(kept.dtypes.to_dict())], ignore_index=True)
+
+
 def _interactions(frame: pd.DataFrame, gone: dict[int, int], dataset: Dataset) -> pd.DataFrame:
     """Leaves out what users did before they were forgotten."""
     until = pd.to_datetime(frame[names.USER_ID].map(gone), unit="ms", utc=True)
@@ -88,8 +99,8 @@ def _interactions(frame: pd.DataFrame, gone: dict[int, int], dataset: Dataset) -
 
 
 def forget_archived(var_dir: Path, name: str) -> int:
-    """Writes each file of a data set's archive anew that holds rows of users who were forgotten, without
-    them; gives the number of rows that went.
+    """Writes each file of a data set's archive, and of its stored slates, anew that holds rows of users who
+    were forgotten, without them; gives the number of rows that went.
 
     Raises:
         DatasetError: one cannot be written.
@@ -98,11 +109,14 @@ def forget_archived(var_dir: Path, name: str) -> int:
     if not forgotten:
         return 0
 
-    def is_gone(own: OwnId, at: datetime) -> bool:
+    def is_gone(own: OwnId, at: datetime | int) -> bool:
         until_ms = forgotten.get(digest_of_user(number_of_any(own)))
-        return until_ms is not None and at.timestamp() * 1000 <= until_ms
+        at_ms = at if isinstance(at, int) else at.timestamp() * 1000
+        return until_ms is not None and at_ms <= until_ms
 
-    archives = ((events_folder(var_dir, name), ACCEPTED_AT), (shown_folder(var_dir, name), SHOWN_AT))
-    return sum(
-        forget_rows(archive_files(folder), [names.USER_ID, clock], is_gone) for folder, clock in archives
+    files = (
+        (archive_files(events_folder(var_dir, name)), ACCEPTED_AT),
+        (archive_files(shown_folder(var_dir, name)), SHOWN_AT),
+        (slate_files(var_dir / "batch" / name), MADE_AT),
     )
+    return sum(forget_rows(some, [names.USER_ID, clock], is_gone) for some, clock in files)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import WatchError
 
 from contract.environment import RedisUrl
 from contract.event_archive import archive_files, events_folder, read_archive
@@ -20,10 +21,14 @@ from contract.keys import (
     consumers_key,
     decode_seen,
     event_stream_key,
+    forgotten_users_key,
     seen_key,
     stream_lease_key,
 )
+from contract.live_catalogue import digest_of_user
 from ensemble.stores.client import connect
+from live.events import EventHandler
+from live.streams import entries_of
 from live.transaction import Transaction
 from tests.builders.guarded_redis import as_user
 from tests.builders.live import CALM, HASTY, accept, click, drain, make_consumer, synthetic_dataset
@@ -54,6 +59,24 @@ def test_what_counts_as_seen_is_as_the_data_set_says(
     accept(redis, dataset, [click(7, 1), click(7, 2, 1, labels={"is_purchase": 1})])
     drain(consumer)
     assert seen_of(redis, 7) == expected
+
+
+def test_what_was_read_before_its_user_was_forgotten_has_no_effect(redis: Any, tmp_path: Path) -> None:
+    handler = EventHandler(DATASET, tmp_path)
+    stream = event_stream_key(NAME, partition_of(7))
+    accept(redis, DATASET, [click(7, 1)])
+    read = entries_of(stream, redis.xrange(stream))
+    with Transaction(redis) as late:
+        handler.apply(read, late)
+        redis.hset(forgotten_users_key(NAME), digest_of_user(7), read[0].added_ms)
+        with pytest.raises(WatchError):
+            late.commit()
+    time.sleep(0.002)
+    accept(redis, DATASET, [click(7, 2, 1)])
+    with Transaction(redis) as anew:
+        handler.apply(entries_of(stream, redis.xrange(stream)), anew)
+        anew.commit()
+    assert seen_of(redis, 7) == [2], "who comes back begins anew"
 
 
 def test_users_are_noted_for_the_batch_job_once_there_was_a_run(redis: Any, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from contract.live_catalogue import (
     digest_of_user,
     write_changes,
 )
+from contract.slates import MADE_AT
 from training.data.live import forget_archived
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
@@ -104,3 +105,37 @@ def test_a_user_who_was_forgotten_is_in_no_table_nor_archive(tmp_path: Path) -> 
     assert pq.read_table(path, partitioning=None)[names.USER_ID].to_pylist() == [other, user]
     assert forget_archived(tmp_path, "synthetic") == 0
     assert pa.types.is_integer(pq.read_table(path, partitioning=None)[names.USER_ID].type)
+
+
+def test_a_user_who_came_back_is_known_by_what_came_since_alone(tmp_path: Path) -> None:
+    before = prepared(tmp_path)
+    user = before.users[names.USER_ID].iloc[3]
+    at_ms = int((before.interactions[before.dataset.timestamp].max() + timedelta(days=1)).timestamp() * 1000)
+    event = Event(
+        "x", int(user), int(before.items[names.ITEM_ID].iloc[0]), (at_ms + 5000) * 1000, {"is_click": 1}
+    )
+    path = events_folder(tmp_path, "synthetic") / "2026-01-01T00" / "0-1-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(event_table(before.dataset, [event], [(at_ms + 6000, 0)]), path)
+    change(tmp_path, FORGET, digest_of_user(int(user)), at_ms)
+    after = prepared(tmp_path)
+    mine = after.users[after.users[names.USER_ID] == user]
+    assert len(mine) == 1
+    assert mine.drop(columns=names.USER_ID).isna().all(axis=None), "no profile is left"
+    assert len(after.interactions[after.interactions[names.USER_ID] == user]) == 1
+    assert (after.users.dtypes == before.users.dtypes).all()
+
+
+def test_slates_of_a_user_who_was_forgotten_go_from_the_files_of_batch_runs(tmp_path: Path) -> None:
+    before = prepared(tmp_path)
+    user, other = before.users[names.USER_ID].iloc[[3, 4]].tolist()
+    path = tmp_path / "batch" / "synthetic" / "run" / "slates" / "part-0.parquet"
+    path.parent.mkdir(parents=True)
+    made = pa.table({names.USER_ID: [user, other, user], MADE_AT: [1, 1, 3]})
+    pq.write_table(made, path)
+    change(tmp_path, FORGET, digest_of_user(user), 2)
+    assert forget_archived(tmp_path, "synthetic") == 1
+    assert pq.read_table(path, partitioning=None).to_pydict() == {
+        names.USER_ID: [other, user],
+        MADE_AT: [1, 3],
+    }
