@@ -1,5 +1,7 @@
-"""Runs a bundle's user tower and ranker by ONNX Runtime on a GPU and on the CPU, with the same inputs. Runs
-in the role triton, whose ONNX Runtime must be the GPU's: requirements/triton-gpu.txt."""
+"""Runs a bundle's user tower and ranker by ONNX Runtime on a GPU and on the CPU, with the same inputs.
+
+Runs in the role triton, whose ONNX Runtime must be the GPU's: requirements/triton-gpu.txt.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 
 from contract.arrays import Array, Floats
 from contract.bundle import BundleError, Inputs
@@ -59,7 +62,11 @@ def run(folder: Path, provider: Provider) -> tuple[dict[str, Floats], dict[str, 
 
 
 def main() -> int:
-    """Compares; 1 with one line where ONNX Runtime has no GPU here."""
+    """Compares; 1 with one line where ONNX Runtime finds no GPU. Where it is without CUDA, nothing is run."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        why = "left out: this ONNX Runtime is without CUDA; requirements/triton-gpu.txt has the other"
+        sys.stdout.write(f"{json.dumps({'left_out': why})}\n")
+        return 0
     folder = Path(sys.argv[1])
     try:
         (on_cpu, cpu_ms), (on_gpu, gpu_ms) = (run(folder, given) for given in (Provider.CPU, Provider.CUDA))

@@ -56,3 +56,41 @@ def test_what_differs_from_the_cpu_is_a_fault(
     assert run.main() == status
     hidden = [given for command, given in asked if "bench.trainers.torchrec" in command]
     assert hidden == ["", None], "one trainer must not see the GPU"
+
+
+def test_the_clock_runs_while_the_role_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A make that takes longer than there is time is ended, and what it started as well."""
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho $$ > "$0.pid"\nsleep 60\n')
+    make.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(run, "LIMIT_S", 1.0)
+    assert run.main() == 1
+    assert "not ended within 1 s" in capsys.readouterr().out
+    assert not Path("/proc", (tmp_path / "make.pid").read_text().strip()).exists()
+
+
+def test_a_role_that_cannot_be_built_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = tmp_path / "make"
+    make.write_text("#!/bin/sh\nexit 2\n")
+    make.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
+    assert run.main() == 1
+    assert "failed: " in capsys.readouterr().out
+
+
+def test_an_onnx_runtime_without_cuda_leaves_out_the_bundles_models(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    check = run.GpuCheck()
+    told = check.part("triton", "bench.gpu.ranker", str(tmp_path / "no bundle is read"))
+    said = capsys.readouterr().out.strip()
+    assert check.is_equal
+    assert "\n" not in said
+    assert said.endswith(str(told["left_out"]))
