@@ -40,6 +40,15 @@ def test_the_glossary_holds_at_most_thirty_words() -> None:
     assert 20 < len(rows) <= 30
 
 
+def test_the_walk_of_one_request_is_told_in_at_most_twenty_five_files() -> None:
+    _, _, told = (ROOT / "docs" / "architecture.md").read_text().partition("| | stop | does |")
+    walk, _, _ = told.partition("\n\n")
+    stops = [line for line in walk.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert 20 < len(stops) <= 25
+    files = {link for stop in stops for link in LINK.findall(stop) if link.endswith(".py")}
+    assert 20 < len(files) <= 25
+
+
 def _is_module(name: str) -> bool:
     path = ROOT / name.rstrip(".").replace(".", "/")
     return path.with_suffix(".py").exists() or (path / "__main__.py").exists()
