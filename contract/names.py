@@ -16,6 +16,8 @@ ITEM_ACTIVITY = "item_activity"
 USER_VIEWS = (USER_PROFILE, USER_ACTIVITY)
 ITEM_VIEWS = (ITEM_CATALOG, ITEM_ACTIVITY)
 VIEWS = USER_VIEWS + ITEM_VIEWS
+FACTS = (USER_PROFILE, ITEM_CATALOG)
+"""Views whose rows have no time of their own; events make those of the others, whatever ids they name."""
 
 USER_SERVICE = "user_features"
 ITEM_SERVICE = "item_features"

@@ -20,8 +20,6 @@ Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 MISSING = -(2**63)
 """The event time of a row that is not in Redis."""
-FACTS = (names.USER_PROFILE, names.ITEM_CATALOG)
-"""Views whose rows have no time of their own: one that changed holds from when that was found."""
 _NULL = "\0"  # stands for a null within a list, which no number or text is written as
 
 
@@ -86,7 +84,7 @@ def difference(
     """
     loaded = computed.slice(0, 0) if loaded is None else loaded
     differs, in_loaded = _compare(computed, loaded)
-    rows = _as_loaded(computed, loaded, differs, in_loaded, at) if view in FACTS else computed
+    rows = _as_loaded(computed, loaded, differs, in_loaded, at) if view in names.FACTS else computed
     seconds = seconds_of(rows)
     there = stored.of(ids_of(rows))
     is_written = differs | (there < seconds if view in ACTIVITY else there != seconds)
@@ -112,8 +110,8 @@ def seconds_of(table: pa.Table) -> Ids:
 def _as_loaded(
     computed: pa.Table, loaded: pa.Table, differs: Flags, in_loaded: Ids, at: datetime
 ) -> pa.Table:
-    """Gives facts their time: of a row that was loaded what it was, of a changed one `at`, of a new one its
-    own."""
+    """Gives facts their time: of a row that was loaded what it was, of a changed one `at`, when that was
+    found, of a new one its own."""
     place = computed.column_names.index(names.EVENT_TIMESTAMP)
     field = computed.schema.field(place)
     own, was = (t[names.EVENT_TIMESTAMP].cast(field.type).to_numpy() for t in (computed, loaded))

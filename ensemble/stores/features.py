@@ -35,8 +35,8 @@ Clock = Callable[[], datetime]
 @dataclass(frozen=True)
 class FeatureRows:
     """Raw features of some keys, and three bool (rows,). `is_found`: at least one view has a live row of the
-    key. `is_stored`: one has a row, live or not. `is_lacking`: a live row is without a column, or has one of
-    another type than the bundle's; that column is null.
+    key. `is_stored`: the view of its facts has a row, live or not; an event alone makes none. `is_lacking`: a
+    live row is without a column, or has one of another type than the bundle's; that column is null.
 
     A column is int64 with `NULL_INT`, float32 with NaN, or object with None: (rows,), or (rows, S) for a
     list.
@@ -100,7 +100,7 @@ class MemoryFeatureStore:
                     self.dataset, view, timestamp.timestamp(), self.clock
                 )
                 found[row] |= is_live
-                stored_rows[row] |= timestamp is not None
+                stored_rows[row] |= view in names.FACTS and timestamp is not None
                 values[row] += [stored.get(n) if is_live else None for n in columns_of(self.dataset, view)]
         columns = to_columns(columns_of(self.dataset, *views), values)
         return FeatureRows(columns, found, stored_rows, np.zeros_like(found))
@@ -209,7 +209,7 @@ class _EntityReader:
                     self.dataset, view, Timestamp.FromString(stamp).seconds, self.clock
                 )
                 found[row] |= is_live
-                stored[row] |= stamp is not None
+                stored[row] |= view in names.FACTS and stamp is not None
                 if not is_live:
                     decoded += [None] * (end - start)
                     continue

@@ -111,9 +111,10 @@ class ItemTable:
     """Holds the newest snapshot; `start` reads the catalogue and keeps it at most `refresh_s` plus one
     reading old.
 
-    An item that the store does not know has null features, and is not available: its row was removed. Where
-    the store knows none, it was emptied, and all are available. While nothing was read yet, because Redis did
-    not answer, `snapshot` raises and the reading is tried again every second.
+    An item whose facts the store does not know has null features, and is not available: its row was removed,
+    and an event on it since does not bring it back. Where the store knows none, it was emptied, and all are
+    available. While nothing was read yet, because Redis did not answer, `snapshot` raises and the reading is
+    tried again every second.
     """
 
     def __init__(

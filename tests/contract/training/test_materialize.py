@@ -44,7 +44,6 @@ from feature_repo import materialize as materialized
 from feature_repo.computed import ACTIVITY
 from feature_repo.connection import VARIABLE, connection_string
 from feature_repo.definitions import live_source
-from feature_repo.difference import FACTS
 from feature_repo.feast_store import SETTINGS_FILE, FeastStore
 from feature_repo.later import LaterEvents
 from feature_repo.materialize import ENTITIES, Arrived, materialize
@@ -439,7 +438,7 @@ def test_a_run_that_dies_takes_nothing_away_and_the_next_one_is_right(
 
 
 def without_times(
-    rows: dict[bytes, dict[bytes, bytes]], views: Sequence[str] = FACTS
+    rows: dict[bytes, dict[bytes, bytes]], views: Sequence[str] = names.FACTS
 ) -> dict[bytes, dict[bytes, bytes]]:
     """Leaves out the times of views; of facts, when they were found to have changed."""
     times = tuple(map(event_time_field, views))

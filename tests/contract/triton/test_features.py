@@ -60,6 +60,13 @@ class FeatureStoreSuite:
         assert rows.columns["user_tags"].tolist() == [[9, null, null], [5, 6, null]]
         assert rows.is_found.tolist() == [True, True]
 
+    def test_activity_alone_is_found_and_makes_no_item_stored(self, store: FeatureStore) -> None:
+        self.write(store, names.ITEM_ACTIVITY, 5, {names.ITEM_EVENT_COUNT: 1.0}, NOW)
+        self.write(store, names.ITEM_CATALOG, 6, {"item_brand": "b", names.IS_AVAILABLE: True}, NOW)
+        rows = store.read_items(np.array([5, 6, 404]))
+        assert rows.is_found.tolist() == [True, True, False]
+        assert rows.is_stored.tolist() == [False, True, False]
+
     def test_a_key_without_a_row_is_null_everywhere(self, store: FeatureStore, dataset: Dataset) -> None:
         rows = store.read_users(np.array([404]))
         assert not rows.is_found.any()

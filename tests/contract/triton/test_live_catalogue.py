@@ -40,7 +40,7 @@ from ensemble.run.recommender import Recommender
 from ensemble.stores.features import RedisFeatureStore
 from live.consumer import Consumer
 from tests.builders.catalogue import ask_for, make_catalogue, put_items
-from tests.builders.live import drain
+from tests.builders.live import accept, click, drain, make_consumer
 from tests.builders.site import Site
 from tests.builders.triton import make_request, slate
 from tests.contract.triton.test_live import wait_until
@@ -92,6 +92,29 @@ def test_a_new_item_is_found_filtered_and_gone_again(site: Site, redis: Redis, c
         put_items(redis, dataset, ROW)
         drain(consumer)
         assert ask(recommender, filters=wanted) == [NEW], "it came back"
+
+
+def test_an_event_on_an_item_that_was_taken_out_does_not_bring_it_back(
+    site: Site, redis: Any, consumer: Consumer
+) -> None:
+    dataset, wanted = site.old.dataset, {"item_brand": ["new brand"]}
+    both = [site.old.item_ids[7], NEW]
+    events, _ = make_consumer(redis, dataset, site.var)
+    with site.serving(site.old) as recommender:
+        put_items(redis, dataset, *({**ROW, "item_id": item} for item in both))
+        drain(consumer)
+        assert sorted(ask(recommender, filters=wanted)) == both
+        for item in both:
+            ask_for(redis, dataset, TAKE_OUT, str(item))
+        drain(consumer)
+        accept(redis, dataset, [click(102, item) for item in both])
+        drain(events)
+        assert all(redis.exists(feature_key(names.ITEM_ID, item, dataset.name)) for item in both)
+        recommender.stores.items.load()
+        assert ask(recommender, filters=wanted) == []
+        put_items(redis, dataset, {**ROW, "item_id": both[0]})
+        drain(consumer)
+        assert ask(recommender, filters=wanted) == both[:1], "put again it is back"
 
 
 def test_a_serving_chain_follows_by_itself(
