@@ -76,8 +76,8 @@ def build_index(
 
     Items that were put while other bundles served are written as well. The bundle counts as built only once
     every item is indexed, and older ones go only once `accept` did not raise. False where it was built
-    before; then `accept` alone is called. With `clients`, the vectors are spread over `nodes`, and the
-    filter columns and cards are in `redis`; without a node, the vectors are in none.
+    before; then only what was put is written, and `accept` called. With `clients`, the vectors are spread
+    over `nodes`, and the filter columns and cards are in `redis`; without a node, the vectors are in none.
 
     Raises:
         IndexBuildError: Redis lacks the search module or did not index every item; what was serving still
@@ -92,6 +92,7 @@ def build_index(
         check_nodes(clients, nodes)
     if is_built(places, patience_s):
         _check_moved(places, nodes)
+        write_live_items(places, folder)  # whoever built it may have died before
         accept(manifest)
         return False
     drop_bundle(redis, manifest.bundle, clients)

@@ -23,7 +23,9 @@ from contract.keys import (
     item_card_key,
     item_vector_key,
     item_vector_prefix,
+    live_changes_key,
     live_items_key,
+    live_version_key,
     number_field,
 )
 from contract.placement import IndexPlacement
@@ -117,17 +119,46 @@ class LiveItemWriter:
 def live_rows(redis: Redis, dataset: str) -> dict[int, Row | None]:
     """Reads the items that were put while serving, None for one that was taken out."""
     told: Any = redis.hgetall(live_items_key(dataset))
-    return {int(number): json.loads(row) if row else None for number, row in told.items()}
+    return {int(number): _row(value) for number, value in told.items()}
 
 
 def write_live_items(places: Places, folder: Path) -> int:
     """Brings what was put while other bundles served to this one as well; gives the number of items.
 
+    The consumer writes to the bundle meanwhile: what changed is written again, so that the newest stays.
+
     Raises:
         NodeFault: a node of its index does not take them.
     """
-    writer = LiveItemWriter(folder)
-    rows = live_rows(places.home, writer.manifest.dataset)
+    writer, home = LiveItemWriter(folder), places.home
+    dataset = writer.manifest.dataset
+    version, rows = _version(home, dataset), live_rows(home, dataset)
+    put = sum(row is not None for row in rows.values())
+    while rows:
+        _write(writer, rows, places)
+        since, version = version, _version(home, dataset)
+        rows = _changed_rows(home, dataset, since, version)
+    return put
+
+
+def _version(redis: Redis, dataset: str) -> int:
+    told: Any = redis.get(live_version_key(dataset))
+    return int(told or 0)
+
+
+def _changed_rows(redis: Redis, dataset: str, since: int, version: int) -> dict[int, Row | None]:
+    """As `live_rows`, of those that changed after one version, up to another."""
+    changed: Any = redis.zrangebyscore(live_changes_key(dataset), f"({since}", version)
+    told: Any = redis.hmget(live_items_key(dataset), changed) if changed else []
+    return {int(number): _row(value) for number, value in zip(changed, told, strict=True)}
+
+
+def _row(value: bytes | None) -> Row | None:
+    row: Row | None = json.loads(value) if value else None
+    return row
+
+
+def _write(writer: LiveItemWriter, rows: Mapping[int, Row | None], places: Places) -> None:
     put = {number: row for number, row in rows.items() if row is not None}
     commands = writer.take_out([number for number, row in rows.items() if row is None])
     for start in range(0, len(put), CHUNK):
@@ -136,7 +167,6 @@ def write_live_items(places: Places, folder: Path) -> int:
         with named(node):
             _run(places.clients.of(node), some)
     _run(places.home, commands)
-    return len(put)
 
 
 def _run(redis: Redis, commands: Sequence[Command]) -> None:

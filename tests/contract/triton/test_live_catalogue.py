@@ -35,6 +35,7 @@ from contract.live_catalogue import (
     write_changes,
 )
 from contract.live_files import read_files
+from ensemble.publish import index, live_items
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
 from ensemble.stores.features import RedisFeatureStore
@@ -205,6 +206,45 @@ def test_materialising_and_another_bundle_keep_what_came_live(
         with site.serving(world) as recommender:
             assert sorted(ask(recommender, filters={"item_brand": ["new brand"]})) == sorted([NEW, known])
             assert gone not in ask(recommender, n=60)
+
+
+def test_an_export_that_died_before_it_brought_what_came_live_is_made_whole_by_the_next(
+    site: Site, redis: Any, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    put_items(redis, site.old.dataset, ROW)
+    drain(consumer)
+    site.trained(site.old, "newer")
+    site.promote("newer")
+    with monkeypatch.context() as dying:
+        dying.setattr(index, "write_live_items", die)
+        with pytest.raises(KeyboardInterrupt):
+            site.export()
+    assert not redis.exists(item_card_key("newer", NEW))
+    assert site.export() == 0
+    assert redis.exists(item_card_key("newer", NEW), item_vector_key("newer", NEW)) == 2
+
+
+def test_what_changes_while_an_export_brings_what_came_live_stays_changed(
+    site: Site, redis: Any, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, run = site.old.dataset, live_items._run
+
+    def change_then_run(*given: Any) -> None:
+        monkeypatch.undo()
+        put_items(redis, dataset, {**ROW, "item_name": "changed"})
+        ask_for(redis, dataset, TAKE_OUT, str(NEW + 1))
+        drain(consumer)
+        run(*given)
+
+    put_items(redis, dataset, ROW, {**ROW, "item_id": NEW + 1})
+    drain(consumer)
+    monkeypatch.setattr(live_items, "_run", change_then_run)
+    assert site.export() == 0
+    assert json.loads(redis.get(item_card_key("old", NEW))) == {"item_name": "changed"}
+    assert not redis.exists(item_card_key("old", NEW + 1), item_vector_key("old", NEW + 1))
 
 
 def test_an_emptied_redis_gets_back_what_came_live(site: Site, redis: Any, consumer: Consumer) -> None:
