@@ -17,6 +17,7 @@ from training.retrieval.config import BprConfig, FactorsConfig, TorchrecConfig, 
 from training.settings_file import SettingsFile, SettingsFileError
 
 Trainer = Literal["merlin", "torchrec"]
+OrderBy = Literal["blend", "ranker"]
 
 
 class SettingError(ValueError):
@@ -100,8 +101,15 @@ class TrainingSettings(BaseSettings):
     ranker: str = Field("dlrm", description="The ranking model, by its name in training/models.py.")
     task_weights: dict[str, float] = Field(
         {},
-        description="Of each label's probability in what mmoe and ple serve, by label, as JSON; a negative "
-        "one counts against an item. Default: the target's alone.",
+        description="Of each label's probability in the score of mmoe and ple, by label, as JSON; a negative "
+        "one counts against an item. Default: the target's alone. How much that score counts in slates, "
+        "`order_by` says.",
+    )
+    order_by: OrderBy = Field(
+        "blend",
+        description="What orders slates. blend: the scores of the ranker and of the sources, each weighed by "
+        "what validation's users chose of the target, where the ranker may count nothing. ranker: its score "
+        "alone, whatever validation says.",
     )
     k: PositiveInt = Field(100, description="K, candidates that the end-to-end evaluation ranks per user.")
     flat_up_to: NonNegativeInt = Field(

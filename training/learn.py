@@ -18,7 +18,7 @@ from contract.affinity import LISTS
 from contract.bundle import OrderSpec
 from contract.columns import Role
 from contract.encoders import Encoders
-from training.config import TrainingSettings
+from training.config import OrderBy, TrainingSettings
 from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns
 from training.examples.candidates import CandidateRows, candidate_rows
@@ -44,6 +44,8 @@ WORKFLOW_PARTITION = 20_000
 """Rows that NVTabular takes at a time."""
 VECTORS_WEIGHT, POPULAR_WEIGHT, UNFITTED_INTERCEPT = 5.0, 0.2, -5.0
 """Of the log-odds of a click, where nothing is fitted."""
+RANKERS_ORDER = OrderSpec(ranking=1)
+"""By the ranker's score as it is: what orders is what the ranker says, to be compared with it."""
 
 
 def fitting_rows(prepared: Prepared, train: RankingRows) -> pd.DataFrame:
@@ -121,21 +123,31 @@ def unfitted_order(sources: Sequence[str]) -> OrderSpec:
     return OrderSpec(ranking=0, retrieval=VECTORS_WEIGHT, sources=popular, intercept=UNFITTED_INTERCEPT)
 
 
-def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSource], k: int) -> Learned:
+def learn_slates(
+    prepared: Prepared,
+    learned: Learned,
+    fitted: Sequence[FittedSource],
+    k: int,
+    order_by: OrderBy = "blend",
+) -> Learned:
     """Chooses how many candidates each source gives, and how slates are ordered, by what the validation
     part's users clicked; `fitted` have seen the train part alone.
 
-    What counts nothing in the order is not served. New items, of which validation tells nothing, get a source
-    of their own, but where the vectors are to be alone. The others are fitted again, up to the end of
-    validation: what is popular, and what follows what, grows old sooner than models do.
+    What counts nothing in the order is not served. Where the ranker's score alone orders, every source counts
+    nothing, and those that have a share are served for the candidates that they find. New items, of which
+    validation tells nothing, get a source of their own, but where the vectors are to be alone. The others are
+    fitted again, up to the end of validation: what is popular, and what follows what, grows old sooner than
+    models do.
     """
     split = prepared.split
     held = first_users(held_out(prepared, split.train_until, split.validate_until), VALIDATION_USERS)
-    order = unfitted_order([one.spec.name for one in fitted])
+    is_by_ranker = order_by == "ranker"
+    order = RANKERS_ORDER if is_by_ranker else unfitted_order([one.spec.name for one in fitted])
     if len(held.user_rows):
         vectors = learned.retriever.vectors(held, split.train_until)
         lists = lists_of(fitted, RecentLists.of(prepared, split.train_until), held, vectors, k)
         fitted = choose_sources(lists, held.relevant, fitted)
+    if len(held.user_rows) and not is_by_ranker:
         slates = rank_candidates(
             prepared, replace(learned, sources=fitted), held, vectors, split.train_until, k, lists
         )
@@ -153,7 +165,8 @@ def learn_slates(prepared: Prepared, learned: Learned, fitted: Sequence[FittedSo
             ),
             otherwise=order,
         )
-    sources = tuple(one for one in fitted if one.spec.name in order.weighed)
+    finds = {one.spec.name for one in fitted if is_by_ranker and one.spec.share}
+    sources = tuple(one for one in fitted if one.spec.name in order.weighed | finds)
     if len(held.user_rows) and fitted:
         sources = with_new_items(prepared, learned.retriever, held, vectors, sources, k)
     served = (fitted_again(prepared, one, split.validate_until) for one in sources)

@@ -140,8 +140,10 @@ def learn(
         ranker = training.ranking(retriever, seed)
         learned = Learned(training.encoders, retriever, ranker, training.examples.sample(seed), OrderSpec())
         with steps.step(f"Choose shares and order, seed {seed}"):
-            learned = learn_slates(prepared, learned, sources, settings.k)
+            learned = learn_slates(prepared, learned, sources, settings.k, settings.order_by)
             steps.say(str(learned.order))
+            if files.RANKING not in learned.order.weighed:
+                steps.say("the ranker is not run then; SHORTLIST_ORDER_BY=ranker orders by it alone")
         first = first or learned
         peak = peak or peak_memory_mib()
         with steps.step(f"Evaluate, seed {seed}"):

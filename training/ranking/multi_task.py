@@ -22,8 +22,8 @@ Weights = Mapping[str, float]
 
 @dataclass(frozen=True, eq=False)
 class MultiTask(ColumnRanker):
-    """A trained network of several tasks, a `RankingModel`. What is served is the weighted mean of their
-    probabilities; the target's own where no weights are told."""
+    """A trained network of several tasks, a `RankingModel`. Its score of candidates is the weighted mean of the
+    tasks' probabilities; the target's own where no weights are told."""
 
     weights: tuple[float, ...] = (1.0,)
     """Of each label, the target's first; a negative one counts against an item."""
@@ -71,7 +71,7 @@ def fit_mmoe(
     config: MultiTaskConfig | None = None,
     weights: Weights | None = None,
 ) -> Mmoe:
-    """Trains an MMoE on every label; `weights` by the labels' names make what is served.
+    """Trains an MMoE on every label; `weights` by the labels' names make its score.
 
     Source: Ma et al. 2018, equations 3 to 6; Merlin's MMOEBlock.
     """
@@ -84,7 +84,7 @@ def fit_ple(
     config: MultiTaskConfig | None = None,
     weights: Weights | None = None,
 ) -> Ple:
-    """Trains a PLE on every label; `weights` by the labels' names make what is served.
+    """Trains a PLE on every label; `weights` by the labels' names make its score.
 
     Source: Tang et al. 2020, equations 1 to 8; Merlin's PLEBlock.
     """
@@ -119,7 +119,7 @@ def _fit(
     config: MultiTaskConfig | None,
     weights: Weights | None,
 ) -> Kind:
-    """Trains one; the target alone is served where no weight is told."""
+    """Trains one; its score is the target's probability where no weight is told."""
     fitted = fit_ranker(kind, _build(experts), examples, seed, config or MultiTaskConfig(), every_label=True)
     told = tuple(weights.get(name, 0.0) for name in examples.label_names) if weights else (1.0,)
     return replace(fitted, weights=told)

@@ -1,24 +1,38 @@
-"""Training where there is next to nothing to learn from."""
+"""How slates are made of what was learned, and training where there is next to nothing to learn from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.builders.datasets import own_tables, quiet, write_own
+from contract import names
+from contract.arrays import Array
+from contract.bundle import RANKING, OrderSpec
+from tests.builders.datasets import own_tables, quiet, small_world, write_own
+from tests.builders.encoded import encoders_of
 from training.config import QualityLevel, TrainingSettings
+from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.data.sources.synthetic import Size
-from training.learn import unfitted_order
+from training.examples.positives import UserHistories, item_columns
+from training.learn import RANKERS_ORDER, learn_slates, unfitted_order
 from training.pipeline import learn
 from training.progress import TrainingProgress
 from training.record import recorded
 from training.recording import facts_of
+from training.slates.choose import choose_forms
+from training.slates.new_items import NEW
+from training.slates.slates import Learned, Retriever
 
 
 @pytest.mark.parametrize("minutes", [60, 5], ids="{} min between interactions".format)
-def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path, minutes: int) -> None:
+def test_a_data_set_whose_users_have_seen_everything_still_trains(
+    tmp_path: Path, minutes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fifteen items, all seen early: nobody finds anything new. At 5 minutes train is within a snapshot."""
     tables = own_tables()
     times = tables["interactions"]["timestamp"]
@@ -30,7 +44,71 @@ def test_a_data_set_whose_users_have_seen_everything_still_trains(tmp_path: Path
         learned, metrics = learn(prepared, settings, TrainingProgress(), record)
     assert learned.order == unfitted_order(["popular"])
     assert learned.order.ranking == 0, "alone, the ranker's order is the weakest"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the ranker is not run then; SHORTLIST_ORDER_BY=ranker orders by it alone" in said
     assert min(learned.order.retrieval, learned.order.sources["popular"]) > 0
     assert metrics["test"]["users"] == 0
     assert set(metrics["sections"]) == {"ranking"}
     assert 0 < metrics["sections"]["ranking"]["DLRM"]["log_loss"] < 1
+
+
+class Drawn:
+    """Vectors that know nothing of users and items."""
+
+    def encode_users(self, arrays: Mapping[str, Array]) -> Array:
+        return self._drawn(arrays[names.USER_ID], 1)
+
+    def encode_items(self, arrays: Mapping[str, Array]) -> Array:
+        return self._drawn(arrays[names.ITEM_ID], 0)
+
+    def _drawn(self, codes: Array, last: int) -> Array:
+        drawn: Array = np.random.default_rng(last).normal(size=(1000, 4)).astype(np.float32)[codes]
+        drawn[:, -1] = last
+        return drawn
+
+
+class Indifferent:
+    """A ranker to whom all candidates are alike."""
+
+    features = (names.USER_ID, names.ITEM_ID)
+
+    def predict_candidates(self, arrays: Mapping[str, Array]) -> Array:
+        return np.full(len(arrays[names.ITEM_ID]), 0.5, np.float32)
+
+
+def learned_of(prepared: Prepared) -> Learned:
+    encoders, model, ranker = encoders_of(prepared), Drawn(), Indifferent()
+    towers: Any = model
+    scores: Any = ranker
+    retriever = Retriever(towers, UserHistories.of(prepared, encoders), item_columns(prepared, encoders))
+    return Learned(encoders, retriever, scores, {}, OrderSpec())
+
+
+def test_a_ranker_that_tells_nothing_orders_alone_where_the_owner_wants_it_and_else_not_at_all(
+    tmp_path: Path,
+) -> None:
+    prepared = small_world(tmp_path)
+    learned, fitted = learned_of(prepared), choose_forms(prepared)
+    blended = learn_slates(prepared, learned, fitted, 20)
+    assert RANKING not in blended.order.weighed
+    by_ranker = learn_slates(prepared, learned, fitted, 20, "ranker")
+    assert by_ranker.order == RANKERS_ORDER
+    assert by_ranker.order.weighed == {RANKING}
+
+
+def test_where_the_ranker_alone_orders_the_sources_with_a_share_still_give_candidates(
+    tmp_path: Path,
+) -> None:
+    """The vectors know nothing, so validation lets the others find more."""
+    prepared = small_world(tmp_path)
+    found = learn_slates(prepared, learned_of(prepared), choose_forms(prepared), 20, "ranker")
+    shares = {one.spec.name: one.spec.share for one in found.sources}
+    assert shares.keys() - {NEW}
+    assert min(shares.values()) > 0, "one without a share would give nothing and say nothing that counts"
+
+
+def test_where_nobody_is_in_validation_the_ranker_orders_what_the_vectors_find(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "books", own_tables())
+    prepared = catalog.prepare(str(folder), tmp_path, tmp_path / "var", size=Size(), say=quiet)
+    found = learn_slates(prepared, learned_of(prepared), choose_forms(prepared), 20, "ranker")
+    assert (found.order, found.sources) == (RANKERS_ORDER, ())
