@@ -20,13 +20,16 @@ from live.beside import Beside
 from live.handler import Handler
 from live.leases import Leases
 from live.settings import LiveSettings
-from live.streams import Entry, Position, after, entries_of, groups_of, positions_of, set_position
+from live.streams import Entry, Position, after, entries_of, groups_of, parts_of, positions_of, set_position
 from live.transaction import Transaction
 
 BLOCK_MS = 250
 """Milliseconds that streams without entries are waited for at a time: leases are tended in between."""
 AGAIN_S = 0.5
 """Seconds until Redis is asked again after it failed."""
+MOST_BYTES = 256 * 1024
+"""Bytes of the entries of a transaction of several: a change may put hundreds of items, and what takes longer
+than the lease fails, and begins anew, for ever. Some 1,500 items, each a tenth of a millisecond and bundle."""
 MERGE_S = 60.0
 """Seconds between two looks for hours of the archive to merge."""
 
@@ -85,8 +88,7 @@ class Consumer:
         entries = self._read()
         for handler in self._all:
             mine = [entry for entry in entries if self._handlers[entry.stream] is handler]
-            for start in range(0, len(mine), self._settings.most_entries):
-                few = mine[start : start + self._settings.most_entries]
+            for few in parts_of(mine, self._settings.most_entries, MOST_BYTES):
                 if held := [entry for entry in few if entry.stream in self.leases.held]:
                     self._apply(handler, held)
         left_s = self._settings.linger_ms / 1000 - (time.monotonic() - began_s)

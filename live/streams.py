@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ class Entry:
     def added_ms(self) -> int:
         """When it was added."""
         return int(self.entry_id.partition("-")[0])
+
+    @property
+    def size(self) -> int:
+        """How many bytes its values have."""
+        return sum(map(len, self.fields.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,20 @@ def groups_of(redis: Any, stream: str) -> dict[str, Position]:
 def entries_of(stream: str, found: Iterable[tuple[bytes, Mapping[bytes, bytes] | None]]) -> list[Entry]:
     """Takes entries as Redis replies with them; one that was deleted has no fields, and is left out."""
     return [Entry(stream, _text(entry_id), fields) for entry_id, fields in found if fields]
+
+
+def parts_of(entries: Iterable[Entry], most: int, most_bytes: int) -> Iterator[list[Entry]]:
+    """Cuts entries into parts of so many, and of so many bytes, at most; a larger entry is a part alone."""
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if part and (len(part) == most or size + entry.size > most_bytes):
+            yield part
+            part, size = [], 0
+        part.append(entry)
+        size += entry.size
+    if part:
+        yield part
 
 
 def after(entry_id: str) -> str:

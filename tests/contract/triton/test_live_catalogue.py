@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from contract.dataset import Dataset
 from contract.event_archive import read_archive
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.ids import number_of
-from contract.keys import catalogue_reply_key, item_card_key, item_vector_key, live_version_key
+from contract.keys import (
+    catalogue_reply_key,
+    item_card_key,
+    item_vector_key,
+    live_items_key,
+    live_version_key,
+    stream_lease_key,
+)
 from contract.live_catalogue import (
     FORGET,
     MOST_FILES,
@@ -39,7 +46,9 @@ from ensemble.publish import index, live_items
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
 from ensemble.stores.features import RedisFeatureStore
+from live.catalogue import CatalogueHandler
 from live.consumer import Consumer
+from live.streams import Entry
 from tests.builders.catalogue import ask_for, make_catalogue, put_items
 from tests.builders.live import accept, click, drain, make_consumer
 from tests.builders.site import Site
@@ -162,6 +171,27 @@ def test_an_item_of_the_bundle_changes_and_its_vector_follows(
         ask_for(redis, site.old.dataset, TAKE_OUT, str(known))
         drain(consumer)
         assert known not in ask(recommender, n=60)
+
+
+def test_changes_of_many_items_have_their_effect_within_the_time_of_a_lease(
+    site: Site, redis: Any, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, apply, most = site.old.dataset, CatalogueHandler.apply, 5_000
+    applied: list[int] = []
+
+    def apply_and_expire(handler: CatalogueHandler, entries: Sequence[Entry], transaction: Any) -> None:
+        apply(handler, entries, transaction)
+        applied.append(sum(entry.fields[b"change"].count(b'"item_id"') for entry in entries))
+        if applied[-1] > most:  # as if it had taken longer than the lease
+            redis.delete(*map(stream_lease_key, handler.streams))
+
+    monkeypatch.setattr(CatalogueHandler, "apply", apply_and_expire)
+    items = range(NEW, NEW + 20 * 500)
+    for start in items[::500]:
+        put_items(redis, dataset, *({"item_id": item} for item in range(start, start + 500)))
+    for _ in range(4):
+        consumer.step()
+    assert sum(applied) == redis.hlen(live_items_key(dataset.name)) == len(items)
 
 
 def test_a_new_item_s_vector_is_the_towers_of_an_unknown_id(
