@@ -249,7 +249,7 @@ class OrderSpec(BaseModel):
     """How the slate is ordered: P(click) is the logistic function of ranking * log-odds(ranking score) +
     retrieval * the vectors' score + the sum over `sources` of weight * that source's score, the blend, +
     intercept; for users with `least_known` recent items, + the `corrections` + the sum over `columns` of
-    weight * that column.
+    weight * that column. Users without any may have an order of their own, `unknown`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -267,21 +267,27 @@ class OrderSpec(BaseModel):
         0, ge=0, description="Recent items under which a user has the blend alone: nothing tells of them."
     )
     intercept: float = 0.0
+    unknown: OrderSpec | None = Field(
+        None, description="The order of users of whom no recent item is known. Default: everyone's."
+    )
 
     @property
-    def is_corrected(self) -> bool:
-        """Whether what is known of the user counts."""
-        return bool(self.corrections or self.columns)
+    def asks_known(self) -> bool:
+        """Whether it counts how many recent items a user has."""
+        return bool(self.corrections or self.columns or self.unknown)
 
     @property
     def weighed(self) -> frozenset[str]:
         """Names the scores that count: `RANKING`, `RETRIEVAL` and sources."""
-        return frozenset({*(name for name, weight in self.blend.items() if weight), *self.corrections})
+        of_unknown = self.unknown.weighed if self.unknown else ()
+        blended = (name for name, weight in self.blend.items() if weight)
+        return frozenset({*blended, *self.corrections, *of_unknown})
 
     def __str__(self) -> str:
         """Says what the blend weighs, for people."""
         scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self.blend.items())
-        return f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
+        told = f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
+        return f"{told}; of unknown users, {self.unknown}" if self.unknown else told
 
     @property
     def blend(self) -> dict[str, float]:

@@ -84,14 +84,16 @@ def order_scores(
     The ranker tells clicked from shown best; the retrieval tells what a user comes across at all from the
     rest of the catalogue. A slate needs both. A score of the vectors that is not finite, as in the padding of
     a short list, counts as 0; so does a source whose scores are not there, because it failed. An order with
-    corrections needs (B,K) and how many items are `known` (B,1), without which nothing is corrected; one with
-    columns needs those as well, (B,K,C).
+    corrections needs (B,K) and how many items are `known` (B,1), without which nothing is corrected and none
+    is unknown; one with columns needs those as well, (B,K,C).
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
     told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
     z = _blend(told, spec, retrieval_scores.shape) + spec.intercept
+    if spec.unknown is not None and known is not None:
+        z = np.where(known == 0, _blend(told, spec.unknown, z.shape) + spec.unknown.intercept, z)
     if known is not None:
-        is_known = known >= spec.least_known
+        is_known = known >= max(spec.least_known, int(spec.unknown is not None))
         if there := [name for name in spec.corrections if name in told]:
             added = corrected([told[name] for name in there], known, [spec.corrections[n] for n in there])
             z += np.where(is_known, added, 0)
@@ -104,15 +106,19 @@ def unranked_scores(
     retrieval_scores: Floats,
     spec: OrderSpec = NO_ORDER,
     source_scores: Mapping[str, Floats] = MappingProxyType({}),
+    known: Ints | None = None,
 ) -> Floats:
     """Gives scores in [0,1] that order candidates as the sources do: a logistic function of what they alone
-    say; of the vectors' scores, where no other source counts.
+    say; of the vectors' scores, where no other source counts. `known` as that of `order_scores`.
 
     They are no probabilities: no ranker said how likely a click is.
     """
     z: Doubles = retrieval_scores.astype(np.float64)
+    told = _of_sources(retrieval_scores, source_scores, spec.weighed)
     if spec.sources:
-        z = _blend(_of_sources(retrieval_scores, source_scores, spec.weighed), spec, z.shape)
+        z = _blend(told, spec, z.shape)
+    if spec.unknown is not None and known is not None:
+        z = np.where(known == 0, _blend(told, spec.unknown, z.shape), z)
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-z))).astype(np.float32)
 

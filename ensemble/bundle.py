@@ -214,7 +214,7 @@ class LoadedBundle:
         models = {*self.user_tower.features, *of_users.columns}
         if set(user_item_feature_names(self.dataset)) & set(of_candidates.columns):
             models |= set(LISTS)
-        if self.manifest.order.is_corrected:
+        if self.manifest.order.asks_known:
             models.add(USER_RECENT_ITEM_IDS)
         models |= {source.history for source in self.manifest.sources if source.history is not None}
         return tuple(name for name in self.dataset.user_features if name in models)

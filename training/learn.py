@@ -17,7 +17,7 @@ from contract import names
 from contract.affinity import LISTS
 from contract.bundle import OrderSpec
 from contract.columns import Role
-from contract.encoders import Encoders
+from contract.encoders import OOV_CODE, Encoders
 from training.config import OrderBy, TrainingSettings
 from training.data.prepared import Prepared, to_numpy
 from training.data.raw import all_columns
@@ -25,17 +25,20 @@ from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable
 from training.examples.positives import UserHistories, item_columns, retrieval_examples
 from training.examples.split import HeldOut, first_users, held_out
+from training.examples.strangers import with_strangers
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
 from training.ranking.judged import Judged
-from training.ranking.ordering import fit_ordering
-from training.retrieval.config import TwoTowerConfig
+from training.ranking.ordering import fit_ordering, order_of_unknown
+from training.retrieval.config import DrawingConfig, TwoTowerConfig
+from training.retrieval.model import CountsPopularity
 from training.retrieval.task import FittingTask
+from training.retrieval.tower_design import late_popularity
 from training.retrieval.validation import Validation
-from training.slates.choose import choose_sources
+from training.slates.choose import CHOICE_USERS, choose_sources
 from training.slates.new_items import with_new_items
 from training.slates.search import retrieve
-from training.slates.slates import Learned, Retriever, rank_candidates
+from training.slates.slates import Learned, RankedCandidates, Retriever, rank_candidates
 from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of
 
 VALIDATION_USERS = 4000
@@ -148,26 +151,53 @@ def learn_slates(
         lists = lists_of(fitted, RecentLists.of(prepared, split.train_until), held, vectors, k)
         fitted = choose_sources(lists, held.relevant, fitted)
     if len(held.user_rows) and not is_by_ranker:
-        slates = rank_candidates(
-            prepared, replace(learned, sources=fitted), held, vectors, split.train_until, k, lists
-        )
-        at = np.arange(len(slates.items))[:, None]
-        order = fit_ordering(
-            Judged(
-                ranking=slates.ranking_scores,
-                retrieval=slates.retrieval_scores,
-                sources=slates.source_scores,
-                clicked=held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0,
-                live=slates.items >= 0,
-                relevant=np.diff(held.relevant.indptr).astype(np.int64),
-                known=slates.known,
-                columns=slates.columns,
-            ),
-            otherwise=order,
-        )
+        asked = replace(learned, sources=tuple(fitted))
+        slates = rank_candidates(prepared, asked, held, vectors, split.train_until, k, lists)
+        order = fit_ordering(_judged(slates, held), otherwise=order)
+        unknown = _order_of_unknown(prepared, replace(asked, order=order), held, k)
+        order = order.model_copy(update={"unknown": unknown})
     finds = {one.spec.name for one in fitted if is_by_ranker and one.spec.share}
     sources = tuple(one for one in fitted if one.spec.name in order.weighed | finds)
     if len(held.user_rows) and fitted:
         sources = with_new_items(prepared, learned.retriever, held, vectors, sources, k)
     served = (fitted_again(prepared, one, split.validate_until) for one in sources)
     return replace(learned, order=order, sources=tuple(served))
+
+
+def renew_popularity(prepared: Prepared, retriever: Retriever, config: DrawingConfig) -> None:
+    """Counts how popular items are up to the end of validation, as the sources are fitted again: the vectors
+    say it too, where they are such. Once all is chosen: what validation chose by shall not know it."""
+    model, codes = retriever.model, retriever.catalogue[names.ITEM_ID]
+    if not isinstance(model, CountsPopularity):
+        return
+    examples = retrieval_examples(prepared, retriever.histories, prepared.split.validate_until)
+    examples = examples.some(np.flatnonzero(codes[examples.items] != OOV_CODE))  # new items are placed
+    model.renew_popularity(late_popularity(examples, codes, len(model.item_popularity), config))
+
+
+def _order_of_unknown(prepared: Prepared, learned: Learned, held: HeldOut, k: int) -> OrderSpec | None:
+    """Chooses how slates of users are ordered of whom nothing is known, by what held-out users would be given
+    if nothing were known of them."""
+    if POPULAR not in {one.spec.name for one in learned.sources}:
+        return None
+    instant = prepared.split.train_until
+    together, strangers = with_strangers(prepared, first_users(held, CHOICE_USERS), instant, 0)
+    retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
+    vectors = retriever.vectors(strangers, instant)
+    asked = replace(learned, retriever=retriever)
+    slates = rank_candidates(together, asked, strangers, vectors, instant, k)
+    return order_of_unknown(_judged(slates, strangers), slates.served(learned.order), POPULAR)
+
+
+def _judged(slates: RankedCandidates, held: HeldOut) -> Judged:
+    at = np.arange(len(slates.items))[:, None]
+    return Judged(
+        ranking=slates.ranking_scores,
+        retrieval=slates.retrieval_scores,
+        sources=slates.source_scores,
+        clicked=held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0,
+        live=slates.items >= 0,
+        relevant=np.diff(held.relevant.indptr).astype(np.int64),
+        known=slates.known,
+        columns=slates.columns,
+    )

@@ -52,7 +52,7 @@ from training.export.write import (
     write_json,
 )
 from training.identity import fingerprint
-from training.learn import fit_retriever, learn_slates
+from training.learn import fit_retriever, learn_slates, renew_popularity
 from training.model_training import ModelTraining, fresh_share
 from training.progress import TrainingProgress
 from training.record import RANKING, TrainingRecord, recorded
@@ -141,6 +141,7 @@ def learn(
         learned = Learned(training.encoders, retriever, ranker, training.examples.sample(seed), OrderSpec())
         with steps.step(f"Choose shares and order, seed {seed}"):
             learned = learn_slates(prepared, learned, sources, settings.k, settings.order_by)
+            renew_popularity(prepared, retriever, settings.two_tower)
             steps.say(str(learned.order))
             if files.RANKING not in learned.order.weighed:
                 steps.say("the ranker is not run then; SHORTLIST_ORDER_BY=ranker orders by it alone")

@@ -140,7 +140,7 @@ class OrderCandidates(Stage):
         self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
         self.reads = (
             *self.reads,
-            *([names.USER_RECENT_ITEM_IDS] if order.is_corrected else []),
+            *([names.USER_RECENT_ITEM_IDS] if order.asks_known else []),
             *([encoded(CANDIDATE_NUMERIC)] if order.columns else []),
         )
 
@@ -186,11 +186,11 @@ class OrderCandidates(Stage):
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
         of_sources = {name: candidate_source_scores[:, at] for at, name in self.weighed}
-        known = known_items(others[names.USER_RECENT_ITEM_IDS]) if self.order.is_corrected else None
+        known = known_items(others[names.USER_RECENT_ITEM_IDS]) if self.order.asks_known else None
         columns = others[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.columns else None
         scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
         if not is_ranked.all():
-            unranked = unranked_scores(retrieval_scores, self.order, of_sources)
+            unranked = unranked_scores(retrieval_scores, self.order, of_sources, known)
             scores = np.where(is_ranked, scores, unranked)
         is_like = like_item_id != PAD_ID
         if is_like.any():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize
 
-from contract.arrays import Bools, Doubles
+from contract.arrays import Bools, Doubles, Floats
 from contract.bundle import RANKING, RETRIEVAL, OrderSpec
 from contract.ordering import named_scores
 from training.ranking.corrections import Terms, fit_corrections
@@ -56,6 +56,22 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
         least_known=0 if of_terms is None else _least_known(judged),
         intercept=intercept,
     )
+
+
+def order_of_unknown(judged: Judged, served: Floats, popular: str) -> OrderSpec | None:
+    """Gives users of whom nothing is known an order of their own: by what is popular alone, where that is
+    better than the order `served` (U,K) to everyone, by more than the standard error.
+
+    `judged` are such users. To them the towers say what was popular when these were trained.
+    """
+    clicked, alone = judged.chosen, judged.sources[popular].astype(np.float64)
+    if clicked.sum() < FEWEST_CLICKS:
+        return None
+    better = judged.ndcg(alone) - judged.ndcg(served.astype(np.float64))
+    if better.mean() <= better.std() / np.sqrt(len(better)):
+        return None
+    slope, intercept = _calibrated(alone[judged.live], clicked[judged.live])
+    return OrderSpec(ranking=0, retrieval=0, sources={popular: slope}, intercept=intercept)
 
 
 def _least_known(judged: Judged) -> int:

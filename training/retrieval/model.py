@@ -50,6 +50,18 @@ class RetrievalModel(Protocol):
         """Builds the graph behind `encode_items`."""
 
 
+@runtime_checkable
+class CountsPopularity(Protocol):
+    """A retrieval model whose items' vectors end with how popular they are, which may be counted anew."""
+
+    @property
+    def item_popularity(self) -> Vectors:
+        """How popular every item code is, (item codes,)."""
+
+    def renew_popularity(self, popularity: Vectors) -> None:
+        """Sets it."""
+
+
 Validate = Callable[[RetrievalModel], float]
 """Takes the model as it stands, gives what training should maximise."""
 

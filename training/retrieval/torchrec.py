@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 from pydantic import BaseModel, ConfigDict
 
 from contract.arrays import Array, Floats
@@ -23,9 +24,12 @@ from training.examples.safe_names import renamed
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
 from training.retrieval.pieces import in_pieces
 from training.retrieval.task import FittingTask, TrainerError
+from training.retrieval.tower_design import score_range
 from training.retrieval.validation import Validation
 
 USER_TOWER, ITEM_TOWER, RESULT_FILE = "user_tower.onnx", "item_tower.onnx", "result.json"
+POPULARITY = "popularity"
+"""How the item tower's graph calls its table of how popular item codes are."""
 USER_WEIGHTS = "user_weights.npz"
 """The user tower as torch has it, but for its table of users."""
 CONFIG_FILE = "torchrec.json"
@@ -41,7 +45,9 @@ class Result(BaseModel):
 
     user_tower: ModelSpec
     item_tower: ModelSpec
-    score_range: tuple[float, float]
+    prior_factor: float
+    """Logits by which an item's score is higher with each deviation of its popularity."""
+    temperature: float
     history: tuple[dict[str, float], ...]
     """What every evaluation measured: `step`, `loss`, `validation`."""
     fresh_share: float
@@ -72,7 +78,23 @@ class OnnxTowers:
     @property
     def score_range(self) -> tuple[float, float]:
         """Bounds of the inner product of any user with any item."""
-        return self.result.score_range
+        return score_range(self.result.prior_factor * self.item_popularity, self.result.temperature)
+
+    @property
+    def item_popularity(self) -> Floats:
+        """How popular every item code is, (item codes,)."""
+        popularity: Floats = numpy_helper.to_array(self._popularity)
+        return popularity
+
+    def renew_popularity(self, popularity: Floats) -> None:
+        """Sets it, in the graph that is asked from now on."""
+        self._popularity.CopyFrom(numpy_helper.from_array(popularity, self._popularity.name))
+        self.__dict__.pop("_sessions", None)
+
+    @property
+    def _popularity(self) -> onnx.TensorProto:
+        (found,) = (one for one in self.items.graph.initializer if one.name.endswith(POPULARITY))
+        return found
 
     @property
     def history(self) -> tuple[dict[str, float], ...]:

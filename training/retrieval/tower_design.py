@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract import names
-from contract.arrays import Floats
+from contract.arrays import Floats, Ints
 from contract.encoders import Field
+from training.examples.positives import RetrievalExamples
+from training.retrieval.config import DrawingConfig
 from training.retrieval.item_factors import item_factors
 from training.retrieval.sampling import drawing_chances, newcomer_chances
 from training.retrieval.task import FittingTask
@@ -79,13 +81,22 @@ class TowersStart:
             table = rng.normal(0, 0.1 / np.sqrt(config.width), (cardinality, config.width)).astype(np.float32)
             table[codes] = rows
             tables.append(table)
-        chosen_of_late = newcomer_chances(examples, drawing_chances(examples, config))
-        shares = np.bincount(codes[examples.items], chosen_of_late, cardinality)
-        counts = shares * np.count_nonzero(examples.is_timed & examples.is_target)
-        popularity = np.log1p(counts).astype(np.float32)
-        mean, spread = popularity[codes].mean(), popularity[codes].std()
-        popularity = (popularity - mean) / (spread if spread > 0 else 1.0)
+        popularity = late_popularity(examples, codes, cardinality, config)
         return cls(tables[0], tables[1], popularity, popular_direction(tables[1][codes], popularity[codes]))
+
+
+def late_popularity(
+    examples: RetrievalExamples, codes: Ints, cardinality: int, config: DrawingConfig
+) -> Floats:
+    """Gives how often an item was chosen of late, (item codes,): the log, of mean 0 and deviation 1 over the
+    catalogue, whose codes are (I,)."""
+    chosen_of_late = newcomer_chances(examples, drawing_chances(examples, config))
+    shares = np.bincount(codes[examples.items], chosen_of_late, cardinality)
+    counts = shares * np.count_nonzero(examples.is_timed & examples.is_target)
+    popularity = np.log1p(counts).astype(np.float32)
+    mean, spread = popularity[codes].mean(), popularity[codes].std()
+    normal: Floats = (popularity - mean) / (spread if spread > 0 else 1.0)
+    return normal
 
 
 def score_range(prior: Floats, temperature: float) -> tuple[float, float]:

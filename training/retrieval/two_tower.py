@@ -66,6 +66,10 @@ class TwoTower:
         popularity: Floats = self.item_tower.popularity.numpy()
         return popularity
 
+    def renew_popularity(self, popularity: Floats) -> None:
+        """Sets how popular every item code is."""
+        self.item_tower.popularity.assign(popularity)
+
     @property
     def side_fields(self) -> tuple[Field, ...]:
         """What the item tower reads beside the id, by safe name."""

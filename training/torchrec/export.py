@@ -23,7 +23,7 @@ from training.retrieval.pieces import in_pieces
 from training.retrieval.placing import place_unknown
 from training.retrieval.task import FittingTask
 from training.retrieval.torchrec import ITEM_TOWER, RESULT_FILE, USER_TOWER, USER_WEIGHTS, Result
-from training.retrieval.tower_design import TowersStart, score_range
+from training.retrieval.tower_design import PRIOR_SPEED, TowersStart, score_range
 from training.torchrec.batches import tensors
 from training.torchrec.checkpoints import Checkpoints, Progress
 from training.torchrec.tables import WholeTables
@@ -150,7 +150,8 @@ def export(
     result = Result(
         user_tower=user,
         item_tower=item,
-        score_range=model.score_range,
+        prior_factor=PRIOR_SPEED * float(model.item_tower.factor.detach()),
+        temperature=task.config.temperature,
         history=tuple(progress.history),
         fresh_share=task.config.fresh_share if progress.ended_fresh else 0.0,
     )

@@ -220,7 +220,7 @@ class TorchItemTower(TorchTower):
         codes = columns[names.ITEM_ID].reshape(-1)
         found = look_up(self.tables, [side_lookup(self.id, codes), *self.side_lookups(columns)])
         total = sum([*found, *self.side_maps(columns)])
-        popularity = self.popularity[codes][:, None]
+        popularity = self.popularity.index_select(0, codes)[:, None]  # so named in the exported graph too
         if self.new_tables is not None:
             is_new = (codes == OOV_CODE)[:, None]
             told = self._of_new(columns, self.new_tables)

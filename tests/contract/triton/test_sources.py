@@ -254,6 +254,18 @@ def test_the_order_is_corrected_by_the_columns_and_by_how_much_is_known(world: W
     assert answer["ranking_scores"].any() == (ranking > 0)
 
 
+def test_a_user_of_whom_nothing_is_known_has_an_order_of_their_own(world: World) -> None:
+    unknown = OrderSpec(ranking=0, sources={"popular": 1.0}, intercept=-2)
+    recommender = make_recommender(world, OrderSpec(ranking=0, retrieval=1, unknown=unknown))
+    popular = NAMES.index("popular")
+    stranger = explained(recommender, user_id=-77, n=10)
+    expected = 1 / (1 + np.exp(2 - stranger["candidate_source_scores"][popular]))
+    np.testing.assert_allclose(stranger["order_scores"], expected, rtol=1e-5)
+    known = explained(recommender, user_id=world.user_ids[3], n=10)
+    expected = 1 / (1 + np.exp(-known["retrieval_scores"].astype(np.float64)))
+    np.testing.assert_allclose(known["order_scores"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "order", [OrderSpec(columns={"gone": 1.0}), OrderSpec(corrections={"gone": Correction(few=1.0)})]
 )

@@ -113,3 +113,20 @@ def test_unknown_users_and_new_items_are_placed(fitted: tuple[FittingTask, Path,
     low, high = model.score_range
     scores = model.encode_users(users_of(task)) @ items.T
     assert low <= scores.min() <= scores.max() <= high
+
+
+def test_how_popular_items_are_is_counted_anew_in_the_graph(fitted: tuple[FittingTask, Path, Any]) -> None:
+    task, folder, _ = fitted
+    model = onnx_towers(folder)
+    known = task.catalogue[names.ITEM_ID] != OOV_CODE
+    before, popularity = model.encode_items(task.catalogue), model.item_popularity
+    model.renew_popularity(popularity[::-1].copy())
+    after = model.encode_items(task.catalogue)
+    np.testing.assert_array_equal(after[:, :-1], before[:, :-1])
+    codes = task.catalogue[names.ITEM_ID][known]
+    per_deviation = model.result.prior_factor * model.result.temperature
+    np.testing.assert_allclose(before[known, -1], per_deviation * popularity[codes], rtol=1e-5)
+    np.testing.assert_allclose(after[known, -1], per_deviation * popularity[::-1][codes], rtol=1e-5)
+    low, high = model.score_range
+    scores = model.encode_users(users_of(task)) @ after[known].T
+    assert low <= scores.min() <= scores.max() <= high

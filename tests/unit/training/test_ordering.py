@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from contract.arrays import Floats
 from contract.bundle import Correction, OrderSpec
 from contract.names import NULL_INT
-from contract.ordering import known_items, log_odds, order_scores
+from contract.ordering import known_items, log_odds, order_scores, unranked_scores
 from training.metrics.lists import ndcg_at
 from training.ranking.judged import Judged
-from training.ranking.ordering import FEWEST_CLICKS, fit_ordering
+from training.ranking.ordering import FEWEST_CLICKS, fit_ordering, order_of_unknown
 
 
 def draw(weights: OrderSpec, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,6 +111,22 @@ def test_without_corrections_and_columns_the_order_is_the_blend_whatever_is_know
     known, columns = np.arange(4)[:, None], np.stack([ranking, retrieval], axis=2)
     plain = order_scores(ranking, retrieval, order)
     assert (order_scores(ranking, retrieval, order, {}, known, columns) == plain).all()
+
+
+@pytest.mark.parametrize("scores", [order_scores, lambda _, *others: unranked_scores(*others)])
+def test_users_of_whom_nothing_is_known_have_an_order_of_their_own(scores: Callable[..., Floats]) -> None:
+    ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
+    told = {"popular": retrieval[::-1].copy(), "chain": ranking}
+    unknown = OrderSpec(ranking=0, sources={"popular": 3.0}, intercept=-2)
+    blend = OrderSpec(ranking=0, retrieval=2, sources={"chain": 1.0}, intercept=-1)
+    order = blend.model_copy(update={"unknown": unknown, "corrections": {"chain": Correction(plain=1.0)}})
+    known = np.array([0, 1, 0, 9])[:, None]
+    found = scores(ranking, retrieval, order, told, known)
+    np.testing.assert_array_equal(found[::2], scores(ranking, retrieval, unknown, told)[::2])
+    everyones = order.model_copy(update={"unknown": None})
+    np.testing.assert_array_equal(found[1::2], scores(ranking, retrieval, everyones, told, known)[1::2])
+    assert order.weighed == {"retrieval", "chain", "popular"}
+    assert "of unknown users, weighs ranking 0, retrieval 0, popular 3" in str(order)
 
 
 def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarray) -> Judged:
@@ -262,3 +280,26 @@ def test_columns_that_say_nothing_correct_nothing() -> None:
     )
     assert order.columns == {}
     assert order.corrections == {}
+
+
+@pytest.mark.parametrize(("truth", "is_theirs"), [("popular", True), ("stale", False)])
+def test_unknown_users_have_what_is_popular_alone_where_that_is_better(truth: str, is_theirs: bool) -> None:
+    sources = {
+        name: np.random.default_rng(seed).exponential(1, (500, 50)).astype(np.float32)
+        for seed, name in enumerate(("popular", "stale"))
+    }
+    judged = lists_of(OrderSpec(ranking=0, sources={truth: 1.0}, intercept=-4), 500, 0, **sources)
+    found = order_of_unknown(judged, sources["stale"], "popular")
+    assert (found is not None) == is_theirs
+    if found:
+        assert found.weighed == {"popular"}
+        chances = order_scores(judged.ranking, judged.retrieval, found, judged.sources)
+        assert chances.mean() == pytest.approx(judged.clicked.mean(), rel=0.05)
+
+
+def test_a_handful_of_clicks_give_unknown_users_no_order_of_their_own() -> None:
+    popular = np.random.default_rng(1).exponential(1, (100, 50)).astype(np.float32)
+    judged = lists_of(OrderSpec(ranking=0, sources={"popular": 2.0}), 100, popular=popular)
+    few = np.zeros_like(judged.clicked)
+    few[np.arange(FEWEST_CLICKS - 1), popular.argmax(axis=1)[: FEWEST_CLICKS - 1]] = True
+    assert order_of_unknown(replace(judged, clicked=few), -popular, "popular") is None

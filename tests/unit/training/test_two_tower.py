@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from tests.builders.encoded import encoders_of
 from training.data.prepared import Prepared
 from training.examples.positives import RetrievalExamples, UserHistories, item_columns, retrieval_examples
 from training.examples.snapshot import unknown_user
-from training.examples.split import held_out
+from training.examples.split import held_out, is_before, is_positive
 from training.export.towers import export_model, model_spec, run_model
+from training.learn import renew_popularity
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.model import RetrievalModel
 from training.retrieval.sampling import (
@@ -34,6 +37,7 @@ from training.retrieval.two_tower import (
     merlin_schema,
     two_tower_model,
 )
+from training.slates.slates import Retriever
 
 ITEMS = 12
 FIELDS = {
@@ -312,3 +316,23 @@ def test_a_fresh_example_knows_what_came_just_before_and_never_itself(world: Pre
     stale, fresh = (columns[names.USER_RECENT_ITEM_IDS][:, 0] for columns in newest)
     np.testing.assert_array_equal(stale, histories.recent.items[examples.ends[rows] - 1])
     np.testing.assert_array_equal(fresh, histories.recent.items[examples.just_before[rows] - 1])
+
+
+def test_how_popular_items_are_is_counted_anew_once_all_is_chosen(world: Prepared) -> None:
+    model, histories, catalogue, _ = fitted(world)
+    config = TwoTowerConfig()
+    retriever = Retriever(model, histories, catalogue)
+    before, popularity = model.encode_items(catalogue), model.item_popularity.copy()
+    soon = world.split.train_until + timedelta(seconds=1)
+    first = world.split.model_copy(update={"validate_until": soon})
+    same = replace(world, dataset=world.dataset.model_copy(update={"split": first}))
+    renew_popularity(same, retriever, config)
+    np.testing.assert_allclose(model.item_popularity, popularity, atol=1e-2)
+    renew_popularity(world, retriever, config)
+    after, codes = model.encode_items(catalogue), catalogue[names.ITEM_ID]
+    np.testing.assert_array_equal(after[:, :-1], before[:, :-1])
+    late = is_before(world, world.split.validate_until) & ~is_before(world, world.split.train_until)
+    clicked = world.interactions[late & is_positive(world, world.dataset.target)][names.ITEM_ID]
+    counts = clicked.value_counts().reindex(world.items[names.ITEM_ID], fill_value=0).to_numpy()
+    gained = (model.item_popularity - popularity)[codes]
+    assert gained[counts > 0].mean() > gained[counts == 0].mean()

@@ -7,8 +7,8 @@ import pytest
 
 from tests.unit.training.test_activity import START, days, prepared
 from training.data.prepared import Prepared
-from training.evaluation.few_items import with_strangers
 from training.examples.split import HeldOut, all_user_ids, held_out
+from training.examples.strangers import with_strangers
 
 ROWS: list[tuple[int, int, float | None, int | None]] = [
     (0, 10, None, 1),
