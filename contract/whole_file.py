@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+ABANDONED_S = 3600.0
+"""Seconds since somebody wrote to a temporary file, after which nobody is at it any more."""
 
 
 @contextmanager
@@ -26,6 +29,14 @@ def whole_file(path: Path, *, is_durable: bool = False) -> Iterator[BinaryIO]:
             _sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def drop_abandoned(folder: Path) -> None:
+    """Deletes the temporary files, in a folder and those below, whose process was killed while it wrote."""
+    for temporary in folder.rglob(".*.tmp"):
+        with suppress(FileNotFoundError):  # it took its name meanwhile
+            if time.time() - temporary.stat().st_mtime > ABANDONED_S:
+                temporary.unlink()
 
 
 def _sync_names(folder: Path) -> None:

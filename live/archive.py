@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contract.event_archive import hour_of
-from contract.whole_file import whole_file
+from contract.whole_file import drop_abandoned, whole_file
 from live.streams import Entry
 
 MERGED = "whole.parquet"
@@ -42,7 +42,9 @@ class Archive:
             _write(self.folder / hour / name, self._table(mine))
 
     def merge(self, now_s: float) -> None:
-        """Makes one file of those of an hour that is over; the oldest such hour that has several."""
+        """Makes one file of those of an hour that is over; the oldest such hour that has several. What was
+        left of files whose writer was killed goes."""
+        drop_abandoned(self.folder)
         newest = hour_of(int((now_s - 3600 - MERGE_AFTER_S) * 1000))
         for hour in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             files = sorted(hour.glob("*.parquet"))

@@ -28,8 +28,8 @@ BLOCK_MS = 250
 AGAIN_S = 0.5
 """Seconds until Redis is asked again after it failed."""
 MOST_BYTES = 256 * 1024
-"""Bytes of the entries of a transaction of several: a change may put hundreds of items, and what takes longer
-than the lease fails, and begins anew, for ever. Some 1,500 items, each a tenth of a millisecond and bundle."""
+"""Bytes of the entries of a transaction that has several: a change may put hundreds of items, and what takes
+longer than the lease fails, and begins anew, for ever. Some 1,500 items, a tenth of a millisecond each."""
 MERGE_S = 60.0
 """Seconds between two looks for hours of the archive to merge."""
 

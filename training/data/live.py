@@ -18,8 +18,10 @@ from contract.event_archive import ACCEPTED_AT, archive_files, events_folder
 from contract.ids import OwnId
 from contract.items import Row
 from contract.live_catalogue import LiveState, catalogue_folder, change_files, digest_of_user, read_changes
+from contract.live_files import live_folder
 from contract.shown import shown_folder
 from contract.slates import MADE_AT, slate_files
+from contract.whole_file import drop_abandoned
 from training.data.prepared import prepared_schema, tables_of, to_frame
 from training.data.validate import Checked
 
@@ -100,7 +102,8 @@ def _interactions(frame: pd.DataFrame, gone: dict[int, int], dataset: Dataset) -
 
 def forget_archived(var_dir: Path, name: str) -> int:
     """Writes each file of a data set's archive, and of its stored slates, anew that holds rows of users who
-    were forgotten, without them; gives the number of rows that went.
+    were forgotten, without them; gives the number of rows that went. What was left of files that were being
+    written goes too, as it may hold rows of theirs.
 
     Raises:
         DatasetError: one cannot be written.
@@ -114,6 +117,7 @@ def forget_archived(var_dir: Path, name: str) -> int:
         at_ms = at if isinstance(at, int) else at.timestamp() * 1000
         return until_ms is not None and at_ms <= until_ms
 
+    drop_abandoned(live_folder(var_dir, name))
     files = (
         (archive_files(events_folder(var_dir, name)), ACCEPTED_AT),
         (archive_files(shown_folder(var_dir, name)), SHOWN_AT),

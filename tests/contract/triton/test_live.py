@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -215,7 +216,11 @@ def test_the_files_of_an_hour_that_is_over_become_one(redis: Any, tmp_path: Path
     folder, archive = events_folder(tmp_path, NAME), consumer._handlers[STREAMS[0]].archive
     assert archive is not None
     before = len(archive_files(folder))
+    left = archive_files(folder)[0].with_name(".0-1-0.parquet.1.2.tmp")
+    left.write_text("half of what was written when a consumer was killed")
+    os.utime(left, (0, 0))
     archive.merge(time.time())
+    assert not left.exists()
     assert len(archive_files(folder)) == before > 1, "its hour goes on"
     archive.merge(time.time() + 2 * 3600)
     assert len(archive_files(folder)) == 1

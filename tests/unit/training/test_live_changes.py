@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,12 @@ def test_a_user_who_was_forgotten_is_in_no_table_nor_archive(tmp_path: Path) -> 
     path = events_folder(tmp_path, "synthetic") / "2026-01-01T00" / "0-1-0.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(table, path)
+    half = path.with_name(".0-1-0.parquet.1.2.tmp")
+    half.write_bytes(path.read_bytes())
+    os.utime(half, (0, 0))
     change(tmp_path, FORGET, digest_of_user(user), at_ms)
     after = prepared(tmp_path)
+    assert not half.exists(), "nor in what was left of a file"
     assert user not in after.users[names.USER_ID].tolist()
     assert other in after.users[names.USER_ID].tolist()
     mine = after.interactions[after.interactions[names.USER_ID] == user]
