@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from contract.items import Row
 from contract.live_files import live_folder, read_files
-from contract.whole_file import whole_file
+from contract.whole_file import drop_abandoned, whole_file
 
 FIELD = "change"
 PUT, TAKE_OUT, FORGET, SHOW = "put", "take_out", "forget", "show"
@@ -78,16 +78,17 @@ def catalogue_folder(var: Path, dataset: str) -> Path:
 
 def write_changes(folder: Path, changes: Sequence[Change]) -> None:
     """Writes changes to a file of their own, whole or not at all; they are on the disk when it returns. Many
-    files become one."""
+    files become one, of those changes that still say something."""
     if not changes:
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / f"{changes[0].change_id}.jsonl", changes)
     files = change_files(folder)
     if len(files) > MOST_FILES:
-        whole = read_changes(folder)
-        name = f"{WHOLE}-{whole[-1].change_id}.jsonl"  # no file of fewer changes has this name
-        _write(folder / name, whole)
+        drop_abandoned(folder)
+        known = read_changes(folder)
+        name = f"{WHOLE}-{known[-1].change_id}.jsonl"  # no file of fewer changes has this name
+        _write(folder / name, _lasting(known))
         for file in files:
             if file.name != name:
                 file.unlink(missing_ok=True)
@@ -129,6 +130,26 @@ class LiveState:
             elif change.kind == FORGET:
                 forgotten[str(change.content)] = change.at_ms
         return cls(items, forgotten)
+
+
+def _lasting(changes: Sequence[Change]) -> list[Change]:
+    """Takes changes in their order, gives what they amount to: of each item, and of each user who was
+    forgotten, the last one, in the same order."""
+    kept: list[Change] = []
+    items: set[str] = set()
+    users: set[str] = set()
+    for change in reversed(changes):
+        if change.kind == PUT:
+            rows = {number: row for number, row in change.content.items() if number not in items}
+            if rows:
+                kept.append(replace(change, content=rows))
+            items |= rows.keys()
+            continue
+        later = users if change.kind == FORGET else items
+        if change.content not in later:
+            kept.append(change)
+        later.add(change.content)
+    return kept[::-1]
 
 
 def _write(path: Path, changes: Sequence[Change]) -> None:

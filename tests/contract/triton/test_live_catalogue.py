@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -352,6 +353,33 @@ def test_many_files_of_changes_become_one_and_tell_the_same(tmp_path: Path) -> N
     assert len([*tmp_path.glob("*.jsonl")]) < 4
     write_changes(tmp_path, changes[:2])
     assert read_changes(tmp_path) == changes
+
+
+def test_of_changes_that_are_made_one_file_the_last_of_each_item_and_user_stay(tmp_path: Path) -> None:
+    half = tmp_path / ".1-0.jsonl.1.2.tmp"
+    half.write_text("half")
+    os.utime(half, (0, 0))
+    changes = [
+        Change("1-0", PUT, {"1": {"item_id": 1}, "2": {"item_id": 2}}),
+        Change("2-0", PUT, {"3": {"item_id": 3}}),
+        Change("3-0", FORGET, "one"),
+        Change("3-1", FORGET, "other"),
+        Change("4-0", TAKE_OUT, "1"),
+        Change("5-0", TAKE_OUT, "3"),
+        Change("6-0", FORGET, "one"),
+        Change("7-0", PUT, {"3": {"item_id": 3, "item_name": "back"}}),
+    ]
+    rest = [Change(f"{at}-0", TAKE_OUT, "4") for at in range(8, 8 + MOST_FILES)]
+    for one in (*changes, *rest):
+        write_changes(tmp_path, [one])
+    kept = [Change("1-0", PUT, {"2": {"item_id": 2}}), *(changes[at] for at in (3, 4, 6, 7))]
+    told = read_changes(tmp_path)
+    assert told[: len(kept)] == kept
+    assert len(told) < len(kept) + 9
+    assert {one.content for one in told[len(kept) :]} == {"4"}
+    assert LiveState.of(told).items == LiveState.of([*changes, *rest]).items
+    assert LiveState.of(told).forgotten == LiveState.of(changes).forgotten == {"other": 3, "one": 6}
+    assert not half.exists()
 
 
 def test_files_that_were_made_one_while_they_are_read_are_listed_anew(tmp_path: Path) -> None:
