@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from contract.bundle import BundleError, read_manifest
-from contract.errors import StageError, WrongField
+from contract.errors import ErrorCode, StageError, WrongField
 from contract.routing import CHAMPION, GatewayReport, Routing, RoutingError, Written
 from contract.slates import Degradation, SlateSource
 from service.failures import DependencyUnavailable
@@ -130,8 +130,9 @@ class Router:
         heard = served.shadow.heard if served.shadow is not None and arm == CHAMPION else None
         try:
             answer = await recommendations.answer(request, request_id, started, arm, heard)
-        except StageError:
-            self._answers[arm].note(is_bad=True)
+        except Exception as error:
+            if not _is_callers_fault(error):
+                self._answers[arm].note(is_bad=True)
             raise
         if served.arms and not getattr(request, "source", None):
             is_full = answer.sources[0] == SlateSource.ENSEMBLE
@@ -244,8 +245,8 @@ class Router:
         arms = {arm.bundle: held for arm in routing.arms if (held := bundles.get(arm.bundle)) is not None}
         before = self.served
         shadow = before.shadow
-        if (shadow.name if shadow else None) != routing.shadow or before.champion is not champion:
-            shadow = self._shadow(routing.shadow, champion.variant)
+        if (shadow.name if shadow else None) != routing.shadow:
+            shadow = self._shadow(routing.shadow)
         after = Served(routing, champion, arms, shadow)
         if (before.routing, before.answering, before.shadow) != (routing, after.answering, shadow):
             for one in (champion, *arms.values()):
@@ -258,12 +259,16 @@ class Router:
             log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
         bundles.let_go(routing.bundles)
 
-    def _shadow(self, name: str | None, champion: Variant) -> Shadow | None:
+    def _shadow(self, name: str | None) -> Shadow | None:
         held = self._bundles.get(name)
         if held is None:
             return None
         time_s = (self.settings.latency_budget_ms - self.settings.reserve_ms) / 1000
-        return Shadow(held.variant, champion, self.event_loop, self.metrics, time_s)
+        return Shadow(held.variant, self._in_flight, self.event_loop, self.metrics, time_s)
+
+    def _in_flight(self) -> int:
+        """Counts the slates that users wait for, of every bundle that answers them."""
+        return sum(one.variant.limits.in_flight.in_flight for one in self.served.answering.values())
 
     async def _judge(self, written: Written) -> None:
         """Takes an arm out of the record whose answers are worse than the champion's beyond the bound."""
@@ -282,3 +287,10 @@ class Router:
             except DependencyUnavailable as error:
                 log.warning("routing_not_written", reason=str(error))
             return
+
+
+def _is_callers_fault(error: Exception) -> bool:
+    """Whether a request was refused for what stands in it: that says nothing of the bundle."""
+    if isinstance(error, StageError):
+        return error.code is ErrorCode.BAD_REQUEST
+    return isinstance(error, WrongField)

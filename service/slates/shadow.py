@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -56,11 +57,16 @@ class Shadow:
     """One bundle beside the champion."""
 
     def __init__(
-        self, variant: Variant, champion: Variant, event_loop: EventLoopLimit, metrics: Metrics, time_s: float
+        self,
+        variant: Variant,
+        in_flight: Callable[[], int],
+        event_loop: EventLoopLimit,
+        metrics: Metrics,
+        time_s: float,
     ) -> None:
-        """Takes the seconds that it has for a slate."""
+        """Takes what tells how many slates others wait for, and the seconds that it has for its own."""
         self.name = variant.name
-        self._variant, self._champion, self._time_s = variant, champion, time_s
+        self._variant, self._in_flight, self._time_s = variant, in_flight, time_s
         self._event_loop, self._metrics = event_loop, metrics
         self._not_before_s = -math.inf
         self._asking: asyncio.Task[None] | None = None
@@ -75,7 +81,7 @@ class Shadow:
         asyncio.get_running_loop().call_later(AFTER_S, self._begin, asked, slate)
 
     def _begin(self, asked: SlateRequest, slate: Slate) -> None:
-        if self._champion.limits.in_flight.in_flight or self._event_loop.lateness_s > LATE_S:
+        if self._in_flight() or self._event_loop.lateness_s > LATE_S:
             self._metrics.shadowed("spared")
             self._not_before_s = time.monotonic() + AFTER_S
             return

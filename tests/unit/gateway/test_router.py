@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from contract.bundle import BundleError
-from contract.errors import WrongField
+from contract.errors import ErrorCode, StageError, WrongField
 from contract.routing import CHAMPION, Routing
 from contract.slates import Published
 from service import held as module
@@ -260,6 +260,35 @@ async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_w
     assert 'shortlist_arms_ended_total{arm="two"} 1.0' in metrics_of(router)
 
 
+async def test_whatever_an_arm_raises_counts_against_it_and_what_a_caller_did_wrong_does_not() -> None:
+    store, now_s = make_store(), 0.0
+    router, bundles = make_router(store, "two", clock=lambda: now_s)
+    record = Routing(champion=BUNDLE).split("two", 0.5, "")
+    write(store, record)
+    await settled(router)
+
+    async def ask_everyone(error: type[Exception], **body: Any) -> None:
+        nonlocal now_s
+        for _ in range(STRIKES):
+            for user in range(2 * LEAST + 50):
+                if record.arm_of(user) == "two":
+                    with pytest.raises(error):
+                        await told(router, user, **body)
+                else:
+                    await told(router, user)
+            now_s += WINDOW_S
+            await router.look()
+
+    await ask_everyone(WrongField, context={"no_such": 1})
+    bundles.ensembles["two"].fail = StageError(ErrorCode.BAD_REQUEST, "request", "too long")
+    await ask_everyone(StageError)
+    assert store.record == record.encode().encode()
+    bundles.ensembles["two"].fail = ZeroDivisionError("a bug")
+    await ask_everyone(ZeroDivisionError)
+    assert store.record is not None
+    assert "two was taken out: " in Routing.decode(store.record).why
+
+
 async def test_a_record_that_is_gone_leaves_the_links_bundle_and_a_redis_that_is_away_leaves_everything() -> (
     None
 ):
@@ -310,6 +339,23 @@ async def test_a_shadow_is_compared_and_shown_to_nobody(monkeypatch: pytest.Monk
     await asyncio.sleep(0.05)
     assert 'shortlist_shadow_total{outcome="spared"} 1.0' in metrics_of(router), "others are being answered"
     assert len(bundles.ensembles["two"].requests) == asked + 1
+
+
+async def test_a_shadow_is_spared_while_an_arm_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow_module, "AFTER_S", 0.0)
+    store = make_store()
+    router, bundles = make_router(store, "two", "three")
+    write(store, Routing(champion=BUNDLE).shadowed("two", ""))
+    await settled(router)
+    record = Routing(champion=BUNDLE).shadowed("two", "").split("three", 0.4, "")
+    write(store, record)
+    await settled(router)
+    asked = len(bundles.ensembles["two"].requests)
+    router.served.arms["three"].variant.limits.in_flight.try_enter()
+    await told(router, next(user for user in USERS if record.arm_of(user) == CHAMPION))
+    await asyncio.sleep(0.05)
+    assert 'shortlist_shadow_total{outcome="spared"} 1.0' in metrics_of(router)
+    assert len(bundles.ensembles["two"].requests) == asked
 
 
 async def test_several_requests_are_answered_each_by_its_arm() -> None:
