@@ -71,9 +71,9 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         following = asyncio.create_task(router.follow())
         hearing = asyncio.create_task(LiveItemsFollower(router.variants).follow())
         yield
+        await router.shown.flush()  # first: who cancels a write that is under way loses its notes
         for task in (preparing, watching, noting, following, hearing):
             task.cancel()
-        await router.shown.flush()
         await router.close()
         await events.close()
 

@@ -30,6 +30,7 @@ class ShownNotes:
         self._most, self._every_s = most, every_s
         self._waiting: deque[Shown] = deque()
         self._is_told = False
+        self._writing = asyncio.Lock()
 
     def note(self, notes: Sequence[Shown]) -> None:
         """Takes the notes of an answer that was sent."""
@@ -45,16 +46,17 @@ class ShownNotes:
             await self.flush()
 
     async def flush(self) -> None:
-        """Writes what waits now."""
-        for _ in range(-(-len(self._waiting) // AT_ONCE)):
-            some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-            try:
-                await self._store.note_shown(some, TIMEOUT_S)
-            except DependencyUnavailable as error:
-                self._metrics.noted(len(some), "redis")
-                if not self._is_told:
-                    log.warning("shown_not_noted", reason=str(error))
-                self._is_told = True
-            else:
-                self._metrics.noted(len(some), "noted")
-                self._is_told = False
+        """Writes what waits now, after what is being written already."""
+        async with self._writing:
+            for _ in range(-(-len(self._waiting) // AT_ONCE)):
+                some = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+                try:
+                    await self._store.note_shown(some, TIMEOUT_S)
+                except DependencyUnavailable as error:
+                    self._metrics.noted(len(some), "redis")
+                    if not self._is_told:
+                        log.warning("shown_not_noted", reason=str(error))
+                    self._is_told = True
+                else:
+                    self._metrics.noted(len(some), "noted")
+                    self._is_told = False

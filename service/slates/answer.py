@@ -170,14 +170,15 @@ class Recommendations:
         *,
         first_place: int,
     ) -> Shown:
-        """Makes the note of an answer. Whoever explored says the chances of its own places; the others had no
-        other item to give."""
+        """Makes the note of an answer, as of the bundle that made the slate: a stored one may be another's
+        than answers now. Whoever explored says the chances of its own places; the others had no other item
+        to give."""
         certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
         asked_for = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
         return Shown(
             request_id=asked.request_id,
             at_ms=round(time.time() * 1000),
-            bundle=self.variant.name,
+            bundle=self.variant.name if slate.provenance is None else slate.provenance.bundle,
             arm=asked.arm,
             source=str(slate.source),
             user_id=request.user_id,

@@ -13,10 +13,20 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contract.routing import CHAMPION
 from contract.shown import HEAD, SCORES, Shown
+from contract.slates import Published
 from contract.watched import FeatureDrift, Watched
 from service.metrics import Metrics
 from service.shown import ShownNotes
-from tests.builders.gateway import BUNDLE, BrokenStore, FakeEnsemble, client_of, make_app, make_store
+from tests.builders.gateway import (
+    BUNDLE,
+    RUN,
+    BrokenStore,
+    FakeEnsemble,
+    client_of,
+    make_app,
+    make_store,
+    make_stored,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +97,16 @@ async def test_each_answer_of_many_and_every_filled_place_is_noted(tmp_path: Pat
     assert [note.is_plain for note in store.shown] == [True, False]
 
 
+async def test_a_stored_slate_is_noted_as_of_the_bundle_that_made_it(tmp_path: Path) -> None:
+    stored = [(7, make_stored([300, 301, 302], bundle="older")), (8, make_stored([300, 301, 302]))]
+    store = make_store(published=Published((RUN,)), slates=stored)
+    async with client_of(make_app(tmp_path, store=store)) as client:
+        for user in (7, 8):
+            body = {"user_id": user, "n": 3, "source": "batch"}
+            assert (await client.post("/v1/recommendations", json=body)).json()["source"] == "batch"
+    assert [(note.source, note.bundle) for note in store.shown] == [("batch", "older"), ("batch", BUNDLE)]
+
+
 async def test_an_answer_that_was_not_sent_is_not_noted(tmp_path: Path) -> None:
     store = make_store()
     async with client_of(make_app(tmp_path, store=store)) as client:
@@ -121,6 +141,17 @@ async def test_no_answer_waits_for_a_note_and_what_does_not_fit_is_counted(tmp_p
         await asyncio.sleep(0.01)
         assert len(store.shown) + dropped == 5
         assert dropped == 2, "one is under way, two wait"
+
+
+async def test_what_is_being_written_when_the_gateway_ends_is_written_to_its_end(tmp_path: Path) -> None:
+    store = SlowStore()
+    async with client_of(make_app(tmp_path, FakeEnsemble(), store, shown_ms=1)) as client:
+        for _ in range(3):
+            assert (await client.post("/v1/recommendations", json={"user_id": 7, "n": 2})).status_code == 200
+            await asyncio.sleep(0.01)
+        assert store.shown == []
+        asyncio.get_running_loop().call_later(0.05, store.may_write.set)
+    assert len(store.shown) == 3, "one was under way, two waited"
 
 
 async def test_a_redis_that_is_away_loses_notes_which_are_counted_and_answers_go_on() -> None:
