@@ -33,10 +33,10 @@ class NotStored(DependencyUnavailable):
 
 
 class TooFarBehind(Exception):
-    """So many events, or changes of items and users, wait for the consumer that no more are taken."""
+    """So many events, or changes of items and users, lie in the streams that no more are taken."""
 
     def __init__(self, most: int, what: str) -> None:
-        super().__init__(f"{most:,} {what} or more wait for the consumer already")
+        super().__init__(f"{most:,} {what} or more wait already, for their effect or for the archive")
 
 
 class BodyRefused(Exception):

@@ -62,7 +62,7 @@ class PopularList(BaseModel):
 
 @dataclass(frozen=True)
 class Variant:
-    """One bundle and what serves it. Today a process has one."""
+    """One bundle and what serves it; a process holds one for each bundle that it serves."""
 
     manifest: Manifest
     popular: tuple[PopularItem, ...]

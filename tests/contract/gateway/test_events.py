@@ -249,6 +249,7 @@ async def test_too_many_that_wait_are_429_with_retry_after(
         counted = (await http.get("/metrics")).text
     assert (first.status_code, second.status_code) == (202, 429)
     assert second.headers["retry-after"] == "5"
+    assert "events or more wait already, for their effect or for the archive" in second.json()["detail"]
     assert len(stored(client)) == 1
     assert 'shortlist_events_refused_total{reason="backlog"} 1.0' in counted
 
