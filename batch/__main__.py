@@ -123,7 +123,7 @@ def retraining(chosen: argparse.Namespace, chain: EnsembleSettings, batch: Batch
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Retraining(redis, chain.redis_url, dataset, batch, say).keep(stop)
+    Retraining(redis, chain.redis_url, dataset, chain.var_dir, batch, say).keep(stop)
     return 0
 
 

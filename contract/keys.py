@@ -283,7 +283,7 @@ def watched_key(dataset: str) -> str:
 
 
 def retrained_key(dataset: str) -> str:
-    """The key of the training that was begun last without a person, as JSON: when, why, how it ended."""
+    """The key of the training that was begun last, by whomever, as JSON: when, why, how it ended."""
     return f"retrained:{dataset}"
 
 

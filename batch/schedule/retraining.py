@@ -1,40 +1,30 @@
 """`python -m batch retraining`: begins a training when it is due: by the clock, by drift, by enough events.
 
 What was tried last stands in Redis, so that a restart repeats nothing; a training is a process of its own,
-and its lock keeps two apart, whoever begins them.
+and its lock keeps two apart, whoever begins them. One that is due while another is at work waits for its end.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from batch.errors import explain
+from batch.schedule.training_lock import AT_WORK, is_at_work
+from batch.schedule.tried import Tried, TriedTrainings
 from batch.settings import BatchSettings
 from contract.environment import RedisUrl
-from contract.events import PARTITIONS
-from contract.keys import event_stream_key, retrained_key, watched_key
+from contract.keys import watched_key
 from contract.watched import Watched
-
-
-@dataclass(frozen=True)
-class Tried:
-    """The last training that was begun: when, Unix time in seconds, how many events had come until then, why,
-    and with which status it ended; None while it is at work, or where it was killed."""
-
-    at_s: float
-    events: int
-    reason: str = ""
-    status: int | None = None
 
 
 class Retraining:
@@ -45,12 +35,15 @@ class Retraining:
         redis: Redis,
         url: RedisUrl,
         dataset: str,
+        var: Path,
         settings: BatchSettings,
         say: Callable[[str], None],
         now_s: Callable[[], float] = time.time,
     ) -> None:
+        """`var` is the run-time folder, in which a training that is at work holds its lock."""
         self._redis: Any = redis
-        self._url, self._dataset, self._settings = url, dataset, settings
+        self._tried = TriedTrainings(redis, dataset)
+        self._url, self._dataset, self._var, self._settings = url, dataset, var, settings
         self._say, self._now_s = say, now_s
 
     def keep(self, stop: threading.Event) -> None:
@@ -67,16 +60,20 @@ class Retraining:
             stop.wait(self._settings.poll_s)
 
     def look(self) -> int | None:
-        """Runs what is due; gives the status with which it ended, None where nothing was."""
+        """Runs what is due; gives the status with which it ended, None where nothing was, or another training
+        is at work: `make` would not tell that by its status."""
         reason = self.due()
-        if reason is None:
+        if reason is None or is_at_work(self._var):
             return None
-        tried = Tried(self._now_s(), self._events(), reason)
-        self._keep(tried)
+        former, tried = self._last(), Tried(self._now_s(), self._tried.events(), reason)
+        self._tried.keep(tried)
         self._say(f"{reason}; a training begins")
         command = [*shlex.split(self._settings.retrain_command), f"REASON={reason}"]
         status = subprocess.run(command).returncode
-        self._keep(Tried(tried.at_s, tried.events, reason, status))
+        if status != AT_WORK:
+            self._tried.keep(replace(tried, status=status))
+        elif self._tried.last() == tried:  # else the other one has written itself meanwhile
+            self._tried.keep(former)
         self._say("the training ended well" if not status else f"the training ended with status {status}")
         return status
 
@@ -89,7 +86,8 @@ class Retraining:
             return f"it is the schedule's time, {slot:%Y-%m-%d %H:%M %Z}"
         if self._now_s() - last.at_s < settings.retrain_pause_s:
             return None
-        if settings.retrain_events and (since := self._events() - last.events) >= settings.retrain_events:
+        since = self._tried.events() - last.events
+        if settings.retrain_events and since >= settings.retrain_events:
             return f"{since} events since the last training"
         if settings.retrain_on_drift:
             found = Watched.found(self._redis.get(watched_key(self._dataset)))
@@ -100,21 +98,8 @@ class Retraining:
     def _last(self) -> Tried:
         """Reads what was tried last. Where nothing is known, now is the beginning: what came before is not
         counted. Fewer events than then: Redis was emptied, and they are counted anew."""
-        value = self._redis.get(retrained_key(self._dataset))
-        if value is None:
-            begun = Tried(self._now_s(), self._events())
-            self._keep(begun)
-            return begun
-        last = Tried(**json.loads(value))
-        return last if self._events() >= last.events else Tried(last.at_s, 0, last.reason, last.status)
-
-    def _keep(self, tried: Tried) -> None:
-        self._redis.set(retrained_key(self._dataset), json.dumps(asdict(tried)))
-
-    def _events(self) -> int:
-        """Counts the events that ever came."""
-        pipe: Any = self._redis.pipeline(transaction=False)
-        for partition in range(PARTITIONS):
-            pipe.xinfo_stream(event_stream_key(self._dataset, partition))
-        replies = pipe.execute(raise_on_error=False)
-        return sum(int(one["entries-added"]) for one in replies if not isinstance(one, Exception))
+        last, events = self._tried.last(), self._tried.events()
+        if last is None:
+            last = Tried(self._now_s(), events)
+            self._tried.keep(last)
+        return last if events >= last.events else replace(last, events=0)

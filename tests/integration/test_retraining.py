@@ -138,3 +138,4 @@ def test_events_begin_a_training_whose_bundle_is_promoted_and_a_worse_one_change
     assert "not promoted" in refused.stderr
     assert "what is served stays" in refused.stdout
     assert (served(world), routing(world)) == ((BETTER, BETTER), record)
+    assert (tried(world)["reason"], tried(world)["status"]) == ("again", 1), "one by hand counts as well"

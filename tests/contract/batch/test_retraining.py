@@ -13,6 +13,8 @@ import pytest
 from redis import Redis
 
 from batch.schedule.retraining import Retraining
+from batch.schedule.training_lock import AT_WORK, alone
+from batch.schedule.tried import Tried, TriedTrainings
 from batch.settings import BatchSettings
 from contract.environment import RedisUrl
 from contract.events import PARTITIONS
@@ -36,7 +38,8 @@ class Stand:
         )
         told = {"retrain_command": f"{sys.executable} {program}", "retrain_pause_s": HOUR, "poll_s": 0.1}
         made = BatchSettings(**{**told, **settings})
-        self.watch = Retraining(redis, url, NAME, made, self.said.append, lambda: self.now_s)
+        self.var = folder / "var"
+        self.watch = Retraining(redis, url, NAME, self.var, made, self.said.append, lambda: self.now_s)
         self.watch.look()  # it begins to count
 
     def accept(self, events: int) -> None:
@@ -121,6 +124,47 @@ def test_one_that_failed_is_kept_as_failed_and_not_begun_again_at_once(
     assert (kept["status"], kept["reason"]) == (3, "1 events since the last training")
     assert stand.watch.look() is None
     assert "ended with status 3" in stand.said[-1]
+
+
+def test_one_that_did_nothing_as_another_is_at_work_is_as_due_as_before(
+    redis: Redis, redis_url: RedisUrl, tmp_path: Path
+) -> None:
+    stand = Stand(redis, redis_url, tmp_path, status=AT_WORK, retrain_events=20, retrain_cron="0 4 * * *")
+    begun = redis.get(retrained_key(NAME))
+    stand.now_s += 48 * HOUR
+    stand.accept(20)
+    for tries in (1, 2):
+        assert stand.watch.look() == AT_WORK
+        assert len(stand.reasons) == tries
+        assert redis.get(retrained_key(NAME)) == begun
+
+
+def test_one_that_is_due_waits_for_another_that_is_at_work(
+    redis: Redis, redis_url: RedisUrl, tmp_path: Path
+) -> None:
+    stand = Stand(redis, redis_url, tmp_path, retrain_cron="0 4 * * *")
+    stand.now_s += 48 * HOUR
+    with alone(stand.var):
+        assert stand.watch.look() is None
+        assert stand.reasons == []
+    assert stand.watch.look() == 0
+    assert len(stand.reasons) == 1
+
+
+def test_events_are_counted_from_a_training_by_hand_on(
+    redis: Redis, redis_url: RedisUrl, tmp_path: Path
+) -> None:
+    stand = Stand(redis, redis_url, tmp_path, retrain_events=20)
+    stand.now_s += 2 * HOUR
+    stand.accept(19)
+    by_hand = TriedTrainings(redis, NAME)
+    by_hand.keep(Tried(stand.now_s, by_hand.events(), "by hand", 0))
+    stand.now_s += 2 * HOUR
+    stand.accept(19)
+    assert stand.watch.look() is None
+    stand.accept(1)
+    assert stand.watch.look() == 0
+    assert stand.reasons == ["REASON=20 events since the last training"]
 
 
 def test_it_ends_when_told(redis: Redis, redis_url: RedisUrl, tmp_path: Path) -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
+from batch.schedule.tried import TriedTrainings
+from contract.events import PARTITIONS
+from contract.keys import event_stream_key
 from deploy.local import retrain
 from deploy.local.bundles import CommandFailed
 from deploy.local.settings import LocalSettings
+from tests.builders.redis_server import redis_server
 
 
 @pytest.fixture
@@ -59,6 +64,31 @@ def test_a_step_that_fails_ends_it_and_is_told(
     assert "what is served stays" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("status", [0, 3])
+def test_when_it_began_why_and_how_it_ended_stands_where_the_schedule_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    monkeypatch.setattr(retrain, "dataset_of", lambda _: "tiny")
+    with redis_server(tmp_path) as url, Redis(**url.connection_kwargs()) as client:
+        trainings = TriedTrainings(client, "tiny")
+        for event in range(5):
+            client.xadd(event_stream_key("tiny", event % PARTITIONS), {"event": b"x"})
+        begun: list[Any] = []
+
+        def train(*_: Any) -> None:
+            begun.append(trainings.last())
+            if status:
+                raise CommandFailed(status)
+
+        monkeypatch.setattr(retrain, "retrain", train)
+        settings = LocalSettings(var_dir=tmp_path, redis_url=url)
+        assert run_main(monkeypatch, settings, "--reason", "new season") == status
+        ended = trainings.last()
+    assert ended is not None
+    assert (begun[0].events, begun[0].reason, begun[0].status) == (5, "new season", None)
+    assert (ended.at_s, ended.events, ended.status) == (begun[0].at_s, 5, status)
+
+
 def test_a_reason_may_hold_what_a_shell_would_read(tmp_path: Path) -> None:
     reason = 'it is the schedule\'s time; "now"'
     said = subprocess.run(
@@ -81,7 +111,7 @@ def _teller(folder: Path) -> Path:
 def test_two_never_run_at_once_and_a_killed_one_leaves_no_lock(
     monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
 ) -> None:
-    hold = "import sys,pathlib;from deploy.local.retrain import alone\n"
+    hold = "import sys,pathlib;from batch.schedule.training_lock import alone\n"
     hold += "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     monkeypatch.setattr(retrain, "run", lambda *_, **__: "")
     monkeypatch.setattr(retrain, "runs", lambda _: False)

@@ -1,0 +1,35 @@
+"""One training at a time on one machine, whoever begins it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = "retrain.lock"
+AT_WORK = os.EX_TEMPFAIL
+"""The status, 75, of a training that did nothing as another is at work."""
+
+
+@contextmanager
+def alone(var: Path) -> Iterator[None]:
+    """Holds the lock within the block; the system lets go of it with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another training is at work.
+    """
+    var.mkdir(parents=True, exist_ok=True)
+    with (var / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_at_work(var: Path) -> bool:
+    """Whether a training is at work."""
+    try:
+        with alone(var):
+            return False
+    except BlockingIOError:
+        return True
