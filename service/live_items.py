@@ -21,9 +21,12 @@ EVERY_S, TIMEOUT_S = 0.5, 1.0
 class LiveItemsFollower:
     """Looks again and again, for all bundles that this gateway serves."""
 
-    def __init__(self, served: Callable[[], Iterable[Variant]]) -> None:
-        """Takes what gives the bundles that are served now; the store of the first is asked."""
-        self._served, self._version = served, 0
+    def __init__(
+        self, served: Callable[[], Iterable[Variant]], drop: Callable[[Iterable[int]], None]
+    ) -> None:
+        """Takes what gives the bundles that are served now, of which the store of the first is asked, and
+        what else forgets what it has read of items."""
+        self._served, self._drop, self._version = served, drop, 0
         self._names: dict[int, OwnId] = {}
         self._changed: set[int] = set()
         self._is_told = False
@@ -55,4 +58,5 @@ class LiveItemsFollower:
             if len(variant.changed) < len(self._changed):  # it has no other
                 variant.changed.update(self._changed)
             variant.store.drop(changed)
+        self._drop(changed)
         self._version = version

@@ -69,7 +69,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
         noting = asyncio.create_task(router.shown.keep())
         following = asyncio.create_task(router.follow())
-        hearing = asyncio.create_task(LiveItemsFollower(router.variants).follow())
+        hearing = asyncio.create_task(LiveItemsFollower(router.variants, events.drop_items).follow())
         yield
         await router.shown.flush()  # first: who cancels a write that is under way loses its notes
         for task in (preparing, watching, noting, following, hearing):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,7 @@ class EventLog:
 
     async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
         """Gives those of the users, and those of the items, of whom Redis holds nothing; who was known a
-        minute ago is taken for known."""
+        minute ago is taken for known, an item until it is dropped."""
         known = self._known_users.get(user_ids), self._known_items.get(item_ids)
         users = [one for one in user_ids if one not in known[0]]
         items = [one for one in item_ids if one not in known[1]]
@@ -172,6 +172,10 @@ class EventLog:
         for kept, told in zip((self._known_users, self._known_items), found, strict=True):
             kept.put({one: True for one, is_there in told.items() if is_there})
         return _false_of(found[0]), _false_of(found[1])
+
+    def drop_items(self, item_ids: Iterable[int]) -> None:
+        """Takes items for known no more: they may have been taken out."""
+        self._known_items.drop(item_ids)
 
     async def lag(self, timeout_s: float) -> EventLag:
         """Looks how far the consumer is, in `timeout_s` seconds."""

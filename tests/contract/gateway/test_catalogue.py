@@ -14,6 +14,7 @@ import httpx
 import pytest
 import redis
 
+from contract.feast import AVAILABILITY_FIELD, feature_key
 from contract.ids import number_of_text
 from contract.keys import (
     catalogue_reply_key,
@@ -25,6 +26,7 @@ from contract.keys import (
     live_version_key,
 )
 from contract.live_catalogue import FIELD, FORGET, PUT, SHOW, TAKE_OUT, Change, decode_change
+from contract.names import ITEM_ID
 from service.catalogue import intake
 from service.live_items import LiveItemsFollower
 from service.main import build_app
@@ -304,13 +306,40 @@ async def test_too_many_changes_that_wait_are_429_with_retry_after(
     assert len(changes(client)) == 2
 
 
+async def test_events_on_an_item_that_was_taken_out_are_refused_once_the_gateway_has_heard_of_it(
+    server: RedisProcess, client: Any, tmp_path: Path
+) -> None:
+    async def status_of_a_click(number: int) -> int:
+        event = {"user_id": 7, "item_id": 3, "type": "click", "event_id": str(number)}
+        return int((await http.post("/v1/events", json={"events": [event]})).status_code)
+
+    client.hset(feature_key(ITEM_ID, 3, "synthetic"), AVAILABILITY_FIELD, b"\x38\x01")
+    settings = make_settings(redis_url=server.url, events={"synced": False, "unknown_items": "refuse"})
+    write_bundle(tmp_path)
+    store = RedisStore(server.url, "b1", 1.0, 100, dataset="synthetic")
+    async with client_of(
+        build_app(settings, Variant.read(tmp_path, settings, FakeEnsemble(), store))
+    ) as http:
+        assert await status_of_a_click(0) == 202
+        client.delete(feature_key(ITEM_ID, 3, "synthetic"))
+        client.hset(live_items_key("synthetic"), 3, "")
+        client.zadd(live_changes_key("synthetic"), {"3": 1})
+        client.set(live_version_key("synthetic"), 1)
+        statuses: list[int] = []
+        while statuses[-1:] != [422] and len(statuses) < 100:
+            await asyncio.sleep(0.05)
+            statuses.append(await status_of_a_click(len(statuses) + 1))
+    assert statuses[-1] == 422
+
+
 async def test_a_gateway_hears_the_names_of_new_items_and_reads_changed_cards_anew(
     server: RedisProcess, client: Any
 ) -> None:
     store = RedisStore(server.url, "b1", 1.0, 100, dataset="synthetic")
     await store.open()
     variant = replace(variant_of(store), ids=OwnIds("string", "string", lambda _: None), changed=set())
-    follower = LiveItemsFollower(lambda: [variant])
+    dropped: list[int] = []
+    follower = LiveItemsFollower(lambda: [variant], dropped.extend)
     number = number_of_text("new")
     client.set(item_card_key("b1", number), encode_card({"item_title": "Old"}))
     assert await store.cards([number], 1) == {number: {"item_title": "Old"}}
@@ -324,4 +353,5 @@ async def test_a_gateway_hears_the_names_of_new_items_and_reads_changed_cards_an
     await follower.look()
     assert (variant.ids.item(number), variant.ids.item(5), variant.changed) == ("new", None, {number, 5})
     assert await store.cards([number], 1) == {number: {"item_title": "New"}}
+    assert sorted(dropped) == sorted([number, 5])
     await store.close()
