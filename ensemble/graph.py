@@ -54,9 +54,10 @@ def request_schema(bundle: LoadedBundle) -> Schema:
     return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
 
 
-def offers_of(bundle: LoadedBundle, stores: Stores) -> Offers:
+def offers_of(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings) -> Offers:
     """Makes what there is to retrieve."""
-    return Offers(bundle, stores.vectors, stores.items, stores.sources)
+    of_new = max((one.share for one in settings.order.shares if one.filters is None), default=0.0)
+    return Offers(bundle, stores.vectors, stores.items, stores.sources, of_new)
 
 
 def recommend_graph(bundle: LoadedBundle, stores: Stores, settings: EnsembleSettings, offers: Offers) -> Node:

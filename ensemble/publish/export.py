@@ -44,7 +44,7 @@ def export(folder: Path, output: Path, settings: EnsembleSettings) -> Path:
     features = MemoryFeatureStore(bundle.dataset, bundle.dataset.clock)
     vectors = MemoryVectorIndex(bundle.item_ids, bundle.item_vectors)
     stores = Stores(features, vectors, item_table(bundle, features, settings))
-    graph = recommend_graph(bundle, stores, settings, offers_of(bundle, stores))
+    graph = recommend_graph(bundle, stores, settings, offers_of(bundle, stores, settings))
     ensemble = Ensemble(graph, request_schema(bundle))
 
     output.mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,7 @@ class Recommender:
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.bundle, self.stores, self.settings, self.now_s = bundle, stores, settings, now_s
-        self.offers = offers_of(bundle, stores)
+        self.offers = offers_of(bundle, stores, settings)
         graph = Graph(recommend_graph(bundle, stores, settings, self.offers))
         graph.construct_schema(request_schema(bundle))
         self.chain = chain_of(graph)

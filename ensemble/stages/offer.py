@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from contract.arrays import Bools
+from contract.bundle import SourceSpec
 from contract.rules.attributes import ItemAttributes
 from ensemble.bundle import LoadedBundle
 from ensemble.sources.eligible import EligibleItems
@@ -41,14 +42,21 @@ class Offers:
     """Holds the newest offer: that of the bundle, until items come or change."""
 
     def __init__(
-        self, bundle: LoadedBundle, index: VectorIndex, items: ItemTable, others: Sequence[Source] = ()
+        self,
+        bundle: LoadedBundle,
+        index: VectorIndex,
+        items: ItemTable,
+        others: Sequence[Source] = (),
+        share_of_new: float = 0.0,
     ) -> None:
-        """Takes the index of the bundle's vectors, the table of the items, and sources beside the bundle's.
+        """Takes the index of the bundle's vectors, the table of the items, sources beside the bundle's, and
+        the share of the candidates that new items have at least.
 
         Raises:
             BundleError: a source's file is not of the bundle's catalogue.
         """
         self._bundle, self._index, self._items, self._others = bundle, index, items, tuple(others)
+        self._specs = with_share_of_new(bundle.manifest.sources, share_of_new)
         self._catalogue = Catalogue(bundle.item_ids, bundle.item_vectors)
         self.current = self._made(self._catalogue, index, bundle.is_new, lambda: bundle.attributes)
 
@@ -70,9 +78,20 @@ class Offers:
         attributes: Callable[[], ItemAttributes],
     ) -> Offer:
         bundle = self._bundle
-        sources = sources_of(bundle.folder, bundle.manifest.sources, catalogue, index)
+        sources = sources_of(bundle.folder, self._specs, catalogue, index)
         offer: Offer
         eligible = EligibleItems(catalogue.positions, self._items, lambda: offer.attributes)
         panel = Panel((*sources, *self._others), catalogue)
         offer = Offer(catalogue, panel, eligible, is_new, attributes)
         return offer
+
+
+def with_share_of_new(specs: Sequence[SourceSpec], least: float) -> tuple[SourceSpec, ...]:
+    """Gives the source of new items a share of the candidates, at least, and the others what that leaves: a
+    share of the places cannot be kept without candidates."""
+    own = sum(one.share for one in specs if one.kind == "new")
+    if least <= own or all(one.kind != "new" for one in specs):
+        return tuple(specs)
+    left = (1 - least) / (1 - own)
+    shares = [least if one.kind == "new" else one.share * left for one in specs]
+    return tuple(one.model_copy(update={"share": share}) for one, share in zip(specs, shares, strict=True))

@@ -53,7 +53,8 @@ def with_new_items(
     """Gives new items a share of the candidates, and the sources what is left of theirs.
 
     It is the least share with which items that are ranked as new are found among `k` half as often as when
-    they are known, as long as all that held-out users chose is found as often, within the standard error.
+    they are known, as long as all that held-out users chose is found as often, within the standard error; it
+    may be none.
     `vectors` are those users' (U,D) and the catalogue's (I,D).
     """
     codes = retriever.catalogue[names.ITEM_ID]
@@ -65,7 +66,7 @@ def with_new_items(
     lists = lists_of((*sources, newest), recent, some, (vectors[0][:CHOICE_USERS], vectors[1]), k)
     affordable = _affordable(_found(lists, sources, some, k))
     if not affordable:
-        return tuple(sources)
+        return (*sources, newest.with_share(0))
     is_withheld = (codes != OOV_CODE) & is_probe(len(codes))
     trial, share = only_items(held, is_withheld), affordable[0]
     if len(trial.user_rows):

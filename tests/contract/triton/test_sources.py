@@ -266,6 +266,21 @@ def test_a_user_of_whom_nothing_is_known_has_an_order_of_their_own(world: World)
     np.testing.assert_allclose(known["order_scores"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.3, 3), (0.5, 5)])
+def test_new_items_have_the_places_that_the_settings_promise_them(
+    world: World, share: float, least: int
+) -> None:
+    """The bundle gives its new items a hundredth of the candidates, which would be none at all."""
+    few = [one.model_copy(update={"share": 0.01 if one.kind == "new" else 0.33}) for one in SOURCES]
+    add_sources(world, few, OrderSpec(ranking=0, retrieval=1))
+    order = {"shares": [{"share": share}]} if share else {}
+    recommender = make_recommender(world, order=order)
+    new = set(recommender.bundle.item_ids[recommender.bundle.is_new[:-1]].tolist())
+    for user_id in world.user_ids[:20]:
+        served = explained(recommender, user_id=user_id, n=10)["item_ids"]
+        assert len(new & set(served.tolist())) >= least
+
+
 @pytest.mark.parametrize(
     "order", [OrderSpec(columns={"gone": 1.0}), OrderSpec(corrections={"gone": Correction(few=1.0)})]
 )
