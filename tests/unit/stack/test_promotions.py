@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bench.asides import BARE, NOTED, SHADOWED, lines
 from bench.load.traffic import Exchange, Run
-from bench.promotions import Switch, Switched, full_share
+from bench.promotions import Switch, Switched, full_share, tell
 
 
 def exchange(
-    sent_s: float, bundle: str, source: str = "ensemble", *degraded: str, status: int = 200
+    sent_s: float,
+    bundle: str,
+    source: str = "ensemble",
+    *degraded: str,
+    status: int = 200,
+    latency_s: float = 0.01,
 ) -> Exchange:
     body = json.dumps({"bundle": bundle, "source": source, "degraded": degraded}).encode()
-    return Exchange(7, sent_s, sent_s, sent_s + 0.01, status, body)
+    return Exchange(7, sent_s, sent_s, sent_s + latency_s, status, body)
 
 
 def test_a_switch_is_seen_once_nobody_gets_the_former_bundle_any_more() -> None:
@@ -39,6 +46,33 @@ def test_what_failed_is_of_another_bundle_or_is_not_full_is_counted() -> None:
     made = Switched(("one", "two"), [], run)
     assert (made.failed, made.misnamed) == (1, 1)
     assert full_share(run.exchanges) == 3 / 6
+
+
+@pytest.mark.parametrize(
+    ("seen_after_s", "latency_s", "status", "source", "broken"),
+    [
+        (1.9, 0.014, 200, "ensemble", ""),
+        (1.9, 0.016, 200, "ensemble", "p99 is more than 1.5 times the quiet one"),
+        (2.1, 0.014, 200, "ensemble", "a switch was seen later than after 2 s"),
+        (1.9, 0.014, 503, "ensemble", "an answer failed"),
+        (1.9, 0.014, 200, "popular", "less than 99% of the answers are full"),
+    ],
+)
+def test_a_promise_that_is_broken_is_told_and_fails(
+    seen_after_s: float,
+    latency_s: float,
+    status: int,
+    source: str,
+    broken: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [exchange(1.0 + seen_after_s, "one", latency_s=latency_s)]
+    asked.append(exchange(5.0, "two", source, status=status, latency_s=latency_s))
+    made = Switched(("one", "two"), [Switch(1.0, "two")], Run(asked, seconds=6.0))
+    assert tell([exchange(0.0, "one")], [made]) == bool(broken)
+    told = capsys.readouterr().out
+    assert ("\nbroken  " in told) == bool(broken)
+    assert broken in told
 
 
 def test_what_notes_and_shadow_cost_is_a_ratio_of_each_round() -> None:
