@@ -40,10 +40,16 @@ TIME = re.compile(r"time|date|^ts$|when|_at$|^at$|^day$", re.IGNORECASE)
 RATING = re.compile(r"rating|stars|score|grade", re.IGNORECASE)
 COUNT = re.compile(r"count|weight|plays|quantity|amount|qty|times|number", re.IGNORECASE)
 NAME = re.compile(r"name|title|label|description", re.IGNORECASE)
+EVENT = re.compile(
+    r"^(event|action|behaviou?r|interaction|activity)[ _-]?(type|name)?$|^type$", re.IGNORECASE
+)
+CODE = re.compile(r"(id|code|key)$", re.IGNORECASE)
 LINK = re.compile(r"url|link|image|picture|href|photo", re.IGNORECASE)
 AVAILABLE = re.compile(r"avail|in[ _]?stock|active|on[ _]?shelf|sellable", re.IGNORECASE)
 FEW = 0.2
 """Share of distinct values above which a text is an item's own, such as a title, and no category."""
+MOST_EVENTS = 20
+"""Words of what was done above which they are no kinds of events."""
 ROWS = 20_000
 """Rows that are looked at."""
 
@@ -177,7 +183,9 @@ def _lines(
         if line is not None:
             has_name |= line.keys["role"] == "display_name"
             yield line
-    if table == "interactions" and not any(RATING.search(c) or COUNT.search(c) for c in frame.columns):
+    if table == "interactions" and not any(
+        one.search(c) for c in frame.columns for one in (RATING, COUNT, EVENT)
+    ):
         open_ends.append(
             "interactions: no column looks like a label: what is in the log counts as chosen; if a column "
             "says what was liked, give it `role: label` and `positive:`"
@@ -217,11 +225,11 @@ def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLi
     if known.empty or LINK.search(column):
         return None
     number = pd.to_numeric(known, errors="coerce") if not _is_list(known) else pd.Series(dtype="float64")
-    if len(number) and np.isinf(number.to_numpy(np.float64, na_value=0)).any():
-        return None
     is_number = (
         len(number) == len(known) and number.notna().all() and not pd.api.types.is_datetime64_any_dtype(known)
     )
+    if is_number and np.isinf(number.to_numpy(np.float64, na_value=0)).any():
+        return None
     if table == "interactions":
         return _of_the_log(column, known, number, is_number)
     prefix = "user_" if table == "users" else "item_"
@@ -234,7 +242,8 @@ def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLi
             return DraftLine(name, {"role": "embedding"} | more, "lists of numbers: an embedding?")
         return DraftLine(name, {"role": "list", "dtype": _element(known)} | more, "holds lists")
     if is_number:
-        if (number % 1 == 0).all() and number.nunique() <= min(200, FEW * len(number)):
+        is_few = number.nunique() <= min(200, FEW * len(number))
+        if (number % 1 == 0).all() and (is_few or CODE.search(column)):
             return DraftLine(
                 name, {"role": "categorical"} | more, f"{number.nunique()} whole numbers: codes?"
             )
@@ -264,10 +273,14 @@ def _of_the_log(column: str, known: pd.Series, number: pd.Series, is_number: boo
         return DraftLine(
             "timestamp", {"role": "timestamp"} | _from("timestamp", column) | _time(known, number), "its name"
         )
-    if not is_number:
-        return None
     name = "is_" + _plain(column) if not column.startswith("is_") else column
     more = _from(name, column)
+    if not is_number:
+        words = [] if _is_list(known) else known.astype(str).value_counts().index.tolist()
+        if not (EVENT.search(column) and 1 < len(words) <= MOST_EVENTS):
+            return None
+        why = f"what was done: all but the most frequent, {words[0]}, is positive; decide"
+        return DraftLine(name, {"role": "label", "positive": sorted(words[1:])} | more, why)
     if set(number.unique()) <= {0, 1}:
         return DraftLine(name, {"role": "label"} | more, "0 and 1")
     if RATING.search(column):

@@ -63,6 +63,39 @@ def test_a_draft_is_a_declaration_with_which_the_data_is_prepared(tmp_path: Path
     assert 0 < prepared.interactions["is_stars"].mean() < 1
 
 
+def test_kinds_of_events_codes_and_a_title_that_reads_as_a_number_are_understood(tmp_path: Path) -> None:
+    folder = tmp_path / "clicks"
+    folder.mkdir()
+    rows = 200
+    kind = np.arange(rows) % 9
+    clicks = pd.DataFrame(
+        {
+            "visitorid": [f"v{i % 11}" for i in range(rows)],
+            "itemid": [i % 20 for i in range(rows)],
+            "timestamp": [1_746_230_480_000 + i * 60_000 for i in range(rows)],
+            "event": [
+                "transaction" if i % 9 == 1 else "addtocart" if i % 7 == 1 else "view" for i in range(rows)
+            ],
+        }
+    )
+    items = pd.DataFrame(
+        {
+            "itemid": range(20),
+            "item_title": ["Infinity", *(f"Thing {i}" for i in range(19))],
+            "categoryid": [i * 7 for i in range(20)],
+        }
+    )
+    clicks.to_csv(folder / "events.csv", index=False)
+    items.to_csv(folder / "items.csv", index=False)
+    told = yaml.safe_load(write_draft(folder)[0].read_text())
+    label = told["interactions"]["is_event"]
+    assert label == {"role": "label", "positive": ["addtocart", "transaction"], "from": "event"}
+    assert told["items"]["item_title"]["role"] == "display_name"
+    assert told["items"]["item_categoryid"]["role"] == "categorical"
+    prepared = catalog.prepare(str(folder), folder, tmp_path / "var", say=quiet)
+    assert prepared.interactions["is_event"].sum() == (clicks["event"] != "view").sum()
+
+
 def test_every_line_says_why_and_what_was_not_used_is_named(tmp_path: Path) -> None:
     file, _ = write_draft(shop(tmp_path / "shop"))
     lines = [line for line in file.read_text().splitlines() if line.startswith("  ") and "role" in line]
