@@ -73,9 +73,7 @@ def test_kinds_of_events_codes_and_a_title_that_reads_as_a_number_are_understood
             "visitorid": [f"v{i % 11}" for i in range(rows)],
             "itemid": [i % 20 for i in range(rows)],
             "timestamp": [1_746_230_480_000 + i * 60_000 for i in range(rows)],
-            "event": [
-                "transaction" if i % 9 == 1 else "addtocart" if i % 7 == 1 else "view" for i in range(rows)
-            ],
+            "event": np.where(kind == 1, "transaction", np.where(kind == 2, "addtocart", "view")),
         }
     )
     items = pd.DataFrame(
