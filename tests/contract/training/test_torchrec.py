@@ -3,46 +3,63 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from contract.arrays import Array
+from contract.encoders import Field
 from tests.builders.towers_task import CONFIG, towers_task
+from tests.contract.training.retrieval_suite import RetrievalModelSuite
 from training.config import SettingError, TrainingSettings
-from training.export.towers import export_model, model_spec
+from training.examples.positives import RetrievalExamples
 from training.models import chosen_retrieval
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.model import RetrievalModel
-from training.retrieval.task import TrainerError
-from training.retrieval.torchrec import fit_torchrec
+from training.retrieval.model import RetrievalModel, Validate
+from training.retrieval.task import FittingTask, TrainerError
+from training.retrieval.torchrec import OnnxTowers, fit_torchrec
+from training.retrieval.validation import Validation
 
 
-def test_the_other_role_makes_a_model_that_is_exported_as_any(tmp_path: Path) -> None:
-    task = towers_task()
-    model = fit_torchrec(
-        task.fields,
-        task.examples,
-        task.catalogue,
-        CONFIG,
-        TorchrecConfig(),
-        workers=1,
-        folder=tmp_path / "torchrec",
-        seed=0,
-        validate=task.validation,
-    )
-    assert isinstance(model, RetrievalModel)
-    assert task.validation
-    assert not list((tmp_path / "torchrec").iterdir())
-    fields = dict(task.fields)
-    user = model_spec(model.user_features, fields, "user_tower.onnx", "a_name")
-    item = model_spec(model.item_features, fields, "item_tower.onnx", "another")
-    export_model(model.users_to_onnx(user), model.encode_users, user, task.validation.users, tmp_path)
-    export_model(model.items_to_onnx(item), model.encode_items, item, task.catalogue, tmp_path)
-    assert set(model.user_features) == set(task.user_columns)
-    # What was measured is what came back, but for what is placed afterwards.
-    best = max(row["validation"] for row in model.history)
-    assert task.validation(model) == pytest.approx(best, abs=0.05)
+class TestTorchrec(RetrievalModelSuite):
+    """Trained by the other role, and exported as any."""
+
+    @staticmethod
+    def fit(
+        fields: Mapping[str, Field],
+        examples: RetrievalExamples,
+        catalogue: Mapping[str, Array],
+        *,
+        seed: int,
+        validate: Validate | None = None,
+    ) -> RetrievalModel:
+        assert isinstance(validate, Validation | None)
+        with tempfile.TemporaryDirectory(prefix="shortlist-") as folder:
+            model = fit_torchrec(
+                fields,
+                examples,
+                catalogue,
+                CONFIG,
+                TorchrecConfig(),
+                workers=1,
+                folder=Path(folder),
+                seed=seed,
+                validate=validate,
+            )
+            assert not list(Path(folder).iterdir())
+        return model
+
+    def test_it_reads_all_that_is_known_and_came_back_as_it_was_measured(
+        self, model: OnnxTowers, task: FittingTask
+    ) -> None:
+        assert task.validation
+        assert set(model.user_features) == set(task.user_columns)
+        # But for what is placed afterwards.
+        best = max(row["validation"] for row in model.history)
+        assert task.validation(model) == pytest.approx(best, abs=0.05)
 
 
 def test_workers_that_do_not_fit_are_refused_before_any_begins(tmp_path: Path) -> None:
