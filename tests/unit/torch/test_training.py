@@ -19,6 +19,8 @@ from training.torchrec.ranks import Ranks
 from training.torchrec.train import Trainer
 
 PLAIN = TorchrecConfig(sharding="table_wise", checkpoint_steps=3)
+SHORT = CONFIG.model_copy(update={"steps": 12, "evaluations": 2})
+"""For what is trained several times by several ranks."""
 
 
 class Stopped(Exception):
@@ -84,24 +86,54 @@ def test_however_tables_lie_the_training_is_the_same(tmp_path: Path, sharding: A
     np.testing.assert_allclose(other[2], one[2], atol=1e-3)
 
 
-@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_two_ranks_have_the_losses_of_one_and_go_on_as_one(tmp_path: Path, sharding: Any) -> None:
-    task = towers_task()
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """What one rank gives, and the folder of a training that it left after five steps."""
+    task, whole, ended = towers_task(SHORT), *(tmp_path_factory.mktemp(name) for name in ("whole", "ended"))
+
+    def work(ranks: Ranks) -> Any:
+        trained(ranks, task, ended, PLAIN, until=5)
+        return trained(ranks, task, whole, PLAIN)
+
+    return forked(1, work)[0], ended
+
+
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "data_parallel"])
+def test_two_ranks_have_the_losses_of_one_and_go_on_bit_for_bit_or_as_one(
+    tmp_path: Path, sharding: Any, alone: tuple[Any, Path]
+) -> None:
+    task, (losses, _, vectors) = towers_task(SHORT), alone[0]
     config = PLAIN.model_copy(update={"sharding": sharding})
-    alone = forked(1, lambda ranks: trained(ranks, task, tmp_path / "one", PLAIN))[0]
 
     def work(ranks: Ranks) -> Any:
         whole = trained(ranks, task, tmp_path / "two", config)
         trained(ranks, task, tmp_path / "ended", config, until=5)
-        return whole
+        ranks.wait()
+        if ranks.is_first:
+            shutil.copytree(tmp_path / "ended", tmp_path / "left by two")
+        ranks.wait()
+        return whole, trained(ranks, task, tmp_path / "ended", config)
 
-    two = forked(2, work)
-    for losses, _, vectors in two:
-        np.testing.assert_allclose(losses, alone[0], atol=1e-3)
-        np.testing.assert_allclose(vectors, alone[2], atol=1e-3)
+    for whole, gone_on in forked(2, work):
+        np.testing.assert_allclose(whole[0], losses, atol=1e-3)
+        np.testing.assert_allclose(whole[2], vectors, atol=1e-3)
+        assert gone_on[0] == whole[0][3:]
+        assert gone_on[1] == whole[1]
+        assert np.array_equal(gone_on[2], whole[2])
     # What two ranks left is read by one, whose tables lie otherwise.
-    gone_on = forked(1, lambda ranks: trained(ranks, task, tmp_path / "ended", PLAIN))[0]
-    np.testing.assert_allclose(gone_on[0], alone[0][3:], atol=1e-3)
+    after_two = forked(1, lambda ranks: trained(ranks, task, tmp_path / "left by two", PLAIN))[0]
+    np.testing.assert_allclose(after_two[0], losses[3:], atol=1e-3)
+
+
+def test_what_one_rank_left_is_read_by_two_that_cut_tables_by_rows(
+    tmp_path: Path, alone: tuple[Any, Path]
+) -> None:
+    (losses, _, vectors), left = alone
+    shutil.copytree(left, tmp_path / "left")
+    config = PLAIN.model_copy(update={"sharding": "row_wise"})
+    for gone_on in forked(2, lambda ranks: trained(ranks, towers_task(SHORT), tmp_path / "left", config)):
+        np.testing.assert_allclose(gone_on[0], losses[3:], atol=1e-3)
+        np.testing.assert_allclose(gone_on[2], vectors, atol=1e-3)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
