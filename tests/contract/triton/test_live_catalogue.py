@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from contract.keys import (
     item_vector_key,
     live_items_key,
     live_version_key,
+    shown_key,
     stream_lease_key,
 )
 from contract.live_catalogue import (
@@ -43,6 +45,7 @@ from contract.live_catalogue import (
     write_changes,
 )
 from contract.live_files import read_files
+from contract.shown import Shown
 from ensemble.publish import index, live_items
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
@@ -308,7 +311,21 @@ def test_all_that_is_held_of_a_user_is_told_and_then_deleted(
     site: Site, redis: Any, consumer: Consumer
 ) -> None:
     dataset, user = site.old.dataset, 101
+    event = click(user, site.old.item_ids[0])
+    note = Shown(
+        "asked", 7_000, "old", "champion", "ensemble", user, (3, 5), (0.5, 0.25), (1.0, 0.5), ("short",)
+    )
+    others = replace(note, request_id="other's", user_id=102)
+    accept(redis, dataset, [event])
+    for one in (note, others):
+        redis.xadd(shown_key(dataset.name), one.entry())
     told = told_of(redis, dataset, user, consumer)
+    (noted,) = told["shown"]["waiting"]
+    assert (noted["request_id"], noted["at_s"], noted["arm"]) == ("asked", 7.0, "champion")
+    assert (noted["item_ids"], noted["scores"], noted["chances"]) == ([3, 5], [0.5, 0.25], [1.0, 0.5])
+    assert noted["degraded"] == ["short"]
+    (did,) = told["events"]["waiting"]
+    assert (did["event_id"], did["item_id"], did["is_click"]) == (event.event_id, event.item_id, 1)
     assert told["seen"] == list(site.old.seen[user])
     assert (
         told["features"]["user_recent_item_ids"]
@@ -318,6 +335,7 @@ def test_all_that_is_held_of_a_user_is_told_and_then_deleted(
     told = told_of(redis, dataset, user, consumer)
     nothing: dict[str, Any] = {"waiting": [], "archived": []}
     assert told == {"features": {}, "seen": [], "slates": [], "events": nothing, "shown": nothing}
+    assert redis.xlen(shown_key(dataset.name)) == 1, "others' notes stay"
     state = LiveState.of(read_changes(catalogue_folder(site.var, dataset.name)))
     assert [*state.forgotten] == [digest_of_user(user)]
 
