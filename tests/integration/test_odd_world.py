@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.builders.world import World
+from tests.integration.ranked import is_ranked, ranked
 
 WEIGHTS = '{"is taken, or not": 1, "is_late": 0.5}'
 WRITE = "import pathlib, sys, tests.builders.odd_world as odd; odd.write_odd(pathlib.Path(sys.argv[1]))"
@@ -21,17 +22,24 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert world.run("training", "-c", WRITE, str(folder / "data")).returncode == 0
     try:
         demo = ("-m", "deploy.local.demo", "--keep")
-        done = world.run("dev", *demo, DATA=str(folder / "data"), RANKER="mmoe", TASK_WEIGHTS=WEIGHTS)
+        chosen = {"RANKER": "mmoe", "TASK_WEIGHTS": WEIGHTS, "ORDER_BY": "ranker"}
+        done = world.run("dev", *demo, DATA=str(folder / "data"), **chosen)
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         yield world
     finally:
         world.down()
 
 
-def test_a_ranker_of_several_labels_is_served(odd: World) -> None:
+def test_the_weighted_sum_of_several_labels_is_what_triton_orders_by(odd: World) -> None:
     metrics = json.loads((odd.settings.bundle / "metrics.json").read_text())
     assert "MMoE" in metrics["sections"]["ranking"]
-    assert odd.recommend(0, n=5)["source"] == "ensemble"
+    assert is_ranked(odd)
+    for of_user in ranked(odd, [0, 1, 2, 3]):
+        assert (of_user.answer["source"], of_user.answer["degraded"]) == ("ensemble", [])
+        assert of_user.scores == pytest.approx(of_user.offline, abs=1e-5)
+        assert max(of_user.scores) - min(of_user.scores) > 1e-3, "it tells items apart"
+        assert of_user.of_slate == sorted(of_user.scores, reverse=True)[:5]
+        assert [item["score"] for item in of_user.answer["items"]] == pytest.approx(of_user.of_slate)
 
 
 def test_a_slate_of_a_small_catalogue_is_short_and_says_so(odd: World) -> None:
@@ -56,7 +64,8 @@ def test_requests_filter_and_tell_by_the_columns_own_names(odd: World) -> None:
 
 
 def test_new_items_of_the_readers_own_kind_come_before_the_others(odd: World) -> None:
-    """They differ in their embeddings alone."""
+    """They differ in their embeddings alone, which the ranker does not read: among candidates that it scores
+    alike the order is the vectors'."""
     for user_id in (2, 3, 4, 5):
         answer = odd.recommend(user_id, n=50, filters={"item_select": [7]})
         kinds = [item["item_id"] % 2 for item in answer["items"]]

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.builders.world import World, eventually, ids_of
+from tests.integration.ranked import is_ranked, ranked
 from tests.integration.test_page import Page
 
 SIGNS = "{}:*|,'\"\\ /%?#&=<>\u05d0\U0001f600"
@@ -76,7 +77,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     write_tables(folder / "tables")
     world = World.make(folder / "var")
     demo = ("-m", "deploy.local.demo", "--keep", "--force")
-    done = world.run("dev", *demo, DATA=str(folder / "tables"), RANKER="dcn")
+    done = world.run("dev", *demo, DATA=str(folder / "tables"), RANKER="dcn", ORDER_BY="ranker")
     try:
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         batch = world.run("batch", "-m", "batch", "run")
@@ -86,10 +87,15 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.down()
 
 
-def test_the_ranker_that_the_settings_name_is_served(texts: World) -> None:
+def test_the_ranker_that_the_settings_name_scores_in_triton_as_where_it_was_trained(texts: World) -> None:
     metrics = json.loads((texts.settings.bundle / "metrics.json").read_text())
     assert "DCN-v2" in metrics["sections"]["ranking"]
-    assert texts.recommend(USERS[0], n=5)["source"] == "ensemble"
+    assert is_ranked(texts)
+    for of_user in ranked(texts, USERS[:4]):
+        assert (of_user.answer["source"], of_user.answer["degraded"]) == ("ensemble", [])
+        assert of_user.scores == pytest.approx(of_user.offline, abs=1e-5)
+        assert max(of_user.scores) - min(of_user.scores) > 1e-3, "it tells items apart"
+        assert of_user.of_slate == sorted(of_user.scores, reverse=True)[:5]
 
 
 def seen(world: World, user: str) -> list[str]:
