@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -32,6 +33,17 @@ from ensemble.stages.ruled import RuledOrder
 from ensemble.stages.score import IS_RANKED
 
 _BITS = {flag: degradation_mask([flag]) for flag in Degradation}
+_TOLD_BY = {
+    Degradation.UNKNOWN_USER: (IS_UNKNOWN_USER,),
+    Degradation.FILTER_CANDIDATES: (IS_FILTER_DEGRADED,),
+    Degradation.PARTIAL_INDEX: (IS_PARTIAL_INDEX,),
+    Degradation.UNKNOWN_ITEM: (IS_UNKNOWN_ITEM,),
+    Degradation.USER_FEATURES: (LACKS_FEATURES,),
+    Degradation.FEATURES: (IS_LACKING_USER, IS_LACKING_ITEMS),
+    Degradation.SOURCES: (FAILED_SOURCES,),
+    Degradation.EMBEDDINGS: (LACKS_EMBEDDINGS, CANDIDATES_LACK_EMBEDDINGS),
+}
+"""The tensors (B,1) by which stages before this one say what an answer lacks: where they are not 0."""
 
 
 def top_n(
@@ -80,6 +92,18 @@ def propensities_of(
     return np.divide(placed, left, out=np.zeros_like(placed), where=left > 0).clip(0, 1).astype(np.float32)
 
 
+def _degraded(lacks: Mapping[Degradation, Array], table: Tensors) -> Array:
+    """Takes what this stage found lacking, (B,1) each, and what those before it told; gives the bit masks
+    (B,1)."""
+    told = {
+        flag: reduce(np.logical_or, (table[name] for name in told_by)) for flag, told_by in _TOLD_BY.items()
+    }
+    marks = {**lacks, **told}
+    bits = np.array([[_BITS[flag]] for flag in marks])
+    masks: Array = (np.concatenate([*marks.values()], axis=1) != 0) @ bits
+    return masks
+
+
 class OrderCandidates(Stage):
     """Writes the slate: the `n` best of each request, deterministic unless a temperature is set.
 
@@ -109,17 +133,8 @@ class OrderCandidates(Stage):
         "exclude_item_ids",
         "rules",
         SEEN_ITEM_IDS,
-        IS_UNKNOWN_USER,
-        IS_UNKNOWN_ITEM,
-        LACKS_FEATURES,
-        IS_LACKING_USER,
-        IS_LACKING_ITEMS,
-        IS_PARTIAL_INDEX,
-        FAILED_SOURCES,
-        IS_FILTER_DEGRADED,
         IS_RANKED,
-        LACKS_EMBEDDINGS,
-        CANDIDATES_LACK_EMBEDDINGS,
+        *(name for told_by in _TOLD_BY.values() for name in told_by),
     )
 
     def __init__(
@@ -163,38 +178,17 @@ class OrderCandidates(Stage):
     def run(  # type: ignore[override]
         self,
         candidate_ids: Array,
-        retrieval_scores: Array,
-        candidate_source_scores: Array,
-        ranking_scores: Array,
         candidate_mask: Array,
         considered: Array,
         n: Array,
         seed: Array,
         like_item_id: Array,
-        is_unknown_user: Array,
-        is_unknown_item: Array,
-        lacks_features: Array,
-        is_lacking_user: Array,
-        is_lacking_items: Array,
-        is_partial_index: Array,
-        failed_sources: Array,
-        is_filter_degraded: Array,
         is_ranked: Array,
-        lacks_embeddings: Array,
-        candidates_lack_embeddings: Array,
         **others: Array,
     ) -> Tensors:
         """Orders each row, and cuts it to its own `n`."""
-        of_sources = {name: candidate_source_scores[:, at] for at, name in self.weighed}
-        known = known_items(others[names.USER_RECENT_ITEM_IDS]) if self.order.asks_known else None
-        columns = others[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.columns else None
-        scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
-        if not is_ranked.all():
-            unranked = unranked_scores(retrieval_scores, self.order, of_sources, known)
-            scores = np.where(is_ranked, scores, unranked)
         is_like = like_item_id != PAD_ID
-        if is_like.any():
-            scores = np.where(is_like, likeness(retrieval_scores, self.order, of_sources), scores)
+        scores = self._scores(is_ranked, is_like, others)
         if self.temperature:
             item_ids, item_scores, chances = self._explore(candidate_ids, scores, candidate_mask, seed)
         else:
@@ -202,7 +196,7 @@ class OrderCandidates(Stage):
             chances = filled(item_ids.shape, 1, np.float32)
         plain_places = np.zeros(scores.shape, dtype=np.int64)
         moved_by = np.zeros(scores.shape, dtype=np.int8)
-        breaks_cap = np.zeros(len(n), dtype=np.bool_)
+        breaks_cap = np.zeros(n.shape, dtype=np.bool_)
         if rows := self.ruled.users(others["rules"]):
             table = others | {"candidate_ids": candidate_ids, "candidate_mask": candidate_mask}
             table |= {"n": n, "seed": seed, "like_item_id": like_item_id}
@@ -216,21 +210,12 @@ class OrderCandidates(Stage):
                 plain_places[row], moved_by[row] = slate.plain_places, slate.moved_by
                 breaks_cap[row] = slate.breaks_cap
         is_served = (np.arange(MAX_N) < n) & (item_ids != PAD_ID)
-        flags = {
-            Degradation.UNKNOWN_USER: is_unknown_user[:, 0],
-            Degradation.SHORT: is_served.sum(axis=1) < n[:, 0],
-            Degradation.FILTER_CANDIDATES: is_filter_degraded[:, 0],
-            Degradation.FEWER_CANDIDATES: (considered < self.k)[:, 0] & ~is_like[:, 0],
-            Degradation.SCORE_CANDIDATES: ~is_ranked[:, 0] & ~is_like[:, 0],
-            Degradation.PARTIAL_INDEX: is_partial_index[:, 0],
-            Degradation.UNKNOWN_ITEM: is_unknown_item[:, 0],
-            Degradation.USER_FEATURES: lacks_features[:, 0],
-            Degradation.FEATURES: is_lacking_user[:, 0] | is_lacking_items[:, 0],
+        lacks = {
+            Degradation.SHORT: is_served.sum(axis=1, keepdims=True) < n,
+            Degradation.FEWER_CANDIDATES: (considered < self.k) & ~is_like,
+            Degradation.SCORE_CANDIDATES: ~is_ranked & ~is_like,
             Degradation.CAPS: breaks_cap,
-            Degradation.SOURCES: failed_sources[:, 0] != 0,
-            Degradation.EMBEDDINGS: (lacks_embeddings | candidates_lack_embeddings)[:, 0],
         }
-        degraded = np.array([_BITS[flag] for flag in flags]) @ np.array([*flags.values()])
         return {
             "order_scores": scores,
             "item_ids": np.where(is_served, item_ids, PAD_ID),
@@ -238,8 +223,23 @@ class OrderCandidates(Stage):
             "propensities": np.where(is_served, chances, np.float32(0)),
             "plain_places": plain_places,
             "moved_by": moved_by,
-            "degraded": degraded[:, None],
+            "degraded": _degraded(lacks, others),
         }
+
+    def _scores(self, is_ranked: Array, is_like: Array, table: Tensors) -> Array:
+        """Gives what orders candidates, (B,K)."""
+        retrieval_scores, of_all = table["retrieval_scores"], table["candidate_source_scores"]
+        of_sources = {name: of_all[:, at] for at, name in self.weighed}
+        known = known_items(table[names.USER_RECENT_ITEM_IDS]) if self.order.asks_known else None
+        columns = table[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.columns else None
+        ranking_scores = table["ranking_scores"]
+        scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
+        if not is_ranked.all():
+            unranked = unranked_scores(retrieval_scores, self.order, of_sources, known)
+            scores = np.where(is_ranked, scores, unranked)
+        if is_like.any():
+            scores = np.where(is_like, likeness(retrieval_scores, self.order, of_sources), scores)
+        return scores
 
     def _explore(self, ids: Array, scores: Array, mask: Array, seeds: Array) -> tuple[Array, Array, Array]:
         weights, keys = gumbel_keys(scores, seeds, self.temperature)
