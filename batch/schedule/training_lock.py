@@ -27,9 +27,12 @@ def alone(var: Path) -> Iterator[None]:
 
 
 def is_at_work(var: Path) -> bool:
-    """Whether a training is at work."""
+    """Whether a training is at work; looks, and makes no lock where none was made yet."""
     try:
-        with alone(var):
-            return False
+        with (var / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except BlockingIOError:
         return True
+    return False

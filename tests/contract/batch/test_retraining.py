@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from batch.schedule.retraining import Retraining
-from batch.schedule.training_lock import AT_WORK, alone
+from batch.schedule.training_lock import AT_WORK, alone, is_at_work
 from batch.schedule.tried import Tried, TriedTrainings
 from batch.settings import BatchSettings
 from contract.environment import RedisUrl
@@ -149,6 +149,14 @@ def test_one_that_is_due_waits_for_another_that_is_at_work(
         assert stand.reasons == []
     assert stand.watch.look() == 0
     assert len(stand.reasons) == 1
+
+
+def test_to_look_whether_one_is_at_work_makes_no_lock(tmp_path: Path) -> None:
+    assert not is_at_work(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with alone(tmp_path):
+        assert is_at_work(tmp_path)
+    assert not is_at_work(tmp_path)
 
 
 def test_events_are_counted_from_a_training_by_hand_on(
