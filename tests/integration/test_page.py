@@ -19,6 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.builders.gateway import write_bundle
 from tests.builders.redis_server import free_port
+from tests.builders.world import World
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30
@@ -91,6 +92,7 @@ def test_a_known_user_sees_what_they_saw_and_each_stage_of_the_answer(browser: A
     assert f"5 items for user {user_id}" in page.text("#status")
     assert "ensemble" in page.text("#status")
     assert len(page.all("#served li")) == 5
+    assert "In the order of the" in page.text("#served")
     assert len(page.all("#retrieved li")) > 5
     if bundle["is_ranked"]:
         assert len(page.all("#ranked li")) > 5
@@ -103,6 +105,15 @@ def test_a_known_user_sees_what_they_saw_and_each_stage_of_the_answer(browser: A
     for stage in ("Look up user", "Encode user", "Retrieve", "Filter", "Look up items", "Score", "Order"):
         assert stage in stages
     assert len(page.all("#times .bar")) >= 8
+    assert page.problems() == []
+
+
+def test_a_slate_that_was_drawn_by_chance_is_said_to_be(browser: Any, own_world: World) -> None:
+    own_world.up("redis", "triton", "gateway", EXPLORATION_TEMPERATURE="1")
+    page = Page(browser, own_world.url)
+    page.open("?user=7&n=5")
+    assert "ensemble" in page.text("#status")
+    assert "Drawn by chance, the likelier the higher the score." in page.text("#served")
     assert page.problems() == []
 
 
