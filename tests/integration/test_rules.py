@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 
+from contract.keys import decode_tags, item_vector_key
 from tests.builders.world import World, ids_of
 
 
@@ -26,9 +30,18 @@ def test_pins_and_burials_travel_to_triton_and_are_explained(stack: World, user:
     assert any(rule == "diversity" for _, rule in moves)
 
 
-def test_a_cap_holds_within_a_page_and_over_the_seam(stack: World, user: int) -> None:
-    column, dtype = next(iter(stack.manifest()["filters"].items()))
-    assert dtype
+def test_a_cap_holds_within_a_page_and_over_the_seam(stack: World, redis_client: Any) -> None:
+    manifest = stack.manifest()
+    column = next(iter(manifest["filters"]))
+
+    def repeats(item_ids: list[int]) -> list[tuple[int, int]]:
+        """The neighbours that share a value."""
+        keys = [item_vector_key(manifest["bundle"], item_id) for item_id in item_ids]
+        held = [decode_tags(redis_client.hget(key, column)) for key in keys]
+        pairs = zip(pairwise(item_ids), pairwise(held), strict=True)
+        return [pair for pair, (one, next_one) in pairs if one & next_one]
+
+    user = next(one for one in manifest["sample_user_ids"] if repeats(ids_of(stack.recommend(one, n=6))))
     rules = {"caps": [{"column": column, "most": 1, "window": 2}]}
     whole = stack.recommend(user, n=6, rules=rules)
     first = stack.recommend(user, n=3, rules=rules)
@@ -36,3 +49,6 @@ def test_a_cap_holds_within_a_page_and_over_the_seam(stack: World, user: int) ->
     assert ids_of(first) == ids_of(whole)[:3]
     assert not set(ids_of(first)) & set(ids_of(second))
     assert len(ids_of(second)) == 3
+    assert "caps" not in {*whole["degraded"], *first["degraded"], *second["degraded"]}
+    assert repeats(ids_of(whole)) == []
+    assert repeats(ids_of(first) + ids_of(second)) == []
