@@ -22,8 +22,8 @@ Weights = Mapping[str, float]
 
 @dataclass(frozen=True, eq=False)
 class MultiTask(ColumnRanker):
-    """A trained network of several tasks, a `RankingModel`. Its score of candidates is the weighted mean of the
-    tasks' probabilities; the target's own where no weights are told."""
+    """A trained network of several tasks, a `RankingModel`. Its score of candidates is the weighted mean of
+    the tasks' probabilities; the target's own where no weights are told."""
 
     weights: tuple[float, ...] = (1.0,)
     """Of each label, the target's first; a negative one counts against an item."""
