@@ -28,6 +28,7 @@ from bench.record import Record, say
 from bench.replies import World, judge_gateway, judge_ours
 from bench.series import COMPARED_AT, Measured, measured
 from bench.servers import BenchError, own_ports
+from contract.bundles import CURRENT, bundles_folder
 from contract.tensors import ANSWER
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 
@@ -78,7 +79,7 @@ class Side:
     @property
     def bundle(self) -> Path:
         """The bundle that it serves."""
-        return self.var / "bundles" / "current"
+        return bundles_folder(self.var) / CURRENT
 
     def make(self, *targets: str) -> None:
         """Runs commands of its own Makefile, their output in a log of its own.

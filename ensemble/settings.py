@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.bundles import CURRENT, bundles_folder
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 from contract.keys import MAX_SEEN
 from contract.rules.asked import OrderRules, SettingRules
@@ -232,7 +233,7 @@ class EnsembleSettings(BaseSettings):
     @property
     def bundle(self) -> Path:
         """The bundle's folder."""
-        return self.bundle_dir or self.var_dir / "bundles" / "current"
+        return self.bundle_dir or bundles_folder(self.var_dir) / CURRENT
 
     def embeddings_of(self, bundle: str) -> Path:
         """The folder of the rows of a bundle's tables."""

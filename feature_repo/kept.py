@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract import names
+from contract.bundles import CURRENT
 from contract.dataset import DATASET_FILE, Dataset, DatasetError
 from contract.feast import columns_of, feature_field, head_of, kept_field
-
-CURRENT = "current"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from contract import names
 from contract.activity import view_of
 from contract.archive import forget_users
 from contract.arrays import Ids
+from contract.bundles import bundles_folder
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import STATE, view_file
@@ -84,7 +85,7 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
         live = _live(differences, settlement)
         differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
         ids = {view: found.ids for view, found in stored.items()}
-        kept = columns_to_keep(computed.dataset, feast.var_dir / "bundles", online.bundles())
+        kept = columns_to_keep(computed.dataset, bundles_folder(feast.var_dir), online.bundles())
         changed = _changed_users(differences)
         online.note_changed(changed)
         is_same = all(d.is_empty for d in differences.values()) and not any(live.values())

@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from contract.bundle import BundleError, read_dataset, read_manifest
+from contract.bundles import bundles_folder
 from contract.dataset import Dataset, DatasetError
 from contract.drift import Reference
 from contract.environment import explain_redis
@@ -100,7 +101,7 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     answers = join(dataset, chain.var_dir)
     told = clicks_of(dataset, answers)
     for name in chosen.bundle if answers else ():
-        folder = chain.var_dir / "bundles" / name
+        folder = bundles_folder(chain.var_dir) / name
         if read_dataset(folder).name != dataset.name:
             raise BundleError(f"{folder}: is not of {dataset.name}, whose answers these are")
         estimate_other(told, name, Replay.open(folder, chain, live.redis_timeout_ms), answers)

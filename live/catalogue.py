@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from contract import names
 from contract.bundle import BundleError
+from contract.bundles import bundles_folder
 from contract.dataset import Dataset, DatasetError
 from contract.environment import LOCAL_REDIS, RedisUrl
 from contract.feast import encode_time, encode_value, event_time_field, feature_field, feature_key
@@ -178,7 +179,7 @@ class CatalogueHandler:
 
     def _opened(self, bundle: str) -> LiveItemWriter | None:
         try:
-            return LiveItemWriter(self._var / "bundles" / bundle, self._provider)
+            return LiveItemWriter(bundles_folder(self._var) / bundle, self._provider)
         except (BundleError, DatasetError) as error:
             _say(f"{bundle} is indexed, and cannot be read: {error}")
             return None

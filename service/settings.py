@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from contract.bundles import CURRENT, bundles_folder
 from contract.environment import LOCAL_REDIS, RedisUrl, retired
 from contract.rules.asked import OrderRules, SettingRules
 from service.api_keys import ApiKey, parse_keys
@@ -269,7 +270,7 @@ class Settings(BaseSettings):
     @property
     def bundle(self) -> Path:
         """The bundle's folder."""
-        return self.bundle_dir or self.var_dir / "bundles" / "current"
+        return self.bundle_dir or bundles_folder(self.var_dir) / CURRENT
 
     @model_validator(mode="after")
     def _strangers_are_let_in_on_purpose(self) -> Self:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from contract.arithmetic import ArithmeticFault, check_matmul
 from contract.bundle import METRICS_FILE, BundleError, Manifest, read_manifest
+from contract.bundles import CURRENT, bundles_folder
 from contract.dataset import DatasetError
 from contract.environment import explain_full_disk, is_full_disk
 from contract.quiet import quieten
@@ -24,7 +25,7 @@ from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
 from training.data.sources.synthetic import Size
 from training.evaluation.protocols.protocol import PROTOCOLS, TIME_SPLIT
-from training.export.write import CURRENT, linked, write_json
+from training.export.write import linked, write_json
 from training.features.tables import write_features
 from training.identity import data_version, fingerprint
 from training.progress import TrainingProgress
@@ -88,7 +89,7 @@ def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
         SettingError: the current bundle is of another data set.
     """
     check_matmul()
-    bundles = settings.var_dir / "bundles"
+    bundles = bundles_folder(settings.var_dir)
     current = linked(bundles, CURRENT)
     prepared = _prepared(settings, steps).to_its_end()
     if current:
@@ -129,7 +130,7 @@ def run_embeddings(settings: TrainingSettings, chosen: argparse.Namespace, _: Tr
     steps = TrainingProgress(Console(stderr=True, highlight=False))
     check_matmul()
     # Before the data, which may take long: a bundle may have no rows that can learn.
-    served = ServedRows.of(settings.var_dir / "bundles" / CURRENT, settings.var_dir)
+    served = ServedRows.of(bundles_folder(settings.var_dir) / CURRENT, settings.var_dir)
     prepared = _prepared(settings, steps).to_its_end()
     _check_data(settings, served.manifest, prepared)
     with steps.step("Train the rows"):
@@ -147,8 +148,9 @@ def _check_data(settings: TrainingSettings, served: Manifest, prepared: Prepared
     """
     if served.dataset != prepared.dataset.name:
         raise SettingError(
-            f"DATA={settings.data}: is {prepared.dataset.name}, and {settings.var_dir / 'bundles' / CURRENT} "
-            f"is of {served.dataset}; name that one's data, or begin with the other by `make train promote`"
+            f"DATA={settings.data}: is {prepared.dataset.name}, and "
+            f"{bundles_folder(settings.var_dir) / CURRENT} is of {served.dataset}; name that one's data, or "
+            "begin with the other by `make train promote`"
         )
 
 
@@ -194,7 +196,7 @@ def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
 
 def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Makes a bundle current, if it is not worse than the one that is; or names the one that would be."""
-    bundles, margin = settings.var_dir / "bundles", settings.promotion_margin
+    bundles, margin = bundles_folder(settings.var_dir), settings.promotion_margin
     move = promote(bundles, chosen.bundle, margin, force=chosen.force, is_check=chosen.check)
     current = linked(bundles, CURRENT)
     if chosen.check:
@@ -205,13 +207,13 @@ def run_promote(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
 
 def run_rollback(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Makes the bundle current that was so before; or names it."""
-    move = rollback(settings.var_dir / "bundles", is_check=chosen.check)
+    move = rollback(bundles_folder(settings.var_dir), is_check=chosen.check)
     steps.say(move.bundle if chosen.check else f"{move}; it stays current until another one is promoted")
 
 
 def run_bundles(settings: TrainingSettings, _: argparse.Namespace, steps: TrainingProgress) -> None:
     """Lists the bundles, and how `current` moved."""
-    for line in listing(settings.var_dir / "bundles"):
+    for line in listing(bundles_folder(settings.var_dir)):
         steps.say(line)
 
 
@@ -228,7 +230,7 @@ def run_evaluate(settings: TrainingSettings, chosen: argparse.Namespace, steps: 
                 "--data, --quality, --again: a bundle is shown as it was measured when it was trained; take "
                 "them out, or name a --protocol, which trains anew"
             )
-        table = _table(chosen.bundle or settings.var_dir / "bundles" / CURRENT)
+        table = _table(chosen.bundle or bundles_folder(settings.var_dir) / CURRENT)
     elif chosen.bundle:
         raise SettingError(
             f"--bundle={chosen.bundle}: was trained on the split by time; take it out, as --protocol "

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from contract import bundle as files
 from contract.bundle import ModelSpec, OrderSpec
+from contract.bundles import LATEST, bundles_folder
 from contract.dataset import DATASET_FILE
 from contract.drift import REFERENCE_FILE
 from training.config import QualityLevel, TrainingSettings
@@ -39,7 +40,6 @@ from training.export.serving_files import (
 from training.export.tables import take_out
 from training.export.towers import export_model, index_spec, model_spec, run_model
 from training.export.write import (
-    LATEST,
     bundle_id,
     find_bundle,
     git_commit,
@@ -78,7 +78,7 @@ def train_bundle(
 ) -> Path:
     """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it, and
     its manifest says the `reason`."""
-    bundles = settings.var_dir / "bundles"
+    bundles = bundles_folder(settings.var_dir)
     made_of = fingerprint(prepared, settings)
     name = None if again else find_bundle(bundles, prepared.dataset.name, made_of)
     if name:

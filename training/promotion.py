@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.bundle import MANIFEST_FILE, METRICS_FILE, BundleError, read_manifest
-from training.export.write import CURRENT, LATEST, linked, point
+from contract.bundles import CURRENT, LATEST
+from training.export.write import linked, point
 
 LOG_FILE = "promotions.jsonl"
 METRIC = "ndcg@10"

@@ -20,6 +20,7 @@ from bench.load.result import Result, count
 from bench.record import say
 from bench.servers import BenchError, own_ports, run
 from contract.bundle import MANIFEST_FILE, TableSpec, read_manifest
+from contract.bundles import bundles_folder
 from deploy.local.demo import PATH
 from deploy.local.settings import LOOPBACK, LocalSettings
 from deploy.local.stack import down, up
@@ -54,7 +55,7 @@ def measure(
     if not beside.bundle.exists():
         say(f"{BESIDE}: {users:,} users")
         shutil.copytree(inside.var / "data", beside.var / "data", dirs_exist_ok=True)
-        target = beside.var / "bundles" / inside.bundle.resolve().name
+        target = bundles_folder(beside.var) / inside.bundle.resolve().name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         given = ("--bundle", str(inside.bundle.resolve()), "--target", str(target), "--users", str(users))

@@ -21,12 +21,13 @@ import numpy as np
 from bench.scale.world import make_world
 from contract import names
 from contract.bundle import BundleError, OrderSpec, read_manifest
+from contract.bundles import CURRENT, bundles_folder
 from training.config import TrainingSettings, load_settings
 from training.data.prepared import Prepared
 from training.examples.positives import UserHistories, item_columns
 from training.examples.ranking import RankingExamples, RankingParts
 from training.examples.split import first_users, held_out
-from training.export.write import CURRENT, point, staged, write_json
+from training.export.write import point, staged, write_json
 from training.learn import VALIDATION_USERS, fit_encoders, fit_retriever, learn_slates
 from training.models import chosen_ranking
 from training.pipeline import set_threads, write_bundle
@@ -55,7 +56,7 @@ def restricted(world: Prepared, users: np.ndarray, spare: np.ndarray | None) -> 
 
 def train(world: Prepared, name: str, settings: TrainingSettings, steps: TrainingProgress) -> Path:
     """Trains on a sample, writes a bundle of the whole catalogue and makes it current; one there stays."""
-    bundles = settings.var_dir / "bundles"
+    bundles = bundles_folder(settings.var_dir)
     try:
         read_manifest(bundles / name)
     except BundleError:

@@ -17,6 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from contract.bundle import BundleError, read_manifest
+from contract.bundles import bundles_folder
 from deploy.local.routing import dataset_of
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 from deploy.local.supervisor import Supervisor, socket_path
@@ -44,7 +45,7 @@ def rollback(settings: LocalSettings) -> None:
 
 def move(settings: LocalSettings, bundle: str, moved: Sequence[str]) -> None:
     """Serves a bundle that passed the gate, where it can be served at once, then moves the link."""
-    folder = settings.var / "bundles" / bundle
+    folder = bundles_folder(settings.var) / bundle
     is_at_once = runs(settings) and read_manifest(folder, verify=False).dataset == dataset_of(settings)
     if is_at_once:
         prepare(settings, folder)

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from batch.schedule.training_lock import AT_WORK, alone
 from batch.schedule.tried import Tried, TriedTrainings
 from contract.bundle import BundleError
+from contract.bundles import LATEST, bundles_folder
 from deploy.local.bundles import CommandFailed, promote, run, runs, say
 from deploy.local.routing import dataset_of
 from deploy.local.settings import LocalSettings, load_settings
@@ -36,7 +37,7 @@ def retrain(settings: LocalSettings, reason: str) -> None:
         CommandFailed: a step failed, or the gate refused; it has said why.
     """
     run(settings, "training", "-m", "training", "retrain", "--reason", reason, show=True)
-    latest = (settings.var / "bundles" / "latest").readlink().name
+    latest = (bundles_folder(settings.var) / LATEST).readlink().name
     run(settings, "training", "-m", "training", "promote", "--check", "--bundle", latest)
     if runs(settings):
         run(settings, "training", "-m", "training", "features", show=True)

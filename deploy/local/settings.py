@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.bundles import CURRENT, bundles_folder
 from contract.environment import REDIS_URL, RedisUrl, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ class LocalSettings(BaseSettings):
     @property
     def bundle(self) -> Path:
         """The bundle's folder, absolute."""
-        return ROOT / self.bundle_dir if self.bundle_dir else self.var / "bundles" / "current"
+        return ROOT / self.bundle_dir if self.bundle_dir else bundles_folder(self.var) / CURRENT
 
     @property
     def redis(self) -> RedisUrl:

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from contract import bundle as bundle_files
 from contract.arrays import Floats, Ids
 from contract.bundle import BundleError, Manifest, read_manifest
+from contract.bundles import bundles_folder
 from contract.environment import explain_redis
 from contract.filters import has_range
 from contract.keys import bundles_key, index_name, item_vector_prefix, live_version_key, number_field
@@ -199,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_nodes(clients, settings.nodes)
         known: Any = redis.zrange(bundles_key(dataset), 0, -1)
         for name in known:
-            folder = settings.var_dir / "bundles" / name.decode()
+            folder = bundles_folder(settings.var_dir) / name.decode()
             manifest = read_manifest(folder, verify=False)
             if not settings.nodes:
                 check_graph(settings.var_dir, manifest)

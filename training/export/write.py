@@ -24,10 +24,6 @@ from threadpoolctl import threadpool_info
 from contract.bundle import MANIFEST_FILE, BundleError, Manifest, read_manifest, sha256
 from contract.whole_file import whole_file
 
-CURRENT = "current"
-"""The link to the bundle that is served."""
-LATEST = "latest"
-"""The link to the bundle that the last training made, or found unchanged."""
 _WIDTHS = ("avx", "avx2", "avx512f", "avx512_bf16")
 _LIBRARIES = (
     "numpy",

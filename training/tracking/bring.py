@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.bundle import MANIFEST_FILE
+from contract.bundles import bundles_folder
 from contract.whole_file import whole_file
 from training.record import (
     FACTS_FILE,
@@ -99,7 +100,7 @@ def bring_one(var: Path, folder: Path, facts: TrainingFacts, store: ExperimentSt
     log_tables(client, run_id, tables)
     for name, figure in plots(tables).items():
         client.log_figure(run_id, figure, f"plots/{name}.png")
-    bundle = var / "bundles" / facts.bundle if facts.bundle else None
+    bundle = bundles_folder(var) / facts.bundle if facts.bundle else None
     if bundle and (bundle / MANIFEST_FILE).is_file():
         store.put(run, bundle, BUNDLE)
     client.set_terminated(run_id, ENDS[facts.state], milliseconds(facts.ended or facts.began))

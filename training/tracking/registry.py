@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.bundle import BundleError, read_manifest
-from training.export.write import LATEST, linked
+from contract.bundles import LATEST, bundles_folder
+from training.export.write import linked
 from training.promotion import served
 from training.record import TrainingState, read_facts, trainings
 from training.tracking.bring import BUNDLE, read_mark
@@ -46,7 +47,7 @@ def follow(var: Path, store: ExperimentStore) -> list[str]:
     `champion`: of each data set the bundle that was promoted last and not rolled back. `candidate`: the one
     that was trained last of all, unless it is the champion: what `make promote` takes.
     """
-    bundles = var / "bundles"
+    bundles = bundles_folder(var)
     champions = last_of_each(bundles, served(bundles))
     candidates = last_of_each(bundles, filter(None, [linked(bundles, LATEST)]))
     moved = []

@@ -12,6 +12,7 @@ import pytest
 from contract import bundle as files
 from contract import names
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
+from contract.bundles import CURRENT, LATEST
 from contract.encoders import OOV_CODE, Encoders
 from training.data.prepared import Prepared
 from training.data.raw import raw_arrays
@@ -19,7 +20,7 @@ from training.examples.exposures import RankingTable
 from training.examples.snapshot import Candidates, items_as_of, unknown_user, users_as_of
 from training.examples.split import all_user_ids
 from training.export.towers import run_model
-from training.export.write import CURRENT, LATEST, linked
+from training.export.write import linked
 from training.pipeline import QUERY_USERS
 from training.promotion import slate_quality
 from training.record import FOLDER, read_facts, read_metrics, read_tables

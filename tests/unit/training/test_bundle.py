@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from contract.bundle import MANIFEST_FILE, NEAREST, BundleError, Manifest, read_manifest
-from training.export.write import CURRENT, bundle_id, find_bundle, linked, point, seal, staged
+from contract.bundles import CURRENT
+from training.export.write import bundle_id, find_bundle, linked, point, seal, staged
 
 SPEC = {"file": "x.onnx", "categorical": ["user_id"], "numeric": [], "lists": {}, "output": "x"}
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from contract.bundle import BundleError
+from contract.bundles import CURRENT, LATEST
 from tests.unit.training.test_bundle import facts
-from training.export.write import CURRENT, LATEST, linked, point, seal, staged, write_json
+from training.export.write import linked, point, seal, staged, write_json
 from training.promotion import listing, promote, read_log, rollback, served
 
 MARGIN = 0.03
