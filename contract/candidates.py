@@ -3,7 +3,7 @@ so that what is chosen on validation is what is served: numpy only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -50,6 +50,18 @@ class Merge:
                 due = np.minimum(ranks / self._shares[:, None], _LAST + ranks)
             self._turns[depth] = np.argsort(due.ravel(), kind="stable")
         return self._turns[depth]
+
+
+def unknown_shares(specs: Sequence[SourceSpec], of_unknown: Collection[str]) -> list[float]:
+    """Gives the sources' shares of the candidates of users of whom nothing is known: those that alone order
+    them share evenly what new items leave; everyone's, where there are none."""
+    if not of_unknown:
+        return [spec.share for spec in specs]
+    left = 1 - sum(spec.share for spec in specs if spec.kind == "new")
+    theirs = left / len(of_unknown)
+    return [
+        spec.share if spec.kind == "new" else theirs if spec.name in of_unknown else 0.0 for spec in specs
+    ]
 
 
 def reached(table: ItemToItem, history: Ints, spec: SourceSpec) -> Reached:

@@ -185,8 +185,14 @@ def _order_of_unknown(prepared: Prepared, learned: Learned, held: HeldOut, k: in
     retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
     vectors = retriever.vectors(strangers, instant)
     asked = replace(learned, retriever=retriever)
-    slates = rank_candidates(together, asked, strangers, vectors, instant, k)
-    return order_of_unknown(_judged(slates, strangers), slates.served(learned.order), POPULAR)
+    lists = lists_of(asked.sources, RecentLists.of(together, instant), strangers, vectors, k)
+    popular = [one.with_share(float(one.spec.name == POPULAR)) for one in asked.sources]
+    everyones, alone = (
+        rank_candidates(together, one, strangers, vectors, instant, k, lists)
+        for one in (asked, replace(asked, sources=tuple(popular)))
+    )
+    judged = _judged(everyones, strangers), everyones.served(learned.order), _judged(alone, strangers)
+    return order_of_unknown(*judged, POPULAR)
 
 
 def _judged(slates: RankedCandidates, held: HeldOut) -> Judged:

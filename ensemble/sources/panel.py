@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from contract.arrays import Bools, Floats, Ints, filled
-from contract.candidates import Merge
+from contract.candidates import Merge, unknown_shares
 from contract.item_to_item import UNKNOWN
 from ensemble.sources.nearest import NearestItems
 from ensemble.sources.source import Source, Users
@@ -41,17 +41,23 @@ class Panel:
     that are for items, which take turns evenly: no share was chosen for them.
     """
 
-    def __init__(self, sources: Sequence[Source], catalogue: Catalogue) -> None:
+    def __init__(
+        self, sources: Sequence[Source], catalogue: Catalogue, of_unknown: Collection[str] = ()
+    ) -> None:
+        """Takes the sources that alone order users of whom nothing is known, by name, where there are such:
+        they give these users' candidates."""
         self.sources, self.catalogue = tuple(sources), catalogue
         specs = [source.spec for source in self.sources]
         self._are_for_users = np.array([spec.is_for_users for spec in specs])
         self._are_for_items = np.array([spec.is_for_items for spec in specs])
-        self._have_shares = np.array([spec.share > 0 for spec in specs])
+        shares, shares_of_unknown = [spec.share for spec in specs], unknown_shares(specs, of_unknown)
+        self._have_shares = np.array(shares) > 0
+        self._have_shares_of_unknown = np.array(shares_of_unknown) > 0
         are_nearest = np.array([spec.kind == "nearest" for spec in specs])
         self.is_merged = len(specs) > 1 or not are_nearest.all()
         """Whether it is not the nearest items alone."""
         items = len(catalogue.item_ids)
-        self._merge_users = Merge([spec.share for spec in specs], items)
+        self._merge_users, self._merge_unknown = Merge(shares, items), Merge(shares_of_unknown, items)
         self._merge_like = Merge(self._are_for_items.tolist(), items)
 
     @property
@@ -74,7 +80,8 @@ class Panel:
         """
         asked, depth = self._asked(users), min(max(counts), width)
         found = Found(filled((len(counts), len(self.sources), width), UNKNOWN), asked, depth)
-        is_due = asked & (self._have_shares | users.are_like[:, None])
+        of_users = np.where(users.are_unknown[:, None], self._have_shares_of_unknown, self._have_shares)
+        is_due = asked & (of_users | users.are_like[:, None])
         first = self._list(found, users, counts, is_due)
         if self.is_merged:
             lacks = self._merge(found, users)
@@ -137,8 +144,10 @@ class Panel:
             best[:, at] = _moved_up(lists[:, at], ~is_gone[:, at])
         merged, start = filled((len(lists), width), UNKNOWN), 0
         lacks = np.zeros(len(lists), dtype=np.bool_)
-        for row, (is_like, kept) in enumerate(zip(users.are_like.tolist(), users.kept.tolist(), strict=True)):
-            merge = self._merge_like if is_like else self._merge_users
+        are_like, are_unknown = users.are_like.tolist(), users.are_unknown.tolist()
+        for row, kept in enumerate(users.kept.tolist()):
+            of_users = self._merge_unknown if are_unknown[row] else self._merge_users
+            merge = self._merge_like if are_like[row] else of_users
             best_of_all = merge.merged(best[row, :, :kept], min(kept, width))
             merged[row, : len(best_of_all)] = best_of_all
             lacks[row] = best_of_all[-1] == UNKNOWN

@@ -9,9 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from contract import names
 from contract.arrays import Array, Bools, Floats, Ids, Ints
 from contract.bundle import SourceSpec
 from contract.filters import Filters
+from contract.ordering import known_items
 from contract.tensors import PAD_ID
 
 
@@ -48,6 +50,15 @@ class Users:
         """Whether items like another are wanted, (B,)."""
         are_like: Bools = self.like_item_ids != PAD_ID
         return are_like
+
+    @cached_property
+    def are_unknown(self) -> Bools:
+        """Whether no recent item is known, of those who ask for themselves, (B,)."""
+        recent = self.features.get(names.USER_RECENT_ITEM_IDS)
+        if recent is None:
+            return np.zeros(len(self.vectors), dtype=np.bool_)
+        are_unknown: Bools = (known_items(recent)[:, 0] == 0) & ~self.are_like
+        return are_unknown
 
     def some(self, rows: Sequence[int]) -> Users:
         """Gives the users in these rows alone."""

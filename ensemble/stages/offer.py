@@ -81,7 +81,8 @@ class Offers:
         sources = sources_of(bundle.folder, self._specs, catalogue, index)
         offer: Offer
         eligible = EligibleItems(catalogue.positions, self._items, lambda: offer.attributes)
-        panel = Panel((*sources, *self._others), catalogue)
+        unknown = bundle.manifest.order.unknown
+        panel = Panel((*sources, *self._others), catalogue, unknown.weighed if unknown else ())
         offer = Offer(catalogue, panel, eligible, is_new, attributes)
         return offer
 

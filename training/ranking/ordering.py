@@ -58,19 +58,20 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
     )
 
 
-def order_of_unknown(judged: Judged, served: Floats, popular: str) -> OrderSpec | None:
+def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str) -> OrderSpec | None:
     """Gives users of whom nothing is known an order of their own: by what is popular alone, where that is
     better than the order `served` (U,K) to everyone, by more than the standard error.
 
-    `judged` are such users. To them the towers say what was popular when these were trained.
+    `judged` are such users with everyone's candidates, `alone` with the most popular ones. To them the towers
+    say what was popular when these were trained.
     """
-    clicked, alone = judged.chosen, judged.sources[popular].astype(np.float64)
-    if clicked.sum() < FEWEST_CLICKS:
+    clicked, scores = alone.chosen, alone.sources[popular].astype(np.float64)
+    if clicked.sum() < FEWEST_CLICKS or clicked[alone.live].all():
         return None
-    better = judged.ndcg(alone) - judged.ndcg(served.astype(np.float64))
+    better = alone.ndcg(scores) - judged.ndcg(served.astype(np.float64))
     if better.mean() <= better.std() / np.sqrt(len(better)):
         return None
-    slope, intercept = _calibrated(alone[judged.live], clicked[judged.live])
+    slope, intercept = _calibrated(scores[alone.live], clicked[alone.live])
     return OrderSpec(ranking=0, retrieval=0, sources={popular: slope}, intercept=intercept)
 
 

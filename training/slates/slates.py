@@ -11,6 +11,7 @@ import numpy as np
 from contract import names
 from contract.arrays import Array, Floats, Ints
 from contract.bundle import OrderSpec
+from contract.candidates import unknown_shares
 from contract.encoders import Encoders
 from contract.ordering import known_items, order_scores
 from training.data.prepared import Prepared
@@ -91,10 +92,11 @@ def rank_candidates(
     user_vectors, item_vectors = vectors
     recent = RecentLists.of(prepared, instant)
     lists = lists or lists_of(learned.sources, recent, held, vectors, k)
-    items = lists.merged([one.spec.share for one in learned.sources])
     candidates = Candidates(
         prepared.dataset, learned.encoders, users_as_of(prepared, instant), items_as_of(prepared, instant)
     )
+    known = known_items(candidates.users[names.USER_RECENT_ITEM_IDS][held.user_rows])
+    items = _merged(learned, lists, known)
     retrieval_scores = np.empty(items.shape, dtype=np.float32)
     ranking_scores = np.empty(items.shape, dtype=np.float32)
     told = {n: np.empty(items.shape, np.float32) for n in candidates.numeric(learned.ranker.features)}
@@ -113,5 +115,15 @@ def rank_candidates(
         source_scores=scores_of(learned.sources, recent, held, items),
         lists=lists,
         columns=told,
-        known=known_items(candidates.users[names.USER_RECENT_ITEM_IDS][held.user_rows]),
+        known=known,
     )
+
+
+def _merged(learned: Learned, lists: SourceLists, known: Ints) -> Ints:
+    """Merges the lists by the sources' shares; of users with no item `known` (U,1), by theirs."""
+    specs = [one.spec for one in learned.sources]
+    items = lists.merged([spec.share for spec in specs])
+    if learned.order.unknown is not None:
+        theirs = lists.merged(unknown_shares(specs, learned.order.unknown.weighed))
+        items = np.where(known == 0, theirs, items)
+    return items

@@ -261,7 +261,13 @@ def test_a_user_of_whom_nothing_is_known_has_an_order_of_their_own(world: World)
     stranger = explained(recommender, user_id=-77, n=10)
     expected = 1 / (1 + np.exp(2 - stranger["candidate_source_scores"][popular]))
     np.testing.assert_allclose(stranger["order_scores"], expected, rtol=1e-5)
+    given = lists_of(stranger)
+    assert not given["nearest"]
+    assert set(stranger["candidate_ids"].tolist()) - {PAD_ID} <= {*given["popular"], *given["fresh"]}
+    found = np.load(world.folder / "popular.npy")[np.searchsorted(world.item_ids, stranger["item_ids"][:10])]
+    assert found.tolist() == sorted(found.tolist(), reverse=True)
     known = explained(recommender, user_id=world.user_ids[3], n=10)
+    assert lists_of(known)["nearest"]
     expected = 1 / (1 + np.exp(-known["retrieval_scores"].astype(np.float64)))
     np.testing.assert_allclose(known["order_scores"], expected, rtol=1e-5)
 

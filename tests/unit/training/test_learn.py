@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.data.sources.synthetic import Size
 from training.examples.positives import UserHistories, item_columns
+from training.examples.split import held_out
+from training.examples.strangers import with_strangers
 from training.learn import RANKERS_ORDER, learn_slates, unfitted_order
 from training.pipeline import learn
 from training.progress import TrainingProgress
@@ -26,7 +29,9 @@ from training.record import recorded
 from training.recording import facts_of
 from training.slates.choose import choose_forms
 from training.slates.new_items import NEW
-from training.slates.slates import Learned, Retriever
+from training.slates.search import reorder
+from training.slates.slates import Learned, Retriever, rank_candidates
+from training.slates.sources import POPULAR
 
 
 @pytest.mark.parametrize("minutes", [60, 5], ids="{} min between interactions".format)
@@ -112,3 +117,21 @@ def test_where_nobody_is_in_validation_the_ranker_orders_what_the_vectors_find(t
     prepared = catalog.prepare(str(folder), tmp_path, tmp_path / "var", size=Size(), say=quiet)
     found = learn_slates(prepared, learned_of(prepared), choose_forms(prepared), 20, "ranker")
     assert (found.order, found.sources) == (RANKERS_ORDER, ())
+
+
+def test_candidates_of_users_of_whom_nothing_is_known_are_those_of_their_order(tmp_path: Path) -> None:
+    prepared = small_world(tmp_path)
+    learned = learn_slates(prepared, learned_of(prepared), choose_forms(prepared), 20)
+    assert learned.order.unknown is None, "everyone's order is nothing else to them"
+    unknown = OrderSpec(ranking=0, sources={POPULAR: 1.0})
+    learned = replace(learned, order=learned.order.model_copy(update={"unknown": unknown}))
+    split = prepared.split
+    held = held_out(prepared, split.validate_until, split.test_until)
+    together, strangers = with_strangers(prepared, held, split.validate_until, 0)
+    retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
+    vectors = retriever.vectors(strangers, split.validate_until)
+    asked = replace(learned, retriever=retriever)
+    slates = rank_candidates(together, asked, strangers, vectors, split.validate_until, 20)
+    served = reorder(slates.items, slates.served(learned.order))
+    at = [one.spec.name for one in learned.sources].index(POPULAR) + 1
+    np.testing.assert_array_equal(served[:, :10], slates.lists.positions[:, at, :10])

@@ -289,7 +289,7 @@ def test_unknown_users_have_what_is_popular_alone_where_that_is_better(truth: st
         for seed, name in enumerate(("popular", "stale"))
     }
     judged = lists_of(OrderSpec(ranking=0, sources={truth: 1.0}, intercept=-4), 500, 0, **sources)
-    found = order_of_unknown(judged, sources["stale"], "popular")
+    found = order_of_unknown(judged, sources["stale"], judged, "popular")
     assert (found is not None) == is_theirs
     if found:
         assert found.weighed == {"popular"}
@@ -302,4 +302,5 @@ def test_a_handful_of_clicks_give_unknown_users_no_order_of_their_own() -> None:
     judged = lists_of(OrderSpec(ranking=0, sources={"popular": 2.0}), 100, popular=popular)
     few = np.zeros_like(judged.clicked)
     few[np.arange(FEWEST_CLICKS - 1), popular.argmax(axis=1)[: FEWEST_CLICKS - 1]] = True
-    assert order_of_unknown(replace(judged, clicked=few), -popular, "popular") is None
+    judged = replace(judged, clicked=few)
+    assert order_of_unknown(judged, -popular, judged, "popular") is None
