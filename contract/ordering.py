@@ -90,15 +90,15 @@ def order_scores(
     """
     told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
     z = _blend(told, spec, retrieval_scores.shape) + spec.intercept
-    if spec.unknown is not None and known is not None:
-        z = np.where(known == 0, _blend(told, spec.unknown, z.shape) + spec.unknown.intercept, z)
     if known is not None:
-        is_known = known >= max(spec.least_known, int(spec.unknown is not None))
+        is_known = known >= spec.least_known
         if there := [name for name in spec.corrections if name in told]:
             added = corrected([told[name] for name in there], known, [spec.corrections[n] for n in there])
             z += np.where(is_known, added, 0)
         if spec.columns and columns is not None:
             z += np.where(is_known, columns @ np.array([*spec.columns.values()], dtype=np.float32), 0)
+        if spec.unknown is not None:
+            z = np.where(known == 0, _blend(told, spec.unknown, z.shape) + spec.unknown.intercept, z)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 

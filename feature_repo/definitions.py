@@ -62,7 +62,7 @@ def feast_objects(var_dir: Path, name: str) -> list[FeastObject]:
         FeatureService(name=service, features=[views[view] for view in of if view in views])
         for service, of in ((names.USER_SERVICE, names.USER_VIEWS), (names.ITEM_SERVICE, names.ITEM_VIEWS))
     ]
-    bundles = sorted((bundles_folder(var_dir)).glob(f"*/{DATASET_FILE}"))
+    bundles = sorted(bundles_folder(var_dir).glob(f"*/{DATASET_FILE}"))
     for bundle in (found.parent for found in bundles if not found.parent.is_symlink()):
         if service := _bundle_service(bundle, dataset, views):
             services.append(service)

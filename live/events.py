@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,9 +36,12 @@ class EventHandler:
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
         dataset = self._dataset
-        found = self._still_there(_events(entries), transaction)
+        read = _events(entries)
+        everyone = [number_of(event.user_id, dataset.user_id_dtype) for event, _ in read]
+        until_ms = self._forgotten_until(everyone, transaction)
+        is_there = [entry.added_ms > until for (_, entry), until in zip(read, until_ms, strict=True)]
+        found, users = [*compress(read, is_there)], [*compress(everyone, is_there)]
         events = [event for event, _ in found]
-        users = [number_of(event.user_id, dataset.user_id_dtype) for event in events]
         items = [number_of(event.item_id, dataset.item_id_dtype) for event in events]
         told = zip(users, items, events, strict=True)
         add_seen(dataset, [(u, i) for u, i, event in told if event.is_seen(dataset)], transaction)
@@ -48,18 +52,14 @@ class EventHandler:
         self._activity.add(users, activity, transaction)
         self._note_changed(users, transaction)
 
-    def _still_there(
-        self, found: Sequence[tuple[Event, Entry]], transaction: Transaction
-    ) -> list[tuple[Event, Entry]]:
-        """Leaves out what was accepted before its user was forgotten: since it was read, another consumer may
-        have deleted all of that user."""
-        dtype = self._dataset.user_id_dtype
-        digests = [digest_of_user(number_of(event.user_id, dtype)) for event, _ in found]
-        if not digests:
+    def _forgotten_until(self, users: Sequence[int], transaction: Transaction) -> list[int]:
+        """Gives until when each of the users was forgotten, Unix time in milliseconds; 0 of who was not.
+        Since their events were read, another consumer may have deleted all of them."""
+        if not users:
             return []
-        (told,) = transaction.read([("HMGET", forgotten_users_key(self._dataset.name), *digests)])
-        until_ms = [int(one or 0) for one in told]
-        return [one for one, until in zip(found, until_ms, strict=True) if one[1].added_ms > until]
+        key, digests = forgotten_users_key(self._dataset.name), map(digest_of_user, users)
+        (told,) = transaction.read([("HMGET", key, *digests)])
+        return [int(one or 0) for one in told]
 
     def _note_changed(self, users: Sequence[int], transaction: Transaction) -> None:
         """Notes users for the batch job; not where no run ever began, as the first one computes everyone."""

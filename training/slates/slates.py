@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -124,6 +124,7 @@ def _merged(learned: Learned, lists: SourceLists, known: Ints) -> Ints:
     specs = [one.spec for one in learned.sources]
     items = lists.merged([spec.share for spec in specs])
     if learned.order.unknown is not None:
-        theirs = lists.merged(unknown_shares(specs, learned.order.unknown.weighed))
-        items = np.where(known == 0, theirs, items)
+        are_unknown = known[:, 0] == 0
+        theirs = replace(lists, positions=lists.positions[are_unknown])
+        items[are_unknown] = theirs.merged(unknown_shares(specs, learned.order.unknown.weighed))
     return items

@@ -58,15 +58,20 @@ def test_what_differs_from_the_cpu_is_a_fault(
     assert hidden == ["", None], "one trainer must not see the GPU"
 
 
+def on_a_gpu_with_make(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Lets there be a GPU, and a `make` that does what a shell script says."""
+    make = folder / "make"
+    make.write_text(f"#!/bin/sh\n{script}\n")
+    make.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
+
+
 def test_the_clock_runs_while_the_role_is_built(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A make that takes longer than there is time is ended, and what it started as well."""
-    make = tmp_path / "make"
-    make.write_text('#!/bin/sh\necho $$ > "$0.pid"\nsleep 60\n')
-    make.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
+    on_a_gpu_with_make(monkeypatch, tmp_path, 'echo $$ > "$0.pid"\nsleep 60')
     monkeypatch.setattr(run, "LIMIT_S", 1.0)
     assert run.main() == 1
     assert "not ended within 1 s" in capsys.readouterr().out
@@ -76,11 +81,7 @@ def test_the_clock_runs_while_the_role_is_built(
 def test_a_role_that_cannot_be_built_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make = tmp_path / "make"
-    make.write_text("#!/bin/sh\nexit 2\n")
-    make.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
+    on_a_gpu_with_make(monkeypatch, tmp_path, "exit 2")
     assert run.main() == 1
     assert "failed: " in capsys.readouterr().out
 
