@@ -160,7 +160,7 @@ class HeldBundles:
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused[name] = Refusal(reason, self._clock() + RETRY_S)
-        self._metrics.bundle_refused(name)
+        self._metrics.served.bundle_refused(name)
         log.error("bundle_refused", bundle=name, reason=reason, goes_on=self._goes_on())
 
     def _read_beside(self, name: str) -> Variant:

@@ -53,10 +53,10 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
     router = Router(settings, variant, event_loop, metrics)
     events = EventLog.of(dataset, settings)
     intake = EventIntake(lambda: router.variant.manifest, events, settings, metrics)
-    metrics.watch_ensemble(lambda: [one.variant.limits for one in router.served.answering.values()])
-    metrics.watch_batch(lambda: router.served.champion.batch.published)
+    metrics.load.watch_ensemble(lambda: [one.variant.limits for one in router.served.answering.values()])
+    metrics.served.watch_batch(lambda: router.served.champion.batch.published)
     for place, circuit in enumerate(variant.circuits):
-        metrics.watch_circuit(circuit.dependency, partial(_circuit, router, place))
+        metrics.load.watch_circuit(circuit.dependency, partial(_circuit, router, place))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,7 +66,7 @@ def build_app(settings: Settings, variant: Variant) -> FastAPI:
         app.state.warm_up = warm_up = WarmUp(warmed, settings.warm_up_requests)
         # Beside the first requests; a server that is down does not stop the start.
         preparing = asyncio.create_task(_prepare(settings, router.variant, warm_up))
-        watching = asyncio.create_task(event_loop.watch(metrics.loop_came_late))
+        watching = asyncio.create_task(event_loop.watch(metrics.load.loop_came_late))
         noting = asyncio.create_task(router.shown.keep())
         following = asyncio.create_task(router.follow())
         hearing = asyncio.create_task(LiveItemsFollower(router.variants, events.drop_items).follow())

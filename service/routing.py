@@ -105,7 +105,7 @@ class Router:
             settings, variant, event_loop, metrics, lambda: self.variant.name, read, clock
         )
         self.served = Served(Routing(champion=variant.name), self._bundles.first)
-        metrics.serves({CHAMPION: variant.name})
+        metrics.served.serves({CHAMPION: variant.name})
 
     def variants(self) -> list[Variant]:
         """What is held of each bundle, the champion's first."""
@@ -255,7 +255,7 @@ class Router:
             self._answers.clear()
             self._health = {arm: ArmHealth(self.settings.arm_excess, now_s) for arm in arms}
             told = {arm: one.variant.name for arm, one in after.answering.items()}
-            self.metrics.serves(told)
+            self.metrics.served.serves(told)
             log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
         bundles.let_go(routing.bundles)
 
@@ -280,7 +280,7 @@ class Router:
             why = f"{arm} was taken out: {reason}"
             changed = written.routing.split(arm, 0, why)
             self._apply(Written(changed, changed.encode()))
-            self.metrics.arm_ended(arm)
+            self.metrics.served.arm_ended(arm)
             log.error("arm_taken_out", arm=arm, reason=why)
             try:
                 await self._store.replace_routing(written.text, changed.encode(), READ_S)

@@ -37,7 +37,7 @@ class ShownNotes:
         room = max(0, self._most - len(self._waiting))
         self._waiting.extend(notes[:room])
         if len(notes) > room and self._most:
-            self._metrics.noted(len(notes) - room, "full")
+            self._metrics.answers.noted("full", by=len(notes) - room)
 
     async def keep(self) -> None:
         """Writes what waits, again and again, until it is cancelled."""
@@ -53,10 +53,10 @@ class ShownNotes:
                 try:
                     await self._store.note_shown(some, TIMEOUT_S)
                 except DependencyUnavailable as error:
-                    self._metrics.noted(len(some), "redis")
+                    self._metrics.answers.noted("redis", by=len(some))
                     if not self._is_told:
                         log.warning("shown_not_noted", reason=str(error))
                     self._is_told = True
                 else:
-                    self._metrics.noted(len(some), "noted")
+                    self._metrics.answers.noted("noted", by=len(some))
                     self._is_told = False

@@ -80,7 +80,7 @@ class EventIntake:
             try:
                 found.right[index] = read_event(body, manifest, now_s, self.settings.events.max_age_s)
             except WrongEvent as error:
-                self.metrics.event_refused(error.reason)
+                self.metrics.events.refused(error.reason)
                 found.refuse(index, error.field, error.message)
         await self._look_for_unknown(found)
         if found.wrong and (is_atomic or not found.right):
@@ -93,12 +93,12 @@ class EventIntake:
         try:
             accepted = await self.log.append([(event, user) for event, user, _ in found.right.values()])
         except TooFarBehind:
-            self.metrics.event_refused("backlog")
+            self.metrics.events.refused("backlog")
             raise
         finally:
             self.waiting -= 1
         duplicates = len(found.right) - accepted
-        self.metrics.events_taken(accepted, duplicates)
+        self.metrics.events.taken(accepted, duplicates)
         return EventsResponse(
             request_id=request_id,
             accepted=accepted,
@@ -120,7 +120,7 @@ class EventIntake:
             index = int(one["loc"][1])
             name, message = field_error({**one, "loc": ("body", *one["loc"][2:])})
             if not any(told.field == name for told in found.wrong.get(index, ())):
-                self.metrics.event_refused("form")
+                self.metrics.events.refused("form")
                 found.refuse(index, name, message)
         whole = enumerate(document["events"])
         bodies = {index: EventBody.model_validate(one) for index, one in whole if index not in found.wrong}
@@ -136,9 +136,9 @@ class EventIntake:
             ("item", unknown[1], 2, settings.unknown_items == "keep"),
         ):
             for index in [one for one, read in found.right.items() if read[place] in ids]:
-                self.metrics.event_unknown(name, "kept" if is_kept else "refused")
+                self.metrics.events.unknown(name, "kept" if is_kept else "refused")
                 if not is_kept:
-                    self.metrics.event_refused(f"unknown_{name}")
+                    self.metrics.events.refused(f"unknown_{name}")
                     found.refuse(index, f"{name}_id", _UNKNOWN[name])
 
 

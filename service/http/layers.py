@@ -85,10 +85,10 @@ class RequestLayer:
         # A request that a layer above the routes refused has no route, and is still one of these.
         unrouted: str = path if path in SLATES else "other"
         route: str = getattr(scope.get("route"), "path", unrouted)
-        self.metrics.responded(route, seconds)
+        self.metrics.answers.responded(seconds, route)
         if route in SLATES:
             for source in scope["state"].get("sources", ("none",)):
-                self.metrics.recommended(source, status)
+                self.metrics.answers.recommended(source, status)
         write = log.debug if route in _QUIET else log.info
         write(
             "request",
@@ -113,7 +113,7 @@ class OverloadLayer:
     def __init__(self, app: ASGIApp, limit: EventLoopLimit, metrics: Metrics) -> None:
         self.app, self.limit, self.metrics = app, limit, metrics
         self.in_process = 0
-        metrics.watch_event_loop(limit, lambda: self.in_process)
+        metrics.load.watch_event_loop(limit, lambda: self.in_process)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through unless there are too many."""
@@ -123,7 +123,7 @@ class OverloadLayer:
         state = scope["app"].state
         has_many = len(getattr(state, "connections", ())) > getattr(state, "max_connections", math.inf)
         if has_many or self.in_process >= self.limit.value:
-            self.metrics.refused("overload")
+            self.metrics.answers.refused("overload")
             many = "connections are open" if has_many else "requests are being answered"
             detail = f"too many {many} already: try again in {RETRY_AFTER_S} s"
             response = problem(503, detail, request_id=request_id_of_scope(scope))
@@ -162,10 +162,10 @@ class AccessLayer:
         caller = caller_of(key, self.keys) if key else None
         if caller is not None:
             bind_contextvars(**{CALLER: caller})
-            self.metrics.called(caller)
+            self.metrics.answers.called(caller)
             await self.app(scope, receive, send)
             return
-        self.metrics.refused("unknown_key" if shown else "no_key")
+        self.metrics.answers.refused("unknown_key" if shown else "no_key")
         detail = "A known API key is needed: send it as `authorization: Bearer KEY`"
         response = problem(401, detail, request_id=request_id_of_scope(scope))
         response.headers["www-authenticate"] = _CHALLENGE + (', error="invalid_token"' if shown else "")

@@ -61,10 +61,10 @@ async def metrics(recommendations: RecommendationsDep, request: Request) -> Resp
     with suppress(DependencyUnavailable):  # then the age of what was published when that was last read
         time_s, store = recommendations.variant.store_timeout_s, recommendations.variant.store
         await recommendations.batch.look(time_s)
-        recommendations.metrics.features_are_of(await store.materialized_at(time_s))
+        recommendations.metrics.served.features_are_of(await store.materialized_at(time_s))
     with suppress(DependencyUnavailable):
         lag = await request.app.state.events.log.lag(LAG_S)
-        recommendations.metrics.events_wait(lag.events, lag.seconds, lag.backlog)
+        recommendations.metrics.events.waiting(lag.events, lag.seconds, lag.backlog)
     return Response(recommendations.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

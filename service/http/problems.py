@@ -95,7 +95,7 @@ async def _on_entries_refused(request: Request, error: Exception) -> Response:
 
 async def _on_body_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, BodyRefused)
-    request.app.state.router.metrics.refused(error.reason)
+    request.app.state.router.metrics.answers.refused(error.reason)
     request_id = request_id_of(request)
     if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
         wrong = {"field": error.field, "message": error.detail}

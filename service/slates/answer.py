@@ -111,7 +111,7 @@ class Recommendations:
             degraded = [*degraded, DISPLAY]
         timings = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
         timings = {stage: round(ms, 3) for stage, ms in timings.items()}
-        self.metrics.answered(degraded, timings)
+        self.metrics.answers.answered(degraded, timings)
         own = self.variant.ids.item
         found_by = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
         is_like = request.like_item_id != PAD_ID

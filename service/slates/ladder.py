@@ -95,12 +95,12 @@ class Ladder:
                     slate = await step.slate(asked)
             except DependencyUnavailable as error:
                 outcome, last = outcome_of(error), error
-                self._metrics.stepped(step.name, outcome)
+                self._metrics.answers.stepped(step.name, outcome)
                 if outcome not in self._silent:
                     reasons.append(f"{step.name}_{outcome}")
                     asked.log_fields["fallback"] = str(error)
                 continue
-            self._metrics.stepped(step.name, Outcome.ANSWERED)
+            self._metrics.answers.stepped(step.name, Outcome.ANSWERED)
             return replace(slate, degraded=[*reasons, *slate.degraded]) if reasons else slate
         raise last or DependencyUnavailable("ladder", "it has no steps")
 

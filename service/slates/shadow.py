@@ -82,7 +82,7 @@ class Shadow:
 
     def _begin(self, asked: SlateRequest, slate: Slate) -> None:
         if self._in_flight() or self._event_loop.lateness_s > LATE_S:
-            self._metrics.shadowed("spared")
+            self._metrics.shadow.asked("spared")
             self._not_before_s = time.monotonic() + AFTER_S
             return
         self._asking = asyncio.get_running_loop().create_task(self._ask(asked, slate))
@@ -95,13 +95,13 @@ class Shadow:
             took_s, outcome = time.monotonic() - started, "compared"
             found = compare(slate, other)
             champion_s = asked.timings_ms.get("ensemble", math.nan) / 1000
-            self._metrics.compared(found.overlap, found.score_shift, took_s, champion_s)
+            self._metrics.shadow.compared(found.overlap, found.score_shift, took_s, champion_s)
         except (DependencyUnavailable, StageError) as error:
             log.info("shadow_failed", bundle=self.name, reason=str(error))
         except Exception:
             log.exception("bug")
         finally:
-            self._metrics.shadowed(outcome)
+            self._metrics.shadow.asked(outcome)
             now_s = time.monotonic()
             self._not_before_s = now_s + (now_s - started) * (1 / SHARE - 1)
             self._asking = None

@@ -67,9 +67,9 @@ async def test_a_busy_loop_is_found_late_and_every_look_is_counted() -> None:
 
     def tell(by_s: float) -> None:
         looks.append(by_s)
-        metrics.loop_came_late(by_s)
+        metrics.load.loop_came_late(by_s)
 
-    metrics.watch_event_loop(limit, lambda: 7)
+    metrics.load.watch_event_loop(limit, lambda: 7)
     watching = asyncio.create_task(limit.watch(tell))
     until = time.monotonic() + 10.0
     while limit.value == 256 and time.monotonic() < until:
