@@ -71,7 +71,7 @@ class NewestItems:
         """Gives those of a user who did nothing."""
         return cls(_NO_ROWS, _NO_ROWS, _NO_ROWS)
 
-    def with_events(self, events: Sequence[ActivityEvent], kept: int) -> NewestItems:
+    def with_events(self, events: Sequence[ActivityEvent], limit: int) -> NewestItems:
         """Adds events, where they belong by their time.
 
         At the same instant, those with a time of their own come after those without and are told apart by
@@ -88,20 +88,20 @@ class NewestItems:
             is_timed = flags & TIMED > 0
             order = np.lexsort((flags * is_timed, items * is_timed, is_timed, times))[::-1]
             columns = [times[order], items[order], flags[order]]
-        if len(columns[0]) > kept:
-            positives = np.flatnonzero(columns[2] & POSITIVE)[:kept]
-            places = np.concatenate([np.arange(kept), positives[positives >= kept]])
+        if len(columns[0]) > limit:
+            positives = np.flatnonzero(columns[2] & POSITIVE)[:limit]
+            places = np.concatenate([np.arange(limit), positives[positives >= limit]])
             columns = [column[places] for column in columns]
         return NewestItems(*columns)
 
-    def recent(self, kept: int) -> list[int]:
+    def recent(self, limit: int) -> list[int]:
         """Lists the newest items."""
-        recent: list[int] = self.items[:kept].tolist()
+        recent: list[int] = self.items[:limit].tolist()
         return recent
 
-    def positive(self, kept: int) -> list[int]:
+    def positive(self, limit: int) -> list[int]:
         """Lists the newest items of positives."""
-        positive: list[int] = self.items[self.flags & POSITIVE > 0][:kept].tolist()
+        positive: list[int] = self.items[self.flags & POSITIVE > 0][:limit].tolist()
         return positive
 
     def encode(self) -> bytes:
@@ -204,7 +204,7 @@ class ActivityReducer:
     entity: str
     """user or item."""
     labels: tuple[str, ...]
-    kept: int
+    newest_limit: int
     """How many of the newest items are kept; of an item none."""
     columns: Columns
     """The features, as the store has them."""
@@ -241,7 +241,7 @@ class ActivityReducer:
             count=state.count + len(added),
             newest_us=newest_us,
             tallies=tallies,
-            newest=state.newest.with_events(added, self.kept) if self.kept else state.newest,
+            newest=state.newest.with_events(added, self.newest_limit) if self.newest_limit else state.newest,
             positions=positions,
         )
 
@@ -256,9 +256,9 @@ class ActivityReducer:
             overall = rates.get(label)
             rate = None if overall is None else (ones + SMOOTHING * overall) / (known + SMOOTHING)
             made[names.rate_of(self.entity, label)] = rate
-        if self.kept:
-            made[names.USER_RECENT_ITEM_IDS] = state.newest.recent(self.kept)
-            made[names.USER_RECENT_POSITIVE_ITEM_IDS] = state.newest.positive(self.kept)
+        if self.newest_limit:
+            made[names.USER_RECENT_ITEM_IDS] = state.newest.recent(self.newest_limit)
+            made[names.USER_RECENT_POSITIVE_ITEM_IDS] = state.newest.positive(self.newest_limit)
         return {name: made[name] for name in self.columns}
 
     def fields(self, state: ActivityState, rates: Mapping[str, float | None]) -> dict[bytes, bytes]:

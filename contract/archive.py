@@ -58,12 +58,12 @@ def number_of_any(own: OwnId) -> int:
 
 
 def _forget(path: Path, columns: Sequence[str], is_gone: Callable[..., bool]) -> int:
-    told = pq.read_table(path, columns=[*columns], partitioning=None)
-    values = zip(*(told[name].to_pylist() for name in columns), strict=True)
+    table = pq.read_table(path, columns=[*columns], partitioning=None)
+    values = zip(*(table[name].to_pylist() for name in columns), strict=True)
     gone = np.array([is_gone(*row) for row in values], dtype=np.bool_)
     if not gone.any():
         return 0
     with whole_file(path) as file:
-        kept = pq.read_table(path, partitioning=None).filter(pa.array(~gone))
-        pq.write_table(kept, file, compression="zstd")
+        remaining = pq.read_table(path, partitioning=None).filter(pa.array(~gone))
+        pq.write_table(remaining, file, compression="zstd")
     return int(np.count_nonzero(gone))

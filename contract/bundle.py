@@ -286,8 +286,8 @@ class OrderSpec(BaseModel):
     def __str__(self) -> str:
         """Says what the blend weighs, for people."""
         scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self.blend.items())
-        told = f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
-        return f"{told}; of unknown users, {self.unknown}" if self.unknown else told
+        text = f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
+        return f"{text}; of unknown users, {self.unknown}" if self.unknown else text
 
     @property
     def blend(self) -> dict[str, float]:

@@ -37,9 +37,9 @@ class Merge:
         flat = flat[flat != UNKNOWN]
         turns = np.arange(len(flat), dtype=np.int32)
         self._places[flat[::-1]] = turns[::-1]  # of an item that comes twice, the first turn stays
-        kept = flat[self._places[flat] == turns][:width]
+        unique = flat[self._places[flat] == turns][:width]
         found = filled(width, UNKNOWN)
-        found[: len(kept)] = kept
+        found[: len(unique)] = unique
         return found
 
     def _turns_of(self, depth: int) -> Ints:

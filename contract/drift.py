@@ -190,11 +190,11 @@ def _cut(values: Array, length: int) -> Array:
     """Keeps the first elements of a list; an empty one counts as one null, and padding as nothing."""
     if values.ndim == 1:
         return values
-    kept = values[:, :length]
-    is_null = _is_null(kept)
+    elements = values[:, :length]
+    is_null = _is_null(elements)
     is_counted = ~is_null
     is_counted[:, 0] |= is_null.all(axis=1)
-    return np.asarray(kept[is_counted])
+    return np.asarray(elements[is_counted])
 
 
 def _is_null(values: Array) -> Any:

@@ -177,8 +177,8 @@ def retired(environment: Mapping[str, str]) -> str:
 
 def read_settings(kind: type[S]) -> S:
     """Reads the environment; a wrong value, or a retired one, ends the process with one line and status 2."""
-    if told := retired(os.environ):
-        sys.stderr.write(f"settings: {told}\n")
+    if message := retired(os.environ):
+        sys.stderr.write(f"settings: {message}\n")
         raise SystemExit(2)
     try:
         return kind()

@@ -172,11 +172,11 @@ def _condition(field: str, written: Any, dtype: str, may_negate: bool) -> Condit
     if not written:
         raise WrongField(field, f"the object is empty: say {_or(parts)}, or leave the filter out")
     for name in written:
-        told = f"{field}.{name[:64].encode(errors='replace').decode()}"
+        part = f"{field}.{name[:64].encode(errors='replace').decode()}"
         if name in BOUNDS and not has_range(dtype):
-            raise WrongField(told, f"a {dtype} column has no range: list the values instead")
+            raise WrongField(part, f"a {dtype} column has no range: list the values instead")
         if name not in parts:
-            raise WrongField(told, f"is not known here: use {_or(parts)}")
+            raise WrongField(part, f"is not known here: use {_or(parts)}")
     return Condition(
         _allowed(f"{field}.any", written["any"], dtype) if "any" in written else None,
         _range(field, written, dtype),

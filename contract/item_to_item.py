@@ -124,8 +124,8 @@ class ItemToItem:
             return ReachedSums(np.bincount(items, parts, count + 1).astype(np.float32))
         positions, at = np.unique(items, return_inverse=True)
         found = np.bincount(at, parts, len(positions)).astype(np.float32)
-        kept = found != 0
-        return ReachedItems(positions[kept].astype(np.int64), found[kept])
+        is_reached = found != 0
+        return ReachedItems(positions[is_reached].astype(np.int64), found[is_reached])
 
 
 @lru_cache(64)

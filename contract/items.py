@@ -74,12 +74,12 @@ def _column_schema(column: Column) -> dict[str, Any]:
         "string": {"type": "string", "minLength": 1},
         "bool": {"type": "boolean"},
     }
-    told = kinds[str(column.dtype)]
+    schema = kinds[str(column.dtype)]
     if column.is_several:
-        told = {"type": "array", "items": told, "maxItems": MOST_ELEMENTS}
+        schema = {"type": "array", "items": schema, "maxItems": MOST_ELEMENTS}
     if column.role is Role.EMBEDDING:
-        told |= {"minItems": column.max_length, "maxItems": column.max_length}
-    return {"anyOf": [told, {"type": "null"}]} | (
+        schema |= {"minItems": column.max_length, "maxItems": column.max_length}
+    return {"anyOf": [schema, {"type": "null"}]} | (
         {"description": column.description} if column.description else {}
     )
 

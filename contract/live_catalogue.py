@@ -135,25 +135,25 @@ class LiveState:
 def _lasting(changes: Sequence[Change]) -> list[Change]:
     """Takes changes in their order, gives what they amount to: of each item, and of each user who was
     forgotten, the last one, in the same order."""
-    kept: list[Change] = []
+    lasting: list[Change] = []
     items: set[str] = set()
     users: set[str] = set()
     for change in reversed(changes):
         if change.kind == PUT:
             rows = {number: row for number, row in change.content.items() if number not in items}
             if rows:
-                kept.append(replace(change, content=rows))
+                lasting.append(replace(change, content=rows))
             items |= rows.keys()
             continue
         later = users if change.kind == FORGET else items
         if change.content not in later:
-            kept.append(change)
+            lasting.append(change)
         later.add(change.content)
-    return kept[::-1]
+    return lasting[::-1]
 
 
 def _write(path: Path, changes: Sequence[Change]) -> None:
     with whole_file(path, is_durable=True) as file:
         for one in changes:
-            told = [one.change_id, one.kind, one.content]
-            file.write(json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            record = [one.change_id, one.kind, one.content]
+            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")

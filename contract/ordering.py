@@ -38,17 +38,17 @@ def named_scores(
 def _of_sources(
     retrieval_scores: Floats, source_scores: Mapping[str, Floats], wanted: Collection[str]
 ) -> dict[str, Doubles]:
-    told: dict[str, Doubles] = {}
+    by_name: dict[str, Doubles] = {}
     if RETRIEVAL in wanted:
-        told[RETRIEVAL] = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0).astype(np.float64)
-    return told | {name: s.astype(np.float64) for name, s in source_scores.items() if name in wanted}
+        by_name[RETRIEVAL] = np.where(np.isfinite(retrieval_scores), retrieval_scores, 0).astype(np.float64)
+    return by_name | {name: s.astype(np.float64) for name, s in source_scores.items() if name in wanted}
 
 
-def _blend(told: Mapping[str, Doubles], spec: OrderSpec, shape: tuple[int, ...]) -> Doubles:
-    if not told:
+def _blend(by_name: Mapping[str, Doubles], spec: OrderSpec, shape: tuple[int, ...]) -> Doubles:
+    if not by_name:
         return np.zeros(shape)
     blend = spec.blend
-    summed: Doubles = np.tensordot([blend.get(name, 0.0) for name in told], [*told.values()], 1)
+    summed: Doubles = np.tensordot([blend.get(name, 0.0) for name in by_name], [*by_name.values()], 1)
     return summed
 
 
@@ -60,13 +60,13 @@ def known_items(recent_item_ids: Ints) -> Ints:
 def corrected(scores: Sequence[Doubles], known: Ints, specs: Sequence[Correction]) -> Doubles:
     """Takes scores of the order (N,B,K), how many items of each user are known (B,1), and each score's
     correction, gives what is added for all of them, (B,K); it is linear in the weights."""
-    told = np.asarray(scores)
+    stacked = np.asarray(scores)
     weights = [(one.plain, one.few, one.many, one.bent, one.knee) for one in specs]
     plain, few, many, bent, knee = np.array(weights).T[:, :, None, None]
-    added: Doubles = (told * (plain + few / (1 + known) + many * np.log1p(known))).sum(axis=0)
+    added: Doubles = (stacked * (plain + few / (1 + known) + many * np.log1p(known))).sum(axis=0)
     (bends,) = bent[:, 0, 0].nonzero()
     if len(bends):
-        added += (bent[bends] * np.log1p(np.maximum(told[bends], 0) / knee[bends])).sum(axis=0)
+        added += (bent[bends] * np.log1p(np.maximum(stacked[bends], 0) / knee[bends])).sum(axis=0)
     return added
 
 
@@ -88,17 +88,17 @@ def order_scores(
     is unknown; one with columns needs those as well, (B,K,C).
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
-    told = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
-    z = _blend(told, spec, retrieval_scores.shape) + spec.intercept
+    by_name = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
+    z = _blend(by_name, spec, retrieval_scores.shape) + spec.intercept
     if known is not None:
         is_known = known >= spec.least_known
-        if there := [name for name in spec.corrections if name in told]:
-            added = corrected([told[name] for name in there], known, [spec.corrections[n] for n in there])
+        if there := [name for name in spec.corrections if name in by_name]:
+            added = corrected([by_name[name] for name in there], known, [spec.corrections[n] for n in there])
             z += np.where(is_known, added, 0)
         if spec.columns and columns is not None:
             z += np.where(is_known, columns @ np.array([*spec.columns.values()], dtype=np.float32), 0)
         if spec.unknown is not None:
-            z = np.where(known == 0, _blend(told, spec.unknown, z.shape) + spec.unknown.intercept, z)
+            z = np.where(known == 0, _blend(by_name, spec.unknown, z.shape) + spec.unknown.intercept, z)
     return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 
@@ -114,11 +114,11 @@ def unranked_scores(
     They are no probabilities: no ranker said how likely a click is.
     """
     z: Doubles = retrieval_scores.astype(np.float64)
-    told = _of_sources(retrieval_scores, source_scores, spec.weighed)
+    by_name = _of_sources(retrieval_scores, source_scores, spec.weighed)
     if spec.sources:
-        z = _blend(told, spec, z.shape)
+        z = _blend(by_name, spec, z.shape)
     if spec.unknown is not None and known is not None:
-        z = np.where(known == 0, _blend(told, spec.unknown, z.shape), z)
+        z = np.where(known == 0, _blend(by_name, spec.unknown, z.shape), z)
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-z))).astype(np.float32)
 

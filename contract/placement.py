@@ -56,8 +56,8 @@ class IndexPlacement:
 
     def encode(self) -> bytes:
         """Packs it as JSON."""
-        told = {"nodes": self.nodes, "coming": self.coming, "leaving": self.leaving, "moved": self.moved}
-        return json.dumps(told).encode()
+        content = {"nodes": self.nodes, "coming": self.coming, "leaving": self.leaving, "moved": self.moved}
+        return json.dumps(content).encode()
 
     @classmethod
     def decode(cls, value: bytes) -> IndexPlacement:
@@ -67,9 +67,11 @@ class IndexPlacement:
             ValueError: it is something else.
         """
         try:
-            told = json.loads(value)
-            nodes, coming, leaving = (tuple(map(str, told[name])) for name in ("nodes", "coming", "leaving"))
-            return cls(nodes, coming, leaving, int(told["moved"]))
+            content = json.loads(value)
+            nodes, coming, leaving = (
+                tuple(map(str, content[name])) for name in ("nodes", "coming", "leaving")
+            )
+            return cls(nodes, coming, leaving, int(content["moved"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no placement of an index: {error!r}") from None
 

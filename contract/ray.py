@@ -28,11 +28,11 @@ ALONE = {
 def silent() -> Iterator[None]:
     """Drops what is written to the standard error: Ray tells there that it was told to be quiet."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -153,8 +153,8 @@ class Routing(BaseModel):
             ) from None
 
     def _changed(self, why: str, **changes: object) -> Routing:
-        told = self.model_dump() | {"at": _now(), "why": why} | changes
-        changed = Routing.model_validate(told)
+        content = self.model_dump() | {"at": _now(), "why": why} | changes
+        changed = Routing.model_validate(content)
         is_at_hand = changed.former in (*changed.answering, changed.shadow)
         return changed.without_former() if is_at_hand else changed
 
@@ -193,8 +193,8 @@ class Written:
 def place_of(user_id: int, experiment: str) -> float:
     """Gives a user's place in an experiment, in [0, 1): a hash of both, so that two experiments divide users
     independently."""
-    told = hashlib.blake2b(f"{experiment}:{user_id}".encode(), digest_size=8).digest()
-    return (int.from_bytes(told, "big") >> 11) / 2**53
+    digest = hashlib.blake2b(f"{experiment}:{user_id}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def _now() -> str:

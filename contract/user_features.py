@@ -28,9 +28,9 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
     Raises:
         WrongField: naming the column and what would be right.
     """
-    told: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for column, value in given.items():
-        told[column] = value
+        checked[column] = value
         field, dtype = f"user_features.{column}", dtypes.get(column)
         if dtype is None:
             raise WrongField(field, f"is no feature of this bundle's users: {one_of(sorted(dtypes))}")
@@ -44,8 +44,8 @@ def check_user_features(given: Given, dtypes: Mapping[str, str]) -> Given:
             if not is_of(one, kind):
                 raise WrongField(field, f"must hold {kind} values: {shown(one)} is not of that dtype")
         if kind == "float32":
-            told[column] = float(value)
-    return told
+            checked[column] = float(value)
+    return checked
 
 
 def encode_user_features(given: Given) -> npt.NDArray[np.uint8]:

@@ -54,11 +54,11 @@ class Watched(BaseModel):
 
     def lines(self) -> list[str]:
         """Says it for people."""
-        told = ", ".join(
+        ages = ", ".join(
             f"{name} {'none yet' if age is None else _age(age)}" for name, age in self.ages_s.items()
         )
         lag = f"the oldest waits for {_age(self.event_lag_s)}" if self.event_lag_s else "none waits"
-        lines = [f"{self.bundle}: {told}", f"events: {lag}"]
+        lines = [f"{self.bundle}: {ages}", f"events: {lag}"]
         if not self.drift:
             few = (
                 f"not known yet, {self.answers:,} of the {self.wanted:,} answers that it takes of this bundle"

@@ -49,8 +49,8 @@ class Stores:
 def request_schema(bundle: LoadedBundle) -> Schema:
     """Describes a request: the contract's tensors, the optional ones filled where they are not sent, and one
     int64 (B,1) per context column."""
-    told = (*REQUEST_TENSORS, *OPTIONAL_TENSORS)
-    fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in told]
+    tensors = (*REQUEST_TENSORS, *OPTIONAL_TENSORS)
+    fixed = [tensor(t.name, t.dtype, *((t.width,) if t.width > 0 else ())) for t in tensors]
     return Schema([*fixed, *(tensor(name, "int64", 1) for name in bundle.manifest.context)])
 
 

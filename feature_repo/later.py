@@ -49,8 +49,8 @@ class LaterEvents:
         for partition in range(PARTITIONS):
             key = event_stream_key(self._dataset.name, partition)
             groups = self._redis.xinfo_groups(key) if self._redis.exists(key) else ()
-            told = [one["last-delivered-id"] for one in groups if one["name"] == GROUP.encode()]
-            found[partition] = position_of(told[0].decode()) if told else START
+            delivered_ids = [one["last-delivered-id"] for one in groups if one["name"] == GROUP.encode()]
+            found[partition] = position_of(delivered_ids[0].decode()) if delivered_ids else START
         return found
 
     def read(self) -> None:
@@ -100,8 +100,8 @@ class LaterEvents:
         partition = partition_of(user)
         for entity, one in ((names.USER, user), (names.ITEM, item)):
             if self.wanted is None or one in self.wanted[entity]:
-                told = event.as_activity(dataset, item, partition, position)
-                self._events[entity, one][partition, position] = LaterEvent(told, event.is_seen(dataset))
+                activity = event.as_activity(dataset, item, partition, position)
+                self._events[entity, one][partition, position] = LaterEvent(activity, event.is_seen(dataset))
 
 
 def _place(pair: tuple[tuple[int, Position], LaterEvent]) -> tuple[int, Position]:

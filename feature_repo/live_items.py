@@ -22,7 +22,7 @@ def without_live_items(
     Of an item that was put, its row of the catalogue counts as neither computed nor stored, and its activity
     is written where it was computed. One that was taken out has no row at all.
     """
-    views, kept = dict(computed.views), dict(stored)
+    views, remaining = dict(computed.views), dict(stored)
     activity = ids_of(views[names.ITEM_ACTIVITY])
     for view, left_out, untouched in (
         (names.ITEM_CATALOG, np.union1d(put, gone), put),
@@ -32,5 +32,5 @@ def without_live_items(
         views[view] = views[view].filter(pa.array(~np.isin(ids, left_out)))
         of_view = stored[view]
         is_untouched = np.isin(of_view.ids, untouched)
-        kept[view] = Stored(of_view.ids, np.where(is_untouched, MISSING, of_view.seconds))
-    return replace(computed, views=views), kept
+        remaining[view] = Stored(of_view.ids, np.where(is_untouched, MISSING, of_view.seconds))
+    return replace(computed, views=views), remaining

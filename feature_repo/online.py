@@ -69,9 +69,9 @@ class OnlineStore:
 
     def live_items(self) -> tuple[Ids, Ids]:
         """Lists the items that were put while serving, and those that were taken out, ascending."""
-        told: Any = self.redis.hgetall(live_items_key(self.project))
+        rows: Any = self.redis.hgetall(live_items_key(self.project))
         put, gone = (
-            np.array(sorted(int(number) for number, row in told.items() if bool(row) == is_put), np.int64)
+            np.array(sorted(int(number) for number, row in rows.items() if bool(row) == is_put), np.int64)
             for is_put in (True, False)
         )
         return put, gone
@@ -133,10 +133,10 @@ class OnlineStore:
                             pipe.hsetnx(key, one.field, value)
                 pipe.execute()
 
-    def let_go(self, kept: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
+    def let_go(self, columns: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
         """Deletes from all rows, ids by view, the columns that need no longer be kept."""
-        told: Any = self.redis.smembers(kept_columns_key(self.project))
-        gone = {KeptColumn.parse(one.decode()) for one in told} - set(kept)
+        stored: Any = self.redis.smembers(kept_columns_key(self.project))
+        gone = {KeptColumn.parse(one.decode()) for one in stored} - set(columns)
         for view in {one.view for one in gone}:
             fields = [one.field for one in gone if one.view == view]
             self._delete_fields(key_of(view), ids[view], fields)
@@ -149,8 +149,8 @@ class OnlineStore:
         if not self.redis.exists(batch_runs_key(self.project)):
             return
         key = removed_users_key(self.project)
-        told: Any = self.redis.smembers(key)
-        if back := set(map(int, told)) & set(there.tolist()):
+        removed: Any = self.redis.smembers(key)
+        if back := set(map(int, removed)) & set(there.tolist()):
             self.redis.srem(key, *back)
         for start in range(0, len(user_ids), _BATCH):
             self.redis.sadd(key, *user_ids[start : start + _BATCH].tolist())

@@ -23,11 +23,11 @@ URL = "http://127.0.0.1:8080"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks, prints the answer; 0 where there was one, 1 where there was none, 2 where it was not asked."""
-    told = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     key = os.environ.get("SHORTLIST_API_KEY")
     try:
-        with Client(told.url, api_key=key, timeout_s=told.timeout) as client:
-            print("\n".join(told.ask(client, told)))
+        with Client(options.url, api_key=key, timeout_s=options.timeout) as client:
+            print("\n".join(options.ask(client, options)))
     except ShortlistError as error:
         print(f"{type(error).__name__}: {error} (request {error.request_id})", file=sys.stderr)
         return 1
@@ -37,38 +37,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _recommend(client: Client, told: argparse.Namespace) -> list[str]:
-    answer = client.recommend(told.user, **_asked(told))
-    return [_json(answer.document)] if told.json else _lines(answer)
+def _recommend(client: Client, options: argparse.Namespace) -> list[str]:
+    answer = client.recommend(options.user, **_asked(options))
+    return [_json(answer.document)] if options.json else _lines(answer)
 
 
-def _similar(client: Client, told: argparse.Namespace) -> list[str]:
-    answer = client.similar(told.item, user_id=told.user, **_asked(told))
-    return [_json(answer.document)] if told.json else _lines(answer)
+def _similar(client: Client, options: argparse.Namespace) -> list[str]:
+    answer = client.similar(options.item, user_id=options.user, **_asked(options))
+    return [_json(answer.document)] if options.json else _lines(answer)
 
 
-def _seen(client: Client, told: argparse.Namespace) -> list[str]:
-    history = client.seen(told.user, told.n)
+def _seen(client: Client, options: argparse.Namespace) -> list[str]:
+    history = client.seen(options.user, options.n)
     lines = [f"{history.total} seen by user {history.user_id}, newest first"]
     return lines + ["  ".join(map(str, item.values())) for item in history.items]
 
 
-def _bundle(client: Client, told: argparse.Namespace) -> list[str]:
-    del told
+def _bundle(client: Client, options: argparse.Namespace) -> list[str]:
+    del options
     return [_json(client.bundle().document)]
 
 
-def _asked(told: argparse.Namespace) -> Asked:
-    asked: Asked = {"n": told.n}
-    if told.exclude:
-        asked["exclude_item_ids"] = told.exclude
-    if told.filters:
-        asked["filters"] = told.filters
-    if told.rules:
-        asked["rules"] = told.rules
-    if told.explain:
-        asked["explain"] = True
-    return asked
+def _asked(options: argparse.Namespace) -> Asked:
+    request: Asked = {"n": options.n}
+    if options.exclude:
+        request["exclude_item_ids"] = options.exclude
+    if options.filters:
+        request["filters"] = options.filters
+    if options.rules:
+        request["rules"] = options.rules
+    if options.explain:
+        request["explain"] = True
+    return request
 
 
 def _lines(answer: Answer) -> list[str]:
@@ -84,13 +84,13 @@ def _lines(answer: Answer) -> list[str]:
     lacks = [f"lacks: {', '.join(answer.degraded)}"] if answer.degraded else []
     if answer.explain is None:
         return [*lines, made, *lacks]
-    told = [
+    traces = [
         f"{trace.retrieval_rank:>3}  {trace.item_id!s:>10}  {trace.retrieval_score:9.4f}  "
         f"{trace.removed_by or trace.slate_rank or '-'}  {_sources(trace)}"
         for trace in answer.explain
     ]
     heading = "retrieved, its score, why it went or where it stands, and its rank in each source:"
-    return [*lines, made, *lacks, heading, *told]
+    return [*lines, made, *lacks, heading, *traces]
 
 
 def _sources(trace: Trace) -> str:
@@ -106,12 +106,12 @@ def _id(text: str) -> Id:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        told = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(told, dict):
+    if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} must be a JSON object, such as '{{\"column\": [1]}}'")
-    return told
+    return value
 
 
 def _json(document: Any) -> str:

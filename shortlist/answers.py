@@ -22,10 +22,16 @@ class AnsweredItem:
     found_by: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> AnsweredItem:
+    def read(cls, document: Mapping[str, Any]) -> AnsweredItem:
         """Takes it as the JSON has it."""
-        fields = _without(told, "item_id", "score", "source", "found_by")
-        return cls(told["item_id"], told["score"], told["source"], fields, tuple(told.get("found_by", ())))
+        fields = _without(document, "item_id", "score", "source", "found_by")
+        return cls(
+            document["item_id"],
+            document["score"],
+            document["source"],
+            fields,
+            tuple(document.get("found_by", ())),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +60,12 @@ class Trace:
     found_by: tuple[SourceRank, ...] = ()
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Trace:
+    def read(cls, document: Mapping[str, Any]) -> Trace:
         """Takes it as the JSON has it."""
         own = [name for name in cls.__slots__ if name not in ("fields", "found_by")]
-        found_by = tuple(SourceRank(**one) for one in told["found_by"])
-        fields = _without(told, *own, "found_by")
-        return cls(**{name: told[name] for name in own}, fields=fields, found_by=found_by)
+        found_by = tuple(SourceRank(**one) for one in document["found_by"])
+        fields = _without(document, *own, "found_by")
+        return cls(**{name: document[name] for name in own}, fields=fields, found_by=found_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +97,23 @@ class Answer:
         return [item.item_id for item in self.items]
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Answer:
+    def read(cls, document: Mapping[str, Any]) -> Answer:
         """Takes it as the JSON has it."""
-        explained = told.get("explain")
+        explained = document.get("explain")
         return cls(
-            request_id=told["request_id"],
-            items=tuple(AnsweredItem.read(item) for item in told["items"]),
-            source=told["source"],
-            degraded=tuple(told["degraded"]),
-            bundle=told["bundle"],
-            arm=told.get("arm", "champion"),
-            timings_ms=told["timings_ms"],
-            run=told.get("run"),
-            made_at=told.get("made_at"),
-            age_s=told.get("age_s"),
+            request_id=document["request_id"],
+            items=tuple(AnsweredItem.read(item) for item in document["items"]),
+            source=document["source"],
+            degraded=tuple(document["degraded"]),
+            bundle=document["bundle"],
+            arm=document.get("arm", "champion"),
+            timings_ms=document["timings_ms"],
+            run=document.get("run"),
+            made_at=document.get("made_at"),
+            age_s=document.get("age_s"),
             explain=None if explained is None else tuple(Trace.read(item) for item in explained["items"]),
-            next=told.get("next"),
-            document=told,
+            next=document.get("next"),
+            document=document,
         )
 
 
@@ -122,9 +128,11 @@ class EventsTaken:
     errors: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> EventsTaken:
+    def read(cls, document: Mapping[str, Any]) -> EventsTaken:
         """Takes it as the JSON has it."""
-        return cls(told["accepted"], told["duplicates"], told["refused"], tuple(told["errors"]))
+        return cls(
+            document["accepted"], document["duplicates"], document["refused"], tuple(document["errors"])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +145,11 @@ class ItemHistory:
     degraded: tuple[str, ...]
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> ItemHistory:
+    def read(cls, document: Mapping[str, Any]) -> ItemHistory:
         """Takes it as the JSON has it."""
-        return cls(told["user_id"], told["total"], tuple(told["items"]), tuple(told["degraded"]))
+        return cls(
+            document["user_id"], document["total"], tuple(document["items"]), tuple(document["degraded"])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +168,11 @@ class ServedBundle:
     document: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> ServedBundle:
+    def read(cls, document: Mapping[str, Any]) -> ServedBundle:
         """Takes it as the JSON has it."""
-        own = (told["bundle"], told["dataset"], told["items"], tuple(told["context"]))
-        return cls(*own, told["filters"], tuple(told["display"]), told)
+        own = (document["bundle"], document["dataset"], document["items"], tuple(document["context"]))
+        return cls(*own, document["filters"], tuple(document["display"]), document)
 
 
-def _without(told: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name not in names}
+def _without(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in names}

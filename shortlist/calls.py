@@ -62,33 +62,33 @@ class Call(Generic[T]):
         if response.status_code >= 400:
             raise refusal(response)
         try:
-            told = response.json()
-            if not isinstance(told, dict):
-                raise TypeError(f"no object, but {type(told).__name__}")
-            return self.read(told)
+            document = response.json()
+            if not isinstance(document, dict):
+                raise TypeError(f"no object, but {type(document).__name__}")
+            return self.read(document)
         except (ValueError, KeyError, TypeError) as error:
             said = f"{response.status_code}, {response.headers.get('content-type', 'no content-type')}"
             message = f"{response.url} answered {said}, which is no answer of a gateway: {error!r}"
             raise NotUnderstood(message) from None
 
 
-def recommend(user_id: Id | None, asked: AskedForUser) -> Call[Answer]:
+def recommend(user_id: Id | None, request: AskedForUser) -> Call[Answer]:
     """Asks for the best items of a user; of nobody in particular, where features of one are given."""
     named = {} if user_id is None else {"user_id": user_id}
-    return Call("POST", "/v1/recommendations", Answer.read, _body(named, asked))
+    return Call("POST", "/v1/recommendations", Answer.read, _body(named, request))
 
 
-def similar(item_id: Id, user_id: Id | None, asked: Asked) -> Call[Answer]:
+def similar(item_id: Id, user_id: Id | None, request: Asked) -> Call[Answer]:
     """Asks for the items most like another."""
     named = {"item_id": item_id} | ({} if user_id is None else {"user_id": user_id})
-    return Call("POST", "/v1/similar", Answer.read, _body(named, asked))
+    return Call("POST", "/v1/similar", Answer.read, _body(named, request))
 
 
 def recommend_many(requests: Sequence[Mapping[str, Any]]) -> Call[list[Answer]]:
     """Asks for the best items of each of several users, each as its request says."""
 
-    def read(told: Mapping[str, Any]) -> list[Answer]:
-        return [Answer.read(answer) for answer in told["answers"]]
+    def read(document: Mapping[str, Any]) -> list[Answer]:
+        return [Answer.read(answer) for answer in document["answers"]]
 
     body = {"requests": [_body({}, request) for request in requests]}
     return Call("POST", "/v1/recommendations/many", read, body)
@@ -152,8 +152,8 @@ def _part(own: Id) -> str:
     return quote(str(own), safe="").replace(".", "%2E")  # or ".." would climb
 
 
-def _body(first: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def _body(first: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     return dict(first) | {
         name: list(value) if name.endswith("_ids") and isinstance(value, Sequence) else value
-        for name, value in asked.items()
+        for name, value in request.items()
     }

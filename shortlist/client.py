@@ -93,14 +93,14 @@ class Client(_Caller):
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[AskedForUser],
+        **request: Unpack[AskedForUser],
     ) -> Answer:
         """Asks for the best items for a user now, or for nobody in particular of whom `user_features` tell.
 
         Raises:
             ShortlistError: there is no answer; the exceptions of this package say why.
         """
-        return self._ask(calls.recommend(user_id, asked), request_id, timeout_s)
+        return self._ask(calls.recommend(user_id, request), request_id, timeout_s)
 
     def recommend_many(
         self,
@@ -123,14 +123,14 @@ class Client(_Caller):
         user_id: Id | None = None,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        **request: Unpack[Asked],
     ) -> Answer:
         """Asks for the items most like another, without what the user has seen, if one is named.
 
         Raises:
             ShortlistError: there is no answer.
         """
-        return self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
+        return self._ask(calls.similar(item_id, user_id, request), request_id, timeout_s)
 
     def send_events(
         self,
@@ -252,14 +252,14 @@ class AsyncClient(_Caller):
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[AskedForUser],
+        **request: Unpack[AskedForUser],
     ) -> Answer:
         """Asks for the best items for a user now, or for nobody in particular of whom `user_features` tell.
 
         Raises:
             ShortlistError: there is no answer; the exceptions of this package say why.
         """
-        return await self._ask(calls.recommend(user_id, asked), request_id, timeout_s)
+        return await self._ask(calls.recommend(user_id, request), request_id, timeout_s)
 
     async def recommend_many(
         self,
@@ -282,14 +282,14 @@ class AsyncClient(_Caller):
         user_id: Id | None = None,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        **asked: Unpack[Asked],
+        **request: Unpack[Asked],
     ) -> Answer:
         """Asks for the items most like another, without what the user has seen, if one is named.
 
         Raises:
             ShortlistError: there is no answer.
         """
-        return await self._ask(calls.similar(item_id, user_id, asked), request_id, timeout_s)
+        return await self._ask(calls.similar(item_id, user_id, request), request_id, timeout_s)
 
     async def send_events(
         self,

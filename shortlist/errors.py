@@ -84,10 +84,10 @@ def refusal(response: httpx.Response) -> Refused:
 def retry_after_s(response: httpx.Response) -> float | None:
     """Reads the header `retry-after`, seconds or a date, as seconds from now; None where it is missing or
     neither."""
-    told = response.headers.get("retry-after", "").strip()
-    if told.isdecimal():
-        return float(told)
+    header = response.headers.get("retry-after", "").strip()
+    if header.isdecimal():
+        return float(header)
     try:
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None

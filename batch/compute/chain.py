@@ -40,9 +40,12 @@ class UserSlates:
 
     def known(self) -> UserSlates:
         """Leaves out the users of whom nothing is known: for them the popular slate is as good."""
-        kept = (self.degraded & UNKNOWN) == 0
+        is_known = (self.degraded & UNKNOWN) == 0
         return UserSlates(
-            self.user_ids[kept], self.item_ids[kept], self.item_scores[kept], self.degraded[kept]
+            self.user_ids[is_known],
+            self.item_ids[is_known],
+            self.item_scores[is_known],
+            self.degraded[is_known],
         )
 
 

@@ -152,13 +152,13 @@ class RunRegistry:
         with contextlib.suppress(RedisError):
             if lock.is_lost:
                 return  # another run may be at work by now, and what it stores stays
-            kept = {*published.lineage, *published.former}
-            doomed = {run.decode() for run in self._redis.smembers(self._stored)} - kept
+            readable = {*published.lineage, *published.former}
+            doomed = {run.decode() for run in self._redis.smembers(self._stored)} - readable
             for other in self._read(sorted(doomed)):
                 if other.is_unfinished:
                     self.save(replace(other, state=RunState.ABANDONED))
             self._unlink(doomed)
-            self._trim(kept)
+            self._trim(readable)
 
     def _switch(self, after: Published, lock: RunLock, record: RunRecord | None = None) -> None:
         keys: list[Any] = [lock.key, batch_key(self.dataset)]
@@ -200,8 +200,8 @@ class RunRegistry:
         self._redis.srem(self._stored, *runs)
         return count
 
-    def _trim(self, kept: set[str]) -> None:
+    def _trim(self, readable: set[str]) -> None:
         old = [run.decode() for run in self._redis.zrange(self._runs, 0, -KEPT_RECORDS - 1)]
-        if gone := [run for run in old if run not in kept]:
+        if gone := [run for run in old if run not in readable]:
             self._redis.zrem(self._runs, *gone)
             self._redis.delete(*map(batch_run_key, gone))

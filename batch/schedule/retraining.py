@@ -54,9 +54,9 @@ class Retraining:
                 self.look()
                 problem = ""
             except RedisError as error:
-                if (told := explain(error, self._url)) != problem:
-                    self._say(told)
-                    problem = told
+                if (message := explain(error, self._url)) != problem:
+                    self._say(message)
+                    problem = message
             stop.wait(self._settings.poll_s)
 
     def look(self) -> int | None:

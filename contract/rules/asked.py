@@ -109,8 +109,8 @@ class OrderRules(_Asked):
     @model_validator(mode="after")
     def _pins_each_once(self) -> Self:
         for name in ("place", "item_id"):
-            told = [getattr(pin, name) for pin in self.pins]
-            if len(set(told)) < len(told):
+            values = [getattr(pin, name) for pin in self.pins]
+            if len(set(values)) < len(values):
                 raise ValueError(f"pins give one {name} twice: name each once")
         return self
 
@@ -122,14 +122,14 @@ class RequestRules(OrderRules):
     defaults: StrictBool = Field(True, description="Whether the settings' rules count as well.")
 
 
-def _of_environment(told: Any) -> Any:
+def _of_environment(values: Any) -> Any:
     """Reads the one number that stands in a variable of its own."""
-    if isinstance(told, dict) and isinstance(told.get("diversity"), str):
+    if isinstance(values, dict) and isinstance(values.get("diversity"), str):
         try:
-            return told | {"diversity": float(told["diversity"])}
+            return values | {"diversity": float(values["diversity"])}
         except ValueError:
-            return told
-    return told
+            return values
+    return values
 
 
 SettingRules = Annotated[OrderRules, BeforeValidator(_of_environment)]
@@ -198,18 +198,18 @@ def check_defaults(rules: OrderRules, manifest: Manifest) -> CheckedRules:
         raise BundleError(f"SHORTLIST_ORDER: {error}; the bundle is {manifest.bundle}") from None
 
 
-def merged(asked: OrderRules, defaults: OrderRules) -> OrderRules:
+def merged(requested: OrderRules, defaults: OrderRules) -> OrderRules:
     """Adds what a request asks to what the settings ask of every slate."""
-    if isinstance(asked, RequestRules) and not asked.defaults:
-        return asked
-    places, items = {pin.place for pin in asked.pins}, {pin.item_id for pin in asked.pins}
+    if isinstance(requested, RequestRules) and not requested.defaults:
+        return requested
+    places, items = {pin.place for pin in requested.pins}, {pin.item_id for pin in requested.pins}
     others = (pin for pin in defaults.pins if pin.place not in places and pin.item_id not in items)
     return OrderRules.model_construct(
-        boosts=(*asked.boosts, *defaults.boosts),
-        pins=(*asked.pins, *others),
-        caps=(*asked.caps, *defaults.caps),
-        shares=(*asked.shares, *defaults.shares),
-        diversity=defaults.diversity if asked.diversity is None else asked.diversity,
+        boosts=(*requested.boosts, *defaults.boosts),
+        pins=(*requested.pins, *others),
+        caps=(*requested.caps, *defaults.caps),
+        shares=(*requested.shares, *defaults.shares),
+        diversity=defaults.diversity if requested.diversity is None else requested.diversity,
     )
 
 
@@ -220,8 +220,8 @@ def encode_rules(rules: RequestRules | None, shown: int = 0) -> npt.NDArray[np.u
     Raises:
         StageError: `bad_request`, where it is longer than the widest tensor.
     """
-    told: dict[str, Any] = {} if rules is None else {"rules": rules.model_dump(exclude_unset=True)}
-    data = json.dumps(told | {"shown": shown}, separators=(",", ":")).encode()
+    content: dict[str, Any] = {} if rules is None else {"rules": rules.model_dump(exclude_unset=True)}
+    data = json.dumps(content | {"shown": shown}, separators=(",", ":")).encode()
     row = np.zeros((1, fit_width(len(data), RULES_WIDTHS, "rules")), dtype=np.uint8)
     row[0, : len(data)] = np.frombuffer(data, dtype=np.uint8)
     return row
@@ -241,11 +241,11 @@ def decode_rules(
 @lru_cache(maxsize=1024)
 def _decoded(data: bytes, dtypes: tuple[tuple[str, str], ...], item_ids: IdDtype) -> tuple[RequestRules, int]:
     try:
-        told = json.loads(data or b"{}")
-        shown = told.get("shown", 0)
+        content = json.loads(data or b"{}")
+        shown = content.get("shown", 0)
         if type(shown) is not int or shown < 0:
             raise TypeError
-        rules = RequestRules.model_validate(told.get("rules", {}))
+        rules = RequestRules.model_validate(content.get("rules", {}))
         check_rules(rules, dict(dtypes), item_ids)
         return rules, shown
     except ValidationError as error:

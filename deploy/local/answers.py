@@ -22,8 +22,8 @@ def ask(client: httpx.Client, user_id: OwnId, n: int = 5) -> dict[str, Any]:
     """Asks for the best `n` items for a user."""
     answer = client.post("/v1/recommendations", json={"user_id": user_id, "n": n})
     answer.raise_for_status()
-    told: dict[str, Any] = answer.json()
-    return told
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def known_users(manifest: Manifest, count: int) -> list[OwnId]:

@@ -99,8 +99,8 @@ def told_by(role: str) -> tuple[str, ...]:
 
 def stamp_of(locks: tuple[str, ...], python: str) -> str:
     """Tells what an environment follows from: its interpreter, where it stands, and the hash of its locks."""
-    told = hashlib.sha256(b"".join((LOCKS / lock).read_bytes() for lock in locks))
-    return f"{shutil.which(python)}\n{ROOT}\n{told.hexdigest()}\n"
+    digest = hashlib.sha256(b"".join((LOCKS / lock).read_bytes() for lock in locks))
+    return f"{shutil.which(python)}\n{ROOT}\n{digest.hexdigest()}\n"
 
 
 def environment_variables() -> dict[str, str]:

@@ -82,9 +82,9 @@ def serve_link(settings: LocalSettings) -> str:
 
 def ensemble_settings(settings: LocalSettings) -> EnsembleSettings:
     """The ensemble's settings of these servers, whatever this process was told of Redis."""
-    told: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
-    told |= {"bundle_dir": settings.bundle, "triton_http": f"{LOOPBACK}:{settings.triton_http_port}"}
-    return EnsembleSettings(**told)
+    values: dict[str, Any] = {"redis_url": settings.redis, "var_dir": settings.var}
+    values |= {"bundle_dir": settings.bundle, "triton_http": f"{LOOPBACK}:{settings.triton_http_port}"}
+    return EnsembleSettings(**values)
 
 
 def load_anew(settings: LocalSettings) -> None:

@@ -160,8 +160,8 @@ def prepare_bundles(settings: LocalSettings, *, is_cold: bool) -> None:
     try:
         if not is_cold:
             load_anew(settings)
-        if told := follow_link(settings) if is_cold else serve_link(settings):
-            say("bundles", told)
+        if message := follow_link(settings) if is_cold else serve_link(settings):
+            say("bundles", message)
     except RedisError as error:
         fault = f"Redis at {settings.redis.address}: {explain_redis(error)}"
         if not (is_cold and isinstance(error, RedisUnreachable | RedisLate)):

@@ -34,8 +34,8 @@ def socket_path(settings: LocalSettings) -> Path:
     path = settings.var / "run" / "supervisor.sock"
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
-    told = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"shortlist-{os.getuid()}-{told}.sock"
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"shortlist-{os.getuid()}-{digest}.sock"
 
 
 def config_path(settings: LocalSettings) -> Path:

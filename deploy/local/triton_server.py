@@ -60,8 +60,8 @@ def clear_shared_memory(prefix: str) -> None:
 def end_orphans(prefix: str) -> None:
     """Ends the Python processes that a killed server with our prefix left; they may wait for it for ever."""
     for process in psutil.process_iter(["cmdline"]):
-        told = process.info["cmdline"] or []
-        if STUB in "".join(told[:1]) and any(part.startswith(prefix) for part in told):
+        arguments = process.info["cmdline"] or []
+        if STUB in "".join(arguments[:1]) and any(part.startswith(prefix) for part in arguments):
             with suppress(psutil.Error):
                 process.kill()
 

@@ -40,13 +40,13 @@ def warm_redis(redis: Redis, bundle: LoadedBundle, settings: EnsembleSettings) -
     Raises:
         RedisError: Redis does not answer, or is full.
     """
-    room, count = settings.embeddings.redis_rows, 0
-    for table in bundle.manifest.tables if room else ():
+    limit, count = settings.embeddings.redis_rows, 0
+    for table in bundle.manifest.tables if limit else ():
         trained = bundle.embeddings.tables[table.column]
         ids, codes = trained.known
-        rows = RedisRows(redis, bundle.manifest.bundle, table.column, table.width, room)
-        for start in range(0, min(room, len(ids)), CHUNK):
-            some = slice(start, min(start + CHUNK, room))
+        rows = RedisRows(redis, bundle.manifest.bundle, table.column, table.width, limit)
+        for start in range(0, min(limit, len(ids)), CHUNK):
+            some = slice(start, min(start + CHUNK, limit))
             rows.write(RowKeys.trained(ids[some]), trained.rows[codes[some]])
             count += len(ids[some])
     return count
@@ -57,6 +57,6 @@ def drop_embeddings(redis: Redis, bundle: str) -> None:
     redis.unlink(*(embedding_rows_key(bundle, column, at) for column in COLUMNS for at in range(PARTITIONS)))
     sent: Any = redis.xrange(embedding_updates_key(bundle))
     for _, fields in sent:
-        told = json.loads(fields[b"update"])
-        redis.unlink(*(embedding_block_key(bundle, told["token"], at) for at in range(told["blocks"])))
+        update = json.loads(fields[b"update"])
+        redis.unlink(*(embedding_block_key(bundle, update["token"], at) for at in range(update["blocks"])))
     redis.unlink(embedding_updates_key(bundle))

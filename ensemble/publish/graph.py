@@ -57,10 +57,10 @@ def prepare_graph(
     say(f"{manifest.bundle}: searched in the process with {known}")
 
 
-def drop_graphs(var: Path, kept: Collection[str]) -> None:
+def drop_graphs(var: Path, bundles: Collection[str]) -> None:
     """Deletes the graphs of all bundles but these."""
     for folder in graphs_folder(var).glob("*"):
-        if folder.name not in kept:
+        if folder.name not in bundles:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -93,9 +93,9 @@ class LiveItemWriter:
         """Takes commands of `put` and `take_out`, gives what each node of the index but home runs of them."""
         prefix = item_vector_prefix(self.manifest.bundle)
         single = [
-            (name, key, *(() if name == "UNLINK" else told[1:]))
-            for name, *told in commands
-            for key in (told if name == "UNLINK" else told[:1])
+            (name, key, *(() if name == "UNLINK" else arguments[1:]))
+            for name, *arguments in commands
+            for key in (arguments if name == "UNLINK" else arguments[:1])
             if key.startswith(prefix)
         ]
         ids = np.array([int(key[len(prefix) :]) for _, key, *_ in single], dtype=np.int64)
@@ -118,8 +118,8 @@ class LiveItemWriter:
 
 def live_rows(redis: Redis, dataset: str) -> dict[int, Row | None]:
     """Reads the items that were put while serving, None for one that was taken out."""
-    told: Any = redis.hgetall(live_items_key(dataset))
-    return {int(number): _row(value) for number, value in told.items()}
+    rows: Any = redis.hgetall(live_items_key(dataset))
+    return {int(number): _row(value) for number, value in rows.items()}
 
 
 def write_live_items(places: Places, folder: Path) -> int:
@@ -142,15 +142,15 @@ def write_live_items(places: Places, folder: Path) -> int:
 
 
 def _version(redis: Redis, dataset: str) -> int:
-    told: Any = redis.get(live_version_key(dataset))
-    return int(told or 0)
+    value: Any = redis.get(live_version_key(dataset))
+    return int(value or 0)
 
 
 def _changed_rows(redis: Redis, dataset: str, since: int, version: int) -> dict[int, Row | None]:
     """As `live_rows`, of those that changed after one version, up to another."""
     changed: Any = redis.zrangebyscore(live_changes_key(dataset), f"({since}", version)
-    told: Any = redis.hmget(live_items_key(dataset), changed) if changed else []
-    return {int(number): _row(value) for number, value in zip(changed, told, strict=True)}
+    rows: Any = redis.hmget(live_items_key(dataset), changed) if changed else []
+    return {int(number): _row(value) for number, value in zip(changed, rows, strict=True)}
 
 
 def _row(value: bytes | None) -> Row | None:

@@ -208,9 +208,9 @@ def main(arguments: list[str] | None = None) -> int:
             vectors = np.load(folder / bundle_files.ITEM_VECTORS_FILE, mmap_mode="r", allow_pickle=False)
             started = time.monotonic()
             moved = IndexMove(places, vectors, GRACE_S).run(settings.nodes)
-            told = f"{moved} of {len(places.item_ids)} items moved in {time.monotonic() - started:.1f} s"
+            outcome = f"{moved} of {len(places.item_ids)} items moved in {time.monotonic() - started:.1f} s"
             where = ", ".join(settings.nodes) or "no node"
-            sys.stdout.write(f"{name.decode()}: on {where}; {told}\n")
+            sys.stdout.write(f"{name.decode()}: on {where}; {outcome}\n")
         if not known:
             sys.stdout.write(f"{dataset}: nothing is indexed; run `make export`\n")
     except (BundleError, IndexBuildError, NodeFault) as error:
@@ -220,8 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}: a bundle's file cannot be read; run `make export`\n")
         return 1
     except RedisError as error:
-        told = explain_redis(error, f"start it, or correct {SETTING}")
-        sys.stderr.write(f"Redis at {settings.redis_url.address}: {told}\n")
+        message = explain_redis(error, f"start it, or correct {SETTING}")
+        sys.stderr.write(f"Redis at {settings.redis_url.address}: {message}\n")
         return 1
     return 0
 

@@ -37,8 +37,8 @@ def named(address: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        told = explain_redis(error, f"start it, or leave it out of {SETTING}")
-        raise NodeFault(f"index node {address}: {told}") from error
+        message = explain_redis(error, f"start it, or leave it out of {SETTING}")
+        raise NodeFault(f"index node {address}: {message}") from error
 
 
 def check_nodes(clients: NodeClients, nodes: Sequence[str]) -> None:
@@ -114,11 +114,11 @@ class Places:
         prefix, home = item_vector_prefix(self.manifest.bundle), self.clients.home
         is_at_home = self.placement.holds(home, ids)
         for item_id, is_whole in zip(fields, is_at_home.tolist(), strict=True):
-            kept = {
+            home_fields = {
                 name: value for name, value in fields[item_id].items() if is_whole or name != VECTOR_FIELD
             }
-            if kept:
-                pipe.hset(f"{prefix}{item_id}", mapping=kept)
+            if home_fields:
+                pipe.hset(f"{prefix}{item_id}", mapping=home_fields)
         for node in self.placement.written:
             if node != home:
                 of_node = self.clients.of(node).pipeline(transaction=False)

@@ -175,9 +175,9 @@ class BundleServer:
         """Removes the exports of bundles that are in the index no more, nor served, nor loaded."""
         dataset = read_manifest(self._settings.bundle, verify=False).dataset
         indexed: Any = self._redis.zrange(bundles_key(dataset), 0, -1)
-        kept = {*routing.bundles, *self._repository.ready(), *(name.decode() for name in indexed)}
+        wanted = {*routing.bundles, *self._repository.ready(), *(name.decode() for name in indexed)}
         for folder in (self._settings.var_dir / "models").iterdir():
-            if folder.name not in kept:
+            if folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(self._settings.embeddings_of(folder.name), ignore_errors=True)
 
@@ -193,8 +193,8 @@ class GatewayReports:
 
     def alive(self) -> list[GatewayReport]:
         """Those of the gateways that have reported since the beginning."""
-        told = read_reports(self._redis, self._dataset)
-        return [one for name, one in told.items() if one != self._first.get(name)]
+        reports = read_reports(self._redis, self._dataset)
+        return [one for name, one in reports.items() if one != self._first.get(name)]
 
 
 def described(routing: Routing) -> list[str]:

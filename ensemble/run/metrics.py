@@ -84,19 +84,19 @@ class Publication:
             for name, text in GAUGES.items()
         }
         self.metrics: dict[Key, Any] = {}
-        self.told: dict[Key, float] = {}
+        self.published: dict[Key, float] = {}
 
     def publish(self, gauges: Mapping[str, float]) -> None:
         """Adds what was counted since the last time, and sets the gauges."""
         for key, count in list(self.counters.counts.items()):
-            if key not in self.told or count != self.told[key]:
-                self._metric(key).increment(count - self.told.get(key, 0))
-                self.told[key] = count
+            if key not in self.published or count != self.published[key]:
+                self._metric(key).increment(count - self.published.get(key, 0))
+                self.published[key] = count
         for name, value in gauges.items():
             key = (name, (("instance", self.instance),))
-            if self.told.get(key) != value:
+            if self.published.get(key) != value:
                 self._metric(key).set(value)
-                self.told[key] = value
+                self.published[key] = value
 
     def _metric(self, key: Key) -> Any:
         if key not in self.metrics:

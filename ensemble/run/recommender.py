@@ -69,8 +69,8 @@ def redis_stores(bundle: LoadedBundle, settings: EnsembleSettings) -> Stores:
     if isinstance(watch, ProcessWatch):
         vectors = graph_index(bundle, settings.var_dir, catalogue, watch)
     else:
-        asked = (name, bundle.item_ids, watch, settings.index_timeout_ms, bool(dtypes))
-        state = nodes = IndexNodes(redis, settings.redis_url, *asked)
+        arguments = (name, bundle.item_ids, watch, settings.index_timeout_ms, bool(dtypes))
+        state = nodes = IndexNodes(redis, settings.redis_url, *arguments)
         part = RedisVectorIndex(redis, name, dtypes, catalogue=catalogue, watch=watch)
         vectors = SpreadVectorIndex(part, nodes)
     is_small = bundle.manifest.items <= settings.head_items

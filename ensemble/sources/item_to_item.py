@@ -29,7 +29,7 @@ class ItemToItemSource:
         """Gives the best of what the history leads to; what is not eligible is left out."""
         found = filled((len(users.vectors), width), UNKNOWN)
         for row, of_user in enumerate(self._reached(users)):
-            count = min(counts[row], int(users.kept[row]), width)
+            count = min(counts[row], int(users.survivors[row]), width)
             if count:
                 best = best_reached(of_user, users.eligible[row], count)
                 found[row, : len(best)] = best

@@ -31,7 +31,7 @@ class NewItems:
         """Gives the nearest; what is not eligible is left out."""
         found = filled((len(users.vectors), width), UNKNOWN)
         for row, vector in enumerate(users.vectors):
-            count = min(counts[row], int(users.kept[row]), width)
+            count = min(counts[row], int(users.survivors[row]), width)
             if count:
                 eligible = users.eligible[row].take(self.listed)
                 best = self.listed[nearest_first(self.vectors, vector, eligible, count)]

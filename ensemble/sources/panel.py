@@ -21,11 +21,11 @@ LOG = logging.getLogger(__name__)
 @dataclass(eq=False)
 class Found:
     """What was found for users (B). `lists` are what each source gave, (B,sources,R), best first, none longer
-    than `depth`, `positions` (B,R) all of it merged; `asked` (B,sources) says who was asked for whom and did
-    not fail, `failed` (B,1) has a bit for each source that did."""
+    than `depth`, `positions` (B,R) all of it merged; `queried` (B,sources) says who was asked for whom and
+    did not fail, `failed` (B,1) has a bit for each source that did."""
 
     lists: Ints
-    asked: Bools
+    queried: Bools
     depth: int
     positions: Ints = field(init=False)
     failed: Ints = field(init=False)
@@ -78,17 +78,17 @@ class Panel:
         Raises:
             Exception: as the first source raised it, where no source is left for anybody.
         """
-        asked, depth = self._asked(users), min(max(counts), width)
-        found = Found(filled((len(counts), len(self.sources), width), UNKNOWN), asked, depth)
+        queried, depth = self._asked(users), min(max(counts), width)
+        found = Found(filled((len(counts), len(self.sources), width), UNKNOWN), queried, depth)
         of_users = np.where(users.are_unknown[:, None], self._have_shares_of_unknown, self._have_shares)
-        is_due = asked & (of_users | users.are_like[:, None])
+        is_due = queried & (of_users | users.are_like[:, None])
         first = self._list(found, users, counts, is_due)
         if self.is_merged:
             lacks = self._merge(found, users)
-            if (rest := asked & ~is_due & lacks[:, None]).any():
+            if (rest := queried & ~is_due & lacks[:, None]).any():
                 first = self._list(found, users, counts, rest) or first
                 self._merge(found, users)
-        if first is not None and not asked.any():
+        if first is not None and not queried.any():
             raise first
         return found
 
@@ -121,7 +121,7 @@ class Panel:
         np.copyto(vectors[:, :width], products, where=live != UNKNOWN)
         scores = np.zeros((rows, len(self.sources), positions.shape[1]), dtype=np.float32)
         for at, source in enumerate(self.sources):
-            are_asked = found.asked[:, at]
+            are_asked = found.queried[:, at]
             if not are_asked.any():
                 continue
             try:
@@ -133,8 +133,8 @@ class Panel:
         return vectors, scores
 
     def _merge(self, found: Found, users: Users) -> Bools:
-        """Merges what survives, each source's best `kept`, and puts behind it what does not, so that it is
-        told; says for whom that is less than is wanted, (B,)."""
+        """Merges what survives, each source's best `survivors`, and puts behind it what does not, so that it
+        is told; says for whom that is less than is wanted, (B,)."""
         lists, width = found.lists[:, :, : found.depth], found.lists.shape[2]
         is_gone = (lists != UNKNOWN) & ~users.eligible[np.arange(len(lists))[:, None, None], lists]
         gone, ends = lists[is_gone], np.cumsum(is_gone.sum(axis=(1, 2))).tolist()
@@ -145,39 +145,39 @@ class Panel:
         merged, start = filled((len(lists), width), UNKNOWN), 0
         lacks = np.zeros(len(lists), dtype=np.bool_)
         are_like, are_unknown = users.are_like.tolist(), users.are_unknown.tolist()
-        for row, kept in enumerate(users.kept.tolist()):
+        for row, survivors in enumerate(users.survivors.tolist()):
             of_users = self._merge_unknown if are_unknown[row] else self._merge_users
             merge = self._merge_like if are_like[row] else of_users
-            best_of_all = merge.merged(best[row, :, :kept], min(kept, width))
+            best_of_all = merge.merged(best[row, :, :survivors], min(survivors, width))
             merged[row, : len(best_of_all)] = best_of_all
             lacks[row] = best_of_all[-1] == UNKNOWN
             if start < ends[row]:
-                told = gone[start : ends[row]]
+                removed = gone[start : ends[row]]
                 if len(of_sources) > 1:
-                    told = np.array(list(dict.fromkeys(told.tolist())))
+                    removed = np.array(list(dict.fromkeys(removed.tolist())))
                 behind = int(best_of_all.argmin()) if lacks[row] else len(best_of_all)
-                told = told[: width - behind]
-                merged[row, behind : behind + len(told)] = told
+                removed = removed[: width - behind]
+                merged[row, behind : behind + len(removed)] = removed
             start = ends[row]
         found.positions = merged
         return lacks
 
     def _asked(self, users: Users) -> Bools:
         """Says which source is asked for whom, (B,sources)."""
-        asked: Bools = np.where(users.are_like[:, None], self._are_for_items, self._are_for_users)
-        return asked
+        queried: Bools = np.where(users.are_like[:, None], self._are_for_items, self._are_for_users)
+        return queried
 
     def _fail(self, found: Found, at: int) -> None:
         """Leaves a source out for those who asked it. To be called where it was caught."""
         LOG.warning("went on without the source %s", self.sources[at].spec.name, exc_info=True)
-        found.failed[:, 0] |= found.asked[:, at].astype(np.int64) << at
-        found.asked[:, at] = False
+        found.failed[:, 0] |= found.queried[:, at].astype(np.int64) << at
+        found.queried[:, at] = False
 
 
-def _moved_up(positions: Ints, kept: Bools) -> Ints:
+def _moved_up(positions: Ints, mask: Bools) -> Ints:
     """Takes lists (B,W), and what is kept of them; gives what is kept, in order, the tail `UNKNOWN`."""
     found = filled(positions.shape, UNKNOWN)
-    rows, columns = np.nonzero(kept)
-    places = np.cumsum(kept, axis=1)[rows, columns] - 1
+    rows, columns = np.nonzero(mask)
+    places = np.cumsum(mask, axis=1)[rows, columns] - 1
     found[rows, places] = positions[rows, columns]
     return found

@@ -30,7 +30,7 @@ class RankedItems:
         """Walks down the list; what is not eligible is left out."""
         found = filled((len(users.vectors), width), UNKNOWN)
         for row in range(len(found)):
-            count = min(counts[row], int(users.kept[row]), width)
+            count = min(counts[row], int(users.survivors[row]), width)
             for ranked in (self.ranked[: AHEAD * count], self.ranked):
                 best = ranked[users.eligible[row].take(ranked)][:count]
                 if len(best) == count or len(ranked) == len(self.ranked):

@@ -23,8 +23,8 @@ class Users:
 
     `vectors` (B,D) are theirs; `features` the raw columns of the user views and of the context, (B,1) or for
     lists (B,S), each with its own null; `seen_item_ids` and `exclude_item_ids` are padded with `PAD_ID`, and
-    `like_item_ids` (B,) are `PAD_ID` but where items like another are wanted instead. `kept` (B,) says how
-    many candidates are wanted that survive the filter.
+    `like_item_ids` (B,) are `PAD_ID` but where items like another are wanted instead. `survivors` (B,) says
+    how many candidates are wanted that survive the filter.
     """
 
     vectors: Floats
@@ -33,7 +33,7 @@ class Users:
     seen_item_ids: Ids
     exclude_item_ids: Ids
     like_item_ids: Ids
-    kept: Ints
+    survivors: Ints
     eligible_of: Callable[[Users], Bools]
     worked_out: dict[str, Any] = field(default_factory=dict)
     """What a source has computed for these users, by its name, so that it is computed once."""
@@ -70,7 +70,7 @@ class Users:
             self.seen_item_ids[at],
             self.exclude_item_ids[at],
             self.like_item_ids[at],
-            self.kept[at],
+            self.survivors[at],
             self.eligible_of,
         )
 
@@ -94,7 +94,7 @@ class Source(Protocol):
 
         Best first, each once, the tail `UNKNOWN`; every item passes the user's filters. What the user has
         seen or excludes may be among them: it is filtered later, and `counts` asks for it in addition; a
-        source that leaves it out itself need give no more than `users.kept`. A user's candidates do not
+        source that leaves it out itself need give no more than `users.survivors`. A user's candidates do not
         depend on the others.
         """
         ...

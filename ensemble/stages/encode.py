@@ -104,5 +104,8 @@ class EncodeUser(Stage):
             found, is_known = self.catalogue().likeness(like_item_id[:, 0])
             vectors = np.where(is_like[:, None], found, vectors)
             is_unknown[:, 0] = is_like & ~is_known
-        told = {EMBEDDING_VERSION: filled(like_item_id.shape, version), LACKS_EMBEDDINGS: is_lacking}
-        return packed | told | {"user_vector": vectors, IS_UNKNOWN_ITEM: is_unknown}
+        embedding_facts = {
+            EMBEDDING_VERSION: filled(like_item_id.shape, version),
+            LACKS_EMBEDDINGS: is_lacking,
+        }
+        return packed | embedding_facts | {"user_vector": vectors, IS_UNKNOWN_ITEM: is_unknown}

@@ -51,15 +51,15 @@ def first_k(
     ids: Int[np.ndarray, "B R"],
     scores: Float[np.ndarray, "B R"],
     of_sources: Float[np.ndarray, "B S R"],
-    kept: Bool[np.ndarray, "B R"],
+    survives: Bool[np.ndarray, "B R"],
     k: int,
 ) -> tuple[
     Int[np.ndarray, "B K"], Float[np.ndarray, "B K"], Float[np.ndarray, "B S K"], Bool[np.ndarray, "B K"]
 ]:
     """Moves the first K kept items to the front, in order, and what each of S sources says of them; the tail
     is PAD_ID, score -inf, the sources' 0, mask False."""
-    rows, columns = np.nonzero(kept)
-    places = np.cumsum(kept, axis=1)[rows, columns] - 1
+    rows, columns = np.nonzero(survives)
+    places = np.cumsum(survives, axis=1)[rows, columns] - 1
     is_first = places < k
     rows, columns, places = rows[is_first], columns[is_first], places[is_first]
     first_ids: Ids = filled((len(ids), k), PAD_ID)
@@ -144,9 +144,9 @@ class FilterCandidates(Stage):
         return self._keep(ids, retrieved_scores, source_scores, removed, is_open=True)
 
     def _keep(self, ids: Array, scores: Array, of_sources: Array, removed: Array, is_open: bool) -> Tensors:
-        kept = (removed == 0) & (ids != PAD_ID)
+        survives = (removed == 0) & (ids != PAD_ID)
         of_sources = of_sources.reshape(len(ids), self.sources, -1)
-        candidates, retrieval_scores, source_scores, mask = first_k(ids, scores, of_sources, kept, self.k)
+        candidates, retrieval_scores, source_scores, mask = first_k(ids, scores, of_sources, survives, self.k)
         removed_of_all = np.zeros(scores.shape, dtype=np.int8)
         removed_of_all[:, : ids.shape[1]] = removed
         return {

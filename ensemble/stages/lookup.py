@@ -84,8 +84,8 @@ class LookupUserFeatures(Stage):
 
     def _take(self, given: Given, tensors: Tensors, row: int) -> None:
         """Writes what the request gave of its user into a row."""
-        told = to_columns(self.columns, [[given.get(name) for name in self.columns]])
-        for name, column in told.items():
+        columns = to_columns(self.columns, [[given.get(name) for name in self.columns]])
+        for name, column in columns.items():
             tensors[name][row] = column[0]
         seen = [*(item for name in self.seen_lists for item in given.get(name) or ())]
         seen = [*dict.fromkeys([*seen, *tensors[SEEN_ITEM_IDS][row].tolist()])][: self.max_seen]

@@ -95,10 +95,10 @@ def propensities_of(
 def _degraded(lacks: Mapping[Degradation, Array], table: Tensors) -> Array:
     """Takes what this stage found lacking, (B,1) each, and what those before it told; gives the bit masks
     (B,1)."""
-    told = {
+    reported = {
         flag: reduce(np.logical_or, (table[name] for name in told_by)) for flag, told_by in _TOLD_BY.items()
     }
-    marks = {**lacks, **told}
+    marks = {**lacks, **reported}
     bits = np.array([[_BITS[flag]] for flag in marks])
     masks: Array = (np.concatenate([*marks.values()], axis=1) != 0) @ bits
     return masks

@@ -38,11 +38,11 @@ def considered(
 
 
 def wanted(
-    kept: Int[np.ndarray, "B 1"], seen: Int[np.ndarray, "B S"], excluded: Int[np.ndarray, "B E"]
+    survivors: Int[np.ndarray, "B 1"], seen: Int[np.ndarray, "B S"], excluded: Int[np.ndarray, "B E"]
 ) -> Int[np.ndarray, "B 1"]:
     """Counts how many items to retrieve per user: those to keep, and one more for each that is filtered."""
     filtered = (seen != PAD_ID).sum(axis=1, keepdims=True) + (excluded != PAD_ID).sum(axis=1, keepdims=True)
-    counts: Int[np.ndarray, "B 1"] = kept + filtered
+    counts: Int[np.ndarray, "B 1"] = survivors + filtered
     return counts
 
 
@@ -113,8 +113,8 @@ class RetrieveCandidates(Stage):
     ) -> Tensors:
         """Asks for all users at once."""
         offer = self.offers.current
-        kept = considered(quality, n, self.k)
-        depths = wanted(kept, seen_item_ids, exclude_item_ids)
+        survivors = considered(quality, n, self.k)
+        depths = wanted(survivors, seen_item_ids, exclude_item_ids)
         counts = np.minimum(depths, self.width)
         users = Users(
             user_vector,
@@ -123,7 +123,7 @@ class RetrieveCandidates(Stage):
             seen_item_ids,
             exclude_item_ids,
             like_item_id[:, 0],
-            kept[:, 0],
+            survivors[:, 0],
             offer.eligible.of,
         )
         was_whole = offer.panel.is_whole  # a search that began before the last item came may have missed it
@@ -133,14 +133,14 @@ class RetrieveCandidates(Stage):
         if unavailable or (depths > counts).any():
             needed_s = SLOWER * (time.perf_counter() - started_s)
             is_in_time = deadline_us > (time.time() + needed_s) * 1e6
-            lacks = self._survives(offer, found.positions, users).sum(axis=1, keepdims=True) < kept
+            lacks = self._survives(offer, found.positions, users).sum(axis=1, keepdims=True) < survivors
             if (lacks & is_in_time).any():
                 has_more = (found.lists != UNKNOWN).sum(axis=2).max(axis=1, keepdims=True) >= counts
                 rows = np.flatnonzero(lacks & has_more & is_in_time)
                 deeper = np.minimum(depths[rows, 0] + unavailable, DEEPEST)
                 self._deepen(offer, found, rows, users.some(rows.tolist()), deeper)
         is_partial = not (was_whole and offer.panel.is_whole)
-        return self._tensors(offer, found, users, kept, is_partial)
+        return self._tensors(offer, found, users, survivors, is_partial)
 
     def _deepen(self, offer: Offer, found: Found, rows: Ints, users: Users, counts: Ints) -> None:
         """Asks once more for some of the users, and writes what survives into their rows."""
@@ -152,19 +152,21 @@ class RetrieveCandidates(Stage):
         found.depth = min(max(found.depth, deeper.depth), self.width)
         found.positions[rows] = np.take_along_axis(deeper.positions, columns, axis=1)
         found.failed[rows] |= deeper.failed
-        found.asked[rows] &= deeper.asked
+        found.queried[rows] &= deeper.queried
 
-    def _tensors(self, offer: Offer, found: Found, users: Users, kept: Array, is_partial: bool) -> Tensors:
+    def _tensors(
+        self, offer: Offer, found: Found, users: Users, survivors: Array, is_partial: bool
+    ) -> Tensors:
         retrieved, scores = offer.panel.scores(found, users)
         lists = filled(found.lists.shape, PAD_ID)
         lists[..., : found.depth] = offer.catalogue.ids_of(found.lists[..., : found.depth])
         return {
-            "considered": kept,
+            "considered": survivors,
             "retrieved_ids": offer.catalogue.ids_of(found.positions),
             "retrieved_scores": retrieved,
-            "source_item_ids": lists.reshape(len(kept), -1),
-            "source_scores": scores.reshape(len(kept), -1),
-            IS_PARTIAL_INDEX: filled(kept.shape, is_partial, np.bool_),
+            "source_item_ids": lists.reshape(len(survivors), -1),
+            "source_scores": scores.reshape(len(survivors), -1),
+            IS_PARTIAL_INDEX: filled(survivors.shape, is_partial, np.bool_),
             FAILED_SOURCES: found.failed,
         }
 

@@ -70,15 +70,15 @@ class RuledOrder:
     def slate(self, user: Mapping[str, Array], scores: Floats) -> RuledSlate | None:
         """Takes the tensors of one user, each (width,), and the scores of the candidates (K,), in [-1,1] for
         items like another, else in [0,1]; None where no rule counts."""
-        asked, shown = self._asked(user["rules"].tobytes())
-        if asked.is_none:
+        rules, shown = self._asked(user["rules"].tobytes())
+        if rules.is_none:
             return None
-        return _User(self, asked, shown, user, scores).slate()
+        return _User(self, rules, shown, user, scores).slate()
 
     def _read(self, data: bytes) -> tuple[CheckedRules, int]:
         row = np.frombuffer(data, dtype=np.uint8)
-        asked, shown = decode_rules(row, self.manifest.filters, self.manifest.item_id_dtype)
-        whole = merged(asked, self.defaults)
+        rules, shown = decode_rules(row, self.manifest.filters, self.manifest.item_id_dtype)
+        whole = merged(rules, self.defaults)
         return check_rules(whole, self.manifest.filters, self.manifest.item_id_dtype), shown
 
 
@@ -86,9 +86,9 @@ class _User:
     """One user's candidates, best first by score alone, while the rules are kept."""
 
     def __init__(
-        self, order: RuledOrder, asked: CheckedRules, shown: int, user: Mapping[str, Array], scores: Floats
+        self, order: RuledOrder, rules: CheckedRules, shown: int, user: Mapping[str, Array], scores: Floats
     ) -> None:
-        self.ruled, self.asked, self.shown, self.user, self.scores = order, asked, shown, user, scores
+        self.ruled, self.rules, self.shown, self.user, self.scores = order, rules, shown, user, scores
         self.offer = order.offers.current
         self.positions = self.offer.catalogue.positions
         self.is_like = bool(user["like_item_id"][0] != PAD_ID)
@@ -99,7 +99,7 @@ class _User:
         """Fills the places."""
         user, live = self.user, self.live
         rows = self.positions.rows_of(user["candidate_ids"][live])
-        times = factors(self.asked.boosts, self.attributes, rows) if self.asked.boosts else None
+        times = factors(self.rules.boosts, self.attributes, rows) if self.rules.boosts else None
         boosts = boosted(self._chances(), times)
         ids = user["candidate_ids"][live[boosts.order]]
         pins, extra = self._pins(ids.tolist())
@@ -136,7 +136,7 @@ class _User:
         may be shown all the same: they stand behind the candidates."""
         pins: dict[int, int] = {}
         extra: list[int] = []
-        for place, item_id in self.asked.pins:
+        for place, item_id in self.rules.pins:
             if place <= self.shown:
                 continue
             if item_id in candidates:
@@ -167,15 +167,15 @@ class _User:
         return products if self.is_like else unranked_scores(products)
 
     def _wishes(self, boosts: Boosted, rows: Array, pins: dict[int, int]) -> Wishes:
-        asked, ruled, places = self.asked, self.ruled, int(self.user["n"][0])
+        rules, ruled, places = self.rules, self.ruled, int(self.user["n"][0])
         values, scale = boosts.values, ruled.temperature
         before = self._shown_rows()
         likeness = None
-        if asked.diversity:
+        if rules.diversity:
             ahead, width = relevance(values[: boosts.buried])
             behind, _ = relevance(values[boosts.buried :])
-            values = (1 - asked.diversity) * np.append(ahead, behind)
-            scale *= (1 - asked.diversity) / width
+            values = (1 - rules.diversity) * np.append(ahead, behind)
+            scale *= (1 - rules.diversity) / width
             likeness = Likeness(self._vectors(rows), self._vectors(before))
         exploration = None
         if ruled.temperature:
@@ -186,9 +186,9 @@ class _User:
             boosts.buried,
             len(values),
             pins,
-            [CappedColumn.of(cap, self.attributes, rows, before) for cap in asked.caps],
-            [self._shared(filters, share, rows, places) for filters, share in asked.shares],
-            asked.diversity,
+            [CappedColumn.of(cap, self.attributes, rows, before) for cap in rules.caps],
+            [self._shared(filters, share, rows, places) for filters, share in rules.shares],
+            rules.diversity,
             likeness,
             exploration,
         )
@@ -196,8 +196,8 @@ class _User:
     def _shared(self, filters: Filters | None, share: float, rows: Array, places: int) -> SharedPlaces:
         user_id = int(self.user["user_id"][0])
         members = self.offer.is_new[rows] if filters is None else self.attributes.passing(filters)[rows]
-        told = int(self.user["seed"][0]) if user_id == PAD_ID else user_id
-        return SharedPlaces(members.tolist(), places_due(share, told, self.shown, places))
+        seed = int(self.user["seed"][0]) if user_id == PAD_ID else user_id
+        return SharedPlaces(members.tolist(), places_due(share, seed, self.shown, places))
 
     def _shown_rows(self) -> Array:
         """The rows of the items that the pages before this one showed: the last that are excluded."""

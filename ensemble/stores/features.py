@@ -125,9 +125,9 @@ class RedisFeatureStore:
 
     def read_users(self, user_ids: Ids) -> UserRows:
         """Reads the features and the seen items of users."""
-        asked = len(self._users.fields)
+        field_count = len(self._users.fields)
         rows = self._read_users(user_ids)
-        return rows if len(self._users.fields) == asked else self._read_users(user_ids)
+        return rows if len(self._users.fields) == field_count else self._read_users(user_ids)
 
     def _read_users(self, user_ids: Ids) -> UserRows:
         pipe: Any = self.redis.pipeline(transaction=False)
@@ -141,9 +141,9 @@ class RedisFeatureStore:
 
     def read_items(self, item_ids: Ids) -> FeatureRows:
         """Reads the features of items."""
-        asked = self.item_fields
+        fields = self.item_fields
         rows = self.decode_items(self.fetch_items(item_ids))
-        return rows if self.item_fields == asked else self.decode_items(self.fetch_items(item_ids))
+        return rows if self.item_fields == fields else self.decode_items(self.fetch_items(item_ids))
 
     @property
     def lacking(self) -> list[str]:
@@ -273,8 +273,8 @@ def _to_array(column: Column, values: Sequence[Any]) -> Array:
     array = filled((len(values), column.max_length), null, dtype)
     for row, elements in enumerate(values):
         if elements:
-            kept = elements[: column.max_length]
-            array[row, : len(kept)] = kept
+            fitting = elements[: column.max_length]
+            array[row, : len(fitting)] = fitting
     return array
 
 
@@ -328,6 +328,6 @@ def _kind(data: bytes) -> str:
 def _pad_seen(seen: Sequence[Ids], width: int) -> Ids:
     padded = filled((len(seen), width), PAD_ID)
     for row, item_ids in enumerate(seen):
-        kept = item_ids[:width]
-        padded[row, : len(kept)] = kept
+        fitting = item_ids[:width]
+        padded[row, : len(fitting)] = fitting
     return padded

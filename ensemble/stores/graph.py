@@ -215,8 +215,8 @@ class GraphVectorIndex:
             of_some = self.catalogue.vectors_of(some) @ vector
             is_good = of_some >= least_of_best(of_some, count)
             best, products = np.append(best, some[is_good]), np.append(products, of_some[is_good])
-            kept = np.lexsort((self.catalogue.item_ids[best], -products))[:count]
-            best, products = best[kept], products[kept]
+            order = np.lexsort((self.catalogue.item_ids[best], -products))[:count]
+            best, products = best[order], products[order]
         return best
 
     def _near(self, vectors: Array, count: int) -> list[Ints]:

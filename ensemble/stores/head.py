@@ -62,10 +62,10 @@ class HeadedVectorIndex:
         """Finds the nearest items of both."""
         ids, scores = blank(len(vectors), width)
         rows = [row for row, wanted in enumerate(filters) if not wanted]
-        asked = [row for row, wanted in enumerate(filters) if wanted or not self.is_all]
-        if asked:
-            of_asked = ([counts[row] for row in asked], [filters[row] for row in asked])
-            ids[asked], scores[asked] = self.index.search(vectors[asked], *of_asked, width)
+        searched = [row for row, wanted in enumerate(filters) if wanted or not self.is_all]
+        if searched:
+            of_searched = ([counts[row] for row in searched], [filters[row] for row in searched])
+            ids[searched], scores[searched] = self.index.search(vectors[searched], *of_searched, width)
         if not rows or not len(self.head.item_ids):
             return ids, scores
         some = [counts[row] for row in rows]

@@ -111,9 +111,9 @@ class IndexWatch:
             return
         is_whole = False
         try:
-            told = index_info(self.redis, self.bundle)
-            self.found = int(told["num_docs"])
-            is_whole = not float(told["indexing"]) and self.found >= self.items
+            info = index_info(self.redis, self.bundle)
+            self.found = int(info["num_docs"])
+            is_whole = not float(info["indexing"]) and self.found >= self.items
             LOG.info("the index holds %d of %d items", self.found, self.items)
         except (RedisError, OSError, KeyError) as error:
             LOG.warning("whether the index is whole cannot be told: %r", error)
@@ -123,10 +123,10 @@ class IndexWatch:
     def look_for_evictions(self) -> None:
         """Asks Redis alone whether it evicts keys."""
         try:
-            told: Any = self.redis.info("memory", "stats")
+            info: Any = self.redis.info("memory", "stats")
         except (RedisError, OSError):
             return
-        is_evicting = told["maxmemory_policy"].startswith("allkeys") and told["evicted_keys"] > 0
+        is_evicting = info["maxmemory_policy"].startswith("allkeys") and info["evicted_keys"] > 0
         if is_evicting and not self.is_evicting:
-            LOG.warning("Redis evicts keys (maxmemory-policy %s): set noeviction", told["maxmemory_policy"])
+            LOG.warning("Redis evicts keys (maxmemory-policy %s): set noeviction", info["maxmemory_policy"])
         self.is_evicting = is_evicting

@@ -229,8 +229,8 @@ class ItemTable:
             replies = self._fetched(store, ids, breathe)
             found = _prints(replies)
             if self._expires or start not in prints or not np.array_equal(prints[start], found):
-                asked, rows = store.item_fields, store.decode_items(replies)
-                if store.item_fields > asked:
+                fields, rows = store.item_fields, store.decode_items(replies)
+                if store.item_fields > fields:
                     replies = self._fetched(store, ids, breathe)
                     found, rows = _prints(replies), store.decode_items(replies)
                 prints[start] = found
@@ -259,8 +259,8 @@ class ItemTable:
         try:
             self.load(breathe)
         except Exception as error:
-            kept = "none yet" if self._snapshot is None else "the last reading stays"
-            LOG.warning("item features were not read (%s): %s", kept, error)
+            fallback = "none yet" if self._snapshot is None else "the last reading stays"
+            LOG.warning("item features were not read (%s): %s", fallback, error)
 
     def _blank(self) -> _Arrays:
         """Makes arrays of the whole catalogue, every row that of no item."""

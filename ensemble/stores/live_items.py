@@ -60,8 +60,8 @@ class LiveItemsWatch:
         Raises:
             RedisError: Redis does not answer.
         """
-        told: Any = self.redis.get(live_version_key(self.dataset))
-        version = int(told or 0)
+        value: Any = self.redis.get(live_version_key(self.dataset))
+        version = int(value or 0)
         if version == self._version:
             return False
         since = self._version if version > self._version else 0  # Redis was emptied

@@ -35,9 +35,9 @@ def read_routing(redis: Redis, current: Path) -> Written:
 
 def read_reports(redis: Redis, dataset: str) -> dict[str, GatewayReport]:
     """Reads what the gateways say of the record, those that ended among them."""
-    told: Any = redis.hgetall(gateways_key(dataset))
+    values: Any = redis.hgetall(gateways_key(dataset))
     found = {}
-    for gateway, value in told.items():
+    for gateway, value in values.items():
         with suppress(ValidationError):  # of another version
             found[gateway.decode()] = GatewayReport.model_validate_json(value)
     return found

@@ -80,5 +80,7 @@ class SpreadVectorIndex:
         """Makes one reply of several, each item once: while items move, two nodes may have one."""
         if self.part.catalogue is not None:  # keys alone
             return [0, *dict.fromkeys(chain.from_iterable(reply[1:] for reply in replies))]
-        pairs = {key: told for reply in replies for key, told in zip(reply[1::2], reply[2::2], strict=True)}
+        pairs = {
+            key: fields for reply in replies for key, fields in zip(reply[1::2], reply[2::2], strict=True)
+        }
         return [0, *chain.from_iterable(pairs.items())]

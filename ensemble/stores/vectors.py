@@ -69,9 +69,9 @@ class MemoryVectorIndex:
         ids, scores = blank(len(vectors), width)
         for row, vector in enumerate(vectors):
             wanted = filters[row]
-            kept = np.array([not wanted or passes(wanted, held) for held in self.held], dtype=np.bool_)
-            products = self.vectors[kept] @ vector
-            fill(ids, scores, row, self.item_ids[kept], products, min(counts[row], width))
+            passing = np.array([not wanted or passes(wanted, held) for held in self.held], dtype=np.bool_)
+            products = self.vectors[passing] @ vector
+            fill(ids, scores, row, self.item_ids[passing], products, min(counts[row], width))
         return ids, scores
 
     def grown(self, catalogue: Catalogue, live: LiveItems) -> MemoryVectorIndex:

@@ -126,7 +126,9 @@ class TritonPythonModel:
             if answer.code is not ErrorCode.BAD_REQUEST:
                 LOG.warning("%s", answer)
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), codes[answer.code]))
-        asked = request.requested_output_names()
-        kept = [name for name in self.outputs if name in asked]
-        arrays = [answer.packed if name == ANSWER.name else answer[name] for name in kept]
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*pair) for pair in zip(kept, arrays, strict=True)])
+        requested = request.requested_output_names()
+        names = [name for name in self.outputs if name in requested]
+        arrays = [answer.packed if name == ANSWER.name else answer[name] for name in names]
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(*pair) for pair in zip(names, arrays, strict=True)]
+        )

@@ -71,17 +71,17 @@ class Probe:
         """Asks one model for a slate."""
         try:
             if model not in self._bodies:
-                status, told = self._repository.call("GET", f"/v2/models/{model}")
+                status, body = self._repository.call("GET", f"/v2/models/{model}")
                 if status != http.client.OK:
-                    return Look(Sign.STARTING, told)
-                self._bodies[model] = _request(json.loads(told)["inputs"])
+                    return Look(Sign.STARTING, body)
+                self._bodies[model] = _request(json.loads(body)["inputs"])
             path = f"/v2/models/{model}/infer"
-            status, told = self._repository.call("POST", path, self._bodies[model], self._timeout_s)
+            status, body = self._repository.call("POST", path, self._bodies[model], self._timeout_s)
         except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException, ValueError) as error:
             return Look(Sign.STARTING, f"{model}: it does not listen: {error!r}")
         except OSError as error:
             return Look(Sign.SILENT, f"{model}: no answer within {self._timeout_s:g} s: {error}")
-        return _meaning(status, told)
+        return _meaning(status, body)
 
     def executions(self) -> int | None:
         """How many batches the models have run; None where Triton does not say.
@@ -89,8 +89,8 @@ class Probe:
         A busy server is told from a stuck one by this: it rises.
         """
         try:
-            status, told = self._repository.call("GET", "/v2/models/stats", timeout_s=COUNT_S)
-            models = json.loads(told)["model_stats"] if status == http.client.OK else None
+            status, body = self._repository.call("GET", "/v2/models/stats", timeout_s=COUNT_S)
+            models = json.loads(body)["model_stats"] if status == http.client.OK else None
             return None if models is None else sum(int(one["execution_count"]) for one in models)
         except (OSError, http.client.HTTPException, ValueError, LookupError):
             return None
@@ -105,11 +105,11 @@ def _request(inputs: list[dict[str, Any]]) -> bytes:
     return json.dumps({"inputs": [request], "outputs": [{"name": ANSWER.name}]}).encode()
 
 
-def _meaning(status: int, told: str) -> Look:
+def _meaning(status: int, body: str) -> Look:
     """Takes an answer's status and text, gives what it means."""
     if status == http.client.OK:
         return Look(Sign.ANSWERS)
-    text = told[:300]
+    text = body[:300]
     if StageError.parse(text) is not None:
         return Look(Sign.ANSWERS, text)
     if BROKEN_TEXT in text:

@@ -52,10 +52,10 @@ class ModelRepository:
         Raises:
             ValueError: what it says is no index of models.
         """
-        status, told = self.call("POST", "/v2/repository/index", b"{}")
+        status, body = self.call("POST", "/v2/repository/index", b"{}")
         if status != http.client.OK:
-            raise ValueError(f"/v2/repository/index: {status} {told[:300]}")
-        index: list[dict[str, Any]] = json.loads(told)
+            raise ValueError(f"/v2/repository/index: {status} {body[:300]}")
+        index: list[dict[str, Any]] = json.loads(body)
         return {one["name"]: one["state"] for one in index if one.get("state")}
 
     def ready(self) -> list[str]:
@@ -74,11 +74,11 @@ class ModelRepository:
             LoadError: it did not load, or not in time.
         """
         try:
-            status, told = self.call("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s)
+            status, body = self.call("POST", f"/v2/repository/models/{model}/load", b"{}", timeout_s)
         except TimeoutError:
             raise LoadError(f"{model}: is not loaded after {timeout_s:g} s") from None
         if status != http.client.OK:
-            raise LoadError(f"{model}: Triton does not load it: {_said(told)}")
+            raise LoadError(f"{model}: Triton does not load it: {_said(body)}")
 
     def unload(self, model: str) -> None:
         """Unloads a model once it has answered what it has begun, and waits for its end.
@@ -86,9 +86,9 @@ class ModelRepository:
         Raises:
             LoadError: it is still there.
         """
-        status, told = self.call("POST", f"/v2/repository/models/{model}/unload", b"{}")
+        status, body = self.call("POST", f"/v2/repository/models/{model}/unload", b"{}")
         if status != http.client.OK:
-            raise LoadError(f"{model}: Triton does not unload it: {_said(told)}")
+            raise LoadError(f"{model}: Triton does not unload it: {_said(body)}")
         until = time.monotonic() + UNLOADED_S
         while self.states().get(model) not in (None, "UNAVAILABLE"):
             if time.monotonic() > until:
@@ -96,9 +96,9 @@ class ModelRepository:
             time.sleep(PAUSE_S)
 
 
-def _said(told: str) -> str:
+def _said(body: str) -> str:
     try:
-        said: str = json.loads(told)["error"]
+        said: str = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError):
-        said = told
+        said = body
     return " ".join(said.split())[:600]

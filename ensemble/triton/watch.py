@@ -185,9 +185,9 @@ def stubs_of(pid: int) -> dict[int, str]:
     with suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
-                told = child.cmdline()
-                if told and STUB in told[0] and child.status() != psutil.STATUS_ZOMBIE:
-                    found[child.pid] = _model_of(told)
+                command = child.cmdline()
+                if command and STUB in command[0] and child.status() != psutil.STATUS_ZOMBIE:
+                    found[child.pid] = _model_of(command)
     return found
 
 

@@ -16,7 +16,7 @@ from training.features.activity import EntityLog, id_of
 def activity_states(log: EntityLog, until: datetime) -> pa.Table:
     """Packs the state of every user or item of whom something happened before an instant: the id, ascending,
     and `STATE`."""
-    kept = ActivityReducer.of(log.dataset, log.entity).kept
+    limit = ActivityReducer.of(log.dataset, log.entity).newest_limit
     spans = log.known_at(log.ids, np.full(len(log.ids), pd.Timestamp(until).value))
     tallies = {
         name: [side.tolist() for side in tally.within(spans.start, spans.stop)]
@@ -29,9 +29,9 @@ def activity_states(log: EntityLog, until: datetime) -> pa.Table:
     states = []
     for row in np.flatnonzero(is_there).tolist():
         start, stop, newest = int(spans.start[row]), int(spans.stop[row]), NewestItems.none()
-        if kept:
-            recent = np.arange(stop - 1, max(start, stop - kept) - 1, -1)
-            older = positives[max(firsts[row], lasts[row] - kept) : lasts[row]][::-1]
+        if limit:
+            recent = np.arange(stop - 1, max(start, stop - limit) - 1, -1)
+            older = positives[max(firsts[row], lasts[row] - limit) : lasts[row]][::-1]
             places = np.concatenate([recent, older[older < stop - len(recent)]])
             newest = NewestItems(times[places], log.items[places], flags[places])
         of_labels = {name: (ones[row], known[row]) for name, (ones, known) in tallies.items()}

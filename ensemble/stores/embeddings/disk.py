@@ -119,8 +119,8 @@ class EmbeddingDisk:
             if not cursor.set_range(_update_key(version + 1, "")):
                 return
             for key, record in cursor:
-                told, _, column = key.decode().partition(":")
-                yield int(told), column, _read_record(record)[1].ids
+                changed_at, _, column = key.decode().partition(":")
+                yield int(changed_at), column, _read_record(record)[1].ids
 
     def apply(self, version: int, changed: Iterable[ChangedRows], now_s: float) -> None:
         """Writes an update, whole or not at all, and lets go of rows that another one took the place of,
@@ -174,10 +174,10 @@ class EmbeddingDisk:
             at_s, before = _read_record(record)
             if at_s > until_s:
                 return
-            told, _, column = key.decode().partition(":")
+            changed_at, _, column = key.decode().partition(":")
             for one in before.packed():
                 write.delete(one, db=self._table(column))
-            write.put(_LET_GO, told.encode(), db=self._facts)
+            write.put(_LET_GO, changed_at.encode(), db=self._facts)
 
     def _table(self, column: str) -> Any:
         if column not in self._tables:

@@ -71,7 +71,7 @@ class TieredTable:
         """Takes the row of an unknown id, (W,)."""
         self.column, self.unknown, self.cache, self.below = column, unknown, cache, tuple(below)
         self.threshold, self.count = threshold, cast(Count, _uncounted)
-        self._hits = self._asked = 0.0
+        self._hits = self._lookups = 0.0
         self._away_until = dict.fromkeys((level.name for level in below), 0.0)
         self._waiting: queue.Queue[tuple[Level, RowKeys, Floats] | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
@@ -79,7 +79,7 @@ class TieredTable:
     @property
     def hit_rate(self) -> float:
         """The share of rows that the cache had, of the last ones that were asked for; 0 at first."""
-        return self._hits / self._asked if self._asked else 0.0
+        return self._hits / self._lookups if self._lookups else 0.0
 
     def read(self, keys: RowKeys) -> EmbeddingRows:
         """Reads rows, and fills the levels above from those below."""
@@ -170,9 +170,9 @@ class TieredTable:
                 self._waiting.task_done()
         self._waiting.task_done()
 
-    def _note(self, asked: int, hits: int) -> None:
-        weight = MEMORY**asked
-        self._asked, self._hits = self._asked * weight + asked, self._hits * weight + hits
+    def _note(self, lookups: int, hits: int) -> None:
+        weight = MEMORY**lookups
+        self._lookups, self._hits = self._lookups * weight + lookups, self._hits * weight + hits
         self.count("embedding_rows", hits, table=self.column, level=self.cache.name)
 
     def _tell(self, level: Level, why: str, said: str, times: int = 1) -> None:
@@ -197,8 +197,8 @@ class TieredEmbeddings:
         """Reads as of an update from now on; who began before it has `KEPT_S` to end as they began."""
         now_s = time.monotonic()
         since = [at_s for at_s, _ in self._kept[1:]] + [now_s]
-        kept = [one for one, until_s in zip(self._kept, since, strict=True) if until_s > now_s - KEPT_S]
-        self._kept = [*kept, (now_s, changes)]
+        remaining = [one for one, until_s in zip(self._kept, since, strict=True) if until_s > now_s - KEPT_S]
+        self._kept = [*remaining, (now_s, changes)]
 
     def read(self, column: str, ids: Ids, version: int) -> EmbeddingRows:
         """Reads rows as of an update."""

@@ -73,8 +73,8 @@ def publish_update(redis: Redis, bundle: str, tables: Mapping[str, tuple[Ids, Fl
                 redis.set(embedding_block_key(bundle, token, blocks), block)
                 blocks += 1
         version = newest_update(redis, bundle) + 1
-        told = json.dumps({"token": token, "blocks": blocks})
-        redis.xadd(embedding_updates_key(bundle), {"update": told}, id=f"{version}-0")
+        content = json.dumps({"token": token, "blocks": blocks})
+        redis.xadd(embedding_updates_key(bundle), {"update": content}, id=f"{version}-0")
     except Exception as error:
         for written in range(blocks):
             redis.delete(embedding_block_key(bundle, token, written))
@@ -163,15 +163,15 @@ class UpdateWatch:
                     f"more, and {version} builds on it; `make export` and send them again"
                 )
             if self.disk.version < version:
-                told = json.loads(fields[b"update"])
-                self.disk.apply(version, self._changed(version, told), time.time())
+                update = json.loads(fields[b"update"])
+                self.disk.apply(version, self._changed(version, update), time.time())
             self.changes = self._caught_up(self.changes)
             renew(self.changes)
         return len(found)
 
-    def _changed(self, version: int, told: Mapping[str, Any]) -> Iterator[ChangedRows]:
-        for block in range(told["blocks"]):
-            packed: Any = self.redis.get(embedding_block_key(self.bundle, told["token"], block))
+    def _changed(self, version: int, update: Mapping[str, Any]) -> Iterator[ChangedRows]:
+        for block in range(update["blocks"]):
+            packed: Any = self.redis.get(embedding_block_key(self.bundle, update["token"], block))
             try:
                 column, ids, rows = decode_block(packed or b"")
             except ValueError as error:

@@ -45,7 +45,7 @@ def make_users(world: World, bundle: LoadedBundle, filters: list[dict[str, Any]]
         known.seen_item_ids,
         nothing,
         like_item_ids=nothing[:, 0],
-        kept=np.full(rows, ROOM),
+        survivors=np.full(rows, ROOM),
         eligible_of=eligible.of,
     )
 

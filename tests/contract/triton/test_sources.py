@@ -116,7 +116,7 @@ class InProcess(SourceSuite):
             assert not set(bundle.item_ids[first[row][first[row] != UNKNOWN]]) & set(seen.tolist())
 
     def test_no_more_than_survive_are_wanted(self, source: Source, users: Users) -> None:
-        few = replace(users, kept=np.full(len(FILTERS), 2), worked_out={})
+        few = replace(users, survivors=np.full(len(FILTERS), 2), worked_out={})
         assert ((source.candidates(few, [9] * len(FILTERS), ROOM) != UNKNOWN).sum(axis=1) <= 2).all()
 
 

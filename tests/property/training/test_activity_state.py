@@ -78,7 +78,7 @@ def test_the_state_is_that_of_the_log_however_events_are_delivered(
     one_by_one = state
     for one in delivered:
         one_by_one = ActivityState.decode(USER.fold(one_by_one, one).encode())
-    assert USER.features(one_by_one, RATES) == look([*log, *told], USER.kept)
+    assert USER.features(one_by_one, RATES) == look([*log, *told], USER.newest_limit)
     together = USER.fold(state, *delivered)
     assert together.encode() == one_by_one.encode()
     anew = [e._replace(partition=9, position=(1, number)) for number, e in enumerate(told)]
