@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,6 @@ from service.variant import Variant
 DISPLAY = str(Degradation.DISPLAY)
 AT_ONCE = 16
 """Of several requests that came in one, so many are answered at the same time: as many as share a call."""
-_TRACE, _MOVE = ItemTrace.__slots__, MovedItem.__slots__
-_PROVENANCE = Provenance.__slots__
 Heard = Callable[[SlateRequest, Slate], None]
 
 
@@ -57,6 +55,100 @@ class RenderedAnswer:
     def server_timing(self) -> str:
         """The times of the stages as the header of that name writes them."""
         return ", ".join([f"{stage};dur={ms}" for stage, ms in self.timings_ms.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class MadeAnswer:
+    """What was made for one request: its slate, the cards that were found, what is lacking, and the times."""
+
+    variant: Variant
+    asked: SlateRequest
+    slate: Slate
+    cards: Mapping[int, Card]
+    degraded: list[str]
+    timings_ms: dict[str, float]
+
+    def rendered(self) -> RenderedAnswer:
+        """Makes the response, its line in the log, and its note."""
+        asked, slate = self.asked, self.slate
+        log_fields = {
+            "user_id": asked.request.own(asked.request.user_id),
+            "n": len(slate.item_ids),
+            "source": slate.source,
+            "arm": asked.arm,
+            "degraded": self.degraded,
+        }
+        body, sources = orjson.dumps(self._content()), (str(slate.source),)
+        return RenderedAnswer(body, sources, self.timings_ms, log_fields | asked.log_fields, (self._note(),))
+
+    def _content(self) -> dict[str, Any]:
+        """Makes what `schemas` describes."""
+        request, slate = self.asked.request, self.slate
+        shown = [*request.shown, *slate.item_ids]
+        content: dict[str, Any] = {
+            "request_id": self.asked.request_id,
+            "user_id": request.own(request.user_id),
+            "items": self._items(),
+            "source": slate.source,
+            "degraded": self.degraded,
+            "bundle": self.variant.name,
+            "arm": self.asked.arm,
+            "timings_ms": self.timings_ms,
+            "next": cursor_after(request, shown, time.time()) if slate.item_ids else None,
+        }
+        if request.like_item_id != PAD_ID:
+            content["item_id"] = request.own(request.like_item_id)
+        if slate.provenance is not None:
+            content |= _fields(slate.provenance)
+        if slate.retrieved is not None:
+            content["explain"] = {
+                "items": self._traced(slate.retrieved),
+                "removed": slate.removed(),
+                "moves": self._traced(slate.moves),
+            }
+        return content
+
+    def _items(self) -> list[dict[str, Any]]:
+        slate, own = self.slate, self.variant.ids.item
+        is_like = self.asked.request.like_item_id != PAD_ID
+        found_by = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
+        return [
+            {"item_id": own_id, "score": score, "source": source, **self.cards.get(item_id, {})}
+            | ({"found_by": names} if is_like else {})
+            for item_id, score, source, names in zip(
+                slate.item_ids, slate.scores, slate.sources, found_by, strict=False
+            )
+            if (own_id := own(item_id)) is not None  # else it came a moment ago
+        ]
+
+    def _traced(self, traces: Iterable[ItemTrace | MovedItem]) -> list[dict[str, Any]]:
+        return [
+            _fields(one) | {"item_id": own_id} | self.cards.get(one.item_id, {})
+            for one in traces
+            if (own_id := self.variant.ids.item(one.item_id)) is not None
+        ]
+
+    def _note(self) -> Shown:
+        """Makes the note, as of the bundle that made the slate: a stored one may be another's than answers
+        now. Whoever explored says the chances of its own places; the others had no other item to give."""
+        request, slate = self.asked.request, self.slate
+        certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
+        wishes = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
+        return Shown(
+            request_id=self.asked.request_id,
+            at_ms=round(time.time() * 1000),
+            bundle=self.variant.name if slate.provenance is None else slate.provenance.bundle,
+            arm=self.asked.arm,
+            source=str(slate.source),
+            user_id=request.user_id,
+            item_ids=tuple(slate.item_ids),
+            scores=tuple(slate.scores),
+            chances=(*slate.propensities, *certain),
+            degraded=tuple(map(str, self.degraded)),
+            context=request.context or None,
+            first_place=1 + len(request.shown),
+            is_plain=not request.shown and request.like_item_id == PAD_ID and not any(wishes),
+        )
 
 
 class Recommendations:
@@ -92,104 +184,30 @@ class Recommendations:
         """
         started = time.monotonic() if started is None else started
         filters, rules = check_request(request, self.variant, self.settings)
-        whole, shown = request, shown_before(request, time.time())
-        if shown:
-            request = whole.behind(shown)
+        if shown := shown_before(request, time.time()):
+            request = request.behind(shown)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
         asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules, arm)
+        slate = await self._slate(asked, heard)
+        with asked.timed("display"):
+            cards, is_complete = await self.cards(_shown(slate), asked.deadline)
+        degraded = slate.degraded if is_complete else [*slate.degraded, DISPLAY]
+        took_ms = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
+        timings_ms = {stage: round(ms, 3) for stage, ms in took_ms.items()}
+        self.metrics.answers.answered(degraded, timings_ms)
+        return MadeAnswer(self.variant, asked, slate, cards, degraded, timings_ms).rendered()
+
+    async def _slate(self, asked: SlateRequest, heard: Heard | None) -> Slate:
+        """Takes the ladder's slate, and fills one that is short with what is popular."""
+        request = asked.request
         ladder = self.ladders[request.source] if request.like_item_id == PAD_ID else self.alike
         slate = await ladder.slate(asked)
         if heard is not None:
             heard(asked, slate)
-        if len(slate.item_ids) < request.n and slate.source is not SlateSource.POPULAR:
-            with asked.timed("popular"):
-                slate = await self.popular.filled(slate, asked)
-        degraded = slate.degraded
-        with asked.timed("display"):
-            cards, is_complete = await self.cards(_shown(slate), asked.deadline)
-        if not is_complete:
-            degraded = [*degraded, DISPLAY]
-        timings = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
-        timings = {stage: round(ms, 3) for stage, ms in timings.items()}
-        self.metrics.answers.answered(degraded, timings)
-        own = self.variant.ids.item
-        found_by = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
-        is_like = request.like_item_id != PAD_ID
-        content: dict[str, Any] = {
-            "request_id": request_id,
-            "user_id": request.own(request.user_id),
-            "items": [
-                {"item_id": own_id, "score": score, "source": source, **cards.get(item_id, {})}
-                | ({"found_by": names} if is_like else {})
-                for item_id, score, source, names in zip(
-                    slate.item_ids, slate.scores, slate.sources, found_by, strict=False
-                )
-                if (own_id := own(item_id)) is not None  # else it came a moment ago
-            ],
-            "source": slate.source,
-            "degraded": degraded,
-            "bundle": self.variant.name,
-            "arm": arm,
-            "timings_ms": timings,
-            "next": cursor_after(whole, [*shown, *slate.item_ids], time.time()) if slate.item_ids else None,
-        }
-        if is_like:
-            content["item_id"] = request.own(request.like_item_id)
-        if slate.provenance is not None:
-            content |= {name: getattr(slate.provenance, name) for name in _PROVENANCE}
-        if slate.retrieved is not None:
-            content["explain"] = {
-                "items": [
-                    _fields(one, _TRACE) | {"item_id": own_id} | cards.get(one.item_id, {})
-                    for one in slate.retrieved
-                    if (own_id := own(one.item_id)) is not None
-                ],
-                "removed": slate.removed(),
-                "moves": [
-                    _fields(one, _MOVE) | {"item_id": own_id} | cards.get(one.item_id, {})
-                    for one in slate.moves
-                    if (own_id := own(one.item_id)) is not None
-                ],
-            }
-        log_fields = {
-            "user_id": request.own(request.user_id),
-            "n": len(slate.item_ids),
-            "source": slate.source,
-            "arm": arm,
-        }
-        log_fields |= {"degraded": degraded} | asked.log_fields
-        note = self._note(whole, slate, asked, degraded, first_place=1 + len(shown))
-        return RenderedAnswer(orjson.dumps(content), (str(slate.source),), timings, log_fields, (note,))
-
-    def _note(
-        self,
-        request: SlateBody,
-        slate: Slate,
-        asked: SlateRequest,
-        degraded: Sequence[str],
-        *,
-        first_place: int,
-    ) -> Shown:
-        """Makes the note of an answer, as of the bundle that made the slate: a stored one may be another's
-        than answers now. Whoever explored says the chances of its own places; the others had no other item
-        to give."""
-        certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
-        asked_for = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
-        return Shown(
-            request_id=asked.request_id,
-            at_ms=round(time.time() * 1000),
-            bundle=self.variant.name if slate.provenance is None else slate.provenance.bundle,
-            arm=asked.arm,
-            source=str(slate.source),
-            user_id=request.user_id,
-            item_ids=tuple(slate.item_ids),
-            scores=tuple(slate.scores),
-            chances=(*slate.propensities, *certain),
-            degraded=tuple(map(str, degraded)),
-            context=request.context or None,
-            first_place=first_place,
-            is_plain=first_place == 1 and request.like_item_id == PAD_ID and not any(asked_for),
-        )
+        if len(slate.item_ids) >= request.n or slate.source is SlateSource.POPULAR:
+            return slate
+        with asked.timed("popular"):
+            return await self.popular.filled(slate, asked)
 
     async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
         """Display fields, and whether none is missing.
@@ -256,5 +274,5 @@ def _shown(slate: Slate) -> list[int]:
     return slate.item_ids + [one.item_id for one in slate.retrieved or ()]
 
 
-def _fields(one: ItemTrace | MovedItem, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in names}
+def _fields(one: ItemTrace | MovedItem | Provenance) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__slots__}
