@@ -5,6 +5,7 @@ Shared by training, the ensemble and the Feast definitions; needs only PyYAML an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -57,6 +58,11 @@ def _instant(value: datetime) -> datetime:
 
 Instant = Annotated[datetime, AfterValidator(_instant)]
 _PREFIX = {"users": "user_", "items": "item_"}
+_IDS = {
+    "users": {names.USER_ID},
+    "items": {names.ITEM_ID},
+    "interactions": {names.USER_ID, names.ITEM_ID},
+}
 
 
 class Split(BaseModel):
@@ -201,86 +207,10 @@ class Dataset(BaseModel):
     interactions: Columns
 
     @model_validator(mode="after")
-    def _roles_fit_their_tables(self) -> Self:
-        for table, columns in (
-            ("users", self.users),
-            ("items", self.items),
-            ("interactions", self.interactions),
-        ):
-            for name, column in columns.items():
-                where = f"{table}.{name}"
-                allowed = [role for role, use in USES.items() if table in use.tables]
-                if column.role not in allowed:
-                    raise ValueError(
-                        f"{where}: role {column.role} does not belong here; use one of {', '.join(allowed)}"
-                    )
-                prefix = "context_" if column.role is Role.CONTEXT else _PREFIX.get(table)
-                if prefix and not name.startswith(prefix):
-                    raise ValueError(
-                        f"{where}: rename it to {prefix}{name}, and where the file says otherwise add "
-                        f"`from: {name}`; such columns begin with {prefix}"
-                    )
-                if table != "items" and (wrong := [flag for flag in ONLY_ITEMS if getattr(column, flag)]):
-                    raise ValueError(
-                        f"{where}: {', '.join(wrong)} is for columns of items; take it out of the line"
-                    )
-        for table in self.files:
-            if table not in ("users", "items", "interactions"):
-                raise ValueError(f"files.{table}: no such table; use users, items or interactions")
-        for table, columns, ids in (
-            ("users", self.users, {names.USER_ID}),
-            ("items", self.items, {names.ITEM_ID}),
-            ("interactions", self.interactions, {names.USER_ID, names.ITEM_ID}),
-        ):
-            found = {name for name, column in columns.items() if column.role is Role.ID}
-            if found != ids:
-                raise ValueError(
-                    f"{table}: {' and '.join(sorted(ids))}, and no other column, must have `role: id`; "
-                    f"{' and '.join(sorted(found)) or 'none'} has it"
-                )
-        for table, columns in (("users", self.users), ("items", self.items)):
-            for name in columns.keys() & {names.USER_ID, names.ITEM_ID}:
-                dtypes = columns[name].dtype, self.interactions[name].dtype
-                if dtypes[0] != dtypes[1]:
-                    raise ValueError(
-                        f"{table}.{name} is {dtypes[0]} and interactions.{name} is {dtypes[1]}; write "
-                        "dtype: string on both, or on neither"
-                    )
-        for word in {ANY, NONE} & set(self.labels):
-            raise ValueError(
-                f"interactions.{word}: as a label's name it is a word for something else; rename it"
-            )
-        clocks = [name for name, column in self.interactions.items() if column.role is Role.TIMESTAMP]
-        if len(clocks) > 1:
-            raise ValueError(f"interactions: {', '.join(clocks)} have role timestamp; keep it on one of them")
-        if self.split is not None and (not clocks or self.split_by is SplitBy.ROWS):
-            raise ValueError(
-                "split: needs a column with role timestamp, and not split_by: rows; take split out"
-            )
-        for field, words in (("label", ()), ("retrieval_positives", (ANY,)), ("seen_labels", (ANY, NONE))):
-            value, known = getattr(self, field), (*words, *self.labels)
-            if value not in ("", *known):
-                some = f"use one of {', '.join(known)}" if known else "no column has role label: take it out"
-                raise ValueError(f"{field}: {value!r} is not one of the label columns; {some}")
-        for word, told in self.event_types.items():
-            for label in told.keys() - set(self.labels):
-                some = f"use one of {', '.join(self.labels)}" if self.labels else "no column has role label"
-                raise ValueError(f"event_types.{word}: {label!r} is not one of the label columns; {some}")
-        for view in self.ttl_s:
-            if view not in names.VIEWS:
-                raise ValueError(f"ttl_s: {view!r} is not a view; use one of {', '.join(names.VIEWS)}")
-        matches = {
-            names.matches_of(c, recent) for c in (names.ITEM_ID, *self.affinity) for recent in names.COMPARED
-        }
-        taken = {*names.RESERVED, *self.user_activity, *self.item_activity, *matches}
-        for table, columns in (("users", self.users), ("items", self.items)):
-            for name, column in columns.items():
-                is_flag = name == names.IS_AVAILABLE and column.role is not Role.AVAILABILITY
-                if name in taken or is_flag:
-                    raise ValueError(
-                        f"{table}.{name}: the name is taken by what is made of the data; call it "
-                        f"{name}_given, and add `from: {column.source or name}`"
-                    )
+    def _is_right(self) -> Self:
+        for rule in _RULES:
+            for wrong in rule(self):
+                raise ValueError(wrong)
         return self
 
     @classmethod
@@ -325,15 +255,16 @@ class Dataset(BaseModel):
             raise DatasetError("\n".join(lines)) from None
 
     @property
+    def tables(self) -> dict[str, Columns]:
+        """The columns of each table."""
+        return {"users": self.users, "items": self.items, "interactions": self.interactions}
+
+    @property
     def stored(self) -> Dataset:
         """The data set as it is prepared: what says how files are read is done, and left out."""
         tables = {
             table: {name: column.stored for name, column in columns.items()}
-            for table, columns in (
-                ("users", self.users),
-                ("items", self.items),
-                ("interactions", self.interactions),
-            )
+            for table, columns in self.tables.items()
         }
         return self.model_copy(update={**tables, "files": {}})
 
@@ -477,3 +408,106 @@ def _dtype_of(column: Column) -> str:
 def _features(columns: Columns) -> Columns:
     kept = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
     return {name: column for name, column in columns.items() if column.role in kept}
+
+
+def _columns_of_other_tables(dataset: Dataset) -> Iterator[str]:
+    for table, columns in dataset.tables.items():
+        allowed = [role for role, use in USES.items() if table in use.tables]
+        for name, column in columns.items():
+            where = f"{table}.{name}"
+            if column.role not in allowed:
+                yield f"{where}: role {column.role} does not belong here; use one of {', '.join(allowed)}"
+            prefix = "context_" if column.role is Role.CONTEXT else _PREFIX.get(table)
+            if prefix and not name.startswith(prefix):
+                yield (
+                    f"{where}: rename it to {prefix}{name}, and where the file says otherwise add "
+                    f"`from: {name}`; such columns begin with {prefix}"
+                )
+            if table != "items" and (wrong := [flag for flag in ONLY_ITEMS if getattr(column, flag)]):
+                yield f"{where}: {', '.join(wrong)} is for columns of items; take it out of the line"
+
+
+def _files_of_no_table(dataset: Dataset) -> Iterator[str]:
+    for table in dataset.files:
+        if table not in dataset.tables:
+            yield f"files.{table}: no such table; use users, items or interactions"
+
+
+def _ids_that_lack(dataset: Dataset) -> Iterator[str]:
+    for table, columns in dataset.tables.items():
+        found = {name for name, column in columns.items() if column.role is Role.ID}
+        if found != _IDS[table]:
+            yield (
+                f"{table}: {' and '.join(sorted(_IDS[table]))}, and no other column, must have `role: id`; "
+                f"{' and '.join(sorted(found)) or 'none'} has it"
+            )
+
+
+def _ids_of_two_dtypes(dataset: Dataset) -> Iterator[str]:
+    for table, name in (("users", names.USER_ID), ("items", names.ITEM_ID)):
+        theirs, here = dataset.tables[table][name].dtype, dataset.interactions[name].dtype
+        if theirs != here:
+            yield (
+                f"{table}.{name} is {theirs} and interactions.{name} is {here}; write dtype: string on both, "
+                "or on neither"
+            )
+
+
+def _labels_that_are_words(dataset: Dataset) -> Iterator[str]:
+    for word in {ANY, NONE} & set(dataset.labels):
+        yield f"interactions.{word}: as a label's name it is a word for something else; rename it"
+
+
+def _clocks_that_do_not_divide(dataset: Dataset) -> Iterator[str]:
+    clocks = [name for name, column in dataset.interactions.items() if column.role is Role.TIMESTAMP]
+    if len(clocks) > 1:
+        yield f"interactions: {', '.join(clocks)} have role timestamp; keep it on one of them"
+    if dataset.split is not None and (not clocks or dataset.split_by is SplitBy.ROWS):
+        yield "split: needs a column with role timestamp, and not split_by: rows; take split out"
+
+
+def _labels_that_are_no_columns(dataset: Dataset) -> Iterator[str]:
+    labels = dataset.labels
+    for field, words in (("label", ()), ("retrieval_positives", (ANY,)), ("seen_labels", (ANY, NONE))):
+        value, known = getattr(dataset, field), (*words, *labels)
+        if value not in ("", *known):
+            some = f"use one of {', '.join(known)}" if known else "no column has role label: take it out"
+            yield f"{field}: {value!r} is not one of the label columns; {some}"
+    for word, meant in dataset.event_types.items():
+        for label in meant.keys() - set(labels):
+            some = f"use one of {', '.join(labels)}" if labels else "no column has role label"
+            yield f"event_types.{word}: {label!r} is not one of the label columns; {some}"
+
+
+def _views_that_are_none(dataset: Dataset) -> Iterator[str]:
+    for view in dataset.ttl_s:
+        if view not in names.VIEWS:
+            yield f"ttl_s: {view!r} is not a view; use one of {', '.join(names.VIEWS)}"
+
+
+def _names_that_are_taken(dataset: Dataset) -> Iterator[str]:
+    compared = (names.ITEM_ID, *dataset.affinity)
+    matches = {names.matches_of(column, recent) for column in compared for recent in names.COMPARED}
+    taken = {*names.RESERVED, *dataset.user_activity, *dataset.item_activity, *matches}
+    for table in ("users", "items"):
+        for name, column in dataset.tables[table].items():
+            is_flag = name == names.IS_AVAILABLE and column.role is not Role.AVAILABILITY
+            if name in taken or is_flag:
+                yield (
+                    f"{table}.{name}: the name is taken by what is made of the data; call it "
+                    f"{name}_given, and add `from: {column.source or name}`"
+                )
+
+
+_RULES: tuple[Callable[[Dataset], Iterator[str]], ...] = (
+    _columns_of_other_tables,
+    _files_of_no_table,
+    _ids_that_lack,
+    _ids_of_two_dtypes,
+    _labels_that_are_words,
+    _clocks_that_do_not_divide,
+    _labels_that_are_no_columns,
+    _views_that_are_none,
+    _names_that_are_taken,
+)
+"""Each gives what it finds wrong; one may take for granted what those before it look for."""
