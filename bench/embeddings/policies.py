@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.embeddings.zipf import Zipf, ids_of
-from contract.arrays import Ids
-from ensemble.stores.embeddings.cache import RowCache
-from ensemble.stores.embeddings.level import RowKeys
+from contract.arrays import Bools, Floats, Ids, Ints
+from ensemble.stores.embeddings.cache import EMPTY, RowCache
+from ensemble.stores.embeddings.level import RowKeys, mixed
 
 WIDTH, BATCH, USERS = 4, 200, 1_000_000
 ROOM = 8_192
@@ -26,6 +26,38 @@ POLICIES = {
     "random, choosy": (True, "random"),
 }
 Draw = Callable[[np.random.Generator, int], Ids]
+
+
+class OtherCache(RowCache):
+    """A cache of which the `oldest`, the `rarest` or any (`random`) row of a set goes, and that keeps out, if
+    it `is_choosy`, who is asked for no more often than who would go."""
+
+    def __init__(self, width: int, capacity: int, evicts: str, *, is_choosy: bool = False) -> None:
+        super().__init__(width, capacity)
+        self.evicts, self.is_choosy, self._tick = evicts, is_choosy, 0
+        self._used = np.zeros(self._ids.shape, dtype=np.int64)
+
+    def _find(self, sets: Ints, keys: RowKeys) -> tuple[Ints, Bools]:
+        ways, is_found = super()._find(sets, keys)
+        self._tick += 1
+        self._used[sets[is_found], ways[is_found]] = self._tick
+        return ways, is_found
+
+    def _put(self, at: Ints, sets: Ints, keys: RowKeys, rows: Floats) -> None:
+        if self.is_choosy:
+            held, worth = self._ids[sets], self._worth(sets)
+            goes = np.take_along_axis(held, worth.argmin(axis=1)[:, None], axis=1)[:, 0]
+            is_free = (held == EMPTY).any(axis=1) | (held == keys.ids[at][:, None]).any(axis=1)
+            is_in = is_free | (self._counted(mixed(keys.ids[at])) > self._counted(mixed(goes)))
+            at, sets = at[is_in], sets[is_in]
+        super()._put(at, sets, keys, rows)
+        self._used[sets, (self._ids[sets] == keys.ids[at][:, None]).argmax(axis=1)] = self._tick
+
+    def _worth(self, sets: Ints) -> Ints:
+        held = self._ids[sets]
+        if self.evicts == "random":
+            return (mixed(held.ravel() ^ self._tick) >> np.uint64(34)).astype(np.int64).reshape(held.shape)
+        return super()._worth(sets) if self.evicts == "rarest" else self._used[sets]
 
 
 def patterns() -> dict[str, Draw]:
@@ -52,7 +84,7 @@ def measure(batches: int) -> list[dict[str, object]]:
     rows = np.zeros((BATCH, WIDTH), dtype=np.float32)
     for pattern, draw in patterns().items():
         for policy, (is_choosy, evicts) in POLICIES.items():
-            cache, rng = RowCache(WIDTH, ROOM, is_choosy=is_choosy, evicts=evicts), np.random.default_rng(0)
+            cache, rng = OtherCache(WIDTH, ROOM, evicts, is_choosy=is_choosy), np.random.default_rng(0)
             hits = asked = 0
             read_s = write_s = 0.0
             for batch in range(batches):

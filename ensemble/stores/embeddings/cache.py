@@ -35,20 +35,17 @@ class RowCache:
 
     name = "cache"
 
-    def __init__(self, width: int, capacity: int, *, is_choosy: bool = False, evicts: str = "rarest") -> None:
-        """Takes W and how many rows there is room for, rounded down to a power of two of sets. What differs
-        from the defaults is there to be compared: whether the sketch keeps rarer ones out, and whether the
-        `oldest`, the `rarest` or any (`random`) of a set goes."""
-        self.width, self.is_choosy, self.evicts = width, is_choosy, evicts
+    def __init__(self, width: int, capacity: int) -> None:
+        """Takes W and how many rows there is room for, rounded down to a power of two of sets."""
+        self.width = width
         sets = 1 << max(0, (max(capacity, WAYS) // WAYS).bit_length() - 1)
         self.capacity = sets * WAYS
         self._shift = np.uint64(64 - (sets.bit_length() - 1)) if sets > 1 else None
         self._ids = np.full((sets, WAYS), EMPTY, dtype=np.int64)
         self._stamps = np.zeros((sets, WAYS), dtype=np.int32)
-        self._used = np.full((sets, WAYS), -1, dtype=np.int64)
         self._rows = np.empty((self.capacity, width), dtype=np.float32)
         self._counts = np.zeros(1 << (self.capacity * SKETCH - 1).bit_length(), dtype=np.uint8)
-        self._tick = self._since_aged = 0
+        self._since_aged = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -63,8 +60,6 @@ class RowCache:
             self._count(spread)
             ways, is_found = self._find(sets, keys)
             rows = self._rows[sets * WAYS + ways]
-            self._tick += 1
-            self._used[sets[is_found], ways[is_found]] = self._tick
         return FoundRows(rows, is_found, np.zeros(len(keys), dtype=np.bool_))
 
     def write(self, keys: RowKeys, rows: Floats) -> None:
@@ -72,34 +67,25 @@ class RowCache:
         spread = mixed(keys.ids)
         sets, left = self._sets(spread), np.arange(len(keys))
         with self._lock:
-            self._tick += 1
             while len(left):
                 _, first = np.unique(sets[left], return_index=True)  # one row a set, and then the next ones
                 at = left[first]
-                self._put(at, sets[at], spread[at], keys, rows)
+                self._put(at, sets[at], keys, rows)
                 left = np.delete(left, first)
 
-    def _put(self, at: Ints, sets: Ints, spread: npt.NDArray[np.uint64], keys: RowKeys, rows: Floats) -> None:
+    def _put(self, at: Ints, sets: Ints, keys: RowKeys, rows: Floats) -> None:
         held = self._ids[sets]
-        is_same = held == keys.ids[at][:, None]
-        worth = self._worth(sets, held)
+        worth = self._worth(sets)
         worth[held == EMPTY] = -1
-        worth[is_same] = -2
+        worth[held == keys.ids[at][:, None]] = -2
         ways = worth.argmin(axis=1)
-        if self.is_choosy:
-            goes = np.take_along_axis(held, ways[:, None], axis=1)[:, 0]
-            is_in = (worth.min(axis=1) < 0) | (self._counted(spread) > self._counted(mixed(goes)))
-            at, sets, ways = at[is_in], sets[is_in], ways[is_in]
         self._ids[sets, ways], self._stamps[sets, ways] = keys.ids[at], keys.stamps[at]
-        self._used[sets, ways] = self._tick
         self._rows[sets * WAYS + ways] = rows[at]
 
-    def _worth(self, sets: Ints, held: Ints) -> Ints:
-        if self.evicts == "random":
-            return np.random.default_rng(self._tick).integers(0, 1 << 30, size=held.shape)
-        if self.evicts == "rarest":
-            return self._counted(mixed(held.ravel())).reshape(held.shape).astype(np.int64)
-        return self._used[sets]
+    def _worth(self, sets: Ints) -> Ints:
+        """Gives what each row of some sets is worth, 0 or more: the least goes."""
+        held = self._ids[sets]
+        return self._counted(mixed(held.ravel())).reshape(held.shape).astype(np.int64)
 
     def _find(self, sets: Ints, keys: RowKeys) -> tuple[Ints, Bools]:
         is_it = self._ids[sets] == keys.ids[:, None]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
+from bench.embeddings.policies import OtherCache
 from contract.keys import embedding_rows_key
 from ensemble.stores.embeddings.cache import WAYS, RowCache
 from ensemble.stores.embeddings.disk import KEPT_S, ChangedRows, DiskRows, EmbeddingDisk, TableRows
@@ -55,7 +56,8 @@ class TestRowCache(LevelSuite):
     def test_what_is_asked_for_often_stays_where_others_come_once_sooner_than_by_age(self) -> None:
         often, stay = RowKeys.trained(np.arange(200)), {}
         for evicts in ("rarest", "oldest"):
-            cache, rng = RowCache(W, 512, evicts=evicts), np.random.default_rng(0)
+            rng = np.random.default_rng(0)
+            cache = RowCache(W, 512) if evicts == "rarest" else OtherCache(W, 512, evicts)
             for start in range(1000, 40_000, 400):
                 for keys in (often, RowKeys.trained(rng.permutation(400) + start)):
                     missing = np.flatnonzero(~cache.read(keys).is_found)
