@@ -15,7 +15,6 @@ from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 
 VARIABLE = "SHORTLIST_FEAST_REDIS"
 """What `feature_store.yaml` reads. It holds the password, so it is given by the environment alone."""
-BY_HAND = f'{VARIABLE}="$(python -m feature_repo.connection)"'
 
 
 class ConnectionSettings(BaseSettings):

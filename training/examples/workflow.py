@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask.dataframe as dd
 import numpy as np
 import nvtabular as nvt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from merlin.core.dispatch import is_list_dtype, list_val_dtype
 from merlin.dag.executors import LocalExecutor
 from merlin.schema import ColumnSchema, Schema
@@ -197,21 +193,6 @@ def workflow_rows(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
         else:
             rows[name] = (values.fillna(False) if column.dtype == "bool" else values).astype("Int64")
     return pd.DataFrame(with_safe_names(rows)).reset_index(drop=True)
-
-
-def parquet_rows(path: Path, columns: Columns) -> nvt.Dataset:
-    """Opens raw rows that do not fit into memory: a Dask partition per row group, read when its turn comes.
-
-    Merlin's own reader turns nullable integers into plain ones, and fails on null.
-    """
-    read = partial(_row_group, path, columns)
-    groups = range(pq.ParquetFile(path).num_row_groups)
-    return nvt.Dataset(dd.from_map(read, groups, meta=read(0).iloc[:0]), cpu=True)
-
-
-def _row_group(path: Path, columns: Columns, group: int) -> pd.DataFrame:
-    table = pq.ParquetFile(path).read_row_group(group, columns=[*columns])
-    return workflow_rows(table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), columns)
 
 
 def fit_workflow(dataset: Dataset, rows: nvt.Dataset | pd.DataFrame, folder: Path) -> FittedWorkflow:
