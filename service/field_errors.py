@@ -55,6 +55,6 @@ def field_error(error: Mapping[str, Any]) -> tuple[str, str]:
         return "body", f"is not valid JSON near byte {path[0] if path else 0}"
     if path and path[-1] in _NOT_THE_CALLERS:
         path.pop()
-    told = error["msg"].replace("Value error, ", "").replace(" after validation", "")
-    message = _REMEDIES.get(kind) or _SHOULD.sub("must", told)
+    text = error["msg"].replace("Value error, ", "").replace(" after validation", "")
+    message = _REMEDIES.get(kind) or _SHOULD.sub("must", text)
     return ".".join(path) or str(where), message

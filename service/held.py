@@ -86,7 +86,7 @@ class HeldBundles:
     def follow(self, named: Collection[str], wanted: Iterable[str]) -> None:
         """Prepares what is wanted and not held. One that was refused is tried again after a while, or once it
         is named anew."""
-        self._refused = {name: told for name, told in self._refused.items() if name in named}
+        self._refused = {name: refused for name, refused in self._refused.items() if name in named}
         for name in wanted:
             refusal = self._refused.get(name)
             if name in self._held or name in self._preparing:

@@ -113,16 +113,16 @@ def _kept_number(own: OwnId) -> int:
     return number_of(own, "string")
 
 
-def _number_lists(told: dict[str, Any], lists: Iterable[str], prefix: str) -> None:
+def _number_lists(body: dict[str, Any], lists: Iterable[str], prefix: str) -> None:
     """Puts numbers in the place of the texts in lists of items."""
     for name in lists:
-        own = told.get(name)
+        own = body.get(name)
         if not isinstance(own, list):
             continue
         try:
-            told[name] = list(map(_kept_number, own))
+            body[name] = list(map(_kept_number, own))
         except (ValueError, TypeError):  # say which one
-            told[name] = [_number(f"{prefix}{name}.{place}", one, "string") for place, one in enumerate(own)]
+            body[name] = [_number(f"{prefix}{name}.{place}", one, "string") for place, one in enumerate(own)]
 
 
 def _number(field: str, own: Any, dtype: IdDtype) -> int:

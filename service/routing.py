@@ -254,9 +254,9 @@ class Router:
             self.served = after
             self._answers.clear()
             self._health = {arm: ArmHealth(self.settings.arm_excess, now_s) for arm in arms}
-            told = {arm: one.variant.name for arm, one in after.answering.items()}
-            self.metrics.served.serves(told)
-            log.info("serves", **told, shadow=shadow and shadow.name, why=routing.why)
+            names_by_arm = {arm: one.variant.name for arm, one in after.answering.items()}
+            self.metrics.served.serves(names_by_arm)
+            log.info("serves", **names_by_arm, shadow=shadow and shadow.name, why=routing.why)
         bundles.let_go(routing.bundles)
 
     def _shadow(self, name: str | None) -> Shadow | None:

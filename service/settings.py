@@ -302,8 +302,8 @@ def load_settings() -> Settings:
     Raises:
         WrongSettings: a value is wrong; one line names the variable, the value and the remedy.
     """
-    if told := retired(os.environ):
-        raise WrongSettings(told)
+    if notice := retired(os.environ):
+        raise WrongSettings(notice)
     try:
         return Settings()
     except SettingsError as error:

@@ -34,10 +34,10 @@ class ShownNotes:
 
     def note(self, notes: Sequence[Shown]) -> None:
         """Takes the notes of an answer that was sent."""
-        room = max(0, self._most - len(self._waiting))
-        self._waiting.extend(notes[:room])
-        if len(notes) > room and self._most:
-            self._metrics.answers.noted("full", by=len(notes) - room)
+        free = max(0, self._most - len(self._waiting))
+        self._waiting.extend(notes[:free])
+        if len(notes) > free and self._most:
+            self._metrics.answers.noted("full", by=len(notes) - free)
 
     async def keep(self) -> None:
         """Writes what waits, again and again, until it is cancelled."""

@@ -160,8 +160,8 @@ def run_trial(settings: TrainingSettings, chosen: argparse.Namespace, steps: Tra
     check_matmul()
     prepared = _prepared(settings, steps)
     if chosen.check:
-        told = (prepared.dataset.name, data_version(prepared), fingerprint(prepared, settings))
-        steps.console.print(" ".join(told), markup=False, soft_wrap=True)
+        identity = (prepared.dataset.name, data_version(prepared), fingerprint(prepared, settings))
+        steps.console.print(" ".join(identity), markup=False, soft_wrap=True)
         return
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):

@@ -151,10 +151,10 @@ def learn_slates(
         lists = lists_of(fitted, RecentLists.of(prepared, split.train_until), held, vectors, k)
         fitted = choose_sources(lists, held.relevant, fitted)
     if len(held.user_rows) and not is_by_ranker:
-        asked = replace(learned, sources=tuple(fitted))
-        slates = rank_candidates(prepared, asked, held, vectors, split.train_until, k, lists)
+        updated = replace(learned, sources=tuple(fitted))
+        slates = rank_candidates(prepared, updated, held, vectors, split.train_until, k, lists)
         order = fit_ordering(_judged(slates, held), otherwise=order)
-        unknown = _order_of_unknown(prepared, replace(asked, order=order), held, k)
+        unknown = _order_of_unknown(prepared, replace(updated, order=order), held, k)
         order = order.model_copy(update={"unknown": unknown})
     finds = {one.spec.name for one in fitted if is_by_ranker and one.spec.share}
     sources = tuple(one for one in fitted if one.spec.name in order.weighed | finds)
@@ -184,12 +184,12 @@ def _order_of_unknown(prepared: Prepared, learned: Learned, held: HeldOut, k: in
     together, strangers = with_strangers(prepared, first_users(held, CHOICE_USERS), instant, 0)
     retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
     vectors = retriever.vectors(strangers, instant)
-    asked = replace(learned, retriever=retriever)
-    lists = lists_of(asked.sources, RecentLists.of(together, instant), strangers, vectors, k)
-    popular = [one.with_share(float(one.spec.name == POPULAR)) for one in asked.sources]
+    updated = replace(learned, retriever=retriever)
+    lists = lists_of(updated.sources, RecentLists.of(together, instant), strangers, vectors, k)
+    popular = [one.with_share(float(one.spec.name == POPULAR)) for one in updated.sources]
     everyones, alone = (
         rank_candidates(together, one, strangers, vectors, instant, k, lists)
-        for one in (asked, replace(asked, sources=tuple(popular)))
+        for one in (updated, replace(updated, sources=tuple(popular)))
     )
     judged = _judged(everyones, strangers), everyones.served(learned.order), _judged(alone, strangers)
     return order_of_unknown(*judged, POPULAR)

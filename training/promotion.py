@@ -162,9 +162,9 @@ def listing(bundles: Path) -> list[str]:
         except BundleError as error:
             lines.append(str(error))
             continue
-        told = "" if quality is None else f"{METRIC} {quality:.4f}"
+        measured = "" if quality is None else f"{METRIC} {quality:.4f}"
         pointed = ", ".join(link for link, name in marks.items() if name == folder.name)
-        lines.append(f"{folder.name}  {made}  {told}  {pointed}".rstrip())
+        lines.append(f"{folder.name}  {made}  {measured}  {pointed}".rstrip())
     return [*(lines or [f"{bundles}: no bundle; run `make train`"]), *map(str, read_log(bundles))]
 
 

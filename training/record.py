@@ -151,9 +151,9 @@ def read_facts(folder: Path) -> TrainingFacts:
         facts = TrainingFacts.model_validate_json(file.read_text("utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
-        told = ".".join(map(str, first["loc"])) or "its text"
+        location = ".".join(map(str, first["loc"])) or "its text"
         raise ValueError(
-            f"{file}: is no record of a training; delete its folder: {told}: {first['msg']}"
+            f"{file}: is no record of a training; delete its folder: {location}: {first['msg']}"
         ) from None
     if facts.state is TrainingState.RUNNING and not is_alive:
         ended = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")

@@ -20,9 +20,9 @@ OF_SEVERAL = ("_interval", "_seeds")
 
 
 def facts_of(
-    name: str, kind: str, prepared: Prepared, settings: TrainingSettings, **told: Any
+    name: str, kind: str, prepared: Prepared, settings: TrainingSettings, **facts: Any
 ) -> TrainingFacts:
-    """Tells what a training begins with; `told` are facts beside."""
+    """Tells what a training begins with; `facts` are those beside."""
     return TrainingFacts(
         name=name,
         kind=kind,
@@ -31,7 +31,7 @@ def facts_of(
         parameters=parameters(settings),
         tags={"git_commit": git_commit(), **versions(), **machine(settings.threads)},
         began=instant(),
-        **told,
+        **facts,
     )
 
 

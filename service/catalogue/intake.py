@@ -77,7 +77,7 @@ class CatalogueIntake:
         await self._ask(FORGET, str(number))
         return Accepted(request_id=request_id, accepted=1)
 
-    async def told(self, user_id: str, request_id: str) -> UserResponse:
+    async def show(self, user_id: str, request_id: str) -> UserResponse:
         """Tells all that is held of a user.
 
         Raises:
@@ -91,9 +91,9 @@ class CatalogueIntake:
         held = await self._reply(change_id)
         lists = [(held, "seen"), *((held["features"], name) for name in COMPARED)]
         shown = (*held["slates"], *held["shown"]["waiting"], *held["shown"]["archived"])
-        for told, name in (*lists, *((one, "item_ids") for one in shown)):
-            if numbers := told.get(name):
-                told[name] = [own_id for _, own_id in ids.named(numbers)]
+        for document, name in (*lists, *((one, "item_ids") for one in shown)):
+            if numbers := document.get(name):
+                document[name] = [own_id for _, own_id in ids.named(numbers)]
         return UserResponse(request_id=request_id, user_id=own, **held)
 
     async def _read(self, items: list[dict[str, Any]]) -> tuple[dict[str, Row], list[EventProblem]]:
@@ -123,7 +123,7 @@ class CatalogueIntake:
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             if (reply := await self._log.read(key)) is not None:
-                told: dict[str, Any] = json.loads(reply)
-                return told
+                document: dict[str, Any] = json.loads(reply)
+                return document
             await asyncio.sleep(LOOK_S)
         raise DependencyUnavailable(CONSUMER, "no answer in time", is_late=True)

@@ -77,11 +77,11 @@ def _labels(body: EventBody, manifest: Manifest) -> dict[str, int]:
     return labels
 
 
-def _instant_us(told: int | float | str | None, now_s: float, max_age_s: float) -> int:
+def _instant_us(timestamp: int | float | str | None, now_s: float, max_age_s: float) -> int:
     """Reads an instant, gives it in microseconds of Unix time."""
-    if told is None:
+    if timestamp is None:
         return round(now_s * 1e6)
-    at_s = _seconds(told)
+    at_s = _seconds(timestamp)
     if at_s > now_s + AHEAD_S:
         ahead = f"lies {at_s - now_s:,.0f} s in the future, and may lie {AHEAD_S:.0f}: set the clock"
         raise WrongEvent("timestamp", ahead, "ahead")
@@ -91,20 +91,20 @@ def _instant_us(told: int | float | str | None, now_s: float, max_age_s: float) 
     return round(at_s * 1e6)
 
 
-def _seconds(told: int | float | str) -> float:
-    if isinstance(told, str):
+def _seconds(timestamp: int | float | str) -> float:
+    if isinstance(timestamp, str):
         try:
-            at = datetime.fromisoformat(told)
+            at = datetime.fromisoformat(timestamp)
         except ValueError:
             raise WrongEvent("timestamp", f"must be ISO 8601, such as {_ISO}", "timestamp") from None
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(told) or abs(told) >= 2**63:
+    if not math.isfinite(timestamp) or abs(timestamp) >= 2**63:
         raise WrongEvent(
             "timestamp", f"must be seconds of Unix time, or ISO 8601, such as {_ISO}", "timestamp"
         )
-    if abs(told) >= _FIRST_MS:
-        unit = "milliseconds" if abs(told) < 1e14 else "microseconds or less"
-        factor = 1e3 if abs(told) < 1e14 else 1e6
-        remedy = f"send seconds, such as {told / factor:.3f}"
+    if abs(timestamp) >= _FIRST_MS:
+        unit = "milliseconds" if abs(timestamp) < 1e14 else "microseconds or less"
+        factor = 1e3 if abs(timestamp) < 1e14 else 1e6
+        remedy = f"send seconds, such as {timestamp / factor:.3f}"
         raise WrongEvent("timestamp", f"counts {unit}: {remedy}", "milliseconds")
-    return float(told)
+    return float(timestamp)

@@ -119,7 +119,7 @@ class EventIntake:
         for one in errors:
             index = int(one["loc"][1])
             name, message = field_error({**one, "loc": ("body", *one["loc"][2:])})
-            if not any(told.field == name for told in found.wrong.get(index, ())):
+            if not any(problem.field == name for problem in found.wrong.get(index, ())):
                 self.metrics.events.refused("form")
                 found.refuse(index, name, message)
         whole = enumerate(document["events"])

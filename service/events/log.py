@@ -161,16 +161,16 @@ class EventLog:
         known = self._known_users.get(user_ids), self._known_items.get(item_ids)
         users = [one for one in user_ids if one not in known[0]]
         items = [one for one in item_ids if one not in known[1]]
-        asked: list[Fields] = [(feature_key(USER_ID, one, self._dataset), *_OF_USERS) for one in users]
-        asked += [(feature_key(ITEM_ID, one, self._dataset), AVAILABILITY_FIELD) for one in items]
-        replies = await self._reader.get_fields(asked, self._timeout_s) if asked else []
+        wanted: list[Fields] = [(feature_key(USER_ID, one, self._dataset), *_OF_USERS) for one in users]
+        wanted += [(feature_key(ITEM_ID, one, self._dataset), AVAILABILITY_FIELD) for one in items]
+        replies = await self._reader.get_fields(wanted, self._timeout_s) if wanted else []
         is_known = [any(value is not None for value in values) for values in replies]
         found = (
             dict(zip(users, is_known, strict=False)),
             dict(zip(items, is_known[len(users) :], strict=True)),
         )
-        for kept, told in zip((self._known_users, self._known_items), found, strict=True):
-            kept.put({one: True for one, is_there in told.items() if is_there})
+        for cache, are_known in zip((self._known_users, self._known_items), found, strict=True):
+            cache.put({one: True for one, is_there in are_known.items() if is_there})
         return _false_of(found[0]), _false_of(found[1])
 
     def drop_items(self, item_ids: Iterable[int]) -> None:
@@ -179,12 +179,12 @@ class EventLog:
 
     async def lag(self, timeout_s: float) -> EventLag:
         """Looks how far the consumer is, in `timeout_s` seconds."""
-        asked = [(command, stream) for stream in self._streams for command in ("XLEN", "XINFO GROUPS")]
-        replies = await self._reader.pipelined(asked, timeout_s, raise_on_error=False)
+        commands = [(command, stream) for stream in self._streams for command in ("XLEN", "XINFO GROUPS")]
+        replies = await self._reader.pipelined(commands, timeout_s, raise_on_error=False)
         lengths, lags, unread = 0, 0, []
         for stream, length, groups in zip(self._streams, replies[::2], replies[1::2], strict=True):
-            told = {_text(one["name"]): one for one in groups} if isinstance(groups, list) else {}
-            mine = told.get(GROUP, {"lag": length, "last-delivered-id": "-"})
+            by_name = {_text(one["name"]): one for one in groups} if isinstance(groups, list) else {}
+            mine = by_name.get(GROUP, {"lag": length, "last-delivered-id": "-"})
             lengths, lags = lengths + length, lags + int(length if mine["lag"] is None else mine["lag"])
             last = _text(mine["last-delivered-id"])
             unread.append(("XRANGE", stream, last if last == "-" else f"({last}", "+", "COUNT", 1))
@@ -193,8 +193,8 @@ class EventLog:
         return EventLag(lags, max(0.0, time.time() - oldest_s), lengths)
 
 
-def _false_of(told: Mapping[int, bool]) -> set[int]:
-    return {one for one, is_true in told.items() if not is_true}
+def _false_of(flags: Mapping[int, bool]) -> set[int]:
+    return {one for one, is_true in flags.items() if not is_true}
 
 
 def _text(value: bytes | str) -> str:

@@ -51,9 +51,9 @@ class ItemsRoute(DocumentRoute):
     async def accept(self, document: Any, request: Request) -> Accepted:
         """Puts items. Unlike with events, who waits for Redis' disk counts as load."""
         intake: CatalogueIntake = request.app.state.catalogue
-        told = await intake.put(document, request_id_of(request))
-        bind_contextvars(accepted=told.accepted)
-        return told
+        answer = await intake.put(document, request_id_of(request))
+        bind_contextvars(accepted=answer.accepted)
+        return answer
 
 
 async def put_items(body: ItemsRequest) -> Accepted:  # type: ignore[empty-body]
@@ -79,7 +79,7 @@ async def take_out_item(item_id: ItemId, request: Request, intake: IntakeDep) ->
 async def show_user(user_id: UserId, request: Request, intake: IntakeDep) -> UserResponse:
     """All that is held of a user: in Redis, and in the archive of events and of what was shown. Bundles are
     not among it: they may have learned from what the user did."""
-    return await intake.told(user_id, request_id_of(request))
+    return await intake.show(user_id, request_id_of(request))
 
 
 @router.delete(

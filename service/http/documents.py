@@ -33,6 +33,6 @@ class DocumentRoute(APIRoute):
         document = await read_document(scope, receive, most_bytes, timeout_ms)
         if document is None:
             return  # the caller left before it was whole
-        told = await self.accept(document, Request(scope))
-        response = Response(told.model_dump_json(), int(HTTPStatus.ACCEPTED), media_type="application/json")
+        answer = await self.accept(document, Request(scope))
+        response = Response(answer.model_dump_json(), int(HTTPStatus.ACCEPTED), media_type="application/json")
         await response(scope, receive, send)

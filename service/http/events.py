@@ -31,13 +31,13 @@ class EventsRoute(DocumentRoute):
         overload: OverloadLayer = request.scope["state"]["overload"]
         # Who waits for Redis' disk costs the process nothing.
         with overload.counted(-1):
-            told = await intake.accept(document, request_id_of(request))
+            answer = await intake.accept(document, request_id_of(request))
         bind_contextvars(
-            accepted=told.accepted,
-            duplicates=told.duplicates,
-            wrong=told.refused,
+            accepted=answer.accepted,
+            duplicates=answer.duplicates,
+            wrong=answer.refused,
         )
-        return told
+        return answer
 
 
 async def accept_events(body: EventsRequest) -> EventsResponse:  # type: ignore[empty-body]

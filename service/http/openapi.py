@@ -126,8 +126,8 @@ def _describe_request(document: dict[str, Any], manifest: Manifest, settings: Se
 def _feature(dtype: str) -> dict[str, Any]:
     """What a feature of a user may be in JSON, by its dtype."""
     value = dict(_VALUES[element(dtype)])
-    told = value if element(dtype) == dtype else {"type": "array", "items": value}
-    return {"anyOf": [told, {"type": "null"}]}
+    schema = value if element(dtype) == dtype else {"type": "array", "items": value}
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _describe_ids(document: dict[str, Any], manifest: Manifest) -> None:
@@ -187,7 +187,7 @@ def _describe_events(document: dict[str, Any], manifest: Manifest) -> None:
     ways: dict[str, Any] = dict.fromkeys(manifest.labels, label["anyOf"][0])
     if manifest.event_types:
         ways["type"] = {"type": "string"}
-    says_something = [{"required": [name], "properties": {name: told}} for name, told in ways.items()]
+    says_something = [{"required": [name], "properties": {name: schema}} for name, schema in ways.items()]
     if says_something:
         event["anyOf"] = says_something
     else:

@@ -215,15 +215,15 @@ async def seen(
 async def bundle(router: RouterDep) -> BundleResponse:
     """What is served: the champion's bundle, its context names, filters and display fields, and the arms."""
     served = router.served
-    told = BundleFacts.model_validate(served.champion.variant.manifest)
+    facts = BundleFacts.model_validate(served.champion.variant.manifest)
     arms = [
         BundleArm(arm=arm.bundle, bundle=arm.bundle, share=arm.share)
         for arm in served.routing.arms
         if arm.bundle in served.arms
     ]
-    rest = BundleArm(arm=CHAMPION, bundle=told.bundle, share=1 - sum(arm.share for arm in arms))
+    rest = BundleArm(arm=CHAMPION, bundle=facts.bundle, share=1 - sum(arm.share for arm in arms))
     return BundleResponse(
-        **told.model_dump(), arms=[rest, *arms], shadow=served.shadow and served.shadow.name
+        **facts.model_dump(), arms=[rest, *arms], shadow=served.shadow and served.shadow.name
     )
 
 

@@ -49,5 +49,5 @@ class ArmHealth:
         self._began_s, self._before = now_s, (replace(arm), replace(champion))
         if self._strikes < STRIKES:
             return ""
-        told = f"{ours.bad} of its latest {ours.all} answers failed or were degraded"
-        return f"{told}, of the champion's {theirs.bad} of {theirs.all}, {STRIKES} times in a row"
+        failures = f"{ours.bad} of its latest {ours.all} answers failed or were degraded"
+        return f"{failures}, of the champion's {theirs.bad} of {theirs.all}, {STRIKES} times in a row"

@@ -56,7 +56,7 @@ class BatchStep:
         self.published = Published(())
         """What was published when that was last read."""
 
-    async def slate(self, asked: SlateRequest) -> Slate:
+    async def slate(self, query: SlateRequest) -> Slate:
         """Makes the stored slate.
 
         Raises:
@@ -65,7 +65,7 @@ class BatchStep:
                 asked for outright.
             DependencyUnavailable: Redis does not answer, or not in time, or what it holds cannot be read.
         """
-        request, deadline = asked.request, asked.deadline.share(SHARE)
+        request, deadline = query.request, query.deadline.share(SHARE)
         if request.user_id == PAD_ID:
             raise NotStored("no user is named")
         try:
@@ -80,18 +80,18 @@ class BatchStep:
         stored, seen = await self._variant.store.stored(lineage, request.user_id, time_s)
         if stored is None:
             raise NotStored("no slate is stored for this user")
-        if asked.arm != CHAMPION and stored.bundle != self._variant.name:
+        if query.arm != CHAMPION and stored.bundle != self._variant.name:
             raise NotStored("the slate that is stored for this user is of another arm's bundle")
         provenance = self._provenance(stored)
         item_ids = stored.item_ids.tolist()
-        removed = await self._removed(asked, item_ids, seen, deadline)
+        removed = await self._removed(query, item_ids, seen, deadline)
         attributes = None
-        if not asked.rules.is_none:
-            attributes = await self._attributes(asked, item_ids, deadline)
-        slate = left_of(stored, asked, removed, provenance, attributes)
+        if not query.rules.is_none:
+            attributes = await self._attributes(query, item_ids, deadline)
+        slate = left_of(stored, query, removed, provenance, attributes)
         if not slate.item_ids:
             raise NotStored("nothing is left of the slate that is stored for this user")
-        asked.log_fields |= {"run": provenance.run, "age_s": provenance.age_s}
+        query.log_fields |= {"run": provenance.run, "age_s": provenance.age_s}
         return slate
 
     async def look(self, timeout_s: float) -> Published:
@@ -121,22 +121,22 @@ class BatchStep:
         return Provenance(stored.bundle, stored.run, text, round(age_s, 3))
 
     async def _removed(
-        self, asked: SlateRequest, item_ids: list[int], seen: list[int], deadline: Deadline
+        self, query: SlateRequest, item_ids: list[int], seen: list[int], deadline: Deadline
     ) -> dict[int, str]:
         """Which items are not shown, and by which rule; where nobody asks why, only as far as is needed."""
-        variant, request = self._variant, asked.request
+        variant, request = self._variant, query.request
         removed = dict.fromkeys(request.exclude_item_ids, str(Rule.EXCLUDED))
         removed |= dict.fromkeys(seen, str(Rule.SEEN))
         ids = variant.ids
         if ids.items == "string":  # what another bundle had, and this one cannot name
             removed |= {one: str(Rule.UNAVAILABLE) for one in item_ids if ids.item(one) is None}
         left = [item_id for item_id in item_ids if item_id not in removed]
-        if asked.filters and left:
-            passing = await variant.store.passing(left, asked.filters, variant.store_time_s(deadline))
+        if query.filters and left:
+            passing = await variant.store.passing(left, query.filters, variant.store_time_s(deadline))
             removed |= {item_id: FILTERS for item_id in left if item_id not in passing}
             left = [item_id for item_id in left if item_id in passing]
         start = 0
-        needs_all = request.explain or not asked.rules.is_none
+        needs_all = request.explain or not query.rules.is_none
         for end in (len(left),) if needs_all else (request.n + SPARE, len(left)):
             some = left[start:end]
             if not some:
@@ -149,10 +149,10 @@ class BatchStep:
         return removed
 
     async def _attributes(
-        self, asked: SlateRequest, item_ids: list[int], deadline: Deadline
+        self, query: SlateRequest, item_ids: list[int], deadline: Deadline
     ) -> ItemAttributes:
         """Reads what the items hold in the columns that rules are about."""
-        variant, columns = self._variant, columns_of(asked.rules)
+        variant, columns = self._variant, columns_of(query.rules)
         held: Mapping[int, Mapping[str, AbstractSet[str]]] = {}
         if columns:
             held = await variant.store.held(item_ids, columns, variant.store_time_s(deadline))
@@ -162,14 +162,14 @@ class BatchStep:
 
 def left_of(
     stored: StoredSlate,
-    asked: SlateRequest,
+    query: SlateRequest,
     removed: Mapping[int, str],
     provenance: Provenance,
     attributes: ItemAttributes | None = None,
 ) -> Slate:
     """Takes the best `n` items that are not removed, by the rules where there are attributes; `short` is said
     of these, not of what was stored."""
-    request, item_ids, scores = asked.request, stored.item_ids.tolist(), stored.item_scores.tolist()
+    request, item_ids, scores = query.request, stored.item_ids.tolist(), stored.item_scores.tolist()
     left = [(i, score) for i, score in zip(item_ids, scores, strict=True) if i not in removed]
     moves: list[MovedItem] = []
     ruled = None
@@ -178,7 +178,7 @@ def left_of(
         odds = np.minimum.accumulate(np.clip([score for _, score in left], 0, 1 - 1e-9))
         own = 0 if request.rules is None else len(request.rules.boosts)
         ruled = order_by_rules(
-            replace(asked.rules, boosts=asked.rules.boosts[:own]),  # the settings' are in what was stored
+            replace(query.rules, boosts=query.rules.boosts[:own]),  # the settings' are in what was stored
             [item_id for item_id, _ in left],
             (odds / (1 - odds)).tolist(),
             attributes,

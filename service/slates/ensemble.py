@@ -34,7 +34,7 @@ class EnsembleStep:
         self._variant, self._reserve_s, self._event_loop = variant, reserve_s, event_loop
         self._logged_s = -math.inf
 
-    async def slate(self, asked: SlateRequest) -> Slate:
+    async def slate(self, query: SlateRequest) -> Slate:
         """Makes the ensemble's slate.
 
         Raises:
@@ -46,14 +46,14 @@ class EnsembleStep:
         variant, limits = self._variant, self._variant.limits
         if not limits.in_flight.try_enter():
             raise EnsembleBusy(limits.in_flight.in_flight)
-        deadline = asked.deadline.earlier(self._reserve_s)
+        deadline = query.deadline.earlier(self._reserve_s)
         time_s, started = deadline.left_s(), time.monotonic()
         is_patient = time_s > 0.9 * limits.time_s  # less was the caller's choice
         try:
             with limits.circuit.guard(is_patient=is_patient):
                 try:
                     slate = await variant.ensemble.recommend(
-                        asked.request, deadline, seed_of(asked.request_id), limits.quality.value
+                        query.request, deadline, seed_of(query.request_id), limits.quality.value
                     )
                 except DependencyUnavailable as error:
                     error.is_late |= (
@@ -73,8 +73,8 @@ class EnsembleStep:
             raise self._other_bundle()
         if any(chance < 1 for chance in slate.propensities):
             # What learning from an explored slate must divide by: the chances of its places.
-            asked.log_fields["item_ids"] = [variant.ids.item(item_id) for item_id in slate.item_ids]
-            asked.log_fields["propensities"] = [round(chance, 6) for chance in slate.propensities]
+            query.log_fields["item_ids"] = [variant.ids.item(item_id) for item_id in slate.item_ids]
+            query.log_fields["propensities"] = [round(chance, 6) for chance in slate.propensities]
         return slate
 
     def _other_bundle(self) -> OtherBundle:

@@ -60,7 +60,7 @@ class SlateStep(Protocol):
     name: str
     """Its label in metrics and timings; begins the reasons in `degraded`."""
 
-    async def slate(self, asked: SlateRequest) -> Slate:
+    async def slate(self, query: SlateRequest) -> Slate:
         """Makes a slate.
 
         Raises:
@@ -80,7 +80,7 @@ class Ladder:
     ) -> None:
         self._steps, self._metrics, self._silent = tuple(steps), metrics, frozenset(silent)
 
-    async def slate(self, asked: SlateRequest) -> Slate:
+    async def slate(self, query: SlateRequest) -> Slate:
         """Takes the first slate that a step makes; `degraded` says first why the ones before it did not.
 
         Raises:
@@ -91,14 +91,14 @@ class Ladder:
         last: DependencyUnavailable | None = None
         for step in self._steps:
             try:
-                with asked.timed(step.name):
-                    slate = await step.slate(asked)
+                with query.timed(step.name):
+                    slate = await step.slate(query)
             except DependencyUnavailable as error:
                 outcome, last = outcome_of(error), error
                 self._metrics.answers.stepped(step.name, outcome)
                 if outcome not in self._silent:
                     reasons.append(f"{step.name}_{outcome}")
-                    asked.log_fields["fallback"] = str(error)
+                    query.log_fields["fallback"] = str(error)
                 continue
             self._metrics.answers.stepped(step.name, Outcome.ANSWERED)
             return replace(slate, degraded=[*reasons, *slate.degraded]) if reasons else slate

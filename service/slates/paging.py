@@ -39,8 +39,8 @@ def cursor_after(request: SlateBody, item_ids: Sequence[int], now_s: float) -> s
     """
     if not item_ids or len(item_ids) > MAX_SHOWN:
         return None
-    told = _TIME.pack(int(now_s)) + struct.pack(f"<{len(item_ids)}q", *item_ids)
-    return urlsafe_b64encode(_digest(request, told) + told).rstrip(b"=").decode()
+    payload = _TIME.pack(int(now_s)) + struct.pack(f"<{len(item_ids)}q", *item_ids)
+    return urlsafe_b64encode(_digest(request, payload) + payload).rstrip(b"=").decode()
 
 
 def shown_before(request: SlateBody, now_s: float) -> list[int]:
@@ -54,9 +54,9 @@ def shown_before(request: SlateBody, now_s: float) -> list[int]:
         return []
     try:
         found = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        digest, told = found[:_DIGEST], found[_DIGEST:]
-        count, rest = divmod(len(told) - _TIME.size, 8)
-        if count < 1 or rest or digest != _digest(request, told):
+        digest, payload = found[:_DIGEST], found[_DIGEST:]
+        count, rest = divmod(len(payload) - _TIME.size, 8)
+        if count < 1 or rest or digest != _digest(request, payload):
             raise ValueError
     except ValueError:
         raise WrongField(
@@ -64,17 +64,17 @@ def shown_before(request: SlateBody, now_s: float) -> list[int]:
             "is not the cursor of such a request: send `next` of the last answer as it is, and the request "
             f"as it was; only {', '.join(sorted(_FREE - {'after'}))} may change",
         ) from None
-    (made_s,) = _TIME.unpack_from(told)
+    (made_s,) = _TIME.unpack_from(payload)
     if not -LIFE_S <= now_s - made_s <= LIFE_S:
         raise WrongField("after", f"is older than {LIFE_S} s: begin again without it")
-    return list(struct.unpack_from(f"<{count}q", told, _TIME.size))
+    return list(struct.unpack_from(f"<{count}q", payload, _TIME.size))
 
 
-def _digest(request: SlateBody, told: bytes) -> bytes:
+def _digest(request: SlateBody, payload: bytes) -> bytes:
     """Of what a cursor tells, and of the request that it is for."""
     fixed = orjson.dumps(request.model_dump(exclude=_FREE.union(_APART)), option=orjson.OPT_SORT_KEYS)
     for name in _APART:
         if value := getattr(request, name):
             plain = value.model_dump() if isinstance(value, BaseModel) else value
             fixed += json.dumps({name: plain}, sort_keys=True).encode()
-    return blake2b(fixed + told, digest_size=_DIGEST).digest()
+    return blake2b(fixed + payload, digest_size=_DIGEST).digest()

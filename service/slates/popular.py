@@ -57,7 +57,7 @@ class PopularSlates:
         as far as the first `EXPLAINED` items.
         """
         seen, excluded = set(seen), {*request.exclude_item_ids, request.like_item_id}
-        kept: list[PopularItem] = []
+        selected: list[PopularItem] = []
         retrieved: list[ItemTrace] = []
         is_unchecked = False
         pool = request.n if rules.is_none else max(POOL, request.n)
@@ -71,51 +71,51 @@ class PopularSlates:
                 removed_by = str(Rule.UNAVAILABLE)
             elif not passes(filters, held):
                 removed_by = FILTERS
-                told = filters.keys() & held.keys()
-                is_unchecked |= len(told) < len(filters) and passes({c: filters[c] for c in told}, held)
+                known = filters.keys() & held.keys()
+                is_unchecked |= len(known) < len(filters) and passes({c: filters[c] for c in known}, held)
             else:
                 removed_by = None
-                if len(kept) < pool:
-                    kept.append(item)
-                    slate_rank = len(kept)
+                if len(selected) < pool:
+                    selected.append(item)
+                    slate_rank = len(selected)
             if request.explain:
                 trace = ItemTrace(item.item_id, SlateSource.POPULAR, rank, item.score, removed_by)
                 retrieved.append(replace(trace, slate_rank=slate_rank))
-            if len(kept) == pool and (not request.explain or rank >= EXPLAINED):
+            if len(selected) == pool and (not request.explain or rank >= EXPLAINED):
                 break
         degraded = [FILTERS] if is_unchecked else []
         moves: list[MovedItem] = []
         if not rules.is_none:
-            kept, moves, more = self._by_rules(request, kept, rules)
+            selected, moves, more = self._by_rules(request, selected, rules)
             degraded += more
-            places = {item.item_id: place for place, item in enumerate(kept, 1)}
+            places = {item.item_id: place for place, item in enumerate(selected, 1)}
             retrieved = [replace(one, slate_rank=places.get(one.item_id)) for one in retrieved]
-        if len(kept) < request.n:
+        if len(selected) < request.n:
             degraded.append(str(Degradation.SHORT))
         return Slate(
             source=SlateSource.POPULAR,
-            item_ids=[item.item_id for item in kept],
-            scores=[item.score for item in kept],
+            item_ids=[item.item_id for item in selected],
+            scores=[item.score for item in selected],
             degraded=degraded,
             retrieved=retrieved if request.explain else None,
             moves=moves,
         )
 
     def _by_rules(
-        self, request: SlateBody, kept: list[PopularItem], rules: CheckedRules
+        self, request: SlateBody, selected: list[PopularItem], rules: CheckedRules
     ) -> tuple[list[PopularItem], list[MovedItem], list[str]]:
-        most = max((item.score for item in kept), default=0.0)
+        most = max((item.score for item in selected), default=0.0)
         ruled = order_by_rules(
             rules,
-            [item.item_id for item in kept],
-            [max(0.0, item.score / most) if most > 0 else 0.0 for item in kept],
+            [item.item_id for item in selected],
+            [max(0.0, item.score / most) if most > 0 else 0.0 for item in selected],
             self._attributes,
-            [self._rows[item.item_id] for item in kept],
+            [self._rows[item.item_id] for item in selected],
             user_id=request.user_id,
             n=request.n,
             shown=[self._rows.get(item_id, len(self._items)) for item_id in request.shown],
         )
-        return [kept[one] for one in ruled.order], ruled.moves, ruled.degraded
+        return [selected[one] for one in ruled.order], ruled.moves, ruled.degraded
 
 
 class PopularStep:
@@ -130,39 +130,39 @@ class PopularStep:
         self._gone: set[int] = set()
         """Items that were not available when last asked about: left out where Redis does not answer."""
 
-    async def slate(self, asked: SlateRequest) -> Slate:
+    async def slate(self, query: SlateRequest) -> Slate:
         """Makes the popular slate; what is seen or unavailable is removed where Redis answers in time, else
         what is known to have been unavailable.
 
         What is taken instead of unavailable items may be unavailable too, and is asked about in turn.
         """
-        request = asked.request
+        request = query.request
         seen = [item for name in LISTS for item in request.user_features.get(name) or ()]
         unavailable: set[int] = set()
         try:
             if request.user_id != PAD_ID:
-                seen += await self._variant.store.seen(request.user_id, self._time_s(asked))
+                seen += await self._variant.store.seen(request.user_id, self._time_s(query))
             while True:
-                slate = self._slates.slate(request, asked.filters, seen, unavailable, asked.rules)
-                gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(asked))
+                slate = self._slates.slate(request, query.filters, seen, unavailable, query.rules)
+                gone = await self._variant.store.unavailable(slate.item_ids, self._time_s(query))
                 self._gone = self._gone.difference(slate.item_ids) | gone
                 if not gone:
                     return slate
                 unavailable |= gone
         except DependencyUnavailable:
             gone = unavailable | self._gone
-            slate = self._slates.slate(request, asked.filters, seen, gone, asked.rules)
+            slate = self._slates.slate(request, query.filters, seen, gone, query.rules)
             return replace(slate, degraded=[SEEN, *slate.degraded])
 
-    def _time_s(self, asked: SlateRequest) -> float:
-        return self._variant.store_time_s(asked.deadline)
+    def _time_s(self, query: SlateRequest) -> float:
+        return self._variant.store_time_s(query.deadline)
 
-    async def filled(self, slate: Slate, asked: SlateRequest) -> Slate:
+    async def filled(self, slate: Slate, query: SlateRequest) -> Slate:
         """Fills a slate that is short up to `n` from the popular list; as it is, where what the user has seen
         cannot be read: better short than seen."""
-        request = asked.request
+        request = query.request
         wanted = request.behind(slate.item_ids, n=request.n - len(slate.item_ids))
-        more = await self.slate(replace(asked, request=wanted))
+        more = await self.slate(replace(query, request=wanted))
         if SEEN in more.degraded or not more.item_ids:
             return slate
         is_short = str(Degradation.SHORT) in more.degraded

@@ -71,30 +71,30 @@ class Shadow:
         self._not_before_s = -math.inf
         self._asking: asyncio.Task[None] | None = None
 
-    def heard(self, asked: SlateRequest, slate: Slate) -> None:
+    def heard(self, query: SlateRequest, slate: Slate) -> None:
         """Takes a request and the champion's slate for it; asks for another where there is time to spare."""
-        if slate.source is not SlateSource.ENSEMBLE or asked.request.explain or self._asking is not None:
+        if slate.source is not SlateSource.ENSEMBLE or query.request.explain or self._asking is not None:
             return
         if time.monotonic() < self._not_before_s:
             return
         self._not_before_s = math.inf  # until this one is over
-        asyncio.get_running_loop().call_later(AFTER_S, self._begin, asked, slate)
+        asyncio.get_running_loop().call_later(AFTER_S, self._begin, query, slate)
 
-    def _begin(self, asked: SlateRequest, slate: Slate) -> None:
+    def _begin(self, query: SlateRequest, slate: Slate) -> None:
         if self._in_flight() or self._event_loop.lateness_s > LATE_S:
             self._metrics.shadow.asked("spared")
             self._not_before_s = time.monotonic() + AFTER_S
             return
-        self._asking = asyncio.get_running_loop().create_task(self._ask(asked, slate))
+        self._asking = asyncio.get_running_loop().create_task(self._ask(query, slate))
 
-    async def _ask(self, asked: SlateRequest, slate: Slate) -> None:
+    async def _ask(self, query: SlateRequest, slate: Slate) -> None:
         started, outcome = time.monotonic(), "failed"
         try:
-            deadline, seed = Deadline.after(self._time_s), seed_of(asked.request_id)
-            other = await self._variant.ensemble.recommend(asked.request, deadline, seed, FULL_QUALITY)
+            deadline, seed = Deadline.after(self._time_s), seed_of(query.request_id)
+            other = await self._variant.ensemble.recommend(query.request, deadline, seed, FULL_QUALITY)
             took_s, outcome = time.monotonic() - started, "compared"
             found = compare(slate, other)
-            champion_s = asked.timings_ms.get("ensemble", math.nan) / 1000
+            champion_s = query.timings_ms.get("ensemble", math.nan) / 1000
             self._metrics.shadow.compared(found.overlap, found.score_shift, took_s, champion_s)
         except (DependencyUnavailable, StageError) as error:
             log.info("shadow_failed", bundle=self.name, reason=str(error))

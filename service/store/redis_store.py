@@ -170,9 +170,9 @@ class RedisStore:
 
     async def published(self, timeout_s: float) -> Published:
         """Reads the pointer, unless that was done a moment ago."""
-        kept = self._pointer.get((0,))
-        if kept:
-            return kept[0]
+        cached = self._pointer.get((0,))
+        if cached:
+            return cached[0]
         key = batch_key(self._dataset)
         (value,) = await self._reader.get([key], timeout_s)
         try:
@@ -235,8 +235,8 @@ class RedisStore:
         held: dict[int, Mapping[str, AbstractSet[str]]] = {}
         for item_id, key, values in zip(item_ids, keys, replies, strict=True):
             try:
-                told = zip(columns, values, strict=True)
-                held[item_id] = {column: decode_tags(tags) for column, tags in told if tags is not None}
+                pairs = zip(columns, values, strict=True)
+                held[item_id] = {column: decode_tags(tags) for column, tags in pairs if tags is not None}
             except ValueError as error:
                 raise _damaged(key, error) from None
         return held
@@ -261,13 +261,13 @@ class RedisStore:
         changes, items = live_changes_key(self._dataset), live_items_key(self._dataset)
         changed = await self._reader.between(changes, since, version, timeout_s)
         (rows,) = await self._reader.get_fields([(items, *changed)], timeout_s) if changed else ([],)
-        told: dict[int, OwnId | None] = {}
+        own_ids: dict[int, OwnId | None] = {}
         for number, row in zip(changed, rows, strict=True):
             try:
-                told[int(number)] = json.loads(row)[ITEM_ID] if row else None
+                own_ids[int(number)] = json.loads(row)[ITEM_ID] if row else None
             except (ValueError, LookupError, TypeError) as error:
                 raise _damaged(items, ValueError(str(error))) from None
-        return version, told
+        return version, own_ids
 
     def drop(self, item_ids: Iterable[int]) -> None:
         """Reads the cards of these items, and whether they are available, anew."""

@@ -144,9 +144,9 @@ class MemoryStore:
         timeout_s: float,  # noqa: ARG002
     ) -> Mapping[int, Mapping[str, AbstractSet[str]]]:
         """Copies the values."""
-        told = {item_id: self._columns.get(item_id, {}) for item_id in item_ids}
+        by_item = {item_id: self._columns.get(item_id, {}) for item_id in item_ids}
         return {
-            one: {name: values[name] for name in columns if name in values} for one, values in told.items()
+            one: {name: values[name] for name in columns if name in values} for one, values in by_item.items()
         }
 
     async def materialized_at(self, timeout_s: float) -> float:  # noqa: ARG002

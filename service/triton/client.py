@@ -217,8 +217,8 @@ class TritonClient:
             described = service_pb2.ModelInferRequest(model_name=self._model)
             for name, tensor in tensors.items():
                 described.inputs.add(name=name, datatype=_DTYPES[tensor.dtype], shape=tensor.shape)
-            told = _TOLD_OUTPUTS if are_told else _SLATE_OUTPUTS
-            for name in _EXPLAINED_OUTPUTS if is_explained else told:
+            outputs = _TOLD_OUTPUTS if are_told else _SLATE_OUTPUTS
+            for name in _EXPLAINED_OUTPUTS if is_explained else outputs:
                 described.outputs.add(name=name)
             self._described[shapes, is_explained, are_told] = described
         return described

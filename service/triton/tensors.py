@@ -220,11 +220,11 @@ def _decode_retrieved(
 def _decode_moves(outputs: Mapping[str, Array], item_ids: list[int]) -> list[MovedItem]:
     """Says of each candidate that a rule moved from where to where; only a pin may be no candidate."""
     candidates = outputs["candidate_ids"][0].tolist()
-    told = zip(candidates, outputs["plain_places"][0].tolist(), outputs["moved_by"][0].tolist(), strict=True)
+    rows = zip(candidates, outputs["plain_places"][0].tolist(), outputs["moved_by"][0].tolist(), strict=True)
     places = {item_id: place for place, item_id in enumerate(item_ids, 1)}
     moves = [
         MovedItem(item_id, str(mover), from_place, places.get(item_id))
-        for item_id, from_place, mask in told
+        for item_id, from_place, mask in rows
         for mover in movers(mask)
         if from_place != places.get(item_id)
     ]

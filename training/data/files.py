@@ -51,15 +51,15 @@ class FileProblemError(DatasetError):
     """Says why a table's file cannot be read, and what to do."""
 
 
-def find_parts(folder: Path, table: str, told: TableFile) -> list[Path]:
+def find_parts(folder: Path, table: str, declared: TableFile) -> list[Path]:
     """Lists the files of a table, in order: `path` where told, else the table's name with a known ending, or
     a folder of that name. Empty where there is none.
 
     Raises:
         FileProblemError: there are several, the told one is missing, or a folder mixes kinds.
     """
-    if told.path is not None:
-        place = folder / told.path
+    if declared.path is not None:
+        place = folder / declared.path
         if not place.exists():
             raise FileProblemError(
                 f"{place}: not found, and files.{table}.path in dataset.yaml names it; correct the path"
@@ -107,13 +107,13 @@ def _kind(path: Path) -> str | None:
     return KINDS.get(suffixes[-1]) if suffixes else None
 
 
-def read_parts(parts: list[Path], table: str, told: TableFile) -> RawTable:
+def read_parts(parts: list[Path], table: str, declared: TableFile) -> RawTable:
     """Reads the files of a table as one, columns that a part lacks being null there.
 
     Raises:
         FileProblemError: a file is not what its ending says, or two parts disagree about a column's type.
     """
-    tables = [_read(part, table, told) for part in parts]
+    tables = [_read(part, table, declared) for part in parts]
     try:
         data = pa.concat_tables([read.data for read in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -124,15 +124,15 @@ def read_parts(parts: list[Path], table: str, told: TableFile) -> RawTable:
     return RawTable(data, tables[0].is_text, tuple(said))
 
 
-def _read(file: Path, table: str, told: TableFile) -> RawTable:
+def _read(file: Path, table: str, declared: TableFile) -> RawTable:
     kind = _kind(file)
     if kind is None:
         raise FileProblemError(f"{file}: cannot tell what it is by its ending; use one of {', '.join(KINDS)}")
     try:
         if kind == "csv":
-            return _read_csv(file, table, told)
+            return _read_csv(file, table, declared)
         if kind == "parquet" and _is_lines_of_text(file):
-            text = _read_csv(file, table, told)
+            text = _read_csv(file, table, declared)
             said = (*text.said, f"{file.name}: is no parquet file but text, read as CSV")
             return RawTable(text.data, is_text=True, said=said)
         return RawTable(_distinct(_READERS[kind](file), file), is_text=False)
@@ -193,7 +193,7 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
 }
 
 
-def _read_csv(file: Path, table: str, told: TableFile) -> RawTable:
+def _read_csv(file: Path, table: str, declared: TableFile) -> RawTable:
     """Reads every value as text: what a number, a date or a word is, the declaration says."""
     with pa.input_stream(str(file)) as stream:
         sample = stream.read(SAMPLE)
@@ -202,7 +202,7 @@ def _read_csv(file: Path, table: str, told: TableFile) -> RawTable:
             f"{file}: is empty (0 rows); write the table with a first line that names its columns"
         )
     said: list[str] = []
-    encoding = told.encoding or _encoding(sample, said, file, table)
+    encoding = declared.encoding or _encoding(sample, said, file, table)
     try:
         text = sample.decode(encoding, "replace")
     except LookupError:
@@ -210,8 +210,8 @@ def _read_csv(file: Path, table: str, told: TableFile) -> RawTable:
             f"{file}: encoding {encoding!r} is not known; write one such as utf-8, utf-16 or latin-1"
         ) from None
     lines = text.splitlines()
-    delimiter = told.delimiter or _delimiter(lines[0])
-    if told.delimiter is None and delimiter != ",":
+    delimiter = declared.delimiter or _delimiter(lines[0])
+    if declared.delimiter is None and delimiter != ",":
         said.append(f"{file.name}: columns are separated by {delimiter!r}")
     header = next(csv.reader(io.StringIO(text), delimiter=delimiter))
     columns = [name.strip().lstrip("\ufeff") for name in header]

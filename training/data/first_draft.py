@@ -151,7 +151,7 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
 def _looked_at(data: pa.Table, table: str) -> pd.DataFrame:
     """Takes a table, gives the first rows of the columns for which there may be a role: those of structs,
     bytes and durations have none, and times only in the log."""
-    kept = [
+    columns = [
         field.name
         for field in data.schema
         if field.name.strip()
@@ -162,7 +162,7 @@ def _looked_at(data: pa.Table, table: str) -> pd.DataFrame:
         and not pa.types.is_time(field.type)
         and (table == "interactions" or not pa.types.is_temporal(field.type))
     ]
-    return data.select(kept).slice(0, ROWS).to_pandas(safe=False)  # the year 1 is a time all the same
+    return data.select(columns).slice(0, ROWS).to_pandas(safe=False)  # the year 1 is a time all the same
 
 
 def _lines(
@@ -314,8 +314,8 @@ def _left_out(data: pa.Table, frame: pd.DataFrame, lines: list[DraftLine]) -> It
         if column not in used:
             values = frame[column].dropna().head(3) if column in frame else []
             shown = dict.fromkeys(" ".join(str(value).split())[:30] for value in values)
-            told = f"such as {', '.join(shown)}" if shown else data[column].type
-            yield f"not used: {' '.join(column.split())} ({told}); no role was clear"
+            hint = f"such as {', '.join(shown)}" if shown else data[column].type
+            yield f"not used: {' '.join(column.split())} ({hint}); no role was clear"
 
 
 def _without_brackets(known: pd.Series) -> pd.Series:

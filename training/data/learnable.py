@@ -52,5 +52,5 @@ def _remedy(at: pd.Series, first: pd.Timestamp) -> str:
     validate = max(train + 1, int(0.9 * len(later)))
     ends = (later[train], later[validate], later.iloc[-1] + pd.Timedelta(seconds=1))
     keys = ("train_until", "validate_until", "test_until")
-    told = ", ".join(f"{key}: '{end.isoformat()}'" for key, end in zip(keys, ends, strict=True))
-    return f"name another label, or add `split: {{{told}}}`"
+    instants = ", ".join(f"{key}: '{end.isoformat()}'" for key, end in zip(keys, ends, strict=True))
+    return f"name another label, or add `split: {{{instants}}}`"

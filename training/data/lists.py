@@ -150,9 +150,9 @@ def _rebuilt(lists: pa.ChunkedArray, flat: pa.Array) -> pa.ChunkedArray:
 
 def _without_nulls(array: pa.ListArray) -> pa.ChunkedArray:
     flat, rows = array.flatten(), pc.list_parent_indices(array)
-    kept = pc.is_valid(flat)
-    lengths = np.bincount(rows.filter(kept).to_numpy(), minlength=len(array))
-    return _lists(flat.filter(kept), lengths, array)
+    is_valid = pc.is_valid(flat)
+    lengths = np.bincount(rows.filter(is_valid).to_numpy(), minlength=len(array))
+    return _lists(flat.filter(is_valid), lengths, array)
 
 
 def _lists(flat: pa.Array, lengths: npt.NDArray[np.int64], like: pa.ListArray) -> pa.ChunkedArray:

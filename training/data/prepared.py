@@ -193,8 +193,8 @@ def load_prepared(folder: Path) -> Prepared:
             raise DatasetError(f"{file}: not found; prepare the data set again (`make data`)")
         frames[table] = to_frame(pq.read_table(file, schema=prepared_schema(dataset, table)), columns)
     file = folder / HORIZON_FILE
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    horizon = {int(partition): (ms, number) for partition, (ms, number) in told.items()}
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    horizon = {int(partition): (ms, number) for partition, (ms, number) in content.items()}
     return Prepared(folder=folder, dataset=dataset, **frames, horizon=horizon)
 
 

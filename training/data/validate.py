@@ -67,7 +67,7 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
     problems: list[str] = []
     warnings: list[str] = []
     frames: dict[str, pd.DataFrame] = {}
-    kept: dict[str, Columns] = {}
+    by_table: dict[str, Columns] = {}
     typed: dict[str, pa.Table] = {}
     for table, columns in tables_of(dataset).items():
         typed[table], found, said = with_declared_types(tables[table], columns, FILES[table])
@@ -84,12 +84,12 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
             )
             frame, columns = frame.drop(columns=name), {n: c for n, c in columns.items() if n != name}
         columns = _with_widths(columns, typed[table])
-        kept[table], frames[table] = columns, frame
+        by_table[table], frames[table] = columns, frame
         problems += _null_columns(frame, columns, FILES[table])
         problems += _inexact(frame, columns, FILES[table])
     interactions = frames["interactions"]
     if all(key in interactions for key in (names.USER_ID, names.ITEM_ID)) and not problems:
-        dataset, interactions = with_clock(dataset.model_copy(update=kept), interactions, warnings.append)
+        dataset, interactions = with_clock(dataset.model_copy(update=by_table), interactions, warnings.append)
         dataset, interactions = with_label(dataset, interactions, warnings.append)
         frames["interactions"] = interactions
     if not problems or dataset.labels:
@@ -181,11 +181,11 @@ def _with_widths(columns: Columns, table: pa.Table) -> Columns:
         for name, column in columns.items()
         if column.role is Role.EMBEDDING and name in table.column_names
     }
-    asked = {
+    wanted = {
         n: columns[n].max_length if "max_length" in columns[n].model_fields_set else found[n] for n in found
     }
     return columns | {
-        name: columns[name].model_copy(update={"max_length": max(1, min(asked[name], found[name]))})
+        name: columns[name].model_copy(update={"max_length": max(1, min(wanted[name], found[name]))})
         for name in found
     }
 
@@ -205,11 +205,11 @@ def _clock(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str
     if name not in frame or frame[name].notna().sum() == 0:
         return
     first, last = frame[name].min(), frame[name].max()
-    told = f"{file}: column {name} goes from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+    span = f"{file}: column {name} goes from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
     if dataset.as_of is not None and dataset.as_of <= first:
-        yield f"{told}, and as_of, {dataset.as_of}, is before that; set it later, or {_takes_out('as_of')}"
+        yield f"{span}, and as_of, {dataset.as_of}, is before that; set it later, or {_takes_out('as_of')}"
     if dataset.as_of is not None and dataset.as_of > now:
-        yield f"{told}, and as_of, {dataset.as_of}, is still to come; {_takes_out('as_of')}: it is now then"
+        yield f"{span}, and as_of, {dataset.as_of}, is still to come; {_takes_out('as_of')}: it is now then"
     split = dataset.split
     if split is None:
         return
@@ -219,7 +219,7 @@ def _clock(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str
         (split.validate_until, split.test_until, "test"),
     ):
         if not ((frame[name] >= start) & (frame[name] < end)).any():
-            yield f"{told}, and split leaves {part} without a row; set it within, or {_takes_out('split')}"
+            yield f"{span}, and split leaves {part} without a row; set it within, or {_takes_out('split')}"
 
 
 def _takes_out(key: str) -> str:

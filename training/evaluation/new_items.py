@@ -94,7 +94,7 @@ def without_items(prepared: Prepared, item_ids: Ints) -> Prepared:
 def forgetting(encoders: Encoders, item_ids: Ints) -> Encoders:
     """Gives the same encoders without some items' codes: their ids are unknown."""
     known = encoders.vocabularies[names.ITEM_ID]
-    kept = ~np.isin(known.values, item_ids)
-    items = Vocabulary(known.values[kept], known.codes[kept])
+    is_known = ~np.isin(known.values, item_ids)
+    items = Vocabulary(known.values[is_known], known.codes[is_known])
     vocabularies = encoders.vocabularies | {names.ITEM_ID: items}
     return Encoders(encoders.fields, vocabularies, encoders.scales, encoders.centres)

@@ -74,7 +74,7 @@ Answer = Callable[[Question], Scorer]
 """A fitted baseline, in one form."""
 
 
-def asked(model: Any, label: str, decay: float = 1.0) -> Answer:
+def answer_of(model: Any, label: str, decay: float = 1.0) -> Answer:
     """Asks a model with what users did: any interaction or positives, and how much more the newest count."""
 
     def answer(question: Question) -> Scorer:
@@ -99,16 +99,16 @@ def baseline_lists(prepared: Prepared, held: HeldOut) -> dict[str, Ints]:
 
     What the same code made of the same interactions is read from the data set's folder.
     """
-    kept = prepared.folder / FOLDER / f"{_digest(prepared, held)[:16]}.npz"
-    if kept.exists():
-        with np.load(kept) as lists:
+    path = prepared.folder / FOLDER / f"{_digest(prepared, held)[:16]}.npz"
+    if path.exists():
+        with np.load(path) as lists:
             return {name: lists[name].astype(np.int64) for name in lists.files}
     question = Question(prepared, held, prepared.split.validate_until)
     answers = RetrievalBaselines(prepared).answers()
     made = {name: ranked(answer(question), held.seen, DEPTH) for name, answer in answers.items()}
-    kept.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     narrow: dict[str, Any] = {name: lists.astype(np.int32) for name, lists in made.items()}
-    with whole_file(kept) as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, **narrow)
     return made
 
@@ -146,22 +146,22 @@ class RetrievalBaselines:
     def answers(self) -> dict[str, Answer]:
         """Gives each baseline by its name; of many items, those that need no (I,I) matrix."""
         popular = self._popular()
-        chain = self._best([asked(self._chain(label), label, decay=0) for label in self.labels])
+        chain = self._best([answer_of(self._chain(label), label, decay=0) for label in self.labels])
         found = {
-            "TopPop": asked(popular, ANY),
+            "TopPop": answer_of(popular, ANY),
             "recent popularity": self._best([self._recent(*form) for form in self._forms(HALF_LIVES)]),
             "Markov": chain,
         }
         if len(self.prepared.items) > DENSE_ITEMS:
             return found
         knn = {label: ItemKNN(self.fitted_on[label]) for label in self.labels}
-        found["ItemKNN"] = self._best([asked(knn[fit], asks) for fit, asks in self._forms(self.labels)])
+        found["ItemKNN"] = self._best([answer_of(knn[fit], asks) for fit, asks in self._forms(self.labels)])
         weights = {label: ease_weights(self.fitted_on[label], RIDGE) for label in self.labels}
-        forms = {form: asked(Ease(weights[form[0]]), form[1]) for form in self._forms(self.labels)}
+        forms = {form: answer_of(Ease(weights[form[0]]), form[1]) for form in self._forms(self.labels)}
         ease = self._best([*forms.values()])
         fit, asks = next(form for form, answer in forms.items() if answer is ease)
-        recency = [asked(Ease(weights[fit]), label, decay) for decay, label in self._forms(DECAYS)]
-        with_prior = [asked(Ease(weights[fit], popular.counts, prior), asks) for prior in PRIORS]
+        recency = [answer_of(Ease(weights[fit]), label, decay) for decay, label in self._forms(DECAYS)]
+        with_prior = [answer_of(Ease(weights[fit], popular.counts, prior), asks) for prior in PRIORS]
         by_recency = self._best(recency)
         chained = [blended(linear, chain, w) for linear, w in product((ease, by_recency), CHAIN_WEIGHTS)]
         return found | {
@@ -198,9 +198,9 @@ class RetrievalBaselines:
         counted = self._is_timed() & is_positive(self.prepared, label)
 
         def answer(question: Question) -> Scorer:
-            kept = counted & is_before(self.prepared, question.instant)
-            model = RecentPopularity.of(self.prepared, kept, share, question.instant)
-            return asked(model, ANY)(question)
+            selected = counted & is_before(self.prepared, question.instant)
+            model = RecentPopularity.of(self.prepared, selected, share, question.instant)
+            return answer_of(model, ANY)(question)
 
         return answer
 

@@ -85,11 +85,11 @@ class RankingTable:
         With `as_of`, nothing since that instant is known: a test whose features are not updated.
         """
         dataset = self.prepared.dataset
-        kept = self.prepared.interactions[dataset.timestamp].notna() & (self.times < pd.Timestamp(until))
+        mask = self.prepared.interactions[dataset.timestamp].notna() & (self.times < pd.Timestamp(until))
         if start is not None:
-            kept &= self.times >= pd.Timestamp(start)
-        rows = self.prepared.interactions[kept].reset_index(drop=True)
-        at = self.times[kept].reset_index(drop=True)
+            mask &= self.times >= pd.Timestamp(start)
+        rows = self.prepared.interactions[mask].reset_index(drop=True)
+        at = self.times[mask].reset_index(drop=True)
         clock = at if as_of is None else at.clip(upper=pd.Timestamp(as_of).tz_convert("UTC"))
         frame, lists = self._known_at(rows[[names.USER_ID, names.ITEM_ID]], clock)
         return RankingRows(
@@ -160,9 +160,9 @@ def concatenate(parts: list[RankingRows]) -> RankingRows:
     )
 
 
-def take(rows: RankingRows, kept: npt.NDArray[np.bool_] | Ints) -> RankingRows:
+def take(rows: RankingRows, selection: npt.NDArray[np.bool_] | Ints) -> RankingRows:
     """Picks rows, by mask or by place."""
-    places = np.arange(len(rows))[kept]
+    places = np.arange(len(rows))[selection]
     frame = rows.frame.iloc[places].reset_index(drop=True)
     lists = {name: one.take(places) for name, one in rows.lists.items()}
     return replace(rows, frame=frame, lists=lists, labels=rows.labels[places], times=rows.times[places])

@@ -45,7 +45,7 @@ def renamed(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto
     for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
     for node in model.graph.node:
-        for told in (node.input, node.output):
-            for at, name in enumerate(told):
-                told[at] = names.get(name, name)
+        for tensor_names in (node.input, node.output):
+            for at, name in enumerate(tensor_names):
+                tensor_names[at] = names.get(name, name)
     return model

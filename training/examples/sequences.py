@@ -53,8 +53,8 @@ class Sequences:
         1 weighs all alike, 0 keeps the newest alone. An item that is there again counts where it is newest.
         """
         weights = np.power(np.float32(decay), self.places, dtype=np.float32)
-        kept = weights >= LEAST_WEIGHT
-        users, items, weights = self.users[kept], self.items[kept], weights[kept]
+        mask = weights >= LEAST_WEIGHT
+        users, items, weights = self.users[mask], self.items[mask], weights[mask]
         # Newest last, and of each user's item the last is kept.
         keys = (users * self.shape[1] + items)[::-1]
         _, newest = np.unique(keys, return_index=True)

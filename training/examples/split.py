@@ -49,11 +49,11 @@ def interaction_matrix(prepared: Prepared, rows: npt.NDArray[np.bool_], label: s
     """
     log, item_ids = prepared.interactions, prepared.items[names.ITEM_ID].to_numpy(np.int64)
     items = rows_of(item_ids, log[names.ITEM_ID].to_numpy(np.int64))
-    kept = rows & (items >= 0) & is_positive(prepared, label)
+    mask = rows & (items >= 0) & is_positive(prepared, label)
     user_ids = all_user_ids(prepared)
-    users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[kept])
+    users = rows_of(user_ids, log[names.USER_ID].to_numpy(np.int64)[mask])
     counts = np.ones(len(users), dtype=np.float32)
-    return csr_matrix((counts, (users, items[kept])), shape=(len(user_ids), len(item_ids)))
+    return csr_matrix((counts, (users, items[mask])), shape=(len(user_ids), len(item_ids)))
 
 
 def is_positive(prepared: Prepared, label: str) -> npt.NDArray[np.bool_]:

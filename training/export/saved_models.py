@@ -67,7 +67,7 @@ def save_model(model: Model, spec: ModelSpec, folder: Path) -> None:
     module = tf.Module()
     module.serve = function  # who loads this and saves it again finds the signature here
     # A callable's variables are not found by themselves; what is not tracked is not saved.
-    module.kept = list(function.get_concrete_function().variables)
+    module.graph_variables = list(function.get_concrete_function().variables)
     temporary = folder.with_name(f".{folder.name}.tmp")
     tf.saved_model.save(module, str(temporary), signatures={"serving_default": function})
     shutil.rmtree(folder, ignore_errors=True)

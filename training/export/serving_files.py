@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from contract import names
 from contract.columns import Column, Columns, Role
-from contract.dataset import Dataset
 from contract.ids import OwnId
 from contract.texts import ITEMS, USERS, Texts
 from training.data.prepared import Prepared, to_arrow
@@ -31,8 +30,8 @@ def item_table(prepared: Prepared) -> pd.DataFrame:
     flag = dataset.availability
     is_available = prepared.items[flag].fillna(True).astype(bool) if flag else True
     own = [names.OWN_ITEM_ID] if dataset.item_id_dtype == "string" else []
-    kept = [names.ITEM_ID, *dataset.item_catalog, *dataset.display, *own]
-    return prepared.items[list(dict.fromkeys(kept))].assign(**{names.IS_AVAILABLE: is_available})
+    columns = [names.ITEM_ID, *dataset.item_catalog, *dataset.display, *own]
+    return prepared.items[list(dict.fromkeys(columns))].assign(**{names.IS_AVAILABLE: is_available})
 
 
 def write_item_table(prepared: Prepared, path: Path) -> None:
@@ -130,21 +129,14 @@ def dataset_card(prepared: Prepared) -> str:
         share = interactions.loc[rows, dataset.target].astype("Float64").mean()
         lines.append(f"| {name} | {int(rows.sum()):,} | {'' if pd.isna(share) else f'{share:.3f}'} |")
     lines += ["", "| table | column | role | dtype | null | what |", "|---|---|---|---|---|---|"]
-    for table, columns, frame in _tables(dataset, prepared):
+    for table, columns in dataset.tables.items():
+        frame: pd.DataFrame = getattr(prepared, table)
         for name, column in columns.items():
             null = frame[name].isna().mean()
             lines.append(
                 f"| {table} | `{name}` | {column.role} | {column.dtype} | {null:.1%} | {column.description} |"
             )
     return "\n".join(lines) + "\n"
-
-
-def _tables(dataset: Dataset, prepared: Prepared) -> tuple[tuple[str, Columns, pd.DataFrame], ...]:
-    return (
-        ("users", dataset.users, prepared.users),
-        ("items", dataset.items, prepared.items),
-        ("interactions", dataset.interactions, prepared.interactions),
-    )
 
 
 def _plain(value: Any) -> Any:

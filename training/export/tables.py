@@ -160,10 +160,10 @@ class _Graph:
             self.graph.node.remove(read.node)
             self._shaped(part, output, read.shape, table.shape[1])
         else:
-            kept = read.node.output[0] = f"{output}_kept"
+            remaining = read.node.output[0] = f"{output}_kept"
             before, after = (0, read.place), (read.place + 1, read.shape[-1])
             pieces = [
-                [self._slice(kept, *piece, axis=-2)] if piece[0] < piece[1] else []
+                [self._slice(remaining, *piece, axis=-2)] if piece[0] < piece[1] else []
                 for piece in (before, after)
             ]
             row = self._node("Unsqueeze", [part, self._ints(-2)])
@@ -219,9 +219,9 @@ class _Graph:
                 order.setdefault(node.output[0], node)
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order.values()]
         read = {name for node in nodes for name in node.input}
-        kept = [one for one in self.constants.values() if one.name in read]
-        kept += [one for one in self.graph.initializer if one.name in read and one.name not in self.constants]
-        constants = [onnx.TensorProto.FromString(one.SerializeToString()) for one in kept]
+        used = [one for one in self.constants.values() if one.name in read]
+        used += [one for one in self.graph.initializer if one.name in read and one.name not in self.constants]
+        constants = [onnx.TensorProto.FromString(one.SerializeToString()) for one in used]
         for field, left in ((self.graph.node, nodes), (self.graph.initializer, constants)):
             del field[:]
             field.extend(left)
@@ -239,10 +239,10 @@ class _Graph:
             name: numpy_helper.to_array(self.constants[name]) for name in names if name in self.constants
         }
         known = {**given, **fixed}
-        asked = [name for name in names if name not in known]
-        probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
+        missing = [name for name in names if name not in known]
+        probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
         session = ort.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
-        return known | dict(zip(asked, session.run(asked, dict(given)) if asked else [], strict=True))
+        return known | dict(zip(missing, session.run(missing, dict(given)) if missing else [], strict=True))
 
     def _shaped(self, part: str, output: str, shape: tuple[int, ...], width: int) -> None:
         """Gives the rows the shape that was read: that of the codes, and W."""

@@ -130,10 +130,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine()
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = told.get("flags", "").split()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", "").split()
     widest = [flag for flag in _WIDTHS if flag in flags][-1:]
-    return " ".join([told.get("model name", platform.machine()), *widest])
+    return " ".join([fields.get("model name", platform.machine()), *widest])
 
 
 def git_commit() -> str:

@@ -20,9 +20,9 @@ def cut_sparse(matrix: csr_matrix, most: int = MOST) -> ItemToItem:
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((-np.abs(matrix.data), rows))
     places = np.arange(len(order)) - matrix.indptr[rows]
-    kept = (places < entries.shape[1]) & (matrix.data[order] != 0)
-    entries["item"][rows[kept], places[kept]] = matrix.indices[order][kept]
-    entries["weight"][rows[kept], places[kept]] = matrix.data[order][kept]
+    mask = (places < entries.shape[1]) & (matrix.data[order] != 0)
+    entries["item"][rows[mask], places[mask]] = matrix.indices[order][mask]
+    entries["weight"][rows[mask], places[mask]] = matrix.data[order][mask]
     return ItemToItem.of(entries)
 
 

@@ -29,11 +29,11 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> Ints:
     least = np.partition(scores, -k, axis=1)[:, -k, None]
     above, equal = scores > least, scores == least
     # Of those that tie with the last one, the first by position fill up.
-    room = k - above.sum(axis=1, dtype=np.int32)[:, None]
-    kept = np.nonzero(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)))[1].reshape(-1, k)
-    values = np.take_along_axis(scores, kept, axis=1)
+    missing = k - above.sum(axis=1, dtype=np.int32)[:, None]
+    top = np.nonzero(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= missing)))[1].reshape(-1, k)
+    values = np.take_along_axis(scores, top, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
-    best: Ints = np.take_along_axis(kept, order, axis=1)
+    best: Ints = np.take_along_axis(top, order, axis=1)
     return np.where(np.isfinite(np.take_along_axis(values, order, axis=1)), best, -1)
 
 

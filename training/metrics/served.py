@@ -38,9 +38,9 @@ def diversity(lists: Ints, vectors: Floats) -> Doubles:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(lengths > 0, lengths, 1)
     live = lists >= 0
-    told = np.where(live[:, :, None], unit[np.maximum(lists, 0)], 0).astype(np.float64)
+    masked = np.where(live[:, :, None], unit[np.maximum(lists, 0)], 0).astype(np.float64)
     count = live.sum(axis=1)
     pairs = count * (count - 1)
     # All pairs at once: the squared length of the sum holds each cosine twice, and each item with itself.
-    alike = (told.sum(axis=1) ** 2).sum(axis=1) - (told**2).sum(axis=(1, 2))
+    alike = (masked.sum(axis=1) ** 2).sum(axis=1) - (masked**2).sum(axis=(1, 2))
     return np.where(pairs > 0, 1 - alike / np.maximum(pairs, 1), np.nan)

@@ -121,8 +121,8 @@ def _fit(
 ) -> Kind:
     """Trains one; its score is the target's probability where no weight is told."""
     fitted = fit_ranker(kind, _build(experts), examples, seed, config or MultiTaskConfig(), every_label=True)
-    told = tuple(weights.get(name, 0.0) for name in examples.label_names) if weights else (1.0,)
-    return replace(fitted, weights=told)
+    label_weights = tuple(weights.get(name, 0.0) for name in examples.label_names) if weights else (1.0,)
+    return replace(fitted, weights=label_weights)
 
 
 def _build(experts: Experts) -> Build[MultiTaskConfig]:

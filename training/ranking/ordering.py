@@ -37,12 +37,12 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
     scale = np.maximum(features[judged.live].std(axis=0), 1e-6)
     features /= scale
     weights = _choose(features, judged)
-    kept = np.flatnonzero(weights)
-    terms = Terms.of(judged, {names[at]: scores[names[at]] for at in kept})
-    corrected = fit_corrections(features[:, :, kept], terms.values, judged)
+    nonzero = np.flatnonzero(weights)
+    terms = Terms.of(judged, {names[at]: scores[names[at]] for at in nonzero})
+    corrected = fit_corrections(features[:, :, nonzero], terms.values, judged)
     sums, of_terms = features @ weights, None
     if corrected is not None:
-        weights[kept], of_terms = corrected
+        weights[nonzero], of_terms = corrected
         sums = features @ weights + terms.values @ of_terms
     slope, intercept = _calibrated(sums[judged.live], clicked[judged.live])
     by_name = dict(zip(names, (slope * weights / scale).tolist(), strict=True))
@@ -99,9 +99,9 @@ def _choose(features: Doubles, judged: Judged) -> Doubles:
     return weights
 
 
-def _blended(features: Doubles, judged: Judged, kept: Sequence[int]) -> tuple[Doubles, Doubles]:
-    """Gives the weights (F,) of a blend of the `kept` scores, and NDCG@10 of users in an order of others."""
-    clicked, live, lists = judged.chosen, judged.live, features[:, :, kept]
+def _blended(features: Doubles, judged: Judged, columns: Sequence[int]) -> tuple[Doubles, Doubles]:
+    """Gives the weights (F,) of a blend of these columns, and NDCG@10 of users in an order of others."""
+    clicked, live, lists = judged.chosen, judged.live, features[:, :, columns]
     folds = np.arange(len(features)) % FOLDS
     scores = np.zeros(live.shape)
     for fold in range(FOLDS):
@@ -109,7 +109,7 @@ def _blended(features: Doubles, judged: Judged, kept: Sequence[int]) -> tuple[Do
         scores[~rest] = lists[~rest] @ fit_listwise(lists[rest], clicked[rest], live[rest])
     weights = np.zeros(features.shape[2])
     found = fit_listwise(lists, clicked, live)
-    weights[kept] = found if found.any() else 1.0
+    weights[columns] = found if found.any() else 1.0
     return weights, judged.ndcg(scores)
 
 

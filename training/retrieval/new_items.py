@@ -72,9 +72,9 @@ def fit_side_tables(
     rows = side_rows(fields, columns)
     towards = Ridge(RIDGE * float(weights.mean()), solver="sparse_cg").fit(rows, vectors, weights)
     popular = Ridge(RIDGE, solver="sparse_cg").fit(rows, prior)
-    told = np.vstack([towards.coef_, popular.coef_]).T.astype(np.float32)[1:]
+    coefficients = np.vstack([towards.coef_, popular.coef_]).T.astype(np.float32)[1:]
     start = np.append(towards.intercept_, popular.intercept_).astype(np.float32)
-    parts = np.split(told, np.cumsum([told_rows(field) for field in fields])[:-1]) if fields else []
+    parts = np.split(coefficients, np.cumsum([told_rows(field) for field in fields])[:-1]) if fields else []
     tables = {field.name: part for field, part in zip(fields, parts, strict=True)}
     return start, tables, prior - popular.predict(rows).astype(np.float32)
 

@@ -39,10 +39,10 @@ class RowsResult(BaseModel):
     """NDCG@100, before and after."""
 
     def __str__(self) -> str:
-        told = f"{self.steps} steps: loss {self.loss[0]:.4f} -> {self.loss[1]:.4f}"
+        text = f"{self.steps} steps: loss {self.loss[0]:.4f} -> {self.loss[1]:.4f}"
         if self.validation:
-            told += f", NDCG@100 {self.validation[0]:.4f} -> {self.validation[1]:.4f} of users held back"
-        return told
+            text += f", NDCG@100 {self.validation[0]:.4f} -> {self.validation[1]:.4f} of users held back"
+        return text
 
 
 @dataclass(frozen=True, eq=False)

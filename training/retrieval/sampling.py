@@ -39,9 +39,9 @@ def newcomer_chances(examples: ExampleFacts, chances: Doubles) -> Doubles:
 
     An unknown user comes now; what histories hold was shown in another time, and often not chosen.
     """
-    kept = np.where(examples.is_timed & examples.is_target, chances, 0.0)
-    total = kept.sum()
-    return kept / total if total > 0 else chances
+    masked = np.where(examples.is_timed & examples.is_target, chances, 0.0)
+    total = masked.sum()
+    return masked / total if total > 0 else chances
 
 
 def sampling_probabilities(

@@ -71,11 +71,11 @@ class FittingTask:
         Raises:
             WorkersError: they do not divide among the workers.
         """
-        asked = self.config.batch_size
-        if asked % workers or asked < 2 * workers:
+        batch_size = self.config.batch_size
+        if batch_size % workers or batch_size < 2 * workers:
             raise WorkersError(
-                f"SHORTLIST_TWO_TOWER__BATCH_SIZE={asked} does not divide among {workers} workers; take a "
-                "multiple of them, or another number of WORKERS"
+                f"SHORTLIST_TWO_TOWER__BATCH_SIZE={batch_size} does not divide among {workers} workers; take "
+                "a multiple of them, or another number of WORKERS"
             )
         size = self.batch_size - self.batch_size % workers
         if size < 2 * workers:
@@ -92,11 +92,11 @@ class FittingTask:
 
     def digest(self) -> str:
         """Names the task: the same name, the same model to come."""
-        told = blake2b(json.dumps(self._facts(), sort_keys=True).encode(), digest_size=8)
+        digest = blake2b(json.dumps(self._facts(), sort_keys=True).encode(), digest_size=8)
         for (group, name), array in self._arrays().items():
-            told.update(f"{group}/{name}/{array.dtype.str}/{array.shape}".encode())
-            told.update(np.ascontiguousarray(array).data)
-        return told.hexdigest()
+            digest.update(f"{group}/{name}/{array.dtype.str}/{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Writes the folder, whole or not at all; one that is there stays."""
@@ -135,7 +135,7 @@ class FittingTask:
                 _matrix(groups["seen"], shape),
             )
         return cls(
-            {told["name"]: Field(**told) for told in facts["fields"]},
+            {field["name"]: Field(**field) for field in facts["fields"]},
             _examples(groups, facts),
             groups["catalogue"],
             TwoTowerConfig(**facts["config"]),
@@ -198,5 +198,5 @@ def _examples(groups: Mapping[str, Mapping[str, Array]], facts: Mapping[str, Any
         lengths=facts["lengths"],
         **{name: Stream(**groups[name]) for name in STREAMS},
     )
-    told: dict[str, Any] = {**groups["examples"], **facts["counts"]}
-    return RetrievalExamples(histories=histories, **told)
+    values: dict[str, Any] = {**groups["examples"], **facts["counts"]}
+    return RetrievalExamples(histories=histories, **values)

@@ -21,18 +21,18 @@ INDEX_FILE = "index.json"
 class BlockFiles:
     """Gives blocks of rows by their number. Each file is checked when it is opened."""
 
-    def __init__(self, place: Place, scratch: Path, kept: int) -> None:
+    def __init__(self, place: Place, scratch: Path, most_files: int) -> None:
         """Takes where the shards lie, a folder for what is fetched, and how many files of it are kept.
 
         Raises:
             ShardError: the index is not there, or is damaged.
         """
-        self._place, self._scratch, self._kept = place, scratch, kept
+        self._place, self._scratch, self._most_files = place, scratch, most_files
         (scratch / ROWS).mkdir()
         index = place.at_hand(f"{ROWS}/{INDEX_FILE}", scratch)
         try:
-            told = json.loads(index.read_text())["shards"]
-            self._shards = [MDSReader.from_json(str(index.parent), None, shard) for shard in told]
+            shards = json.loads(index.read_text())["shards"]
+            self._shards = [MDSReader.from_json(str(index.parent), None, shard) for shard in shards]
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(
                 f"{place.address}: {ROWS}/{INDEX_FILE} is damaged ({error}); write the shards anew"
@@ -61,7 +61,7 @@ class BlockFiles:
         reader, place = self._shards[shard], self._place
         name = f"{ROWS}/{reader.raw_data.basename}"
         file = place.at_hand(name, self._scratch)
-        while place.folder is None and len(self._ready) >= self._kept:
+        while place.folder is None and len(self._ready) >= self._most_files:
             self._ready.popitem(last=False)[1].evict()
         if get_hash(HASH, file.read_bytes()) != reader.raw_data.hashes[HASH]:
             raise ShardError(

@@ -38,10 +38,10 @@ class Packer:
         elif message.kind == ENCODERS:
             (self._folder / ENCODERS_FILE).write_bytes(message.arrays[ENCODERS].tobytes())
         elif message.kind == END:
-            self._finish(message.told)
+            self._finish(message.facts)
         else:
             self._append(message.kind, message.arrays)
-            self._span_days = max(self._span_days, message.told.get("span_days", 0.0))
+            self._span_days = max(self._span_days, message.facts.get("span_days", 0.0))
 
     def _append(self, group: str, arrays: Mapping[str, Array]) -> None:
         files = self._arrays[group]
@@ -66,12 +66,12 @@ class Packer:
             self._staging.done(f"{ROWS}/{shard['raw_data']['basename']}")
         self._shards = len(self._blocks.shards)
 
-    def _finish(self, told: Mapping[str, Any]) -> None:
+    def _finish(self, facts: Mapping[str, Any]) -> None:
         assert self._blocks is not None
         self._blocks.finish()
         self._hand_over()
         groups = {group: tuple(files.values()) for group, files in self._arrays.items()}
-        header = ShardsHeader(span_days=self._span_days, **groups, **told)
+        header = ShardsHeader(span_days=self._span_days, **groups, **facts)
         (self._folder / HEADER_FILE).write_text(header.model_dump_json(indent=1))
 
 
@@ -87,7 +87,7 @@ def pack(messages: Iterable[Message], address: str) -> int:
         packer = Packer(staging)
         for message in messages:
             packer.take(message)
-            rows = message.told.get("rows", 0)
+            rows = message.facts.get("rows", 0)
     return rows
 
 
@@ -101,7 +101,7 @@ def main() -> int:
     try:
         if not address:
             first = next(messages)
-            address = str(load_settings().var_dir / "shards" / first.told["dataset"])
+            address = str(load_settings().var_dir / "shards" / first.facts["dataset"])
             messages = chain([first], messages)
         started = time.perf_counter()
         rows = pack(messages, address)

@@ -166,9 +166,9 @@ class ExampleShards:
                 f"{max(lanes, round(batch_size / lanes) * lanes)}"
             )
 
-    def _files(self, kept: int) -> BlockFiles:
+    def _files(self, most_files: int) -> BlockFiles:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
-        return BlockFiles(self._place, folder, kept)
+        return BlockFiles(self._place, folder, most_files)
 
     def _file(self, name: str) -> Path:
         return self._place.at_hand(name, Path(self._scratch.name))

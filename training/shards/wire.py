@@ -25,10 +25,10 @@ class Message:
 
     kind: str
     arrays: Mapping[str, Array]
-    told: Mapping[str, Any]
+    facts: Mapping[str, Any]
 
 
-def send(pipe: IO[bytes], kind: str, arrays: Mapping[str, Array], **told: Any) -> None:
+def send(pipe: IO[bytes], kind: str, arrays: Mapping[str, Array], **facts: Any) -> None:
     """Writes one message.
 
     Raises:
@@ -36,7 +36,7 @@ def send(pipe: IO[bytes], kind: str, arrays: Mapping[str, Array], **told: Any) -
     """
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     shapes = [[name, array.dtype.str, array.shape] for name, array in whole.items()]
-    header = json.dumps([kind, shapes, told]).encode()
+    header = json.dumps([kind, shapes, facts]).encode()
     pipe.write(len(header).to_bytes(_LENGTH, "little") + header)
     for array in whole.values():
         pipe.write(array.data.cast("B") if array.size else b"")
@@ -51,9 +51,9 @@ def receive(pipe: IO[bytes]) -> Iterator[Message]:
     kind = ""
     while kind != END:
         length = int.from_bytes(_exactly(pipe, _LENGTH), "little")
-        kind, shapes, told = json.loads(_exactly(pipe, length))
+        kind, shapes, facts = json.loads(_exactly(pipe, length))
         arrays = {name: _array(pipe, dtype, shape) for name, dtype, shape in shapes}
-        yield Message(kind, arrays, told)
+        yield Message(kind, arrays, facts)
 
 
 def _array(pipe: IO[bytes], dtype: str, shape: list[int]) -> Array:

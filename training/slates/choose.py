@@ -68,7 +68,7 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
     popular at all."""
     split = prepared.split
     labels = labels_to_learn_from(prepared, split.train_until)[::-1]
-    asked = _ValidationUsers.of(prepared)
+    validation = _ValidationUsers.of(prepared)
     offered = (
         [SourceForm(FOLLOWED)],
         [SourceForm(SIMILAR, label) for label in labels],
@@ -77,7 +77,7 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
     chosen = []
     for forms in offered:
         fitted = [fit_source(prepared, form, split.train_until) for form in forms]
-        values = [asked.ndcg(source) for source in fitted] if len(forms) > 1 else [0.0]
+        values = [validation.ndcg(source) for source in fitted] if len(forms) > 1 else [0.0]
         chosen.append(fitted[int(np.argmax(values))])
     if prepared.dataset.affinity:
         chosen.append(fit_source(prepared, replace(chosen[-1].form, name=CATEGORIES), split.train_until))
@@ -87,8 +87,8 @@ def choose_forms(prepared: Prepared) -> list[FittedSource]:
 def is_next_asked(prepared: Prepared, sources: Sequence[FittedSource]) -> bool:
     """Whether on validation what follows the newest items is worth more than what is similar to all of them:
     so that what a user looks for is what comes next more than what lasts."""
-    by_name, asked = {source.form.name: source for source in sources}, _ValidationUsers.of(prepared)
-    return asked.ndcg(by_name[FOLLOWED]) > asked.ndcg(by_name[SIMILAR])
+    by_name, validation = {source.form.name: source for source in sources}, _ValidationUsers.of(prepared)
+    return validation.ndcg(by_name[FOLLOWED]) > validation.ndcg(by_name[SIMILAR])
 
 
 def choose_sources(

@@ -76,8 +76,8 @@ def with_new_items(
         as_new = _as_new(retriever, is_withheld, sources, recent, trial, vectors, k)
         found = _found(as_new, sources, trial, k)
         share = next((one for one in affordable if found[one].mean() >= sought), affordable[-1])
-    kept = (one.with_share(one.spec.share * (1 - share)) for one in sources)
-    return (*kept, newest.with_share(share))
+    reduced = (one.with_share(one.spec.share * (1 - share)) for one in sources)
+    return (*reduced, newest.with_share(share))
 
 
 def _affordable(found: Mapping[float, Doubles]) -> list[float]:

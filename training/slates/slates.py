@@ -99,14 +99,14 @@ def rank_candidates(
     items = _merged(learned, lists, known)
     retrieval_scores = np.empty(items.shape, dtype=np.float32)
     ranking_scores = np.empty(items.shape, dtype=np.float32)
-    told = {n: np.empty(items.shape, np.float32) for n in candidates.numeric(learned.ranker.features)}
+    numeric = {n: np.empty(items.shape, np.float32) for n in candidates.numeric(learned.ranker.features)}
     for start in range(0, len(items), USERS_AT_A_TIME):
         part = slice(start, start + USERS_AT_A_TIME)
         some = np.maximum(items[part], 0)
         retrieval_scores[part] = np.einsum("ud,ukd->uk", user_vectors[part], item_vectors[some])
         columns = candidates.columns(held.user_rows[part], some)
         ranking_scores[part] = learned.ranker.predict_candidates(columns).reshape(some.shape)
-        for name, values in told.items():
+        for name, values in numeric.items():
             values[part] = columns[name].reshape(some.shape)
     return RankedCandidates(
         items=items,
@@ -114,7 +114,7 @@ def rank_candidates(
         ranking_scores=ranking_scores,
         source_scores=scores_of(learned.sources, recent, held, items),
         lists=lists,
-        columns=told,
+        columns=numeric,
         known=known,
     )
 

@@ -102,10 +102,10 @@ class Checkpoints:
         name = f"at-{int(progress.is_fresh)}-{progress.step:08d}"
         state = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
         self._write(name, state, asdict(progress))
-        kept = {name, _best_name(progress.best_at)}
+        wanted = {name, _best_name(progress.best_at)}
         if self.ranks.is_first:
             for old in self.folder.iterdir():
-                if old.name not in kept:
+                if old.name not in wanted:
                     shutil.rmtree(old, ignore_errors=True)
         self.ranks.wait()
 
@@ -157,16 +157,16 @@ def _read(path: Path, state: dict[str, Any], *, alone: bool = False) -> None:
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Gives Adam's state by parameter, of cut tables cut alike: loading into it moves the optimizer."""
     known = model.state_dict()
-    told: dict[str, Any] = {STEPS: next(iter(optimizer.state.values()))["step"].clone()}
+    by_parameter: dict[str, Any] = {STEPS: next(iter(optimizer.state.values()))["step"].clone()}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
         whole = known[name]
         for moment in MOMENTS:
             if isinstance(whole, ShardedTensor):
-                told[f"{name}.{moment}"] = _cut_alike(whole, state and state[moment])
+                by_parameter[f"{name}.{moment}"] = _cut_alike(whole, state and state[moment])
             elif state:
-                told[f"{name}.{moment}"] = state[moment]
-    return told
+                by_parameter[f"{name}.{moment}"] = state[moment]
+    return by_parameter
 
 
 def _cut_alike(whole: ShardedTensor, mine: Tensor | None) -> ShardedTensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contract.arrays import Floats
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Ranks:
         dist.all_gather_object(parts, part)
         return np.concatenate(parts)
 
-    def told_by_first(self, told: Told) -> Told:
+    def told_by_first(self, value: Value) -> Value:
         """Gives everyone what the first one says."""
         if self.count == 1:
-            return told
-        box = [told]
+            return value
+        box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 

@@ -126,8 +126,8 @@ class TorchUserTower(TorchTower):
         by_name = {field.name: field for field in fields}
         self.pools = tuple(one for one in POOLS if one[0] in by_name)
         side = [field for field in fields if field.vocabulary != names.ITEM_ID]
-        asked = tuple(name for at in range(len(self.pools)) for name in _pool_features(at))
-        items = [Table(HISTORY_ITEMS, len(start.history), asked)] if self.pools else []
+        features = tuple(name for at in range(len(self.pools)) for name in _pool_features(at))
+        items = [Table(HISTORY_ITEMS, len(start.history), features)] if self.pools else []
         super().__init__(side, items, config.width, make_tables)
         self.decays = nn.ParameterList([nn.Parameter(torch.tensor(decay)) for _, decay, _ in self.pools])
         self.mixes = nn.ParameterList(
@@ -223,10 +223,10 @@ class TorchItemTower(TorchTower):
         popularity = self.popularity.index_select(0, codes)[:, None]  # so named in the exported graph too
         if self.new_tables is not None:
             is_new = (codes == OOV_CODE)[:, None]
-            told = self._of_new(columns, self.new_tables)
-            total = torch.where(is_new, told[:, :-1], total)
+            side = self._of_new(columns, self.new_tables)
+            total = torch.where(is_new, side[:, :-1], total)
             bounds = self.popularity.min(), self.popularity.max()
-            lifted = torch.minimum(torch.maximum(told[:, -1:] + self.lift, bounds[0]), bounds[1])
+            lifted = torch.minimum(torch.maximum(side[:, -1:] + self.lift, bounds[0]), bounds[1])
             popularity = torch.where(is_new, lifted, popularity)
         # The logits are divided by the temperature; the prior, in logits, must come out as it went in.
         return torch.cat([unit(total), self.temperature * PRIOR_SPEED * self.factor * popularity], dim=1)
@@ -237,8 +237,8 @@ class TorchItemTower(TorchTower):
         for field in self.fields:
             table, values = tables[field.name], columns[field.name]
             if _is_coded(field):
-                asked = side_lookup(field, values)
-                total = total + (table[asked.ids] * asked.weights[:, :, None]).sum(1)
+                lookup = side_lookup(field, values)
+                total = total + (table[lookup.ids] * lookup.weights[:, :, None]).sum(1)
             else:
                 total = total + mapped(field, values, table)
         return total

@@ -99,13 +99,13 @@ def _how(workers: int, address: str, scratch: str) -> dict[str, Any]:
     }
 
 
-def _work(told: dict[str, str]) -> None:
+def _work(settings: dict[str, str]) -> None:
     """Is one worker, in the process group that Ray has begun."""
     from training.torchrec.fit import FAULTS, fit_folder
     from training.torchrec.ranks import Ranks
 
     quieten()
-    folder, ranks = Path(told["folder"]), Ranks.current()
+    folder, ranks = Path(settings["folder"]), Ranks.current()
     task = FittingTask.load(folder)
     config = TorchrecConfig.model_validate_json((folder / CONFIG_FILE).read_text())
     try:

@@ -78,15 +78,15 @@ def ended(var: Path, say: Say) -> list[tuple[Path, TrainingFacts]]:
 
 def is_brought(folder: Path, store: ExperimentStore, facts: TrainingFacts) -> bool:
     """Whether this MLflow, and not one that stood there before, has the record as it is."""
-    told = read_mark(folder)
-    return told.get("store") == identity(store, facts) and told.get("facts") == digest(folder)
+    mark = read_mark(folder)
+    return mark.get("store") == identity(store, facts) and mark.get("facts") == digest(folder)
 
 
 def bring_one(var: Path, folder: Path, facts: TrainingFacts, store: ExperimentStore) -> None:
     """Brings one record; what a former try left is completed, and the run of a former record replaced."""
-    client, told = store.client, read_mark(folder)
+    client, former = store.client, read_mark(folder)
     run = find_run(store, facts)
-    if run is not None and told.get("run") == run.info.run_id and told.get("facts") != digest(folder):
+    if run is not None and former.get("run") == run.info.run_id and former.get("facts") != digest(folder):
         client.delete_run(run.info.run_id)
         run = None
     if run is None:

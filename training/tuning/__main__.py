@@ -60,7 +60,7 @@ def run(settings: TrainingSettings, chosen: argparse.Namespace) -> int:
     model = chosen.model or settings.retrieval
     space = read_space(chosen.space, model)
     check_environment(space, model)
-    dataset, data_version, fingerprint = asked(chosen.trainer)
+    dataset, data_version, fingerprint = data_identity(chosen.trainer)
     now = current(space, settings, model)
     made_of = hashlib.sha256(f"{fingerprint} {model} {space.model_dump_json()}".encode()).hexdigest()
     path = os.environ.get(SETTING)
@@ -91,14 +91,14 @@ def run(settings: TrainingSettings, chosen: argparse.Namespace) -> int:
         if not log.rows:
             raise SettingError(f"no trial finished: {log.failed[0] if log.failed else 'give it more HOURS'}")
     done, failed, best = len(log.rows), len(log.failed), log.best
-    told = f"best {best[VALUE]:.5f}, trial {best['trial'] + 1}"
-    say(f"{done} of {chosen.trials} trials, {failed} failed; {told}")
+    outcome = f"best {best[VALUE]:.5f}, trial {best['trial'] + 1}"
+    say(f"{done} of {chosen.trials} trials, {failed} failed; {outcome}")
     file, here = log.best_file, Path.cwd()
     say(f"next: make train SETTINGS={file.relative_to(here) if file.is_relative_to(here) else file}")
     return 0
 
 
-def asked(trainer: Path) -> tuple[str, str, str]:
+def data_identity(trainer: Path) -> tuple[str, str, str]:
     """Lets the role training prepare the data; gives the data set's name, its version, and a fingerprint.
 
     Raises:

@@ -117,8 +117,8 @@ def start_ray(folder: str, at_once: int) -> None:
                 log_to_driver=False,
             )
     except Exception as error:  # Ray raises that itself
-        told = "it needs a short TMPDIR with room, and a machine that is not too busy; run it again"
-        raise SettingError(f"Ray did not start: {in_a_line(error)}; {told}") from None
+        remedy = "it needs a short TMPDIR with room, and a machine that is not too busy; run it again"
+        raise SettingError(f"Ray did not start: {in_a_line(error)}; {remedy}") from None
 
 
 def domain(values: list[Any] | ValueRange, tune: Any) -> Any:

@@ -47,7 +47,7 @@ class TrialRunner:
         text = yaml.safe_dump(self.settings(drawn))
         return f"{self.search}-{sha256(text.encode()).hexdigest()[:8]}"
 
-    def kept(self, drawn: dict[str, Any]) -> float | None:
+    def reached(self, drawn: dict[str, Any]) -> float | None:
         """Gives what a trial with these settings reached that has finished, or None."""
         folder = self.var / FOLDER / self.name(drawn)
         if not folder.is_dir() or read_facts(folder).state is not TrainingState.FINISHED:
@@ -61,7 +61,7 @@ class TrialRunner:
         Raises:
             TrialFailed: the training failed, or nobody is in validation.
         """
-        known = self.kept(drawn)
+        known = self.reached(drawn)
         if known is not None:
             return known
         name = self.name(drawn)
@@ -80,7 +80,7 @@ class TrialRunner:
         )
         if done.returncode:
             raise TrialFailed(f"{name}: {' / '.join(done.stdout.strip().splitlines()[-2:])}")
-        value = self.kept(drawn)
+        value = self.reached(drawn)
         if value is None:
             raise TrialFailed(f"{name}: the data set has nobody in validation to judge it by")
         return value

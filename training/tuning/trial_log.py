@@ -33,8 +33,10 @@ class TrialLog:
         self.record.table("trials", self.rows)
         if best is row:
             write_settings(self.best_file, settings)
-        told = ", ".join(f"{name} {settings[self.runner.model][name]}" for name in self.runner.space.settings)
-        self.say(f"trial {row['trial'] + 1} of {self.trials}: {value:.5f}{' *' * (best is row)}  {told}")
+        chosen = ", ".join(
+            f"{name} {settings[self.runner.model][name]}" for name in self.runner.space.settings
+        )
+        self.say(f"trial {row['trial'] + 1} of {self.trials}: {value:.5f}{' *' * (best is row)}  {chosen}")
 
     def add_failed(self, why: str) -> None:
         """Adds a trial that has failed."""

@@ -19,10 +19,10 @@ def files(folder: Path) -> list[Path]:
     """Lists `dataset.yaml` and every file of the tables, those of a folder of parts included."""
     declaration = folder / DATASET_FILE
     try:
-        told = Dataset.load(folder).files
+        declared = Dataset.load(folder).files
     except DatasetError:
-        told = {}
-    return [file for file in (declaration, *all_files(folder, told)) if file.is_file()]
+        declared = {}
+    return [file for file in (declaration, *all_files(folder, declared)) if file.is_file()]
 
 
 def read(folder: Path) -> tuple[Dataset, dict[str, RawTable]]:
@@ -42,11 +42,11 @@ def read_tables(dataset: Dataset, folder: Path) -> tuple[Dataset, dict[str, RawT
     tables: dict[str, RawTable] = {}
     missing: list[str] = []
     for table in FILES:
-        told = dataset.files.get(table, TableFile())
+        declared = dataset.files.get(table, TableFile())
         try:
-            parts = find_parts(folder, table, told)
+            parts = find_parts(folder, table, declared)
             if parts:
-                tables[table] = read_parts(parts, table, told)
+                tables[table] = read_parts(parts, table, declared)
             else:
                 missing.append(table)
         except FileProblemError as error:

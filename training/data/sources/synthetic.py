@@ -147,10 +147,10 @@ def _users(world: World, rng: np.random.Generator) -> pd.DataFrame:
     age = pd.array((world.user_category // 3 + rng.integers(0, 3, n)) % 7, dtype="Int64")
     age[rng.random(n) < 0.1] = pd.NA
     others = rng.integers(0, _CATEGORIES, (n, 2))
-    told = rng.random(n) < 0.7
+    have_interests = rng.random(n) < 0.7
     interests = [
-        [int(first), *dict.fromkeys(int(o) for o in other if o != first)] if is_told else None
-        for first, other, is_told in zip(world.user_category, others, told, strict=True)
+        [int(first), *dict.fromkeys(int(o) for o in other if o != first)] if has_interests else None
+        for first, other, has_interests in zip(world.user_category, others, have_interests, strict=True)
     ]
     return pd.DataFrame(
         {

@@ -48,14 +48,14 @@ def leave_last_out(prepared: Prepared) -> Prepared:
     until = np.array([validate.value, test.value, test.value + JUST_BEFORE])[np.minimum(parts, TEST)]
     since = np.array([times.min(), validate.value, test.value])[np.minimum(parts, TEST)]
     moved = np.clip(times - times[aims] + until, since, until - JUST_BEFORE)
-    kept = np.flatnonzero(parts < AFTER)
-    kept = kept[np.lexsort((np.where(is_timed, moved, 0)[kept], is_timed[kept]))]
-    at = pd.Series(pd.DatetimeIndex(moved[kept], tz="UTC")).where(is_timed[kept])
+    selected = np.flatnonzero(parts < AFTER)
+    selected = selected[np.lexsort((np.where(is_timed, moved, 0)[selected], is_timed[selected]))]
+    at = pd.Series(pd.DatetimeIndex(moved[selected], tz="UTC")).where(is_timed[selected])
     split = Split(train_until=validate, validate_until=test, test_until=test + step)
     return replace(
         prepared,
         dataset=dataset.model_copy(update={"split": split, "split_by": SplitBy.TIME, "as_of": test}),
-        interactions=log.iloc[order[kept]].reset_index(drop=True).assign(**{dataset.timestamp: at}),
+        interactions=log.iloc[order[selected]].reset_index(drop=True).assign(**{dataset.timestamp: at}),
     )
 
 
