@@ -20,12 +20,12 @@ from bench.servers import BenchError, wait_until_ready
 from contract.bundle import BundleError, read_manifest
 from contract.ids import OwnId
 from contract.routing import RoutingError
-from deploy.local.ports import free_port
 from deploy.local.routing import ensemble_settings
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, load_settings, python_of
 from ensemble.publish.serve import TIMEOUT_MS, BundleServer
 from ensemble.stores.client import connect
 from ensemble.triton.repository import LoadError
+from tests.builders.ports import free_port
 
 RATE, EACH_S, ROUNDS, READY_S = 100.0, 10.0, 8, 60.0
 LOG = "gateway_without_notes.log"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local import triton_server
-from deploy.local.ports import free_port
 from deploy.local.programs import http_fault
 from deploy.local.settings import LOOPBACK, ROOT, LocalSettings, python_of
 from deploy.local.stack import down, up
 from feature_repo.connection import VARIABLE, connection_string
+from tests.builders.ports import free_port
 
 PORTS = ("port", "redis_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
 COMMAND_S = 900

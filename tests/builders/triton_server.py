@@ -12,11 +12,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from deploy.local.ports import free_port
 from deploy.local.settings import LocalSettings
 from deploy.local.triton_server import command, environment, prepare_backends
 from ensemble.triton.repository import ModelRepository
 from ensemble.triton.watch import kill
+from tests.builders.ports import free_port
 
 START_S = 60.0
 

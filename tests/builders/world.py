@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import redis
 
-from deploy.local.ports import free_port
 from deploy.local.settings import ROOT, LocalSettings, python_of
 from deploy.local.supervisor import Supervisor, socket_path
+from tests.builders.ports import free_port
 
 SIZE = {"USERS": "400", "ITEMS": "200", "DAYS": "15", "INTERACTIONS": "20000"}
 PORTS = ("PORT", "REDIS_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")

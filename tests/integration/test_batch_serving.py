@@ -28,8 +28,8 @@ from contract.keys import (
     slate_key,
 )
 from contract.slates import Published, StoredSlate
-from deploy.local.ports import free_port
 from deploy.local.settings import ROOT, python_of
+from tests.builders.ports import free_port
 from tests.builders.world import World, eventually
 from tests.integration.test_page import Page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploy.local.ports import free_port
+from tests.builders.ports import free_port
 from tests.builders.search_redis import running_redis
 from tests.builders.world import World, eventually, ids_of
 

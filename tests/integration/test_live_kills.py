@@ -26,7 +26,8 @@ from contract.feast import AVAILABILITY_FIELD, feature_key, state_field
 from contract.keys import activity_rates_key, decode_seen, event_stream_key, seen_key
 from contract.names import ITEM_ACTIVITY, ITEM_ID, USER_ACTIVITY, USER_ID
 from tests.builders.gateway import write_bundle
-from tests.builders.redis_server import ROOT, free_port, redis_binary
+from tests.builders.ports import free_port
+from tests.builders.redis_server import ROOT, redis_binary
 
 DATASET = "synthetic"
 KILLS = 50

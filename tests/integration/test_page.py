@@ -18,7 +18,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.builders.gateway import write_bundle
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.builders.world import World
 
 ROOT = Path(__file__).parents[2]

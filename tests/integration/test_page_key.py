@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from deploy.local.ports import free_port
 from deploy.local.programs import http_fault
 from deploy.local.settings import ROOT, python_of
 from service.api_keys import digest_of, make_key
 from tests.builders.gateway import write_bundle
+from tests.builders.ports import free_port
 from tests.builders.world import eventually
 from tests.integration.test_page import Page
 

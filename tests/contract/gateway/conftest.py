@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from contract.environment import RedisUrl
-from tests.builders.redis_server import free_port, redis_binary
+from tests.builders.ports import free_port
+from tests.builders.redis_server import redis_binary
 
 
 @pytest.fixture

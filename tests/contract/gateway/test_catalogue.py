@@ -43,7 +43,7 @@ from tests.builders.gateway import (
     variant_of,
     write_bundle,
 )
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.contract.gateway.conftest import RedisProcess
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,7 @@ from contract.names import ITEM_ID, USER_ACTIVITY, USER_ID
 from service.variant import Variant
 from tests.builders.gateway import TEXT_IDS, FakeEnsemble, client_of, make_settings, make_store, write_bundle
 from tests.builders.guarded_redis import as_user
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.contract.gateway.conftest import RedisProcess
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from contract.keys import index_search_key, item_vector_key
 from ensemble.publish.index import build_index, drop_bundle
 from ensemble.stores.client import connect
 from tests.builders.index_nodes import Served
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.builders.search_redis import running_redis
 from tests.builders.triton import World, make_request, make_world
 

@@ -13,7 +13,7 @@ from batch.compute import engine
 from batch.compute.engine import FOLDER, _clear_left_folders, connected
 from batch.errors import BatchError
 from batch.settings import BatchSettings
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from bench.stacks import ONNX, PYTHON, REDIS, Stack, inside, shares
 from contract.environment import LOCAL_REDIS
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import ANSWER, ANSWER_TENSORS, PAD_ID, REQUEST, pack, request_layout, unpack
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 
 USER, SEEN, SLATE = 7, 3, [1, 2]
 

@@ -18,8 +18,9 @@ import redis
 
 from contract.environment import RedisUrl
 from deploy.local import programs, stack, supervisor, triton_server
-from deploy.local.ports import PortTaken, check_free, free_port, is_free
+from deploy.local.ports import PortTaken, check_free, is_free
 from deploy.local.settings import LocalSettings
+from tests.builders.ports import free_port
 
 
 @pytest.fixture

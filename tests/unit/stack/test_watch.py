@@ -29,11 +29,11 @@ from contract.tensors import (
     request_tensor,
     unpack,
 )
-from deploy.local.ports import free_port
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.watch import WatchedRedis
 from ensemble.triton import watch
 from ensemble.triton.probe import Look, Probe, Sign
+from tests.builders.ports import free_port
 from tests.builders.redis_server import redis_server
 
 CONTEXT = ("context_hour",)
