@@ -36,10 +36,11 @@ from service.main import build_app
 from service.schemas import RecommendRequest, SlateBody
 from service.settings import Settings
 from service.slate import Slate
-from service.store.store import Card, MemoryStore, Store
+from service.store.store import Card, Store
 from service.triton.client import EnsembleClient
 from service.triton.tensors import decode_slate
 from service.variant import Variant
+from tests.builders.memory_store import MemoryStore
 
 BUNDLE = "synthetic-1"
 CATALOGUE = 400

@@ -14,9 +14,10 @@ from contract.keys import encode_tags, item_vector_key
 from service.schemas import RecommendRequest
 from service.slates.popular import FILTERS, PopularSlates
 from service.store.redis_store import RedisStore
-from service.store.store import MemoryStore, Store
+from service.store.store import Store
 from service.variant import PopularItem
 from tests.builders.filters import DTYPES, Row, is_passing, rows, wanted
+from tests.builders.memory_store import MemoryStore
 
 BUNDLE = "b1"
 

@@ -36,9 +36,10 @@ from contract.slates import Published
 from contract.watched import Watched
 from service.failures import DependencyUnavailable
 from service.store.redis_store import RedisStore
-from service.store.store import Card, MemoryStore, Store
+from service.store.store import Card, Store
 from tests.builders.gateway import make_stored
 from tests.builders.guarded_redis import as_user, entered
+from tests.builders.memory_store import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

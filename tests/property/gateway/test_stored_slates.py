@@ -23,8 +23,8 @@ from service.limits.deadline import Deadline
 from service.schemas import RecommendRequest
 from service.slates.batch import BatchStep
 from service.slates.ladder import SlateRequest
-from service.store.store import MemoryStore
 from tests.builders.gateway import make_stored, variant_of
+from tests.builders.memory_store import MemoryStore
 
 names = (
     st.text(max_size=40)

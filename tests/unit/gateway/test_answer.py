@@ -15,7 +15,6 @@ import structlog
 from contract.errors import ErrorCode, StageError
 from contract.tensors import StageName
 from service.failures import DependencyUnavailable
-from service.store.store import MemoryStore
 from service.triton.tensors import seed_of
 from tests.builders.gateway import (
     BUNDLE,
@@ -28,6 +27,7 @@ from tests.builders.gateway import (
     make_app,
     make_store,
 )
+from tests.builders.memory_store import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from service.metrics import Metrics
 from service.routing import Router
 from service.schemas import RecommendRequest
 from service.slates import shadow as shadow_module
-from service.store.store import MemoryStore, Store
+from service.store.store import Store
 from service.variant import Variant
 from tests.builders.gateway import (
     BUNDLE,
@@ -41,6 +41,7 @@ from tests.builders.gateway import (
     make_stored,
     variant_of,
 )
+from tests.builders.memory_store import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

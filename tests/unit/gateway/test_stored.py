@@ -21,7 +21,6 @@ from contract.slates import Degradation, Published, StoredSlate
 from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable
 from service.slates.batch import SPARE
-from service.store.store import MemoryStore
 from tests.builders.gateway import (
     BUNDLE,
     RUN,
@@ -35,6 +34,7 @@ from tests.builders.gateway import (
     make_store,
     make_stored,
 )
+from tests.builders.memory_store import MemoryStore
 from tests.unit.gateway.test_ladder import counts
 
 pytestmark = pytest.mark.anyio
