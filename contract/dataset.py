@@ -406,8 +406,8 @@ def _dtype_of(column: Column) -> str:
 
 
 def _features(columns: Columns) -> Columns:
-    kept = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
-    return {name: column for name, column in columns.items() if column.role in kept}
+    roles = (Role.CATEGORICAL, Role.NUMERIC, Role.LIST, Role.EMBEDDING)
+    return {name: column for name, column in columns.items() if column.role in roles}
 
 
 def _columns_of_other_tables(dataset: Dataset) -> Iterator[str]:

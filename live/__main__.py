@@ -99,13 +99,13 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
 
     dataset = read_dataset(chain.bundle)
     answers = join(dataset, chain.var_dir)
-    told = clicks_of(dataset, answers)
+    clicks = clicks_of(dataset, answers)
     for name in chosen.bundle if answers else ():
         folder = bundles_folder(chain.var_dir) / name
         if read_dataset(folder).name != dataset.name:
             raise BundleError(f"{folder}: is not of {dataset.name}, whose answers these are")
-        estimate_other(told, name, Replay.open(folder, chain, live.redis_timeout_ms), answers)
-    for line in lines_of(told):
+        estimate_other(clicks, name, Replay.open(folder, chain, live.redis_timeout_ms), answers)
+    for line in lines_of(clicks):
         sys.stdout.write(f"{line}\n")
     page = chosen.write or live_folder(chain.var_dir, dataset.name) / "report.html"
     value: Any = connect(chain.redis_url, live.redis_timeout_ms).get(watched_key(dataset.name))
@@ -113,7 +113,7 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     reference = reference_of(chain.bundle.resolve().with_name(found.bundle)) if found else Reference()
     for line in found.lines() if found else ():
         sys.stdout.write(f"  {line}\n")
-    sections = [*click_sections(told), *freshness_sections(found, reference)]
+    sections = [*click_sections(clicks), *freshness_sections(found, reference)]
     write_page(page, f"{dataset.name}: what came of what was shown", sections)
     sys.stdout.write(f"{page}: written\n")
     return 0

@@ -27,10 +27,10 @@ class ActivityRows:
         """Folds events of users, numbers (E,), into the rows of both; an event that is in a row is not folded
         again. Nothing where no features were brought to Redis yet: materialising folds what came before."""
         name = self._dataset.name
-        (told,) = transaction.read([("GET", activity_rates_key(name))])
-        if told is None:
+        (stored,) = transaction.read([("GET", activity_rates_key(name))])
+        if stored is None:
             return
-        rates = json.loads(told)
+        rates = json.loads(stored)
         mine: dict[tuple[str, int], list[ActivityEvent]] = {}
         for user_id, event in zip(users, events, strict=True):
             mine.setdefault((names.USER, user_id), []).append(event)

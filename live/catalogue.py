@@ -85,9 +85,9 @@ class CatalogueHandler:
     def apply(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Adds what they change."""
         changes = _changes(entries)
-        kept = [_without_id(one) for one in changes if one.kind != SHOW]
-        write_changes(self._folder, kept)
-        self._put(LiveState.of(kept), max((one.at_ms for one in kept), default=0), transaction)
+        lasting = [_without_id(one) for one in changes if one.kind != SHOW]
+        write_changes(self._folder, lasting)
+        self._put(LiveState.of(lasting), max((one.at_ms for one in lasting), default=0), transaction)
         for change in changes:
             if change.kind == FORGET:
                 self._forget(change, transaction)
@@ -111,8 +111,8 @@ class CatalogueHandler:
     def _put(self, state: LiveState, at_ms: int, transaction: Transaction) -> None:
         name = self._dataset.name
         if state.forgotten:
-            told = [part for pair in state.forgotten.items() for part in pair]
-            transaction.write("HSET", forgotten_users_key(name), *told)
+            pairs = [part for pair in state.forgotten.items() for part in pair]
+            transaction.write("HSET", forgotten_users_key(name), *pairs)
         if not state.items:
             return
         (version,) = transaction.read([("GET", live_version_key(name))])
@@ -131,8 +131,8 @@ class CatalogueHandler:
             self._tell_nodes(writer, commands, transaction)
             for command in commands:
                 transaction.write(*command)
-        told = [part for number, row in state.items.items() for part in (number, _json(row) if row else "")]
-        transaction.write("HSET", live_items_key(name), *told)
+        pairs = [part for number, row in state.items.items() for part in (number, _json(row) if row else "")]
+        transaction.write("HSET", live_items_key(name), *pairs)
         scores = [part for number in state.items for part in (version, number)]
         transaction.write("ZADD", live_changes_key(name), *scores)
         transaction.write("SET", live_version_key(name), version)
@@ -146,12 +146,12 @@ class CatalogueHandler:
         Raises:
             RedisError: a node does not take it; nothing is committed.
         """
-        (told,) = transaction.read([("GET", index_nodes_key(writer.manifest.bundle))])
-        if told is None:
+        (value,) = transaction.read([("GET", index_nodes_key(writer.manifest.bundle))])
+        if value is None:
             return
         if self._clients is None or self._clients.redis is not transaction.redis:
             self._clients = NodeClients(transaction.redis, self._url, NODE_MS)
-        for node, some in writer.spread(commands, IndexPlacement.decode(told), self._clients.home).items():
+        for node, some in writer.spread(commands, IndexPlacement.decode(value), self._clients.home).items():
             pipe: Any = self._clients.of(node).pipeline(transaction=False)
             for command in some:
                 pipe.execute_command(*command)
@@ -197,9 +197,9 @@ class CatalogueHandler:
         if time.time() - change.at_ms / 1000 > REPLY_S:
             return
         with Transaction(redis) as reading:
-            told = Person(self._dataset, self._var, int(change.content)).told(reading)
+            document = Person(self._dataset, self._var, int(change.content)).told(reading)
         key = catalogue_reply_key(self._dataset.name, change.change_id)
-        redis.set(key, _json(told), ex=REPLY_S)
+        redis.set(key, _json(document), ex=REPLY_S)
 
 
 def _changes(entries: Sequence[Entry]) -> list[Change]:

@@ -38,13 +38,13 @@ def histograms(name: str, labels: Sequence[str], former: Sequence[float], now: S
     height, wide = 110.0, (WIDTH - 40) / max(1, len(labels))
     drawn = []
     for at, (label, *shares) in enumerate(zip(labels, former, now, strict=True)):
-        told = f"{label}: {shares[0]:.3f}, now {shares[1]:.3f}"
+        caption = f"{label}: {shares[0]:.3f}, now {shares[1]:.3f}"
         for part, share in enumerate(shares):
             bar = height * share / most
             x, y, wide_bar = 20 + wide * (at + 0.42 * part), height - bar, 0.4 * wide
             drawn.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide_bar:.1f}" height="{bar:.1f}" '
-                f'fill="{COLOURS[part]}"><title>{html.escape(told)}</title></rect>'
+                f'fill="{COLOURS[part]}"><title>{html.escape(caption)}</title></rect>'
             )
     return _svg(drawn, height, name)
 

@@ -43,8 +43,8 @@ class EventHandler:
         found, users = [*compress(read, is_there)], [*compress(everyone, is_there)]
         events = [event for event, _ in found]
         items = [number_of(event.item_id, dataset.item_id_dtype) for event in events]
-        told = zip(users, items, events, strict=True)
-        add_seen(dataset, [(u, i) for u, i, event in told if event.is_seen(dataset)], transaction)
+        triples = zip(users, items, events, strict=True)
+        add_seen(dataset, [(u, i) for u, i, event in triples if event.is_seen(dataset)], transaction)
         activity = [
             event.as_activity(dataset, item, partition_of(user), position_of(entry.entry_id))
             for user, item, (event, entry) in zip(users, items, found, strict=True)
@@ -58,8 +58,8 @@ class EventHandler:
         if not users:
             return []
         key, digests = forgotten_users_key(self._dataset.name), map(digest_of_user, users)
-        (told,) = transaction.read([("HMGET", key, *digests)])
-        return [int(one or 0) for one in told]
+        (instants,) = transaction.read([("HMGET", key, *digests)])
+        return [int(one or 0) for one in instants]
 
     def _note_changed(self, users: Sequence[int], transaction: Transaction) -> None:
         """Notes users for the batch job; not where no run ever began, as the first one computes everyone."""

@@ -95,8 +95,8 @@ class Leases:
         if not streams:
             return set()
         keys = [stream_lease_key(stream) for stream in streams]
-        told = self._take(keys=keys, args=[self.token, round(self._seconds * 1000)])
-        return {stream for stream, is_taken in zip(streams, told, strict=True) if is_taken}
+        are_taken = self._take(keys=keys, args=[self.token, round(self._seconds * 1000)])
+        return {stream for stream, is_taken in zip(streams, are_taken, strict=True) if is_taken}
 
     def _release(self, streams: Sequence[str]) -> None:
         if streams:

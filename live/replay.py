@@ -103,8 +103,8 @@ class Replay:
             [[item in one.clicked for item in one.note.item_ids[:places]] for one in answers], np.float64
         )
         # What the model expects is of an item that is looked at; what it gets by place, the log says.
-        told = expected.sum(axis=0)
-        looked_at = np.divide(clicks.sum(axis=0), told, out=np.ones(places), where=told > 0)
+        total = expected.sum(axis=0)
+        looked_at = np.divide(clicks.sum(axis=0), total, out=np.ones(places), where=total > 0)
         return LoggedSlates(
             clicks=clicks,
             chances=np.array([one.note.chances[:places] for one in answers], np.float64),
@@ -143,9 +143,9 @@ def _places_of(candidates: Ids, slates: Sequence[Sequence[int]]) -> Ints:
 
 def _without(lists: Ids, later: Sequence[frozenset[int]], null: int) -> Ids:
     """Leaves items out of lists (B,S), whose tail is null."""
-    kept = lists.copy()
+    remaining = lists.copy()
     for row, gone in enumerate(later):
         if gone:
             mine = [item for item in lists[row].tolist() if item not in gone]
-            kept[row] = [*mine, *[null] * (lists.shape[1] - len(mine))]
-    return kept
+            remaining[row] = [*mine, *[null] * (lists.shape[1] - len(mine))]
+    return remaining

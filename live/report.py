@@ -156,11 +156,11 @@ def estimate_other(report: ClickReport, bundle: str, replay: Replay, answers: Se
         logged = replay.logged(some, places)
         users, hits = logged.owners, logged.clicks.sum(axis=1).astype(np.int64)
         served = click_rate(hits, np.full(len(some), places), users)
-        told = OffPolicy(bundle, places, len(some), served, snips(logged), doubly_robust(logged))
-        report.others.append(told)
-        if told.snips.effective < FEW:
+        estimate = OffPolicy(bundle, places, len(some), served, snips(logged), doubly_robust(logged))
+        report.others.append(estimate)
+        if estimate.snips.effective < FEW:
             report.remarks.append(
-                f"{bundle}, first {places}: only {told.snips.effective:.0f} effective answers of "
+                f"{bundle}, first {places}: only {estimate.snips.effective:.0f} effective answers of "
                 f"{len(some)}, as its slates differ too much from those shown"
             )
 

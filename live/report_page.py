@@ -62,9 +62,9 @@ def freshness_sections(found: Watched | None, reference: Reference) -> list[str]
     ]
     for name, one in sorted(found.drift.items(), key=lambda each: -each[1].psi):
         known = reference.histograms.get(name)
-        told = f"{name}: PSI {one.psi:.3f}, Jensen-Shannon {one.jensen_shannon:.3f}"
+        text = f"{name}: PSI {one.psi:.3f}, Jensen-Shannon {one.jensen_shannon:.3f}"
         mark = " class=late" if one.is_drifted else ""
-        made.append(f"<h3{mark}>{html.escape(told + (', drifted' if one.is_drifted else ''))}</h3>")
+        made.append(f"<h3{mark}>{html.escape(text + (', drifted' if one.is_drifted else ''))}</h3>")
         if known is not None and len(known.counts) == len(one.shares):
             made.append(histograms(name, known.labels, shares(known.counts).tolist(), one.shares))
     return made
@@ -82,7 +82,7 @@ def paragraph(text: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Cells by row."""
-    told = "".join(
+    body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f"<table><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>{told}</table>"
+    return f"<table><tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>{body}</table>"

@@ -111,10 +111,10 @@ class ServedWatch:
                 self.look()
                 problem = ""
             except (RedisError, BundleError, RoutingError, StageError) as error:
-                told = explain_redis(error) if isinstance(error, RedisError) else str(error)
-                if told != problem:
-                    self._say(f"{told}; trying again")
-                    problem = told
+                message = explain_redis(error) if isinstance(error, RedisError) else str(error)
+                if message != problem:
+                    self._say(f"{message}; trying again")
+                    problem = message
 
     def look(self) -> Watched:
         """Looks once, gives what it found."""

@@ -260,7 +260,7 @@ class ShadowMetrics:
     """How the shadow's slates differ from the champion's."""
 
     def __init__(self, to: MetricRegistry) -> None:
-        self.asked = to.counter(
+        self.requested = to.counter(
             "shortlist_shadow",
             "Slates asked of the shadow, by outcome: compared, failed, spared (there was no capacity).",
             ["outcome"],

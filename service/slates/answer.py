@@ -62,7 +62,7 @@ class MadeAnswer:
     """What was made for one request: its slate, the cards that were found, what is lacking, and the times."""
 
     variant: Variant
-    asked: SlateRequest
+    query: SlateRequest
     slate: Slate
     cards: Mapping[int, Card]
     degraded: list[str]
@@ -70,29 +70,29 @@ class MadeAnswer:
 
     def rendered(self) -> RenderedAnswer:
         """Makes the response, its line in the log, and its note."""
-        asked, slate = self.asked, self.slate
+        query, slate = self.query, self.slate
         log_fields = {
-            "user_id": asked.request.own(asked.request.user_id),
+            "user_id": query.request.own(query.request.user_id),
             "n": len(slate.item_ids),
             "source": slate.source,
-            "arm": asked.arm,
+            "arm": query.arm,
             "degraded": self.degraded,
         }
         body, sources = orjson.dumps(self._content()), (str(slate.source),)
-        return RenderedAnswer(body, sources, self.timings_ms, log_fields | asked.log_fields, (self._note(),))
+        return RenderedAnswer(body, sources, self.timings_ms, log_fields | query.log_fields, (self._note(),))
 
     def _content(self) -> dict[str, Any]:
         """Makes what `schemas` describes."""
-        request, slate = self.asked.request, self.slate
+        request, slate = self.query.request, self.slate
         shown = [*request.shown, *slate.item_ids]
         content: dict[str, Any] = {
-            "request_id": self.asked.request_id,
+            "request_id": self.query.request_id,
             "user_id": request.own(request.user_id),
             "items": self._items(),
             "source": slate.source,
             "degraded": self.degraded,
             "bundle": self.variant.name,
-            "arm": self.asked.arm,
+            "arm": self.query.arm,
             "timings_ms": self.timings_ms,
             "next": cursor_after(request, shown, time.time()) if slate.item_ids else None,
         }
@@ -110,7 +110,7 @@ class MadeAnswer:
 
     def _items(self) -> list[dict[str, Any]]:
         slate, own = self.slate, self.variant.ids.item
-        is_like = self.asked.request.like_item_id != PAD_ID
+        is_like = self.query.request.like_item_id != PAD_ID
         found_by = [*(slate.found_by or []), *([] for _ in slate.item_ids)]
         return [
             {"item_id": own_id, "score": score, "source": source, **self.cards.get(item_id, {})}
@@ -131,14 +131,14 @@ class MadeAnswer:
     def _note(self) -> Shown:
         """Makes the note, as of the bundle that made the slate: a stored one may be another's than answers
         now. Whoever explored says the chances of its own places; the others had no other item to give."""
-        request, slate = self.asked.request, self.slate
+        request, slate = self.query.request, self.slate
         certain = [1.0] * (len(slate.item_ids) - len(slate.propensities))
         wishes = (request.filters, request.rules, request.exclude_item_ids, request.user_features)
         return Shown(
-            request_id=self.asked.request_id,
+            request_id=self.query.request_id,
             at_ms=round(time.time() * 1000),
             bundle=self.variant.name if slate.provenance is None else slate.provenance.bundle,
-            arm=self.asked.arm,
+            arm=self.query.arm,
             source=str(slate.source),
             user_id=request.user_id,
             item_ids=tuple(slate.item_ids),
@@ -187,27 +187,27 @@ class Recommendations:
         if shown := shown_before(request, time.time()):
             request = request.behind(shown)
         budget_s = (request.latency_budget_ms or self.settings.latency_budget_ms) / 1000
-        asked = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules, arm)
-        slate = await self._slate(asked, heard)
-        with asked.timed("display"):
-            cards, is_complete = await self.cards(_shown(slate), asked.deadline)
+        query = SlateRequest(request, filters, request_id, Deadline(started + budget_s), rules, arm)
+        slate = await self._slate(query, heard)
+        with query.timed("display"):
+            cards, is_complete = await self.cards(_shown(slate), query.deadline)
         degraded = slate.degraded if is_complete else [*slate.degraded, DISPLAY]
-        took_ms = slate.stage_ms | asked.timings_ms | {"total": (time.monotonic() - started) * 1000}
+        took_ms = slate.stage_ms | query.timings_ms | {"total": (time.monotonic() - started) * 1000}
         timings_ms = {stage: round(ms, 3) for stage, ms in took_ms.items()}
         self.metrics.answers.answered(degraded, timings_ms)
-        return MadeAnswer(self.variant, asked, slate, cards, degraded, timings_ms).rendered()
+        return MadeAnswer(self.variant, query, slate, cards, degraded, timings_ms).rendered()
 
-    async def _slate(self, asked: SlateRequest, heard: Heard | None) -> Slate:
+    async def _slate(self, query: SlateRequest, heard: Heard | None) -> Slate:
         """Takes the ladder's slate, and fills one that is short with what is popular."""
-        request = asked.request
+        request = query.request
         ladder = self.ladders[request.source] if request.like_item_id == PAD_ID else self.alike
-        slate = await ladder.slate(asked)
+        slate = await ladder.slate(query)
         if heard is not None:
-            heard(asked, slate)
+            heard(query, slate)
         if len(slate.item_ids) >= request.n or slate.source is SlateSource.POPULAR:
             return slate
-        with asked.timed("popular"):
-            return await self.popular.filled(slate, asked)
+        with query.timed("popular"):
+            return await self.popular.filled(slate, query)
 
     async def cards(self, item_ids: Iterable[int], deadline: Deadline) -> tuple[dict[int, Card], bool]:
         """Display fields, and whether none is missing.

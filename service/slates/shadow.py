@@ -82,7 +82,7 @@ class Shadow:
 
     def _begin(self, query: SlateRequest, slate: Slate) -> None:
         if self._in_flight() or self._event_loop.lateness_s > LATE_S:
-            self._metrics.shadow.asked("spared")
+            self._metrics.shadow.requested("spared")
             self._not_before_s = time.monotonic() + AFTER_S
             return
         self._asking = asyncio.get_running_loop().create_task(self._ask(query, slate))
@@ -101,7 +101,7 @@ class Shadow:
         except Exception:
             log.exception("bug")
         finally:
-            self._metrics.shadow.asked(outcome)
+            self._metrics.shadow.requested(outcome)
             now_s = time.monotonic()
             self._not_before_s = now_s + (now_s - started) * (1 / SHARE - 1)
             self._asking = None

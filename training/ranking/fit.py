@@ -75,14 +75,14 @@ def _with_candidates(labels: Floats, clicked: Floats) -> Floats:
 def label_weights(
     labels: Floats,
     heads: Sequence[str],
-    told: Sequence[float],
+    of_labels: Sequence[float],
     config: RankerConfig,
     *,
     every_label: bool = False,
 ) -> Floats:
     """Weighs every label of every row, (rows, heads): the target where known, else what else is known, by the
     labels' own weights (T,) relative to the target's; with `every_label` whatever is known."""
-    own = [weight / told[0] for weight in told] + [1.0] * (len(heads) - len(told))
+    own = [weight / of_labels[0] for weight in of_labels] + [1.0] * (len(heads) - len(of_labels))
     each = [
         config.candidate_weight if head == CANDIDATE else config.auxiliary_weight * weight
         for head, weight in zip(heads, own, strict=True)
