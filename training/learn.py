@@ -15,6 +15,7 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS
+from contract.arrays import Bools, Ints
 from contract.bundle import OrderSpec
 from contract.columns import Role
 from contract.encoders import OOV_CODE, Encoders
@@ -39,7 +40,7 @@ from training.slates.choose import CHOICE_USERS, choose_sources
 from training.slates.new_items import with_new_items
 from training.slates.search import retrieve
 from training.slates.slates import Learned, RankedCandidates, Retriever, rank_candidates
-from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of
+from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of, scores_of
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -185,25 +186,36 @@ def _order_of_unknown(prepared: Prepared, learned: Learned, held: HeldOut, k: in
     retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
     vectors = retriever.vectors(strangers, instant)
     updated = replace(learned, retriever=retriever)
-    lists = lists_of(updated.sources, RecentLists.of(together, instant), strangers, vectors, k)
-    popular = [one.with_share(float(one.spec.name == POPULAR)) for one in updated.sources]
-    everyones, alone = (
-        rank_candidates(together, one, strangers, vectors, instant, k, lists)
-        for one in (updated, replace(updated, sources=tuple(popular)))
+    recent = RecentLists.of(together, instant)
+    lists = lists_of(updated.sources, recent, strangers, vectors, k)
+    everyones = rank_candidates(together, updated, strangers, vectors, instant, k, lists)
+    judged = _judged(everyones, strangers)
+    popular = [one for one in updated.sources if one.spec.name == POPULAR]
+    items = lists.merged([float(one in popular) for one in updated.sources])
+    # Of these the popularity alone is read, and no model asked.
+    alone = replace(
+        judged,
+        sources=scores_of(popular, recent, strangers, items),
+        clicked=_clicked(items, strangers),
+        live=items >= 0,
     )
-    judged = _judged(everyones, strangers), everyones.served(learned.order), _judged(alone, strangers)
-    return order_of_unknown(*judged, POPULAR)
+    return order_of_unknown(judged, everyones.served(learned.order), alone, POPULAR)
 
 
 def _judged(slates: RankedCandidates, held: HeldOut) -> Judged:
-    at = np.arange(len(slates.items))[:, None]
     return Judged(
         ranking=slates.ranking_scores,
         retrieval=slates.retrieval_scores,
         sources=slates.source_scores,
-        clicked=held.relevant[at, np.maximum(slates.items, 0)].toarray() > 0,
+        clicked=_clicked(slates.items, held),
         live=slates.items >= 0,
         relevant=np.diff(held.relevant.indptr).astype(np.int64),
         known=slates.known,
         columns=slates.columns,
     )
+
+
+def _clicked(items: Ints, held: HeldOut) -> Bools:
+    """Says which candidates (U,K) of held-out users were clicked."""
+    clicked: Bools = held.relevant[np.arange(len(items))[:, None], np.maximum(items, 0)].toarray() > 0
+    return clicked
