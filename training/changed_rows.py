@@ -18,16 +18,17 @@ from scipy.sparse import csr_matrix
 
 from contract import bundle as files
 from contract import names
-from contract.arrays import Array, Floats, Ids
+from contract.arrays import Array, Floats, Ids, Ints
 from contract.bundle import USER_TOWER, BundleError, Manifest, TableSpec, read_manifest, with_rows
 from contract.encoders import Encoders
 from contract.whole_file import whole_file
 from training.config import TrainingSettings
 from training.data.prepared import Prepared
-from training.examples.positives import UserHistories, retrieval_examples
+from training.examples.positives import RetrievalExamples, UserHistories, retrieval_examples
 from training.examples.split import held_out, rows_of
 from training.export.towers import run_model
 from training.progress import Say
+from training.retrieval.config import TwoTowerConfig
 from training.retrieval.rows import RowsResult, RowsTask, fit_rows, user_weights_file
 from training.retrieval.task import FittingTask
 from training.retrieval.validation import Validation
@@ -82,60 +83,56 @@ class ServedRows:
         and are left out.
         """
         encoders = Encoders.load(self.folder / files.ENCODERS_FILE)
-        item_ids: Ids = np.load(self.folder / files.ITEM_IDS_FILE, allow_pickle=False)
+        item_ids = self._array(files.ITEM_IDS_FILE)
         histories = UserHistories.of(prepared, encoders)
-        examples = retrieval_examples(prepared, histories, until)
-        of_bundle = rows_of(item_ids, prepared.items[names.ITEM_ID].to_numpy(np.int64))[examples.items]
-        is_new = examples.is_timed & (histories.times[examples.just_before] >= self.trained_until.value)
-        new = np.flatnonzero(is_new & (of_bundle >= 0))
-        if not len(new):
+        new = self._new(retrieval_examples(prepared, histories, until), prepared, item_ids)
+        if not len(new.users):
             return None
         held = held_out(prepared, until, prepared.split.test_until)
-        users = np.unique(np.concatenate([examples.users[new], held.user_rows]))
+        users = np.unique(np.concatenate([new.users, held.user_rows]))
         table = np.load(self.folder / self.table.file, mmap_mode="r", allow_pickle=False)
         served = table[histories.profile[names.USER_ID][users]]
-        numbers = np.zeros(len(histories.user_ids), np.int64)
-        numbers[users] = np.arange(len(users))
-        histories = replace(histories, profile={**histories.profile, names.USER_ID: numbers})
-        catalogue: dict[str, Array] = {names.ITEM_ID: np.arange(len(item_ids))}
-        task = FittingTask(
-            {
-                **encoders.fields,
-                names.USER_ID: replace(encoders.fields[names.USER_ID], cardinality=len(users)),
-                names.ITEM_ID: replace(encoders.fields[names.ITEM_ID], cardinality=len(item_ids)),
-            },
-            replace(examples.some(new), histories=histories, items=of_bundle[new], item_count=len(item_ids)),
-            catalogue,
-            # Nobody's user is withheld: the unknown one's row stays as it is.
-            settings.two_tower.model_copy(
-                update={
-                    "width": self.table.parts[USER_TOWER],
-                    "user_dropout": 0.0,
-                    "unknown_user_share": 0.0,
-                }
-            ),
-            settings.seed,
-            Validation(
-                histories.as_of(held.user_rows, until),
-                catalogue,
-                _at_items(held.relevant, prepared, item_ids),
-                _at_items(held.seen, prepared, item_ids),
-            )
-            if len(held.user_rows)
-            else None,
-        )
         rows = np.ascontiguousarray(served[:, self.table.part(USER_TOWER)])
-        first = np.arange(min(COMPARED, len(new)))
-        columns = task.examples.batch(first, np.ones(len(first), np.bool_))
-        tower, spec = self.folder / self.manifest.user_tower.file, self.manifest.user_tower
-        work = RowsTask(
-            task,
-            self.weights,
-            rows,
-            np.load(self.folder / files.ITEM_VECTORS_FILE, allow_pickle=False),
-            run_model(tower, spec, with_rows({names.USER_ID: rows}, columns)).astype(np.float32),
+        histories = _numbered(histories, users)
+        catalogue: dict[str, Array] = {names.ITEM_ID: np.arange(len(item_ids))}
+        counts = {names.USER_ID: len(users), names.ITEM_ID: len(item_ids)}
+        fields = {name: replace(encoders.fields[name], cardinality=count) for name, count in counts.items()}
+        relevant, seen = (_at_items(matrix, prepared, item_ids) for matrix in (held.relevant, held.seen))
+        validation = Validation(histories.as_of(held.user_rows, until), catalogue, relevant, seen)
+        task = FittingTask(
+            {**encoders.fields, **fields},
+            replace(new, histories=histories),
+            catalogue,
+            self._config(settings.two_tower),
+            settings.seed,
+            validation if len(held.user_rows) else None,
         )
+        vectors = self._array(files.ITEM_VECTORS_FILE)
+        work = RowsTask(task, self.weights, rows, vectors, self._user_vectors(task, rows))
         return ChangingRows(work, histories.user_ids[users], served, self.table)
+
+    def _array(self, file: str) -> Array:
+        array: Array = np.load(self.folder / file, allow_pickle=False)
+        return array
+
+    def _new(self, examples: RetrievalExamples, prepared: Prepared, item_ids: Ids) -> RetrievalExamples:
+        """Keeps what happened since the bundle was trained, its items numbered as the bundle's `item_ids`."""
+        items = rows_of(item_ids, prepared.items[names.ITEM_ID].to_numpy(np.int64))[examples.items]
+        is_since = examples.histories.times[examples.just_before] >= self.trained_until.value
+        new = np.flatnonzero(examples.is_timed & is_since & (items >= 0))
+        return replace(examples.some(new), items=items[new], item_count=len(item_ids))
+
+    def _config(self, config: TwoTowerConfig) -> TwoTowerConfig:
+        """Gives the rows' width, and withholds nobody's user: the unknown one's row stays as it is."""
+        width = self.table.parts[USER_TOWER]
+        return config.model_copy(update={"width": width, "user_dropout": 0.0, "unknown_user_share": 0.0})
+
+    def _user_vectors(self, task: FittingTask, rows: Floats) -> Floats:
+        """Gives what the served tower makes of the users of the first examples, (P, D + 1)."""
+        first = np.arange(min(COMPARED, len(task.examples.users)))
+        columns = with_rows({names.USER_ID: rows}, task.examples.batch(first, np.ones(len(first), np.bool_)))
+        spec = self.manifest.user_tower
+        return run_model(self.folder / spec.file, spec, columns).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +208,13 @@ def measure_changed_rows(
 def _learned(found: ChangingRows, settings: TrainingSettings) -> tuple[Floats, RowsResult]:
     with tempfile.TemporaryDirectory(prefix="shortlist-") as scratch:
         return fit_rows(found.work, settings.torchrec, Path(scratch) / "rows")
+
+
+def _numbered(histories: UserHistories, users: Ints) -> UserHistories:
+    """Puts the places of these users, (U,), in the place of their codes."""
+    numbers = np.zeros(len(histories.user_ids), np.int64)
+    numbers[users] = np.arange(len(users))
+    return replace(histories, profile={**histories.profile, names.USER_ID: numbers})
 
 
 def _at_items(matrix: csr_matrix, prepared: Prepared, item_ids: Ids) -> csr_matrix:
