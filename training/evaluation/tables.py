@@ -10,7 +10,6 @@ from contract.bundle import BundleError
 from contract.marked import marks, put_between
 
 MARKS = "metrics"
-BEGIN, END = marks(MARKS)
 
 _TITLES = {
     "ranking": "Ranking, with context",
