@@ -7,11 +7,10 @@ from pathlib import Path
 
 from bench import chain, path, series, side_by_side, targets
 from bench.record import Record, Row
-from contract.marked import marks, put_between
+from contract.marked import put_between
 from deploy.local.settings import ROOT
 
 MARKS = "measured"
-BEGIN, END = marks(MARKS)
 PAGE = ROOT / "docs" / "performance.md"
 GROUPS: dict[str, tuple[str, ...]] = {
     targets.TARGETS: (),
@@ -80,9 +79,9 @@ def markdown(record: Record) -> str:
     measured = f"`{record.commit[:8]}`, {machine['cores']} cores, `{record.command}`"
     found = list(dict.fromkeys(row.group for row in record.rows))
     for group in [*(g for g in GROUPS if g in found), *(g for g in found if g not in GROUPS)]:
-        told = [line for paragraph in GROUPS.get(group, ()) for line in (paragraph, "")]
+        paragraphs = [line for paragraph in GROUPS.get(group, ()) for line in (paragraph, "")]
         rows = [row for row in record.rows if row.group == group]
-        lines += ["", f"### {group}", "", *told, *_table(rows, measured)]
+        lines += ["", f"### {group}", "", *paragraphs, *_table(rows, measured)]
     return "\n".join(lines)
 
 

@@ -8,13 +8,14 @@ import pytest
 from pydantic import BaseModel
 
 from contract.bundle import BundleError
+from contract.marked import marks
 from feature_repo.__main__ import main as materialize
 from tests.builders.datasets import own_tables, write_own
 from tests.builders.full_disk import files_up_to
 from tests.unit.training.test_promotion import write as write_bundle
 from training.__main__ import main
 from training.config import QualityLevel, TrainingSettings
-from training.evaluation.tables import BEGIN, END, markdown, replace_block
+from training.evaluation.tables import MARKS, markdown, replace_block
 from training.export.write import write_json
 from training.record import read_facts, read_metrics, trainings
 
@@ -240,9 +241,10 @@ def test_a_table_shows_means_seeds_and_intervals(tmp_path: Path) -> None:
 
 def test_a_table_is_written_between_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "quality.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    begin, end = marks(MARKS)
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     replace_block(page, "new\n")
-    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert page.read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
     page.write_text("no marks\n")
     with pytest.raises(BundleError, match="has no lines"):
         replace_block(page, "new\n")
