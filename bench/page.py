@@ -7,10 +7,11 @@ from pathlib import Path
 
 from bench import chain, path, series, side_by_side, targets
 from bench.record import Record, Row
-from contract.marked import put_between
+from contract.marked import marks, put_between
 from deploy.local.settings import ROOT
 
 MARKS = "measured"
+BEGIN, END = marks(MARKS)
 PAGE = ROOT / "docs" / "performance.md"
 GROUPS: dict[str, tuple[str, ...]] = {
     targets.TARGETS: (),
