@@ -41,9 +41,9 @@ def gateway_without_notes(settings: LocalSettings) -> Iterator[int]:
         BenchError: it is not ready in time.
     """
     port = free_port()
-    told = {"SHORTLIST_PORT": str(port), "SHORTLIST_SHOWN_BUFFER": "0"}
+    variables = {"SHORTLIST_PORT": str(port), "SHORTLIST_SHOWN_BUFFER": "0"}
     command = [str(python_of("gateway")), "-m", "service.main"]
-    environment = os.environ | settings.environment() | told
+    environment = os.environ | settings.environment() | variables
     path = settings.var / "log" / LOG
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -78,7 +78,7 @@ def measure(
 
 def lines(found: Rounds) -> list[str]:
     """Says of each kind p50 and p99 of all its answers, and the median of the rounds' ratios to neither."""
-    told = []
+    listed = []
     for kind, rounds in found.items():
         every = [one for exchanges in rounds for one in exchanges]
         ratios = {
@@ -89,12 +89,12 @@ def lines(found: Rounds) -> list[str]:
             for percent in (50.0, 99.0)
         }
         failed = sum(one.status != 200 for one in every)
-        told.append(
+        listed.append(
             f"{kind:<20} p50 {percentile(every, 50.0):6.1f} ms ({ratios[50.0]:.2f} times), "
             f"p99 {percentile(every, 99.0):6.1f} ms ({ratios[99.0]:.2f} times), {len(every)} answers, "
             f"{failed} failed"
         )
-    return told
+    return listed
 
 
 def main() -> int:

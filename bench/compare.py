@@ -86,5 +86,5 @@ def _same(ours: Tensors, scores: Mapping[int, float]) -> list[bool]:
 
 def runs(address: str) -> dict[str, int]:
     """How often each model of a Triton has run, by its own count."""
-    told = InferenceServerClient(address).get_inference_statistics(as_json=True)["model_stats"]
-    return {one["name"]: int(one.get("inference_count", 0)) for one in told}
+    statistics = InferenceServerClient(address).get_inference_statistics(as_json=True)["model_stats"]
+    return {one["name"]: int(one.get("inference_count", 0)) for one in statistics}

@@ -87,15 +87,15 @@ class Side:
         Raises:
             BenchError: one failed.
         """
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("SHORTLIST_")}
-        kept |= {k: v for k, v in os.environ.items() if k == "SHORTLIST_DATA_DIR"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SHORTLIST_")}
+        environment |= {k: v for k, v in os.environ.items() if k == "SHORTLIST_DATA_DIR"}
         ports = {f"SHORTLIST_{name.upper()}": str(port) for name, port in self.ports.items()}
         log = self.folder.with_suffix(".log")
         say(f"{self.folder.name}: make {' '.join(targets)}")
         with log.open("a") as output:
             command = ["make", *targets, f"DATA={self.data}"]
             done = subprocess.run(
-                command, cwd=self.folder, env=kept | ports, stdout=output, stderr=subprocess.STDOUT
+                command, cwd=self.folder, env=environment | ports, stdout=output, stderr=subprocess.STDOUT
             )
         if done.returncode:
             raise BenchError(f"{self.folder.name}: make {' '.join(targets)} failed; see {log}")
@@ -131,8 +131,8 @@ class Side:
         """Lists some users with a history, evenly drawn."""
         table = self.var / "data" / self.data / "interactions.parquet"
         command = [str(python_of("training")), "-c", READ_USERS, str(table)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        users = json.loads(told)
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        users = json.loads(output)
         return tuple(users[:: max(1, len(users) // USERS)])
 
     def pad_id(self) -> int:
@@ -151,8 +151,8 @@ class Side:
         address = f"{LOOPBACK}:{self.ports['triton_grpc_port']}"
         client: Any = InferenceServerClient(address)
         (model,) = {one.name for one in client.get_model_repository_index().models if one.state == "READY"}
-        told = client.get_model_metadata(model, as_json=True)
-        inputs, outputs = ({one["name"] for one in told[kind]} for kind in ("inputs", "outputs"))
+        metadata = client.get_model_metadata(model, as_json=True)
+        inputs, outputs = ({one["name"] for one in metadata[kind]} for kind in ("inputs", "outputs"))
         asked = [name for name in (ANSWER.name, *OLDER_OUTPUTS) if name in outputs]
         pad_id = self.pad_id()
         messages = our_messages(model, users, manifest["context"], N, asked, inputs, pad_id)

@@ -83,10 +83,10 @@ def measure(knobs: Sequence[float]) -> list[Point]:
     found = []
     for knob in knobs:
         lists = slates(candidates, scores, items[:, :-1], knob)
-        told = evaluate_lists(held, lists)
+        metrics = evaluate_lists(held, lists)
         coverage = len(np.unique(lists[lists >= 0])) / len(items)
         distance = float(np.nanmean(distances(lists, items[:, :-1])))
-        ndcg, recall = (float(np.nanmean(told[name])) for name in ("ndcg@10", "recall@10"))
+        ndcg, recall = (float(np.nanmean(metrics[name])) for name in ("ndcg@10", "recall@10"))
         found.append(Point(knob, ndcg, recall, distance, coverage))
         print(line(found[-1]), flush=True)
     return found
@@ -94,8 +94,8 @@ def measure(knobs: Sequence[float]) -> list[Point]:
 
 def line(point: Point) -> str:
     """Writes a point as a row of a table."""
-    told = (point.ndcg, point.recall, point.distance, point.coverage)
-    return f"| {point.knob:.1f} | {' | '.join(f'{value:.4f}' for value in told)} |"
+    figures = (point.ndcg, point.recall, point.distance, point.coverage)
+    return f"| {point.knob:.1f} | {' | '.join(f'{value:.4f}' for value in figures)} |"
 
 
 def draw(files: Sequence[Path]) -> None:
@@ -109,9 +109,9 @@ def draw(files: Sequence[Path]) -> None:
     for file in files:
         points = [Point(**one) for one in json.loads(file.read_text())]
         name = file.stem.removeprefix("diversity-")
-        kept = [point.ndcg / points[0].ndcg for point in points]
+        shares = [point.ndcg / points[0].ndcg for point in points]
         for axis, of in zip(axes, ("distance", "coverage"), strict=True):
-            axis.plot([getattr(point, of) for point in points], kept, "o-", label=name)
+            axis.plot([getattr(point, of) for point in points], shares, "o-", label=name)
     for axis, title in zip(axes, ("intra-list distance", "coverage@10"), strict=True):
         axis.set(xlabel=title, ylabel="NDCG@10, of that without")
         axis.grid(alpha=0.3)
@@ -124,14 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="where the points go, as JSON")
     parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE", help="draw these instead")
-    told = parser.parse_args()
-    if told.draw:
-        draw(told.draw)
+    options = parser.parse_args()
+    if options.draw:
+        draw(options.draw)
         return
     print("| knob | NDCG@10 | Recall@10 | intra-list distance | coverage@10 |\n|---|---|---|---|---|")
     points = measure(KNOBS)
-    if told.out:
-        told.out.write_text(json.dumps([asdict(point) for point in points], indent=1))
+    if options.out:
+        options.out.write_text(json.dumps([asdict(point) for point in points], indent=1))
 
 
 if __name__ == "__main__":

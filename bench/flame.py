@@ -48,14 +48,14 @@ def sampled(pid: int, load: Callable[[], object], *, seconds: int = SAMPLED_S) -
         spy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             load()
-            told, _ = spy.communicate(timeout=PATIENCE_S)
+            output, _ = spy.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             spy.kill()
             raise BenchError("py-spy does not end") from None
         finally:
             spy.poll()
         if spy.returncode or not path.exists():
-            raise BenchError(f"py-spy cannot sample process {pid}: {told.strip()[-200:]}")
+            raise BenchError(f"py-spy cannot sample process {pid}: {output.strip()[-200:]}")
         return [parsed(line) for line in path.read_text().splitlines() if line]
 
 

@@ -50,25 +50,25 @@ def add_stages(record: Record, one: Measured) -> None:
     """
     if not one.kinds[Kind.FULL]:
         raise BenchError(f"no answer to one client is full: {dict(one.kinds)}")
-    told = _timings([exchange for exchange in one.run.exchanges if exchange.status == 200])
-    parts = {stage: told[stage] for stage in map(str, StageName)}
-    parts["gRPC and Triton"] = told["ensemble"] - sum(parts.values())
-    parts["gateway and HTTP"] = told["caller"] - told["ensemble"]
+    timings = _timings([exchange for exchange in one.run.exchanges if exchange.status == 200])
+    parts = {stage: timings[stage] for stage in map(str, StageName)}
+    parts["gRPC and Triton"] = timings["ensemble"] - sum(parts.values())
+    parts["gateway and HTTP"] = timings["caller"] - timings["ensemble"]
     for name, ms in parts.items():
-        share = ms.sum() / told["caller"].sum()
+        share = ms.sum() / timings["caller"].sum()
         record.add(STAGES, name, {"p50_ms": float(np.median(ms)), "share_percent": 100 * float(share)})
 
 
 def _timings(exchanges: Sequence[Exchange]) -> dict[str, np.ndarray]:
     """Milliseconds of each part, of the answers that the ensemble made."""
     stages = set(map(str, StageName))
-    told: dict[str, list[float]] = {}
+    by_stage: dict[str, list[float]] = {}
     for exchange in exchanges:
         timings = json.loads(exchange.body)["timings_ms"]
         if stages <= set(timings):
             for name, ms in ({"caller": exchange.latency_ms} | timings).items():
-                told.setdefault(name, []).append(ms)
-    return {name: np.array(ms) for name, ms in told.items()}
+                by_stage.setdefault(name, []).append(ms)
+    return {name: np.array(ms) for name, ms in by_stage.items()}
 
 
 def measure_parts(settings: LocalSettings, record: Record, role: str) -> None:

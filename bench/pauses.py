@@ -76,20 +76,20 @@ def watched_pauses() -> Iterator[list[Pauses]]:
         found.append(Pauses(in_common(spans), True) if is_known else Pauses())
 
 
-def _watch(core: int, told: Connection[Any, Any]) -> None:
+def _watch(core: int, connection: Connection[Any, Any]) -> None:
     """Notes when this core did not come back in time; says first whether it may look so closely."""
     os.sched_setaffinity(0, {core})
     is_ahead = False
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         is_ahead = True
-    told.send(is_ahead)
+    connection.send(is_ahead)
     spans: list[Span] = []
     last = time.perf_counter()
-    while not told.poll():
+    while not connection.poll():
         time.sleep(STEP_S)
         now = time.perf_counter()
         if now - last - STEP_S >= LEAST_S:
             spans.append((last + STEP_S, now))
         last = now
-    told.send(spans)
+    connection.send(spans)

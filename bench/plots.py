@@ -119,9 +119,9 @@ def _cpu(rows: Sequence[Row]) -> Figure:
         left = {name: left[name] + width for name, width in zip(chosen, widths, strict=True)}
     shown = 1.15 * max((total for name, total in left.items() if name != STOCK), default=1.0)
     for position, total in enumerate(left.values()):
-        told = f"{total:.3g}" if total <= shown else f"{total:.3g}, beyond the picture"
+        caption = f"{total:.3g}" if total <= shown else f"{total:.3g}, beyond the picture"
         at, offset = (total, 4) if total <= shown else (shown, -150)
-        axis.annotate(told, (at, position), xytext=(offset, 0), textcoords="offset points", va="center")
+        axis.annotate(caption, (at, position), xytext=(offset, 0), textcoords="offset points", va="center")
     axis.set_xlim(0, shown)
     axis.set_xlabel("milliseconds of CPU per answer")
     axis.set_title(f"CPU by process, {COMPARED_AT} clients")

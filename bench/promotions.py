@@ -92,8 +92,8 @@ def full_share(exchanges: Sequence[Exchange]) -> float:
     """Of the answers, how many are the ensemble's and lack nothing but what the user lacks."""
     full = 0
     for one in exchanges:
-        told = json.loads(one.body) if one.status == 200 else {"source": "", "degraded": []}
-        full += told["source"] == SlateSource.ENSEMBLE and not {*told["degraded"]} - USERS_OWN
+        answer = json.loads(one.body) if one.status == 200 else {"source": "", "degraded": []}
+        full += answer["source"] == SlateSource.ENSEMBLE and not {*answer["degraded"]} - USERS_OWN
     return full / max(1, len(exchanges))
 
 

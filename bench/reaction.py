@@ -49,8 +49,8 @@ def categories(settings: LocalSettings, client: redis.Redis, column: str) -> dic
     for item_id in ids:
         pipe.hget(item_vector_key(bundle, item_id), column)
     found: dict[str, list[int]] = defaultdict(list)
-    for item_id, told in zip(ids, pipe.execute(), strict=True):
-        for one in decode_tags(told):
+    for item_id, tags in zip(ids, pipe.execute(), strict=True):
+        for one in decode_tags(tags):
             found[one].append(item_id)
     return {one: found[one] for one in sorted(found) if len(found[one]) >= EVENTS + PLACES}
 

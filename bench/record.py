@@ -49,8 +49,8 @@ class Record:
     ) -> None:
         """Keeps a row and prints it; `labels` say what it is of, for pictures and ratios."""
         self.rows.append(Row(group, name, figures, note, labels or {}))
-        told = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        say(f"{name}: {told}{f' ({note})' if note else ''}")
+        text = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        say(f"{name}: {text}{f' ({note})' if note else ''}")
 
     def write(self, folder: Path) -> Path:
         """Writes the JSON, each row with what it was measured on, whole or not at all."""
@@ -61,10 +61,10 @@ class Record:
         return path
 
 
-def write_json(path: Path, told: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Writes JSON to read, whole or not at all."""
     with whole_file(path) as file:
-        file.write(f"{json.dumps(told, indent=1)}\n".encode())
+        file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
 def say(line: str) -> None:

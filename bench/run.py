@@ -51,9 +51,9 @@ def kept_in(faults: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as fault:
-        told = str(fault) if isinstance(fault, BenchError) else f"{type(fault).__name__}: {fault}"
-        say(f"not measured: {told}")
-        faults.append(told)
+        message = str(fault) if isinstance(fault, BenchError) else f"{type(fault).__name__}: {fault}"
+        say(f"not measured: {message}")
+        faults.append(message)
 
 
 def bench(given: argparse.Namespace) -> list[str]:

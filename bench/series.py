@@ -78,15 +78,17 @@ class Measured:
         if not self.latency_ms:
             raise BenchError(f"no answer at all: {why_failed(self.run.exchanges)}")
         p50, p95, p99 = np.percentile(self.latency_ms, [50, 95, 99])
-        told = {"answers_per_s": self.answers_per_s, "full_per_s": self.full_per_s}
-        told |= {"cpu_ms_per_answer": self.cpu_ms}
-        told |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
+        result = {"answers_per_s": self.answers_per_s, "full_per_s": self.full_per_s}
+        result |= {"cpu_ms_per_answer": self.cpu_ms}
+        result |= {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(self.latency_ms)}
         if 0 < len(self.full_latency_ms) < len(self.latency_ms):
-            told["full_p99_ms"] = float(np.percentile(self.full_latency_ms, 99))
+            result["full_p99_ms"] = float(np.percentile(self.full_latency_ms, 99))
         if self.pauses.is_known and self.unpaused_latency_ms:
-            told |= {"pauses": len(self.pauses.spans), "longest_pause_ms": self.pauses.longest_ms}
-            told["unpaused_p99_ms"] = float(np.percentile(self.unpaused_latency_ms, 99))
-        return told | {kind.value: self.kinds[kind] for kind in Kind if self.kinds[kind] or kind is Kind.FULL}
+            result |= {"pauses": len(self.pauses.spans), "longest_pause_ms": self.pauses.longest_ms}
+            result["unpaused_p99_ms"] = float(np.percentile(self.unpaused_latency_ms, 99))
+        return result | {
+            kind.value: self.kinds[kind] for kind in Kind if self.kinds[kind] or kind is Kind.FULL
+        }
 
 
 def measured(design: Design, load: Callable[[], Run]) -> Measured:

@@ -124,8 +124,8 @@ def measure_other(bench: Bench, name: str, folder: Path, plan: Plan, capacity: f
         figures |= {"ratio": ours_per_s / theirs.answers_per_s}
         figures |= {"ours_cpu_ms": ours_cpu_ms, "theirs_cpu_ms": theirs.cpu_ms}
         figures |= {"cpu_ratio": theirs.cpu_ms / ours_cpu_ms}
-        told = ", ".join(f"{one.answers_per_s:.0f}/s" for one in beside)
-        note = f"ours measured {BESIDE_S:g} s before and after: {told}"
+        speeds = ", ".join(f"{one.answers_per_s:.0f}/s" for one in beside)
+        note = f"ours measured {BESIDE_S:g} s before and after: {speeds}"
         labels = {"design": name}
         row = f"ours to {name}, gRPC, {COMPARED_AT} clients"
         bench.record.add(RATIOS, row, figures, note, labels)

@@ -68,7 +68,7 @@ def inside(stacks: Sequence[Stack]) -> list[Stack]:
     Raises:
         BenchError: nothing does: the process did not work, or is another one.
     """
-    kept = [cut for stack in stacks if (cut := stack.inside())]
-    if not kept:
+    cuts = [cut for stack in stacks if (cut := stack.inside())]
+    if not cuts:
         raise BenchError(f"no sample lies in {ENTRY}")
-    return kept
+    return cuts

@@ -28,7 +28,7 @@ class Target:
     beside: str = ""
     """A figure of the same row that helps to read it."""
 
-    def told(self, rows: Sequence[Row]) -> tuple[dict[str, float], str]:
+    def verdict(self, rows: Sequence[Row]) -> tuple[dict[str, float], str]:
         """What was measured, and whether that meets the bound."""
         sign = "at least" if self.is_least else "at most"
         wanted = f"{sign} {self.bound:g} {self.unit}".strip()
@@ -144,6 +144,6 @@ TABLE = (
 def add_targets(record: Record) -> None:
     """Records each target with what was measured; they come first in the tables."""
     for target in reversed(TABLE):
-        figures, note = target.told(record.rows)
+        figures, note = target.verdict(record.rows)
         record.add(TARGETS, target.what, figures, note)
         record.rows.insert(0, record.rows.pop())

@@ -136,8 +136,8 @@ class Notebook:
         slates = {}
         for user in users:
             slates[user] = self.recommend(user, tower, ranker)
-            told = {"user_id": user, "recommendations": slates[user].tolist()}
-            self.redis.set(f"{PREFIX}{user}", json.dumps(told))
+            document = {"user_id": user, "recommendations": slates[user].tolist()}
+            self.redis.set(f"{PREFIX}{user}", json.dumps(document))
         return slates
 
 

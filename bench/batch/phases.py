@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.batch.pace import shards_of, tenths
 from bench.batch.place import Figures, Place
+from bench.batch.speed import shards_of, tenths
 from bench.load import traffic
 from bench.pauses import Pauses, watched_pauses
 from bench.scale import phases as growth
@@ -151,8 +151,8 @@ def judged(run: traffic.Run, pauses: Pauses) -> Figures:
         flags = answer.get("degraded", ())
         is_whole = len(answer.get("items", ())) == ANSWERED or Degradation.SHORT in flags
         if answer.get("source") != SlateSource.BATCH or not is_whole:
-            told = exchange.body[:300].decode(errors="replace")
-            raise BenchError(f"user {exchange.user_id}: {exchange.status}, no stored slate: {told}")
+            text = exchange.body[:300].decode(errors="replace")
+            raise BenchError(f"user {exchange.user_id}: {exchange.status}, no stored slate: {text}")
         lacking.update(flags)
     latency = [exchange.latency_ms for exchange in run.exchanges]
     p50, p95, p99 = np.percentile(latency, [50, 95, 99]).tolist()
@@ -230,8 +230,8 @@ def scale(it: Grown) -> Figures:
         run = figures["record"]["run"]
         figures |= it.place.bytes_per_slate(run) | {"redis_mib_before": before}
         found = tenths(shards_of(it.place.run_folder(run), figures["record"]["done"], shard_users))
-    pace = {"first": found.first, "last": found.last, "ratio": found.ratio} if found else None
-    return figures | {"tenths": pace, "users": it.stand.users, "items": it.stand.items}
+    speeds = {"first": found.first, "last": found.last, "ratio": found.ratio} if found else None
+    return figures | {"tenths": speeds, "users": it.stand.users, "items": it.stand.items}
 
 
 OF_BUNDLE: dict[str, Callable[[Measured], Figures]] = {

@@ -59,8 +59,8 @@ def markdown(found: Found) -> str:
     for section in SECTIONS:
         rows = section.rows(found)
         if rows:
-            told = [section.text, ""] if section.text else []
-            lines += ["", f"## {section.title}", "", *told, *table(rows)]
+            text = [section.text, ""] if section.text else []
+            lines += ["", f"## {section.title}", "", *text, *table(rows)]
     return "\n".join(lines)
 
 

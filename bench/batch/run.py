@@ -53,18 +53,18 @@ def measure(
             continue
         say(f"{name} ...")
         started = time.monotonic()
-        told = facts | {
+        result = facts | {
             "machine": machine(),
             "commit": commit(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            told |= phase(it)
+            result |= phase(it)
         except FAULTS as fault:
             say(f"{name}: {fault}")
             faults.append(f"{name}: {fault}")
             continue
-        write_json(path, told)
+        write_json(path, result)
         say(f"{name}: {time.monotonic() - started:.0f} s")
     return faults
 

@@ -56,8 +56,8 @@ def targets(found: Found) -> list[Row]:
     if one := found.get("scale"):
         what = f"{one['record']['done']:,} users, {one['items']:,} items: memory of the job at its peak"
         held(what, "scale", one["peak_mib"], 4096, "MiB", is_least=False)
-        pace = one["tenths"]
-        held("the last tenth's users/s over the first's", "scale", pace and pace["ratio"], 0.8, "")
+        tenths = one["tenths"]
+        held("the last tenth's users/s over the first's", "scale", tenths and tenths["ratio"], 0.8, "")
     if one := found.get("workers"):
         held("two workers over one", "workers", one["ratio"], 1.6, "")
     if one := found.get("quality"):
@@ -122,8 +122,8 @@ def speeds(found: Found) -> list[Row]:
             "before and after s": job["around_s"],
             "users/s over all of it": job["users_per_s_with_start_up"],
         }
-        if pace := job.get("tenths"):
-            cells |= {"first tenth users/s": pace["first"], "last tenth users/s": pace["last"]}
+        if tenths := job.get("tenths"):
+            cells |= {"first tenth users/s": tenths["first"], "last tenth users/s": tenths["last"]}
         rows.append(Row(name, cells, phase))
     return rows
 
@@ -194,12 +194,12 @@ def quality(found: Found) -> list[Row]:
     if not (one := found.get("quality")):
         return []
     rows = []
-    for name, told in (("stored slates", "stored"), ("the bundle's `metrics.json`", "trained")):
+    for name, key in (("stored slates", "stored"), ("the bundle's `metrics.json`", "trained")):
         cells: dict[str, float | str] = {
-            metric: f"{value:.{DECIMALS}f}" for metric, value in one[told].items()
+            metric: f"{value:.{DECIMALS}f}" for metric, value in one[key].items()
         }
         users = {"users": one["users"]} | (
-            {"without a slate": one["without_slate"]} if told == "stored" else {}
+            {"without a slate": one["without_slate"]} if key == "stored" else {}
         )
         rows.append(Row(name, users | cells, one))
     return rows

@@ -122,12 +122,12 @@ class Watch:
 
 def kind_of(command: Sequence[str]) -> str:
     """Says what a process of Ray does, by its command line or the title that Ray gives it."""
-    told = " ".join(command)
-    if told.startswith("ray::"):
-        return OTHER_WORKERS if told.startswith(("ray::IDLE", "ray::_")) else ACTORS
+    line = " ".join(command)
+    if line.startswith("ray::"):
+        return OTHER_WORKERS if line.startswith(("ray::IDLE", "ray::_")) else ACTORS
     if command and Path(command[0]).name == "raylet":
         return RAYLET
-    return OTHER_WORKERS if "default_worker.py" in told else HELPERS
+    return OTHER_WORKERS if "default_worker.py" in line else HELPERS
 
 
 def rollup(pid: int) -> dict[str, int]:

@@ -49,24 +49,24 @@ class Judged:
 def judge(exchange: Exchange) -> Judged:
     """Reads one exchange."""
 
-    def told(made: Made, *why: str) -> Judged:
+    def judged(made: Made, *why: str) -> Judged:
         return Judged(exchange.due_s, exchange.latency_ms, made, why)
 
     if exchange.status == 503 and exchange.retry_after:
-        return told(Made.REFUSED)
+        return judged(Made.REFUSED)
     if exchange.status != 200:
         said = exchange.body[:120].decode(errors="replace")
-        return told(Made.WRONG, f"{exchange.status or 'no answer'}: {said}")
+        return judged(Made.WRONG, f"{exchange.status or 'no answer'}: {said}")
     try:
         answer = json.loads(exchange.body)
         source, degraded, items = answer["source"], answer["degraded"], answer["items"]
     except (ValueError, KeyError, TypeError):
-        return told(Made.WRONG, "the body is no answer")
+        return judged(Made.WRONG, "the body is no answer")
     if source == SlateSource.ENSEMBLE:
-        return told(Made.LESS if LADDER & set(degraded) else Made.FULL, *degraded)
+        return judged(Made.LESS if LADDER & set(degraded) else Made.FULL, *degraded)
     if source not in set(SlateSource) or not any(reason.startswith("ensemble_") for reason in degraded):
-        return told(Made.WRONG, f"source {source} without a reason")
-    return told(Made.CHEAP if items else Made.WRONG, *degraded)
+        return judged(Made.WRONG, f"source {source} without a reason")
+    return judged(Made.CHEAP if items else Made.WRONG, *degraded)
 
 
 def share(judged: Sequence[Judged], *made: Made) -> float:

@@ -46,11 +46,11 @@ def facts(command: str, bundle: str) -> str:
     )
 
 
-def write(folder: Path, what: str, told: dict[str, Any]) -> Path:
+def write(folder: Path, what: str, content: dict[str, Any]) -> Path:
     """Writes what was seen as JSON, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{what}-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
-    write_json(path, told)
+    write_json(path, content)
     return path
 
 
@@ -80,10 +80,10 @@ def run_faults(
             )
             say(f"    {done}")
             outcomes.append(done)
-    kept = all(one.is_promise_kept for one in outcomes if "gateway" not in one.name)
+    are_kept = all(one.is_promise_kept for one in outcomes if "gateway" not in one.name)
     lines = report.of_faults(outcomes, budget_ms)
     return {
-        "kept": kept,
+        "kept": are_kept,
         "lines": lines,
         "capacity": asdict(can),
         "outcomes": [asdict(one) for one in outcomes],
@@ -105,9 +105,9 @@ def run_overload(
     say("restarting Triton and the gateway, and timing the first request")
     starts = overload.first_requests(stand, users)
     lines = report.of_overload(can, cheap_ms, outcomes, starts)
-    told = {"capacity": asdict(can), "cheap_ms": cheap_ms, "starts": starts}
-    kept = all(one.is_promise_kept for one in outcomes)
-    return {"kept": kept, "lines": lines, **told, "outcomes": [asdict(one) for one in outcomes]}
+    result = {"capacity": asdict(can), "cheap_ms": cheap_ms, "starts": starts}
+    are_kept = all(one.is_promise_kept for one in outcomes)
+    return {"kept": are_kept, "lines": lines, **result, "outcomes": [asdict(one) for one in outcomes]}
 
 
 def measured_capacity(stand: Stand, users: Sequence[OwnId]) -> overload.Capacity:
@@ -133,16 +133,16 @@ def run(given: argparse.Namespace) -> bool:
     settings = bench_settings(local.var / "chaos" / "run", bundle)
     budget_ms = float(GatewaySettings().latency_budget_ms)
     measure = {"chaos": run_faults, "overload": run_overload}[given.what]
-    told = facts(f"make {given.what}", manifest["bundle"])
+    header = facts(f"make {given.what}", manifest["bundle"])
     with our_servers(settings):
         stand = Stand(settings)
         say("materialising features, building the index, starting the servers")
         stand.serve(given.data or manifest["dataset"])
         users = own_ids(settings, USERS, seed=0)
         result = measure(stand, users, budget_ms, given)
-    lines = [told, "", *result.pop("lines")]
+    lines = [header, "", *result.pop("lines")]
     say("\n" + "\n".join(lines) + "\n")
-    say(f"wrote {write(local.var / 'chaos', given.what, {'facts': told, **result})}")
+    say(f"wrote {write(local.var / 'chaos', given.what, {'facts': header, **result})}")
     if given.publish:
         publish(given.what, lines)
         say(f"wrote {PAGE}")

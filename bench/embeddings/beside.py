@@ -33,13 +33,13 @@ def put_beside(bundle: Path, target: Path, users: int) -> None:
     encoders.vocabularies[USER_ID] = Vocabulary(values, codes)
     encoders.save(target / ENCODERS_FILE)
     checksums = {file.name: sha256(file) for file in target.iterdir() if file.name != MANIFEST_FILE}
-    told = {
+    changes = {
         "user_tower": tower,
         "ranker": ranker,
         "tables": tables,
         "checksums": checksums,
     }
-    (target / MANIFEST_FILE).write_text(manifest.model_copy(update=told).model_dump_json())
+    (target / MANIFEST_FILE).write_text(manifest.model_copy(update=changes).model_dump_json())
 
 
 def _add_users(path: Path, users: int) -> None:

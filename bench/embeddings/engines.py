@@ -143,10 +143,10 @@ def timed(get: Get, draw: Callable[[], Any], name: str, seconds: float) -> dict[
 def memory() -> dict[str, float]:
     """This process' memory, MiB: what is its own, and what is mapped of files and may be dropped."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    told = {key: value for key, _, value in (line.partition(":") for line in lines)}
+    fields = {key: value for key, _, value in (line.partition(":") for line in lines)}
     return {
-        "own_mib": int(told["RssAnon"].split()[0]) / 1024,
-        "mapped_mib": int(told["RssFile"].split()[0]) / 1024,
+        "own_mib": int(fields["RssAnon"].split()[0]) / 1024,
+        "mapped_mib": int(fields["RssFile"].split()[0]) / 1024,
     }
 
 
@@ -175,9 +175,9 @@ def main() -> None:
             continue
         folder = chosen.folder / name.replace(" ", "_")
         try:
-            told = measure(name, folder, chosen.rows, chosen.width, chosen.seconds)
+            figures = measure(name, folder, chosen.rows, chosen.width, chosen.seconds)
             print(
-                json.dumps({"engine": name, **{key: round(value, 3) for key, value in told.items()}}),
+                json.dumps({"engine": name, **{key: round(value, 3) for key, value in figures.items()}}),
                 flush=True,
             )
         except ImportError as error:

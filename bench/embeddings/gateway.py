@@ -46,11 +46,11 @@ def measure(
     """
     inside = LocalSettings(var_dir=folder / "inside", redis_url=None, **own_ports())
     beside = LocalSettings(var_dir=folder / "beside", redis_url=None, **own_ports())
-    told = {"SHORTLIST_DATA": "synthetic", "SHORTLIST_QUALITY": quality}
+    environment = {"SHORTLIST_DATA": "synthetic", "SHORTLIST_QUALITY": quality}
     if not inside.bundle.exists():
         for step in PATH[:4]:
             say(f"{INSIDE}: {step.name}")
-            run(inside, step.role, *step.arguments, log_name=LOG, timeout_s=None, **told)
+            run(inside, step.role, *step.arguments, log_name=LOG, timeout_s=None, **environment)
         let_rank(inside.bundle / MANIFEST_FILE)
     if not beside.bundle.exists():
         say(f"{BESIDE}: {users:,} users")
@@ -63,9 +63,9 @@ def measure(
         beside.bundle.symlink_to(target.name)
     tables = {table.column: table for table in read_manifest(beside.bundle, verify=False).tables}
     cache_mb = ITEM_ROWS * 4 * tables["item_id"].width / 2**20
-    variables = {**told, "SHORTLIST_EMBEDDINGS__CACHE_MB": str(cache_mb)}
+    variables = {**environment, "SHORTLIST_EMBEDDINGS__CACHE_MB": str(cache_mb)}
     os.environ.update(variables)  # the servers take them from here
-    asked = whom(users, cache_mb, tables["user_id"])
+    users_asked = users_to_ask(users, cache_mb, tables["user_id"])
     sides = {INSIDE: inside, BESIDE: beside}
     try:
         for name, settings in sides.items():
@@ -74,7 +74,7 @@ def measure(
             for step in PATH[4:]:
                 run(settings, step.role, *step.arguments, log_name=LOG, timeout_s=None, **variables)
             up(settings)
-        return _at_once(sides, asked, rate, seconds, turns)
+        return _at_once(sides, users_asked, rate, seconds, turns)
     finally:
         for settings in sides.values():
             down(settings)
@@ -88,7 +88,7 @@ def let_rank(path: Path) -> None:
         path.write_text(manifest.model_copy(update={"order": order}).model_dump_json())
 
 
-def whom(users: int, cache_mb: float, table: TableSpec) -> list[int]:
+def users_to_ask(users: int, cache_mb: float, table: TableSpec) -> list[int]:
     """Draws who asks."""
     rows = 1 << (int(cache_mb * 2**20 / (4 * table.width)).bit_length() - 1)
     ranks = Zipf.with_share(SKEW, rows, users).draw(np.random.default_rng(3), ASKED)
@@ -136,6 +136,6 @@ def _reads(settings: LocalSettings) -> Counter[tuple[str, str]]:
     page = httpx.get(f"http://{LOOPBACK}:{settings.triton_metrics_port}/metrics", trust_env=False).text
     reads = Counter[tuple[str, str]]()
     for labels, value in READS.findall(page):
-        told = dict(part.split("=") for part in labels.replace('"', "").split(","))
-        reads[told["table"], told["level"]] += int(float(value))
+        label_values = dict(part.split("=") for part in labels.replace('"', "").split(","))
+        reads[label_values["table"], label_values["level"]] += int(float(value))
     return reads

@@ -81,8 +81,8 @@ def _make_apart(several: list[dict[str, Any]], name: str) -> None:
             taken.add(value)
 
 
-def _dicts(told: Any) -> list[dict[str, Any]]:
-    return [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _is_unguessable(name: str, value: Any) -> bool:

@@ -22,15 +22,15 @@ class Found:
     @classmethod
     def read(cls, report: Path, statuses: Path) -> Found:
         """Reads the two files of one run."""
-        told: dict[str, Any] = json.loads(report.read_text())
-        wrong = [f"{one['title']}: {one['count']}" for one in (*told["failures"], *told["errors"])]
-        operations = told["operations"]
-        if not told["complete"] or operations["tested"] < operations["total"]:
+        content: dict[str, Any] = json.loads(report.read_text())
+        wrong = [f"{one['title']}: {one['count']}" for one in (*content["failures"], *content["errors"])]
+        operations = content["operations"]
+        if not content["complete"] or operations["tested"] < operations["total"]:
             wrong.append(f"{operations['tested']} of {operations['total']} operations were asked")
         return cls(
-            version=told["schemathesis_version"],
-            seconds=told["running_time"],
-            examples=told["test_cases"]["generated"],
+            version=content["schemathesis_version"],
+            seconds=content["running_time"],
+            examples=content["test_cases"]["generated"],
             operations=operations["tested"],
             statuses=dict(sorted(json.loads(statuses.read_text()).items())),
             wrong=tuple(wrong),
@@ -48,4 +48,4 @@ class Found:
                 rows.setdefault(operation, []).append(f"{status}: {count:,}")
         rows["any other method"] = [f"405: {others:,}"]
         lines = ["| operation | answers by status |", "|---|---|"]
-        return "\n".join(lines + [f"| `{name}` | {', '.join(told)} |" for name, told in rows.items()])
+        return "\n".join(lines + [f"| `{name}` | {', '.join(cells)} |" for name, cells in rows.items()])

@@ -74,8 +74,8 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     difference = max(float(np.abs(on_cpu[name] - on_gpu[name]).max()) for name in on_cpu)
-    told = {"cpu_ms": cpu_ms, "gpu_ms": gpu_ms, "greatest_difference": difference}
-    sys.stdout.write(f"{json.dumps(told)}\n")
+    result = {"cpu_ms": cpu_ms, "gpu_ms": gpu_ms, "greatest_difference": difference}
+    sys.stdout.write(f"{json.dumps(result)}\n")
     return 0
 
 

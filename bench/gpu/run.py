@@ -76,10 +76,10 @@ class GpuCheck:
             check=True,
             timeout=self.left_s(),
         )
-        told: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
-        say(f"{module}, {device}: {told.get('left_out', told)}")
-        self.is_equal &= float(str(told.get("greatest_difference", 0.0))) <= TOLERANCE
-        return told
+        result: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+        say(f"{module}, {device}: {result.get('left_out', result)}")
+        self.is_equal &= float(str(result.get("greatest_difference", 0.0))) <= TOLERANCE
+        return result
 
 
 def main() -> int:

@@ -43,7 +43,7 @@ def checked(ranks: Ranks, folder: Path) -> dict[str, object]:
         (model.user_tower, task.examples.batch(rows, np.zeros(len(rows), np.bool_))),
         (model.item_tower, {name: values[:ROWS] for name, values in task.catalogue.items()}),
     )
-    told: dict[str, object] = {
+    result: dict[str, object] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "steps": progress.step,
         "trained_s": trained_s,
@@ -53,8 +53,8 @@ def checked(ranks: Ranks, folder: Path) -> dict[str, object]:
         on_cpu, cpu_s = _encoded(tower, columns, CPU)
         on_device, device_s = _encoded(tower.to(device), columns, device)
         greatest = max(greatest, float(np.abs(on_device - on_cpu).max()))
-        told[f"{name}_per_s"] = {"cpu": len(on_cpu) / cpu_s, "device": len(on_cpu) / device_s}
-    return told | {"greatest_difference": greatest}
+        result[f"{name}_per_s"] = {"cpu": len(on_cpu) / cpu_s, "device": len(on_cpu) / device_s}
+    return result | {"greatest_difference": greatest}
 
 
 def _encoded(tower: nn.Module, columns: Mapping[str, Array], device: torch.device) -> tuple[Floats, float]:

@@ -168,22 +168,22 @@ def _joined(runs: Sequence[traffic.Run]) -> Result:
 def figures(slates: dict[bool, Result], sender: Sender, seconds: float) -> dict[str, Any]:
     """Gives what was measured, by name."""
     sent = sender.sent
-    told: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "events_per_s": sent.accepted / seconds,
         "refused_calls": len(sent.refused),
         "answered_ms": _percentiles(sent.answered_s),
         "effect_after_202_ms": _percentiles(sent.effect_s),
     }
     for name, result in (("without", slates[False]), ("with", slates[True])):
-        told[f"slates_{name}_events"] = {
+        measured[f"slates_{name}_events"] = {
             "answered_per_s": result.achieved_rate,
             "errors": sum(result.errors.values()),
             "ensemble_share": result.sources["ensemble"] / max(1, result.answered),
             **{f"p{p}_ms": milliseconds(result.latency, p) for p in (50, 99)},
         }
-    before, after = (told[f"slates_{name}_events"]["p99_ms"] for name in ("without", "with"))
-    told["p99_ratio"] = after / before
-    return told
+    before, after = (measured[f"slates_{name}_events"]["p99_ms"] for name in ("without", "with"))
+    measured["p99_ratio"] = after / before
+    return measured
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -191,17 +191,17 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": float(np.percentile(values, p)) for p in (50, 99)}
 
 
-def text(told: dict[str, Any]) -> str:
+def text(measured: dict[str, Any]) -> str:
     """Writes the figures as the table of docs/live.md."""
-    effect, answered = told["effect_after_202_ms"], told["answered_ms"]
+    effect, answered = measured["effect_after_202_ms"], measured["answered_ms"]
     rows = [
-        ("events accepted", f"{told['events_per_s']:,.0f} per second"),
-        ("calls refused", f"{told['refused_calls']}"),
+        ("events accepted", f"{measured['events_per_s']:,.0f} per second"),
+        ("calls refused", f"{measured['refused_calls']}"),
         ("from sent to 202, p50 / p99", f"{answered['p50']:,.0f} / {answered['p99']:,.0f} ms"),
         ("from 202 to effect, p50 / p99", f"{effect['p50']:,.0f} / {effect['p99']:,.0f} ms"),
     ]
     for name in ("without", "with"):
-        slates = told[f"slates_{name}_events"]
+        slates = measured[f"slates_{name}_events"]
         rows.append(
             (
                 f"slates {name} events, p50 / p99",
@@ -209,7 +209,7 @@ def text(told: dict[str, Any]) -> str:
                 f"second, {slates['ensemble_share']:.1%} of the ensemble",
             )
         )
-    rows.append(("p99 of slates with events, of that without", f"{told['p99_ratio']:.2f}"))
+    rows.append(("p99 of slates with events, of that without", f"{measured['p99_ratio']:.2f}"))
     return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
@@ -232,13 +232,13 @@ def main() -> int:
     except (httpx.HTTPError, LoadError, TimeoutError) as error:
         print(f"{error or type(error).__name__}; run `make up`", file=sys.stderr)
         return 1
-    told = figures(slates, sender, seconds)
-    print(text(told))
+    measured = figures(slates, sender, seconds)
+    print(text(measured))
     for refused in sender.sent.refused[:3]:
         print(refused, file=sys.stderr)
     path = settings.var / "load" / f"live-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(vars(given) | told, indent=1) + "\n")
+    path.write_text(json.dumps(vars(given) | measured, indent=1) + "\n")
     print(f"wrote {os.path.relpath(path, Path.cwd())}")
     return 0
 

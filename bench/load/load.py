@@ -131,10 +131,10 @@ def main() -> int:
         "duration_s": arguments.duration,
     }
     found = result.count(asyncio.run(load(arguments, users, settings.headers)), arguments.duration)
-    told = report.summary(found, {**asked, "users": len(users)})
-    print(report.text(told, found.latency))
+    summary = report.summary(found, {**asked, "users": len(users)})
+    print(report.text(summary, found.latency))
     name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
-    for path in report.write(told, found.latency, settings.var / "load", name):
+    for path in report.write(summary, found.latency, settings.var / "load", name):
         print(f"wrote       {os.path.relpath(path, Path.cwd())}")
     return 1 if found.errors else 0
 

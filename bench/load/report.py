@@ -68,17 +68,19 @@ def _buckets(latency: HdrHistogram) -> list[tuple[float, float, int]]:
     return [(low * step**row, low * step ** (row + 1), counts[row]) for row in range(ROWS)]
 
 
-def text(told: dict[str, Any], latency: HdrHistogram) -> str:
+def text(summary: dict[str, Any], latency: HdrHistogram) -> str:
     """Renders the figures and a histogram with geometric buckets."""
-    figures, generator = told["latency_ms"], told["generator"]
-    listed = ", ".join(f"{name} {count}" for name, count in {**told["sources"], **told["degraded"]}.items())
-    failed = ", ".join(f"{count} x {name}" for name, count in told["errors"].items())
-    asked = f"{told['rate']:g} requests/s for {told['duration_s']:g} s, {told['users']} users"
-    achieved = f"{told['achieved_rate']:g} good answers/s: {told['answered']} of {told['scheduled']}"
+    figures, generator = summary["latency_ms"], summary["generator"]
+    listed = ", ".join(
+        f"{name} {count}" for name, count in {**summary["sources"], **summary["degraded"]}.items()
+    )
+    failed = ", ".join(f"{count} x {name}" for name, count in summary["errors"].items())
+    asked = f"{summary['rate']:g} requests/s for {summary['duration_s']:g} s, {summary['users']} users"
+    achieved = f"{summary['achieved_rate']:g} good answers/s: {summary['answered']} of {summary['scheduled']}"
     percentiles = "  ".join(f"{name} {figures[name]:.1f} ms" for name in ("p50", "p95", "p99", "max"))
     cost = f"{generator['cpu_ms_per_request']:.2f} ms of CPU per request"
     lines = [
-        f"asked for   {asked}, seed {told['seed']}",
+        f"asked for   {asked}, seed {summary['seed']}",
         f"achieved    {achieved}",
         f"errors      {failed or 'none'}",
         f"answers     {listed or 'none'}",
@@ -94,7 +96,7 @@ def text(told: dict[str, Any], latency: HdrHistogram) -> str:
     return "\n".join(lines)
 
 
-def plot(told: dict[str, Any], latency: HdrHistogram, path: Path) -> None:
+def plot(summary: dict[str, Any], latency: HdrHistogram, path: Path) -> None:
     """Draws latency against percentile, the tail stretched out as 1 / (1 - p)."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib import pyplot
@@ -115,7 +117,7 @@ def plot(told: dict[str, Any], latency: HdrHistogram, path: Path) -> None:
     )
     axes.minorticks_off()
     for percentile in PERCENTILES:
-        value = told["latency_ms"][f"p{percentile:.0f}"]
+        value = summary["latency_ms"][f"p{percentile:.0f}"]
         axes.annotate(
             f"p{percentile:.0f} {value:.1f} ms",
             (1.0 / (1.0 - percentile / 100.0), value),
@@ -126,17 +128,18 @@ def plot(told: dict[str, Any], latency: HdrHistogram, path: Path) -> None:
     axes.set_xlabel("percentile")
     axes.set_ylabel("ms from the scheduled instant")
     axes.set_title(
-        f"{told['achieved_rate']:g} of {told['rate']:g} requests/s answered for {told['duration_s']:g} s"
+        f"{summary['achieved_rate']:g} of {summary['rate']:g} requests/s answered "
+        f"for {summary['duration_s']:g} s"
     )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def write(told: dict[str, Any], latency: HdrHistogram, folder: Path, name: str) -> tuple[Path, Path]:
+def write(summary: dict[str, Any], latency: HdrHistogram, folder: Path, name: str) -> tuple[Path, Path]:
     """Writes `name`.json and `name`.png into the folder and gives both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures, picture = folder / f"{name}.json", folder / f"{name}.png"
-    write_json(figures, told)
-    plot(told, latency, picture)
+    write_json(figures, summary)
+    plot(summary, latency, picture)
     return figures, picture

@@ -81,13 +81,13 @@ def request_bytes(
     if latency_budget_ms is not None:
         asked["latency_budget_ms"] = latency_budget_ms
     body = json.dumps(asked).encode()
-    told = {
+    header_fields = {
         "host": HOST,
         "content-type": "application/json",
         "content-length": str(len(body)),
         **headers,
     }
-    head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+    head = "".join(f"{name}: {value}\r\n" for name, value in header_fields.items())
     return f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 

@@ -44,8 +44,10 @@ def markdown(folder: Path) -> str:
             if any(cells):
                 lines.append(f"| {title} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
-    told = machine()
-    where = f"`python -m bench.nodes.run` on {told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB"
+    facts = machine()
+    where = (
+        f"`python -m bench.nodes.run` on {facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB"
+    )
     return "\n\n".join([f"{where}; M {SPEC.m}, EF_CONSTRUCTION {SPEC.ef_construction}, K {K}.", *parts])
 
 

@@ -39,7 +39,7 @@ def build(given: Given) -> None:
     _fill(store, project, USER_VIEW, REQUEST.name, given.users, user_tensors)
     _fill(store, project, ITEM_VIEW, ITEM_KEY, given.items, given.item_tensors)
 
-    told = {"repo": str(project.resolve())}
+    parameters = {"repo": str(project.resolve())}
     retrieved = Tensor("candidate_ids", np.int64)
     features = HERE / "feast_features.py"
     write_stages(
@@ -49,7 +49,7 @@ def build(given: Given) -> None:
             features,
             (REQUEST,),
             user_tensors,
-            told | {"view": USER_VIEW, "key": REQUEST.name},
+            parameters | {"view": USER_VIEW, "key": REQUEST.name},
         ),
         candidates=(
             Stage(
@@ -64,7 +64,7 @@ def build(given: Given) -> None:
                 features,
                 (retrieved,),
                 (CANDIDATES, *given.item_tensors),
-                told | {"view": ITEM_VIEW, "key": ITEM_KEY},
+                parameters | {"view": ITEM_VIEW, "key": ITEM_KEY},
             ),
         ),
     )

@@ -16,11 +16,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Opens the store, and reads which view, key and tensors this model has."""
         config = json.loads(args["model_config"])
-        told = json.loads(config["parameters"]["told"]["string_value"])
-        self.store = FeatureStore(told["repo"])
-        self.key, self.ids = told["key"], config["input"][0]["name"]
+        parameters = json.loads(config["parameters"]["told"]["string_value"])
+        self.store = FeatureStore(parameters["repo"])
+        self.key, self.ids = parameters["key"], config["input"][0]["name"]
         self.outputs = {o["name"]: pb_utils.triton_string_to_numpy(o["data_type"]) for o in config["output"]}
-        self.features = [f"{told['view']}:{name}" for name in self.outputs if name != self.key]
+        self.features = [f"{parameters['view']}:{name}" for name in self.outputs if name != self.key]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Reads for one request after the other."""

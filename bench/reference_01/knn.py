@@ -17,9 +17,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Connects, and writes the query that every request sends."""
-        told = json.loads(json.loads(args["model_config"])["parameters"]["told"]["string_value"])
-        self.index = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"]).ft(told["index"])
-        k = told["k"]
+        parameters = json.loads(json.loads(args["model_config"])["parameters"]["told"]["string_value"])
+        self.index = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"]).ft(parameters["index"])
+        k = parameters["k"]
         knn = Query(f"*=>[KNN {k} @vector $vector AS distance]").sort_by("distance").paging(0, k)
         self.query = knn.no_content().dialect(2)
 

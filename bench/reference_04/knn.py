@@ -19,13 +19,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Connects, and writes the query that every request sends."""
         config = json.loads(args["model_config"])
-        told = json.loads(config["parameters"]["told"]["string_value"])
+        parameters = json.loads(config["parameters"]["told"]["string_value"])
         redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
-        self.index = redis.ft(told["index"])
+        self.index = redis.ft(parameters["index"])
         self.outputs = [
             (o["name"], pb_utils.triton_string_to_numpy(o["data_type"]), o["dims"]) for o in config["output"]
         ]
-        k = told["k"]
+        k = parameters["k"]
         knn = Query(f"*=>[KNN {k} @vector $vector AS distance]").sort_by("distance").paging(0, k)
         self.query = knn.return_fields(*(name for name, _, _ in self.outputs)).dialect(2)
 

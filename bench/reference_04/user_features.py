@@ -17,9 +17,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Connects, and reads which fields there are."""
         config = json.loads(args["model_config"])
-        told = json.loads(config["parameters"]["told"]["string_value"])
+        parameters = json.loads(config["parameters"]["told"]["string_value"])
         self.redis = Redis.from_url(os.environ["SHORTLIST_REDIS_URL"], decode_responses=True)
-        self.prefix = told["prefix"]
+        self.prefix = parameters["prefix"]
         self.outputs = [
             (o["name"], pb_utils.triton_string_to_numpy(o["data_type"])) for o in config["output"]
         ]

@@ -20,13 +20,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Opens `model.onnx`, and reads of which tensors and columns each of its inputs is made."""
         config = json.loads(args["model_config"])
-        told = json.loads(config["parameters"]["told"]["string_value"])
+        parameters = json.loads(config["parameters"]["told"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(str(folder / "model.onnx"), options)
         self.axes = {given.name: len(given.shape) for given in self.session.get_inputs()}
-        self.sources, self.tensors = told["sources"], [tensor["name"] for tensor in config["input"]]
+        self.sources, self.tensors = parameters["sources"], [tensor["name"] for tensor in config["input"]]
         (output,) = config["output"]
         self.output, self.shape = output["name"], [-1, *output["dims"][1:]]
 

@@ -34,7 +34,7 @@ class Stage:
     code: Path
     reads: tuple[Tensor, ...]
     writes: tuple[Tensor, ...]
-    told: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     instances: int = 1
     files: Mapping[Path, str] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ def _write_model(folder: Path, name: str, stage: Stage) -> None:
     config = triton.ModelConfig(name=name, backend="python", instance_group=[group])
     config.input.extend(_input(t) for t in stage.reads)
     config.output.extend(_output(t) for t in stage.writes)
-    config.parameters["told"].string_value = json.dumps(dict(stage.told))
+    config.parameters["told"].string_value = json.dumps(dict(stage.parameters))
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 

@@ -17,8 +17,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads how many items make a slate, how random it is, and what the scores are called."""
-        told = json.loads(json.loads(args["model_config"])["parameters"]["told"]["string_value"])
-        self.n, self.temperature, self.score = told["n"], told["temperature"], told["score"]
+        parameters = json.loads(json.loads(args["model_config"])["parameters"]["told"]["string_value"])
+        self.n, self.temperature, self.score = parameters["n"], parameters["temperature"], parameters["score"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Draws one slate after the other."""

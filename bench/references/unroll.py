@@ -25,8 +25,8 @@ class TritonPythonModel:
         """Opens the compared columns, the scales and the data set's description beside this file."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        told = json.loads(config["parameters"]["told"]["string_value"])
-        self.of_items, self.of_users = told["of_items"], told["of_users"]
+        parameters = json.loads(config["parameters"]["told"]["string_value"])
+        self.of_items, self.of_users = parameters["of_items"], parameters["of_users"]
         self.context = {o["name"]: o["dims"][1] for o in config["output"] if o["name"] == "context"}
         self.dataset = Dataset.load(folder / "dataset.yaml")
         self.made = affinity.user_item_feature_names(self.dataset)

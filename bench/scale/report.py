@@ -49,8 +49,10 @@ def publish(folder: Path, page: Path = PAGE, picture: Path = PICTURE) -> tuple[P
     sizes = read(folder)
     if not sizes:
         raise ValueError(f"{folder}: nothing was measured yet")
-    told = f"{markdown(sizes)}\n\n![Latency, memory and times against the number of items](images/growth.png)"
-    put_between(page, MARKS, told)
+    content = (
+        f"{markdown(sizes)}\n\n![Latency, memory and times against the number of items](images/growth.png)"
+    )
+    put_between(page, MARKS, content)
     draw(sizes, picture)
     return page, picture
 

@@ -67,9 +67,9 @@ class Stand:
         Raises:
             ScaleError: it failed; the message ends with its last lines.
         """
-        told = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
         try:
-            done = run(self.settings, role, *arguments, log_name=LOG, timeout_s=None, **told)
+            done = run(self.settings, role, *arguments, log_name=LOG, timeout_s=None, **environment)
         except BenchError as error:
             raise ScaleError(str(error)) from None
         return done.seconds, done.output

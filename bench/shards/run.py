@@ -44,7 +44,7 @@ def cut(rows: int, pieces: int, limit: int) -> None:
     catalogue = catalogue_of_log(encoders)
     with sys.stdout.buffer as pipe:
         send_examples(pipe, "log", encoders, catalogue, drawn, block_rows=BLOCK_ROWS, lanes=LANES, seed=0)
-    told("cut", before)
+    report_memory("cut", before)
 
 
 def pack(folder: str, limit: int) -> None:
@@ -56,7 +56,7 @@ def pack(folder: str, limit: int) -> None:
     messages = receive(sys.stdin.buffer)
     first = next(messages)  # both processes are up
     rate("written", lambda: pack(itertools.chain([first], messages), folder))
-    told("pack", before)
+    report_memory("pack", before)
 
 
 def read(folder: str, limit: int) -> None:
@@ -69,7 +69,7 @@ def read(folder: str, limit: int) -> None:
     rate("read, every row once", lambda: sum(len(block["row"]) for block in shards.blocks()))
     drawn = shards.batches(BATCH, config=DrawingConfig(), seed=0, withheld_share=0.1, fresh_share=0.5)
     rate("drawn from shards", lambda: sum(len(batch.rows) for batch in itertools.islice(drawn, BATCHES)))
-    told("read", before)
+    report_memory("read", before)
 
 
 def train(folder: str, limit: int) -> None:
@@ -116,7 +116,7 @@ def train(folder: str, limit: int) -> None:
 
     rate("trained", steps)
     say(f"loss {losses[0]:.3f}, at the end {np.mean(losses[-20:]):.3f}")
-    told("train", before)
+    report_memory("train", before)
 
 
 def draw_in_memory(rows: int) -> None:
@@ -143,7 +143,7 @@ def limited(mib: int) -> float:
     return before
 
 
-def told(what: str, before: float) -> None:
+def report_memory(what: str, before: float) -> None:
     """Says how much memory a process took beyond its libraries."""
     say(f"{what}: most resident {status_mib('VmHWM'):,.0f} MiB, {before:,.0f} of it libraries")
 

@@ -30,10 +30,10 @@ if __name__ == "__main__":
     fit_two_tower(task.fields, task.examples, task.catalogue, config, task.seed, mark)
     taken = [np.subtract(end, begin) for begin, end in pairwise(marks[:PARTS])]
     wall, cpu = np.median(taken, axis=0) / (task.batch_size * (STEPS // PARTS))
-    told = {
+    result = {
         "batch_size": task.batch_size,
         "examples_per_s": 1 / wall,
         "cpu_ms_per_1000": cpu * 1e6,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")

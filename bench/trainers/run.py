@@ -36,8 +36,8 @@ def measure(role: str, launch: list[str], module: str, folder: Path, threads: in
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True
     )
-    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def table(data: str, measured: dict[str, dict[str, Any]]) -> str:
@@ -51,8 +51,8 @@ def table(data: str, measured: dict[str, dict[str, Any]]) -> str:
         "| peak memory, MiB, all processes |",
         "|---|---|---|---|---|",
     ]
-    for name, told in measured.items():
-        speed, cpu, memory = told["examples_per_s"], told["cpu_ms_per_1000"], told["peak_mib"]
+    for name, figures in measured.items():
+        speed, cpu, memory = figures["examples_per_s"], figures["cpu_ms_per_1000"], figures["peak_mib"]
         lines.append(f"| {name} | {speed:,.0f} | {speed / one:.2f} | {cpu:,.0f} | {memory:,} |")
     return "\n".join(lines) + "\n"
 

@@ -38,14 +38,14 @@ def measured(folder: Path) -> str | None:
         wall, cpu = np.median(taken[1:], axis=0) / (trainer.batches.size * (STEPS // PARTS))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         cpus, peaks = ranks.joined(np.array([[cpu, peak]], dtype=np.float32)).sum(0)
-        told = {
+        result = {
             "batch_size": trainer.batches.size,
             "examples_per_s": 1 / wall,
             "cpu_ms_per_1000": float(cpus) * 1e6,
             "peak_mib": int(peaks),
         }
         ranks.wait()
-        return json.dumps(told) if ranks.is_first else None
+        return json.dumps(result) if ranks.is_first else None
 
 
 if __name__ == "__main__":

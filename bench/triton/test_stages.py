@@ -52,10 +52,10 @@ def test_encode_user(benchmark: Measure, world: World) -> None:
 def test_filter_candidates(benchmark: Measure, world: World, k: int) -> None:
     """One user, all rules, over what was retrieved for K."""
     call, tensors = stage(world, k, "filter_candidates")
-    kept = benchmark(call)["candidate_ids"]
+    candidates = benchmark(call)["candidate_ids"]
     seen = tensors["seen_item_ids"]
-    assert (kept != PAD_ID).mean() > 0.8  # what is unavailable is not made up for
-    assert not np.isin(kept, seen[seen != PAD_ID]).any()
+    assert (candidates != PAD_ID).mean() > 0.8  # what is unavailable is not made up for
+    assert not np.isin(candidates, seen[seen != PAD_ID]).any()
 
 
 @pytest.mark.benchmark(group="lookup_item_features")

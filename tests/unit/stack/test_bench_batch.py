@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bench.batch import phases, report, run
-from bench.batch.pace import FEWEST, Shard, shards_of, tenths
+from bench.batch.speed import FEWEST, Shard, shards_of, tenths
 from bench.batch.stored import agreement, as_lists
 from bench.batch.watch import (
     ACTORS,
