@@ -16,7 +16,7 @@ import tensorflow as tf
 from contract import bundle as files
 from contract.bundle import ModelSpec, OrderSpec
 from contract.bundles import LATEST, bundles_folder
-from contract.dataset import DATASET_FILE
+from contract.dataset import DATASET_FILE, Dataset
 from contract.drift import REFERENCE_FILE
 from training.config import QualityLevel, TrainingSettings
 from training.data.prepared import Prepared, dataset_yaml
@@ -219,65 +219,82 @@ def write_bundle(
         ExportError: a model does not survive the conversion.
     """
     dataset = prepared.dataset
-    specs = export_towers(folder, learned, settings.seed)
-    of_candidates = candidate_columns(dataset)
-    ranker = ranker_spec(learned.ranker.features, learned.encoders.fields, of_candidates, files.RANKER_FILE)
-    export_ranker(learned.ranker, ranker, learned.sample, folder)
-    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retriever.catalogue)
+    models = write_models(folder, prepared, settings, learned)
     learned.encoders.save(folder / files.ENCODERS_FILE)
-    np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
-    np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
-    if dataset.item_id_dtype == "string":
-        write_item_texts(prepared, folder)
-    queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
-    np.save(folder / files.USER_VECTORS_FILE, queries)
-    fields = learned.encoders.fields
-    specs["user_tower"], ranker, tables = take_out(
-        folder, settings.tables_beside, fields, specs["user_tower"], ranker
-    )
-    write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
     for source in learned.sources:
         source.save(folder)
+    write_item_table(prepared, folder / files.ITEM_TABLE_FILE)
+    np.save(folder / files.ITEM_IDS_FILE, prepared.items["item_id"].to_numpy(np.int64))
+    if dataset.item_id_dtype == "string":
+        write_item_texts(prepared, folder)
     reference = reference_of(prepared, learned, settings.k, settings.seed)
     write_json(folder / REFERENCE_FILE, reference.model_dump(mode="json"))
     write_json(folder / files.POPULAR_FILE, popular_slate(prepared, name))
     write_json(folder / files.METRICS_FILE, {"bundle": name} | dict(metrics))
     (folder / files.CARD_FILE).write_text(dataset_card(prepared), "utf-8")
     (folder / DATASET_FILE).write_text(dataset_yaml(dataset), "utf-8")
-    seal(
-        folder,
-        {
-            "bundle": name,
-            "dataset": dataset.name,
-            "created_at": now().isoformat(timespec="seconds"),
-            "reason": reason,
-            "trained_until": prepared.split.train_until.isoformat(),
-            "git_commit": git_commit(),
-            "seed": settings.seed,
-            "versions": versions(),
-            "machine": machine(settings.threads),
-            "items": len(vectors),
-            "vector_width": vectors.shape[1],
-            "score_range": learned.retriever.model.score_range,
-            "index": index_spec(len(vectors), settings.flat_up_to),
-            "order": learned.order,
-            "sources": source_specs(learned.sources),
-            "fresh_share": fresh_share(learned.retriever),
-            "context": tuple(dataset.context),
-            "labels": dataset.labels,
-            "event_types": dataset.event_types,
-            "display": dataset.display,
-            "display_name": dataset.display_name,
-            "filters": dataset.filter_dtypes,
-            "user_id_dtype": dataset.user_id_dtype,
-            "item_id_dtype": dataset.item_id_dtype,
-            "user_features": dataset.user_features,
-            "sample_user_ids": sample_users(prepared, settings.seed),
-            **specs,
-            "ranker": ranker,
-            "tables": tables,
-        },
+    made = {
+        "bundle": name,
+        "created_at": now().isoformat(timespec="seconds"),
+        "reason": reason,
+        "trained_until": prepared.split.train_until.isoformat(),
+        "git_commit": git_commit(),
+        "seed": settings.seed,
+        "versions": versions(),
+        "machine": machine(settings.threads),
+        "order": learned.order,
+        "sources": source_specs(learned.sources),
+        "fresh_share": fresh_share(learned.retriever),
+        "sample_user_ids": sample_users(prepared, settings.seed),
+    }
+    seal(folder, made | models | dataset_facts(dataset))
+
+
+def write_models(
+    folder: Path, prepared: Prepared, settings: TrainingSettings, learned: Learned
+) -> dict[str, Any]:
+    """Writes both encoders, the ranker, and the vectors of all items and of some users; gives what the
+    manifest says of them.
+
+    Raises:
+        ExportError: a model does not survive the conversion.
+    """
+    specs, fields = export_towers(folder, learned, settings.seed), learned.encoders.fields
+    of_candidates = candidate_columns(prepared.dataset)
+    ranker = ranker_spec(learned.ranker.features, fields, of_candidates, files.RANKER_FILE)
+    export_ranker(learned.ranker, ranker, learned.sample, folder)
+    vectors = run_model(folder / files.ITEM_TOWER_FILE, specs["item_tower"], learned.retriever.catalogue)
+    np.save(folder / files.ITEM_VECTORS_FILE, vectors.astype(np.float32))
+    queries = user_vectors(folder, specs["user_tower"], prepared, learned, settings.seed)
+    np.save(folder / files.USER_VECTORS_FILE, queries)
+    specs["user_tower"], ranker, tables = take_out(
+        folder, settings.tables_beside, fields, specs["user_tower"], ranker
     )
+    return {
+        **specs,
+        "ranker": ranker,
+        "tables": tables,
+        "items": len(vectors),
+        "vector_width": vectors.shape[1],
+        "score_range": learned.retriever.model.score_range,
+        "index": index_spec(len(vectors), settings.flat_up_to),
+    }
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """Gives what the manifest says of the data set."""
+    return {
+        "dataset": dataset.name,
+        "context": tuple(dataset.context),
+        "labels": dataset.labels,
+        "event_types": dataset.event_types,
+        "display": dataset.display,
+        "display_name": dataset.display_name,
+        "filters": dataset.filter_dtypes,
+        "user_id_dtype": dataset.user_id_dtype,
+        "item_id_dtype": dataset.item_id_dtype,
+        "user_features": dataset.user_features,
+    }
 
 
 def user_vectors(
