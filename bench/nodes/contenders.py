@@ -20,7 +20,7 @@ from bench.nodes.vectors import SPEC, WIDTH, K, Vectors
 from contract.bundle import Manifest
 from contract.environment import RedisUrl
 from contract.placement import IndexPlacement
-from ensemble.publish.index import create_parts, wait_for_parts
+from ensemble.publish.parts import create_parts, wait_for_parts
 from ensemble.publish.places import Places
 from ensemble.stores.client import connect
 from ensemble.stores.graph import GraphVectorIndex, build_graph, open_graph
@@ -28,7 +28,7 @@ from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.nodes import IndexNodes, NodeClients
 from ensemble.stores.spread import SpreadVectorIndex
 from ensemble.stores.vectors import VECTOR_FIELD, RedisVectorIndex, VectorIndex
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.builders.search_redis import redis_command
 
 BUNDLE, CHUNK = "bench", 1000

@@ -7,8 +7,8 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,13 @@ from contract import bundle as bundle_files
 from contract.bundle import BundleError, Manifest, read_dataset, read_manifest
 from contract.dataset import DatasetError
 from contract.environment import LOCAL_REDIS, explain_redis
-from contract.filters import has_range
 from contract.keys import (
-    TAG_SEPARATOR,
     bundles_key,
     encode_card,
-    index_name,
     index_nodes_key,
     index_search_key,
     item_card_key,
     item_card_prefix,
-    item_vector_prefix,
-    number_field,
 )
 from contract.placement import IndexPlacement
 from contract.routing import RoutingError
@@ -41,24 +36,25 @@ from ensemble.publish.features import FeaturesMissing, check_features
 from ensemble.publish.fields import card_of, item_fields
 from ensemble.publish.graph import drop_graphs, prepare_graph
 from ensemble.publish.live_items import write_live_items
-from ensemble.publish.places import SETTING, NodeFault, Places, check_nodes, named, placement_of
+from ensemble.publish.parts import (
+    PATIENCE_S,
+    IndexBuildError,
+    are_parts_built,
+    create_parts,
+    drop_part,
+    unlink,
+    wait_for_parts,
+)
+from ensemble.publish.places import SETTING, NodeFault, Places, check_nodes, placement_of
 from ensemble.publish.recall import RecallError, choose_breadth
-from ensemble.settings import IndexEngine, load_settings
-from ensemble.stores.client import connect
-from ensemble.stores.index_watch import IndexWatch, index_info, pause_s
+from ensemble.settings import EnsembleSettings, IndexEngine, load_settings
+from ensemble.stores.client import CountedRedis, connect
+from ensemble.stores.index_watch import IndexWatch
 from ensemble.stores.nodes import IndexNodes, NodeClients
 from ensemble.stores.routing import read_routing
-from ensemble.stores.vectors import VECTOR_FIELD, number_alias, tags_alias
 
 CHUNK = 1000
-POLL_S = 0.05
-PATIENCE_S = 600.0
-"""Seconds without another item in the index, after which it is given up."""
 TIMEOUT_MS = 60_000
-
-
-class IndexBuildError(RuntimeError):
-    """Says why the index was not built, and what to do."""
 
 
 def build_index(
@@ -90,67 +86,53 @@ def build_index(
     places = Places.found(clients, folder, manifest)
     if nodes != (clients.home,) or not places.is_alone:
         check_nodes(clients, nodes)
-    if is_built(places, patience_s):
+    is_built = redis.zscore(bundles_key(manifest.dataset), manifest.bundle) is not None
+    if is_built and are_parts_built(places, patience_s):
         _check_moved(places, nodes)
         write_live_items(places, folder)  # whoever built it may have died before
         accept(manifest)
         return False
-    drop_bundle(redis, manifest.bundle, clients)
+    _build(places, folder, nodes, patience_s)
+    write_live_items(places, folder)
+    accept(manifest)
+    _drop_older(clients, manifest, keep, served)
+    return True
+
+
+def _build(places: Places, folder: Path, nodes: tuple[str, ...], patience_s: float) -> None:
+    """Writes every item and has it indexed, then counts the bundle among those that are built; else nothing
+    of it stays."""
+    redis, manifest = places.home, places.manifest
+    drop_bundle(redis, manifest.bundle, places.clients)
     for node in nodes:  # one that was away may have kept something
-        drop_part(clients.of(node), manifest.bundle)
+        drop_part(places.clients.of(node), manifest.bundle)
     places.put(IndexPlacement(nodes))
     try:
         _write_items(places, folder)
         create_parts(places, nodes)
         wait_for_parts(places, nodes, patience_s)
     except ResponseError as error:
-        drop_bundle(redis, manifest.bundle, clients)
+        drop_bundle(redis, manifest.bundle, places.clients)
         hint = "; start Redis with its search module" if "unknown command" in str(error).lower() else ""
         raise IndexBuildError(f"Redis refused the index of {manifest.bundle}: {error}{hint}") from error
     except (IndexBuildError, NodeFault):
-        drop_bundle(redis, manifest.bundle, clients)
+        drop_bundle(redis, manifest.bundle, places.clients)
         raise
     built = bundles_key(manifest.dataset)
     newest: Any = redis.zrange(built, -1, -1, withscores=True)
     # A clock that was put back makes no bundle older than those before it.
     redis.zadd(built, {manifest.bundle: max([time.time(), *(at_s + 1 for _, at_s in newest)])})
-    write_live_items(places, folder)
-    accept(manifest)
-    known = [name.decode() for name in _command(redis, "ZRANGE", built, 0, -1)]
+
+
+def _drop_older(clients: NodeClients, manifest: Manifest, keep: int, served: Collection[str]) -> None:
+    """Drops all but the newest `keep` bundles of the data set, and none that is `served`, or this one."""
+    built = bundles_key(manifest.dataset)
+    found: Any = clients.redis.zrange(built, 0, -1)
+    known = [name.decode() for name in found]
     spare = [name for name in known if name not in {*served, manifest.bundle}]
     for old in spare[: max(0, min(len(spare), len(known) - keep))]:
-        drop_bundle(redis, old, clients)
-        redis.zrem(built, old)
-    return True
-
-
-def is_built(places: Places, patience_s: float = PATIENCE_S) -> bool:
-    """Tells whether the bundle was built before and every item is still there.
-
-    A Redis that was restarted indexes its items anew, which is waited for while it gets on.
-    """
-    manifest = places.manifest
-    if places.home.zscore(bundles_key(manifest.dataset), manifest.bundle) is None:
-        return False
-    for node in places.placement.written:
-        with _named(places, node):
-            if not _is_part_built(places.clients.of(node), manifest, places.whole(node), patience_s):
-                return False
-    return True
-
-
-def _is_part_built(redis: Redis, manifest: Manifest, items: int, patience_s: float) -> bool:
-    try:
-        declared = index_info(redis, manifest.bundle).get("attributes", ())
-        known = {one for attribute in declared for one in attribute if isinstance(one, bytes)}
-        if not known >= {name.encode() for name in _aliases(manifest)}:  # built by an earlier version
-            return False
-        for found, is_over, _ in _looks(redis, manifest.bundle, patience_s):
-            if is_over:
-                return found >= items
-    except ResponseError:  # there is no such index
-        pass
-    return False
+        drop_bundle(clients.redis, old, clients)
+        clients.redis.zrem(built, old)
 
 
 def _check_moved(places: Places, nodes: Sequence[str]) -> None:
@@ -171,65 +153,6 @@ def _check_moved(places: Places, nodes: Sequence[str]) -> None:
         )
 
 
-def create_parts(places: Places, nodes: Sequence[str]) -> None:
-    """Declares the index on each of these nodes where it is not declared yet; they build it at the same time.
-
-    Raises:
-        NodeFault: one does not answer.
-        ResponseError: one refuses it.
-    """
-    for node in nodes:
-        redis = places.clients.of(node)
-        with _named(places, node):
-            try:
-                index_info(redis, places.manifest.bundle)
-            except ResponseError:  # there is none
-                _command(redis, *create_command(places.manifest))
-
-
-def wait_for_parts(places: Places, nodes: Sequence[str], patience_s: float = PATIENCE_S) -> None:
-    """Waits until each of these nodes has indexed its items.
-
-    Raises:
-        NodeFault: one does not answer.
-        IndexBuildError: one does not get on.
-    """
-    for node in nodes:
-        with _named(places, node):
-            _wait(places.clients.of(node), places.manifest, places.whole(node), patience_s)
-
-
-def _named(places: Places, node: str) -> AbstractContextManager[None]:
-    """Names a node that fails, where there are several."""
-    return contextlib.nullcontext() if places.is_alone else named(node)
-
-
-def create_command(manifest: Manifest) -> tuple[str | int, ...]:
-    """Writes FT.CREATE: exact search (FLAT) or a graph (HNSW) over inner products, and the filterable
-    columns."""
-    spec = manifest.index
-    vector: list[str | int] = ["TYPE", "FLOAT32", "DIM", manifest.vector_width, "DISTANCE_METRIC", "IP"]
-    if spec.kind == "FLAT":
-        vector += ["INITIAL_CAP", max(1, manifest.items)]
-    else:
-        vector += ["M", spec.m, "EF_CONSTRUCTION", spec.ef_construction, "EF_RUNTIME", spec.ef_runtime]
-    fields: list[str | int] = [VECTOR_FIELD, "VECTOR", spec.kind, len(vector), *vector]
-    for column, dtype in manifest.filters.items():
-        fields += [column, "AS", tags_alias(manifest.filters, column), "TAG", "SEPARATOR", TAG_SEPARATOR]
-        if has_range(dtype):
-            fields += [number_field(column), "AS", number_alias(manifest.filters, column), "NUMERIC"]
-    prefix = item_vector_prefix(manifest.bundle)
-    create = ("FT.CREATE", index_name(manifest.bundle), "ON", "HASH", "PREFIX", 1, prefix)
-    return (*create, "STOPWORDS", 0, "SCHEMA", *fields)
-
-
-def _aliases(manifest: Manifest) -> Iterator[str]:
-    for column, dtype in manifest.filters.items():
-        yield tags_alias(manifest.filters, column)
-        if has_range(dtype):
-            yield number_alias(manifest.filters, column)
-
-
 def drop_bundle(redis: Redis, bundle: str, clients: NodeClients | None = None) -> None:
     """Deletes a bundle's index, on the nodes of these clients as well, how it is searched, its vectors,
     cards and embeddings; nothing where there are none. A node that does not answer keeps what it has."""
@@ -241,21 +164,7 @@ def drop_bundle(redis: Redis, bundle: str, clients: NodeClients | None = None) -
     redis.delete(index_search_key(bundle), index_nodes_key(bundle))
     drop_embeddings(redis, bundle)
     drop_part(redis, bundle)
-    _unlink(redis, item_card_prefix(bundle))
-
-
-def drop_part(redis: Redis, bundle: str) -> None:
-    """Deletes what one node has of a bundle's index."""
-    with contextlib.suppress(ResponseError):  # there was none
-        _command(redis, "FT.DROPINDEX", index_name(bundle))
-    _unlink(redis, item_vector_prefix(bundle))
-
-
-def _unlink(redis: Redis, *prefixes: str) -> None:
-    for prefix in prefixes:
-        keys = redis.scan_iter(match=f"{prefix}*", count=CHUNK)
-        for chunk in _chunks(keys):
-            redis.unlink(*chunk)
+    unlink(redis, item_card_prefix(bundle))
 
 
 def _write_items(places: Places, folder: Path) -> None:
@@ -281,56 +190,22 @@ def _write_items(places: Places, folder: Path) -> None:
         pipe.execute()
 
 
-def _wait(redis: Redis, manifest: Manifest, items: int, patience_s: float) -> None:
-    found = failures = 0
-    for found, is_over, failures in _looks(redis, manifest.bundle, patience_s):
-        if is_over and found >= items:
-            return
-        if is_over and failures:
-            break
-    raise IndexBuildError(
-        f"{index_name(manifest.bundle)}: {found} of {items} items were indexed, {failures} "
-        f"failed; compare vector_width in the manifest with item_vectors.npy, and train again"
-    )
-
-
-def _looks(redis: Redis, bundle: str, patience_s: float) -> Iterator[tuple[int, bool, int]]:
-    """Looks at an index again and again: how many items it holds, whether indexing is over, and how many
-    failed. Ends once nothing was added for `patience_s` seconds: a large graph takes hours, and gets on.
-
-    Raises:
-        ResponseError: there is no such index.
-    """
-    most, added = -1, time.monotonic()
-    while (asked := time.monotonic()) - added <= patience_s:
-        info = index_info(redis, bundle)
-        found = int(info["num_docs"])
-        if found > most:
-            most, added = found, asked
-        yield found, not float(info["indexing"]), int(info.get("hash_indexing_failures", 0))
-        # Looking costs Redis' one thread: without a rest the items of a large graph came in at a fifth.
-        time.sleep(pause_s(time.monotonic() - asked, POLL_S))
-
-
-def _command(redis: Redis, *arguments: str | int) -> Any:
-    run: Any = redis.execute_command
-    return run(*arguments)
-
-
-def _chunks(keys: Any) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    for key in keys:
-        chunk.append(key)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def _served(redis: Redis, current: Path) -> tuple[str, ...]:
     """Names the bundles that are served, or at hand for a rollback; none where nothing was promoted."""
     return read_routing(redis, current).routing.bundles if current.exists() else ()
+
+
+def _fit_to_search(folder: Path, redis: CountedRedis, settings: EnsembleSettings, manifest: Manifest) -> None:
+    """Makes the graph that is searched in the process, or chooses how broadly Redis looks."""
+    if settings.index_engine is IndexEngine.USEARCH:
+        prepare_graph(folder, manifest, settings, _say)
+        return
+    k, target, head = settings.k, settings.recall_target, settings.head_items
+    ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
+    watch = IndexWatch(redis, manifest.bundle, manifest.items)
+    asked = (manifest.bundle, ids, watch, TIMEOUT_MS, bool(manifest.filters))
+    nodes = IndexNodes(redis, settings.redis_url, *asked)
+    choose_breadth(redis, folder, manifest, k, target, _say, head, nodes)
 
 
 def _say(line: str) -> None:
@@ -360,23 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_new and not chosen.force:
             ids = np.load(chosen.bundle / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
             check_features(redis, manifest, read_dataset(chosen.bundle), ids)
-
-        def accept(manifest: Manifest) -> None:
-            if settings.index_engine is IndexEngine.USEARCH:
-                prepare_graph(chosen.bundle, manifest, settings, _say)
-                return
-            k, target, head = settings.k, settings.recall_target, settings.head_items
-            ids = np.load(chosen.bundle / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
-            watch = IndexWatch(redis, manifest.bundle, manifest.items)
-            asked = (manifest.bundle, ids, watch, TIMEOUT_MS, bool(manifest.filters))
-            nodes = IndexNodes(redis, settings.redis_url, *asked)
-            choose_breadth(redis, chosen.bundle, manifest, k, target, _say, head, nodes)
-
         built = build_index(
             redis,
             chosen.bundle,
             chosen.keep,
-            accept=accept,
+            accept=partial(_fit_to_search, chosen.bundle, redis, settings),
             served=_served(redis, settings.bundle),
             clients=clients,
             nodes=settings.nodes,

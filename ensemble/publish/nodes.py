@@ -26,8 +26,8 @@ from contract.bundles import bundles_folder
 from contract.environment import explain_redis
 from contract.filters import has_range
 from contract.keys import bundles_key, index_name, item_vector_prefix, live_version_key, number_field
-from ensemble.publish.index import IndexBuildError, create_parts, drop_part, wait_for_parts
 from ensemble.publish.live_items import live_rows
+from ensemble.publish.parts import IndexBuildError, create_parts, drop_part, wait_for_parts
 from ensemble.publish.places import SETTING, NodeFault, Places, check_nodes, named
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect

@@ -22,7 +22,7 @@ from contract.filters import (
 )
 from contract.keys import decode_tags, index_name, item_vector_key
 from ensemble.publish.fields import item_fields
-from ensemble.publish.index import create_command
+from ensemble.publish.parts import create_command
 from ensemble.stores.index_watch import index_info
 from ensemble.stores.vectors import MemoryVectorIndex, RedisVectorIndex
 from tests.builders.filters import DTYPES, Row, is_passing, rows, wanted

@@ -14,8 +14,9 @@ from redis import Redis
 from contract.bundle import BundleError, IndexSpec, read_manifest, sha256
 from contract.environment import RedisUrl
 from contract.keys import decode_card, item_card_key
-from ensemble.publish import index
-from ensemble.publish.index import IndexBuildError, build_index, create_command, drop_bundle, main
+from ensemble.publish import parts
+from ensemble.publish.index import build_index, drop_bundle, main
+from ensemble.publish.parts import IndexBuildError, create_command
 from ensemble.stores.client import connect
 from ensemble.stores.index_watch import index_info
 from tests.builders.search_redis import running_redis
@@ -104,7 +105,7 @@ def looks_of(monkeypatch: pytest.MonkeyPatch, *found: int) -> list[dict[str, int
     """Stands for what FT.INFO says look after look; indexing is over with the last."""
     looks = [{"num_docs": count, "indexing": 1} for count in found]
     looks[-1]["indexing"] = 0
-    monkeypatch.setattr(index, "index_info", lambda *which: index_info(*which) | looks.pop(0))
+    monkeypatch.setattr(parts, "index_info", lambda *which: index_info(*which) | looks.pop(0))
     return looks
 
 
@@ -120,7 +121,7 @@ def test_a_redis_that_still_indexes_after_a_restart_is_waited_for(
 def test_an_index_that_gets_on_is_waited_for_and_one_that_stands_still_is_not(
     redis: Redis, worlds: list[World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "time", Clock())
+    monkeypatch.setattr(parts, "time", Clock())
     assert looks_of(monkeypatch, 2, 4, 6, 8, 10, 20)
     assert build_index(redis, worlds[0].folder, keep=2, patience_s=0.08), "in steps shorter than the patience"
     looks_of(monkeypatch, *([7] * 100), 20)

@@ -27,8 +27,9 @@ from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle
 from ensemble.publish import index as index_module
 from ensemble.publish import nodes as nodes_module
-from ensemble.publish.index import IndexBuildError, build_index, drop_bundle, main
+from ensemble.publish.index import build_index, drop_bundle, main
 from ensemble.publish.nodes import main as move_nodes
+from ensemble.publish.parts import IndexBuildError
 from ensemble.publish.places import NodeFault
 from ensemble.run.metrics import GAUGES
 from ensemble.settings import EnsembleSettings
@@ -45,7 +46,7 @@ from live.consumer import Consumer
 from tests.builders.catalogue import ask_for, make_catalogue, put_items
 from tests.builders.index_nodes import Cluster, Served, running_nodes
 from tests.builders.live import drain
-from tests.builders.redis_server import free_port
+from tests.builders.ports import free_port
 from tests.builders.search_redis import running_redis
 from tests.builders.site import Site
 from tests.builders.triton import SOURCES, WIDTH, World, make_world
