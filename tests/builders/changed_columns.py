@@ -36,8 +36,8 @@ def change(folder: Path, new_id: int) -> None:
         file = folder / FOLDER / view_file(view)
         rows = pq.read_table(file)
         flag = rows[names.IS_AVAILABLE] if names.IS_AVAILABLE in rows.column_names else None
-        kept = [n for n in rows.column_names if n not in (dropped, names.IS_AVAILABLE)]
-        changed = {n: rows[n] if n != retyped else rows[n].cast(pa.string()) for n in kept}
+        names_left = [n for n in rows.column_names if n not in (dropped, names.IS_AVAILABLE)]
+        changed = {n: rows[n] if n != retyped else rows[n].cast(pa.string()) for n in names_left}
         changed[added] = pa.array(["of the second day"] * len(rows))
         if flag is not None:
             changed[names.IS_AVAILABLE] = flag

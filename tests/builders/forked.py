@@ -39,18 +39,18 @@ def forked(count: int, work: Callable[[Ranks], Any]) -> list[Any]:
 
 def _received(pipe: Connection) -> Any:
     assert pipe.poll(TIMEOUT_S), "a rank is silent"
-    is_well, told = pipe.recv()
-    assert is_well, told
-    return told
+    is_well, result = pipe.recv()
+    assert is_well, result
+    return result
 
 
 def _in_child(pipe: Connection, environment: dict[str, str], work: Callable[[Ranks], Any]) -> None:
     os.environ.update(environment)
     try:
         with process_group() as ranks:
-            told = True, work(ranks)
+            reply = True, work(ranks)
     except BaseException:
-        told = False, traceback.format_exc()
-    pipe.send(told)
+        reply = False, traceback.format_exc()
+    pipe.send(reply)
     pipe.close()
     os._exit(0)

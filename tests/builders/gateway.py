@@ -149,8 +149,8 @@ def variant_of(
 
 def make_settings(**values: Any) -> Settings:
     """Settings of the tests: whatever the machine's environment says, and with time to spare."""
-    told = {"latency_budget_ms": 10_000, "reserve_ms": 500, "store_timeout_ms": 2000, "warm_up_requests": 0}
-    return Settings(**(told | values))
+    base = {"latency_budget_ms": 10_000, "reserve_ms": 500, "store_timeout_ms": 2000, "warm_up_requests": 0}
+    return Settings(**(base | values))
 
 
 def make_outputs(

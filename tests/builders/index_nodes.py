@@ -29,8 +29,8 @@ class Served:
     """The chain over one Redis, as the model process holds it."""
 
     def __init__(self, world: World, url: RedisUrl, **settings_of: Any) -> None:
-        told = {"redis_url": url, "redis_timeout_ms": 5_000, "index_timeout_ms": 5_000, **settings_of}
-        settings = make_settings(**told)
+        defaults = {"redis_url": url, "redis_timeout_ms": 5_000, "index_timeout_ms": 5_000, **settings_of}
+        settings = make_settings(**defaults)
         bundle = LoadedBundle.open(world.folder)
         self.recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
         self.recommender.stores.items.load()

@@ -47,8 +47,8 @@ def ranker_scores(bundle: Path, asked: list[tuple[OwnId, list[OwnId]]]) -> list[
         assert min(of_user.min(), of_items.min()) >= 0, "prepared data know whom they are asked about"
         named = {safe_name(name): it for name, it in candidates.columns(of_user, of_items).items()}
         given = {name: tf.constant(named[name], spec.dtype) for name, spec in taken.items()}
-        (told,) = network(**given).values()
-        scores.append(told.numpy().tolist())
+        (output,) = network(**given).values()
+        scores.append(output.numpy().tolist())
     return scores
 
 

@@ -83,6 +83,6 @@ class Site:
 
 def answer(recommender: Recommender, user: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """What a user's answer lacks, and its items."""
-    (told,) = recommender.answer([make_request(user)])
-    assert not isinstance(told, StageError), told
-    return tuple(map(str, degradations(int(told["degraded"][0, 0])))), tuple(slate(told))
+    (reply,) = recommender.answer([make_request(user)])
+    assert not isinstance(reply, StageError), reply
+    return tuple(map(str, degradations(int(reply["degraded"][0, 0])))), tuple(slate(reply))

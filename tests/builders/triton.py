@@ -390,8 +390,8 @@ def make_request(
     if features is not None:
         optional["user_features"] = encode_user_features(features)
     if rules is not None or shown:
-        told = {} if rules is None else {"rules": rules}
-        data = json.dumps(told | {"shown": shown}).encode()
+        content = {} if rules is None else {"rules": rules}
+        data = json.dumps(content | {"shown": shown}).encode()
         optional["rules"] = np.frombuffer(data.ljust(RULES_WIDTHS[0], b"\0"), dtype=np.uint8)[None]
     return (
         optional

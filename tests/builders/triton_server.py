@@ -43,9 +43,9 @@ def running_triton(var: Path, given: Mapping[str, str]) -> Iterator[RunningTrito
     settings, log = LocalSettings(var_dir=var, **ports), var / "triton.log"
     (var / "models").mkdir(exist_ok=True)
     arguments = command(settings, prepare_backends(var / "triton" / "backends"))
-    told = environment({**os.environ, "SHORTLIST_VAR_DIR": str(var), **given})
+    variables = environment({**os.environ, "SHORTLIST_VAR_DIR": str(var), **given})
     with log.open("wb") as output:
-        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=told)
+        process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT, env=variables)
     running = RunningTriton(settings.triton_http_port, settings.triton_grpc_port, process.pid, log)
     try:
         until = time.monotonic() + START_S

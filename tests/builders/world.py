@@ -111,8 +111,8 @@ class World:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the bundle that is served."""
-        told: dict[str, Any] = json.loads((self.settings.bundle / "manifest.json").read_text())
-        return told
+        content: dict[str, Any] = json.loads((self.settings.bundle / "manifest.json").read_text())
+        return content
 
     def post(self, **body: Any) -> httpx.Response:
         """Asks for a recommendation."""
@@ -122,8 +122,8 @@ class World:
         """Asks for a recommendation, which must be answered."""
         answer = self.post(user_id=user_id, **body)
         assert answer.status_code == 200, answer.text
-        told: dict[str, Any] = answer.json()
-        return told
+        document: dict[str, Any] = answer.json()
+        return document
 
 
 def ids_of(answer: dict[str, Any]) -> list[Any]:

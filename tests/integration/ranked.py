@@ -36,8 +36,8 @@ class Ranked:
 
 def is_ranked(world: World) -> bool:
     """Whether the gateway says that the bundle's ranker is run."""
-    told = httpx.get(f"{world.url}/v1/bundle", timeout=10.0, trust_env=False).json()
-    return bool(told["is_ranked"])
+    bundle = httpx.get(f"{world.url}/v1/bundle", timeout=10.0, trust_env=False).json()
+    return bool(bundle["is_ranked"])
 
 
 def ranked(world: World, users: Sequence[int | str]) -> list[Ranked]:

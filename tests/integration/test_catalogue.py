@@ -79,16 +79,16 @@ def test_of_a_user_who_was_forgotten_nothing_is_left(own_stack: World, client: C
     items = [one["item_id"] for one in world.recommend(STRANGER, n=3)["items"]]
     client.send_events([{"user_id": STRANGER, "item_id": one, "type": "click"} for one in items])
     assert eventually(lambda: {*client.user(STRANGER)["seen"]} == {*items}, WITHIN_S)
-    told = client.user(STRANGER)
-    events = told["events"]["waiting"] + told["events"]["archived"]
+    held = client.user(STRANGER)
+    events = held["events"]["waiting"] + held["events"]["archived"]
     assert sorted(one["item_id"] for one in events) == sorted(items)
     assert eventually(lambda: any(client.user(STRANGER)["shown"].values()), WITHIN_S)
     assert places(world)
     client.delete_user(STRANGER)
     assert eventually(lambda: client.user(STRANGER)["seen"] == [], WITHIN_S)
-    told = client.user(STRANGER)
-    assert told["features"] == {}
-    assert told["events"]["waiting"] == told["shown"]["waiting"] == told["slates"] == []
+    held = client.user(STRANGER)
+    assert held["features"] == {}
+    assert held["events"]["waiting"] == held["shown"]["waiting"] == held["slates"] == []
     materialize(world)
     assert places(world) == []
 

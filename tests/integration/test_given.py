@@ -32,8 +32,8 @@ def vectors(stack: World) -> dict[int, Any]:
 def similar(stack: World, **body: Any) -> dict[str, Any]:
     answer = httpx.post(f"{stack.url}/v1/similar", json=body, timeout=30, trust_env=False)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def beside(stack: World, item_id: int) -> dict[int, float]:
@@ -59,10 +59,10 @@ def test_items_like_another_are_the_nearest_that_may_be_shown(
     found = answer["explain"]["items"]
     gone = {one["item_id"] for one in found if one["removed_by"] == "unavailable"}
     nearest = sorted(cosine.keys() - gone - {item_id}, key=lambda other: -cosine[other])[:10]
-    kept = {one["item_id"] for one in found if one["removed_by"] is None}
-    assert set(nearest) <= kept
+    passing = {one["item_id"] for one in found if one["removed_by"] is None}
+    assert set(nearest) <= passing
     likeness = cosine | {other: cosine[other] + more for other, more in beside(stack, item_id).items()}
-    best = sorted(kept, key=lambda other: -likeness[other])[:10]
+    best = sorted(passing, key=lambda other: -likeness[other])[:10]
     scores = [item["score"] for item in answer["items"]]
     assert scores == pytest.approx([likeness[other] for other in best], abs=1e-4)
     assert scores == pytest.approx([likeness[other] for other in ids_of(answer)], abs=1e-4)
@@ -91,8 +91,8 @@ def test_a_session_is_answered_by_the_ensemble_from_what_it_brings(
     nobody = stack.post(user_features={RECENT: first})
     assert nobody.status_code == 200, nobody.text
     assert ids_of(nobody.json()) == ids_of(one)
-    told = httpx.get(f"{stack.url}/v1/bundle", trust_env=False).json()["user_features"]
-    whole = stack.recommend(STRANGER, user_features=dict.fromkeys(told) | {RECENT: first})
+    columns = httpx.get(f"{stack.url}/v1/bundle", trust_env=False).json()["user_features"]
+    whole = stack.recommend(STRANGER, user_features=dict.fromkeys(columns) | {RECENT: first})
     assert whole["degraded"] == []
     wrong = stack.post(user_id=STRANGER, user_features={RECENT: ["a"]})
     assert wrong.json()["errors"][0]["field"] == f"user_features.{RECENT}"

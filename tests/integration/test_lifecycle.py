@@ -52,8 +52,8 @@ def test_the_demo_walks_the_whole_path_and_stops_everything(demo: Demo) -> None:
 
 def test_the_demos_load_run_left_its_report(demo: Demo) -> None:
     (figures,) = (demo.world.var / "load").glob("*.json")
-    told = json.loads(figures.read_text())
-    assert told["answered"] == told["scheduled"] > 300
+    report = json.loads(figures.read_text())
+    assert report["answered"] == report["scheduled"] > 300
     assert figures.with_suffix(".png").is_file()
 
 

@@ -222,11 +222,11 @@ def lonely_url(tmp_path: Path) -> Iterator[str]:
         "REDIS_URL": "redis://127.0.0.1:1",
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
-    told = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}
+    variables = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}
     python = ROOT / ".venv" / "gateway" / "bin" / "python"
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [python, "-m", "service.main"], cwd=ROOT, env=inherited | told, stdout=log, stderr=log
+            [python, "-m", "service.main"], cwd=ROOT, env=inherited | variables, stdout=log, stderr=log
         )
         try:
             url = f"http://127.0.0.1:{port}"

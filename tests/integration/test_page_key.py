@@ -33,10 +33,10 @@ def locked_url(tmp_path: Path) -> Iterator[str]:
         "REDIS_URL": "redis://127.0.0.1:1",
         "API_KEYS": f"page:{digest_of(KEY.encode())}",
     }
-    told = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}
+    variables = {f"SHORTLIST_{name}": str(value) for name, value in settings.items()}
     command = [str(python_of("gateway")), "-m", "service.main"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | told, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
             assert eventually(lambda: not http_fault(f"{url}/healthz")), (tmp_path / "log").read_text()
@@ -61,8 +61,8 @@ def test_the_page_asks_for_the_key_and_keeps_it_in_its_tab_alone(browser: Any, l
     assert not page.is_shown("#enter")
     page.open("?user=8&n=3")  # the same tab, loaded again
     assert len(page.all("#served li")) == 3
-    kept = browser.execute_script("return [localStorage.length, document.cookie, location.href]")
-    assert kept[:2] == [0, ""]
-    assert KEY not in kept[2]
+    stored = browser.execute_script("return [localStorage.length, document.cookie, location.href]")
+    assert stored[:2] == [0, ""]
+    assert KEY not in stored[2]
     assert page.problems() == []
     browser.execute_script("sessionStorage.clear()")

@@ -53,8 +53,8 @@ def retrain(world: World, reason: str, **settings: str) -> subprocess.CompletedP
 
 
 def manifest(world: World, bundle: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((world.var / "bundles" / bundle / "manifest.json").read_text())
-    return told
+    content: dict[str, Any] = json.loads((world.var / "bundles" / bundle / "manifest.json").read_text())
+    return content
 
 
 def served(world: World) -> tuple[str, str]:
@@ -66,14 +66,14 @@ def tried(world: World) -> dict[str, Any]:
     """What is kept of the training that was begun last; nothing before trainings are looked for."""
     with world.redis() as client:
         value: Any = client.get(retrained_key(world.manifest()["dataset"]))
-        told: dict[str, Any] = json.loads(value or "{}")
-        return told
+        record: dict[str, Any] = json.loads(value or "{}")
+        return record
 
 
 def is_ended(world: World) -> bool:
     """Whether a training was begun, and has ended."""
-    told = tried(world)
-    return bool(told["reason"]) and told["status"] is not None
+    record = tried(world)
+    return bool(record["reason"]) and record["status"] is not None
 
 
 def of_the_category(world: World) -> list[int]:

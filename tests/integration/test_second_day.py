@@ -145,9 +145,9 @@ def test_a_column_of_another_type_or_gone_is_null_and_told_and_never_a_failure(
         store.restore(key, 0, before, replace=True)
     assert "features" not in world.recommend(user)["degraded"]
     log = (world.var / "log" / "triton.log").read_text()
-    told = [line for line in log.splitlines() if "it is null; if the data set changed" in line]
-    assert told
-    assert len(told) == len(set(told)) <= 2 * len(fields), "each column once"
+    warnings = [line for line in log.splitlines() if "it is null; if the data set changed" in line]
+    assert warnings
+    assert len(warnings) == len(set(warnings)) <= 2 * len(fields), "each column once"
 
 
 def test_columns_that_change_and_people_who_come_harm_no_answer_of_the_bundle_that_serves(
@@ -205,8 +205,8 @@ def test_a_redis_that_was_emptied_is_told_and_one_command_mends_it(
 
     def restart_empty() -> None:
         supervisor.stop("redis")
-        for kept in ("appendonlydir", "dump.rdb"):
-            path = world.var / "redis" / kept
+        for file in ("appendonlydir", "dump.rdb"):
+            path = world.var / "redis" / file
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         supervisor.start("redis")
 

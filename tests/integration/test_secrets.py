@@ -83,15 +83,15 @@ def test_the_password_of_redis_stands_in_its_own_file_alone_and_a_refusal_says_w
     before = harmed.pids()
     with refused(harmed):
         until(lambda: AUTHENTICATION_FAILED in readiness(harmed).text, "readiness says what is wrong")
-        told = readiness(harmed)
-        assert told.status_code == 503
+        response = readiness(harmed)
+        assert response.status_code == 503
         answer = harmed.recommend(user)
         assert answer["source"] == "popular"
         assert "ensemble_unavailable" in answer["degraded"]
         status = harmed.stack("status").stdout
         materialized = harmed.run("training", "-m", "feature_repo", "materialize")
         time.sleep(2.0)  # long enough for the watch to look again: it has no cause to replace anything
-        for text in (told.text, status, materialized.stderr):
+        for text in (response.text, status, materialized.stderr):
             assert AUTHENTICATION_FAILED in text
             assert "start it" not in text
         assert materialized.returncode == 1

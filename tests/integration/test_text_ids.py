@@ -100,9 +100,9 @@ def test_the_ranker_that_the_settings_name_scores_in_triton_as_where_it_was_trai
 
 def seen(world: World, user: str) -> list[str]:
     answer = httpx.get(f"{world.url}/v1/users/{quote(user, safe='')}/seen?limit=200", trust_env=False)
-    told: dict[str, Any] = answer.json()
-    assert told["user_id"] == user
-    return ids_of(told)
+    body: dict[str, Any] = answer.json()
+    assert body["user_id"] == user
+    return ids_of(body)
 
 
 def in_batch(world: World, code: str) -> Any:

@@ -28,10 +28,10 @@ DONE = {"users": 1000, "done": 990, "skipped": {"unknown": 10}, "compute_s": 2.0
 @pytest.fixture
 def command(redis_url: RedisUrl, tmp_path: Path) -> Command:
     def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        told = {"SHORTLIST_REDIS_URL": redis_url.get_secret_value(), "SHORTLIST_VAR_DIR": str(tmp_path)}
+        variables = {"SHORTLIST_REDIS_URL": redis_url.get_secret_value(), "SHORTLIST_VAR_DIR": str(tmp_path)}
         return subprocess.run(
             [sys.executable, "-m", "batch", *arguments],
-            env=os.environ | told | settings,
+            env=os.environ | variables | settings,
             capture_output=True,
             text=True,
             check=False,
@@ -104,9 +104,9 @@ def test_status_without_a_run_says_how_to_begin_one(redis: Redis, command: Comma
 def test_rollback_switches_back_and_forth(redis: Redis, command: Command) -> None:
     publish(redis, "r-1", bundle="small-0")
     publish(redis, "r-2")
-    told = command("rollback", "--dataset", DATASET)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == (
+    done = command("rollback", "--dataset", DATASET)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
         "small: run r-1 of bundle small-0 is read now, no longer r-2; the same command again undoes it\n"
     )
     assert RunRegistry(redis, DATASET).published() == Published(("r-1",), ("r-2",))

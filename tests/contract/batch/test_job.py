@@ -284,16 +284,16 @@ def test_a_user_who_is_removed_while_a_run_computes_is_in_nothing_that_it_publis
     batch_world: BatchWorld, one_ray: int
 ) -> None:
     batch_world.forget()
-    redis, (gone, kept) = batch_world.redis, batch_world.world.user_ids[1:3]
+    redis, (gone, remaining) = batch_world.redis, batch_world.world.user_ids[1:3]
 
     def remove(*_: int) -> None:
         redis.sadd(removed_users_key("tiny"), gone)  # as a materialisation does, when its slate is written
 
-    users = batch_world.list_users("two.parquet", [gone, kept])
+    users = batch_world.list_users("two.parquet", [gone, remaining])
     job, _ = batch_world.job(remove, workers=one_ray)
     record = job.run(Selection(users=users, is_alone=True))
-    assert set(batch_world.slates(record.run)) == {kept}
+    assert set(batch_world.slates(record.run)) == {remaining}
     files = batch_world.var / "batch" / "tiny" / record.run / "slates"
-    assert pq.read_table(files)["user_id"].to_pylist() == [kept]
+    assert pq.read_table(files)["user_id"].to_pylist() == [remaining]
     assert (record.users, record.done, record.state) == (2, 1, RunState.PUBLISHED)
     assert not redis.exists(removed_users_key("tiny"))

@@ -36,8 +36,8 @@ class Stand:
         program.write_text(
             f"import sys; open({str(self.ran)!r}, 'a').write(sys.argv[1] + '\\n'); sys.exit({status})"
         )
-        told = {"retrain_command": f"{sys.executable} {program}", "retrain_pause_s": HOUR, "poll_s": 0.1}
-        made = BatchSettings(**{**told, **settings})
+        defaults = {"retrain_command": f"{sys.executable} {program}", "retrain_pause_s": HOUR, "poll_s": 0.1}
+        made = BatchSettings(**{**defaults, **settings})
         self.var = folder / "var"
         self.watch = Retraining(redis, url, NAME, self.var, made, self.said.append, lambda: self.now_s)
         self.watch.look()  # it begins to count
@@ -120,8 +120,8 @@ def test_one_that_failed_is_kept_as_failed_and_not_begun_again_at_once(
     stand.now_s += HOUR
     stand.accept(1)
     assert stand.watch.look() == 3
-    kept = json.loads(stand.redis.get(retrained_key(NAME)))
-    assert (kept["status"], kept["reason"]) == (3, "1 events since the last training")
+    record = json.loads(stand.redis.get(retrained_key(NAME)))
+    assert (record["status"], record["reason"]) == (3, "1 events since the last training")
     assert stand.watch.look() is None
     assert "ended with status 3" in stand.said[-1]
 

@@ -252,9 +252,9 @@ async def test_what_the_consumer_tells_of_a_user_is_answered(
     async with gateway(server.url, tmp_path) as http, asyncio.TaskGroup() as group:
         group.create_task(consume())
         answer = await http.get("/v1/users/7")
-    told = answer.json()
+    body = answer.json()
     assert answer.status_code == 200
-    assert told == {"request_id": told["request_id"], "user_id": 7} | held
+    assert body == {"request_id": body["request_id"], "user_id": 7} | held
 
 
 async def test_what_is_held_names_items_as_the_caller_does(
@@ -271,9 +271,9 @@ async def test_what_is_held_names_items_as_the_caller_does(
 
     async with gateway(server.url, tmp_path, text=True) as http, asyncio.TaskGroup() as group:
         group.create_task(consume())
-        told = (await http.get("/v1/users/anna@example.org")).json()
-    assert told["features"] == features | {"user_recent_item_ids": [text_of(4), text_of(3)]}
-    assert told["seen"] == [text_of(3)]
+        body = (await http.get("/v1/users/anna@example.org")).json()
+    assert body["features"] == features | {"user_recent_item_ids": [text_of(4), text_of(3)]}
+    assert body["seen"] == [text_of(3)]
 
 
 async def test_without_a_consumer_or_redis_the_answer_is_503(

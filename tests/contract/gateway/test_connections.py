@@ -91,10 +91,10 @@ class Gateway:
 
 @asynccontextmanager
 async def serving(folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
-    told = make_settings(**({"receive_timeout_ms": TIMEOUT_MS, "max_body_bytes": BODY} | settings))
-    app = build_app(told, make_variant(folder, **settings))
+    own_settings = make_settings(**({"receive_timeout_ms": TIMEOUT_MS, "max_body_bytes": BODY} | settings))
+    app = build_app(own_settings, make_variant(folder, **settings))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = server_of(app, told)
+    server = server_of(app, own_settings)
     config = server.config
     config.log_config = None
     serve = asyncio.create_task(server._serve(sockets=[listener]))  # without taking the process's signals

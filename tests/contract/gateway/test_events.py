@@ -88,8 +88,8 @@ async def test_an_event_lies_in_the_stream_of_its_user_as_it_was_sent(
     server: RedisProcess, client: Any, tmp_path: Path
 ) -> None:
     at_s = time.time() - 60
-    told = {"timestamp": at_s, "context": {"context_hour": 9}, "request_id": "r1", "event_id": "e1"}
-    answer = await post(server, tmp_path, click(is_purchase=0, **told))
+    fields = {"timestamp": at_s, "context": {"context_hour": 9}, "request_id": "r1", "event_id": "e1"}
+    answer = await post(server, tmp_path, click(is_purchase=0, **fields))
     assert answer.status_code == 202
     said = answer.json()
     assert (said["accepted"], said["duplicates"], said["refused"], said["errors"]) == (1, 0, 0, [])

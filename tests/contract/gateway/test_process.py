@@ -28,10 +28,10 @@ COMMAND = [sys.executable, "-m", "service.main"]
 
 def environment(bundle: Path, **settings: str) -> dict[str, str]:
     """What the gateway sees: none of the machine's own settings."""
-    told = {"BUNDLE_DIR": str(bundle), "PORT": "0", "LATENCY_BUDGET_MS": "8000"}
-    told |= {"REDIS_URL": "redis://127.0.0.1:1", "TRITON__ADDRESS": "127.0.0.1:1"}
+    variables = {"BUNDLE_DIR": str(bundle), "PORT": "0", "LATENCY_BUDGET_MS": "8000"}
+    variables |= {"REDIS_URL": "redis://127.0.0.1:1", "TRITON__ADDRESS": "127.0.0.1:1"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHORTLIST_")}
-    return inherited | {f"SHORTLIST_{name}": value for name, value in (told | settings).items()}
+    return inherited | {f"SHORTLIST_{name}": value for name, value in (variables | settings).items()}
 
 
 class Gateway:

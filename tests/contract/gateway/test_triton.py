@@ -117,9 +117,9 @@ async def test_a_call_is_never_cancelled_on_its_way() -> None:
         triton.wait_s = 0.3
         for explain in (False, True):
             request = RecommendRequest(user_id=7, explain=explain)
-            with pytest.raises(DependencyUnavailable) as told:
+            with pytest.raises(DependencyUnavailable) as raised:
                 await ensemble.recommend(request, Deadline.after(0.05), 0)
-            assert told.value.is_late
+            assert raised.value.is_late
             asking = asyncio.ensure_future(ensemble.recommend(request, Deadline.after(20), 0))
             await asyncio.sleep(0.1)
             asking.cancel()
@@ -130,13 +130,15 @@ async def test_a_call_is_never_cancelled_on_its_way() -> None:
 async def test_only_an_explained_request_asks_for_the_explaining_tensors() -> None:
     async with fake_triton() as triton, connected(triton) as ensemble:
         plain = await ensemble.recommend(RecommendRequest(user_id=7, n=3), Deadline.after(10), 0)
-        told = await ensemble.recommend(RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0)
+        explained = await ensemble.recommend(
+            RecommendRequest(user_id=7, n=3, explain=True), Deadline.after(10), 0
+        )
     few, many = ([output.name for output in request.outputs] for request in triton.requests)
     assert few == [ANSWER.name]
     assert sorted(many) == sorted(tensor.name for tensor in (ANSWER, *EXPLAIN_TENSORS))
-    assert plain.item_ids == told.item_ids
+    assert plain.item_ids == explained.item_ids
     assert plain.retrieved is None
-    assert told.retrieved
+    assert explained.retrieved
 
 
 async def test_the_deadline_bounds_the_call() -> None:

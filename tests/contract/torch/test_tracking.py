@@ -77,8 +77,8 @@ def test_a_record_is_brought_whole_and_once(var: Path, store: ExperimentStore) -
     assert (data.dataset.name, run.data.tags["data_version"]) == ("whole", "ab" * 32)
     assert names(store, run.info.run_id, "plots") == {"calibration.png", "slates.png"}
     assert names(store, run.info.run_id, "tables") == {"calibration.json", "evaluation.json"}
-    kept = {path.name for path in (var / "bundles" / bundle).iterdir()}
-    assert names(store, run.info.run_id, "bundle") == kept
+    files = {path.name for path in (var / "bundles" / bundle).iterdir()}
+    assert names(store, run.info.run_id, "bundle") == files
 
 
 def test_what_was_broken_off_is_completed_without_doubling_a_value_or_copying_a_file_again(

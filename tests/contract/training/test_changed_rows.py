@@ -49,9 +49,9 @@ def weights(trained: tuple[Prepared, Path, TrainingSettings]) -> Iterator[Path]:
     """The file of the kept weights, which is as it was afterwards."""
     _, folder, settings = trained
     path = user_weights_file(settings.var_dir, folder.name)
-    kept = path.read_bytes()
+    content = path.read_bytes()
     yield path
-    path.write_bytes(kept)
+    path.write_bytes(content)
 
 
 def test_rows_of_users_who_did_something_since_are_written_with_the_rankers_part_as_it_was(

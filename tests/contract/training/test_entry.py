@@ -39,7 +39,7 @@ def open_redis(tmp_path: Path) -> Iterator[RedisUrl]:
 def test_everything_arrives_changes_and_goes_for_the_documented_user(
     world: Prepared, open_redis: RedisUrl, tmp_path: Path, how: str
 ) -> None:
-    gone, kept = (int(user) for user in world.users[names.USER_ID].iloc[:2])
+    gone, remaining = (int(user) for user in world.users[names.USER_ID].iloc[:2])
     fewer = replace(
         world,
         users=world.users.iloc[1:],
@@ -51,8 +51,8 @@ def test_everything_arrives_changes_and_goes_for_the_documented_user(
         assert load(fewer, url).deleted[names.USER_PROFILE] == 1
     name = world.dataset.name
     with Redis(**open_redis.connection_kwargs()) as redis:
-        assert [redis.exists(seen_key(name, user)) for user in (gone, kept)] == [0, 1]
-        assert [redis.exists(feature_key(names.USER_ID, user, name)) for user in (gone, kept)] == [0, 1]
+        assert [redis.exists(seen_key(name, user)) for user in (gone, remaining)] == [0, 1]
+        assert [redis.exists(feature_key(names.USER_ID, user, name)) for user in (gone, remaining)] == [0, 1]
 
 
 def test_a_wrong_password_is_told_as_one_and_without_it(
@@ -80,8 +80,8 @@ def test_a_right_the_user_lacks_is_named_without_the_password(world: Prepared, o
     with Redis(**open_redis.connection_kwargs()) as redis:
         redis.execute_command("ACL", "SETUSER", user.user, "-hset")
         redis.flushall()
-    told = "User shortlist has no permissions to run the 'hset' command; docs/operations.md lists"
-    with pytest.raises(DatasetError, match=f"^Redis at {user.address}: {told}"):
+    message = "User shortlist has no permissions to run the 'hset' command; docs/operations.md lists"
+    with pytest.raises(DatasetError, match=f"^Redis at {user.address}: {message}"):
         materialize(world.folder, user, say=quiet)
 
 

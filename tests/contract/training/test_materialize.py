@@ -234,8 +234,10 @@ def test_training_values_are_those_of_a_point_in_time_join(
     for name, column in columns.items():
         for found, value in zip(joined[name], expected[name], strict=True):
             absent = column.role is Role.LIST and not isinstance(value, (list, np.ndarray))
-            told = found[: column.max_length] if column.role is Role.LIST and found is not None else found
-            assert_same(told, [] if absent else value, name)
+            truncated = (
+                found[: column.max_length] if column.role is Role.LIST and found is not None else found
+            )
+            assert_same(truncated, [] if absent else value, name)
 
 
 def test_a_new_snapshot_writes_who_did_something_since(
@@ -629,8 +631,8 @@ def test_rows_that_did_not_arrive_are_an_error_and_are_loaded_again(
     evicted = feature_key(names.ITEM_ID, 5, "synthetic")
     forget = OnlineStore.forget_seen
 
-    def evict(store: OnlineStore, kept: Any, write: Any) -> None:
-        forget(store, kept, write)
+    def evict(store: OnlineStore, rows: Any, write: Any) -> None:
+        forget(store, rows, write)
         redis.delete(evicted)
 
     monkeypatch.setattr(OnlineStore, "forget_seen", evict)
@@ -660,7 +662,7 @@ def test_the_command_finds_what_was_computed(
 def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared, url: RedisUrl) -> None:
     load(world, url)
     file = world.folder / "dataset.yaml"
-    told = file.read_text()
+    content = file.read_text()
     less = {name: column for name, column in world.dataset.items.items() if name != "item_brand"}
     file.write_text(dataset_yaml(world.dataset.model_copy(update={"items": less})))
     try:
@@ -669,12 +671,13 @@ def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared
         ):
             materialize(world.folder, url, say=quiet)
     finally:
-        file.write_text(told)
+        file.write_text(content)
 
 
 def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
-    world: Prepared, url: RedisUrl, redis: Redis
+    world: Prepared, url: RedisUrl, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SHORTLIST_BATCH_DIR", str(tmp_path))
     load(world, url)
     users, items = world.users[names.USER_ID].tolist(), world.items[names.ITEM_ID].tolist()
     redis.sadd(batch_stored_key("synthetic"), "run-1", "run-2")
@@ -691,19 +694,19 @@ def test_what_was_made_of_a_user_or_an_item_goes_with_its_row(
         items=world.items.iloc[1:],
         interactions=rows[(rows[names.USER_ID] != users[0]) & (rows[names.ITEM_ID] != items[0])],
     )
-    runs = world.folder.parents[1] / "batch" / "synthetic"
+    runs = tmp_path / "synthetic"
     for run in ("run-1", "run-2"):
         (runs / run / "slates").mkdir(parents=True)
         mine = pa.table({names.USER_ID: users[1:3], "item_ids": [items[:2], items[2:4]]})
-        pq.write_table(mine, kept := runs / run / "slates" / "part-00001.parquet")
+        pq.write_table(mine, others_file := runs / run / "slates" / "part-00001.parquet")
         both = pa.table({names.USER_ID: users[:2], "item_ids": [items[:2], items[2:4]]})
-        pq.write_table(both, kept.with_name("part-00000.parquet"))
-    untouched = kept.stat().st_mtime_ns
+        pq.write_table(both, others_file.with_name("part-00000.parquet"))
+    untouched = others_file.stat().st_mtime_ns
     began = time.time()
     load(fewer, url)
     assert pq.read_table(runs)[names.USER_ID].to_pylist() == [users[1], users[1], users[2]] * 2
-    assert pq.read_table(kept.with_name("part-00000.parquet"))["item_ids"].to_pylist() == [items[2:4]]
-    assert kept.stat().st_mtime_ns == untouched, "a file without them is left alone"
+    assert pq.read_table(others_file.with_name("part-00000.parquet"))["item_ids"].to_pylist() == [items[2:4]]
+    assert others_file.stat().st_mtime_ns == untouched, "a file without them is left alone"
     left = {key for key in (*slates, *cards) if redis.exists(key)}
     assert left == {k for k, user in slates.items() if user == users[1]} | {
         k for k, item in cards.items() if item == items[1]

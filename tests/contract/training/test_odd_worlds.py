@@ -107,9 +107,9 @@ def test_a_new_item_is_found_by_its_embedding(odd: Trained) -> None:
     without = item_columns(odd.prepared, odd.encoders)
     without["item_v ec"] = np.zeros_like(without["item_v ec"])
     flat = run_model(odd.folder / files.ITEM_TOWER_FILE, odd.manifest.item_tower, without)[-NEW:]
-    told = np.load(odd.folder / files.ITEM_VECTORS_FILE)[-NEW:]
+    vectors = np.load(odd.folder / files.ITEM_VECTORS_FILE)[-NEW:]
     assert np.ptp(flat[:, :-1], axis=0).max() < 1e-5, "without it they are all alike"
-    assert np.ptp(told[:, :-1], axis=0).max() > 0.1
+    assert np.ptp(vectors[:, :-1], axis=0).max() > 0.1
 
 
 def test_an_embedding_is_centred_and_null_is_the_mean(odd: Trained) -> None:

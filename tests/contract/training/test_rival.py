@@ -49,9 +49,9 @@ def test_the_gate_compares_on_the_newest_days_once_the_rival_was_measured_there(
         made.mkdir(parents=True)
         for file in folder.iterdir():
             (made / file.name).write_bytes(file.read_bytes())
-        told = {**metrics, "test": {"fingerprint": test}}
-        told["sections"]["end_to_end"][metrics["served"]]["ndcg@10"] = quality
-        (made / METRICS_FILE).write_text(json.dumps(told))
+        content = {**metrics, "test": {"fingerprint": test}}
+        content["sections"]["end_to_end"][metrics["served"]]["ndcg@10"] = quality
+        (made / METRICS_FILE).write_text(json.dumps(content))
     (bundles / "current").symlink_to("old")
     dataset = metrics["dataset"]
     passes, why = judge(bundles, "new", dataset, 0.03)

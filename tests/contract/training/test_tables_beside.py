@@ -30,8 +30,8 @@ def beside(small_bundle: tuple[Prepared, Path], tmp_path_factory: pytest.TempPat
     fields = Encoders.load(folder / ENCODERS_FILE).fields
     tower, ranker, tables = take_out(folder, COLUMNS, fields, manifest.user_tower, manifest.ranker)
     checksums = {file.name: sha256(file) for file in folder.iterdir() if file.name != MANIFEST_FILE}
-    told = {"user_tower": tower, "ranker": ranker, "tables": tables, "checksums": checksums}
-    (folder / MANIFEST_FILE).write_text(manifest.model_copy(update=told).model_dump_json())
+    changed = {"user_tower": tower, "ranker": ranker, "tables": tables, "checksums": checksums}
+    (folder / MANIFEST_FILE).write_text(manifest.model_copy(update=changed).model_dump_json())
     return folder
 
 

@@ -57,12 +57,12 @@ def test_a_training_leaves_its_record(small_bundle: Bundle, bundle_var: Path) ->
     steps = [one.step for one in measured if one.name == "retrieval/validation"]
     assert len(steps) > 1
     assert steps == sorted(steps)
-    told = json.loads((folder / files.METRICS_FILE).read_text())
+    content = json.loads((folder / files.METRICS_FILE).read_text())
     served = [one.value for one in measured if one.name == "test/end_to_end/ndcg@10"]
-    assert served == [slate_quality(told)]
+    assert served == [slate_quality(content)]
     tables = read_tables(bundle_var / FOLDER / folder.name)
     assert sum(row["rows"] for row in tables["calibration"]) > 0
-    assert {row["section"] for row in tables["evaluation"]} == set(told["sections"])
+    assert {row["section"] for row in tables["evaluation"]} == set(content["sections"])
 
 
 def test_a_changed_file_is_noticed_before_it_is_read(small_bundle: Bundle, tmp_path: Path) -> None:
@@ -93,12 +93,12 @@ def test_kept_user_vectors_are_those_that_the_index_will_be_searched_with(
     small_bundle: Bundle, manifest: Manifest
 ) -> None:
     prepared, folder = small_bundle
-    kept = np.load(folder / files.USER_VECTORS_FILE)
-    assert kept.shape == (min(QUERY_USERS, len(all_user_ids(prepared))), manifest.vector_width)
+    vectors = np.load(folder / files.USER_VECTORS_FILE)
+    assert vectors.shape == (min(QUERY_USERS, len(all_user_ids(prepared))), manifest.vector_width)
     encoders = Encoders.load(folder / files.ENCODERS_FILE)
     users = encoders.encode_all(users_as_of(prepared, prepared.dataset.clock()))
     served = run_model(folder / files.USER_TOWER_FILE, manifest.user_tower, users)
-    differences = [float(np.abs(served - vector).max(axis=1).min()) for vector in kept]
+    differences = [float(np.abs(served - vector).max(axis=1).min()) for vector in vectors]
     assert max(differences) < 1e-5
 
 
@@ -129,8 +129,8 @@ def test_the_popular_slate_is_available_ranked_and_shown(small_bundle: Bundle, m
     assert not table[names.IS_AVAILABLE].all()
     assert [item["item_name"] for item in popular["items"]] == chosen["item_name"].tolist()
     for name in manifest.filters:
-        told = [set(np.atleast_1d(item[name])) for item in popular["items"]]
-        assert told == [set(np.atleast_1d(value)) for value in chosen[name]]
+        values = [set(np.atleast_1d(item[name])) for item in popular["items"]]
+        assert values == [set(np.atleast_1d(value)) for value in chosen[name]]
     assert manifest.filters
     assert len(popular["items"]) == min(2500, int(table[names.IS_AVAILABLE].sum()))
 
@@ -195,6 +195,6 @@ def test_what_is_unchanged_is_kept(small_bundle: Bundle, bundle_var: Path) -> No
 
     _, folder = small_bundle
     before = (folder / files.MANIFEST_FILE).stat()
-    _, kept = bundles.small_bundle(bundle_var)
-    assert kept == folder
+    _, again = bundles.small_bundle(bundle_var)
+    assert again == folder
     assert (folder / files.MANIFEST_FILE).stat() == before

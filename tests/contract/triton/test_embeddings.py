@@ -118,7 +118,7 @@ def served(world: World, redis: Redis, settings: EnsembleSettings) -> Iterator[S
     made.stop()
 
 
-def told(recommender: Recommender, *requests: dict[str, Array]) -> list[Reply]:
+def answers_to(recommender: Recommender, *requests: dict[str, Array]) -> list[Reply]:
     """Asks; nobody fails."""
     answers = recommender.answer(requests)
     assert not [one for one in answers if isinstance(one, StageError)], answers
@@ -163,7 +163,7 @@ def test_slates_in_levels_are_those_of_the_tables_in_the_models(served: Served) 
     inside = make_recommender(served.world)
     outside = make_recommender(served.world, embeddings=served.embeddings)
     requests = [make_request(user) for user in (*served.world.user_ids, UNKNOWN)]
-    for expected, answer in zip(told(inside, *requests), told(outside, *requests), strict=True):
+    for expected, answer in zip(answers_to(inside, *requests), answers_to(outside, *requests), strict=True):
         np.testing.assert_array_equal(answer["item_ids"], expected["item_ids"])
         np.testing.assert_allclose(answer["item_scores"], expected["item_scores"], rtol=0, atol=1e-6)
         np.testing.assert_array_equal(answer["degraded"], expected["degraded"])
@@ -242,11 +242,11 @@ def test_redis_away_the_disk_answers_and_it_is_counted(
 def test_the_disk_away_what_is_above_is_answered_and_the_rest_marked(served: Served) -> None:
     recommender = make_recommender(served.world, embeddings=served.embeddings)
     request = make_request(served.world.user_ids[1])
-    assert lacks(told(recommender, request)[0]) == []
+    assert lacks(answers_to(recommender, request)[0]) == []
     served.updates.disk.close()
-    assert lacks(told(recommender, request)[0]) == [], "the process has the rows"
+    assert lacks(answers_to(recommender, request)[0]) == [], "the process has the rows"
     served.forget()
-    assert lacks(told(recommender, request)[0]) == [Degradation.EMBEDDINGS]
+    assert lacks(answers_to(recommender, request)[0]) == [Degradation.EMBEDDINGS]
     counts = {
         (dict(labels)["level"], dict(labels)["why"]): count
         for (name, labels), count in recommender.counters.counts.items()
@@ -271,7 +271,7 @@ def test_a_damaged_row_is_told_and_has_the_row_of_the_unknown(
     assert f"rows of [{user[0]}] are damaged" in caplog.text
     assert served.counted["disk", "damaged"] == 1
     recommender = make_recommender(served.world, embeddings=served.embeddings)
-    assert Degradation.EMBEDDINGS in lacks(told(recommender, make_request(int(user[0])))[0])
+    assert Degradation.EMBEDDINGS in lacks(answers_to(recommender, make_request(int(user[0])))[0])
 
 
 def test_a_damaged_row_of_redis_is_read_from_the_disk_and_mended(served: Served, redis: Redis) -> None:
@@ -326,10 +326,10 @@ def test_an_update_is_taken_over_while_it_is_served(served: Served, redis: Redis
 def test_an_update_changes_answers_and_each_says_nothing_is_lacking(served: Served, redis: Redis) -> None:
     recommender = make_recommender(served.world, embeddings=served.embeddings)
     user = int(served.known[2])
-    before = told(recommender, make_request(user))[0]
+    before = answers_to(recommender, make_request(user))[0]
     publish_update(redis, BUNDLE, {USER_ID: changed(served, 1), ITEM_ID: changed(served, 2, ITEM_ID)})
     served.updates.look(served.embeddings.renew)
-    after = told(recommender, make_request(user))[0]
+    after = answers_to(recommender, make_request(user))[0]
     assert not np.allclose(after["user_vector"], before["user_vector"])
     assert lacks(after) == []
     assert after["embedding_version"].tolist() == [[1]]
@@ -340,7 +340,7 @@ def test_an_answer_that_began_before_an_update_ends_as_of_before(
 ) -> None:
     recommender = make_recommender(served.world, embeddings=served.embeddings)
     request = make_request(int(served.known[2]))
-    before = told(recommender, request)[0]
+    before = answers_to(recommender, request)[0]
     publish_update(redis, BUNDLE, {USER_ID: changed(served, 1), ITEM_ID: changed(served, 2, ITEM_ID)})
     read, renewed = served.embeddings.read, list[int]()
 
@@ -351,7 +351,7 @@ def test_an_answer_that_began_before_an_update_ends_as_of_before(
         return found
 
     monkeypatch.setattr(served.embeddings, "read", read_and_renew)
-    (during,), (after,) = told(recommender, request), told(recommender, request)
+    (during,), (after,) = answers_to(recommender, request), answers_to(recommender, request)
     np.testing.assert_array_equal(during["ranking_scores"], before["ranking_scores"])
     assert not np.allclose(after["ranking_scores"], before["ranking_scores"])
 

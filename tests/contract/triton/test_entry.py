@@ -62,10 +62,10 @@ def test_a_wrong_password_is_told_in_one_line_without_it(
     monkeypatch.setenv("SHORTLIST_REDIS_URL", wrong.get_secret_value())
     assert index.main(["--bundle", str(make_world(tmp_path / "bundle").folder)]) == 1
     said = capfd.readouterr().err
-    told = (
+    expected = (
         f"Redis at {wrong.address}: authentication failed: look at user and password in SHORTLIST_REDIS_URL\n"
     )
-    assert said == told
+    assert said == expected
     with pytest.raises(
         AuthenticationError, match="look at user and password in SHORTLIST_REDIS_URL"
     ) as error:

@@ -125,8 +125,8 @@ def process_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 def serving(site: Site, folder: Path, **changed: Any) -> Recommender:
     """The chain of a bundle in a folder, which searches itself."""
-    told = {"redis_url": site.url, "redis_timeout_ms": 2000, "head_items": 0, "index_engine": "usearch"}
-    settings = make_settings(var_dir=site.var, **told, **changed)
+    defaults = {"redis_url": site.url, "redis_timeout_ms": 2000, "head_items": 0, "index_engine": "usearch"}
+    settings = make_settings(var_dir=site.var, **defaults, **changed)
     bundle = LoadedBundle.open(folder)
     recommender = Recommender(bundle, redis_stores(bundle, settings), settings)
     recommender.stores.items.load()
@@ -238,8 +238,8 @@ def test_a_redis_that_evicts_keys_marks_its_answers_too(
     watch.look()
     assert recommender.stores.vectors.is_whole
     assert (watch.share, watch.found, watch.away) == (1.0, 60, ())
-    told = {"maxmemory_policy": "allkeys-lru", "evicted_keys": 3}
-    monkeypatch.setattr(watch.redis, "info", lambda *_: told)
+    info = {"maxmemory_policy": "allkeys-lru", "evicted_keys": 3}
+    monkeypatch.setattr(watch.redis, "info", lambda *_: info)
     watch.look()
     assert not recommender.stores.vectors.is_whole
 

@@ -58,8 +58,8 @@ def looks(redis: Redis) -> int:
 
 def calls(redis: Redis, command: str) -> int:
     """Counts how often Redis has run a command."""
-    told: dict[str, Any] = redis.info("commandstats")
-    return int(told.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+    stats: dict[str, Any] = redis.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def test_an_index_that_is_whole_is_not_looked_at_again(served: Served, redis: Redis) -> None:
@@ -89,9 +89,9 @@ def test_a_look_at_the_redis_of_before_a_new_connection_proves_nothing(
     ask: Any = nodes.watch.redis.execute_command
 
     def asked_while_it_is_restarted(*command: str) -> Any:
-        told = ask(*command)
+        answer = ask(*command)
         served.watch.doubt()
-        return told
+        return answer
 
     served.watch.doubt()
     monkeypatch.setattr(nodes.watch.redis, "execute_command", asked_while_it_is_restarted)
@@ -173,7 +173,7 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
         build_index(redis, world.folder, 2)
         served = Served(world, url)
         served.start()
-        kept: dict[Any, Any] = redis.hgetall(key)
+        fields: dict[Any, Any] = redis.hgetall(key)
         redis.delete(key)
     with running_redis(folder, port=port, is_kept=True):
         assert eventually(lambda: served.looked_and_marked() is True and served.watch.found == 59)
@@ -181,7 +181,7 @@ def test_an_item_that_is_missing_after_a_restart_keeps_answers_marked_until_it_i
         before = looks(redis)
         assert eventually(lambda: served.looked_and_marked() is True and looks(redis) >= before + 3)
         assert served.is_marked() is True
-        redis.hset(key, mapping=kept)
+        redis.hset(key, mapping=fields)
         assert eventually(lambda: served.looked_and_marked() is False)
         assert served.watch.share == 1.0
 

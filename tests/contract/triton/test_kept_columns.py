@@ -96,13 +96,13 @@ def test_the_old_bundle_answers_as_before_until_the_new_one_serves_whatever_is_d
                 assert site.export() == 1
                 assert "Redis has otherwise or not at all" in capsys.readouterr().err
                 assert site.redis.zscore(bundles_key("tiny"), "new") is None
-    assert set(found) == {(user, told) for user, told in before.items()}
+    assert set(found) == {(user, slate) for user, slate in before.items()}
     rows = RedisFeatureStore(site.redis, new.dataset, new.dataset.clock).read_users(np.array([101, 105]))
     assert not rows.is_lacking.any(), "the new one reads its own"
-    told = [new.rows[names.USER_PROFILE, user] for user in (101, 105)]
+    of_new = [new.rows[names.USER_PROFILE, user] for user in (101, 105)]
     for name in {"user_age", "user_city"} & new.dataset.users.keys():
         null = names.NULL_INT if new.dataset.users[name].dtype == "int64" else None
-        assert rows.columns[name].tolist() == [null if row[name] is None else row[name] for row in told]
+        assert rows.columns[name].tolist() == [null if row[name] is None else row[name] for row in of_new]
     site.promote("old")
     assert site.export() == 0, "and the way back"
     with site.serving(site.old) as old:

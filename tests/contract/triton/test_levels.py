@@ -146,9 +146,9 @@ def test_a_row_whose_bytes_changed_is_damaged_and_one_of_another_key_too(tmp_pat
 
 def test_a_disk_that_is_full_is_told_in_one_line_and_nothing_half_written_stays(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
-    with files_up_to(100_000), pytest.raises(EmbeddingError, match="nothing half-written is left") as told:
+    with files_up_to(100_000), pytest.raises(EmbeddingError, match="nothing half-written is left") as raised:
         EmbeddingDisk.build(folder, {"user_id": table_of(20_000)}, "a")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 

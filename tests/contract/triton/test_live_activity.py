@@ -217,11 +217,11 @@ def assert_all_folded(redis: Any, world: Prepared, base: Prepared, events: Seque
         live = {getattr(event, key) for event in events}
         for one in sorted({*base.interactions[key].tolist(), *live}):
             mine = [event for event in events if getattr(event, key) == one]
-            told = [
+            archived = [
                 event.as_activity(world.dataset, int(event.item_id), 0, (1, n))
                 for n, event in enumerate(mine)
             ]
-            expected = [*events_before(log, entity, one, 2**63 - 1), *told]
+            expected = [*events_before(log, entity, one, 2**63 - 1), *archived]
             assert row_of(redis, world, entity, one) == folded(world, entity, expected, redis), f"{key} {one}"
 
 

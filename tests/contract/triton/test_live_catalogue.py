@@ -23,12 +23,17 @@ from contract.event_archive import read_archive
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.ids import number_of
 from contract.keys import (
+    batch_key,
+    batch_runs_key,
+    batch_stored_key,
     catalogue_reply_key,
     item_card_key,
     item_vector_key,
     live_items_key,
     live_version_key,
+    removed_users_key,
     shown_key,
+    slate_key,
     stream_lease_key,
 )
 from contract.live_catalogue import (
@@ -46,6 +51,7 @@ from contract.live_catalogue import (
 )
 from contract.live_files import read_files
 from contract.shown import Shown
+from contract.slates import Published, StoredSlate
 from ensemble.publish import index, live_items
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
@@ -53,6 +59,7 @@ from ensemble.stores.features import RedisFeatureStore
 from live.catalogue import CatalogueHandler
 from live.consumer import Consumer
 from live.streams import Entry
+from live.transaction import Transaction
 from tests.builders.catalogue import ask_for, make_catalogue, put_items
 from tests.builders.live import accept, click, drain, make_consumer
 from tests.builders.site import Site
@@ -214,11 +221,11 @@ def test_the_row_reads_as_it_was_put(site: Site, redis: Any, consumer: Consumer)
     put_items(redis, dataset, {**ROW, "item_is_available": None, "item_brand": None, "item_tags": []})
     drain(consumer)
     rows = RedisFeatureStore(redis, dataset, dataset.clock).read_items(np.array([NEW]))
-    told = {name: column[0] for name, column in rows.columns.items()}
+    row = {name: column[0] for name, column in rows.columns.items()}
     assert rows.is_found.all()
     assert not rows.is_lacking.any()
-    assert (told["item_category"], told["item_brand"], told["item_price"]) == (3, None, 2.5)
-    assert {*told["item_tags"].tolist()} == {names.NULL_INT}
+    assert (row["item_category"], row["item_brand"], row["item_price"]) == (3, None, 2.5)
+    assert {*row["item_tags"].tolist()} == {names.NULL_INT}
     assert redis.hget(feature_key("item_id", NEW, dataset.name), AVAILABILITY_FIELD) != UNAVAILABLE
     assert json.loads(redis.get(item_card_key("old", NEW))) == {"item_name": "brand new"}
 
@@ -319,25 +326,81 @@ def test_all_that_is_held_of_a_user_is_told_and_then_deleted(
     accept(redis, dataset, [event])
     for one in (note, others):
         redis.xadd(shown_key(dataset.name), one.entry())
-    told = told_of(redis, dataset, user, consumer)
-    (noted,) = told["shown"]["waiting"]
+    held = told_of(redis, dataset, user, consumer)
+    (noted,) = held["shown"]["waiting"]
     assert (noted["request_id"], noted["at_s"], noted["arm"]) == ("asked", 7.0, "champion")
     assert (noted["item_ids"], noted["scores"], noted["chances"]) == ([3, 5], [0.5, 0.25], [1.0, 0.5])
     assert noted["degraded"] == ["short"]
-    (did,) = told["events"]["waiting"]
+    (did,) = held["events"]["waiting"]
     assert (did["event_id"], did["item_id"], did["is_click"]) == (event.event_id, event.item_id, 1)
-    assert told["seen"] == list(site.old.seen[user])
+    assert held["seen"] == list(site.old.seen[user])
     assert (
-        told["features"]["user_recent_item_ids"]
+        held["features"]["user_recent_item_ids"]
         == site.old.rows[names.USER_ACTIVITY, user][names.USER_RECENT_ITEM_IDS]
     )
     ask_for(redis, dataset, FORGET, str(user))
-    told = told_of(redis, dataset, user, consumer)
+    held = told_of(redis, dataset, user, consumer)
     nothing: dict[str, Any] = {"waiting": [], "archived": []}
-    assert told == {"features": {}, "seen": [], "slates": [], "events": nothing, "shown": nothing}
+    assert held == {"features": {}, "seen": [], "slates": [], "events": nothing, "shown": nothing}
     assert redis.xlen(shown_key(dataset.name)) == 1, "others' notes stay"
     state = LiveState.of(read_changes(catalogue_folder(site.var, dataset.name)))
     assert [*state.forgotten] == [digest_of_user(user)]
+
+
+def forget(redis: Any, dataset: Dataset, user: int, consumer: Consumer) -> None:
+    """Deletes a user everywhere: who is told of after that has nothing."""
+    ask_for(redis, dataset, FORGET, str(user))
+    told_of(redis, dataset, user, consumer)
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_stored_slates_of_a_user_go_from_redis_and_from_files_wherever_these_are_kept(
+    site: Site,
+    redis: Any,
+    consumer: Consumer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_elsewhere: bool,
+) -> None:
+    name, runs = site.old.dataset.name, site.var / "batch"
+    if is_elsewhere:
+        runs = tmp_path / "runs"
+        monkeypatch.setenv("SHORTLIST_BATCH_DIR", str(runs))
+    file = runs / name / "run-1" / "slates" / "part-00000.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"user_id": [101, 102]}), file)
+    redis.sadd(batch_stored_key(name), "run-1")
+    for user in (101, 102):
+        redis.set(slate_key("run-1", user), StoredSlate(np.array([3]), np.ones(1), 0, "old", "run-1", 1).encode())
+    forget(redis, site.old.dataset, 101, consumer)
+    assert pq.read_table(file, partitioning=None)["user_id"].to_pylist() == [102]
+    assert [bool(redis.exists(slate_key("run-1", user))) for user in (101, 102)] == [False, True]
+
+
+def test_a_batch_run_is_told_of_a_user_who_is_deleted_while_it_is_unfinished_alone(
+    site: Site, redis: Any, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = site.old.dataset
+    name, removed = dataset.name, removed_users_key(dataset.name)
+    forget(redis, dataset, 101, consumer)
+    redis.zadd(batch_runs_key(name), {"run-0": 1.0, "run-1": 2.0, "run-2": 3.0})
+    redis.sadd(batch_stored_key(name), "run-0", "run-1", "run-2")
+    redis.set(batch_key(name), Published(("run-2", "run-1"), ("run-0",)).encode())
+    forget(redis, dataset, 102, consumer)
+    assert not redis.exists(removed), "whoever has its slate does without the number"
+    commit = Transaction.commit
+
+    def late(transaction: Transaction) -> list[Any]:
+        monkeypatch.setattr(Transaction, "commit", commit)
+        redis.sadd(batch_stored_key(name), "run-3")
+        return commit(transaction)
+
+    monkeypatch.setattr(Transaction, "commit", late)
+    forget(redis, dataset, 103, consumer)
+    assert redis.smembers(removed) == {b"103"}, "told to a run that began meanwhile"
+    redis.set(batch_key(name), b"no pointer")
+    forget(redis, dataset, 104, consumer)
+    assert redis.smembers(removed) == {b"103", b"104"}
 
 
 def told_of(redis: Any, dataset: Dataset, user: int, consumer: Consumer) -> Any:
@@ -390,13 +453,13 @@ def test_of_changes_that_are_made_one_file_the_last_of_each_item_and_user_stay(t
     rest = [Change(f"{at}-0", TAKE_OUT, "4") for at in range(8, 8 + MOST_FILES)]
     for one in (*changes, *rest):
         write_changes(tmp_path, [one])
-    kept = [Change("1-0", PUT, {"2": {"item_id": 2}}), *(changes[at] for at in (3, 4, 6, 7))]
-    told = read_changes(tmp_path)
-    assert told[: len(kept)] == kept
-    assert len(told) < len(kept) + 9
-    assert {one.content for one in told[len(kept) :]} == {"4"}
-    assert LiveState.of(told).items == LiveState.of([*changes, *rest]).items
-    assert LiveState.of(told).forgotten == LiveState.of(changes).forgotten == {"other": 3, "one": 6}
+    lasting = [Change("1-0", PUT, {"2": {"item_id": 2}}), *(changes[at] for at in (3, 4, 6, 7))]
+    read = read_changes(tmp_path)
+    assert read[: len(lasting)] == lasting
+    assert len(read) < len(lasting) + 9
+    assert {one.content for one in read[len(lasting) :]} == {"4"}
+    assert LiveState.of(read).items == LiveState.of([*changes, *rest]).items
+    assert LiveState.of(read).forgotten == LiveState.of(changes).forgotten == {"other": 3, "one": 6}
     assert not half.exists()
 
 

@@ -141,11 +141,11 @@ def make_spec(dataset: Dataset, encoders: Encoders) -> RankerSpec:
     of_items = {names.ITEM_ID, *dataset.item_catalog, *dataset.item_activity}
     of_items |= set(user_item_feature_names(dataset))
 
-    def inputs(kept: Mapping[str, Field]) -> Inputs:
+    def inputs(selected: Mapping[str, Field]) -> Inputs:
         return Inputs(
-            categorical=tuple(n for n, f in kept.items() if f.kind == "categorical"),
-            numeric=tuple(n for n, f in kept.items() if f.kind == "numeric"),
-            lists={n: f.length for n, f in kept.items() if f.kind == "list"},
+            categorical=tuple(n for n, f in selected.items() if f.kind == "categorical"),
+            numeric=tuple(n for n, f in selected.items() if f.kind == "numeric"),
+            lists={n: f.length for n, f in selected.items() if f.kind == "list"},
         )
 
     user = inputs({n: f for n, f in encoders.fields.items() if n not in of_items})

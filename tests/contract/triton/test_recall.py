@@ -102,9 +102,9 @@ def test_filters_and_more_than_k_are_searched_too(redis: Redis, world: World, ma
     ids, _ = index.search(query, [15 * K], [{}], 15 * K)
     assert len({*ids[0].tolist()} - {PAD_ID}) == 15 * K
     ids, _ = index.search(query, [K], [{"item_category": Condition(frozenset({"2"}))}], K)
-    kept = {i for (view, i), row in world.rows.items() if row.get("item_category") == 2}
+    passing = {i for (view, i), row in world.rows.items() if row.get("item_category") == 2}
     assert len({*ids[0].tolist()}) == K
-    assert {*ids[0].tolist()} <= kept
+    assert {*ids[0].tolist()} <= passing
 
 
 def test_what_was_measured_is_kept_until_the_target_or_k_changes(

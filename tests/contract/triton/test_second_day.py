@@ -73,15 +73,15 @@ def test_a_clock_that_jumps_during_a_request_makes_it_late_or_changes_nothing(
             return time.time() + (jump.total_seconds() if next(calls) > 2 else 0)
 
         recommender.now_s = now_s
-        (told,) = recommender.answer([make_request(101, deadline_us=int((began + 20) * 1e6))])
+        (reply,) = recommender.answer([make_request(101, deadline_us=int((began + 20) * 1e6))])
         if jump > timedelta(0):
-            assert isinstance(told, StageError), "the gateway takes the next step, and says so"
-            assert "the deadline passed" in str(told)
+            assert isinstance(reply, StageError), "the gateway takes the next step, and says so"
+            assert "the deadline passed" in str(reply)
         else:
-            assert slate(told) == list(expected[1])
+            assert slate(reply) == list(expected[1])
         after = now_s()
-        (told,) = recommender.answer([make_request(101, deadline_us=int((after + 20) * 1e6))])
-        assert slate(told) == list(expected[1]), "the gateway's clock has jumped as well"
+        (reply,) = recommender.answer([make_request(101, deadline_us=int((after + 20) * 1e6))])
+        assert slate(reply) == list(expected[1]), "the gateway's clock has jumped as well"
 
 
 @JUMPS

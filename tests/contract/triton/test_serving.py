@@ -48,24 +48,24 @@ def settings(site: Site) -> EnsembleSettings:
 
 @pytest.fixture
 def triton(settings: EnsembleSettings) -> Iterator[RunningTriton]:
-    told = {"SHORTLIST_REDIS_URL": settings.redis_url.get_secret_value(), "SHORTLIST_K": "10"}
-    with running_triton(settings.var_dir, told) as running:
+    variables = {"SHORTLIST_REDIS_URL": settings.redis_url.get_secret_value(), "SHORTLIST_K": "10"}
+    with running_triton(settings.var_dir, variables) as running:
         yield running
 
 
 def server(site: Site, settings: EnsembleSettings, triton: RunningTriton, **changed: object) -> BundleServer:
-    told = {"triton_http": f"127.0.0.1:{triton.http_port}", **changed}
-    return BundleServer(site.redis, settings.model_copy(update=told))
+    changes = {"triton_http": f"127.0.0.1:{triton.http_port}", **changed}
+    return BundleServer(site.redis, settings.model_copy(update=changes))
 
 
 @contextmanager
-def reporting(site: Site, **told: Any) -> Iterator[None]:
+def reporting(site: Site, **facts: Any) -> Iterator[None]:
     """A gateway that says this of the record, again and again."""
     is_over = threading.Event()
 
     def report() -> None:
         for beat in itertools.count():
-            said = GatewayReport(beat=beat, **told)
+            said = GatewayReport(beat=beat, **facts)
             site.redis.hset(gateways_key("tiny"), "a-gateway", said.model_dump_json())
             if is_over.wait(0.1):
                 return

@@ -107,8 +107,8 @@ def test_an_item_passes_a_filter_by_what_the_index_wrote_of_it(
 
     def is_passing(item_id: int) -> bool:
         held: Any = redis.hmget(item_vector_key("tiny-1", item_id), list(filters))
-        told = zip(filters, held, strict=True)
-        return passes(allowed, {column: decode_tags(tags) for column, tags in told if tags is not None})
+        pairs = zip(filters, held, strict=True)
+        return passes(allowed, {column: decode_tags(tags) for column, tags in pairs if tags is not None})
 
     expected = [item_id for item_id in world.item_ids if holds(item_id)]
     assert [item_id for item_id in world.item_ids if is_passing(item_id)] == expected

@@ -64,13 +64,13 @@ def test_the_popular_slate_is_what_a_plain_loop_would_keep(
         value = item.fields.get(column, [])
         return bool(set(value if isinstance(value, list) else [value]) & set(wanted[column]))
 
-    kept = [
+    expected = [
         i.item_id
         for i in items
         if i.item_id not in {*seen, *excluded} and all(fits(i, column) for column in wanted)
     ]
-    assert slate.item_ids == kept[:n]
-    assert ("short" in slate.degraded) == (len(kept) < n)
+    assert slate.item_ids == expected[:n]
+    assert ("short" in slate.degraded) == (len(expected) < n)
     doubtful = [
         i
         for i in items
@@ -81,7 +81,7 @@ def test_the_popular_slate_is_what_a_plain_loop_would_keep(
     assert (FILTERS in slate.degraded) == bool(doubtful)
     assert slate.retrieved is not None
     assert len(slate.retrieved) == len(items)
-    assert sum(slate.removed().values()) == len(items) - len(kept)
+    assert sum(slate.removed().values()) == len(items) - len(expected)
 
 
 @given(

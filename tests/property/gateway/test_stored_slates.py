@@ -159,22 +159,22 @@ def test_what_is_left_of_a_slate_is_what_a_plain_loop_would_keep(
         return all(set(row.get(column, ())) & set(allowed) for column, allowed in filters.items())
 
     score_of = dict(zip(stored, slate.item_scores.tolist(), strict=True))
-    kept = [i for i in stored if i not in {*seen, *unavailable, *excluded} and fits(i)]
+    expected = [i for i in stored if i not in {*seen, *unavailable, *excluded} and fits(i)]
     asked = SlateRequest(request, check_filters(filters, {"genre": "string"}), "id", Deadline.after(60))
     step = BatchStep(variant_of(store))
-    if not kept:
+    if not expected:
         with pytest.raises(NotStored):
             asyncio.run(step.slate(asked))
         return
     left = asyncio.run(step.slate(asked))
-    assert left.item_ids == kept[:n]
-    assert left.scores == [score_of[item_id] for item_id in kept[:n]]
-    assert ("short" in left.degraded) == (len(kept) < n)
+    assert left.item_ids == expected[:n]
+    assert left.scores == [score_of[item_id] for item_id in expected[:n]]
+    assert ("short" in left.degraded) == (len(expected) < n)
     assert (left.retrieved is not None) == is_explained
     if left.retrieved is not None:
         assert [one.item_id for one in left.retrieved] == stored
-        assert [one.item_id for one in left.retrieved if one.removed_by is None] == kept
-        assert [one.item_id for one in left.retrieved if one.slate_rank] == kept[:n]
+        assert [one.item_id for one in left.retrieved if one.removed_by is None] == expected
+        assert [one.item_id for one in left.retrieved if one.slate_rank] == expected[:n]
 
 
 @given(

@@ -43,7 +43,7 @@ def deliveries(draw: st.DrawFn) -> tuple[list[ActivityEvent], list[ActivityEvent
     for row in draw(st.permutations(happened)):
         partition = draw(st.integers(0, 1))
         streams[partition].append(event(*row, partition, len(streams[partition])))
-    told = sorted((e for stream in streams.values() for e in stream), key=lambda e: e.at_us)
+    streamed = sorted((e for stream in streams.values() for e in stream), key=lambda e: e.at_us)
     delivered, at = [], {0: 0, 1: 0}
     while any(at[p] < len(stream) for p, stream in streams.items()):
         partition = draw(st.sampled_from([p for p, stream in streams.items() if at[p] < len(stream)]))
@@ -51,18 +51,18 @@ def deliveries(draw: st.DrawFn) -> tuple[list[ActivityEvent], list[ActivityEvent
         at[partition] += 1
         if draw(st.integers(0, 3)) == 0:
             delivered += streams[partition][draw(st.integers(0, at[partition])) : at[partition]]
-    return log, told, delivered
+    return log, streamed, delivered
 
 
-def look(events: list[ActivityEvent], kept: int) -> dict[str, Any]:
+def look(events: list[ActivityEvent], limit: int) -> dict[str, Any]:
     """Gives a user's features, by going through all events."""
     known = [e.labels["is_click"] for e in events if e.labels["is_click"] is not None]
     by_item = sorted(events, key=lambda e: e.item_id if e.partition is not None else 0)
     ordered = sorted(by_item, key=lambda e: (e.at_us, e.partition is not None))
     newest = ordered[::-1]
     return {
-        "user_recent_item_ids": [e.item_id for e in newest][:kept],
-        "user_recent_positive_item_ids": [e.item_id for e in newest if e.is_positive][:kept],
+        "user_recent_item_ids": [e.item_id for e in newest][:limit],
+        "user_recent_positive_item_ids": [e.item_id for e in newest if e.is_positive][:limit],
         "user_event_count": float(len(events)),
         "user_is_click_rate": (sum(known) + 10 * 0.25) / (len(known) + 10),
     }
@@ -73,15 +73,15 @@ def look(events: list[ActivityEvent], kept: int) -> dict[str, Any]:
 def test_the_state_is_that_of_the_log_however_events_are_delivered(
     drawn: tuple[list[ActivityEvent], list[ActivityEvent], list[ActivityEvent]],
 ) -> None:
-    log, told, delivered = drawn
+    log, streamed, delivered = drawn
     state = USER.fold(ActivityState(), *log)
     one_by_one = state
     for one in delivered:
         one_by_one = ActivityState.decode(USER.fold(one_by_one, one).encode())
-    assert USER.features(one_by_one, RATES) == look([*log, *told], USER.newest_limit)
+    assert USER.features(one_by_one, RATES) == look([*log, *streamed], USER.newest_limit)
     together = USER.fold(state, *delivered)
     assert together.encode() == one_by_one.encode()
-    anew = [e._replace(partition=9, position=(1, number)) for number, e in enumerate(told)]
+    anew = [e._replace(partition=9, position=(1, number)) for number, e in enumerate(streamed)]
     in_order = USER.fold(state, *anew)
     assert replace(in_order, positions={}).encode() == replace(together, positions={}).encode()
 
@@ -91,9 +91,9 @@ def test_the_state_is_that_of_the_log_however_events_are_delivered(
 def test_an_item_counts_and_keeps_no_list(
     drawn: tuple[list[ActivityEvent], list[ActivityEvent], list[ActivityEvent]],
 ) -> None:
-    log, told, delivered = drawn
+    log, streamed, delivered = drawn
     state = ActivityState.decode(ITEM.fold(ITEM.fold(ActivityState(), *log), *delivered).encode())
-    expected = look([*log, *told], 0)
+    expected = look([*log, *streamed], 0)
     assert not len(state.newest.items)
     assert ITEM.features(state, RATES) == {
         "item_event_count": expected["user_event_count"],
@@ -122,8 +122,8 @@ def test_values_are_written_as_feast_does(items: list[int], number: float) -> No
         (names.USER_EVENT_COUNT, ValueType.FLOAT, number),
         (names.USER_EVENT_COUNT, ValueType.FLOAT, None),
     ):
-        (told,) = python_values_to_proto_values([value], kind)
-        assert encode_value(columns[name], value) == told.SerializeToString()
+        (proto,) = python_values_to_proto_values([value], kind)
+        assert encode_value(columns[name], value) == proto.SerializeToString()
 
 
 @given(st.lists(st.text(max_size=200), max_size=3), st.integers(-(2**63), 2**63 - 1), st.booleans())
@@ -137,8 +137,8 @@ def test_values_of_every_dtype_are_written_as_feast_does(texts: list[str], whole
         (Column(role=Role.AVAILABILITY, dtype="bool"), ValueType.BOOL, flag),
         (embedding, ValueType.FLOAT_LIST, floats),
     ):
-        (told,) = python_values_to_proto_values([value], kind)
-        assert encode_value(column, value) == told.SerializeToString()
+        (proto,) = python_values_to_proto_values([value], kind)
+        assert encode_value(column, value) == proto.SerializeToString()
 
 
 @given(st.integers(-(10**9), 10**10))

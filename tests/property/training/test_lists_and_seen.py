@@ -25,8 +25,8 @@ def test_a_padded_list_is_its_first_elements_then_null(lists: list[list[int] | N
     found = to_numpy(values, Column(role=Role.LIST, max_length=width))
     assert found.shape == (len(lists), width)
     for row, given_list in zip(found.tolist(), lists, strict=True):
-        kept = (given_list or [])[:width]
-        assert row == kept + [names.NULL_INT] * (width - len(kept))
+        first = (given_list or [])[:width]
+        assert row == first + [names.NULL_INT] * (width - len(first))
 
 
 def prepared(rows: list[tuple[int, int, int | None, int]], seen_labels: str) -> Prepared:

@@ -90,9 +90,9 @@ def test_an_example_is_trained_with_only_what_precedes_it(
     assert len(examples) == expected
     # A user's places are in order of time, so what precedes an example ends at or before its own place.
     sequence = np.flatnonzero(histories.times < pd.Timestamp(until).value)
-    kept = [place for place in sequence if histories.recent.items[place] != 2]
-    assert (examples.ends <= np.array(kept, dtype=np.int64)).all()
-    own_times = histories.times[kept]
+    left = [place for place in sequence if histories.recent.items[place] != 2]
+    assert (examples.ends <= np.array(left, dtype=np.int64)).all()
+    own_times = histories.times[left]
     for row in range(len(examples)):
         start = histories.recent.starts[examples.users[row]]
         assert (histories.times[start : examples.ends[row]] <= own_times[row]).all()

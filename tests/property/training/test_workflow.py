@@ -133,10 +133,10 @@ def test_a_vocabulary_limit_keeps_the_most_frequent_values(tmp_path: Path) -> No
     frame = make_rows(0, 400)
     encoders = fit_workflow(DATASET, frame, tmp_path).encoders()
     counts = frame["item_kind"].value_counts()
-    kept = encoders.vocabularies["item_kind"].values
-    assert len(kept) == 3
-    assert counts[kept].min() >= counts.drop(kept).max()
-    dropped = int(counts.drop(kept).index[0])
+    values = encoders.vocabularies["item_kind"].values
+    assert len(values) == 3
+    assert counts[values].min() >= counts.drop(values).max()
+    dropped = int(counts.drop(values).index[0])
     assert encoders.encode("item_kind", np.array([dropped])).tolist() == [OOV_CODE]
 
 

@@ -119,8 +119,8 @@ def test_a_knob_of_0_is_the_order_of_the_scores_exactly(count: int, places: int,
     boosts = boosted(scores[::-1], None)
     values, _ = relevance(boosts.values) if count else (boosts.values, 1.0)
     vectors = np.random.default_rng(count).normal(size=(count, 4)).astype(np.float32)
-    told = Wishes(values, places, count, count, diversity=0.0, likeness=Likeness(vectors, vectors[:0]))
-    assert fill_places(told).order == list(range(min(count, places)))
+    plain = Wishes(values, places, count, count, diversity=0.0, likeness=Likeness(vectors, vectors[:0]))
+    assert fill_places(plain).order == list(range(min(count, places)))
 
 
 @given(
@@ -128,10 +128,10 @@ def test_a_knob_of_0_is_the_order_of_the_scores_exactly(count: int, places: int,
 )
 def test_boosts_multiply_odds_and_keep_the_order_of_equals(scores: list[tuple[float, float]]) -> None:
     scores.sort(key=lambda one: -one[0])
-    told, times = (np.array([one[at] for one in scores], dtype=np.float64) for at in (0, 1))
-    found = boosted(told, times)
+    chances, times = (np.array([one[at] for one in scores], dtype=np.float64) for at in (0, 1))
+    found = boosted(chances, times)
     with np.errstate(divide="ignore", invalid="ignore"):
-        odds = np.where(told == 1, np.inf, told / (1 - told)) * np.where(times == 0, 1, times)
+        odds = np.where(chances == 1, np.inf, chances / (1 - chances)) * np.where(times == 0, 1, times)
     order = found.order.tolist()
     assert sorted(order) == list(range(len(scores)))
     buried = [times[one] == 0 for one in order]

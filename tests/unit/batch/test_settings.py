@@ -20,11 +20,11 @@ def test_the_page_names_every_setting_and_no_other() -> None:
 @pytest.mark.parametrize("name", sorted(BatchSettings.model_fields))
 def test_the_page_tells_the_default(name: str) -> None:
     default = BatchSettings.model_fields[name].default
-    told = ROWS[name.upper()].partition(":")[0].strip("` ")
+    cell = ROWS[name.upper()].partition(":")[0].strip("` ")
     if default is None:
-        assert told.startswith("batch` under")
+        assert cell.startswith("batch` under")
     else:
-        assert told == (str(default) or "empty")
+        assert cell == (str(default) or "empty")
 
 
 @pytest.mark.parametrize("name", sorted(BatchSettings.model_fields))

@@ -77,9 +77,9 @@ def written(selection: SelectedUsers, folder: Path, shard_users: int = 100) -> t
 def test_a_list_is_read_each_user_once_the_rest_counted(
     tmp_path: Path, values: Any, ids: list[int], skipped: dict[str, int]
 ) -> None:
-    shards, told = written(listed(write(tmp_path / "list.parquet", values)), tmp_path)
+    shards, counted = written(listed(write(tmp_path / "list.parquet", values)), tmp_path)
     assert shards == [ids]
-    assert told == Shards(len(ids), skipped)
+    assert counted == Shards(len(ids), skipped)
 
 
 def test_a_list_may_be_a_folder_and_have_other_columns(tmp_path: Path) -> None:
@@ -262,12 +262,14 @@ def test_each_user_is_in_one_shard_however_many_are_compared_at_a_time(
     pages = [pa.array(ids[start : start + page]) for start in range(0, len(ids), page)]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(users, "BUCKET", bucket)
-        shards, told = written(SelectedUsers("some", "", pages, len(ids), is_list=True), folder, shard_users)
+        shards, counted = written(
+            SelectedUsers("some", "", pages, len(ids), is_list=True), folder, shard_users
+        )
     together = [user_id for shard in shards for user_id in shard]
     assert sorted(together) == sorted(set(ids))
     assert [len(shard) for shard in shards[:-1]] == [shard_users] * (len(shards) - 1)
     assert 0 < len(shards[-1]) <= shard_users
-    assert told == Shards(len(set(ids)), {"duplicate": n} if (n := len(ids) - len(set(ids))) else {})
+    assert counted == Shards(len(set(ids)), {"duplicate": n} if (n := len(ids) - len(set(ids))) else {})
     shutil.rmtree(folder)
 
 
@@ -310,7 +312,7 @@ def test_a_preparation_that_is_killed_leaves_no_users(tmp_path: Path) -> None:
 def test_a_list_of_texts_is_read_by_their_numbers(tmp_path: Path, kind: Any) -> None:
     texts = ["anna@example.org", "\u05d0 {1}", "", "x" * 257, None, "7", "7"]
     path = write(tmp_path / "list.parquet", pa.array(texts).cast(kind))
-    shards, told = written(listed(path, "string"), tmp_path)
+    shards, counted = written(listed(path, "string"), tmp_path)
     known = sorted(map(number_of_text, ("anna@example.org", "\u05d0 {1}", "7")))
     assert [i for shard in shards for i in shard] == known
-    assert told.skipped == {"malformed": 3, "duplicate": 1}
+    assert counted.skipped == {"malformed": 3, "duplicate": 1}

@@ -27,12 +27,12 @@ def worker(tmp_path: Path) -> ShardWorker:
     return ShardWorker(ShardTask("r-1", tmp_path / "slates", chain, BatchSettings(redis_timeout_ms=100)))
 
 
-def shard(folder: Path, name: str, users: int, kept: slice = slice(None)) -> Any:
+def shard(folder: Path, name: str, users: int, rows: slice = slice(None)) -> Any:
     """Writes a shard, gives the block that Ray Data makes of it, or of a part of it."""
     ids = np.arange(users)
     path = folder / name
     pq.write_table(pa.table({"user_id": ids}), path)
-    return pa.table({"user_id": ids[kept], PATH: [str(path)] * len(ids[kept])})
+    return pa.table({"user_id": ids[rows], PATH: [str(path)] * len(ids[rows])})
 
 
 def test_half_a_shard_is_refused(worker: ShardWorker, tmp_path: Path) -> None:
@@ -48,16 +48,16 @@ def test_two_shards_in_one_block_are_refused(worker: ShardWorker, tmp_path: Path
 
 
 def test_a_redis_that_does_not_answer_is_told(worker: ShardWorker, tmp_path: Path) -> None:
-    (told,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
-    assert told["error"].startswith("Redis at 127.0.0.1:1: ")
-    assert told["users"] == 0
+    (record,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
+    assert record["error"].startswith("Redis at 127.0.0.1:1: ")
+    assert record["users"] == 0
     assert not list((tmp_path / "slates").iterdir())
 
 
 def test_a_bundle_that_cannot_be_opened_is_told(worker: ShardWorker, tmp_path: Path) -> None:
     (tmp_path / "bundle" / "ranker.onnx").unlink()
-    (told,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
-    assert "ranker.onnx" in told["error"]
+    (record,) = worker(shard(tmp_path, "part-00000.parquet", 5)).to_pylist()
+    assert "ranker.onnx" in record["error"]
 
 
 def test_what_it_tells_does_not_grow_with_the_shard(worker: ShardWorker, tmp_path: Path) -> None:

@@ -282,8 +282,8 @@ async def test_what_is_not_available_is_in_no_popular_slate_nor_in_what_fills_up
     left = [item_id for item_id in range(200) if item_id not in gone]
     popular = await ask(make_app(tmp_path, FakeEnsemble(DOWN), store), user_id=9, n=30, explain=True)
     assert ids(popular) == left[:30]
-    told = {one["item_id"]: one["removed_by"] for one in popular.json()["explain"]["items"]}
-    assert {told[item_id] for item_id in gone if item_id < left[29]} == {"unavailable"}
+    removed_by = {one["item_id"]: one["removed_by"] for one in popular.json()["explain"]["items"]}
+    assert {removed_by[item_id] for item_id in gone if item_id < left[29]} == {"unavailable"}
     filled = (await ask(make_app(tmp_path, store=store), user_id=9, n=60)).json()
     assert filled["degraded"] == []
     assert len(filled["items"]) == 60

@@ -164,9 +164,9 @@ async def test_a_late_row_is_not_waited_for_and_its_call_goes_on() -> None:
     ensemble = Ensemble()
     batcher = Batcher(ensemble, most_rows=2, most_calls=1)
     late = RequestRow.of(RecommendRequest(user_id=1), Deadline.after(0.01), seed=0, quality=1.0)
-    with pytest.raises(DependencyUnavailable) as told:
+    with pytest.raises(DependencyUnavailable) as raised:
         await batcher.slate(late)
-    assert told.value.is_late
+    assert raised.value.is_late
     ensemble.may_answer.set()
     assert (await batcher.slate(row(2))).item_ids == [2]
     assert ensemble.cancelled == 0

@@ -43,10 +43,10 @@ def answers(*replies: Reply) -> tuple[httpx.MockTransport, list[httpx.Request]]:
 
     def reply(request: httpx.Request) -> httpx.Response:
         asked.append(request)
-        told = replies[min(len(asked), len(replies)) - 1]
-        if isinstance(told, Exception):
-            raise told
-        return httpx.Response(told.status_code, headers=told.headers, content=told.content)
+        given = replies[min(len(asked), len(replies)) - 1]
+        if isinstance(given, Exception):
+            raise given
+        return httpx.Response(given.status_code, headers=given.headers, content=given.content)
 
     return httpx.MockTransport(reply), asked
 
@@ -379,8 +379,8 @@ def test_events_are_named_so_that_all_tries_count_once() -> None:
     transport, asked = answers(busy(**{"retry-after": "0"}), httpx.Response(202, json=taken))
     events = [{"user_id": 7, "item_id": 3, "type": "click"}, {"user_id": 7, "item_id": 4, "event_id": "mine"}]
     with Client(transport=transport, retries=Retries(first_s=0.001)) as client:
-        told = client.send_events(events)
-    assert (told.accepted, told.duplicates, told.refused, told.errors) == (1, 1, 0, ())
+        outcome = client.send_events(events)
+    assert (outcome.accepted, outcome.duplicates, outcome.refused, outcome.errors) == (1, 1, 0, ())
     first, second = (json.loads(request.content)["events"] for request in asked)
     assert first == second
     assert first[1]["event_id"] == "mine"

@@ -110,8 +110,8 @@ async def test_items_like_another_have_pages(tmp_path: Path) -> None:
 
 def test_the_bounds_of_a_float_are_described_exactly(tmp_path: Path) -> None:
     fields = make_app(tmp_path).openapi()["components"]["schemas"]["RecommendRequest"]["properties"]
-    told = fields["user_features"]["properties"]["user_rate"]["anyOf"][0]
-    assert (told["minimum"], told["maximum"]) == (-int(FLOAT32_MAX), int(FLOAT32_MAX))
+    schema = fields["user_features"]["properties"]["user_rate"]["anyOf"][0]
+    assert (schema["minimum"], schema["maximum"]) == (-int(FLOAT32_MAX), int(FLOAT32_MAX))
     number = fields["user_features"]["properties"]["user_age"]["anyOf"][0]
     assert (number["minimum"], number["maximum"]) == (-(2**63) + 1, 2**63 - 1)
 

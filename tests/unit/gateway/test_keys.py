@@ -228,6 +228,6 @@ async def test_no_key_and_no_header_reaches_a_log_not_even_of_a_refusal_or_a_bug
         "web"
     ]
     assert any("a bug" in line.get("exception", "") for line in lines)
-    told = log.getvalue().lower()
+    logged = log.getvalue().lower()
     for secret in ("shortlist_", "bearer", "authorization", *(one.digest for one in KEYS)):
-        assert secret not in told, secret
+        assert secret not in logged, secret

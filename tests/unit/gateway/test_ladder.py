@@ -97,8 +97,8 @@ async def test_an_untold_outcome_is_counted_and_leaves_no_reason() -> None:
     assert slate.degraded == ["ensemble_unavailable"]
     assert one.log_fields["fallback"] == str(DOWN)
     assert counts(counted.text().decode(), "shortlist_steps_total")["batch", "missing"] == 1
-    told = await Ladder(steps[1:], metrics()).slate(asked())
-    assert told.degraded == ["batch_missing"]
+    answered = await Ladder(steps[1:], metrics()).slate(asked())
+    assert answered.degraded == ["batch_missing"]
 
 
 async def test_a_wrong_request_is_not_hidden_by_a_later_step() -> None:

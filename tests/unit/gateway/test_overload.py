@@ -83,10 +83,10 @@ async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> Non
     app = make_app(tmp_path, ensemble)
     sent: list[Any] = []
     has_left = asyncio.Event()
-    told = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
+    messages = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
 
     async def receive() -> Any:
-        if (message := next(told, None)) is not None:
+        if (message := next(messages, None)) is not None:
             return message
         await has_left.wait()
         return {"type": "http.disconnect"}
@@ -111,10 +111,10 @@ async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> Non
 async def test_a_request_that_is_cancelled_by_the_server_stays_cancelled(tmp_path: Path) -> None:
     ensemble = FakeEnsemble(wait_s=5)
     app = make_app(tmp_path, ensemble)
-    told = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
+    messages = iter([{"type": "http.request", "body": b'{"user_id": 7}', "more_body": False}])
 
     async def receive() -> Any:
-        return next(told, None) or await asyncio.Event().wait()
+        return next(messages, None) or await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         raise AssertionError(message)

@@ -73,9 +73,9 @@ async def test_seen_takes_any_text_in_its_path_and_names_items(tmp_path: Path) -
     app = make_text_app(tmp_path, store=make_store({NUMBER: [5, 10**12, 6]}))
     async with client_of(app) as client:
         response = await client.get(f"/v1/users/{quote(USER, safe='')}/seen", params={"limit": 2})
-    told = response.json()
-    assert (told["user_id"], told["total"]) == (USER, 3)
-    assert own_ids(told) == [text_of(5), text_of(6)]
+    body = response.json()
+    assert (body["user_id"], body["total"]) == (USER, 3)
+    assert own_ids(body) == [text_of(5), text_of(6)]
 
 
 async def test_several_users_and_pages_speak_text(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_the_description_says_what_ids_are(tmp_path: Path) -> None:
 
 async def test_the_bundle_says_what_ids_are(tmp_path: Path) -> None:
     async with client_of(make_text_app(tmp_path)) as client:
-        told = (await client.get("/v1/bundle")).json()
-        assert told["user_id_dtype"] == told["item_id_dtype"] == "string"
-        assert told["sample_user_ids"] == TEXT_IDS["sample_user_ids"]
+        bundle = (await client.get("/v1/bundle")).json()
+        assert bundle["user_id_dtype"] == bundle["item_id_dtype"] == "string"
+        assert bundle["sample_user_ids"] == TEXT_IDS["sample_user_ids"]
 
 
 def test_texts_that_were_changed_are_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def write(store: MemoryStore, routing: Routing) -> None:
     store.record = routing.encode().encode()
 
 
-async def told(router: Router, user_id: int = 7, **body: Any) -> dict[str, Any]:
+async def answer_of(router: Router, user_id: int = 7, **body: Any) -> dict[str, Any]:
     answer = await router.answer(RecommendRequest(user_id=user_id, n=3, **body), f"request-{user_id}")
     found: dict[str, Any] = orjson.loads(answer.body)
     assert [note.arm for note in answer.shown] == [found["arm"]]
@@ -114,16 +114,16 @@ def metrics_of(router: Router) -> str:
 async def test_a_promotion_and_a_rollback_are_followed_and_named() -> None:
     store = make_store()
     router, _ = make_router(store, "two")
-    assert (await told(router))["bundle"] == BUNDLE
+    assert (await answer_of(router))["bundle"] == BUNDLE
     record = Routing(champion=BUNDLE).promoted("two", "better")
     write(store, record)
     await settled(router)
-    answer = await told(router)
+    answer = await answer_of(router)
     assert (answer["bundle"], answer["arm"], answer["source"]) == ("two", CHAMPION, "ensemble")
     assert 'shortlist_bundle_info{arm="champion",bundle="two"' in metrics_of(router)
     write(store, record.promoted(BUNDLE, "worse"))
     await router.look()
-    assert (await told(router))["bundle"] == BUNDLE, "what was served before is at hand at once"
+    assert (await answer_of(router))["bundle"] == BUNDLE, "what was served before is at hand at once"
 
 
 async def test_what_serves_a_bundle_is_let_go_once_the_record_has_not_named_it_for_a_while() -> None:
@@ -141,7 +141,7 @@ async def test_what_serves_a_bundle_is_let_go_once_the_record_has_not_named_it_f
         now_s += passed_s
         await router.look()
         assert set(router._bundles._held) == held
-        assert (await told(router))["bundle"] == routing.champion
+        assert (await answer_of(router))["bundle"] == routing.champion
 
 
 async def test_users_of_a_split_stay_in_their_arm_and_one_may_look_at_both() -> None:
@@ -150,15 +150,15 @@ async def test_users_of_a_split_stay_in_their_arm_and_one_may_look_at_both() -> 
     record = Routing(champion=BUNDLE).split("two", 0.4, "")
     write(store, record)
     await settled(router)
-    found = {user: (await told(router, user))["arm"] for user in USERS}
+    found = {user: (await answer_of(router, user))["arm"] for user in USERS}
     assert found == {user: record.arm_of(user) for user in USERS}
     assert set(found.values()) == {CHAMPION, "two"}
     theirs = next(user for user, arm in found.items() if arm == "two")
-    assert (await told(router, theirs, arm=CHAMPION))["bundle"] == BUNDLE
+    assert (await answer_of(router, theirs, arm=CHAMPION))["bundle"] == BUNDLE
     with pytest.raises(WrongField, match="use one of champion, two"):
-        await told(router, theirs, arm="three")
+        await answer_of(router, theirs, arm="three")
     bundles.ensembles["two"].fail = DOWN
-    answer = await told(router, theirs)
+    answer = await answer_of(router, theirs)
     assert (answer["source"], answer["bundle"], answer["arm"]) == ("popular", "two", "two")
 
 
@@ -170,7 +170,7 @@ async def test_an_arms_users_get_no_stored_slate_of_another_bundle() -> None:
     write(store, record)
     await settled(router)
     bundles.ensembles["two"].fail = DOWN
-    sources = {(record.arm_of(user), (await told(router, user))["source"]) for user in USERS}
+    sources = {(record.arm_of(user), (await answer_of(router, user))["source"]) for user in USERS}
     assert sources == {(CHAMPION, "batch"), ("two", "popular")}
 
 
@@ -189,14 +189,14 @@ async def test_a_bundle_that_is_not_ready_is_refused_and_the_former_one_goes_on(
         bundles.ensembles["two"] = bad
     write(store, Routing(champion="two"))
     await settled(router)
-    assert (await told(router))["bundle"] == BUNDLE
+    assert (await answer_of(router))["bundle"] == BUNDLE
     assert 'shortlist_bundles_refused_total{bundle="two"}' in metrics_of(router)
     assert store.reported is not None
     assert (store.reported.serves, set(store.reported.refuses)) == ((BUNDLE,), {"two"})
     bundles.ensembles["two"] = good
     await settled(router)
     await settled(router)
-    assert (await told(router))["bundle"] == "two", "it is tried again"
+    assert (await answer_of(router))["bundle"] == "two", "it is tried again"
     assert (store.reported.serves, store.reported.refuses) == (("two",), {})
 
 
@@ -233,7 +233,7 @@ async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_w
         nonlocal now_s
         for _ in range(windows):
             for user in range(2 * LEAST + 50):
-                await told(router, user)
+                await answer_of(router, user)
             now_s += WINDOW_S
             await router.look()
 
@@ -257,7 +257,7 @@ async def test_an_arm_that_fails_is_taken_out_of_the_record_and_one_that_fails_w
     changed = Routing.decode(store.record)
     assert changed.arms == ()
     assert "two was taken out: " in changed.why
-    assert {(await told(router, user))["arm"] for user in USERS} == {CHAMPION}
+    assert {(await answer_of(router, user))["arm"] for user in USERS} == {CHAMPION}
     assert 'shortlist_arms_ended_total{arm="two"} 1.0' in metrics_of(router)
 
 
@@ -274,9 +274,9 @@ async def test_whatever_an_arm_raises_counts_against_it_and_what_a_caller_did_wr
             for user in range(2 * LEAST + 50):
                 if record.arm_of(user) == "two":
                     with pytest.raises(error):
-                        await told(router, user, **body)
+                        await answer_of(router, user, **body)
                 else:
-                    await told(router, user)
+                    await answer_of(router, user)
             now_s += WINDOW_S
             await router.look()
 
@@ -299,14 +299,14 @@ async def test_a_record_that_is_gone_leaves_the_links_bundle_and_a_redis_that_is
     await settled(router)
     router._store = BrokenStore()
     await router.look()
-    assert (await told(router))["bundle"] == "two"
+    assert (await answer_of(router))["bundle"] == "two"
     router._store = store
     store.record = b"no record"
     await router.look()
-    assert (await told(router))["bundle"] == "two"
+    assert (await answer_of(router))["bundle"] == "two"
     store.record = None
     await router.look()
-    assert (await told(router))["bundle"] == BUNDLE
+    assert (await answer_of(router))["bundle"] == BUNDLE
 
 
 async def test_a_start_takes_the_champion_of_the_record_though_triton_is_not_up_yet() -> None:
@@ -315,7 +315,7 @@ async def test_a_start_takes_the_champion_of_the_record_though_triton_is_not_up_
     bundles.ensembles["two"].fail = DOWN
     write(store, Routing(champion="two"))
     await router.start()
-    answer = await told(router)
+    answer = await answer_of(router)
     assert (answer["bundle"], answer["source"]) == ("two", "popular")
 
 
@@ -326,7 +326,7 @@ async def test_a_shadow_is_compared_and_shown_to_nobody(monkeypatch: pytest.Monk
     write(store, Routing(champion=BUNDLE).shadowed("two", ""))
     await settled(router)
     asked = len(bundles.ensembles["two"].requests)
-    assert (await told(router))["bundle"] == BUNDLE
+    assert (await answer_of(router))["bundle"] == BUNDLE
     await asyncio.sleep(0.05)
     assert len(bundles.ensembles["two"].requests) == asked + 1
     text = metrics_of(router)
@@ -336,7 +336,7 @@ async def test_a_shadow_is_compared_and_shown_to_nobody(monkeypatch: pytest.Monk
     router.served.champion.variant.limits.in_flight.try_enter()
     assert router.served.shadow is not None
     router.served.shadow._not_before_s = 0.0
-    await told(router)
+    await answer_of(router)
     await asyncio.sleep(0.05)
     assert 'shortlist_shadow_total{outcome="spared"} 1.0' in metrics_of(router), "others are being answered"
     assert len(bundles.ensembles["two"].requests) == asked + 1
@@ -353,7 +353,7 @@ async def test_a_shadow_is_spared_while_an_arm_answers(monkeypatch: pytest.Monke
     await settled(router)
     asked = len(bundles.ensembles["two"].requests)
     router.served.arms["three"].variant.limits.in_flight.try_enter()
-    await told(router, next(user for user in USERS if record.arm_of(user) == CHAMPION))
+    await answer_of(router, next(user for user in USERS if record.arm_of(user) == CHAMPION))
     await asyncio.sleep(0.05)
     assert 'shortlist_shadow_total{outcome="spared"} 1.0' in metrics_of(router)
     assert len(bundles.ensembles["two"].requests) == asked

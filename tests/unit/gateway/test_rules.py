@@ -56,9 +56,9 @@ async def test_the_popular_slate_keeps_caps_pins_and_burials(tmp_path: Path) -> 
     response = await ask(down(tmp_path), user_id=7, n=6, rules=rules, explain=True)
     assert ids(response) == [2, 9, 4, 5, 7, 8]  # 1 was seen, multiples of 3 are buried
     explain = response.json()["explain"]
-    told = {(one["item_id"], one["rule"]): (one["from_place"], one["to_place"]) for one in explain["moves"]}
-    assert told[9, "pin"] == (8, 2)
-    assert told[0, "boost"] == (1, None)
+    moves = {(one["item_id"], one["rule"]): (one["from_place"], one["to_place"]) for one in explain["moves"]}
+    assert moves[9, "pin"] == (8, 2)
+    assert moves[0, "boost"] == (1, None)
     assert {one["item_id"]: one["slate_rank"] for one in explain["items"]}[9] == 2
 
 
@@ -153,8 +153,8 @@ async def test_rules_travel_with_what_was_shown(tmp_path: Path) -> None:
         first = (await client.post("/v1/recommendations", json=body)).json()
         await client.post("/v1/recommendations", json=body | {"after": first["next"]})
     rows = [RequestRow.of(one, Deadline(1e9), 0, 1.0).optional["rules"] for one in ensemble.requests]
-    told = [decode_rules(one[0], COLUMNS, "int64") for one in rows]
-    assert told == [(RequestRules(diversity=0.5), 0), (RequestRules(diversity=0.5), 3)]
+    decoded = [decode_rules(one[0], COLUMNS, "int64") for one in rows]
+    assert decoded == [(RequestRules(diversity=0.5), 0), (RequestRules(diversity=0.5), 3)]
 
 
 def test_what_was_shown_is_excluded_last_so_that_rules_go_on_behind_it() -> None:
@@ -172,8 +172,8 @@ def test_the_ensemble_s_moves_are_told() -> None:
     outputs["moved_by"][0, len(candidates) - 1] = BIT[Mover.CAP]
     item_ids[2] = 77
     slate = decode_slate(outputs, 3, is_explained=True)
-    told = [(one.item_id, one.rule, one.from_place, one.to_place) for one in slate.moves]
-    assert told == [
+    moves = [(one.item_id, one.rule, one.from_place, one.to_place) for one in slate.moves]
+    assert moves == [
         (item_ids[1], "boost", candidates.index(item_ids[1]) + 1, 2),
         (item_ids[1], "cap", candidates.index(item_ids[1]) + 1, 2),
         (77, "pin", None, 3),
@@ -186,8 +186,8 @@ async def test_pins_are_named_by_own_ids(tmp_path: Path) -> None:
     ensemble = FakeEnsemble()
     app = make_text_app(tmp_path, ensemble)
     await ask(app, user_id="a user", rules={"pins": [{"item_id": "B1", "place": 2}]})
-    told = RequestRow.of(ensemble.requests[-1], Deadline(1e9), 0, 1.0).optional["rules"][0]
-    rules, _ = decode_rules(told, COLUMNS, "string")
+    sent = RequestRow.of(ensemble.requests[-1], Deadline(1e9), 0, 1.0).optional["rules"][0]
+    rules, _ = decode_rules(sent, COLUMNS, "string")
     assert check_rules(rules, COLUMNS, "string").pins == ((2, number_of_text("B1")),)
     wrong = await ask(app, user_id="a user", rules={"pins": [{"item_id": 20, "place": 1}]})
     assert wrong.status_code == 422

@@ -99,9 +99,9 @@ def test_the_api_page_lists_every_setting_with_its_default() -> None:
         for line in page.splitlines()
         if len(cells := line.split("|")) > 3
     }
-    told = {name.strip("`"): default for name, default in rows.items() if name.startswith("`SHORTLIST_")}
+    listed = {name.strip("`"): default for name, default in rows.items() if name.startswith("`SHORTLIST_")}
     defaults = {f"SHORTLIST_{name.upper()}": value for name, value in load_settings() if name not in NESTED}
     for outer in NESTED:
         parts = getattr(load_settings(), outer)
         defaults |= {f"SHORTLIST_{outer}__{name}".upper(): value for name, value in parts}
-    assert told == {name: str(value) for name, value in defaults.items()}
+    assert listed == {name: str(value) for name, value in defaults.items()}

@@ -90,8 +90,8 @@ async def test_each_answer_of_many_and_every_filled_place_is_noted(tmp_path: Pat
     store = make_store()
     async with client_of(make_app(tmp_path, store=store)) as client:
         many = {"requests": [{"user_id": 7, "n": 40}, {"user_id": 8, "n": 2, "exclude_item_ids": [5]}]}
-        told = (await client.post("/v1/recommendations/many", json=many)).json()
-    assert [note.request_id for note in store.shown] == [one["request_id"] for one in told["answers"]]
+        body = (await client.post("/v1/recommendations/many", json=many)).json()
+    assert [note.request_id for note in store.shown] == [one["request_id"] for one in body["answers"]]
     assert [len(note.item_ids) for note in store.shown] == [40, 2]
     assert [len(note.chances) for note in store.shown] == [40, 2]
     assert [note.is_plain for note in store.shown] == [True, False]
@@ -180,6 +180,6 @@ async def test_freshness_is_what_the_watch_found_last(tmp_path: Path) -> None:
         assert (await client.get("/v1/freshness")).json() == {"found": None, "lines": ["nobody watches"]}
         drift = FeatureDrift(psi=0.5, jensen_shannon=0.1, is_drifted=True)
         store.finding = Watched(at_s=1, bundle=BUNDLE, answers=2000, drift={"user_age": drift})
-        told = (await client.get("/v1/freshness")).json()
-    assert told["found"]["drift"]["user_age"]["is_drifted"]
-    assert told["lines"][-1] == "drift: in 1 of 1: user_age (PSI 0.50)"
+        body = (await client.get("/v1/freshness")).json()
+    assert body["found"]["drift"]["user_age"]["is_drifted"]
+    assert body["lines"][-1] == "drift: in 1 of 1: user_age (PSI 0.50)"

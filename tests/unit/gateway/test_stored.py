@@ -180,8 +180,8 @@ async def test_an_explanation_holds_the_whole_slate_and_the_rules(tmp_path: Path
     stored = make_stored([3, 300, 301, 302, 303])
     app = make_app(tmp_path, store=store_of({7: stored}, unavailable={300, 303}))
     answer = (await ask(app, user_id=7, n=1, exclude_item_ids=[301, 3], source="batch", explain=True)).json()
-    told = [(one["item_id"], one["removed_by"], one["slate_rank"]) for one in answer["explain"]["items"]]
-    assert told == [
+    explained = [(one["item_id"], one["removed_by"], one["slate_rank"]) for one in answer["explain"]["items"]]
+    assert explained == [
         (3, "seen", None),
         (300, "unavailable", None),
         (301, "excluded", None),

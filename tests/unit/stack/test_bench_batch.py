@@ -89,9 +89,9 @@ def test_what_is_finished_is_kept_and_a_phase_that_fails_does_not_end_the_others
     assert done[3:] == ["notebook"]
     assert run.measure(tmp_path, None, known, facts, ("serving",), ("serving", "features")) == []
     assert done[4:] == ["serving"]
-    kept = json.loads((tmp_path / "features.json").read_text())
-    assert kept["bundle"] == "b"
-    assert {"machine", "commit", "at", "seconds"} <= set(kept)
+    content = json.loads((tmp_path / "features.json").read_text())
+    assert content["bundle"] == "b"
+    assert {"machine", "commit", "at", "seconds"} <= set(content)
 
 
 def test_the_first_tenth_is_told_from_the_last() -> None:
@@ -159,10 +159,10 @@ def test_cores_are_those_of_the_time_between() -> None:
 
 def test_thinned_points_keep_the_last() -> None:
     points = [(float(i), float(i)) for i in range(1000)]
-    kept = thinned(points, 60)
-    assert len(kept) <= 61
-    assert kept[0] == points[0]
-    assert kept[-1] == points[-1]
+    thin = thinned(points, 60)
+    assert len(thin) <= 61
+    assert thin[0] == points[0]
+    assert thin[-1] == points[-1]
     assert thinned([]) == []
 
 
@@ -183,8 +183,8 @@ def test_slates_are_compared_by_item_and_by_place() -> None:
 
 
 def answer(source: str, items: int = 10, status: int = 200, degraded: tuple[str, ...] = ()) -> Exchange:
-    told = {"source": source, "items": [{"item_id": i} for i in range(items)], "degraded": degraded}
-    return Exchange(7, 0.0, 0.0, 0.004, status, json.dumps(told).encode())
+    body = {"source": source, "items": [{"item_id": i} for i in range(items)], "degraded": degraded}
+    return Exchange(7, 0.0, 0.0, 0.004, status, json.dumps(body).encode())
 
 
 def test_only_stored_slates_that_are_whole_or_say_otherwise_are_timed() -> None:

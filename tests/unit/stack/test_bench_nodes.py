@@ -16,12 +16,12 @@ def test_what_was_measured_becomes_a_table_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     publish(tmp_path, page)
-    told = page.read_text()
-    assert told.startswith(f"before\n{BEGIN}\n`python -m bench.nodes.run` on ")
-    assert "| 3,000 items x 64 | Redis, 1 node | usearch |" in told
-    assert "| build, s | 50 | 12.34 |" in told
-    assert "| recall@100 |  | 0.9877 |" in told
-    assert told.endswith(f"\n{END}\nafter\n")
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n`python -m bench.nodes.run` on ")
+    assert "| 3,000 items x 64 | Redis, 1 node | usearch |" in text
+    assert "| build, s | 50 | 12.34 |" in text
+    assert "| recall@100 |  | 0.9877 |" in text
+    assert text.endswith(f"\n{END}\nafter\n")
     page.write_text("nothing")
     with pytest.raises(ValueError, match="are missing; put them where the tables go"):
         publish(tmp_path, page)

@@ -26,7 +26,7 @@ def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Side:
     return Side("0123456789abcdef", folder, "synthetic", ports)
 
 
-def told(side: Side) -> list[str]:
+def commands_run(side: Side) -> list[str]:
     """Lists what its Makefile was asked for."""
     return (side.folder / "told").read_text().splitlines()
 
@@ -46,21 +46,23 @@ def test_ratios_are_of_one_turn_and_come_with_their_spread() -> None:
 
 def test_it_trains_by_its_own_commands_once_and_with_none_of_this_checkouts_settings(side: Side) -> None:
     side.prepare(None)
-    assert told(side) == ["setup synthetic 4711", "train synthetic 4711"], "an old one promotes as it trains"
+    assert commands_run(side) == ["setup synthetic 4711", "train synthetic 4711"], (
+        "an old one promotes as it trains"
+    )
     side.prepare(None)
-    assert told(side)[2:] == ["setup synthetic 4711"]
+    assert commands_run(side)[2:] == ["setup synthetic 4711"]
 
 
 def test_where_there_is_a_command_that_promotes_it_is_given(side: Side) -> None:
     with (side.folder / "Makefile").open("a") as file:
         file.write("promote:\n\t@echo promoted >> told\n")
     side.prepare(None)
-    assert told(side)[2:] == ["promoted"]
+    assert commands_run(side)[2:] == ["promoted"]
 
 
 def test_a_bundle_that_is_given_is_not_trained(side: Side, tmp_path: Path) -> None:
     side.prepare(tmp_path)
-    assert told(side) == ["setup synthetic 4711", "data synthetic 4711"]
+    assert commands_run(side) == ["setup synthetic 4711", "data synthetic 4711"]
     assert side.bundle.resolve() == tmp_path
 
 

@@ -171,9 +171,9 @@ def test_the_dashboard_and_the_alerts_read_only_metrics_that_exist() -> None:
 def test_every_alert_fires_where_something_is_wrong_and_none_where_all_is_well() -> None:
     """Prometheus' own program computes it where it is installed (Debian's package prometheus)."""
     folder = ROOT / "deploy" / "prometheus"
-    rules, told = (yaml.safe_load((folder / name).read_text()) for name in ("rules.yml", "rules_test.yml"))
+    rules, tested = (yaml.safe_load((folder / name).read_text()) for name in ("rules.yml", "rules_test.yml"))
     alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
-    (ill,) = (one for one in told["tests"] if "wrong" in one["name"])
+    (ill,) = (one for one in tested["tests"] if "wrong" in one["name"])
     fired = [one["labels"] for one in ill["promql_expr_test"][0]["exp_samples"]]
     assert fired == [f'{{alertname="{name}"}}' for name in alerts], "one is not in rules_test.yml"
     if promtool := shutil.which("promtool"):

@@ -41,8 +41,8 @@ def test_the_glossary_holds_at_most_thirty_words() -> None:
 
 
 def test_the_walk_of_one_request_is_told_in_at_most_twenty_five_files() -> None:
-    _, _, told = (ROOT / "docs" / "architecture.md").read_text().partition("| | stop | does |")
-    walk, _, _ = told.partition("\n\n")
+    _, _, table = (ROOT / "docs" / "architecture.md").read_text().partition("| | stop | does |")
+    walk, _, _ = table.partition("\n\n")
     stops = [line for line in walk.splitlines() if re.match(r"\| \d+ \|", line)]
     assert 20 < len(stops) <= 25
     files = {link for stop in stops for link in LINK.findall(stop) if link.endswith(".py")}

@@ -46,8 +46,8 @@ def test_what_differs_from_the_cpu_is_a_fault(
 
     def answer(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         asked.append((command[1:], options.get("env", {}).get("CUDA_VISIBLE_DEVICES")))
-        told = {"greatest_difference": difference} if "bench.gpu.towers" in command else {}
-        return subprocess.CompletedProcess(command, 0, f"talk\n{json.dumps(told)}\n", "")
+        result = {"greatest_difference": difference} if "bench.gpu.towers" in command else {}
+        return subprocess.CompletedProcess(command, 0, f"talk\n{json.dumps(result)}\n", "")
 
     monkeypatch.setattr(run, "gpus", lambda: ["a GPU"])
     monkeypatch.setattr("subprocess.run", answer)
@@ -90,8 +90,8 @@ def test_an_onnx_runtime_without_cuda_leaves_out_the_bundles_models(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     check = run.GpuCheck()
-    told = check.part("triton", "bench.gpu.ranker", str(tmp_path / "no bundle is read"))
+    result = check.part("triton", "bench.gpu.ranker", str(tmp_path / "no bundle is read"))
     said = capsys.readouterr().out.strip()
     assert check.is_equal
     assert "\n" not in said
-    assert said.endswith(str(told["left_out"]))
+    assert said.endswith(str(result["left_out"]))

@@ -92,12 +92,12 @@ def test_a_stall_shows_in_every_request_that_fell_due_in_it(server: tuple[str, t
     thread.start()
     seen = load(url)
     thread.join()
-    told = report.summary(seen, {})
+    summary = report.summary(seen, {})
     # A quarter of the run was stalled. A client that waits for each answer would see one slow request of 150.
     slow = sum(count for ms, count in report.recorded(seen.latency) if ms > 100.0)
     assert slow > 20
-    assert told["latency_ms"]["p99"] > 1000 * STALL_S * 0.7
-    assert told["latency_ms"]["max"] >= told["latency_ms"]["p99"] >= told["latency_ms"]["p95"]
+    assert summary["latency_ms"]["p99"] > 1000 * STALL_S * 0.7
+    assert summary["latency_ms"]["max"] >= summary["latency_ms"]["p99"] >= summary["latency_ms"]["p95"]
 
 
 def test_every_scheduled_request_is_counted_once(server: tuple[str, type[Stalling]]) -> None:
@@ -125,12 +125,12 @@ def test_report_holds_a_histogram_of_all_answers_and_a_picture(
     server: tuple[str, type[Stalling]], tmp_path: Path
 ) -> None:
     seen = load(server[0], duration_s=0.5)
-    told = report.summary(seen, {"rate": 100.0, "duration_s": 0.5, "users": 3, "seed": 0, "n": 10})
-    lines = report.text(told, seen.latency).splitlines()
+    summary = report.summary(seen, {"rate": 100.0, "duration_s": 0.5, "users": 3, "seed": 0, "n": 10})
+    lines = report.text(summary, seen.latency).splitlines()
     bars = [line for line in lines if " ms " in line and " - " in line]
     assert sum(int(line.split(" ms ")[1].split()[0]) for line in bars) == seen.scheduled
-    figures, picture = report.write(told, seen.latency, tmp_path, "run")
-    assert json.loads(figures.read_text()) == told
+    figures, picture = report.write(summary, seen.latency, tmp_path, "run")
+    assert json.loads(figures.read_text()) == summary
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "run.png"]
 

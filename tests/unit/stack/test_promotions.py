@@ -24,8 +24,8 @@ def exchange(
 
 
 def test_a_switch_is_seen_once_nobody_gets_the_former_bundle_any_more() -> None:
-    told = [(0.5, "one"), (1.1, "one"), (1.3, "one"), (1.4, "two"), (2.2, "two"), (2.5, "one"), (9.0, "one")]
-    run = Run([exchange(*each) for each in told], seconds=10.0)
+    seen = [(0.5, "one"), (1.1, "one"), (1.3, "one"), (1.4, "two"), (2.2, "two"), (2.5, "one"), (9.0, "one")]
+    run = Run([exchange(*each) for each in seen], seconds=10.0)
     made = Switched(("one", "two"), [Switch(1.0, "two"), Switch(2.0, "one")], run)
     assert [round(seconds, 6) for seconds in made.seen_after_s] == [0.3, 0.2]
     assert (made.failed, made.misnamed) == (0, 0)
@@ -70,9 +70,9 @@ def test_a_promise_that_is_broken_is_told_and_fails(
     asked.append(exchange(5.0, "two", source, status=status, latency_s=latency_s))
     made = Switched(("one", "two"), [Switch(1.0, "two")], Run(asked, seconds=6.0))
     assert tell([exchange(0.0, "one")], [made]) == bool(broken)
-    told = capsys.readouterr().out
-    assert ("\nbroken  " in told) == bool(broken)
-    assert broken in told
+    printed = capsys.readouterr().out
+    assert ("\nbroken  " in printed) == bool(broken)
+    assert broken in printed
 
 
 def test_what_notes_and_shadow_cost_is_a_ratio_of_each_round() -> None:
@@ -80,7 +80,7 @@ def test_what_notes_and_shadow_cost_is_a_ratio_of_each_round() -> None:
         return [Exchange(7, 0.0, 0.0, latency_s, status, b"{}")]
 
     bare, noted = [asked(0.01), asked(0.02), asked(0.01)], [asked(0.02), asked(0.02), asked(0.03)]
-    told = lines({BARE: bare, NOTED: noted, SHADOWED: [asked(0.01, 503)] * 3})
-    assert "(1.00 times)" in told[0]
-    assert "(2.00 times), 3 answers, 0 failed" in told[1]
-    assert "3 failed" in told[2]
+    listed = lines({BARE: bare, NOTED: noted, SHADOWED: [asked(0.01, 503)] * 3})
+    assert "(1.00 times)" in listed[0]
+    assert "(2.00 times), 3 answers, 0 failed" in listed[1]
+    assert "3 failed" in listed[2]

@@ -22,8 +22,8 @@ NAMERS = [
 
 @pytest.mark.parametrize("make", NAMERS, ids=lambda make: str(make.__name__))
 def test_the_documented_user_may_use_the_key(make: Callable[..., str | bytes]) -> None:
-    told = {"join_key": "item_id"}
+    arguments = {"join_key": "item_id"}
     parameters = inspect.signature(make).parameters.values()
-    key = make(*(7 if one.annotation == "int" else told.get(one.name, "x") for one in parameters))
+    key = make(*(7 if one.annotation == "int" else arguments.get(one.name, "x") for one in parameters))
     name = key if isinstance(key, str) else key.decode("latin-1")
     assert any(fnmatchcase(name, rule[1:]) for rule in documented_rules() if rule.startswith("~")), name

@@ -65,9 +65,9 @@ def test_an_interrupted_run_goes_on_where_it_was(phases: list[str], tmp_path: Pa
     assert phases == ["train", "load", "load", "serve"]
     measure(stand, ("serve",), ("train", "load", "serve"))
     assert phases[4:] == ["serve"]
-    kept = json.loads((tmp_path / "1000" / "train.json").read_text())
-    assert kept["items"] == 1000
-    assert {"machine", "commit", "at", "seconds"} <= set(kept)
+    content = json.loads((tmp_path / "1000" / "train.json").read_text())
+    assert content["items"] == 1000
+    assert {"machine", "commit", "at", "seconds"} <= set(content)
 
 
 def test_sizes_are_read_in_order_and_nonsense_is_refused() -> None:

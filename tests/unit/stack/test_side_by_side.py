@@ -126,13 +126,13 @@ STACKS = [
 
 
 def test_waiting_for_requests_is_no_time_of_the_chain(tmp_path: Path) -> None:
-    kept = inside(STACKS)
-    assert {part: share for part, share in shares(kept).items() if share} == {
+    cuts = inside(STACKS)
+    assert {part: share for part, share in shares(cuts).items() if share} == {
         ONNX: 0.6,
         REDIS: 0.3,
         PYTHON: 0.1,
     }
-    write_svg(tmp_path / "a.svg", kept, "title")
+    write_svg(tmp_path / "a.svg", cuts, "title")
     drawn = (tmp_path / "a.svg").read_text()
     assert "ONNX Runtime 60%" in drawn
     assert "top_n (order.py:1): 10.0%" in drawn

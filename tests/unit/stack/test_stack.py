@@ -49,19 +49,19 @@ def test_one_port_for_two_servers_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("SHORTLIST_PORT", "http", "valid integer"),
         ("SHORTLIST_REDIS_PORT", "70000", "less than or equal to 65535"),
         ("SHORTLIST_READY_TIMEOUT_S", "0", "greater than 0"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, told: str) -> None:
+def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, message: str) -> None:
     command = [sys.executable, "-m", "deploy.local.stack", "status"]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {name: value})
     assert run.returncode == 2
     assert run.stderr.startswith(f"settings: {name}={value}: ")
-    assert told in run.stderr
+    assert message in run.stderr
     assert len(run.stderr.splitlines()) == 1
 
 
@@ -77,12 +77,21 @@ def test_a_redis_of_the_users_own_is_not_started(settings: LocalSettings) -> Non
     assert own.environment()["SHORTLIST_REDIS_URL"] == "redis://cache.example:6379"
 
 
+def test_the_consumer_is_told_where_batch_runs_are_kept(
+    settings: LocalSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "SHORTLIST_BATCH_DIR"
+    assert programs.consumer_program(settings).environment[name] == ""
+    monkeypatch.setenv(name, "/shared/runs")
+    assert programs.consumer_program(settings).environment[name] == "/shared/runs", "else it is started anew"
+
+
 def test_the_local_redis_has_a_password_that_is_made_once_and_is_the_owners(settings: LocalSettings) -> None:
     url = settings.redis
     assert len(url.password) == 48
     assert url == settings.redis == LocalSettings(var_dir=settings.var).redis
-    kept = settings.var / "redis_password"
-    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (url.password, 0o600)
+    file = settings.var / "redis_password"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (url.password, 0o600)
     inherited = settings.model_copy(update={"redis_url": url})
     assert not inherited.has_own_redis, "a command that `make` told of the local one"
     assert LocalSettings(var_dir=settings.var / "b").redis.password != url.password
@@ -113,8 +122,8 @@ def test_the_setting_that_came_before_is_told() -> None:
 def test_a_command_of_a_role_is_told_where_the_local_redis_is(settings: LocalSettings) -> None:
     command = [sys.executable, "-m", "deploy.local.run", "dev", "-c"]
     command.append("import os; print(os.environ['SHORTLIST_REDIS_URL'])")
-    told = os.environ | {"SHORTLIST_VAR_DIR": str(settings.var)}
-    run = subprocess.run(command, capture_output=True, text=True, env=told, check=True)
+    environment = os.environ | {"SHORTLIST_VAR_DIR": str(settings.var)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert run.stdout.strip() == settings.redis.get_secret_value()
 
 

@@ -60,10 +60,10 @@ def test_off_asks_nobody_and_a_wrong_place_is_a_warning(
     role(monkeypatch, tmp_path / "python", "echo asked")
     monkeypatch.setenv("SHORTLIST_MLFLOW", value)
     tracking.bring(settings)
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert said in told.err
-    assert told.err.count("\n") == bool(said)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert printed.err.count("\n") == bool(said)
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback"])

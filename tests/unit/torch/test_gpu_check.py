@@ -24,8 +24,8 @@ def test_it_trains_and_compares_users_and_items(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(towers, "_encoded", off_for_the_last)
     towers_task().save(tmp_path / "task")
-    told, shapes = forked(1, lambda ranks: (towers.checked(ranks, tmp_path / "task"), compared))[0]
-    assert (told["device"], told["steps"]) == ("CPU", 6)
-    assert told["greatest_difference"] == pytest.approx(1e-3, rel=1e-2), "of the items alone"
+    result, shapes = forked(1, lambda ranks: (towers.checked(ranks, tmp_path / "task"), compared))[0]
+    assert (result["device"], result["steps"]) == ("CPU", 6)
+    assert result["greatest_difference"] == pytest.approx(1e-3, rel=1e-2), "of the items alone"
     assert shapes[0] == shapes[1] != shapes[2] == shapes[3]
-    assert all(told[f"{name}_per_s"][on] > 0 for name in ("users", "items") for on in ("cpu", "device"))
+    assert all(result[f"{name}_per_s"][on] > 0 for name in ("users", "items") for on in ("cpu", "device"))

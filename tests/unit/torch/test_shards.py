@@ -272,9 +272,9 @@ def test_a_damaged_shard_is_named(tmp_path: Path, encoders: Encoders, examples: 
     ],
 )
 def test_an_address_without_shards_is_told_in_one_line(address: str, said: str) -> None:
-    with pytest.raises(ShardError, match=said) as told:
+    with pytest.raises(ShardError, match=said) as raised:
         ExampleShards.open(address)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_folder_of_something_else_is_not_replaced(

@@ -100,8 +100,8 @@ def test_the_loss_is_the_corrected_softmax_among_the_batch() -> None:
         row = logits[user].copy()
         row[[at for at in range(4) if codes[at] == codes[own] and at != own]] = NEVER
         expected.append(np.log(np.exp(row).sum()) - row[own])
-    told = [torch.from_numpy(part) for part in (users, items, codes, log_chances)]
-    found = in_batch_loss(told[0], told[1], told[2], 1, told[3], 0.5)
+    parts = [torch.from_numpy(part) for part in (users, items, codes, log_chances)]
+    found = in_batch_loss(parts[0], parts[1], parts[2], 1, parts[3], 0.5)
     assert float(found) == pytest.approx(np.mean(expected), abs=1e-5)
 
 

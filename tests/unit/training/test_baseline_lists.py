@@ -28,7 +28,7 @@ def asked_users(world: Prepared) -> HeldOut:
     return held_out(world, world.split.validate_until, world.split.test_until)
 
 
-def kept(world: Prepared) -> list[Path]:
+def list_files(world: Prepared) -> list[Path]:
     """Gives the files of lists in the data set's folder."""
     return sorted((world.folder / FOLDER).iterdir())
 
@@ -51,7 +51,7 @@ def test_lists_are_read_again_until_the_interactions_change(
 ) -> None:
     held = asked_users(world)
     first = baseline_lists(world, held)
-    files = kept(world)
+    files = list_files(world)
     with monkeypatch.context() as patch:
         patch.setattr(RetrievalBaselines, "answers", None)
         again = baseline_lists(world, held)
@@ -59,7 +59,7 @@ def test_lists_are_read_again_until_the_interactions_change(
         np.testing.assert_array_equal(again[name], lists)
     fewer = replace(world, interactions=world.interactions.iloc[5:].reset_index(drop=True))
     baseline_lists(fewer, held)
-    assert len(kept(world)) == len(files) + 1
+    assert len(list_files(world)) == len(files) + 1
 
 
 def test_of_many_items_those_are_left_out_that_need_a_matrix_of_all_pairs(

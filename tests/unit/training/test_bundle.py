@@ -131,11 +131,11 @@ def test_a_bundle_that_names_no_sources_has_its_vectors(tmp_path: Path) -> None:
 
 
 def test_a_sources_table_is_one_of_the_sealed_files(tmp_path: Path) -> None:
-    told = facts("toy-1") | {"sources": (NEAREST.model_dump() | {"share": 0.7}, CHAIN)}
+    changed = facts("toy-1") | {"sources": (NEAREST.model_dump() | {"share": 0.7}, CHAIN)}
     with staged(tmp_path, "toy-1") as folder:
         (folder / "x.onnx").write_text("model")
         (folder / "chain.npz").write_text("table")
-        seal(folder, told)
+        seal(folder, changed)
     manifest = read_manifest(tmp_path / "toy-1")
     assert [source.name for source in manifest.sources] == ["nearest", "chain"]
     path = tmp_path / "toy-1" / MANIFEST_FILE

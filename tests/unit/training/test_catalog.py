@@ -20,10 +20,10 @@ def test_without_files_the_default_is_the_synthetic_world_and_says_how_to_get_th
     said: list[str] = []
     prepared = catalog.prepare("", tmp_path, tmp_path / "var", size=SMALL, say=said.append)
     assert prepared.dataset.name == "synthetic"
-    told = "\n".join(said)
-    assert "https://kuairand.com" in told
-    assert "SHORTLIST_DATA_DIR" in told
-    assert "the synthetic world" in told
+    text = "\n".join(said)
+    assert "https://kuairand.com" in text
+    assert "SHORTLIST_DATA_DIR" in text
+    assert "the synthetic world" in text
 
 
 def test_with_files_the_default_is_kuairand(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def cells(table: str, model: str) -> dict[str, str]:
 
 def test_each_model_has_a_record_of_its_own(compared: tuple[Prepared, TrainingSettings, str]) -> None:
     _, settings, table = compared
-    told = {read_facts(folder).parameters["ranker"]: folder for folder in trainings(settings.var_dir)}
-    measured = {one.name: one.value for one in read_metrics(told["neumf"])}
+    by_ranker = {read_facts(folder).parameters["ranker"]: folder for folder in trainings(settings.var_dir)}
+    measured = {one.name: one.value for one in read_metrics(by_ranker["neumf"])}
     assert format(measured["compare/auc"], ".4f") == cells(table, "neumf")["AUC"]
     assert len(trainings(settings.var_dir)) == len(MODELS)
 

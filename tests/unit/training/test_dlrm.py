@@ -124,8 +124,8 @@ def test_candidates_have_a_head_of_their_own_whose_probability_counts_the_negati
     train, labels = make_rows(600, 11)
     columns, clicked = make_rows(600, 12)
     clicked = clicked * (columns["context_tab"] == 4)  # what is shown decides here, not what pleases
-    kept = (clicked == 1) | (np.random.default_rng(0).random(600) < 0.5)
-    candidates = CandidateRows({n: v[kept] for n, v in columns.items()}, clicked[kept], sampled=0.5)
+    sampled = (clicked == 1) | (np.random.default_rng(0).random(600) < 0.5)
+    candidates = CandidateRows({n: v[sampled] for n, v in columns.items()}, clicked[sampled], sampled=0.5)
     ranker = fit_dlrm(RankingExamples(FIELDS, train, labels, *make_rows(300, 1), candidates), 0, TINY)
     fresh, pleased = make_rows(600, 13)
     chosen = pleased * (fresh["context_tab"] == 4)

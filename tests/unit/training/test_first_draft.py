@@ -50,12 +50,17 @@ def shop(folder: Path) -> Path:
 def test_a_draft_is_a_declaration_with_which_the_data_is_prepared(tmp_path: Path) -> None:
     folder = shop(tmp_path / "shop")
     file, _ = write_draft(folder)
-    told = yaml.safe_load(file.read_text())
-    assert told["items"]["item_tags"] == {"role": "list", "dtype": "string", "separator": "|", "from": "Tags"}
-    assert told["items"]["item_title"]["role"] == "display_name"
-    assert told["items"]["item_in_stock"]["role"] == "availability"
-    assert told["interactions"]["timestamp"]["format"] == "%d/%m/%Y %H:%M"
-    assert told["interactions"]["is_stars"]["positive"].startswith(">= ")
+    draft = yaml.safe_load(file.read_text())
+    assert draft["items"]["item_tags"] == {
+        "role": "list",
+        "dtype": "string",
+        "separator": "|",
+        "from": "Tags",
+    }
+    assert draft["items"]["item_title"]["role"] == "display_name"
+    assert draft["items"]["item_in_stock"]["role"] == "availability"
+    assert draft["interactions"]["timestamp"]["format"] == "%d/%m/%Y %H:%M"
+    assert draft["interactions"]["is_stars"]["positive"].startswith(">= ")
     prepared = catalog.prepare(str(folder), folder, tmp_path / "var", say=quiet)
     assert (len(prepared.items), len(prepared.interactions)) == (30, 400)
     assert prepared.interactions["timestamp"].is_monotonic_increasing
@@ -85,11 +90,11 @@ def test_kinds_of_events_codes_and_a_title_that_reads_as_a_number_are_understood
     )
     clicks.to_csv(folder / "events.csv", index=False)
     items.to_csv(folder / "items.csv", index=False)
-    told = yaml.safe_load(write_draft(folder)[0].read_text())
-    label = told["interactions"]["is_event"]
+    draft = yaml.safe_load(write_draft(folder)[0].read_text())
+    label = draft["interactions"]["is_event"]
     assert label == {"role": "label", "positive": ["addtocart", "transaction"], "from": "event"}
-    assert told["items"]["item_title"]["role"] == "display_name"
-    assert told["items"]["item_categoryid"]["role"] == "categorical"
+    assert draft["items"]["item_title"]["role"] == "display_name"
+    assert draft["items"]["item_categoryid"]["role"] == "categorical"
     prepared = catalog.prepare(str(folder), folder, tmp_path / "var", say=quiet)
     assert prepared.interactions["is_event"].sum() == (clicks["event"] != "view").sum()
 

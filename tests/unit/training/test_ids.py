@@ -34,7 +34,7 @@ def prepare(folder: Path) -> Prepared:
     return catalog.prepare(str(folder), folder, folder / "var", say=quiet)
 
 
-def told(folder: Path) -> str:
+def fault(folder: Path) -> str:
     with pytest.raises(DatasetError) as refused:
         prepare(folder)
     return str(refused.value)
@@ -107,7 +107,7 @@ def test_ids_beyond_int64_are_refused_by_name_and_the_remedy_works(kind: Any, tm
     tables = own_tables()
     for name in ("users", "interactions"):
         tables[name]["user_id"] = kind(tables[name]["user_id"])
-    message = told(write_own(tmp_path / "books", tables))
+    message = fault(write_own(tmp_path / "books", tables))
     assert "users.parquet: column user_id" in message
     assert "`dtype: string` on it, in each table" in message
     prepared = prepare(write_own(tmp_path / "mended", tables, _texts("user_id")))
@@ -141,7 +141,7 @@ def test_two_texts_of_one_number_are_refused_with_both() -> None:
 def test_a_collision_refuses_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = with_numbers.__defaults__
     monkeypatch.setattr(with_numbers, "__defaults__", (lambda text: number_of_text(text) % 7,))
-    assert "would have the same number" in told(write_own(tmp_path / "books", text_tables(), TEXT_IDS))
+    assert "would have the same number" in fault(write_own(tmp_path / "books", text_tables(), TEXT_IDS))
     assert weak == (number_of_text,)
 
 
@@ -152,7 +152,7 @@ def test_a_collision_refuses_the_data_set(tmp_path: Path, monkeypatch: pytest.Mo
 def test_texts_that_cannot_be_ids_are_refused(text: str, expected: str, tmp_path: Path) -> None:
     tables = text_tables()
     tables["users"].loc[0, "user_id"] = text
-    assert expected in told(write_own(tmp_path / "books", tables, TEXT_IDS))
+    assert expected in fault(write_own(tmp_path / "books", tables, TEXT_IDS))
 
 
 def test_messages_name_text_ids_as_the_file_has_them(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_messages_name_text_ids_as_the_file_has_them(tmp_path: Path) -> None:
 
 def test_a_dtype_that_only_one_table_declares_is_refused(tmp_path: Path) -> None:
     users = DECLARATION["users"] | {"user_id": TEXT_IDS["users"]["user_id"]}
-    message = told(write_own(tmp_path / "books", text_tables(), DECLARATION | {"users": users}))
+    message = fault(write_own(tmp_path / "books", text_tables(), DECLARATION | {"users": users}))
     assert "users.user_id is string and interactions.user_id is int64; write dtype: string on both" in message
 
 

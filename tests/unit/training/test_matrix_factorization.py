@@ -86,17 +86,17 @@ def test_it_survives_export_repeats_and_keeps_its_range(world: Prepared, tmp_pat
 
 
 def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Prepared) -> None:
-    kept: list[MatrixFactorization] = []
+    models: list[MatrixFactorization] = []
 
     def worse_every_time(model: RetrievalModel) -> float:
         assert isinstance(model, MatrixFactorization)
-        kept.append(model)
-        return -float(len(kept))
+        models.append(model)
+        return -float(len(models))
 
     config = FactorsConfig(**{**SMALL, "evaluations": 6, "steps": 12})
     model = fitted(world, config, validate=worse_every_time)
-    assert len(kept) == 3
-    np.testing.assert_array_equal(model.items, kept[0].items)
+    assert len(models) == 3
+    np.testing.assert_array_equal(model.items, models[0].items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,8 +117,8 @@ def test_the_losses_equal_plain_numpy_and_leave_out_what_is_no_negative() -> Non
     positive, negative = rng.normal(size=(5, 1)), rng.normal(size=(5, 4))
     is_negative = rng.random((5, 4)) > 0.3
     given = tf.constant(positive, tf.float32), tf.constant(np.where(is_negative, negative, NEVER), tf.float32)
-    kept = np.exp(negative) * is_negative
-    softmax = np.mean(np.log(np.exp(positive[:, 0]) + kept.sum(axis=1)) - positive[:, 0])
+    masked = np.exp(negative) * is_negative
+    softmax = np.mean(np.log(np.exp(positive[:, 0]) + masked.sum(axis=1)) - positive[:, 0])
     pairs = np.log1p(np.exp(negative - positive))[is_negative].mean()
     each = np.log1p(np.exp(-positive)).mean() + np.log1p(np.exp(negative))[is_negative].mean()
     assert float(softmax_loss(*given)) == pytest.approx(softmax, rel=1e-5)

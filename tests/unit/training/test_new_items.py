@@ -53,12 +53,12 @@ def test_what_features_decide_is_told_of_items_that_nobody_met() -> None:
     columns, rng = catalogue(), np.random.default_rng(2)
     rows = side_rows(SIDE, columns).toarray()
     truth = rng.normal(size=(rows.shape[1], WIDTH + 1))
-    told = rows @ truth + rng.normal(size=WIDTH + 1)
+    expected_values = rows @ truth + rng.normal(size=WIDTH + 1)
     start, tables, _ = fit_side_tables(
         SIDE,
         {name: values[:200] for name, values in columns.items()},
-        told[:200, :-1].astype(np.float32),
-        told[:200, -1].astype(np.float32),
+        expected_values[:200, :-1].astype(np.float32),
+        expected_values[:200, -1].astype(np.float32),
         np.ones(200, np.float32),
     )
     tower = item_tower(np.linspace(-99, 99, 300).astype(np.float32))
@@ -66,9 +66,9 @@ def test_what_features_decide_is_told_of_items_that_nobody_met() -> None:
     new = {name: values[200:] for name, values in columns.items()}
     new[names.ITEM_ID] = np.full(50, OOV_CODE)
     vectors = encoded(tower, new)
-    expected = told[200:, :-1] / np.linalg.norm(told[200:, :-1], axis=1, keepdims=True)
+    expected = expected_values[200:, :-1] / np.linalg.norm(expected_values[200:, :-1], axis=1, keepdims=True)
     assert (vectors[:, :-1] * expected).sum(axis=1).mean() > 0.95
-    assert np.corrcoef(vectors[:, -1], told[200:, -1])[0, 1] > 0.95
+    assert np.corrcoef(vectors[:, -1], expected_values[200:, -1])[0, 1] > 0.95
 
 
 def test_a_number_may_say_one_thing_of_the_low_and_another_of_the_high() -> None:

@@ -116,15 +116,17 @@ def test_without_corrections_and_columns_the_order_is_the_blend_whatever_is_know
 @pytest.mark.parametrize("scores", [order_scores, lambda _, *others: unranked_scores(*others)])
 def test_users_of_whom_nothing_is_known_have_an_order_of_their_own(scores: Callable[..., Floats]) -> None:
     ranking, retrieval, _ = (part.reshape(4, 10) for part in draw(OrderSpec(), 40))
-    told = {"popular": retrieval[::-1].copy(), "chain": ranking}
+    source_scores = {"popular": retrieval[::-1].copy(), "chain": ranking}
     unknown = OrderSpec(ranking=0, sources={"popular": 3.0}, intercept=-2)
     blend = OrderSpec(ranking=0, retrieval=2, sources={"chain": 1.0}, intercept=-1)
     order = blend.model_copy(update={"unknown": unknown, "corrections": {"chain": Correction(plain=1.0)}})
     known = np.array([0, 1, 0, 9])[:, None]
-    found = scores(ranking, retrieval, order, told, known)
-    np.testing.assert_array_equal(found[::2], scores(ranking, retrieval, unknown, told)[::2])
+    found = scores(ranking, retrieval, order, source_scores, known)
+    np.testing.assert_array_equal(found[::2], scores(ranking, retrieval, unknown, source_scores)[::2])
     everyones = order.model_copy(update={"unknown": None})
-    np.testing.assert_array_equal(found[1::2], scores(ranking, retrieval, everyones, told, known)[1::2])
+    np.testing.assert_array_equal(
+        found[1::2], scores(ranking, retrieval, everyones, source_scores, known)[1::2]
+    )
     assert order.weighed == {"retrieval", "chain", "popular"}
     assert "of unknown users, weighs ranking 0, retrieval 0, popular 3" in str(order)
 
@@ -239,15 +241,15 @@ def corrected(judged: Judged, order: OrderSpec) -> np.ndarray:
 def test_a_column_that_tells_what_no_score_does_corrects_the_order_and_stays_a_probability() -> None:
     judged = lists_of(OrderSpec(ranking=0, retrieval=4, intercept=-5), 600)
     rng = np.random.default_rng(2)
-    told, noise = (rng.normal(size=judged.clicked.shape).astype(np.float32) for _ in range(2))
-    clicked = rng.random(told.shape) < expit(4 * judged.retrieval - 5 + 1.0 * told)
+    telling, noise = (rng.normal(size=judged.clicked.shape).astype(np.float32) for _ in range(2))
+    clicked = rng.random(telling.shape) < expit(4 * judged.retrieval - 5 + 1.0 * telling)
     some = replace(judged, clicked=clicked, relevant=clicked.sum(axis=1).astype(np.int64))
     some = replace(some, known=np.where(np.arange(600) < 20, 0, 5)[:, None])
-    order = fit_ordering(replace(some, columns={"noise": noise, "told": told}), OrderSpec())
+    order = fit_ordering(replace(some, columns={"noise": noise, "telling": telling}), OrderSpec())
     assert order.least_known == 5
-    assert order.columns["told"] == pytest.approx(1.0, rel=0.2)
+    assert order.columns["telling"] == pytest.approx(1.0, rel=0.2)
     assert abs(order.columns["noise"]) < 0.1
-    chances = corrected(replace(some, columns={"noise": noise, "told": told}), order)
+    chances = corrected(replace(some, columns={"noise": noise, "telling": telling}), order)
     assert chances.mean() == pytest.approx(clicked.mean(), rel=0.05)
     plain = fit_ordering(some, OrderSpec())
     assert some.ndcg(chances).mean() > some.ndcg(corrected(some, plain)).mean() + 0.02

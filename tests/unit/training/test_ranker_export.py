@@ -133,9 +133,9 @@ def test_an_export_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.M
         export_ranker(dlrm, SPEC, make_rows(64), tmp_path)
 
 
-@pytest.mark.parametrize("kept", ["user", "item"])
-def test_a_side_without_categoricals_and_lists_is_refused_in_words(kept: str, tmp_path: Path) -> None:
-    names = [name for name in FIELDS if name.startswith(kept)]
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_side_without_categoricals_and_lists_is_refused_in_words(side: str, tmp_path: Path) -> None:
+    names = [name for name in FIELDS if name.startswith(side)]
     spec = RankerSpec.model_validate(ranker_spec(names, FIELDS, OF_CANDIDATES, "ranker.onnx").model_dump())
     with pytest.raises(ValueError, match="needs a categorical or a list of the"):
         export_ranker(make_dlrm(names), spec, make_rows(16), tmp_path)

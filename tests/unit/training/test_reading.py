@@ -33,7 +33,7 @@ def prepare(folder: Path, said: list[str] | None = None) -> Prepared:
     return catalog.prepare(str(folder), folder, folder / "var", say=say)
 
 
-def told(folder: Path) -> str:
+def fault(folder: Path) -> str:
     with pytest.raises(DatasetError) as failure:
         prepare(folder)
     return str(failure.value)
@@ -331,11 +331,11 @@ def test_lists_keep_what_they_hold(tmp_path: Path) -> None:
     tables["items"]["item_topics"] = [["sea", None], [], None, ["a"] * 5_000, *[["ships"]] * 11]
     said: list[str] = []
     found = prepare(write_own(tmp_path / "books", tables), said)
-    kept = found.items["item_topics"]
-    assert list(kept[0]) == ["sea"]
-    assert list(kept[1]) == []
-    assert kept[2] is None
-    assert len(kept[3]) == 5_000
+    lists = found.items["item_topics"]
+    assert list(lists[0]) == ["sea"]
+    assert list(lists[1]) == []
+    assert lists[2] is None
+    assert len(lists[3]) == 5_000
     assert any("holds 1 nulls within its lists; they are left out" in line for line in said)
 
 
@@ -360,7 +360,7 @@ def test_infinities_are_null_and_told(tmp_path: Path) -> None:
 def test_a_number_whose_logarithm_is_taken_may_be_as_large_as_float32_holds(tmp_path: Path) -> None:
     tables = own_tables()
     tables["items"].loc[5, "item_price_usd"] = 1e32
-    assert "beyond the range of float32 in 1 rows (such as 1e+32" in told(write_own(tmp_path / "no", tables))
+    assert "beyond the range of float32 in 1 rows (such as 1e+32" in fault(write_own(tmp_path / "no", tables))
     line = DECLARATION["items"]["item_price_usd"] | {"is_log": True}
     found = prepare(write_own(tmp_path / "books", tables, declared(items__item_price_usd=line)))
     assert found.items["item_price_usd"].max() == np.float32(1e32)
@@ -372,7 +372,7 @@ def test_a_number_whose_logarithm_is_taken_may_be_as_large_as_float32_holds(tmp_
 def test_a_missing_column_names_the_likely_one(tmp_path: Path) -> None:
     tables = own_tables()
     tables["users"] = tables["users"].rename(columns={"user_city": "user city"})
-    message = told(write_own(tmp_path / "books", tables))
+    message = fault(write_own(tmp_path / "books", tables))
     assert "column user_city is missing (20 rows)" in message
     assert "`from: user city`" in message
     line = {"role": "categorical", "dtype": "string", "from": "user city"}
@@ -386,7 +386,7 @@ def test_the_year_1_is_counted_and_clipped_on_demand(tmp_path: Path) -> None:
     at[0] = -62_135_596_800_000_000
     log = log.set_column(2, "timestamp", pa.array(at).cast(pa.timestamp("us", tz="UTC")))
     pq.write_table(log, folder / "interactions.parquet")
-    assert "outside of the years 1678 to 2261 in 1 rows (year 1)" in told(folder)
+    assert "outside of the years 1678 to 2261 in 1 rows (year 1)" in fault(folder)
     line = {"role": "timestamp", "clip": True}
     (folder / "dataset.yaml").write_text(
         yaml.safe_dump(declared(interactions__timestamp=line), sort_keys=False)
@@ -398,7 +398,7 @@ def test_a_wrong_unit_is_told_by_what_it_gives(tmp_path: Path) -> None:
     tables = own_tables()
     seconds = _seconds(tables["interactions"]["timestamp"])
     tables["interactions"]["timestamp"] = pd.to_datetime(seconds, unit="ns", utc=True)
-    message = told(write_own(tmp_path / "books", tables))
+    message = fault(write_own(tmp_path / "books", tables))
     assert "within a day of 1970-01-01 in all 240 rows" in message
     assert "likely a wrong unit" in message
 
@@ -442,26 +442,26 @@ def test_a_line_that_does_not_fit_its_role_is_refused_before_anything_is_read(
     key: str, value: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     folder = write_own(tmp_path / "books", {}, declared(**{key: value}))
-    message = told(folder)
+    message = fault(folder)
     assert expected in message
     assert "dataset.yaml" in message
 
 
 def test_a_split_outside_of_the_data_is_refused(tmp_path: Path) -> None:
     split = {"train_until": "2031-01-01", "validate_until": "2031-01-02", "test_until": "2031-01-03"}
-    message = told(write_own(tmp_path / "books", declaration=DECLARATION | {"split": split}))
+    message = fault(write_own(tmp_path / "books", declaration=DECLARATION | {"split": split}))
     assert "goes from 2025-03-01 00:00 to 2025-03-10 23:00 UTC" in message
     assert "leaves validation without a row" in message
 
 
 def test_a_clock_before_the_data_is_refused(tmp_path: Path) -> None:
-    assert "as_of" in told(write_own(tmp_path / "books", declaration=DECLARATION | {"as_of": "2020-01-01"}))
+    assert "as_of" in fault(write_own(tmp_path / "books", declaration=DECLARATION | {"as_of": "2020-01-01"}))
 
 
 def test_the_same_table_in_two_kinds_is_refused_and_one_may_be_named(plain: Prepared, tmp_path: Path) -> None:
     folder = write_own(tmp_path / "books")
     _csv()(own_tables()["users"], folder / "users")
-    assert "users is there several times (users.csv, users.parquet)" in told(folder)
+    assert "users is there several times (users.csv, users.parquet)" in fault(folder)
     chosen = DECLARATION | {"files": {"users": {"path": "users.csv"}}}
     (folder / "dataset.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
     assert_same(prepare(folder), plain)
@@ -471,7 +471,7 @@ def test_a_torn_csv_is_named(tmp_path: Path) -> None:
     folder = write_own(tmp_path / "books")
     (folder / "users.parquet").unlink()
     (folder / "users.csv").write_text("user_id,user_city\n1,Oslo\n2,Oslo,Norway\n")
-    message = told(folder)
+    message = fault(folder)
     assert "users.csv: not a table of text" in message
     assert "files.users.delimiter" in message
 
@@ -488,5 +488,5 @@ def test_nothing_is_written_where_something_is_refused(tmp_path: Path) -> None:
     folder = write_own(tmp_path / "books")
     shutil.rmtree(folder / "var", ignore_errors=True)
     (folder / "users.parquet").unlink()
-    told(folder)
+    fault(folder)
     assert not (folder / "var").exists()

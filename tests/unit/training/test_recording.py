@@ -21,10 +21,10 @@ def values(record: TrainingRecord) -> dict[tuple[str, int], float]:
 
 
 def test_settings_of_models_that_no_setting_names_are_left_out() -> None:
-    told = parameters(TrainingSettings(retrieval="mf_bpr", var_dir=Path("/somewhere")))
-    assert told["mf_bpr.width"] == "64"
-    assert told["dlrm.top"] == "[128, 64]"
-    assert not [name for name in told if name.startswith(("two_tower", "var_dir", "synthetic."))]
+    listed = parameters(TrainingSettings(retrieval="mf_bpr", var_dir=Path("/somewhere")))
+    assert listed["mf_bpr.width"] == "64"
+    assert listed["dlrm.top"] == "[128, 64]"
+    assert not [name for name in listed if name.startswith(("two_tower", "var_dir", "synthetic."))]
 
 
 def test_curves_are_told_by_step_and_the_first_seed_has_the_plain_names(tmp_path: Path) -> None:

@@ -51,13 +51,13 @@ class Folder:
 
 def add(folder: Folder, said: re.Match[str]) -> None:
     """What stands in backticks: a key of the column's line, a whole line, or a key of the file."""
-    told = yaml.safe_load(said[1])
-    if set(told) <= set(Dataset.model_fields) - {"name"}:
-        folder.declaration |= told
+    value = yaml.safe_load(said[1])
+    if set(value) <= set(Dataset.model_fields) - {"name"}:
+        folder.declaration |= value
     elif said[1].startswith("{"):
-        folder.declaration[folder.table][folder.column] = told
+        folder.declaration[folder.table][folder.column] = value
     else:
-        folder.declaration[folder.table][folder.column] = folder.line | told
+        folder.declaration[folder.table][folder.column] = folder.line | value
 
 
 def rename(folder: Folder, said: re.Match[str]) -> None:
@@ -284,16 +284,16 @@ CASES: dict[str, Callable[[Folder], None]] = {
 def test_a_remedy_that_is_followed_works(spoil: Callable[[Folder], None], tmp_path: Path) -> None:
     folder = Folder(own_tables(), copy.deepcopy(DECLARATION))
     spoil(folder)
-    told: list[str] = []
+    problems: list[str] = []
     for at in range(ROUNDS + 1):
         written = write_own(tmp_path / f"round-{at}", folder.tables, folder.declaration)
         try:
             found = catalog.prepare(str(written), written, written / "var", say=quiet)
         except DatasetError as error:
-            told.append(str(error))
-            follow(folder, told[-1])
+            problems.append(str(error))
+            follow(folder, problems[-1])
         else:
-            assert told, "it was no problem"
+            assert problems, "it was no problem"
             assert len(found.interactions) > 0
             return
-    pytest.fail("\n".join(told))
+    pytest.fail("\n".join(problems))

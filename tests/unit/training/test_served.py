@@ -51,8 +51,8 @@ def test_a_list_of_one_item_again_and_again_has_no_diversity() -> None:
 def test_what_no_list_has_is_in_no_report_as_where_a_catalogue_has_one_new_item(is_full: bool) -> None:
     one, two = Report(is_full), Report(is_full)
     for report, lists in ((one, [[1, 2]]), (two, [[1, -1]])):
-        told = diversity(np.array(lists), np.eye(3, dtype=np.float32))
-        report.add("end_to_end", "new items alone", {"diversity@10": told, "coverage@10": 0.5})
+        found = diversity(np.array(lists), np.eye(3, dtype=np.float32))
+        report.add("end_to_end", "new items alone", {"diversity@10": found, "coverage@10": 0.5})
     assert two.sections == {"end_to_end": {"new items alone": {"coverage@10": 0.5}}}
     merged = over_seeds([one, two])["end_to_end"]["new items alone"]
     assert merged["diversity@10"] == pytest.approx(1)

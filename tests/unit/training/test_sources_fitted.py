@@ -77,8 +77,8 @@ def test_what_follows_sooner_follows_more() -> None:
 
 def test_a_row_keeps_its_strongest_entries() -> None:
     matrix = csr_matrix(np.array([[0.1, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0.2]]))
-    kept = as_matrix(cut_sparse(matrix, most=2))
-    np.testing.assert_allclose(kept, np.array([[0, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0]]), atol=1e-6)
+    strongest = as_matrix(cut_sparse(matrix, most=2))
+    np.testing.assert_allclose(strongest, np.array([[0, -0.9, 0.3], [0, 0, 0], [0.2, 0.2, 0]]), atol=1e-6)
 
 
 def test_similar_items_are_those_of_ease() -> None:

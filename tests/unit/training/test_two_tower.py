@@ -262,16 +262,16 @@ def test_the_best_evaluation_is_kept_and_training_stops_without_a_gain(world: Pr
     histories = UserHistories.of(world, encoders)
     examples = retrieval_examples(world, histories, world.split.train_until)
     catalogue = item_columns(world, encoders)
-    kept: list[npt.NDArray[np.float32]] = []
+    encoded: list[npt.NDArray[np.float32]] = []
 
     def worse_every_time(model: RetrievalModel) -> float:
-        kept.append(model.encode_items(catalogue))
-        return -float(len(kept))
+        encoded.append(model.encode_items(catalogue))
+        return -float(len(encoded))
 
     config = SMALL.model_copy(update={"evaluations": 6, "steps": 12, "patience": 2, "fresh_share": 0.0})
     model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, worse_every_time)
-    assert len(kept) == 3
-    np.testing.assert_array_equal(model.encode_items(catalogue), kept[0])
+    assert len(encoded) == 3
+    np.testing.assert_array_equal(model.encode_items(catalogue), encoded[0])
 
 
 @pytest.mark.parametrize("is_better", [True, False])
@@ -282,15 +282,15 @@ def test_last_steps_of_users_as_of_just_before_are_kept_where_validation_gains(
     histories = UserHistories.of(world, encoders)
     examples = retrieval_examples(world, histories, world.split.train_until)
     catalogue = item_columns(world, encoders)
-    asked, kept = [], []
+    asked, encoded = [], []
 
     def remember(*args: Any, **more: Any) -> Any:
         asked.append(args[-1])
         return batches(*args, **more)
 
     def validate(model: RetrievalModel) -> float:
-        kept.append(model.encode_items(catalogue))
-        return float(len(kept) if is_better else -len(kept))
+        encoded.append(model.encode_items(catalogue))
+        return float(len(encoded) if is_better else -len(encoded))
 
     monkeypatch.setattr("training.retrieval.two_tower.batches", remember)
     config = SMALL.model_copy(
@@ -298,9 +298,9 @@ def test_last_steps_of_users_as_of_just_before_are_kept_where_validation_gains(
     )
     model = fit_two_tower(encoders.fields, examples, catalogue, config, 0, validate)
     assert asked == [0.0, 0.7]
-    assert len(kept) == 3
+    assert len(encoded) == 3
     assert model.fresh_share == (0.7 if is_better else 0.0)
-    np.testing.assert_array_equal(model.encode_items(catalogue), kept[-1 if is_better else 0])
+    np.testing.assert_array_equal(model.encode_items(catalogue), encoded[-1 if is_better else 0])
 
 
 def test_a_fresh_example_knows_what_came_just_before_and_never_itself(world: Prepared) -> None:

@@ -166,8 +166,8 @@ def test_a_problem_names_file_column_rows_and_remedy(
 ) -> None:
     tables = own_tables()
     change(tables)
-    told = [line for line in problems_of(tmp_path, tables) if all(part in line for part in expected)]
-    assert len(told) == 1
+    found = [line for line in problems_of(tmp_path, tables) if all(part in line for part in expected)]
+    assert len(found) == 1
 
 
 def test_missing_files_are_all_named(tmp_path: Path) -> None:
@@ -198,11 +198,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     for change in (_twice("users"), _without("users", "user_city"), _without("items", "item_title")):
         change(tables)
     tables["interactions"]["is_bought"] = 0
-    told = "\n".join(problems_of(tmp_path, tables))
-    assert "repeats an id" in told
-    assert "user_city is missing" in told
-    assert "item_title is missing" in told
-    assert "in none of 240 rows" in told
+    text = "\n".join(problems_of(tmp_path, tables))
+    assert "repeats an id" in text
+    assert "user_city is missing" in text
+    assert "item_title is missing" in text
+    assert "in none of 240 rows" in text
 
 
 def test_a_few_users_and_items_without_a_row_are_normal_and_counted(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_history_rows_precede_the_timed_rows_of_their_user(tmp_path: Path) -> No
     tables = own_tables()
     tables["interactions"].loc[:39, "timestamp"] = pd.NaT  # two rows of every user
     late = DECLARATION | {"history_until": "2025-03-04T00:00:00Z"}
-    told = "\n".join(problems_of(tmp_path, tables, late))
-    assert "before history_until" in told
-    assert "in 32 rows" in told
+    text = "\n".join(problems_of(tmp_path, tables, late))
+    assert "before history_until" in text
+    assert "in 32 rows" in text
     fitting = copy.deepcopy(DECLARATION) | {"history_until": "2025-03-02T00:00:00Z"}
     folder = write_own(tmp_path / "fits", tables, fitting)
     assert (

@@ -44,10 +44,10 @@ def fit(prepared: Prepared, encoders: Encoders) -> Retriever:
 
 def test_withheld_items_are_unknown_to_who_ranks_them_as_new(tmp_path: Path) -> None:
     world = small_world(tmp_path)
-    encoders, share, told = encoders_of(world), 0.2, []
+    encoders, share, remembered = encoders_of(world), 0.2, []
 
     def remember(prepared: Prepared, forgetful: Encoders) -> Retriever:
-        told.append((prepared, forgetful))
+        remembered.append((prepared, forgetful))
         return fit(prepared, forgetful)
 
     known = fit(world, encoders)
@@ -60,10 +60,10 @@ def test_withheld_items_are_unknown_to_who_ranks_them_as_new(tmp_path: Path) -> 
     ids = world.items[names.ITEM_ID].to_numpy(np.int64)
     assert 0.1 < withheld.mean() < 0.3
 
-    (prepared, forgetful), *_ = told
+    (prepared, forgetful), *_ = remembered
     assert prepared.split == world.split
-    kept = world.interactions[~world.interactions[names.ITEM_ID].isin(ids[withheld])]
-    assert len(prepared.interactions) == len(kept)
+    remaining = world.interactions[~world.interactions[names.ITEM_ID].isin(ids[withheld])]
+    assert len(prepared.interactions) == len(remaining)
     assert not prepared.interactions[names.ITEM_ID].isin(ids[withheld]).any()
     codes = forgetful.encode(names.ITEM_ID, ids)
     np.testing.assert_array_equal(codes == OOV_CODE, withheld)

@@ -22,9 +22,9 @@ def merged(shares: list[float], lists: list[list[int]], width: int) -> list[int]
         padded[row, : len(items)] = items
     found = Merge(shares, ITEMS).merged(padded, width)
     assert found.shape == (width,)
-    kept: list[int] = found[found != UNKNOWN].tolist()
-    assert (found[len(kept) :] == UNKNOWN).all()
-    return kept
+    merged_items: list[int] = found[found != UNKNOWN].tolist()
+    assert (found[len(merged_items) :] == UNKNOWN).all()
+    return merged_items
 
 
 def test_turns_are_taken_in_proportion_and_an_item_comes_once() -> None:
@@ -58,8 +58,8 @@ TABLE = ItemToItem.of(
 
 
 def spec(**changed: object) -> SourceSpec:
-    told = {"name": "chain", "kind": "item_to_item", "share": 0.5, "file": "t.npy"} | changed
-    return SourceSpec.model_validate(told)
+    values = {"name": "chain", "kind": "item_to_item", "share": 0.5, "file": "t.npy"} | changed
+    return SourceSpec.model_validate(values)
 
 
 def test_a_history_counts_by_rank_and_what_is_unknown_keeps_its_rank() -> None:
@@ -87,7 +87,7 @@ def test_nobodys_history_leads_nowhere(normalisation: str) -> None:
 
 
 @given(
-    scores=st.lists(st.floats(-2, 2, width=16), max_size=30).map(lambda told: np.array(told, np.float32)),
+    scores=st.lists(st.floats(-2, 2, width=16), max_size=30).map(lambda values: np.array(values, np.float32)),
     count=st.integers(0, 35),
 )
 def test_the_best_are_the_greatest_positive_ones_in_order(scores: np.ndarray, count: int) -> None:

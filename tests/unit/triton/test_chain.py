@@ -117,9 +117,9 @@ def test_removed_by_names_the_rule(recommender: Recommender, world: World) -> No
         if i != PAD_ID
     }
     assert reason[excluded] is Rule.EXCLUDED
-    kept = [i for i, rule in reason.items() if rule is None]
-    assert kept == [i for i in answer["candidate_ids"][0].tolist() if i != PAD_ID]
-    assert len(kept) == 10
+    survivors = [i for i, rule in reason.items() if rule is None]
+    assert survivors == [i for i in answer["candidate_ids"][0].tolist() if i != PAD_ID]
+    assert len(survivors) == 10
     for item_id, rule in reason.items():
         if rule is Rule.SEEN:
             assert item_id in world.seen[KNOWN]
@@ -185,11 +185,11 @@ def test_an_emptied_store_takes_no_item_away_and_the_answer_says_what_it_lacks(w
 
 
 def test_context_changes_the_scores(recommender: Recommender) -> None:
-    told, untold = recommender.answer([make_request(KNOWN, surface=1), make_request(KNOWN)])
-    assert not isinstance(told, StageError)
-    assert not isinstance(untold, StageError)
-    assert (told["candidate_ids"] == untold["candidate_ids"]).all()
-    assert (told["ranking_scores"] != untold["ranking_scores"]).any()
+    sent, unsent = recommender.answer([make_request(KNOWN, surface=1), make_request(KNOWN)])
+    assert not isinstance(sent, StageError)
+    assert not isinstance(unsent, StageError)
+    assert (sent["candidate_ids"] == unsent["candidate_ids"]).all()
+    assert (sent["ranking_scores"] != unsent["ranking_scores"]).any()
 
 
 @pytest.mark.parametrize(

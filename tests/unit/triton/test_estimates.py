@@ -107,9 +107,9 @@ def test_the_policy_that_served_gets_what_it_got() -> None:
 
 def test_a_policy_that_would_show_nothing_of_the_log_is_not_estimated() -> None:
     logged = Simulated(5).logged(np.zeros((ANSWERS, K)))
-    told = snips(replace(logged, target=np.zeros_like(logged.target)))
-    assert np.isnan(told.value)
-    assert told.effective == 0
+    estimate = snips(replace(logged, target=np.zeros_like(logged.target)))
+    assert np.isnan(estimate.value)
+    assert estimate.effective == 0
 
 
 def test_the_interval_of_a_rate_knows_that_the_places_of_a_user_are_alike() -> None:
@@ -118,9 +118,9 @@ def test_the_interval_of_a_rate_knows_that_the_places_of_a_user_are_alike() -> N
     covered, widths = 0, []
     for _ in range(100):
         taste = rng.beta(0.5, 4.5, 400)[owners]
-        told = click_rate(rng.binomial(places, taste), places, owners)
-        covered += told.low <= 0.1 <= told.high
-        widths.append(told.high - told.low)
+        rate = click_rate(rng.binomial(places, taste), places, owners)
+        covered += rate.low <= 0.1 <= rate.high
+        widths.append(rate.high - rate.low)
     assert 0.9 <= covered / 100 <= 0.99
     naive = np.subtract(*wilson(0.1, 40_000)[::-1])
     assert np.mean(widths) > 3 * naive

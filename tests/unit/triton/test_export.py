@@ -121,8 +121,8 @@ def test_a_manifest_is_read_whatever_the_locale(tmp_path: Path) -> None:
     """Triton's Python processes may run in one that knows ASCII alone."""
     folder = make_world(tmp_path / "bundle").folder
     facts = json.loads((folder / "manifest.json").read_text("utf-8"))
-    told = facts | {"user_id_dtype": "string", "sample_user_ids": ["\u05d0"]}
-    (folder / "manifest.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")
+    content = facts | {"user_id_dtype": "string", "sample_user_ids": ["\u05d0"]}
+    (folder / "manifest.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
     code = "from pathlib import Path; from contract.bundle import read_manifest; import sys; "
     code += "print(ascii(read_manifest(Path(sys.argv[1])).sample_user_ids))"
     ascii_alone = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

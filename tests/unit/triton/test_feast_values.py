@@ -18,6 +18,6 @@ def test_the_messages_are_feasts_own() -> None:
 
 
 def test_the_model_starts_without_feast() -> None:
-    told = "import sys, ensemble.triton.model, ensemble.run.recommender; print('feast' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    program = "import sys, ensemble.triton.model, ensemble.run.recommender; print('feast' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -54,10 +54,10 @@ def test_items_like_another_are_the_nearest_by_cosine(world: World) -> None:
     recommender = make_recommender(world, k=60, max_overfetch=0)
     answer = answer_to(recommender, user_id=PAD_ID, like=40, n=10, excluded=[40])
     score = cosines(world, 40)
-    kept = [
+    passing = [
         i for i, rule in zip(answer["retrieved_ids"][0], answer["removed_by"][0], strict=True) if rule == 0
     ]
-    assert slate(answer) == sorted(kept, key=lambda i: -score[i])[:10]
+    assert slate(answer) == sorted(passing, key=lambda i: -score[i])[:10]
     assert 40 not in slate(answer)
     assert answer["retrieved_ids"][0, 0] == 40
     assert answer["item_scores"][0, :10] == pytest.approx([score[i] for i in slate(answer)], abs=1e-6)
@@ -131,9 +131,9 @@ def test_what_the_request_leaves_out_is_said_and_null(world: World) -> None:
     answer = answer_to(recommender, user_id=KNOWN, features=some)
     assert flags(answer) == [Degradation.USER_FEATURES]
     assert not set(slate(answer)) & {13, 16, *world.seen[KNOWN]}
-    told = answer_to(recommender, user_id=KNOWN, features=dict.fromkeys(SENT) | some)
-    assert flags(told) == []
-    assert np.array_equal(told["item_scores"], answer["item_scores"])
+    other = answer_to(recommender, user_id=KNOWN, features=dict.fromkeys(SENT) | some)
+    assert flags(other) == []
+    assert np.array_equal(other["item_scores"], answer["item_scores"])
 
 
 def test_nobody_with_features_is_as_an_unknown_id(world: World) -> None:
@@ -156,7 +156,7 @@ def test_nobody_without_either_is_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (
             {"user_shoe_size": 44},
@@ -174,12 +174,12 @@ def test_nobody_without_either_is_refused(world: World) -> None:
         ({"user_age": -(2**63)}, "user_features.user_age: must hold int64 values"),
     ],
 )
-def test_a_wrong_feature_is_named(world: World, given: dict[str, Any], told: str) -> None:
+def test_a_wrong_feature_is_named(world: World, given: dict[str, Any], message: str) -> None:
     recommender = make_recommender(world)
     wrong, right = recommender.answer([make_request(KNOWN, features=given), make_request(KNOWN)])
     assert isinstance(wrong, StageError)
     assert wrong.code is ErrorCode.BAD_REQUEST
-    assert wrong.message.startswith(told)
+    assert wrong.message.startswith(message)
     assert not isinstance(right, StageError)
 
 

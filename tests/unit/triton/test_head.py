@@ -24,9 +24,9 @@ class Forgetful:
     is_whole = False
 
     def __init__(self, ids: Ids, vectors: Floats, missing: Ids) -> None:
-        kept = ~np.isin(ids, missing)
+        is_held = ~np.isin(ids, missing)
         self.exact = MemoryVectorIndex(
-            ids[kept], vectors[kept], [{"item_kind": {str(i % 2)}} for i in ids[kept]]
+            ids[is_held], vectors[is_held], [{"item_kind": {str(i % 2)}} for i in ids[is_held]]
         )
 
     def search(

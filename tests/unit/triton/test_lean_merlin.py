@@ -35,9 +35,9 @@ def python(code: str) -> str:
 
 
 def test_what_serves_is_merlins_and_loads_neither_data_frames_nor_gpus() -> None:
-    told = json.loads(python(SERVING))
-    assert "merlin.dag.operator" in told["bases"]
-    loaded = {name.partition(".")[0] for name in told["modules"]}
+    loaded_by = json.loads(python(SERVING))
+    assert "merlin.dag.operator" in loaded_by["bases"]
+    loaded = {name.partition(".")[0] for name in loaded_by["modules"]}
     assert not loaded & {"pandas", "pyarrow", "dask", "distributed", "numba", "scipy", "feast", "nvtabular"}
 
 

@@ -22,11 +22,11 @@ def test_what_fails_is_said_and_the_next_is_done_all_the_same(tmp_path: Path) ->
     for name, users in (("0-1.parquet", pa.array([7])), ("1-1.parquet", pa.array(["seven"]))):
         pq.write_table(pa.table({"user_id": users}), hour / name)
     archive = Archive(tmp_path, lambda _: pa.table({}))
-    told: queue.Queue[str] = queue.Queue()
-    beside = Beside("test", told.put)
+    lines: queue.Queue[str] = queue.Queue()
+    beside = Beside("test", lines.put)
     beside.do(partial(archive.merge, time.time()), "not merged")
-    beside.do(lambda: told.put("the next"), "not done")
-    said = told.get(timeout=WITHIN_S)
+    beside.do(lambda: lines.put("the next"), "not done")
+    said = lines.get(timeout=WITHIN_S)
     assert said.startswith("not merged: ArrowTypeError: Unable to merge: Field user_id")
-    assert told.get(timeout=WITHIN_S) == "the next"
+    assert lines.get(timeout=WITHIN_S) == "the next"
     assert len([*hour.iterdir()]) == 2, "what is not merged stays"

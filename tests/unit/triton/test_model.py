@@ -183,15 +183,15 @@ def test_what_ran_is_counted(model: Any) -> None:
     model.execute([*users, wrong, late])
     model.execute([users[0]])
     model._publish()
-    told = {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
-    assert told["shortlist_chain_requests_total",] == 5
-    assert told["shortlist_chain_executions_total",] == 2
-    assert told["shortlist_chain_degraded_rows_total", "unknown_user"] == 1
-    assert told["shortlist_chain_failed_requests_total", "bad_request"] == 1
-    assert told["shortlist_chain_failed_requests_total", "dependency"] == 1
-    assert told["shortlist_chain_late_rows_total", "lookup_user_features"] == 1
-    assert told["shortlist_chain_seconds_total", "onnxruntime"] > 0
-    assert told["shortlist_chain_seconds_total", "python"] > 0
-    assert told["shortlist_chain_stage_seconds_total", "score_candidates"] > 0
+    counted = {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
+    assert counted["shortlist_chain_requests_total",] == 5
+    assert counted["shortlist_chain_executions_total",] == 2
+    assert counted["shortlist_chain_degraded_rows_total", "unknown_user"] == 1
+    assert counted["shortlist_chain_failed_requests_total", "bad_request"] == 1
+    assert counted["shortlist_chain_failed_requests_total", "dependency"] == 1
+    assert counted["shortlist_chain_late_rows_total", "lookup_user_features"] == 1
+    assert counted["shortlist_chain_seconds_total", "onnxruntime"] > 0
+    assert counted["shortlist_chain_seconds_total", "python"] > 0
+    assert counted["shortlist_chain_stage_seconds_total", "score_candidates"] > 0
     model._publish()
-    assert told == {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}
+    assert counted == {(name, *labels): value for (name, labels), value in FakeFamily.values.items()}

@@ -38,7 +38,7 @@ TEMPERATURE = 0.7
 
 
 def note(request: str, user_id: int, items: Sequence[int], **changed: Any) -> Shown:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "at_ms": AT_MS,
         "bundle": "one",
         "arm": CHAMPION,
@@ -47,7 +47,7 @@ def note(request: str, user_id: int, items: Sequence[int], **changed: Any) -> Sh
         "chances": (0.5,) * len(items),
         **changed,
     }
-    return Shown(request_id=request, user_id=user_id, item_ids=tuple(items), **told)
+    return Shown(request_id=request, user_id=user_id, item_ids=tuple(items), **fields)
 
 
 def archive(var: Path, notes: Sequence[Shown], events: Sequence[Event] = ()) -> None:
@@ -99,20 +99,20 @@ def test_clicks_are_joined_by_request_user_and_item_and_count_once(tmp_path: Pat
         click(9, 6, None),
     ]
     archive(tmp_path, notes, events)
-    told = clicks_of(DATASET, join(DATASET, tmp_path))
-    assert (told.answers, told.clicks) == (3, 1)
-    assert {name: one.value for name, one in told.arms.items()} == {
+    clicks = clicks_of(DATASET, join(DATASET, tmp_path))
+    assert (clicks.answers, clicks.clicks) == (3, 1)
+    assert {name: one.value for name, one in clicks.arms.items()} == {
         "one · champion": pytest.approx(1 / 3),
         "two · test": 0.0,
     }
-    assert told.by_place["place 1"].value == pytest.approx(1 / 3)
-    assert told.by_place["place 2"].value == 0.0
-    assert "one · champion" in "\n".join(lines_of(told))
+    assert clicks.by_place["place 1"].value == pytest.approx(1 / 3)
+    assert clicks.by_place["place 2"].value == 0.0
+    assert "one · champion" in "\n".join(lines_of(clicks))
 
 
 def test_an_empty_archive_and_events_without_requests_are_explained(tmp_path: Path) -> None:
-    told = clicks_of(DATASET, join(DATASET, tmp_path))
-    assert told.remarks[0].startswith("nothing was shown yet")
+    clicks = clicks_of(DATASET, join(DATASET, tmp_path))
+    assert clicks.remarks[0].startswith("nothing was shown yet")
     archive(tmp_path, [note("a", 7, [3])], [click(7, 3, None)])
     assert "send `request_id`" in clicks_of(DATASET, join(DATASET, tmp_path)).remarks[0]
 
@@ -184,28 +184,28 @@ def test_without_exploration_nothing_is_estimated_and_it_is_said(world: World) -
         replace(one, note=replace(one.note, chances=(1.0,) * PLACES)) for one in explored_answers(world)
     ]
     assert explored(served, PLACES) == []
-    told = clicks_of(DATASET, served)
+    clicks = clicks_of(DATASET, served)
     chain, features = rewound(world)
-    estimate_other(told, "other", Replay(chain, features, 0.0), served)
-    assert told.others == []
-    assert "SHORTLIST_EXPLORATION_TEMPERATURE" in told.remarks[0]
+    estimate_other(clicks, "other", Replay(chain, features, 0.0), served)
+    assert clicks.others == []
+    assert "SHORTLIST_EXPLORATION_TEMPERATURE" in clicks.remarks[0]
 
 
 def test_the_page_shows_rates_and_estimates_and_escapes_names(world: World, tmp_path: Path) -> None:
     answers = explored_answers(world)
     answers[0] = replace(answers[0], note=replace(answers[0].note, arm="<b>"))
-    told = clicks_of(DATASET, answers)
+    clicks = clicks_of(DATASET, answers)
     chain, features = rewound(world)
-    estimate_other(told, "other", Replay(chain, features, TEMPERATURE), answers)
-    assert [one.places for one in told.others] == [1, 3]
-    assert told.others[0].snips.value == pytest.approx(told.others[0].served.value, rel=1e-3)
-    write_page(tmp_path / "report.html", "tiny", click_sections(told))
+    estimate_other(clicks, "other", Replay(chain, features, TEMPERATURE), answers)
+    assert [one.places for one in clicks.others] == [1, 3]
+    assert clicks.others[0].snips.value == pytest.approx(clicks.others[0].served.value, rel=1e-3)
+    write_page(tmp_path / "report.html", "tiny", click_sections(clicks))
     page = (tmp_path / "report.html").read_text()
     assert "doubly robust" in page
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert page.count("<svg") == 5
-    assert "doubly robust" in "\n".join(lines_of(told))
+    assert "doubly robust" in "\n".join(lines_of(clicks))
 
 
 def test_folders_are_by_hour(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_a_pin_that_may_not_be_shown_is_left_out(world: World, recommender: Reco
 def test_a_cap_holds_in_every_window(world: World, recommender: Recommender) -> None:
     categories = column(world, "item_category")
     answer = asked(recommender, n=6, rules={"caps": [{"column": "item_category", "most": 1, "window": 2}]})
-    told = [categories[one] for one in slate(answer)]
-    assert all(a != b or a is None for a, b in pairwise(told))
+    categories_shown = [categories[one] for one in slate(answer)]
+    assert all(a != b or a is None for a, b in pairwise(categories_shown))
 
 
 def test_a_cap_that_nothing_keeps_is_broken_and_said_to_be(world: World, recommender: Recommender) -> None:
@@ -135,10 +135,10 @@ def test_a_share_without_filters_is_that_of_the_items_of_a_source_of_new_ones(
     np.save(tmp_path / "new.npy", (bundle.item_ids == new).astype(np.float32))
     np.save(tmp_path / files.ITEM_IDS_FILE, bundle.item_ids)
     manifest = bundle.manifest.model_copy(update={"sources": (*bundle.manifest.sources, spec)})
-    told = replace(bundle, folder=tmp_path, manifest=manifest)
-    assert np.flatnonzero(told.is_new).tolist() == [world.item_ids.index(new)]
+    marked = replace(bundle, folder=tmp_path, manifest=manifest)
+    assert np.flatnonzero(marked.is_new).tolist() == [world.item_ids.index(new)]
     order = make_recommender(world)
-    order.offers.current = replace(order.offers.current, is_new=told.is_new)
+    order.offers.current = replace(order.offers.current, is_new=marked.is_new)
     assert slate(asked(order, n=5, rules={"shares": [{"share": 1.0}]}))[0] == new
     assert new not in slate(asked(recommender, n=5, rules={"shares": [{"share": 1.0}]}))
 

@@ -55,8 +55,8 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    told: dict[str, str] = json.loads((folder / files.MANIFEST_FILE).read_text())["checksums"]
-    return told
+    content: dict[str, str] = json.loads((folder / files.MANIFEST_FILE).read_text())["checksums"]
+    return content
 
 
 @pytest.mark.usefixtures("nothing_loads")
@@ -107,8 +107,8 @@ def _absolute(folder: Path) -> None:
 
 def _unsealed_model(folder: Path) -> None:
     (folder.parent / "evil.onnx").write_bytes(b"model")
-    told = json.loads((folder / files.MANIFEST_FILE).read_text())
-    change_manifest(folder, ranker=told["ranker"] | {"file": "../evil.onnx"})
+    content = json.loads((folder / files.MANIFEST_FILE).read_text())
+    change_manifest(folder, ranker=content["ranker"] | {"file": "../evil.onnx"})
 
 
 def _no_checksum(folder: Path) -> None:
