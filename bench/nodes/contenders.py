@@ -162,5 +162,5 @@ def usearch(folder: Path, vectors: Vectors) -> Iterator[dict[str, Any]]:
 
 
 def _manifest(items: int) -> Manifest:
-    told: Any = {"bundle": BUNDLE, "vector_width": WIDTH, "items": items, "filters": {}, "index": SPEC}
-    return Manifest.model_construct(**told)
+    fields: Any = {"bundle": BUNDLE, "vector_width": WIDTH, "items": items, "filters": {}, "index": SPEC}
+    return Manifest.model_construct(**fields)

@@ -203,8 +203,8 @@ def _fit_to_search(folder: Path, redis: CountedRedis, settings: EnsembleSettings
     k, target, head = settings.k, settings.recall_target, settings.head_items
     ids = np.load(folder / bundle_files.ITEM_IDS_FILE, allow_pickle=False)
     watch = IndexWatch(redis, manifest.bundle, manifest.items)
-    asked = (manifest.bundle, ids, watch, TIMEOUT_MS, bool(manifest.filters))
-    nodes = IndexNodes(redis, settings.redis_url, *asked)
+    arguments = (manifest.bundle, ids, watch, TIMEOUT_MS, bool(manifest.filters))
+    nodes = IndexNodes(redis, settings.redis_url, *arguments)
     choose_breadth(redis, folder, manifest, k, target, _say, head, nodes)
 
 
@@ -253,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RedisError as error:
         sys.stderr.write(f"Redis at {settings.redis_url.address}: {explain_redis(error)}\n")
         return 1
-    kept: Any = redis.zrange(bundles_key(manifest.dataset), 0, -1)
-    drop_graphs(settings.var_dir, {name.decode() for name in kept})
+    indexed: Any = redis.zrange(bundles_key(manifest.dataset), 0, -1)
+    drop_graphs(settings.var_dir, {name.decode() for name in indexed})
     seconds = time.monotonic() - started
     done = f"{manifest.items} items indexed in {seconds:.1f} s" if built else "indexed already"
     sys.stdout.write(f"{manifest.bundle}: {done}\n")

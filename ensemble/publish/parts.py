@@ -138,14 +138,14 @@ def _looks(redis: Redis, bundle: str, patience_s: float) -> Iterator[tuple[int, 
         ResponseError: there is no such index.
     """
     most, added = -1, time.monotonic()
-    while (asked := time.monotonic()) - added <= patience_s:
+    while (began := time.monotonic()) - added <= patience_s:
         info = index_info(redis, bundle)
         found = int(info["num_docs"])
         if found > most:
-            most, added = found, asked
+            most, added = found, began
         yield found, not float(info["indexing"]), int(info.get("hash_indexing_failures", 0))
         # Looking costs Redis' one thread: without a rest the items of a large graph came in at a fifth.
-        time.sleep(pause_s(time.monotonic() - asked, POLL_S))
+        time.sleep(pause_s(time.monotonic() - began, POLL_S))
 
 
 def _named(places: Places, node: str) -> AbstractContextManager[None]:

@@ -83,8 +83,8 @@ def test_every_way_of_the_chain_lets_the_same_items_pass(
     stored: list[Any] = [
         redis.hmget(item_vector_key(manifest.bundle, i), columns) for i in range(len(catalogue))
     ]
-    told = [dict(zip(columns, map(decode_tags, values), strict=True)) for values in stored]
-    assert [item_id for item_id, values in enumerate(told) if passes(allowed, values)] == expected
+    decoded = [dict(zip(columns, map(decode_tags, values), strict=True)) for values in stored]
+    assert [item_id for item_id, values in enumerate(decoded) if passes(allowed, values)] == expected
 
 
 def test_a_price_is_found_as_people_write_it(

@@ -256,12 +256,12 @@ def test_where_no_node_has_the_index_the_request_fails_and_says_so(served: Serve
 def test_an_item_that_one_node_lost_keeps_answers_marked(served: Served, cluster: Cluster) -> None:
     node: Any = cluster.clients.of(cluster.nodes[1])
     key = item_vector_key("tiny-1", next(iter(cluster.held(cluster.nodes[1]))))
-    kept = node.hgetall(key)
+    fields = node.hgetall(key)
     node.delete(key)
     served.watch.doubt()
     assert served.looked_and_marked() is True
     assert eventually(lambda: served.looked_and_marked() is True and served.watch.found == ITEMS - 1)
-    node.hset(key, mapping=kept)
+    node.hset(key, mapping=fields)
     assert eventually(lambda: served.looked_and_marked() is False)
     assert {"indexed_share", "index_nodes_away"} <= set(GAUGES)
 
@@ -530,9 +530,9 @@ def test_items_that_come_change_and_go_do_so_on_their_nodes(
 
     def are_as_at_home() -> bool:
         keys = [item_vector_key("old", item_id) for item_id in (NEW, known)]
-        told = [cluster.redis.hgetall(key) for key in keys]
+        at_home = [cluster.redis.hgetall(key) for key in keys]
         there = [cluster.clients.of(node).hgetall(key) for key in keys for node in cluster.nodes]
-        return all(told) and told == [one for one in there if one]
+        return all(at_home) and at_home == [one for one in there if one]
 
     before = np.load(site.old.folder / "item_vectors.npy")[7]
     assert cluster.redis.hget(item_vector_key("old", known), "vector") != before.tobytes(), "it moved"
