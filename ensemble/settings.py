@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from contract.bundles import CURRENT, bundles_folder
 from contract.environment import LOCAL_REDIS, RedisUrl, read_settings
 from contract.keys import MAX_SEEN
-from contract.rules.asked import OrderRules, SettingRules
+from contract.rules.order_rules import OrderRules, SettingRules
 
 
 class Provider(StrEnum):

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from contract.ids import FIRST, LAST, IdDtype, OwnId
-from contract.rules.asked import RequestRules
+from contract.rules.order_rules import RequestRules
 from contract.slates import SlateSource
 from contract.tensors import (
     FILTER_WIDTHS,

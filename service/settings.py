@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from contract.bundles import CURRENT, bundles_folder
 from contract.environment import LOCAL_REDIS, RedisUrl, retired
-from contract.rules.asked import OrderRules, SettingRules
+from contract.rules.order_rules import OrderRules, SettingRules
 from service.api_keys import ApiKey, parse_keys
 
 PREFIX = "SHORTLIST_"

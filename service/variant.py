@@ -20,7 +20,7 @@ from contract.bundle import (
 )
 from contract.dataset import Dataset, DatasetError
 from contract.ids import FIRST, LAST
-from contract.rules.asked import check_defaults
+from contract.rules.order_rules import check_defaults
 from contract.tensors import bundle_id
 from contract.texts import ITEMS, text_files
 from service.failures import DependencyUnavailable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
-from contract.rules.asked import Cap
 from contract.rules.attributes import NONE
+from contract.rules.order_rules import Cap
 
 MOST_TRIES = 600
 """Steps of the search for an order that keeps the caps, where the first way through ended in none."""

@@ -9,10 +9,10 @@ from enum import StrEnum
 import numpy as np
 
 from contract.arrays import Array, Doubles
-from contract.rules.asked import Cap
 from contract.rules.attributes import ItemAttributes
 from contract.rules.caps import CapCounts, Held, kept_order
 from contract.rules.diversity import Likeness
+from contract.rules.order_rules import Cap
 
 
 class Mover(StrEnum):

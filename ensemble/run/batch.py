@@ -11,7 +11,7 @@ from contract.arrays import Array, filled
 from contract.errors import ErrorCode, StageError
 from contract.filters import decode_filters
 from contract.ids import IdDtype
-from contract.rules.asked import decode_rules
+from contract.rules.order_rules import decode_rules
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import ANSWER_TENSORS, MAX_N, OPTIONAL_FILL, OPTIONAL_TENSORS, PAD_ID, pack
 from contract.user_features import decode_user_features

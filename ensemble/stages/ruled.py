@@ -13,10 +13,10 @@ from contract.arrays import Array, Floats, Ids
 from contract.bundle import Manifest
 from contract.filters import Filters, decode_filters
 from contract.ordering import unranked_scores
-from contract.rules.asked import CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.attributes import ItemAttributes
 from contract.rules.boosts import Boosted, boosted, factors
 from contract.rules.diversity import Likeness, relevance
+from contract.rules.order_rules import CheckedRules, check_defaults, check_rules, decode_rules, merged
 from contract.rules.places import BIT, CappedColumn, Exploration, Mover, SharedPlaces, Wishes, fill_places
 from contract.rules.shares import places_due
 from contract.tensors import PAD_ID

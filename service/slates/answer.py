@@ -13,7 +13,7 @@ from contract.bundle import Manifest
 from contract.errors import WrongField, one_of
 from contract.filters import Filters, check_filters
 from contract.routing import CHAMPION
-from contract.rules.asked import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
+from contract.rules.order_rules import NO_RULES, CheckedRules, OrderRules, RequestRules, check_rules, merged
 from contract.shown import Shown
 from contract.slates import Degradation, SlateSource
 from contract.tensors import PAD_ID

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from contract.filters import Filters
 from contract.routing import CHAMPION
-from contract.rules.asked import NO_RULES, CheckedRules
+from contract.rules.order_rules import NO_RULES, CheckedRules
 from service.failures import DependencyUnavailable, EnsembleBusy, NotStored, OtherBundle
 from service.limits.deadline import Deadline
 from service.metrics import Metrics

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from contract.affinity import LISTS
 from contract.filters import Filters, held_values, passes
-from contract.rules.asked import NO_RULES, CheckedRules
 from contract.rules.attributes import ItemAttributes
+from contract.rules.order_rules import NO_RULES, CheckedRules
 from contract.slates import Degradation, Rule, SlateSource
 from contract.tensors import PAD_ID
 from service.failures import DependencyUnavailable

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contract.rules.asked import CheckedRules
 from contract.rules.attributes import ItemAttributes
 from contract.rules.boosts import boosted, factors
+from contract.rules.order_rules import CheckedRules
 from contract.rules.places import (
     BIT,
     CappedColumn,

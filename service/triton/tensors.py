@@ -12,7 +12,7 @@ import numpy as np
 from contract.arrays import Array
 from contract.errors import ErrorCode, StageError
 from contract.filters import encode_filters
-from contract.rules.asked import encode_rules
+from contract.rules.order_rules import encode_rules
 from contract.rules.places import Mover, movers
 from contract.slates import Rule, SlateSource, degradations
 from contract.tensors import (

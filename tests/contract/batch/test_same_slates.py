@@ -13,7 +13,7 @@ import pytest
 from batch.compute.chain import BatchChain, UserSlates
 from contract.bundle import OrderSpec
 from contract.errors import StageError
-from contract.rules.asked import OrderRules
+from contract.rules.order_rules import OrderRules
 from contract.slates import Degradation, degradation_mask
 from contract.tensors import PAD_ID
 from ensemble.bundle import LoadedBundle

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.filters import check_filters, held_values, passes
-from contract.rules.asked import Cap
 from contract.rules.attributes import NONE, ItemAttributes
 from contract.rules.boosts import boosted
 from contract.rules.diversity import Likeness, relevance
+from contract.rules.order_rules import Cap
 from contract.rules.places import CappedColumn, SharedPlaces, Wishes, fill_places
 from contract.rules.shares import places_due
 

@@ -11,7 +11,7 @@ import pytest
 
 from contract.bundle import BundleError
 from contract.ids import number_of_text
-from contract.rules.asked import RequestRules, check_rules, decode_rules
+from contract.rules.order_rules import RequestRules, check_rules, decode_rules
 from contract.rules.places import BIT, Mover
 from contract.slates import Published
 from contract.tensors import PAD_ID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contract.rules.asked import Cap
+from contract.rules.order_rules import Cap
 from ensemble.settings import EnsembleSettings, load_settings
 
 
