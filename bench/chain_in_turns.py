@@ -47,7 +47,7 @@ def chain_of(folder: Path, settings: LocalSettings) -> Iterator[Chain]:
             chain.terminate()
 
 
-def asked(chain: Chain, users: Sequence[int]) -> tuple[float, str]:
+def measured(chain: Chain, users: Sequence[int]) -> tuple[float, str]:
     """Asks for some users at once; gives microseconds of CPU, and a digest of the slates.
 
     Raises:
@@ -84,7 +84,7 @@ def compare(old: str, runs: int) -> None:
             for _ in range(WARM + runs):
                 some, digests = draw.choices(users, k=size), set()
                 for chain in draw.sample([before, now], 2):
-                    us, digest = asked(chain, some)
+                    us, digest = measured(chain, some)
                     took[chain].append(us / size)
                     digests.add(digest)
                 differ += len(digests) - 1

@@ -153,9 +153,9 @@ class Side:
         (model,) = {one.name for one in client.get_model_repository_index().models if one.state == "READY"}
         metadata = client.get_model_metadata(model, as_json=True)
         inputs, outputs = ({one["name"] for one in metadata[kind]} for kind in ("inputs", "outputs"))
-        asked = [name for name in (ANSWER.name, *OLDER_OUTPUTS) if name in outputs]
+        requested = [name for name in (ANSWER.name, *OLDER_OUTPUTS) if name in outputs]
         pad_id = self.pad_id()
-        messages = our_messages(model, users, manifest["context"], N, asked, inputs, pad_id)
+        messages = our_messages(model, users, manifest["context"], N, requested, inputs, pad_id)
         processes = of_ours(LocalSettings(var_dir=self.var))
         behind = {kind: found for kind, found in processes.items() if kind != "gateway"}
         return {

@@ -70,12 +70,12 @@ class IdSide(Side):
             json.loads(_in_training(READ_IDS, str(folder / f"{table}.parquet"), f"{table[:-1]}_id"))
             for table in ("users", "items")
         )
-        asked = tuple(users[:: max(1, len(users) // USERS)])
-        world = World(None, folder.name, frozenset(items), asked, N)
+        sample = tuple(users[:: max(1, len(users) // USERS)])
+        world = World(None, folder.name, frozenset(items), sample, N)
         processes = of_ours(LocalSettings(var_dir=self.var))
-        return Design(GATEWAY, HttpCaller(self.ports["port"], asked, N), processes, judge_gateway(world))
+        return Design(GATEWAY, HttpCaller(self.ports["port"], sample, N), processes, judge_gateway(world))
 
-    def asked(self, seconds: Seconds, seed: int) -> Figures:
+    def measured(self, seconds: Seconds, seed: int) -> Figures:
         """Measures it once."""
         return figures_of(GATEWAY, self.gateway, seconds, seed)
 
@@ -104,7 +104,7 @@ def compare(given: argparse.Namespace) -> Path:
     command = f"python -m bench.text_ids --data {given.data}"
     record = Record(", ".join(side.bundle.resolve().name for side in sides), commit=commit, command=command)
     with sides[0].serving(), sides[1].serving():
-        figures = in_turns(sides, given.turns, lambda side, turn: side.asked(given.seconds, turn))
+        figures = in_turns(sides, given.turns, lambda side, turn: side.measured(given.seconds, turn))
     add_ratios(record, "Ids", ("int64", "string"), *figures)
     return record.write(folder)
 

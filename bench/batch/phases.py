@@ -130,11 +130,13 @@ def serving(it: Measured) -> Figures:
     with it.place.serving("redis", "gateway"):
         users = it.place.users_with_slates(it.place.published())
         drawn = np.random.default_rng(0).permutation(users)[:SERVED_USERS].tolist()
-        asked: dict[str, Any] = {"n": ANSWERED, "fields": {"source": SlateSource.BATCH}}
+        request: dict[str, Any] = {"n": ANSWERED, "fields": {"source": SlateSource.BATCH}}
         port = it.place.settings.port
-        asyncio.run(traffic.closed_loop(port, drawn, clients=1, duration_s=WARM_S, **asked))
+        asyncio.run(traffic.closed_loop(port, drawn, clients=1, duration_s=WARM_S, **request))
         with watched_pauses() as found:
-            run = asyncio.run(traffic.open_loop(port, drawn, rate=RATE, duration_s=it.plan.served_s, **asked))
+            run = asyncio.run(
+                traffic.open_loop(port, drawn, rate=RATE, duration_s=it.plan.served_s, **request)
+            )
     return judged(run, found[0]) | {"rate": RATE, "users": len(drawn)}
 
 

@@ -96,7 +96,7 @@ def users_to_ask(users: int, cache_mb: float, table: TableSpec) -> list[int]:
 
 
 def _at_once(
-    sides: dict[str, LocalSettings], asked: Sequence[int], rate: float, seconds: float, turns: int
+    sides: dict[str, LocalSettings], users: Sequence[int], rate: float, seconds: float, turns: int
 ) -> list[dict[str, Any]]:
     found: dict[str, list[Result]] = {name: [] for name in sides}
     before = Counter[tuple[str, str]]()
@@ -106,7 +106,7 @@ def _at_once(
         async def ask(turn: int = turn, lasts: float = lasts) -> list[traffic.Run]:
             given: dict[str, Any] = {"rate": rate, "duration_s": lasts, "n": N, "seed": turn}
             ports = [settings.port for settings in sides.values()]
-            return await asyncio.gather(*(traffic.open_loop(port, asked, **given) for port in ports))
+            return await asyncio.gather(*(traffic.open_loop(port, users, **given) for port in ports))
 
         for name, ran in zip(sides, asyncio.run(ask()), strict=True):
             result = count(ran, lasts)

@@ -110,14 +110,14 @@ def in_levels(
         until = time.monotonic() + (0 if is_cold else 2 * seconds)  # until the levels hold what is asked for
         while time.monotonic() < until:
             read(ids_of(zipf.draw(rng, 2000)))
-        asked: dict[str, float] = {}
-        table.count = lambda _, amount=1, asked=asked, **labels: asked.__setitem__(
-            labels["level"], asked.get(labels["level"], 0) + amount
+        counts: dict[str, float] = {}
+        table.count = lambda _, amount=1, counts=counts, **labels: counts.__setitem__(
+            labels["level"], counts.get(labels["level"], 0) + amount
         )
         for row in _measured(name, share, zipf, read, seconds):
-            total = sum(asked.values())
-            yield row | {"hit_rate": asked.get("cache", 0) / total} | memory()
-            asked.clear()
+            total = sum(counts.values())
+            yield row | {"hit_rate": counts.get("cache", 0) / total} | memory()
+            counts.clear()
         table.stop()
         disk.close()
 

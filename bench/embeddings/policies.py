@@ -85,7 +85,7 @@ def measure(batches: int) -> list[dict[str, object]]:
     for pattern, draw in patterns().items():
         for policy, (is_choosy, evicts) in POLICIES.items():
             cache, rng = OtherCache(WIDTH, ROOM, evicts, is_choosy=is_choosy), np.random.default_rng(0)
-            hits = asked = 0
+            hits = lookups = 0
             read_s = write_s = 0.0
             for batch in range(batches):
                 keys = RowKeys.trained(draw(rng, batch))
@@ -97,12 +97,12 @@ def measure(batches: int) -> list[dict[str, object]]:
                 cache.write(keys.some(missing), rows[: len(missing)])
                 write_s += time.perf_counter() - started
                 if batch >= batches // 2:
-                    hits, asked = hits + int(had.sum()), asked + len(had)
+                    hits, lookups = hits + int(had.sum()), lookups + len(had)
             found.append(
                 {
                     "pattern": pattern,
                     "policy": policy,
-                    "hit_rate": hits / asked,
+                    "hit_rate": hits / lookups,
                     "read_us": read_s / batches * 1e6,
                     "write_us": write_s / batches * 1e6,
                 }

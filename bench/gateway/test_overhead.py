@@ -35,16 +35,16 @@ class Prepared:
 
 @pytest.mark.benchmark(group="gateway")
 @pytest.mark.parametrize(
-    "asked", [{}, {"explain": True}, {"source": "batch"}], ids=["slate", "explain", "stored"]
+    "request_fields", [{}, {"explain": True}, {"source": "batch"}], ids=["slate", "explain", "stored"]
 )
-def test_request(benchmark: Any, tmp_path: Any, asked: dict[str, Any]) -> None:
+def test_request(benchmark: Any, tmp_path: Any, request_fields: dict[str, Any]) -> None:
     """One POST of 10 items through every layer, from the parsed HTTP request to the bytes of the answer."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(20),
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
         logger_factory=structlog.ReturnLoggerFactory(),
     )
-    body: dict[str, Any] = {"user_id": 7, "n": 10, "exclude_item_ids": [1, 2], **asked}
+    body: dict[str, Any] = {"user_id": 7, "n": 10, "exclude_item_ids": [1, 2], **request_fields}
     stored = make_store(published=Published((RUN,)), slates=[(7, make_stored(range(200, 250)))])
     app = make_app(tmp_path, Prepared(RecommendRequest(**body)), stored)
     data = json.dumps(body).encode()
@@ -77,8 +77,8 @@ def test_request(benchmark: Any, tmp_path: Any, asked: dict[str, Any]) -> None:
     answer = json.loads(sent[1]["body"])
     assert sent[0]["status"] == 200
     assert len(answer["items"]) == 10
-    assert ("explain" in answer) == ("explain" in asked)
-    assert answer["source"] == asked.get("source", "ensemble")
+    assert ("explain" in answer) == ("explain" in request_fields)
+    assert answer["source"] == request_fields.get("source", "ensemble")
 
 
 @pytest.mark.benchmark(group="gateway")

@@ -43,7 +43,7 @@ def run(folder: Path, provider: Provider) -> tuple[dict[str, Floats], dict[str, 
     fields, of_ranker = bundle.encoders.fields, bundle.ranker.spec
     user = drawn(fields, of_ranker.user, USERS)
     candidate = drawn(fields, of_ranker.candidate, USERS, CANDIDATES)
-    asked: dict[str, tuple[OnnxModel, dict[str, Array]]] = {
+    models: dict[str, tuple[OnnxModel, dict[str, Array]]] = {
         "user_tower": (
             bundle.user_tower,
             bundle.user_tower.spec.pack(drawn(fields, bundle.user_tower.spec, USERS)),
@@ -51,7 +51,7 @@ def run(folder: Path, provider: Provider) -> tuple[dict[str, Floats], dict[str, 
         "ranker": (bundle.ranker, bundle.ranker.pack(user, candidate)),
     }
     given, took_ms = {}, {}
-    for name, (model, inputs) in asked.items():
+    for name, (model, inputs) in models.items():
         tries = []
         for _ in range(TIMES):
             begun = time.perf_counter()

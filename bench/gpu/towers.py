@@ -39,7 +39,7 @@ def checked(ranks: Ranks, folder: Path) -> dict[str, object]:
     trained_s = time.monotonic() - begun
     model = best_towers(task, trainer.start, progress, trainer.checkpoints)
     rows = np.arange(min(ROWS, len(task.examples)))
-    asked = (
+    towers = (
         (model.user_tower, task.examples.batch(rows, np.zeros(len(rows), np.bool_))),
         (model.item_tower, {name: values[:ROWS] for name, values in task.catalogue.items()}),
     )
@@ -49,7 +49,7 @@ def checked(ranks: Ranks, folder: Path) -> dict[str, object]:
         "trained_s": trained_s,
     }
     greatest = 0.0
-    for name, (tower, columns) in zip(("users", "items"), asked, strict=True):
+    for name, (tower, columns) in zip(("users", "items"), towers, strict=True):
         on_cpu, cpu_s = _encoded(tower, columns, CPU)
         on_device, device_s = _encoded(tower.to(device), columns, device)
         greatest = max(greatest, float(np.abs(on_device - on_cpu).max()))

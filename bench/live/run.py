@@ -131,15 +131,15 @@ async def measure(
     given: argparse.Namespace, settings: LocalSettings, users: Sequence[OwnId]
 ) -> tuple[dict[bool, Result], Sender, float]:
     """Loads in stretches; gives what slates saw without events and with them, and the events."""
-    asked: dict[str, Any] = {"n": 10, "headers": settings.headers}
+    request: dict[str, Any] = {"n": 10, "headers": settings.headers}
     sender = Sender(settings, users, given.size, given.seed)
     runs: dict[bool, list[traffic.Run]] = {False: [], True: []}
     with_events_s = 0.0
-    await traffic.closed_loop(settings.port, users, clients=1, duration_s=2, **asked)
+    await traffic.closed_loop(settings.port, users, clients=1, duration_s=2, **request)
     try:
         for number, (has_events, stretch_s) in enumerate(_stretches(given.seconds)):
             loading = traffic.open_loop(
-                settings.port, users, rate=given.rate, duration_s=stretch_s, seed=number, **asked
+                settings.port, users, rate=given.rate, duration_s=stretch_s, seed=number, **request
             )
             began = time.monotonic()
             if has_events:

@@ -95,10 +95,10 @@ def positive(value: str) -> float:
 
 async def load(arguments: argparse.Namespace, users: Sequence[OwnId], headers: dict[str, str]) -> traffic.Run:
     """Warms up, which counts for nothing: it opens connections and fills caches; then loads."""
-    asked: dict[str, Any] = {"n": arguments.n, "seed": arguments.seed, "headers": headers}
-    await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **asked)
+    request: dict[str, Any] = {"n": arguments.n, "seed": arguments.seed, "headers": headers}
+    await traffic.closed_loop(arguments.port, users, clients=1, duration_s=WARM_UP_S, **request)
     return await traffic.open_loop(
-        arguments.port, users, rate=arguments.rate, duration_s=arguments.duration, **asked
+        arguments.port, users, rate=arguments.rate, duration_s=arguments.duration, **request
     )
 
 
@@ -124,14 +124,14 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"loading {url} for {arguments.duration:g} s at {arguments.rate:g} requests/s", flush=True)
-    asked = {
+    requested = {
         "n": arguments.n,
         "seed": arguments.seed,
         "rate": arguments.rate,
         "duration_s": arguments.duration,
     }
     found = result.count(asyncio.run(load(arguments, users, settings.headers)), arguments.duration)
-    summary = report.summary(found, {**asked, "users": len(users)})
+    summary = report.summary(found, {**requested, "users": len(users)})
     print(report.text(summary, found.latency))
     name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
     for path in report.write(summary, found.latency, settings.var / "load", name):

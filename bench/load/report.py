@@ -75,12 +75,12 @@ def text(summary: dict[str, Any], latency: HdrHistogram) -> str:
         f"{name} {count}" for name, count in {**summary["sources"], **summary["degraded"]}.items()
     )
     failed = ", ".join(f"{count} x {name}" for name, count in summary["errors"].items())
-    asked = f"{summary['rate']:g} requests/s for {summary['duration_s']:g} s, {summary['users']} users"
+    requested = f"{summary['rate']:g} requests/s for {summary['duration_s']:g} s, {summary['users']} users"
     achieved = f"{summary['achieved_rate']:g} good answers/s: {summary['answered']} of {summary['scheduled']}"
     percentiles = "  ".join(f"{name} {figures[name]:.1f} ms" for name in ("p50", "p95", "p99", "max"))
     cost = f"{generator['cpu_ms_per_request']:.2f} ms of CPU per request"
     lines = [
-        f"asked for   {asked}, seed {summary['seed']}",
+        f"asked for   {requested}, seed {summary['seed']}",
         f"achieved    {achieved}",
         f"errors      {failed or 'none'}",
         f"answers     {listed or 'none'}",

@@ -77,10 +77,10 @@ def request_bytes(
     fields: Mapping[str, object] = NO_FIELDS,
 ) -> bytes:
     """Writes one POST as it goes over the wire; `fields` are further ones of its body."""
-    asked = {"user_id": user_id, "n": n, **fields}
+    request = {"user_id": user_id, "n": n, **fields}
     if latency_budget_ms is not None:
-        asked["latency_budget_ms"] = latency_budget_ms
-    body = json.dumps(asked).encode()
+        request["latency_budget_ms"] = latency_budget_ms
+    body = json.dumps(request).encode()
     header_fields = {
         "host": HOST,
         "content-type": "application/json",

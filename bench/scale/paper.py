@@ -71,10 +71,10 @@ class Part:
         return f"| {self.name} | {self.cores} | {self.gb:,} | {of_cores:,} + {of_gb:,} |"
 
 
-def missed(k: int, shards: int, asked: int) -> float:
-    """Gives the chance that one shard or more holds over `asked` of the `k` nearest, at most: binomial."""
+def missed(k: int, shards: int, wanted: int) -> float:
+    """Gives the chance that one shard or more holds over `wanted` of the `k` nearest, at most: binomial."""
     p = 1 / shards
-    over = sum(math.comb(k, found) * p**found * (1 - p) ** (k - found) for found in range(asked + 1, k + 1))
+    over = sum(math.comb(k, found) * p**found * (1 - p) ** (k - found) for found in range(wanted + 1, k + 1))
     return shards * over
 
 
@@ -89,7 +89,7 @@ def steps(m: Measured, a: Assumed) -> tuple[list[tuple[str, str, str]], list[Par
     item_gb = round(item_bytes * m.waste * a.millions / 1e3)
     shard_millions, shard_gb = a.millions / a.shards, math.ceil(item_gb / a.shards)
     mean, deviation = a.k / a.shards, math.sqrt(a.k / a.shards * (1 - 1 / a.shards))
-    asked = round(mean + 5 * deviation)
+    wanted = round(mean + 5 * deviation)
     searching = round(a.per_s * a.shards * m.search_ms / 1e3)
     cores = math.ceil(searching / a.share)
     each = math.ceil(cores / a.shards)
@@ -134,7 +134,7 @@ def steps(m: Measured, a: Assumed) -> tuple[list[tuple[str, str, str]], list[Par
         (
             f"of the {a.k} nearest, asked of each shard",
             f"{mean:g} + 5 x {deviation:.1f}",
-            f"{asked}: too few for one request in {round(1 / missed(a.k, a.shards, asked), -3):,.0f}",
+            f"{wanted}: too few for one request in {round(1 / missed(a.k, a.shards, wanted), -3):,.0f}",
         ),
         (
             "searching, cores",

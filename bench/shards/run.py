@@ -202,8 +202,8 @@ def main() -> None:
             )
             write(base / str(rows), rows, pieces, limit)
             for part in ("read", "train"):
-                asked = ["--part", part, "--folder", str(base / str(rows)), "--limit-mib", str(limit)]
-                subprocess.run([TORCH, "-m", "bench.shards.run", *asked], check=True)
+                arguments = ["--part", part, "--folder", str(base / str(rows)), "--limit-mib", str(limit)]
+                subprocess.run([TORCH, "-m", "bench.shards.run", *arguments], check=True)
             if not limit:
                 memory = ["-m", "bench.shards.run", "--part", "memory", "--rows", str(rows)]
                 subprocess.run([TORCH, *memory], check=True)

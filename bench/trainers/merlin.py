@@ -19,14 +19,14 @@ STEPS, PARTS = 120, 6
 
 if __name__ == "__main__":
     task = FittingTask.load(Path(sys.argv[1]))
-    asked = {"steps": STEPS, "epochs": 1000, "evaluations": PARTS, "patience": PARTS, "fresh_share": 0.0}
+    changes = {"steps": STEPS, "epochs": 1000, "evaluations": PARTS, "patience": PARTS, "fresh_share": 0.0}
     marks: list[tuple[float, float]] = []
 
     def mark(_: RetrievalModel) -> float:
         marks.append((time.perf_counter(), time.process_time()))
         return float(len(marks))
 
-    config = task.config.model_copy(update=asked)
+    config = task.config.model_copy(update=changes)
     fit_two_tower(task.fields, task.examples, task.catalogue, config, task.seed, mark)
     taken = [np.subtract(end, begin) for begin, end in pairwise(marks[:PARTS])]
     wall, cpu = np.median(taken, axis=0) / (task.batch_size * (STEPS // PARTS))

@@ -132,5 +132,5 @@ def test_more_to_answer_and_slower_searches_cost_more_on_paper() -> None:
 
 
 def test_a_shard_asked_for_all_misses_nothing() -> None:
-    assert paper.missed(k=100, shards=8, asked=100) == 0
-    assert paper.missed(k=2, shards=2, asked=1) == pytest.approx(0.5)
+    assert paper.missed(k=100, shards=8, wanted=100) == 0
+    assert paper.missed(k=2, shards=2, wanted=1) == pytest.approx(0.5)
