@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.batch_files import BatchFiles
 from contract.environment import read_settings
 from contract.tensors import MAX_N
 
@@ -23,12 +22,8 @@ class RetrievalMode(StrEnum):
     REDIS = "redis"  # the index that online requests ask
 
 
-class BatchSettings(BaseSettings):
+class BatchSettings(BatchFiles):
     """Every number of the batch job that may be turned, with its unit and which way to turn it."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="SHORTLIST_BATCH_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
 
     n: Annotated[int, Field(ge=1, le=MAX_N)] = Field(
         50,
@@ -69,11 +64,6 @@ class BatchSettings(BaseSettings):
         RetrievalMode.EXACT,
         description="exact: a matrix product over the bundle's vectors. redis: the index that requests ask, "
         "for catalogues too large to compare.",
-    )
-    dir: Path | None = Field(
-        None,
-        description="Folder of runs, shared by all machines of a cluster. Default: batch under "
-        "SHORTLIST_VAR_DIR.",
     )
     redis_timeout_ms: PositiveInt = Field(
         10_000,

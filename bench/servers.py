@@ -92,10 +92,10 @@ def run(
 
 
 def environment(settings: LocalSettings) -> dict[str, str]:
-    """The variables of every command, as `make` gives them."""
+    """The variables of every command, as `make` gives them; batch runs lie in the benchmark's own folder."""
     feast = {VARIABLE: connection_string(settings.redis)}
     quiet = {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {**os.environ, **settings.environment(), **feast, **quiet}
+    return {**os.environ, **settings.environment(), **feast, **quiet, "SHORTLIST_BATCH_DIR": ""}
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -58,17 +57,6 @@ def degradation_mask(flags: Iterable[Degradation]) -> int:
     """Packs flags into the bit mask `degraded`."""
     order = list(Degradation)
     return sum(1 << order.index(flag) for flag in set(flags))
-
-
-SLATES_FOLDER = "slates"
-"""Within the folder of a batch run: its slates, as `part-*.parquet`."""
-MADE_AT = "made_at_ms"
-"""A column of those: when each was made, Unix time in milliseconds."""
-
-
-def slate_files(runs: Path) -> list[Path]:
-    """Lists the files of slates of all runs of a data set, whose folders lie in `runs`."""
-    return sorted(runs.glob(f"*/{SLATES_FOLDER}/part-*.parquet"))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ class RepositorySettings(ConnectionSettings):
 
     data: str = Field("default", description="The data set, as it was given when features were computed.")
     var_dir: Path = Field(Path("var"), description="Where prepared data and Feast's registry are kept.")
-    batch_dir: Path | None = Field(None, description="Folder of batch runs. Default: batch under var_dir.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         folder = find(settings.var_dir, chosen.data)
-        materialize(folder, settings.redis_url, batch_dir=settings.batch_dir)
+        materialize(folder, settings.redis_url)
     except DatasetError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -29,11 +29,11 @@ from contract import names
 from contract.activity import view_of
 from contract.archive import forget_users
 from contract.arrays import Ids
+from contract.batch_files import slate_files
 from contract.bundles import bundles_folder
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import STATE, view_file
-from contract.slates import slate_files
 from feature_repo.computed import ACTIVITY, Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
@@ -60,10 +60,9 @@ class Arrived:
     as_of: datetime
 
 
-def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, say: Say = print) -> Arrived:
+def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
     """Brings the computed features and seen items of a prepared data set, such as `var/data/kuairand`, into
-    Redis, and counts what is there then. Who is gone goes from the files of batch runs as well, which lie in
-    `batch_dir` where it is not `var/batch`.
+    Redis, and counts what is there then. Who is gone goes from the files of batch runs as well.
 
     Raises:
         DatasetError: nothing was computed, Redis does not answer, refused or lost rows, Feast failed, a file
@@ -72,7 +71,6 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
     folder = folder.resolve()
     computed, project = Computed.read(folder), folder.name
     feast = FeastStore(folder.parents[1], project, connection_string(url))
-    runs = (batch_dir or folder.parents[1] / "batch") / project
     say(f"features of {project} as of {computed.made.as_of:%Y-%m-%d %H:%M:%S} UTC")
     with _alone(feast.folder), _explained(url):
         online = OnlineStore(Redis(**url.connection_kwargs()), project)
@@ -95,7 +93,7 @@ def materialize(folder: Path, url: RedisUrl, *, batch_dir: Path | None = None, s
             _write(differences, live, online, feast)
             _settle(differences, live, settlement)
         online.write_seen(computed.seen, unlike, settlement.seen)
-        _delete(differences, live, settlement, online, runs, {one.view for one in kept})
+        _delete(differences, live, settlement, online, feast.var_dir, {one.view for one in kept})
         online.let_go(kept, ids)
         online.forget_seen(np.setdiff1d(unlike, ids_of(computed.seen)), settlement.seen)
         online.note_changed(changed)
@@ -241,7 +239,7 @@ def _delete(
     live: Mapping[str, Collection[int]],
     settlement: Settlement,
     online: OnlineStore,
-    runs: Path,
+    var: Path,
     of_kept: Collection[str],
 ) -> None:
     """Deletes what has no source any more; a row last, so that the run after one that died finds it again. A
@@ -254,7 +252,7 @@ def _delete(
             gone = np.setdiff1d(d.gone, kept)
             if key == names.USER_ID:
                 online.note_removed(gone, kept)
-                forget_users(slate_files(runs), gone)
+                forget_users(slate_files(var, online.project), gone)
                 online.delete_slates(gone)
             else:
                 online.delete_cards(gone)

@@ -13,13 +13,14 @@ from redis import Redis
 from contract import names
 from contract.archive import forget_users
 from contract.arrays import Array
+from contract.batch_files import slate_files
 from contract.dataset import Dataset
 from contract.event_archive import EVENT_ID, events_folder, read_archive
 from contract.events import FIELD, Event, partition_of
 from contract.feast import feature_key
 from contract.ids import number_of
 from contract.keys import (
-    batch_runs_key,
+    batch_key,
     batch_stored_key,
     changed_users_key,
     decode_seen,
@@ -30,7 +31,7 @@ from contract.keys import (
     slate_key,
 )
 from contract.shown import Shown
-from contract.slates import StoredSlate, slate_files
+from contract.slates import Published, StoredSlate
 from ensemble.stores.features import RedisFeatureStore
 from live.shown import read_shown
 from live.streams import Entry, entries_of
@@ -74,8 +75,7 @@ class Person:
         keys += [slate_key(run, self.user_id) for run in self._runs(transaction)]
         yield ("UNLINK", *keys)
         yield ("ZREM", changed_users_key(self._name), self.user_id)
-        (has_runs,) = transaction.ask([("EXISTS", batch_runs_key(self._name))])
-        if has_runs:  # one that is at work takes the user out before it is read
+        if self._is_run_unfinished(transaction):  # it takes the user out before it is read
             yield ("SADD", removed_users_key(self._name), self.user_id)
 
     def forget_elsewhere(self, redis: Redis, until_ms: int) -> None:
@@ -87,7 +87,7 @@ class Person:
             entries += [entry for entry, _ in self._notes(reading)]
             gone = [("XDEL", one.stream, one.entry_id) for one in entries if one.added_ms <= until_ms]
             reading.ask(gone)
-        forget_users(slate_files(self._var / "batch" / self._name), np.array([self.user_id]))
+        forget_users(slate_files(self._var, self._name), np.array([self.user_id]))
 
     @property
     def _name(self) -> str:
@@ -96,6 +96,17 @@ class Person:
     def _runs(self, transaction: Transaction) -> list[str]:
         (runs,) = transaction.ask([("SMEMBERS", batch_stored_key(self._name))])
         return sorted(run.decode() for run in runs)
+
+    def _is_run_unfinished(self, transaction: Transaction) -> bool:
+        """Whether a batch run is at work, or may go on, so that it may have read the user before. One that
+        begins meanwhile lets the commit fail; one that begins later finds nothing to read."""
+        commands = [("SMEMBERS", batch_stored_key(self._name)), ("GET", batch_key(self._name))]
+        stored, pointer = transaction.read(commands)
+        try:
+            published = Published.decode(pointer)
+        except ValueError:
+            return True
+        return not {run.decode() for run in stored} <= {*published.lineage, *published.former}
 
     def _features(self, transaction: Transaction) -> dict[str, Any]:
         store = RedisFeatureStore(transaction.redis, self._dataset, self._dataset.clock)

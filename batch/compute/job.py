@@ -70,7 +70,7 @@ class BatchJob:
     @property
     def folder(self) -> Path:
         """Where the runs of this data set are kept."""
-        return (self.batch.dir or self.chain.var_dir / "batch") / self.manifest.dataset
+        return self.batch.runs(self.chain.var_dir, self.manifest.dataset)
 
     def run(self, selection: Selection, trigger: Trigger = Trigger.HAND, again: bool = False) -> RunRecord:
         """Computes and publishes; a run that was begun for the same goes on, but not with `again`.

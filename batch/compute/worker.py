@@ -21,11 +21,12 @@ from batch.compute.chain import BatchChain, UserSlates
 from batch.errors import explain
 from batch.settings import BatchSettings
 from contract.arrays import Ids
+from contract.batch_files import MADE_AT
 from contract.bundle import BundleError, Manifest
 from contract.errors import StageError
 from contract.keys import slate_key
 from contract.names import USER_ID
-from contract.slates import MADE_AT, StoredSlate
+from contract.slates import StoredSlate
 from contract.tensors import PAD_ID
 from contract.texts import ITEMS, USERS, Texts
 from contract.whole_file import whole_file

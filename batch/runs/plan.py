@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from contract.batch_files import SLATES_FOLDER
 from contract.ids import number_of
-from contract.slates import SLATES_FOLDER
 from contract.whole_file import whole_file
 
 PLAN_FILE = "plan.json"

@@ -18,6 +18,7 @@ from bench.batch.watch import watched
 from bench.processes import MIB, REDIS, of_ours
 from bench.record import say
 from bench.servers import BenchError, bench_settings, environment, run, serving
+from contract.batch_files import SLATES_FOLDER, BatchFiles
 from contract.keys import batch_key, slate_prefix
 from contract.slates import Published
 from deploy.local.settings import ROOT, LocalSettings, python_of
@@ -161,10 +162,10 @@ class Place:
 
     def run_folder(self, run: str) -> Path:
         """Where a run's files lie."""
-        return self.folder / "batch" / str(self.manifest["dataset"]) / run
+        return BatchFiles(dir=None).runs(self.folder, str(self.manifest["dataset"])) / run
 
     def _parts(self, run: str) -> list[Path]:
-        return sorted((self.run_folder(run) / "slates").glob("part-*.parquet"))
+        return sorted((self.run_folder(run) / SLATES_FOLDER).glob("part-*.parquet"))
 
     def published(self) -> str:
         """The run that is read.

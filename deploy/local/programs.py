@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from contract.batch_files import BatchFiles
 from contract.environment import RedisUrl, explain_redis
 from contract.keys import consumers_key, watched_key
 from contract.watched import Watched
@@ -199,15 +200,16 @@ def gateway_program(settings: LocalSettings) -> Program:
 
 
 def consumer_program(settings: LocalSettings) -> Program:
-    """The consumer of what the gateway accepts."""
+    """The consumer of what the gateway accepts. It deletes users' slates where batch runs are kept."""
     dataset = dataset_of(settings)
+    variables = {SERVED_DATASET: dataset, "SHORTLIST_BATCH_DIR": str(BatchFiles().dir or "")}
     return Program(
         name="consumer",
         command=behind(LIVE_NICENESS, str(python_of("triton")), "-m", "live", "consume"),
         ports={},
         fault=lambda: consumer_fault(settings.redis, dataset),
         needs=(settings.bundle / "manifest.json",),
-        environment=settings.environment() | {SERVED_DATASET: dataset},
+        environment=settings.environment() | variables,
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from contract import names
 from contract.archive import forget_rows, number_of_any
+from contract.batch_files import MADE_AT, slate_files
 from contract.dataset import Dataset, DatasetError
 from contract.event_archive import ACCEPTED_AT, archive_files, events_folder
 from contract.ids import OwnId
@@ -20,9 +21,8 @@ from contract.items import Row
 from contract.live_catalogue import LiveState, catalogue_folder, change_files, digest_of_user, read_changes
 from contract.live_files import live_folder
 from contract.shown import shown_folder
-from contract.slates import MADE_AT, slate_files
 from contract.whole_file import drop_abandoned
-from training.data.prepared import prepared_schema, tables_of, to_frame
+from training.data.prepared import prepared_schema, to_frame
 from training.data.validate import Checked
 
 Say = Callable[[str], None]
@@ -66,7 +66,7 @@ def _items(frame: pd.DataFrame, items: dict[int, Row | None], dataset: Dataset) 
     schema = prepared_schema(dataset, "items")
     told = [{name: row.get(name) for name in schema.names} for row in rows]
     try:
-        put = to_frame(pa.Table.from_pylist(told, schema=schema), tables_of(dataset)["items"])
+        put = to_frame(pa.Table.from_pylist(told, schema=schema), dataset.tables["items"])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DatasetError(
             f"an item that was put live does not fit the columns of dataset.yaml any more ({error}); put it "
@@ -121,6 +121,6 @@ def forget_archived(var_dir: Path, name: str) -> int:
     files = (
         (archive_files(events_folder(var_dir, name)), ACCEPTED_AT),
         (archive_files(shown_folder(var_dir, name)), SHOWN_AT),
-        (slate_files(var_dir / "batch" / name), MADE_AT),
+        (slate_files(var_dir, name), MADE_AT),
     )
     return sum(forget_rows(some, [names.USER_ID, clock], is_gone) for some, clock in files)

@@ -371,7 +371,8 @@ def test_stored_slates_of_a_user_go_from_redis_and_from_files_wherever_these_are
     pq.write_table(pa.table({"user_id": [101, 102]}), file)
     redis.sadd(batch_stored_key(name), "run-1")
     for user in (101, 102):
-        redis.set(slate_key("run-1", user), StoredSlate(np.array([3]), np.ones(1), 0, "old", "run-1", 1).encode())
+        slate_of_user = StoredSlate(np.array([3]), np.ones(1, np.float32), 0, "old", "run-1", 1)
+        redis.set(slate_key("run-1", user), slate_of_user.encode())
     forget(redis, site.old.dataset, 101, consumer)
     assert pq.read_table(file, partitioning=None)["user_id"].to_pylist() == [102]
     assert [bool(redis.exists(slate_key("run-1", user))) for user in (101, 102)] == [False, True]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contract import names
+from contract.batch_files import MADE_AT
 from contract.dataset import DatasetError
 from contract.event_archive import event_table, events_folder
 from contract.events import Event
@@ -27,7 +28,6 @@ from contract.live_catalogue import (
     digest_of_user,
     write_changes,
 )
-from contract.slates import MADE_AT
 from training.data.live import forget_archived
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
@@ -131,10 +131,16 @@ def test_a_user_who_came_back_is_known_by_what_came_since_alone(tmp_path: Path) 
     assert (after.users.dtypes == before.users.dtypes).all()
 
 
-def test_slates_of_a_user_who_was_forgotten_go_from_the_files_of_batch_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_slates_of_a_user_who_was_forgotten_go_from_the_files_of_batch_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_elsewhere: bool
+) -> None:
     before = prepared(tmp_path)
     user, other = before.users[names.USER_ID].iloc[[3, 4]].tolist()
-    path = tmp_path / "batch" / "synthetic" / "run" / "slates" / "part-0.parquet"
+    runs = tmp_path / ("runs" if is_elsewhere else "batch")
+    if is_elsewhere:
+        monkeypatch.setenv("SHORTLIST_BATCH_DIR", str(runs))
+    path = runs / "synthetic" / "run" / "slates" / "part-0.parquet"
     path.parent.mkdir(parents=True)
     made = pa.table({names.USER_ID: [user, other, user], MADE_AT: [1, 1, 3]})
     pq.write_table(made, path)
