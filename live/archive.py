@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +22,8 @@ _COMPRESSION = "zstd"
 class Archive:
     """The files of some streams, in folders by the hour in which entries were added.
 
-    A file's name says its stream and its first entry: what is written again after a crash takes its place.
+    A file's name says its stream, its first entry and its last: one that is written again takes the same
+    place, and a writer that lost its stream meanwhile takes no place of whoever wrote more.
     """
 
     def __init__(
@@ -36,10 +37,22 @@ class Archive:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Writes entries of one stream, in their order; they are on the disk when it returns."""
+        for path, mine in self._files(entries):
+            _write(path, self._table(mine))
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """Deletes what was left by a writer that died before it told that it had written, once all of these
+        entries are told of: files that begin with one of theirs and end elsewhere."""
+        for path, mine in self._files(entries):
+            for other in path.parent.glob(f"{_name(mine[0])}-*.parquet"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+
+    def _files(self, entries: Sequence[Entry]) -> Iterator[tuple[Path, list[Entry]]]:
+        """Gives the files in which entries of one stream stand, and those of each."""
         for hour, some in itertools.groupby(entries, lambda entry: hour_of(entry.added_ms)):
             mine = list(some)
-            name = f"{mine[0].stream.rpartition(':')[2]}-{mine[0].entry_id}.parquet"
-            _write(self.folder / hour / name, self._table(mine))
+            yield self.folder / hour / f"{_name(mine[0])}-{mine[-1].entry_id}.parquet", mine
 
     def merge(self, now_s: float) -> None:
         """Makes one file of those of an hour that is over; the oldest such hour that has several. What was
@@ -57,6 +70,10 @@ class Archive:
                 if path.name != MERGED:
                     path.unlink(missing_ok=True)
             return
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.stream.rpartition(':')[2]}-{entry.entry_id}"
 
 
 def _write(path: Path, table: pa.Table) -> None:

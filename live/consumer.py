@@ -193,4 +193,5 @@ class Consumer:
             except (WatchError, ResponseError):
                 self.leases.lose([stream])
                 return 0
+        archive.settle(entries)
         return len(entries)

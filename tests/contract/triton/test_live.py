@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from redis.exceptions import WatchError
 
 from contract.environment import RedisUrl
 from contract.event_archive import archive_files, events_folder, read_archive
-from contract.events import PARTITIONS, Event, partition_of
+from contract.events import GROUP, PARTITIONS, Event, partition_of
 from contract.keys import (
     batch_runs_key,
     changed_users_key,
@@ -28,8 +28,9 @@ from contract.keys import (
 )
 from contract.live_catalogue import digest_of_user
 from ensemble.stores.client import connect
+from live.archive import Archive
 from live.events import EventHandler
-from live.streams import entries_of
+from live.streams import Entry, entries_of, positions_of
 from live.transaction import Transaction
 from tests.builders.guarded_redis import as_user
 from tests.builders.live import CALM, HASTY, accept, click, drain, make_consumer, synthetic_dataset
@@ -205,6 +206,57 @@ def test_a_crash_between_file_and_trim_archives_nothing_twice(
     table = read_archive(folder)
     assert table is not None
     assert table["item_id"].to_pylist() == [0, 1, 2, 3, 4, 9]
+
+
+def test_a_consumer_that_was_paused_while_it_wrote_a_file_takes_nothing_of_what_another_wrote(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused, _ = make_consumer(redis, DATASET, tmp_path)
+    accept(redis, DATASET, [click(7, 1)])
+    drain(paused)
+    (stream,) = [one for one in STREAMS if redis.xlen(one)]
+    other, _ = make_consumer(redis, DATASET, tmp_path)
+    write = Archive.write
+
+    def late(archive: Archive, entries: Sequence[Entry]) -> None:
+        monkeypatch.setattr(Archive, "write", write)
+        redis.delete(consumers_key(NAME), *map(stream_lease_key, STREAMS))  # as if they had expired
+        accept(redis, DATASET, [click(7, 2, 1)])
+        drain(other)
+        assert other.archive(stream) == 2
+        write(archive, entries)
+
+    monkeypatch.setattr(Archive, "write", late)
+    assert paused.archive(stream) == 0
+    assert (redis.xlen(stream), stream in paused.leases.held) == (0, False)
+    table = read_archive(events_folder(tmp_path, NAME))
+    assert table is not None
+    assert sorted(table["item_id"].to_pylist()) == [1, 2], "each once, though it stands in two files"
+
+
+def test_a_step_that_outlasts_the_lease_goes_on_where_it_was(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, _ = make_consumer(redis, DATASET, tmp_path, HASTY.model_copy(update={"most_entries": 4}))
+    consumer.step()
+    accept(redis, DATASET, [click(user, item, item) for item in (1, 2) for user in range(40)])
+    pauses, commit = iter([0.0, HASTY.lease_s + 0.1]), Transaction.commit
+
+    def slow(transaction: Transaction) -> list[Any]:
+        time.sleep(next(pauses, 0.0))
+        return commit(transaction)
+
+    monkeypatch.setattr(Transaction, "commit", slow)
+    consumer.step()
+    assert read_of(redis) == 4, "the part that was committed in time"
+    drain(consumer)
+    assert (read_of(redis), len(consumer.leases.held)) == (80, PARTITIONS)
+    assert all(seen_of(redis, user) == [2, 1] for user in range(40))
+
+
+def read_of(redis: Any) -> int:
+    """How many entries had their effect."""
+    return sum(positions_of(redis.xinfo_groups(stream))[GROUP].read for stream in STREAMS)
 
 
 def test_the_files_of_an_hour_that_is_over_become_one(redis: Any, tmp_path: Path) -> None:
