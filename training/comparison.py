@@ -68,12 +68,13 @@ def compare(
     goes on where it was.
 
     Raises:
-        SettingError: there is no model of a name, or no label of one that is weighed.
+        SettingError: there is no model of a name, no label of one that is weighed, or nothing weighs it.
     """
     known = (*RETRIEVAL_MODELS, *RANKING_MODELS)
     if unknown := [name for name in models if name not in known]:
         raise SettingError(f"MODELS={','.join(unknown)}: there is no such model; choose {' or '.join(known)}")
-    check_task_weights(settings, prepared.dataset.labels)
+    rankers = [name for name in models or known if name in RANKING_MODELS]
+    check_task_weights(settings, prepared.dataset.labels, rankers)
     set_threads(settings.threads)
     folder, made_of = settings.var_dir / FOLDER / prepared.dataset.name, fingerprint(prepared, settings)
     folder.mkdir(parents=True, exist_ok=True)

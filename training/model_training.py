@@ -39,10 +39,10 @@ class ModelTraining:
         """Makes the rows and fits the workflow.
 
         Raises:
-            SettingError: there is no model of a name, or no label of one that is weighed.
+            SettingError: there is no model of a name, no label of one that is weighed, or nothing weighs it.
         """
         chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
-        check_task_weights(settings, prepared.dataset.labels)
+        check_task_weights(settings, prepared.dataset.labels, [settings.ranker])
         with steps.step("Make the ranker's rows"):
             parts = RankingParts.of(prepared)
             counts = (len(parts.train), len(parts.histories), len(parts.validation))

@@ -36,14 +36,18 @@ RETRIEVAL_MODELS: dict[str, Callable[[TrainingSettings], FitRetrieval]] = {
     "mf_softmax": lambda settings: partial(fit_matrix_factorization, config=settings.mf_softmax),
     "mf_bpr": lambda settings: partial(fit_matrix_factorization, config=settings.mf_bpr),
 }
+MULTI_TASK_MODELS: dict[str, Callable[[TrainingSettings], FitRanking]] = {
+    "mmoe": lambda settings: partial(fit_mmoe, config=settings.mmoe, weights=settings.task_weights),
+    "ple": lambda settings: partial(fit_ple, config=settings.ple, weights=settings.task_weights),
+}
+"""Rankers that learn every label, whose probabilities `task_weights` weighs."""
 RANKING_MODELS: dict[str, Callable[[TrainingSettings], FitRanking]] = {
     "dlrm": lambda settings: partial(fit_dlrm, config=settings.dlrm),
     "dcn": lambda settings: partial(fit_dcn, config=settings.dcn),
     "deep_fm": lambda settings: partial(fit_deep_fm, config=settings.deep_fm),
     "wide_deep": lambda settings: partial(fit_wide_deep, config=settings.wide_deep),
     "neumf": lambda settings: partial(fit_neumf, config=settings.neumf),
-    "mmoe": lambda settings: partial(fit_mmoe, config=settings.mmoe, weights=settings.task_weights),
-    "ple": lambda settings: partial(fit_ple, config=settings.ple, weights=settings.task_weights),
+    **MULTI_TASK_MODELS,
 }
 
 
@@ -66,11 +70,12 @@ def chosen_retrieval(settings: TrainingSettings) -> FitRetrieval:
     return _chosen(RETRIEVAL_MODELS, "SHORTLIST_RETRIEVAL", settings.retrieval)(settings)
 
 
-def check_task_weights(settings: TrainingSettings, labels: Sequence[str]) -> None:
-    """Compares the labels that are weighed with those that the data set has.
+def check_task_weights(settings: TrainingSettings, labels: Sequence[str], rankers: Sequence[str]) -> None:
+    """Compares the labels that are weighed with those that the data set has; looks whether any of the rankers
+    that are to be trained weighs them.
 
     Raises:
-        SettingError: one is not there, or no weight differs from 0.
+        SettingError: one is not there, no weight differs from 0, or every ranker scores by one label alone.
     """
     for name in settings.task_weights:
         if name not in labels:
@@ -78,6 +83,11 @@ def check_task_weights(settings: TrainingSettings, labels: Sequence[str]) -> Non
             raise SettingError(f"SHORTLIST_TASK_WEIGHTS: there is no label {name}; choose {choice}")
     if settings.task_weights and not any(settings.task_weights.values()):
         raise SettingError("SHORTLIST_TASK_WEIGHTS: all are 0, which orders nothing; give one a weight")
+    if settings.task_weights and rankers and not MULTI_TASK_MODELS.keys() & set(rankers):
+        raise SettingError(
+            f"SHORTLIST_TASK_WEIGHTS: no weight counts in {', '.join(rankers)}; choose "
+            f"{' or '.join(MULTI_TASK_MODELS)} (SHORTLIST_RANKER), or unset it"
+        )
 
 
 def chosen_ranking(settings: TrainingSettings) -> FitRanking:

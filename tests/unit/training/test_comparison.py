@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -12,9 +13,10 @@ from training import comparison
 from training.comparison import compare
 from training.config import SettingError, TrainingSettings
 from training.data.prepared import Prepared
+from training.model_training import ModelTraining
 from training.progress import TrainingProgress
 from training.ranking.config import DeepConfig
-from training.record import read_facts, read_metrics, trainings
+from training.record import TrainingRecord, read_facts, read_metrics, trainings
 from training.retrieval.config import BprConfig
 
 MODELS = ("mf_bpr", "neumf")
@@ -97,3 +99,18 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     prepared = small_world(tmp_path)
     with pytest.raises(SettingError, match="MODELS=trees: there is no such model; choose two_tower or"):
         compare(prepared, settings_of(tmp_path), ["dcn", "trees"], quiet())
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [({"is_click": 2}, "no weight counts in dcn"), ({"is_liked": 1}, "no label is_liked")],
+)
+def test_weights_that_would_not_count_are_refused_before_anything_is_trained(
+    tmp_path: Path, weights: dict[str, float], said: str
+) -> None:
+    prepared = small_world(tmp_path)
+    settings = settings_of(tmp_path).model_copy(update={"task_weights": weights, "ranker": "dcn"})
+    with pytest.raises(SettingError, match=said):
+        compare(prepared, settings, ["mf_bpr", "dcn"], quiet())
+    with pytest.raises(SettingError, match=said):
+        ModelTraining.of(prepared, settings, quiet(), cast(TrainingRecord, None))

@@ -15,7 +15,7 @@ from training.config import SettingError, TrainingSettings
 from training.examples.ranking import RankingExamples
 from training.export.ranker import export_ranker, ranker_spec
 from training.metrics.ranking import auc
-from training.models import check_task_weights
+from training.models import RANKING_MODELS, check_task_weights
 from training.ranking.config import DeepConfig, MultiTaskConfig
 from training.ranking.multi_task import Mmoe, fit_mmoe
 from training.ranking.neumf import fit_neumf
@@ -90,7 +90,20 @@ def test_what_is_served_of_several_labels_survives_its_export(fitted: Mmoe, tmp_
 )
 def test_weights_that_order_nothing_are_refused_in_words(weights: dict[str, float], said: str) -> None:
     with pytest.raises(SettingError, match=said):
-        check_task_weights(TrainingSettings(task_weights=weights), ("is_click", "is_like"))
+        check_task_weights(TrainingSettings(task_weights=weights), ("is_click", "is_like"), ["mmoe"])
+
+
+@pytest.mark.parametrize("ranker", sorted(RANKING_MODELS))
+def test_weights_are_refused_by_a_ranker_that_scores_by_the_target_alone(ranker: str) -> None:
+    settings, labels = TrainingSettings(task_weights={"is_like": 2}), ("is_click", "is_like")
+    if ranker in ("mmoe", "ple"):
+        check_task_weights(settings, labels, ["dlrm", ranker])
+        return
+    said = rf"SHORTLIST_TASK_WEIGHTS: no weight counts in {ranker}; choose mmoe or ple .*, or unset it"
+    with pytest.raises(SettingError, match=said):
+        check_task_weights(settings, labels, [ranker])
+    check_task_weights(TrainingSettings(), labels, [ranker])
+    check_task_weights(settings, labels, [])
 
 
 def test_a_ranker_of_ids_alone_reads_no_more_and_survives_its_export(tmp_path: Path) -> None:
