@@ -54,7 +54,6 @@ def fit_ranker(
     for member in range(config.members):
         tf.keras.utils.set_random_seed(seed + member)
         tf.config.experimental.enable_op_determinism()  # threads would add gradients in any order
-        tf.config.experimental.enable_op_determinism()
         # TensorFlow orders some sums by the names of what is summed: the same names, the same last bit.
         tf.keras.backend.reset_uids()
         network = build(examples.fields, features, heads, config)
