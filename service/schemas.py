@@ -199,8 +199,10 @@ class Item(BaseModel):
 
     item_id: OwnId
     score: float = Field(
-        description="From the ensemble, and in a stored slate, the probability of the target, 0 to 1; from "
-        "the popular list its popularity."
+        description="What orders the slate, where no rule does. From the ensemble, and in a stored slate, 0 "
+        "to 1: the probability of the target, as fitted on validation; the ranker's own score where that "
+        "alone orders, of several labels a scaled sum; no probability where `degraded` has score_candidates. "
+        "Of items like another, their likeness. From the popular list its popularity."
     )
     source: SlateSource = Field(
         description="Where this item is from: the slate's own source, or `popular`, where the popular list "
@@ -237,8 +239,8 @@ class ExplainedItem(BaseModel):
         description="The rule that removed it: seen, unavailable, excluded, beyond_k, filters."
     )
     ranking_score: float | None = Field(
-        description="The ranker's probability; null where it was not ranked, as in a bundle whose order "
-        "gives the ranker no weight."
+        description="The ranker's score, 0 to 1: the probability of the target, of several labels a scaled "
+        "sum; null where it was not ranked, as in a bundle whose order gives the ranker no weight."
     )
     ranking_rank: int | None = Field(description="1 is the best ranked; null where it was not ranked.")
     slate_rank: int | None = Field(description="Its place in the answer, from 1; null where it is not in it.")
