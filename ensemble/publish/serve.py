@@ -212,17 +212,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = load_settings()
     parser = argparse.ArgumentParser(prog="python -m ensemble.publish.serve", description=__doc__)
     parser.add_argument("action", choices=("promote", "split", "shadow", "show"))
-    parser.add_argument("--bundle", help="its name; for shadow, none ends it")
+    parser.add_argument(
+        "--bundle", help="its name; for promote, none is the current one; for shadow, none ends it"
+    )
     parser.add_argument("--share", type=float, default=0.0, help="for split: of the users, 0 ends it")
     parser.add_argument("--why", default="asked for", help="told with the record")
     chosen = parser.parse_args(arguments)
-    if chosen.action in ("promote", "split") and not chosen.bundle:
-        parser.error(f"{chosen.action}: --bundle is missing")
+    if chosen.action == "split" and not chosen.bundle:
+        parser.error("split: --bundle is missing")
     started = time.monotonic()
     try:
         server = BundleServer(connect(settings.redis_url, TIMEOUT_MS), settings)
         if chosen.action == "promote":
-            routing = server.promote(chosen.bundle, chosen.why)
+            routing = server.promote(chosen.bundle or settings.bundle.resolve().name, chosen.why)
         elif chosen.action == "split":
             routing = server.split(chosen.bundle, chosen.share, chosen.why)
         elif chosen.action == "shadow":

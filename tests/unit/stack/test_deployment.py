@@ -48,6 +48,13 @@ def test_compose_accepts_the_file_and_knows_every_service(services: dict[str, An
     }
 
 
+def test_what_compose_serves_to_everyone_has_passed_the_gate(services: dict[str, Any]) -> None:
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nservices:")[0]
+    assert re.findall(r"serve promote.*", head) == ['serve promote"'], "what the link names, by no name"
+    training = (ROOT / services["training"]["build"]["dockerfile"]).read_text()
+    assert "&& python -m training promote &&" in training, "where alone the link is moved"
+
+
 def test_the_gateway_gets_its_keys_from_the_environment_and_does_not_start_without(
     services: dict[str, Any],
 ) -> None:
