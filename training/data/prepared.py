@@ -125,7 +125,7 @@ def arrow_schema(columns: Columns) -> pa.Schema:
 
 def prepared_schema(dataset: Dataset, table: str) -> pa.Schema:
     """The schema of a prepared table: its columns, and beside an id that is text the text itself."""
-    columns = tables_of(dataset)[table]
+    columns = dataset.tables[table]
     schema = arrow_schema(columns)
     if table == "items" and dataset.item_id_dtype == "string":
         schema = schema.append(pa.field(names.OWN_ITEM_ID, pa.string()))
@@ -187,7 +187,7 @@ def load_prepared(folder: Path) -> Prepared:
     """
     dataset = Dataset.load(folder)
     frames = {}
-    for table, columns in tables_of(dataset).items():
+    for table, columns in dataset.tables.items():
         file = folder / FILES[table]
         if not file.is_file():
             raise DatasetError(f"{file}: not found; prepare the data set again (`make data`)")
@@ -196,11 +196,6 @@ def load_prepared(folder: Path) -> Prepared:
     content = json.loads(file.read_text()) if file.is_file() else {}
     horizon = {int(partition): (ms, number) for partition, (ms, number) in content.items()}
     return Prepared(folder=folder, dataset=dataset, **frames, horizon=horizon)
-
-
-def tables_of(dataset: Dataset) -> dict[str, Columns]:
-    """Takes a data set, gives the columns of its three tables."""
-    return {"users": dataset.users, "items": dataset.items, "interactions": dataset.interactions}
 
 
 def in_order(frames: Mapping[str, pd.DataFrame], dataset: Dataset) -> dict[str, pd.DataFrame]:

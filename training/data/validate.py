@@ -26,7 +26,7 @@ from training.data.files import RawTable
 from training.data.implied import with_clock, with_label
 from training.data.learnable import unlearnable
 from training.data.numbering import OwnTexts, with_numbers
-from training.data.prepared import FILES, tables_of, to_frame
+from training.data.prepared import FILES, to_frame
 
 _TAKE_OUT = "take its line out of dataset.yaml"
 _EXACT = 2**53
@@ -69,13 +69,13 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
     frames: dict[str, pd.DataFrame] = {}
     by_table: dict[str, Columns] = {}
     typed: dict[str, pa.Table] = {}
-    for table, columns in tables_of(dataset).items():
+    for table, columns in dataset.tables.items():
         typed[table], found, said = with_declared_types(tables[table], columns, FILES[table])
         problems += found
         warnings += [*tables[table].said, *said]
     typed, texts, same = with_numbers(typed)
     problems += same
-    for table, columns in tables_of(dataset).items():
+    for table, columns in dataset.tables.items():
         frame = to_frame(typed[table], {name: columns[name] for name in typed[table].column_names})
         problems += _rows(tables[table].data.num_rows, dataset, table)
         for name in _empty_lists(frame, columns):

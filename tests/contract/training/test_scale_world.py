@@ -84,11 +84,7 @@ def test_the_bulk_loader_writes_what_feast_writes(
 def test_the_same_seed_is_the_same_world_and_it_passes_validation(world: Prepared) -> None:
     again = make_world(USERS, ITEMS)
     tables = {"users": world.users, "items": world.items, "interactions": world.interactions}
-    declared = {
-        "users": world.dataset.users,
-        "items": world.dataset.items,
-        "interactions": world.dataset.interactions,
-    }
+    declared = world.dataset.tables
     arrow = {name: to_arrow(frame, declared[name]) for name, frame in tables.items()}
     assert arrow["interactions"].equals(to_arrow(again.interactions, declared["interactions"]))
     raw = {name: RawTable(table, is_text=False) for name, table in arrow.items()}

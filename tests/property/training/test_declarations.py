@@ -18,7 +18,7 @@ from contract.columns import Role
 from contract.dataset import Dataset, DatasetError
 from tests.builders.datasets import DECLARATION, own_tables, quiet
 from training.data.files import RawTable
-from training.data.prepared import Prepared, dataset_yaml, in_order, tables_of, to_arrow, to_frame
+from training.data.prepared import Prepared, dataset_yaml, in_order, to_arrow, to_frame
 from training.data.sources import catalog
 from training.data.validate import as_table, validate
 
@@ -147,7 +147,7 @@ def accepted_or_refused(declaration: Any, tables: dict[str, RawTable]) -> None:
     stored, frames = checked.dataset, checked.frames
     again = Dataset.of(yaml.safe_load(dataset_yaml(stored)), Path("dataset.yaml"))
     assert again == stored
-    for table, columns in tables_of(again).items():
+    for table, columns in again.tables.items():
         assert to_frame(to_arrow(frames[table], columns), columns).shape == frames[table][[*columns]].shape
     prepared = Prepared(Path(), stored, **in_order(frames, stored))
     at = prepared.interactions[stored.timestamp]

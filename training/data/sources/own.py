@@ -9,7 +9,7 @@ import pyarrow as pa
 from contract.columns import Role
 from contract.dataset import DATASET_FILE, Dataset, DatasetError, TableFile
 from training.data.files import FileProblemError, RawTable, all_files, find_parts, read_parts
-from training.data.prepared import FILES, tables_of
+from training.data.prepared import FILES
 from training.data.validate import ProblemsError
 
 NAME = "own"
@@ -66,7 +66,7 @@ def read_tables(dataset: Dataset, folder: Path) -> tuple[Dataset, dict[str, RawT
 
 
 def _ids_of(table: str, dataset: Dataset, interactions: RawTable | None) -> RawTable | None:
-    columns = tables_of(dataset)[table]
+    columns = dataset.tables[table]
     if (
         table == "interactions"
         or interactions is None
