@@ -34,11 +34,11 @@ from contract.bundles import bundles_folder
 from contract.dataset import DatasetError
 from contract.environment import RedisUrl, explain_redis
 from contract.features import STATE, view_file
+from feature_repo.bundle_columns import columns_to_keep
 from feature_repo.computed import ACTIVITY, Computed, ids_of, key_of
 from feature_repo.connection import connection_string
 from feature_repo.difference import Difference, Stored, difference, seconds_of
 from feature_repo.feast_store import FeastStore
-from feature_repo.kept import columns_to_keep
 from feature_repo.later import LaterEvents
 from feature_repo.live_items import without_live_items
 from feature_repo.online import OnlineStore
@@ -83,18 +83,18 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
         live = _live(differences, settlement)
         differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
         ids = {view: found.ids for view, found in stored.items()}
-        kept = columns_to_keep(computed.dataset, bundles_folder(feast.var_dir), online.bundles())
+        columns = columns_to_keep(computed.dataset, bundles_folder(feast.var_dir), online.bundles())
         changed = _changed_users(differences)
         online.note_changed(changed)
         is_same = all(d.is_empty for d in differences.values()) and not any(live.values())
         if not is_same:
             online.note_loaded(None)
-            online.keep(kept, ids)
+            online.keep(columns, ids)
             _write(differences, live, online, feast)
             _settle(differences, live, settlement)
         online.write_seen(computed.seen, unlike, settlement.seen)
-        _delete(differences, live, settlement, online, feast.var_dir, {one.view for one in kept})
-        online.let_go(kept, ids)
+        _delete(differences, live, settlement, online, feast.var_dir, {one.view for one in columns})
+        online.let_go(columns, ids)
         online.forget_seen(np.setdiff1d(unlike, ids_of(computed.seen)), settlement.seen)
         online.note_changed(changed)
         _check_arrival(differences, online)
@@ -246,18 +246,18 @@ def _delete(
     view that has no column any more keeps its rows, where it is among those of kept columns."""
     for entity, (key, views) in zip((names.USER, names.ITEM), ENTITIES, strict=True):
         here = [ids_of(differences[view].rows) for view in views]
-        kept = np.unique(np.concatenate([*here, np.array([*live[view_of(entity)]], dtype=np.int64)]))
+        remaining = np.unique(np.concatenate([*here, np.array([*live[view_of(entity)]], dtype=np.int64)]))
         for view in views:
             d = differences[view]
-            gone = np.setdiff1d(d.gone, kept)
+            gone = np.setdiff1d(d.gone, remaining)
             if key == names.USER_ID:
-                online.note_removed(gone, kept)
+                online.note_removed(gone, remaining)
                 forget_users(slate_files(var, online.project), gone)
                 online.delete_slates(gone)
             else:
                 online.delete_cards(gone)
             settlement.delete_rows(entity, gone.tolist())
-            lost = np.intersect1d(d.gone, kept)
+            lost = np.intersect1d(d.gone, remaining)
             if view in ACTIVITY:
                 settlement.delete_activity(entity, lost.tolist())
                 online.delete_fields(key, view, lost, d.gone_columns, row=False)

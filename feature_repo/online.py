@@ -38,9 +38,9 @@ from contract.keys import (
     seen_prefix,
     slate_key,
 )
+from feature_repo.bundle_columns import BundleColumn
 from feature_repo.computed import ids_of, key_of
 from feature_repo.difference import MISSING, Stored
-from feature_repo.kept import KeptColumn
 
 Ids = npt.NDArray[np.int64]
 WriteSeen = Callable[[Mapping[int, Ids]], None]
@@ -116,7 +116,7 @@ class OnlineStore:
             pipe.execute()
             seconds = seconds[len(keys) :]
 
-    def keep(self, columns: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
+    def keep(self, columns: Collection[BundleColumn], ids: Mapping[str, Ids]) -> None:
         """Copies columns of all rows, ids by view, to where they are kept; what is kept already stays, and
         what is of another type is not copied."""
         if columns:
@@ -133,10 +133,10 @@ class OnlineStore:
                             pipe.hsetnx(key, one.field, value)
                 pipe.execute()
 
-    def let_go(self, columns: Collection[KeptColumn], ids: Mapping[str, Ids]) -> None:
+    def let_go(self, columns: Collection[BundleColumn], ids: Mapping[str, Ids]) -> None:
         """Deletes from all rows, ids by view, the columns that need no longer be kept."""
         stored: Any = self.redis.smembers(kept_columns_key(self.project))
-        gone = {KeptColumn.parse(one.decode()) for one in stored} - set(columns)
+        gone = {BundleColumn.parse(one.decode()) for one in stored} - set(columns)
         for view in {one.view for one in gone}:
             fields = [one.field for one in gone if one.view == view]
             self._delete_fields(key_of(view), ids[view], fields)

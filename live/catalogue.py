@@ -197,7 +197,7 @@ class CatalogueHandler:
         if time.time() - change.at_ms / 1000 > REPLY_S:
             return
         with Transaction(redis) as reading:
-            document = Person(self._dataset, self._var, int(change.content)).told(reading)
+            document = Person(self._dataset, self._var, int(change.content)).show(reading)
         key = catalogue_reply_key(self._dataset.name, change.change_id)
         redis.set(key, _json(document), ex=REPLY_S)
 

@@ -70,9 +70,9 @@ class Consumer:
             except RedisError as error:
                 # What was asked may have been done or not: positions are read anew before anything else is.
                 self.leases.lose()
-                if (told := explain_redis(error)) != problem:
-                    self._say(f"Redis: {told}; trying again")
-                    problem = told
+                if (message := explain_redis(error)) != problem:
+                    self._say(f"Redis: {message}; trying again")
+                    problem = message
                 stop.wait(AGAIN_S)
         self.leases.release()
 
@@ -142,11 +142,11 @@ class Consumer:
         leases, so that the commit fails where one changes hands."""
         leases = [stream_lease_key(stream) for stream in positions]
         tokens = transaction.read([("GET", key) for key in leases])
-        told = transaction.ask([("XINFO GROUPS", stream) for stream in positions])
+        replies = transaction.ask([("XINFO GROUPS", stream) for stream in positions])
         token = self.leases.token.encode()
         return [
             stream
-            for (stream, position), holder, groups in zip(positions.items(), tokens, told, strict=True)
+            for (stream, position), holder, groups in zip(positions.items(), tokens, replies, strict=True)
             if holder != token or positions_of(groups).get(group) != position
         ]
 

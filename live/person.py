@@ -48,7 +48,7 @@ class Person:
         """Takes the user's number."""
         self._dataset, self._var, self.user_id = dataset, var, user_id
 
-    def told(self, transaction: Transaction) -> dict[str, Any]:
+    def show(self, transaction: Transaction) -> dict[str, Any]:
         """Tells all that is held. Users and items are numbers, but in events, which are as they were sent."""
         runs = self._runs(transaction)
         keys = [seen_key(self._name, self.user_id), *(slate_key(run, self.user_id) for run in runs)]
@@ -156,14 +156,14 @@ def _entries(transaction: Transaction, stream: str) -> Iterator[Entry]:
 
 
 def _of_event(event: Event) -> dict[str, Any]:
-    told: dict[str, Any] = {EVENT_ID: event.event_id, names.ITEM_ID: event.item_id}
-    told |= {"at_s": event.at_us / 1e6, **event.labels}
-    return told | dict(event.context) | ({"request_id": event.request_id} if event.request_id else {})
+    fields: dict[str, Any] = {EVENT_ID: event.event_id, names.ITEM_ID: event.item_id}
+    fields |= {"at_s": event.at_us / 1e6, **event.labels}
+    return fields | dict(event.context) | ({"request_id": event.request_id} if event.request_id else {})
 
 
 def _of_note(note: Shown) -> dict[str, Any]:
-    told = {name: value for name, value in asdict(note).items() if name not in (names.USER_ID, "at_ms")}
-    return told | {"at_s": note.at_ms / 1000}
+    fields = {name: value for name, value in asdict(note).items() if name not in (names.USER_ID, "at_ms")}
+    return fields | {"at_s": note.at_ms / 1000}
 
 
 def _plain(value: Array) -> Any:

@@ -267,8 +267,8 @@ class BatchJob:
         """Deletes the list of users of this run, and the folders of older runs that are no longer wanted."""
         shutil.rmtree(plan.users_folder, ignore_errors=True)
         published = self.registry.published()
-        kept = {plan.run, *published.lineage, *published.former}
+        wanted = {plan.run, *published.lineage, *published.former}
         folders = sorted((path for path in self.folder.iterdir() if path.is_dir()), reverse=True)
         for folder in folders[KEPT_FOLDERS:]:
-            if folder.name not in kept:
+            if folder.name not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)

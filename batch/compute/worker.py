@@ -63,13 +63,13 @@ class SlateFiles:
     def table(self, slates: UserSlates, made_at_ms: int) -> pa.Table:
         """Takes slates, gives a row for each: `user_id`, `item_ids` and `item_scores`, best first, `degraded`
         and `made_at_ms`."""
-        kept = slates.item_ids != PAD_ID
+        is_item = slates.item_ids != PAD_ID
         ends = pa.array([0, *slates.lengths.cumsum().tolist()], pa.int32())
         return pa.table(
             {
                 USER_ID: _owned(slates.user_ids, self.user_of),
-                "item_ids": pa.ListArray.from_arrays(ends, _owned(slates.item_ids[kept], self.item_of)),
-                "item_scores": pa.ListArray.from_arrays(ends, pa.array(slates.item_scores[kept])),
+                "item_ids": pa.ListArray.from_arrays(ends, _owned(slates.item_ids[is_item], self.item_of)),
+                "item_scores": pa.ListArray.from_arrays(ends, pa.array(slates.item_scores[is_item])),
                 "degraded": pa.array(slates.degraded, pa.int64()),
                 MADE_AT: pa.array([made_at_ms] * len(slates.user_ids), pa.int64()),
             }

@@ -75,8 +75,8 @@ class Place:
         Raises:
             BenchError: it failed; the message ends with its last lines.
         """
-        told = OF_COMMANDS | variables
-        return run(self.settings, role, *arguments, timeout_s=None, **told).seconds
+        environment = OF_COMMANDS | variables
+        return run(self.settings, role, *arguments, timeout_s=None, **environment).seconds
 
     def report(self, role: str, module: str, **options: object) -> Figures:
         """Runs one of the benchmark's own modules, gives the figures that it writes."""
@@ -127,11 +127,11 @@ class Place:
             raise BenchError(_failed(log, at))
         record: Figures = json.loads(path.read_text())
         path.unlink()
-        told = {"record": record, "wall_s": wall_s, "redis_mib": server.memory_info().rss / MIB}
+        figures = {"record": record, "wall_s": wall_s, "redis_mib": server.memory_info().rss / MIB}
         last_s = max(part.stat().st_mtime for part in self._parts(record["run"]))
-        told["cores"] = watch.cores(last_s - record["compute_s"], last_s)
+        figures["cores"] = watch.cores(last_s - record["compute_s"], last_s)
         say(f"{record['done']:,} users in {wall_s:.1f} s")
-        return told | watch.figures() | _speeds(record, wall_s)
+        return figures | watch.figures() | _speeds(record, wall_s)
 
     def bytes_per_slate(self, run: str) -> Figures:
         """Asks Redis what a stored slate takes, keys drawn at random, and adds up the run's Parquet files."""

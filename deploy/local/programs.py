@@ -58,16 +58,16 @@ def redis_warning(url: RedisUrl) -> str:
     """Says where a Redis that answers is short of memory: it refuses what is written, or throws keys away."""
     client = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
     try:
-        told: Any = client.info("memory", "stats")
+        info: Any = client.info("memory", "stats")
     except redis.RedisError as error:
         return explain_redis(error)
     finally:
         client.close()
-    policy, limit = told["maxmemory_policy"], told["maxmemory"]
+    policy, limit = info["maxmemory_policy"], info["maxmemory"]
     then = "then run `make materialize export`"
-    if policy.startswith("allkeys") and (evicted := told["evicted_keys"]):
+    if policy.startswith("allkeys") and (evicted := info["evicted_keys"]):
         return f"evicted {evicted} keys ({policy}): set maxmemory-policy noeviction, {then}"
-    if limit and told["used_memory"] >= limit:
+    if limit and info["used_memory"] >= limit:
         most = f"{limit / 2**20:.0f} MiB"
         return f"at its memory limit of {most}, refuses writes: raise SHORTLIST_REDIS_MAXMEMORY_MB, {then}"
     return ""
@@ -89,8 +89,8 @@ def consumer_fault(url: RedisUrl, dataset: str) -> str:
     """Says why nobody works on a data set's streams."""
     client = redis.Redis(**url.connection_kwargs(), socket_timeout=CHECK_TIMEOUT_S)
     try:
-        told: Any = client.time()
-        count = client.zcount(consumers_key(dataset), told[0] - AT_WORK_S, "+inf")
+        now: Any = client.time()
+        count = client.zcount(consumers_key(dataset), now[0] - AT_WORK_S, "+inf")
     except redis.RedisError as error:
         return f"{url.address}: {explain_redis(error)}"
     finally:
@@ -105,8 +105,8 @@ def waiting_events(gateway_url: str) -> str:
             lines = [line.decode().split() for line in answer if line.startswith(b"shortlist_event_")]
     except OSError:
         return ""
-    told = {words[0]: float(words[-1]) for words in lines}
-    count, seconds = told.get("shortlist_event_lag", 0.0), told.get("shortlist_event_lag_seconds", 0.0)
+    metrics = {words[0]: float(words[-1]) for words in lines}
+    count, seconds = metrics.get("shortlist_event_lag", 0.0), metrics.get("shortlist_event_lag_seconds", 0.0)
     return f"{count:,.0f} events wait, the oldest for {seconds:.1f} s" if count else "no event waits"
 
 
@@ -119,9 +119,9 @@ def write_access(settings: LocalSettings) -> None:
     """Lets enter the local Redis who knows its password, of which the file holds the hash alone."""
     path = access_path(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = hashlib.sha256(settings.local_redis.password.encode()).hexdigest()
+    digest = hashlib.sha256(settings.local_redis.password.encode()).hexdigest()
     path.touch(0o600)
-    path.write_text(f"user default on #{told} ~* &* +@all\n")
+    path.write_text(f"user default on #{digest} ~* &* +@all\n")
 
 
 def redis_program(settings: LocalSettings) -> Program:

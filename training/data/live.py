@@ -64,16 +64,16 @@ def _items(frame: pd.DataFrame, items: dict[int, Row | None], dataset: Dataset) 
         if row is not None
     ]
     schema = prepared_schema(dataset, "items")
-    told = [{name: row.get(name) for name in schema.names} for row in rows]
+    values = [{name: row.get(name) for name in schema.names} for row in rows]
     try:
-        put = to_frame(pa.Table.from_pylist(told, schema=schema), dataset.tables["items"])
+        put = to_frame(pa.Table.from_pylist(values, schema=schema), dataset.tables["items"])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DatasetError(
             f"an item that was put live does not fit the columns of dataset.yaml any more ({error}); put it "
             "again, or take it out"
         ) from None
-    kept = frame[~frame[names.ITEM_ID].isin(list(items))]
-    return pd.concat([kept, put[kept.columns]], ignore_index=True) if len(put) else kept
+    remaining = frame[~frame[names.ITEM_ID].isin(list(items))]
+    return pd.concat([remaining, put[remaining.columns]], ignore_index=True) if len(put) else remaining
 
 
 def _forgotten(frames: dict[str, pd.DataFrame], state: LiveState) -> dict[int, int]:
@@ -85,11 +85,11 @@ def _forgotten(frames: dict[str, pd.DataFrame], state: LiveState) -> dict[int, i
 
 def _users(frame: pd.DataFrame, gone: dict[int, int], back: set[int]) -> pd.DataFrame:
     """Leaves out who was forgotten; of who came back since then, the number alone is known."""
-    kept = frame[~frame[names.USER_ID].isin(gone)]
+    remaining = frame[~frame[names.USER_ID].isin(gone)]
     if not back:
-        return kept.reset_index(drop=True)
-    anew = kept.iloc[:0].reindex(range(len(back))).assign(**{names.USER_ID: sorted(back)})
-    return pd.concat([kept, anew.astype(kept.dtypes.to_dict())], ignore_index=True)
+        return remaining.reset_index(drop=True)
+    anew = remaining.iloc[:0].reindex(range(len(back))).assign(**{names.USER_ID: sorted(back)})
+    return pd.concat([remaining, anew.astype(remaining.dtypes.to_dict())], ignore_index=True)
 
 
 def _interactions(frame: pd.DataFrame, gone: dict[int, int], dataset: Dataset) -> pd.DataFrame:

@@ -174,8 +174,8 @@ def test_events_are_archived_then_trimmed_and_none_before_its_effect(redis: Any,
     assert sum(redis.xlen(stream) for stream in STREAMS) == 0
     table = read_archive(events_folder(tmp_path, NAME))
     assert table is not None
-    told = {(row["user_id"], row["item_id"], row["event_id"]) for row in table.to_pylist()}
-    assert told == {(event.user_id, event.item_id, event.event_id) for event in events}
+    archived = {(row["user_id"], row["item_id"], row["event_id"]) for row in table.to_pylist()}
+    assert archived == {(event.user_id, event.item_id, event.event_id) for event in events}
     assert set(table["context_hour"].to_pylist()) == {3}
     assert set(table["is_purchase"].to_pylist()) == {None}
     accept(redis, DATASET, [click(7, 3)])

@@ -47,8 +47,8 @@ def change(var: Path, kind: str, content: Any, at_ms: int = 1) -> None:
 def row_of(data: Prepared, item_id: int, **changed: Any) -> dict[str, Any]:
     """A row like that of the first item, as a caller sends it."""
     first = data.items.iloc[0]
-    told = {name: first[name] for name in data.dataset.items} | {names.ITEM_ID: item_id} | changed
-    plain = {n: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for n, v in told.items()}
+    values = {name: first[name] for name in data.dataset.items} | {names.ITEM_ID: item_id} | changed
+    plain = {n: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for n, v in values.items()}
     known = {n: v for n, v in plain.items() if v is not None and v is not pd.NA}
     number, row = check_row(known, data.dataset)
     assert number == item_id
