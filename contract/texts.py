@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from contract.arrays import Ids
 
-KEPT = 65_536
+CACHED_TEXTS = 65_536
 """Texts that are at hand, those asked for last."""
 ITEMS, USERS = "item", "user"
 
@@ -29,7 +29,7 @@ class Texts:
         """Takes numbers (I,), ascending, their texts one after the other, and where each ends (I,)."""
         # As plain arrays of the same memory: each slice of numpy's memmap costs a Python call.
         self._numbers, self._texts, self._ends = (np.asarray(array) for array in (numbers, texts, ends))
-        self.of = lru_cache(KEPT)(self._find)
+        self.of = lru_cache(CACHED_TEXTS)(self._find)
 
     @classmethod
     def open(cls, folder: Path, kind: str) -> Texts:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("shortlist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shortlist")
 
-KEPT = (
+INHERITED = (
     "SHORTLIST_DATA_DIR",
     "SHORTLIST_REDIS_SERVER",
     "SHORTLIST_REDISEARCH_MODULE",
@@ -24,6 +24,6 @@ KEPT = (
 def _no_setting_of_the_shell_reaches_a_test() -> None:
     """A port or a setting that someone exported would change what is tested."""
     for name in list(os.environ):
-        if name.startswith("SHORTLIST_") and name not in KEPT:
+        if name.startswith("SHORTLIST_") and name not in INHERITED:
             del os.environ[name]
     os.environ["SHORTLIST_MLFLOW"] = "off"  # a test that tracks says so

@@ -55,7 +55,7 @@ PREFIX = "notebook:"
 SEED = 7
 
 
-class Kept(tf.keras.Model):
+class SavedNetwork(tf.keras.Model):
     """A SavedModel as the Keras model that a notebook holds."""
 
     def __init__(self, folder: Path) -> None:
@@ -187,7 +187,7 @@ def main() -> int:
         time.monotonic(),
     )
     notebook = opened(chosen.prepared, chosen.bundle, redis, chosen.k, chosen.n)
-    tower, ranker = (Kept(chosen.saved_models / name) for name in ("user_tower", "ranker"))
+    tower, ranker = (SavedNetwork(chosen.saved_models / name) for name in ("user_tower", "ranker"))
     facts: dict[str, Any] = {"start_up_s": time.monotonic() - started}
     drawn = np.random.default_rng(SEED).permutation(notebook.user_ids).tolist()
     users, others = drawn[: chosen.users], drawn[chosen.users :][:WARM_USERS]

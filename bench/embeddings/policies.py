@@ -16,7 +16,7 @@ from ensemble.stores.embeddings.cache import EMPTY, RowCache
 from ensemble.stores.embeddings.level import RowKeys, mixed
 
 WIDTH, BATCH, USERS = 4, 200, 1_000_000
-ROOM = 8_192
+CACHE_ROWS = 8_192
 POLICIES = {
     "rarest (served)": (False, "rarest"),
     "oldest": (False, "oldest"),
@@ -62,7 +62,7 @@ class OtherCache(RowCache):
 
 def patterns() -> dict[str, Draw]:
     """Who asks, batch by batch."""
-    plain = {share: Zipf.with_share(share, ROOM, USERS) for share in (0.5, 0.8, 0.95)}
+    plain = {share: Zipf.with_share(share, CACHE_ROWS, USERS) for share in (0.5, 0.8, 0.95)}
 
     def drifting(rng: np.random.Generator, batch: int) -> Ids:
         return ids_of(plain[0.8].draw(rng, BATCH) + batch * 20)  # who was frequent is so no more
@@ -84,7 +84,7 @@ def measure(batches: int) -> list[dict[str, object]]:
     rows = np.zeros((BATCH, WIDTH), dtype=np.float32)
     for pattern, draw in patterns().items():
         for policy, (is_choosy, evicts) in POLICIES.items():
-            cache, rng = OtherCache(WIDTH, ROOM, evicts, is_choosy=is_choosy), np.random.default_rng(0)
+            cache, rng = OtherCache(WIDTH, CACHE_ROWS, evicts, is_choosy=is_choosy), np.random.default_rng(0)
             hits = lookups = 0
             read_s = write_s = 0.0
             for batch in range(batches):

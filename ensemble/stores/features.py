@@ -25,7 +25,7 @@ from contract.tensors import PAD_ID
 from ensemble.stores.feast_values import Value
 
 LOG = logging.getLogger(__name__)
-SHORT, KEPT = 16, 4096
+SHORT, CACHED_VALUES = 16, 4096
 """Bytes up to which a stored value's meaning is kept, as it comes again and again; of how many a column."""
 UNREAD: Any = object()
 """Stands for a value that did not come before."""
@@ -312,7 +312,7 @@ def _value(data: bytes | None, head: bytes) -> Any:
 def _keep(known: dict[bytes | None, Any], data: bytes | None, value: Any) -> None:
     """Keeps what a short value means."""
     if data is not None and len(data) <= SHORT:
-        if len(known) >= KEPT:
+        if len(known) >= CACHED_VALUES:
             known.clear()
         known[data] = value
 

@@ -29,7 +29,7 @@ BLOCK = 100_000
 EXACT_UP_TO = 20_000
 """Items, of all or of those that pass a filter, that are compared one by one: sooner done than a graph is
 searched so widely that enough of them are met."""
-ROOM = 1.5
+MARGIN = 1.5
 """How many more are asked of the graph than would pass a filter if it were independent of the user."""
 
 
@@ -189,7 +189,7 @@ class GraphVectorIndex:
         passed = int(np.count_nonzero(passing))
         share = passed / max(1, items)
         if passed > self.exact_up_to and self._is_searched(count, share):
-            (near,) = self._near(vector[None], int(count / share * ROOM))
+            (near,) = self._near(vector[None], int(count / share * MARGIN))
             near = near[passing[near]]
             if len(near) >= count:
                 others = self._with_others(near)
@@ -205,7 +205,7 @@ class GraphVectorIndex:
     def _is_searched(self, count: int, share: float) -> bool:
         """Whether the graph finds so many sooner than comparing all would."""
         items = len(self.catalogue.bundle_ids)
-        return self.graph is not None and items > self.exact_up_to and count / share * ROOM < items / 8
+        return self.graph is not None and items > self.exact_up_to and count / share * MARGIN < items / 8
 
     def _nearest_of(self, vector: Floats, at: Ints, count: int) -> Ints:
         """Compares items by position, some at a time."""

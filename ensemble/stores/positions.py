@@ -10,7 +10,7 @@ import numpy.typing as npt
 from contract.arrays import Ids, Ints, filled
 from contract.item_to_item import UNKNOWN
 
-ROOM = 8
+TABLE_SPAN = 8
 """Numbers between the least and the greatest id, per item, up to which a table of them all is kept."""
 
 
@@ -26,7 +26,7 @@ class Positions:
         if len(item_ids):
             self._first, last = int(item_ids[0]), int(item_ids[-1])
             span = last - self._first + 1
-            if span <= ROOM * len(item_ids):
+            if span <= TABLE_SPAN * len(item_ids):
                 self._table = np.full(span + 1, UNKNOWN, dtype=np.int32)
                 self._table[item_ids - self._first] = np.arange(len(item_ids), dtype=np.int32)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tests.builders.redis_server import ROOT
 
-TOLD = "a pickle was read"
+MESSAGE = "a pickle was read"
 _TRIPWIRES = f"""
 import pickle, sys
 from pathlib import Path
 def tripwire(*_, **__):
-    raise SystemExit("{TOLD}")
+    raise SystemExit("{MESSAGE}")
 def on_event(event, arguments):
     if event == "pickle.find_class":
         tripwire()

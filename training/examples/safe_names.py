@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST = 60
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
 def safe_name(name: str) -> str:
@@ -30,7 +30,7 @@ def safe_name(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[:LONGEST].strip('_')}_{digest}"
 
 
-def with_safe_names(columns: Mapping[str, Kept]) -> dict[str, Kept]:
+def with_safe_names(columns: Mapping[str, Value]) -> dict[str, Value]:
     """Takes anything by column, gives it by the columns' safe names, in the same order."""
     return {safe_name(name): value for name, value in columns.items()}
 

@@ -10,7 +10,7 @@ from contract.tensors import PAD_ID
 from ensemble.stores.embeddings.level import Level, RowKeys
 
 W = 6
-ROOM = 4096
+CAPACITY = 4096
 """Rows for which there is room at least."""
 
 
@@ -61,7 +61,7 @@ class LevelSuite:
         assert found.is_found.shape == found.is_damaged.shape == (0,)
 
     def test_holds_as_many_as_there_is_room_for(self, level: Level) -> None:
-        ids = np.random.default_rng(1).permutation(ROOM // 4)
+        ids = np.random.default_rng(1).permutation(CAPACITY // 4)
         level.write(RowKeys.trained(ids), some_rows(len(ids)))
         found = level.read(RowKeys.trained(ids))
         assert found.is_found.mean() > 0.99

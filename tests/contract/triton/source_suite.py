@@ -20,7 +20,7 @@ from ensemble.stores.items import ItemTable
 from ensemble.stores.positions import Positions
 from tests.builders.triton import WIDTH, World, make_world
 
-ITEMS, ROOM = 60, 80
+ITEMS, LIST_WIDTH = 60, 80
 """Items of the small world, and the width that is asked for: all fit."""
 FILTERS: list[dict[str, Any]] = [{}, {"item_category": [1, 2]}, {"item_tags": [4]}, {"item_category": [77]}]
 
@@ -45,7 +45,7 @@ def make_users(world: World, bundle: LoadedBundle, filters: list[dict[str, Any]]
         known.seen_item_ids,
         nothing,
         like_item_ids=nothing[:, 0],
-        survivors=np.full(rows, ROOM),
+        survivors=np.full(rows, LIST_WIDTH),
         eligible_of=eligible.of,
     )
 
@@ -83,8 +83,8 @@ class SourceSuite:
     def test_gives_items_once_and_then_padding(
         self, source: Source, users: Users, bundle: LoadedBundle
     ) -> None:
-        found = source.candidates(users, [7] * len(FILTERS), ROOM)
-        assert found.shape == (len(FILTERS), ROOM)
+        found = source.candidates(users, [7] * len(FILTERS), LIST_WIDTH)
+        assert found.shape == (len(FILTERS), LIST_WIDTH)
         assert found.dtype == np.int64
         for row in range(len(FILTERS)):
             live = found[row][found[row] != UNKNOWN].tolist()
@@ -94,19 +94,19 @@ class SourceSuite:
         assert (found[0] != UNKNOWN).any(), "the first user asks for nothing special"
 
     def test_gives_no_more_than_asked_for_and_than_there_is_room(self, source: Source, users: Users) -> None:
-        found = source.candidates(users, [0, 1, 2, 3], ROOM)
+        found = source.candidates(users, [0, 1, 2, 3], LIST_WIDTH)
         assert ((found != UNKNOWN).sum(axis=1) <= [0, 1, 2, 3]).all()
         assert source.candidates(users, [9] * len(FILTERS), 4).shape == (len(FILTERS), 4)
 
     def test_more_asked_for_begins_with_what_fewer_gives(self, source: Source, users: Users) -> None:
-        few = source.candidates(users, [3] * len(FILTERS), ROOM)
-        many = source.candidates(users, [9] * len(FILTERS), ROOM)
+        few = source.candidates(users, [3] * len(FILTERS), LIST_WIDTH)
+        many = source.candidates(users, [9] * len(FILTERS), LIST_WIDTH)
         np.testing.assert_array_equal(few[:, :3], many[:, :3])
 
     def test_every_item_passes_the_filters(
         self, source: Source, users: Users, world: World, bundle: LoadedBundle
     ) -> None:
-        found = source.candidates(users, [ITEMS] * len(FILTERS), ROOM)
+        found = source.candidates(users, [ITEMS] * len(FILTERS), LIST_WIDTH)
         for row, wanted in enumerate(FILTERS):
             for item_id in bundle.item_ids[found[row][found[row] != UNKNOWN]].tolist():
                 held = world.rows.get(("item_catalog", item_id), {})
@@ -116,7 +116,7 @@ class SourceSuite:
         assert (found[-1] == UNKNOWN).all(), "no item has this value"
 
     def test_the_best_come_first_by_what_it_says_of_each(self, source: Source, users: Users) -> None:
-        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        found = source.candidates(users, [9] * len(FILTERS), LIST_WIDTH)
         scores = source.scores(users, found)
         assert scores.shape == found.shape
         assert scores.dtype == np.float32
@@ -129,7 +129,7 @@ class SourceSuite:
     def test_what_it_says_of_an_item_is_the_same_whoever_retrieved_it(
         self, source: Source, users: Users
     ) -> None:
-        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        found = source.candidates(users, [9] * len(FILTERS), LIST_WIDTH)
         everything = np.arange(-1, ITEMS)[::-1][None].repeat(len(FILTERS), axis=0)
         of_all = source.scores(users, everything)
         assert of_all[:, -1].tolist() == [0] * len(FILTERS), "of nothing, nothing"
@@ -139,10 +139,10 @@ class SourceSuite:
         )
 
     def test_a_user_gets_alone_what_it_gets_among_others(self, source: Source, users: Users) -> None:
-        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        found = source.candidates(users, [9] * len(FILTERS), LIST_WIDTH)
         scores = source.scores(users, found)
         for row in range(len(FILTERS)):
             only = users.some([row])
-            alone = source.candidates(only, [9], ROOM)
+            alone = source.candidates(only, [9], LIST_WIDTH)
             np.testing.assert_array_equal(alone[0], found[row])
             np.testing.assert_allclose(source.scores(only, alone)[0], scores[row], atol=1e-6)

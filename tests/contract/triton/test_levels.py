@@ -15,7 +15,7 @@ from ensemble.stores.embeddings.disk import KEPT_S, ChangedRows, DiskRows, Embed
 from ensemble.stores.embeddings.level import EmbeddingError, Level, RowKeys, pack_rows
 from ensemble.stores.embeddings.redis import LEFT, PARTITIONS, RedisRows
 from tests.builders.full_disk import files_up_to
-from tests.contract.triton.level_suite import ROOM, LevelSuite, W, some_rows
+from tests.contract.triton.level_suite import CAPACITY, LevelSuite, W, some_rows
 
 IDS = np.arange(100)
 
@@ -36,7 +36,7 @@ def open_disk(folder: Path) -> tuple[EmbeddingDisk, DiskRows]:
 class TestRowCache(LevelSuite):
     @pytest.fixture
     def level(self) -> Level:
-        return RowCache(W, ROOM)
+        return RowCache(W, CAPACITY)
 
     def test_holds_no_more_than_it_may(self) -> None:
         cache = RowCache(W, 1000)
@@ -78,7 +78,7 @@ class TestRowCache(LevelSuite):
 class TestRedisRows(LevelSuite):
     @pytest.fixture
     def level(self, redis: Redis) -> Level:
-        return RedisRows(redis, "tiny-1", "user_id", W, ROOM)
+        return RedisRows(redis, "tiny-1", "user_id", W, CAPACITY)
 
     def test_a_full_one_lets_go_of_a_fifth(self, redis: Redis) -> None:
         rows = RedisRows(redis, "tiny-1", "user_id", W, 800)
@@ -92,7 +92,7 @@ class TestRedisRows(LevelSuite):
         keys = RowKeys.trained(IDS)
         level.write(keys, some_rows(100))
         for bundle, column in (("tiny-2", "user_id"), ("tiny-1", "item_id")):
-            assert not RedisRows(redis, bundle, column, W, ROOM).read(keys).is_found.any()
+            assert not RedisRows(redis, bundle, column, W, CAPACITY).read(keys).is_found.any()
 
     @pytest.mark.parametrize("damaged", [b"", b"short", bytes(4 * (W + 1))])
     def test_a_damaged_row_is_told_from_none(self, redis: Redis, level: Level, damaged: bytes) -> None:

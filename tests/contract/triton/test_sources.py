@@ -41,7 +41,7 @@ from tests.builders.triton import (
     process_index,
     slate,
 )
-from tests.contract.triton.source_suite import FILTERS, ITEMS, ROOM, SourceSuite, make_users
+from tests.contract.triton.source_suite import FILTERS, ITEMS, LIST_WIDTH, SourceSuite, make_users
 
 NAMES = [spec.name for spec in SOURCES]
 OF_USERS, OF_ITEMS = NAMES[:4], ["nearest", "similar"]
@@ -61,7 +61,7 @@ class TestNearestInMemory(SourceSuite):
         return made(world, "nearest")
 
     def test_scores_are_inner_products(self, source: Source, users: Users, bundle: LoadedBundle) -> None:
-        found = source.candidates(users, [9] * len(FILTERS), ROOM)
+        found = source.candidates(users, [9] * len(FILTERS), LIST_WIDTH)
         scores = source.scores(users, found)
         for row, vector in enumerate(users.vectors):
             is_there = found[row] != UNKNOWN
@@ -106,10 +106,10 @@ class InProcess(SourceSuite):
         self, source: Source, users: Users, bundle: LoadedBundle
     ) -> None:
         everyone = replace(users, filters=[{}] * len(FILTERS), worked_out={})
-        first = source.candidates(everyone, [ITEMS] * len(FILTERS), ROOM)
+        first = source.candidates(everyone, [ITEMS] * len(FILTERS), LIST_WIDTH)
         gone = np.where(first[:, :1] == UNKNOWN, PAD_ID, bundle.item_ids[first[:, :1]])
         rest = source.candidates(
-            replace(everyone, exclude_item_ids=gone, worked_out={}), [ITEMS] * len(FILTERS), ROOM
+            replace(everyone, exclude_item_ids=gone, worked_out={}), [ITEMS] * len(FILTERS), LIST_WIDTH
         )
         np.testing.assert_array_equal(rest[:, :-1], first[:, 1:])
         for row, seen in enumerate(users.seen_item_ids):
@@ -117,7 +117,7 @@ class InProcess(SourceSuite):
 
     def test_no_more_than_survive_are_wanted(self, source: Source, users: Users) -> None:
         few = replace(users, survivors=np.full(len(FILTERS), 2), worked_out={})
-        assert ((source.candidates(few, [9] * len(FILTERS), ROOM) != UNKNOWN).sum(axis=1) <= 2).all()
+        assert ((source.candidates(few, [9] * len(FILTERS), LIST_WIDTH) != UNKNOWN).sum(axis=1) <= 2).all()
 
 
 class TestItemToItem(InProcess):
@@ -135,7 +135,7 @@ class TestNew(InProcess):
         self, source: Source, users: Users, world: World, bundle: LoadedBundle
     ) -> None:
         everyone = replace(users, filters=[{}] * len(FILTERS), worked_out={})
-        found = source.candidates(everyone, [ITEMS] * len(FILTERS), ROOM)
+        found = source.candidates(everyone, [ITEMS] * len(FILTERS), LIST_WIDTH)
         is_new = np.load(world.folder / "fresh.npy") != 0
         for row, vector in enumerate(users.vectors):
             may_be_given = np.flatnonzero(everyone.eligible[row, :-1] & is_new)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.pickles import TOLD, watched
+from tests.builders.pickles import MESSAGE, watched
 
 IMPORTS = """
 import asyncio
@@ -22,4 +22,4 @@ def test_no_pickle_is_read_from_the_first_import_to_the_answer(tmp_path: Path, s
         assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["200"]), done.stderr
     else:
         assert done.returncode == 1
-        assert TOLD in done.stderr
+        assert MESSAGE in done.stderr

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ROOMS = "batch|bench|contract|deploy|docs|ensemble|feature_repo|live|requirements|service|tests|training"
+FOLDERS = "batch|bench|contract|deploy|docs|ensemble|feature_repo|live|requirements|service|tests|training"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "bench/**/*.md", "deploy/**/*.md")
     for page in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
-PATH = re.compile(rf"`((?:{ROOMS})/[\w./*-]+)`")
-MODULE = re.compile(rf"python -m ((?:{ROOMS})[\w.]*)")
+PATH = re.compile(rf"`((?:{FOLDERS})/[\w./*-]+)`")
+MODULE = re.compile(rf"python -m ((?:{FOLDERS})[\w.]*)")
 TARGET = re.compile(r"`make ([a-z-]+)")
 
 

@@ -20,7 +20,7 @@ from contract.bundle import BundleError, sha256
 from contract.dataset import DATASET_FILE
 from contract.encoders import Encoders
 from ensemble.bundle import LoadedBundle
-from tests.builders.pickles import TOLD, watched
+from tests.builders.pickles import MESSAGE, watched
 from tests.builders.triton import World
 
 KINDS = (
@@ -204,4 +204,4 @@ def test_no_pickle_is_read_from_the_first_import_to_the_answer(tmp_path: Path, s
         assert (done.returncode, done.stdout) == (0, "5 items\n"), done.stderr
     else:
         assert done.returncode == 1
-        assert TOLD in done.stderr
+        assert MESSAGE in done.stderr
