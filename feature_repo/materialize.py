@@ -76,40 +76,11 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
         online = OnlineStore(Redis(**url.connection_kwargs()), project)
         online.redis.ping()
         feast.apply()
-        computed, stored = without_live_items(computed, _stored(online), *online.live_items())
-        differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
-        unlike = online.unlike_seen(computed.seen)
-        settlement = _settlement(computed, differences, unlike, online, feast.var_dir)
-        live = _live(differences, settlement)
-        differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
-        ids = {view: found.ids for view, found in stored.items()}
-        columns = columns_to_keep(computed.dataset, bundles_folder(feast.var_dir), online.bundles())
-        changed = _changed_users(differences)
-        online.note_changed(changed)
-        is_same = all(d.is_empty for d in differences.values()) and not any(live.values())
-        if not is_same:
-            online.note_loaded(None)
-            online.keep(columns, ids)
-            _write(differences, live, online, feast)
-            _settle(differences, live, settlement)
-        online.write_seen(computed.seen, unlike, settlement.seen)
-        _delete(differences, live, settlement, online, feast.var_dir, {one.view for one in columns})
-        online.let_go(columns, ids)
-        online.forget_seen(np.setdiff1d(unlike, ids_of(computed.seen)), settlement.seen)
-        online.note_changed(changed)
-        _check_arrival(differences, online)
-        if not is_same:
-            _write_loaded(feast.folder / LOADED, differences)
-            online.note_loaded(_hashes(feast.folder / LOADED))
+        work = _Work.found(computed, online, feast)
+        work.do()
         online.note_time()
-        feast.note_loaded(computed.made)
-    arrived = Arrived(
-        {view: len(d.rows) for view, d in differences.items()},
-        {view: int(np.count_nonzero(d.is_written)) for view, d in differences.items()},
-        {view: len(d.gone) for view, d in differences.items()},
-        len(computed.seen),
-        computed.made.as_of,
-    )
+        feast.note_loaded(work.computed.made)
+    arrived = work.arrived
     for view, count in arrived.rows.items():
         say(
             f"{view}: {count:,} rows in Redis, {arrived.written[view]:,} written, "
@@ -117,6 +88,137 @@ def materialize(folder: Path, url: RedisUrl, *, say: Say = print) -> Arrived:
         )
     say(f"seen: {arrived.seen_users:,} users in Redis")
     return arrived
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one run has to do: by view the differences, and of whose changing rows there are events that were
+    not computed; who else has seen something else, (U,), and by view whose rows Redis has."""
+
+    online: OnlineStore
+    feast: FeastStore
+    computed: Computed
+    differences: Mapping[str, Difference]
+    live: Mapping[str, Collection[int]]
+    settlement: Settlement
+    unlike: Ids
+    ids: Mapping[str, Ids]
+
+    @classmethod
+    def found(cls, computed: Computed, online: OnlineStore, feast: FeastStore) -> _Work:
+        """Compares what was computed with what Redis has."""
+        computed, stored = without_live_items(computed, _stored(online), *online.live_items())
+        differences = _differences(computed, stored, online.loaded() or {}, feast.folder / LOADED)
+        unlike = online.unlike_seen(computed.seen)
+        settlement = _settlement(computed, differences, unlike, online, feast.var_dir)
+        live = _live(differences, settlement)
+        differences = {view: _without(d, live.get(view, ())) for view, d in differences.items()}
+        ids = {view: one.ids for view, one in stored.items()}
+        return cls(online, feast, computed, differences, live, settlement, unlike, ids)
+
+    def do(self) -> None:
+        """Writes, deletes, and looks whether all arrived; what was loaded is noted last, so that the run
+        after one that died does all of it.
+
+        Raises:
+            DatasetError: rows did not arrive.
+        """
+        online, loaded = self.online, self.feast.folder / LOADED
+        columns = columns_to_keep(self.computed.dataset, bundles_folder(self.feast.var_dir), online.bundles())
+        changed = _changed_users(self.differences)
+        online.note_changed(changed)
+        is_same = all(d.is_empty for d in self.differences.values()) and not any(self.live.values())
+        if not is_same:
+            online.note_loaded(None)
+            online.keep(columns, self.ids)
+            self._write()
+            self._settle()
+        online.write_seen(self.computed.seen, self.unlike, self.settlement.seen)
+        self._delete({one.view for one in columns})
+        online.let_go(columns, self.ids)
+        online.forget_seen(np.setdiff1d(self.unlike, ids_of(self.computed.seen)), self.settlement.seen)
+        online.note_changed(changed)
+        self._check_arrival()
+        if not is_same:
+            _write_loaded(loaded, self.differences)
+            online.note_loaded(_hashes(loaded))
+
+    @property
+    def arrived(self) -> Arrived:
+        """What Redis holds now."""
+        differences = self.differences
+        return Arrived(
+            {view: len(d.rows) for view, d in differences.items()},
+            {view: int(np.count_nonzero(d.is_written)) for view, d in differences.items()},
+            {view: len(d.gone) for view, d in differences.items()},
+            len(self.computed.seen),
+            self.computed.made.as_of,
+        )
+
+    def _write(self) -> None:
+        """Writes rows by Feast; not those which the stream has written since they were computed."""
+        for view, d in self.differences.items():
+            is_still = ~np.isin(ids_of(d.rows), np.array([*self.live.get(view, ())], dtype=np.int64))
+            rows = d.rows.filter(pa.array(d.is_written & is_still))
+            if not len(rows):
+                continue
+            old = d.rows.filter(pa.array(d.too_new & is_still))
+            self.online.date_back(key_of(view), view, ids_of(old), seconds_of(old))
+            self.feast.write(view, rows.select([name for name in rows.column_names if name != STATE]))
+
+    def _settle(self) -> None:
+        """Folds what happened since into the rows of activity that change, and writes their states."""
+        for entity in (names.USER, names.ITEM):
+            d = self.differences[view_of(entity)]
+            computed = dict(zip(ids_of(d.rows).tolist(), d.rows[STATE].to_pylist(), strict=True))
+            written = {*ids_of(d.written).tolist(), *self.live[view_of(entity)]}
+            self.settlement.rows(entity, sorted(written), computed)
+
+    def _delete(self, of_kept: Collection[str]) -> None:
+        """Deletes what has no source any more; a row last, so that the run after one that died finds it.
+        A view that has no column any more keeps its rows, where it is among those of kept columns."""
+        for entity, (key, views) in zip((names.USER, names.ITEM), ENTITIES, strict=True):
+            here = [ids_of(self.differences[view].rows) for view in views]
+            remaining = np.unique(
+                np.concatenate([*here, np.array([*self.live[view_of(entity)]], dtype=np.int64)])
+            )
+            for view in views:
+                d = self.differences[view]
+                gone = np.setdiff1d(d.gone, remaining)
+                if key == names.USER_ID:
+                    self.online.note_removed(gone, remaining)
+                    forget_users(slate_files(self.feast.var_dir, self.online.project), gone)
+                    self.online.delete_slates(gone)
+                else:
+                    self.online.delete_cards(gone)
+                self.settlement.delete_rows(entity, gone.tolist())
+                lost = np.intersect1d(d.gone, remaining)
+                if view in ACTIVITY:
+                    self.settlement.delete_activity(entity, lost.tolist())
+                    self.online.delete_fields(key, view, lost, d.gone_columns, row=False)
+                else:
+                    columns = [*d.rows.column_names[2:], *d.gone_columns]
+                    is_row = len(d.rows.column_names) > 2 or view not in of_kept
+                    self.online.delete_fields(key, view, lost, columns, row=is_row)
+                if d.gone_columns:
+                    self.online.delete_fields(key, view, ids_of(d.rows), d.gone_columns, row=False)
+
+    def _check_arrival(self) -> None:
+        """Looks whether the rows that were written are in Redis; the others were before.
+
+        Raises:
+            DatasetError: some did not arrive.
+        """
+        for view, d in self.differences.items():
+            ids, seconds = ids_of(d.written), seconds_of(d.written)
+            there = self.online.stored(key_of(view), [view], ids)[view].seconds
+            is_there = there >= seconds if view in ACTIVITY else there == seconds
+            arrived = int(np.count_nonzero(is_there))
+            if arrived < len(ids):
+                raise DatasetError(
+                    f"{view}: {arrived} of {len(ids)} rows arrived in Redis; look for evictions (maxmemory), "
+                    "then run `make materialize` again"
+                )
 
 
 @contextmanager
@@ -206,92 +308,11 @@ def _without(d: Difference, live: Collection[int]) -> Difference:
     return replace(d, gone=np.setdiff1d(d.gone, np.array([*live], dtype=np.int64)))
 
 
-def _write(
-    differences: Mapping[str, Difference],
-    live: Mapping[str, Collection[int]],
-    online: OnlineStore,
-    feast: FeastStore,
-) -> None:
-    """Writes rows by Feast; not those which the stream has written since they were computed."""
-    for view, d in differences.items():
-        is_still = ~np.isin(ids_of(d.rows), np.array([*live.get(view, ())], dtype=np.int64))
-        rows = d.rows.filter(pa.array(d.is_written & is_still))
-        if not len(rows):
-            continue
-        old = d.rows.filter(pa.array(d.too_new & is_still))
-        online.date_back(key_of(view), view, ids_of(old), seconds_of(old))
-        feast.write(view, rows.select([name for name in rows.column_names if name != STATE]))
-
-
-def _settle(
-    differences: Mapping[str, Difference], live: Mapping[str, Collection[int]], settlement: Settlement
-) -> None:
-    """Folds what happened since into the rows of activity that change, and writes their states."""
-    for entity in (names.USER, names.ITEM):
-        d = differences[view_of(entity)]
-        computed = dict(zip(ids_of(d.rows).tolist(), d.rows[STATE].to_pylist(), strict=True))
-        written = {*ids_of(d.written).tolist(), *live[view_of(entity)]}
-        settlement.rows(entity, sorted(written), computed)
-
-
-def _delete(
-    differences: Mapping[str, Difference],
-    live: Mapping[str, Collection[int]],
-    settlement: Settlement,
-    online: OnlineStore,
-    var: Path,
-    of_kept: Collection[str],
-) -> None:
-    """Deletes what has no source any more; a row last, so that the run after one that died finds it again. A
-    view that has no column any more keeps its rows, where it is among those of kept columns."""
-    for entity, (key, views) in zip((names.USER, names.ITEM), ENTITIES, strict=True):
-        here = [ids_of(differences[view].rows) for view in views]
-        remaining = np.unique(np.concatenate([*here, np.array([*live[view_of(entity)]], dtype=np.int64)]))
-        for view in views:
-            d = differences[view]
-            gone = np.setdiff1d(d.gone, remaining)
-            if key == names.USER_ID:
-                online.note_removed(gone, remaining)
-                forget_users(slate_files(var, online.project), gone)
-                online.delete_slates(gone)
-            else:
-                online.delete_cards(gone)
-            settlement.delete_rows(entity, gone.tolist())
-            lost = np.intersect1d(d.gone, remaining)
-            if view in ACTIVITY:
-                settlement.delete_activity(entity, lost.tolist())
-                online.delete_fields(key, view, lost, d.gone_columns, row=False)
-            else:
-                columns = [*d.rows.column_names[2:], *d.gone_columns]
-                is_row = len(d.rows.column_names) > 2 or view not in of_kept
-                online.delete_fields(key, view, lost, columns, row=is_row)
-            if d.gone_columns:
-                online.delete_fields(key, view, ids_of(d.rows), d.gone_columns, row=False)
-
-
 def _changed_users(differences: Mapping[str, Difference]) -> list[int]:
     changed: list[int] = np.unique(
         np.concatenate([differences[view].changed for view in names.USER_VIEWS])
     ).tolist()
     return changed
-
-
-def _check_arrival(differences: Mapping[str, Difference], online: OnlineStore) -> None:
-    """Looks whether the rows that were written are in Redis; the others were before.
-
-    Raises:
-        DatasetError: some did not arrive.
-    """
-    for view, d in differences.items():
-        ids, seconds = ids_of(d.written), seconds_of(d.written)
-        there = online.stored(key_of(view), [view], ids)[view].seconds
-        is_there = there >= seconds if view in ACTIVITY else there == seconds
-        arrived = int(np.count_nonzero(is_there))
-        if arrived < len(ids):
-            raise DatasetError(
-                f"{view}: {arrived} of {len(ids)} rows arrived in Redis; look for evictions (maxmemory), "
-                "then run `make materialize` again"
-            )
 
 
 def _read_loaded(folder: Path) -> dict[str, pa.Table]:
