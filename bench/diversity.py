@@ -1,9 +1,10 @@
 """What the knob for diversity costs and buys: NDCG@10 against intra-list distance and coverage.
 
 `python -m bench.diversity --out var/diversity-kuairand.json`, in the training environment, on the data set of
-`SHORTLIST_DATA` (`make data` first): trains the retrieval once, and fills the slates of the test part's users
-from its best K by the code that serves. `python -m bench.diversity --draw FILE...`, in the development
-environment, draws the files into `docs/images/diversity.png`.
+`SHORTLIST_DATA` and a bundle of it, the current one unless another is named: fills the slates of the test
+part's users from the candidates of all its sources, by the scores and the code that serve. `python -m
+bench.diversity --draw FILE...`, in the development environment, draws the files into
+`docs/images/diversity.png`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from contract.arrays import Floats, Ints
-from contract.ordering import unranked_scores
+from contract.bundle import BundleError, read_manifest
+from contract.bundles import CURRENT, bundles_folder
 from contract.rules.boosts import boosted
 from contract.rules.diversity import Likeness, relevance, unit
 from contract.rules.places import Wishes, fill_places
+
+if TYPE_CHECKING:
+    from training.data.prepared import Prepared
 
 KNOBS = tuple(round(step / 10, 1) for step in range(11))
 N = 10
@@ -39,7 +45,8 @@ class Point:
 
 
 def slates(candidates: Ints, scores: Floats, vectors: Floats, knob: float) -> Ints:
-    """Fills the slates of U users from their candidates (U,K), -1 in the tail, best first; (U,N)."""
+    """Fills the slates (U,N) of users from their candidates (U,K), best first, -1 in the tail, and the scores
+    that order them."""
     found = np.full((len(candidates), N), -1, dtype=np.int64)
     for user, row in enumerate(candidates):
         live = row[row >= 0]
@@ -61,25 +68,42 @@ def distances(lists: Ints, vectors: Floats) -> Floats:
     return 1 - means
 
 
-def measure(knobs: Sequence[float]) -> list[Point]:
-    """Trains the retrieval, and measures the slates of the test part at each setting."""
+def measure_current(bundle: str | None) -> list[Point]:
+    """Prepares the data set of the settings, and measures a bundle of it, the current one by default.
+
+    Raises:
+        BundleError: it is of another data set, or cannot be read.
+    """
     from training.config import load_settings
     from training.data.sources.catalog import prepare
-    from training.examples.ranking import RankingParts
-    from training.examples.split import held_out
-    from training.learn import fit_encoders, fit_retriever
-    from training.slates.search import evaluate_lists, retrieve
 
     settings = load_settings()
     prepared = prepare(settings.data, settings.data_dir, settings.var_dir, say=print)
-    retriever = fit_retriever(
-        prepared, fit_encoders(prepared, RankingParts.of(prepared).train), settings, settings.seed
-    )
-    split = prepared.split
+    folder = (bundles_folder(settings.var_dir) / (bundle or CURRENT)).resolve()
+    if (dataset := read_manifest(folder, verify=False).dataset) != prepared.dataset.name:
+        raise BundleError(f"{folder}: is of {dataset}, not of {prepared.dataset.name}; set SHORTLIST_DATA")
+    return measure(prepared, folder, settings.k, KNOBS)
+
+
+def measure(prepared: Prepared, folder: Path, k: int, knobs: Sequence[float]) -> list[Point]:
+    """Measures the slates that a bundle gives the test part's users, at each setting.
+
+    Raises:
+        BundleError: a file of the bundle is missing or changed.
+    """
+    from training.examples.split import held_out
+    from training.rival import learned_of
+    from training.slates.search import evaluate_lists, reorder
+    from training.slates.slates import rank_candidates
+
+    split, learned = prepared.split, learned_of(folder, prepared)
     held = held_out(prepared, split.validate_until, split.test_until)
-    users, items = retriever.vectors(held, split.validate_until)
-    candidates = retrieve(held, users, items, settings.k)
-    scores = unranked_scores(np.einsum("ud,ukd->uk", users, items[np.maximum(candidates, 0)]))
+    vectors = learned.retriever.vectors(held, split.validate_until)
+    ranked = rank_candidates(prepared, learned, held, vectors, split.validate_until, k)
+    served = ranked.served(learned.order)
+    candidates = reorder(ranked.items, served)
+    scores = -np.sort(-np.where(ranked.items >= 0, served, 0), axis=1)
+    items = vectors[1]
     found = []
     for knob in knobs:
         lists = slates(candidates, scores, items[:, :-1], knob)
@@ -122,6 +146,7 @@ def draw(files: Sequence[Path]) -> None:
 def main() -> None:
     """Measures and writes, or draws."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", help="its name (default: the current one)")
     parser.add_argument("--out", type=Path, help="where the points go, as JSON")
     parser.add_argument("--draw", type=Path, nargs="+", metavar="FILE", help="draw these instead")
     options = parser.parse_args()
@@ -129,7 +154,10 @@ def main() -> None:
         draw(options.draw)
         return
     print("| knob | NDCG@10 | Recall@10 | intra-list distance | coverage@10 |\n|---|---|---|---|---|")
-    points = measure(KNOBS)
+    try:
+        points = measure_current(options.bundle)
+    except BundleError as error:
+        raise SystemExit(str(error)) from None
     if options.out:
         options.out.write_text(json.dumps([asdict(point) for point in points], indent=1))
 
