@@ -76,6 +76,15 @@ def test_the_parts_end_at_snapshots_after_everything_and_the_rows_stay_in_order(
     assert divided.dataset.clock() == divided.split.validate_until
 
 
+def test_what_was_done_several_times_at_one_instant_is_asked_for_once() -> None:
+    cartons = [(2, 11, 400.0, 0), (2, 11, 400.0, 1), (2, 11, 400.0, 1)]
+    divided = leave_last_out(prepared(ROWS + cartons, seen_labels="none"))
+    log, split = divided.interactions, divided.split
+    assert found(divided, split.train_until, split.validate_until)[2] == [15]
+    assert found(divided, split.validate_until, split.test_until)[2] == [11]
+    assert log[log["user_id"] == 2]["item_id"].tolist() == [10, 15, 11]
+
+
 def test_what_may_be_answered_again_is_asked_for_again() -> None:
     divided = leave_last_out(prepared(ROWS, seen_labels="none"))
     split = divided.split

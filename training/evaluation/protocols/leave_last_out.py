@@ -25,11 +25,14 @@ def leave_last_out(prepared: Prepared) -> Prepared:
     Of a user with two timed positives that were new then, and something before them, the last is the test,
     the other validation with what followed it, and what came before is train; what came after the test is
     left out. All of any other user is train. A user's times of a part are moved together: what happened
-    shortly before the one that is to be found still did; test lies a snapshot's step after validation.
+    shortly before the one that is to be found still did; test lies a snapshot's step after validation. What
+    was done with an item several times at one instant, as three cartons of milk are bought, is one
+    interaction: to find one beside the others would be no question.
 
     Raises:
         DatasetError: there is no user of whom this can be asked.
     """
+    prepared = _each_once(prepared)
     dataset, log = prepared.dataset, prepared.interactions
     times = event_times(dataset, log).astype("int64").to_numpy()
     _, users = np.unique(log[names.USER_ID].to_numpy(np.int64), return_inverse=True)
@@ -57,6 +60,17 @@ def leave_last_out(prepared: Prepared) -> Prepared:
         dataset=dataset.model_copy(update={"split": split, "split_by": SplitBy.TIME, "as_of": test}),
         interactions=log.iloc[order[selected]].reset_index(drop=True).assign(**{dataset.timestamp: at}),
     )
+
+
+def _each_once(prepared: Prepared) -> Prepared:
+    """Leaves one row of all of a user's with an item at an instant, a positive where one is."""
+    dataset, log = prepared.dataset, prepared.interactions
+    key = [names.USER_ID, names.ITEM_ID, dataset.timestamp]
+    positives_first = log.assign(is_other=~is_positive(prepared, dataset.target)).sort_values(
+        "is_other", kind="stable"
+    )
+    is_repeated = positives_first.duplicated(key).sort_index() & log[dataset.timestamp].notna()
+    return replace(prepared, interactions=log[~is_repeated].reset_index(drop=True))
 
 
 def _is_new_positive(prepared: Prepared) -> Bools:
