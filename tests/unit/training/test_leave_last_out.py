@@ -85,6 +85,16 @@ def test_what_was_done_several_times_at_one_instant_is_asked_for_once() -> None:
     assert log[log["user_id"] == 2]["item_id"].tolist() == [10, 15, 11]
 
 
+def test_which_of_the_items_of_one_instant_is_asked_for_is_drawn_always_alike() -> None:
+    baskets = [(user, item, 500.0, 1) for user in range(20, 60) for item in (10, 11, 12, 13)]
+    divided = leave_last_out(prepared(baskets))
+    again = leave_last_out(prepared(baskets))
+    asked = found(divided, divided.split.validate_until, divided.split.test_until)
+    assert asked == found(again, again.split.validate_until, again.split.test_until)
+    assert len(asked) == 40
+    assert {item for (item,) in asked.values()} == {10, 11, 12, 13}
+
+
 def test_what_may_be_answered_again_is_asked_for_again() -> None:
     divided = leave_last_out(prepared(ROWS, seen_labels="none"))
     split = divided.split

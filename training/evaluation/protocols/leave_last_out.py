@@ -27,7 +27,8 @@ def leave_last_out(prepared: Prepared) -> Prepared:
     left out. All of any other user is train. A user's times of a part are moved together: what happened
     shortly before the one that is to be found still did; test lies a snapshot's step after validation. What
     was done with an item several times at one instant, as three cartons of milk are bought, is one
-    interaction: to find one beside the others would be no question.
+    interaction: to find one beside the others would be no question. Which of several items of one instant
+    comes last is drawn, always alike: by the order of rows it would be the one whose id sorts last.
 
     Raises:
         DatasetError: there is no user of whom this can be asked.
@@ -36,9 +37,10 @@ def leave_last_out(prepared: Prepared) -> Prepared:
     dataset, log = prepared.dataset, prepared.interactions
     times = event_times(dataset, log).astype("int64").to_numpy()
     _, users = np.unique(log[names.USER_ID].to_numpy(np.int64), return_inverse=True)
-    order = np.lexsort((times, users))
-    users, times = users[order], times[order]
-    is_timed = log[dataset.timestamp].notna().to_numpy()[order]
+    is_timed = log[dataset.timestamp].notna().to_numpy()
+    drawn = np.random.default_rng(0).permutation(len(log))
+    order = np.lexsort((np.where(is_timed, drawn, np.arange(len(log))), times, users))
+    users, times, is_timed = users[order], times[order], is_timed[order]
     parts, aims = _parts(users, is_timed & _is_new_positive(prepared)[order])
     if not (parts == TEST).any():
         raise DatasetError(
