@@ -177,6 +177,21 @@ def test_it_is_warm_before_it_is_ready_and_says_so(model: Any) -> None:
     assert FakeFamily.values["shortlist_chain_requests_total", ()] == 0, "sample requests count for nobody"
 
 
+def test_the_least_hit_rate_of_its_tables_is_published_where_it_has_any(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge = "shortlist_chain_embedding_hit_rate", ("recommend_0_0",)
+    assert gauge not in FakeFamily.values
+    users, items = SimpleNamespace(hit_rate=0.75), SimpleNamespace(hit_rate=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.recommender), "tables", (users, items))
+        model._publish()
+        assert FakeFamily.values[gauge] == 0.75
+        users.hit_rate = 0.5
+        model._publish()
+        assert FakeFamily.values[gauge] == 0.5
+
+
 def test_what_ran_is_counted(model: Any) -> None:
     users = [FakeRequest(make_request(u)) for u in (101, 9_999)]
     wrong, late = FakeRequest(make_request(101, n=0)), FakeRequest(make_request(101, deadline_us=1))
