@@ -79,7 +79,7 @@ class EmbeddingDisk:
         was made of the same: it stays, with its updates.
 
         Raises:
-            EmbeddingError: there is no room.
+            EmbeddingError: the folder cannot be made, or there is no room.
         """
         with suppress(EmbeddingError):  # nothing readable is there
             there = cls(folder)
@@ -87,12 +87,11 @@ class EmbeddingDisk:
             there.close()
             if is_same:
                 return False
-        folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             with _explained(folder):
-                temporary.mkdir()
+                temporary.mkdir(parents=True)
                 _write(temporary, tables, made_of)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)

@@ -152,6 +152,14 @@ def test_a_disk_that_is_full_is_told_in_one_line_and_nothing_half_written_stays(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(EmbeddingError, match=r"Not a directory.* set SHORTLIST_EMBEDDINGS__FOLDER") as raised:
+        EmbeddingDisk.build(tmp_path / "file" / "disk", {"user_id": table_of()}, "a")
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_update_that_has_no_room_leaves_what_was_there(tmp_path: Path) -> None:
     disk, rows = open_disk(tmp_path / "disk")
     ids = np.arange(20_000)
