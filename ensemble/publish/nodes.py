@@ -28,7 +28,7 @@ from contract.filters import has_range
 from contract.keys import bundles_key, index_name, item_vector_prefix, live_version_key, number_field
 from ensemble.publish.live_items import live_rows
 from ensemble.publish.parts import IndexBuildError, create_parts, drop_part, wait_for_parts
-from ensemble.publish.places import SETTING, NodeFault, Places, check_nodes, named
+from ensemble.publish.places import NodeFault, Places, check_nodes, named
 from ensemble.settings import load_settings
 from ensemble.stores.client import connect
 from ensemble.stores.graph import GraphFacts, graphs_folder
@@ -157,11 +157,14 @@ class IndexMove:
                 self._each(redis, own, lambda pipe, key: pipe.hdel(key, VECTOR_FIELD))
                 continue
             try:
-                if node not in placement.nodes:
-                    drop_part(redis, bundle)
-                else:
-                    self._each(redis, ids[~placement.holds(node, ids)], lambda pipe, key: pipe.unlink(key))
-            except RedisError:
+                with named(node):
+                    if node not in placement.nodes:
+                        drop_part(redis, bundle)
+                    else:
+                        self._each(
+                            redis, ids[~placement.holds(node, ids)], lambda pipe, key: pipe.unlink(key)
+                        )
+            except NodeFault:
                 if node in placement.nodes:
                     raise
                 # A node that left for good is not waited for.
@@ -220,8 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}: a bundle's file cannot be read; run `make export`\n")
         return 1
     except RedisError as error:
-        message = explain_redis(error, f"start it, or correct {SETTING}")
-        sys.stderr.write(f"Redis at {settings.redis_url.address}: {message}\n")
+        sys.stderr.write(f"Redis at {settings.redis_url.address}: {explain_redis(error)}\n")
         return 1
     return 0
 

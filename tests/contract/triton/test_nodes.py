@@ -477,11 +477,28 @@ def test_a_node_that_is_unfit_is_one_line_and_nothing_is_written(
 
 @pytest.mark.parametrize(
     ("nodes", "said"),
-    [("a:1,b:2,a:1", "names a:1 twice: name each node once"), ("a:1,b", "pattern"), ("a", "pattern")],
+    [
+        ("a:1,b:2,a:1", "names a:1 twice: name each node once"),
+        ("a:1,b", "names 'b', which is no host:port"),
+        ("a", "names 'a', which is no host:port"),
+    ],
 )
 def test_a_list_that_is_none_is_refused(nodes: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         EnsembleSettings(index_nodes=nodes)
+
+
+def test_a_redis_that_is_away_is_told_by_its_own_setting(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(site.var))
+    monkeypatch.setenv("SHORTLIST_REDIS_URL", f"redis://{address}/0")
+    assert move_nodes([]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"Redis at {address}: ")
+    assert error.endswith("; start it (`make up`), or set SHORTLIST_REDIS_URL\n")
+    assert len(error.splitlines()) == 1
 
 
 def test_the_commands_spread_an_index_and_move_it(
