@@ -21,8 +21,10 @@ class MeasuredParts:
     """Figures of this repository's own runs: bytes, and milliseconds of CPU."""
 
     width: int = 128  # numbers of a row of the id tables, and one more in a vector
-    graph_bytes: int = 148  # usearch's file an item, less its vector: 11.57 MiB for 30,000 of 64 numbers
-    graph_build_ms: float = 0.9  # an item: 26.9 s for 30,000
+    # Of usearch over a million items of 64 numbers, by bench/nodes/run.py, docs/scale.md:
+    graph_bytes: int = 148  # of its file an item, less its vector: 385.8 MiB
+    graph_build_ms: float = 0.73  # an item: 731.7 s
+    search_ms: float = 8.1  # at EF 1,600, recall@100 0.968; over a hundred times the items, more
     disk_bytes: int = 30  # LMDB's, a row, beside its numbers: 2.9 GB for 10 million of 65
     events_core_ms: float = (
         0.33  # of consumer, gateway and Redis together, an event: a third of a core at 1,000/s
@@ -34,7 +36,6 @@ class AssumedParts:
     """What is asked for."""
 
     users_millions: int = 1000
-    search_ms: float = 1.0  # of the graph over all items, mapped; 0.25 were measured over 30,000
     events_per_user_day: int = 10
     moments: int = 3  # numbers held for each weight in training: itself, and Adam's two
     gpu_gb: int = 80
@@ -45,7 +46,7 @@ def steps(
     m: Measured, parts: MeasuredParts, a: Assumed, b: AssumedParts
 ) -> tuple[list[tuple[str, str, str]], list[Part]]:
     """Gives each step, how it is computed and what comes out; and the parts of the bill."""
-    busy = round((m.model_ms + m.tritonserver_ms + m.gateway_ms + b.search_ms) * a.per_s / 1e3)
+    busy = round((m.model_ms + m.tritonserver_ms + m.gateway_ms + parts.search_ms) * a.per_s / 1e3)
     machines = math.ceil(busy / a.share / a.machine_cores) + 1
     user_gb = round((m.user_feature_bytes + m.seen_bytes) * m.waste * b.users_millions / 1e3)
     graph = 4 * (parts.width + 1) + parts.graph_bytes
@@ -61,7 +62,7 @@ def steps(
     rows = [
         (
             "answering, searching in the process, busy cores",
-            f"({m.model_ms:g} + {m.tritonserver_ms:g} + {m.gateway_ms:g} + {b.search_ms:g}) ms "
+            f"({m.model_ms:g} + {m.tritonserver_ms:g} + {m.gateway_ms:g} + {parts.search_ms:g}) ms "
             f"x {a.per_s:,}/s",
             f"{busy}: {machines} machines of {a.machine_cores}, one of them to spare",
         ),

@@ -68,7 +68,7 @@ class Part:
     def line(self, a: Assumed) -> str:
         """Writes it as a row of the table."""
         of_cores, of_gb = a.dollars(self.cores, self.gb)
-        return f"| {self.name} | {self.cores} | {self.gb:,} | {of_cores:,} + {of_gb:,} |"
+        return f"| {self.name} | {self.cores:,} | {self.gb:,} | {of_cores:,} + {of_gb:,} |"
 
 
 def missed(k: int, shards: int, wanted: int) -> float:
@@ -174,7 +174,7 @@ def sum_line(name: str, parts: Sequence[Part], a: Assumed) -> str:
     """Writes the sum of the parts, and its dollars, as a row."""
     cores, gb = sum(part.cores for part in parts), sum(part.gb for part in parts)
     dollars = round(sum(a.dollars(cores, gb)), -2)
-    return f"| **{name}** | {cores} | {gb:,} | **{dollars:,}** |"
+    return f"| **{name}** | {cores:,} | {gb:,} | **{dollars:,}** |"
 
 
 if __name__ == "__main__":
