@@ -92,7 +92,7 @@ shards: environment-torch ## write the towers' training examples as shards, whic
 	@$(TRAINING) -m training shards | $(TORCH) -m training.shards.pack $(if $(TO),--to '$(TO)')
 
 .PHONY: train
-train: environments $(TRAINERS) ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file] [TRAINER=torchrec WORKERS=2: two-tower on TorchRec, its processes]
+train: environments $(TRAINERS) ## train a bundle and evaluate it; what is served stays  [DATA=] [QUALITY=full: several seeds, baselines, intervals] [SETTINGS=file] [TRAINER=torchrec WORKERS=2: two-tower on TorchRec, its processes; SHARDS=folder-or-address: streamed from make shards]
 	@$(call tracked,$(TRAINING) -m training train)
 
 .PHONY: compare
