@@ -19,6 +19,7 @@ from contract.bundles import CURRENT, bundles_folder
 from contract.dataset import DatasetError
 from contract.environment import explain_full_disk, is_full_disk
 from contract.quiet import quieten
+from training.chosen_trainer import check_trainer
 from training.config import QualityLevel, SettingError, TrainingSettings, load_settings
 from training.data.first_draft import write_draft
 from training.data.prepared import Prepared
@@ -70,8 +71,7 @@ def run_prepare(settings: TrainingSettings, _: argparse.Namespace, steps: Traini
 
 def run_train(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Prepares, trains and evaluates a bundle; what is unchanged is kept, and what is served stays."""
-    check_matmul()
-    prepared = _prepared(settings, steps)
+    prepared = _prepared_to_train(settings, steps)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.pipeline import train_bundle
@@ -88,10 +88,9 @@ def run_retrain(settings: TrainingSettings, chosen: argparse.Namespace, steps: T
     Raises:
         SettingError: the current bundle is of another data set.
     """
-    check_matmul()
     bundles = bundles_folder(settings.var_dir)
     current = linked(bundles, CURRENT)
-    prepared = _prepared(settings, steps).to_its_end()
+    prepared = _prepared_to_train(settings, steps).to_its_end()
     if current:
         _check_data(settings, read_manifest(bundles / current, verify=False), prepared)
     _quieten()
@@ -157,8 +156,7 @@ def _check_data(settings: TrainingSettings, served: Manifest, prepared: Prepared
 def run_trial(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Trains one model of the settings and keeps a record of what validation says of it; `--check` names
     what it would be of: its data set, the version of it, and the training's fingerprint."""
-    check_matmul()
-    prepared = _prepared(settings, steps)
+    prepared = _prepared_to_train(settings, steps)
     if chosen.check:
         identity = (prepared.dataset.name, data_version(prepared), fingerprint(prepared, settings))
         steps.console.print(" ".join(identity), markup=False, soft_wrap=True)
@@ -180,8 +178,7 @@ def run_trial(settings: TrainingSettings, chosen: argparse.Namespace, steps: Tra
 
 def run_compare(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> None:
     """Trains architectures side by side and prints one table; finished ones are kept."""
-    check_matmul()
-    prepared = _prepared(settings, steps)
+    prepared = _prepared_to_train(settings, steps)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.comparison import compare
@@ -292,9 +289,20 @@ def _prepared(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
         return prepare(settings.data, settings.data_dir, settings.var_dir, size=size, say=steps.say)
 
 
-def _by_protocol(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> str:
+def _prepared_to_train(settings: TrainingSettings, steps: TrainingProgress) -> Prepared:
+    """Prepares the data, once nothing is known that training would stop at.
+
+    Raises:
+        ArithmeticFault: this machine multiplies wrongly.
+        SettingError, WorkersError: the trainer does not go with other settings.
+    """
     check_matmul()
-    prepared = _prepared(settings, steps)
+    check_trainer(settings)
+    return _prepared(settings, steps)
+
+
+def _by_protocol(settings: TrainingSettings, chosen: argparse.Namespace, steps: TrainingProgress) -> str:
+    prepared = _prepared_to_train(settings, steps)
     _quieten()
     with steps.step("Load TensorFlow and Merlin", "about 10 s"):
         from training.evaluation.tables import markdown

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from training.chosen_trainer import check_trainer
 from training.config import SettingError, TrainingSettings
 from training.ranking.dcn import fit_dcn
 from training.ranking.deep_fm import fit_deep_fm
@@ -55,18 +56,10 @@ def chosen_retrieval(settings: TrainingSettings) -> FitRetrieval:
     """Gives what fits the retrieval model of the settings.
 
     Raises:
-        SettingError: there is none of that name, or its trainer is another, or has one process.
+        SettingError: there is none of that name, or its trainer does not go with other settings.
+        WorkersError: the batch does not divide among the trainer's processes.
     """
-    if settings.trainer != "merlin" and settings.retrieval != "two_tower":
-        raise SettingError(
-            f"SHORTLIST_TRAINER={settings.trainer}: trains two_tower alone, not {settings.retrieval}; leave "
-            "SHORTLIST_RETRIEVAL as it is"
-        )
-    if settings.trainer == "merlin" and settings.workers > 1:
-        raise SettingError(
-            f"SHORTLIST_WORKERS={settings.workers}: merlin trains in one process; set SHORTLIST_TRAINER="
-            "torchrec"
-        )
+    check_trainer(settings)
     return _chosen(RETRIEVAL_MODELS, "SHORTLIST_RETRIEVAL", settings.retrieval)(settings)
 
 

@@ -34,6 +34,19 @@ class WorkersError(TrainerError):
     """Says which number of workers does not fit the batch, and what does."""
 
 
+def check_batch(batch_size: int, workers: int) -> None:
+    """Looks whether so many workers can share batches of so many examples.
+
+    Raises:
+        WorkersError: they do not divide among the workers.
+    """
+    if batch_size % workers or batch_size < 2 * workers:
+        raise WorkersError(
+            f"SHORTLIST_TWO_TOWER__BATCH_SIZE={batch_size} does not divide among {workers} workers; take "
+            "a multiple of them, or another number of WORKERS"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class FittingTask:
     """Fields, examples, catalogue and held-out users of a two-tower model, its settings and seed."""
@@ -71,12 +84,7 @@ class FittingTask:
         Raises:
             WorkersError: they do not divide among the workers.
         """
-        batch_size = self.config.batch_size
-        if batch_size % workers or batch_size < 2 * workers:
-            raise WorkersError(
-                f"SHORTLIST_TWO_TOWER__BATCH_SIZE={batch_size} does not divide among {workers} workers; take "
-                "a multiple of them, or another number of WORKERS"
-            )
+        check_batch(self.config.batch_size, workers)
         size = self.batch_size - self.batch_size % workers
         if size < 2 * workers:
             raise WorkersError(

@@ -9,6 +9,7 @@ rows/            blocks of rows, a sample each, in MDS, the format of mosaicml-s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,6 +56,19 @@ class ShardsHeader(BaseModel):
     """The blocks, a multiple of it, are read side by side in so many lanes; a rank reads whole lanes."""
     catalogue: tuple[ArrayFile, ...]
     facts: tuple[ArrayFile, ...]
+
+    def check_ranks(self, ranks: int) -> None:
+        """Looks whether so many ranks can read the lanes.
+
+        Raises:
+            ShardError: they do not divide them.
+        """
+        if self.lanes % ranks:
+            fitting = ", ".join(str(n) for n in range(1, self.lanes + 1) if not self.lanes % n)
+            raise ShardError(
+                f"{ranks} ranks do not fit shards of {self.lanes} lanes: take {fitting}, or write them with "
+                f"SHORTLIST_SHARD_LANES={math.lcm(self.lanes, ranks)}"
+            )
 
 
 def just_before(name: str) -> str:

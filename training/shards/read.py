@@ -11,7 +11,6 @@ state but the number of steps done. All ranks together see the rows that one ran
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -153,13 +152,8 @@ class ExampleShards:
         Raises:
             ShardError: ranks or batch do not fit the lanes.
         """
+        self.header.check_ranks(ranks)
         lanes = self.header.lanes
-        if lanes % ranks:
-            fitting = ", ".join(str(n) for n in range(1, lanes + 1) if not lanes % n)
-            raise ShardError(
-                f"{ranks} ranks do not fit shards of {lanes} lanes: take {fitting}, or write them with "
-                f"SHORTLIST_SHARD_LANES={lanes * ranks // math.gcd(lanes, ranks)}"
-            )
         if batch_size % lanes:
             raise ShardError(
                 f"a batch of {batch_size} does not fit {lanes} lanes: take "

@@ -18,6 +18,7 @@ from training.config import QualityLevel, TrainingSettings
 from training.evaluation.tables import MARKS, markdown, replace_block
 from training.export.write import write_json
 from training.record import read_facts, read_metrics, trainings
+from training.shards.layout import HEADER_FILE, ShardsHeader
 
 METRICS = {
     "bundle": "toy-1",
@@ -53,6 +54,49 @@ def test_a_wrong_setting_stops_with_one_line(
     assert stopped.value.code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["train"], ["retrain"], ["trial"], ["compare"]])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"WORKERS": "2"},
+            "WORKERS=2: merlin trains in one process; set SHORTLIST_TRAINER=torchrec",
+        ),
+        ({"TRAINER": "torchrec", "RETRIEVAL": "mf_bpr"}, "trains two_tower alone, not mf_bpr; leave"),
+        ({"TRAINER": "torchrec", "WORKERS": "3"}, "BATCH_SIZE=1024 does not divide among 3 workers; take"),
+        ({"TORCHREC__SHARDS": "shards"}, "/shards: merlin reads no shards; set SHORTLIST_TRAINER=torchrec"),
+        ({"TRAINER": "torchrec", "TORCHREC__SHARDS": "nowhere"}, "/nowhere: holds no shards; write them"),
+        (
+            {"TRAINER": "torchrec", "TORCHREC__SHARDS": "shards", "WORKERS": "8"},
+            "/shards: 8 ranks do not fit shards of 4 lanes: take 1, 2, 4, or write them with",
+        ),
+        ({"TRAINER": "torchrec", "TORCHREC__SHARDS": "damaged"}, "is damaged, or of another version"),
+    ],
+)
+def test_settings_that_contradict_each_other_stop_before_data_are_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: list[str],
+    settings: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    header = ShardsHeader(dataset="a", rows=8, users=2, span_days=1, lanes=4, catalogue=(), facts=())
+    for name, text in (("shards", header.model_dump_json()), ("damaged", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / HEADER_FILE).write_text(text)
+    monkeypatch.setenv("SHORTLIST_DATA", "synthetic")
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path / "var"))
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SHORTLIST_{name}", value)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "var").exists()
 
 
 def test_a_wrong_url_of_redis_stops_the_feature_repository_with_one_line(
