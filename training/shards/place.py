@@ -16,6 +16,9 @@ from contract.environment import explain_full_disk, is_full_disk
 from training.data.prepared import replace_folder
 from training.shards.layout import HEADER_FILE, ShardError
 
+INSTALL = ".venv/uv/bin/uv pip install --python .venv/torch/bin/python"
+"""What brings a package into the role torch, whose environment has no pip."""
+
 
 class Place:
     """A folder that may be far away; files in it have plain names."""
@@ -81,6 +84,8 @@ class Place:
             if is_full_disk(error):
                 raise
             said = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, ImportError):
+                said = f"{said[:200]}: `{INSTALL}`, with the name of that package"
             raise ShardError(f"{self.address}: is not reached: {said[:300]}") from error
 
 

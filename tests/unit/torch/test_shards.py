@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,6 +276,15 @@ def test_an_address_without_shards_is_told_in_one_line(address: str, said: str) 
     with pytest.raises(ShardError, match=said) as raised:
         ExampleShards.open(address)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("address", "package"), [("s3://bucket/log", "s3fs"), ("gs://bucket/log", "gcsfs")])
+def test_an_address_whose_package_is_not_there_names_it_and_how_it_is_brought(
+    monkeypatch: pytest.MonkeyPatch, address: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ShardError, match=f"is not reached: .*nstall {package} .*: `.*uv pip install "):
+        ExampleShards.open(address)
 
 
 def test_a_folder_of_something_else_is_not_replaced(
