@@ -28,7 +28,7 @@ LANES, BLOCK_ROWS, BATCH = 16, 1024, 1024
 SMALL = 250_000
 """Rows that fit into memory."""
 BATCHES = 200
-STEPS, WIDTH = 100, 16
+STEPS, WIDTH, RATE = 100, 16, 0.01
 
 
 def cut(rows: int, pieces: int, limit: int) -> None:
@@ -73,49 +73,68 @@ def read(folder: str, limit: int) -> None:
 
 
 def train(folder: str, limit: int) -> None:
-    """Trains towers on batches from shards; they start at random, as a start from all examples holds them."""
+    """Trains sharded towers by the trainer's own steps, in a process group of this process alone, and goes on
+    from a checkpoint; the towers start at random, as a start from all examples holds them."""
     import numpy as np
     import torch
 
     from contract import names
     from training.examples.safe_names import safe_fields
-    from training.retrieval.config import TwoTowerConfig
+    from training.retrieval.config import TorchrecConfig, TwoTowerConfig
     from training.retrieval.tower_design import TowersStart
     from training.shards.read import ExampleShards
-    from training.torchrec.batches import tensors
-    from training.torchrec.tables import WholeTables
-    from training.torchrec.towers import TwoTowers, in_batch_loss
+    from training.torchrec.batches import logarithms, tensors
+    from training.torchrec.checkpoints import Checkpoints, Progress
+    from training.torchrec.quiet import quieten
+    from training.torchrec.ranks import Ranks, process_group
+    from training.torchrec.steps import TowerSteps
+    from training.torchrec.train import adam, sharded
 
+    quieten()
     torch.set_num_threads(1)
     before, config = limited(limit), TwoTowerConfig(width=WIDTH)
     shards = ExampleShards.open(folder)
     codes, rng = shards.fields[names.ITEM_ID].cardinality, np.random.default_rng(0)
     history, candidates = (rng.normal(0, 0.1, (codes, WIDTH)).astype(np.float32) for _ in range(2))
     popularity = np.bincount(shards.catalogue[names.ITEM_ID], shards.item_shares(config)[0], codes)
+    log_chances = torch.from_numpy(logarithms(popularity))
     start = TowersStart(history, candidates, np.zeros(codes, np.float32), np.zeros(WIDTH, np.float32))
     of_users = {name: field for name, field in shards.fields.items() if name not in shards.catalogue}
     of_items = {name: shards.fields[name] for name in shards.catalogue}
     fields = [*safe_fields(of_users).values()], [*safe_fields(of_items).values()]
-    towers = TwoTowers(fields, start, config, WholeTables)
-    optimizer = torch.optim.Adam(towers.parameters(), lr=0.01)
-    log_chances = torch.from_numpy(np.log(np.maximum(popularity, 1e-12)).astype(np.float32))
     drawn = shards.batches(BATCH, config=config, seed=0, withheld_share=0.1, user_dropout=0.1)
-    losses: list[float] = []
 
-    def steps() -> int:
-        for batch in itertools.islice(drawn, STEPS):
-            columns = tensors(batch.columns, torch.device("cpu"))
-            users, items = towers(columns)
-            chosen = columns[names.ITEM_ID]
-            loss = in_batch_loss(users, items, chosen, 0, log_chances, config.temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        return STEPS * BATCH
+    def new_steps(ranks: Ranks) -> TowerSteps:
+        model = sharded(fields, start, config, TorchrecConfig(), ranks, BATCH)
+        return TowerSteps(model, adam(model, RATE), ranks, log_chances, config.temperature)
 
-    rate("trained", steps)
-    say(f"loss {losses[0]:.3f}, at the end {np.mean(losses[-20:]):.3f}")
+    with process_group() as ranks:
+        steps, losses = new_steps(ranks), []
+
+        def make_steps() -> int:
+            for batch in itertools.islice(drawn, STEPS):
+                losses.append(steps.make(tensors(batch.columns, ranks.device), RATE))
+            return STEPS * BATCH
+
+        rate("trained", make_steps)
+        say(f"loss {losses[0]:.3f}, at the end {np.mean(losses[-20:]):.3f}")
+        began = time.perf_counter()
+        checkpoints = Checkpoints(Path(f"{folder}-checkpoints"), ranks)
+        checkpoints.save(steps.model, steps.optimizer, Progress("log", step=STEPS))
+        written = time.perf_counter()
+        last, again = checkpoints.last("log"), new_steps(ranks)
+        assert last is not None
+        checkpoints.load(last[0], again.model, again.optimizer)
+        size = sum(file.stat().st_size for file in last[0].iterdir()) / MIB
+        say(
+            f"checkpoint: {size:,.0f} MiB, written in {written - began:.1f} s, read by another model in "
+            f"{time.perf_counter() - written:.1f} s"
+        )
+        following = tensors(next(drawn).columns, ranks.device)
+        one, other = (which.make(following, RATE) for which in (steps, again))
+        say(f"next step: loss {one:.6f}, from the checkpoint {other:.6f}")
+        if one != other:
+            raise SystemExit("shards   the checkpoint is of another training")
     report_memory("train", before)
 
 

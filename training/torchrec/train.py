@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from contract import names
 from contract.arrays import Array, Floats
+from contract.encoders import Field
+from contract.whole_file import whole_file
 from training.retrieval.config import TorchrecConfig, TwoTowerConfig
 from training.retrieval.pieces import ROWS
 from training.retrieval.task import FittingTask
@@ -25,8 +26,9 @@ from training.torchrec.checkpoints import MOMENTS, Checkpoints, Progress
 from training.torchrec.plan import plan_tables
 from training.torchrec.ranks import Ranks
 from training.torchrec.shard_batches import batches_of
+from training.torchrec.steps import TowerSteps
 from training.torchrec.tables import bags
-from training.torchrec.towers import HISTORY_ITEMS, ITEMS, TwoTowers, in_batch_loss
+from training.torchrec.towers import HISTORY_ITEMS, ITEMS, TwoTowers
 
 
 class Trainer:
@@ -47,9 +49,10 @@ class Trainer:
         self.progress = Progress(f"{task.digest()}-{self.batches.size}")
         found = self.checkpoints.last(self.progress.digest)
         self.start = shared_start(task, ranks, folder)
-        self.model = sharded(task, self.start, config, ranks, self.batches.size)
+        self.model = sharded(task.tower_fields, self.start, task.config, config, ranks, self.batches.size)
         self.optimizer = adam(self.model, task.config.learning_rate)
-        self.log_chances = torch.from_numpy(self.batches.log_chances).to(ranks.device)
+        log_chances = torch.from_numpy(self.batches.log_chances).to(ranks.device)
+        self.steps = TowerSteps(self.model, self.optimizer, ranks, log_chances, task.config.temperature)
         self.per_evaluation = task.steps_per_evaluation
         if found:
             self.checkpoints.load(found[0], self.model, self.optimizer)
@@ -91,32 +94,11 @@ class Trainer:
 
     def step(self, columns: Mapping[str, Tensor]) -> float:
         """Makes one step of Adam; gives the loss of the whole batch."""
-        self.model.train()
-        self._set_rate()
-        self.optimizer.zero_grad()
-        is_mixed = self.ranks.device.type == "cuda"
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=is_mixed):
-            users, items = self.model(columns)
-        codes = self.ranks.gather(columns[names.ITEM_ID].detach())
-        loss = in_batch_loss(
-            users.float(),
-            self.ranks.gather(items.float()),
-            codes,
-            self.ranks.rank * len(users),
-            self.log_chances,
-            self.task.config.temperature,
-        )
-        loss.backward()
-        self.optimizer.step()
-        return float(self.ranks.mean(loss.detach()))
-
-    def _set_rate(self) -> None:
         settings = self.task.config
         skipped = max(0, settings.evaluations - settings.fresh_evaluations) if self.progress.is_fresh else 0
         done = self.progress.step + skipped * self.per_evaluation
         rate = learning_rate(settings, done, self.per_evaluation * settings.evaluations)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        return self.steps.make(columns, rate)
 
     def _evaluate(self) -> None:
         progress, validation = self.progress, self.task.validation
@@ -168,24 +150,31 @@ def learning_rate(settings: TwoTowerConfig, done: int, steps: int) -> float:
 def shared_start(task: FittingTask, ranks: Ranks, folder: Path) -> TowersStart:
     """Computes where the towers start, once for all ranks; tables are mapped into memory."""
     parts = ("history", "candidates", "popularity", "base")
-    if ranks.is_first:
+
+    def write() -> None:
         start = TowersStart.of(task)
         for part in parts:
-            np.save(folder / f".{part}.tmp.npy", getattr(start, part))
-            (folder / f".{part}.tmp.npy").rename(folder / f"start-{part}.npy")
-    ranks.wait()
+            with whole_file(folder / f"start-{part}.npy") as file:
+                np.save(file, getattr(start, part))
+
+    ranks.first_does(write)
     return TowersStart(*(np.load(folder / f"start-{part}.npy", mmap_mode="c") for part in parts))
 
 
 def sharded(
-    task: FittingTask, start: TowersStart, config: TorchrecConfig, ranks: Ranks, batch_size: int
+    fields: tuple[Sequence[Field], Sequence[Field]],
+    start: TowersStart,
+    towers_config: TwoTowerConfig,
+    config: TorchrecConfig,
+    ranks: Ranks,
+    batch_size: int,
 ) -> Any:
-    """Makes the towers with their tables laid out over the ranks and filled.
+    """Makes the towers of fields of users and of items with their tables laid out over the ranks and filled.
 
     Raises:
         PlanError: the tables fit no memory.
     """
-    towers = TwoTowers(task.tower_fields, start, task.config, bags)
+    towers = TwoTowers(fields, start, towers_config, bags)
     plan, sharders = plan_tables(towers, config, ranks, batch_size)
     model = DistributedModelParallel(towers, device=ranks.device, plan=plan, sharders=sharders)
     fill(model, {HISTORY_ITEMS: start.history, ITEMS: start.candidates})

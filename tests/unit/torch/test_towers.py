@@ -60,7 +60,8 @@ def test_sharded_tables_give_the_vectors_and_gradients_of_whole_ones() -> None:
     shaken(towers)
 
     def of_sharded(ranks: Ranks) -> Any:
-        model = sharded(task, start_of(task), TorchrecConfig(sharding="table_wise"), ranks, 48)
+        config = TorchrecConfig(sharding="table_wise")
+        model = sharded(task.tower_fields, start_of(task), task.config, config, ranks, 48)
         shaken(model)
         model.train()
         users, items = model(first_batch(task))
