@@ -38,25 +38,38 @@ def run_fit(chosen: argparse.Namespace) -> int:
     from training.torchrec.ranks import process_group
 
     quieten()
-    task = FittingTask.load(folder)
-    config = TorchrecConfig.model_validate_json((folder / CONFIG_FILE).read_text())
     if chosen.workers:
         from training.torchrec.under_ray import fit_under_ray
 
         try:
-            fit_under_ray(folder, chosen.workers, config.ray_address)
+            fit_under_ray(folder, chosen.workers, read_task(folder)[1].ray_address)
         except TrainerError as error:
             sys.stderr.write(f"{error}\n")
             return 1
         return 0
     with process_group() as ranks:
         try:
-            fit_folder(task, config, ranks, folder)
+            fit_folder(*read_task(folder), ranks, folder)
         except FAULTS as error:
-            if ranks.is_first:
-                sys.stderr.write(f"{error}\n")
+            ranks.say_once(str(error))
             return 1
     return 0
+
+
+def read_task(folder: Path) -> tuple[FittingTask, TorchrecConfig]:
+    """Reads what a folder holds, and how it is to be trained.
+
+    Raises:
+        TrainerError: it holds no task.
+    """
+    try:
+        config = TorchrecConfig.model_validate_json((folder / CONFIG_FILE).read_text())
+        return FittingTask.load(folder), config
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise TrainerError(
+            f"{folder}: holds no task ({Path(error.filename).name} is not there); name a folder that `make "
+            "train TRAINER=torchrec` has begun, below var/torchrec"
+        ) from None
 
 
 def run_rows(chosen: argparse.Namespace) -> int:

@@ -98,7 +98,11 @@ class Checkpoints:
         return newest
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Writes down where the training is."""
+        """Writes down where the training is.
+
+        Raises:
+            OSError: a rank cannot write; what was there stays.
+        """
         name = f"at-{int(progress.is_fresh)}-{progress.step:08d}"
         state = {"model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
         self._write(name, state, asdict(progress))
@@ -121,7 +125,11 @@ class Checkpoints:
             held["step"].copy_(state["optimizer"][STEPS])
 
     def save_best(self, model: nn.Module, at: int) -> None:
-        """Keeps the weights of an evaluation."""
+        """Keeps the weights of an evaluation.
+
+        Raises:
+            OSError: as `save`.
+        """
         self._write(_best_name(at), {"model": model.state_dict()}, {})
 
     def load_best(self, model: nn.Module, at: int, *, alone: bool = False) -> None:
@@ -130,20 +138,55 @@ class Checkpoints:
 
     def _write(self, name: str, state: dict[str, Any], facts: dict[str, Any]) -> None:
         temporary, target = self.folder / f".{name}.tmp", self.folder / name
-        if self.ranks.is_first:
+
+        def begin() -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-        self.ranks.wait()
-        dcp.save(state, checkpoint_id=temporary)
-        if self.ranks.is_first:
+
+        def end() -> None:
             (temporary / PROGRESS_FILE).write_text(json.dumps(facts))
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
-        self.ranks.wait()
+
+        try:
+            self.ranks.first_does(begin)
+            _save(state, temporary)
+            self.ranks.first_does(end)
+        finally:
+            if self.ranks.is_first:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _best_name(at: int) -> str:
     return f"best-{at}"
+
+
+class PartWriter(dcp.FileSystemWriter):
+    """Writes a rank's part, and says why it could not."""
+
+    def write_data(self, *plan: Any) -> Any:
+        """Writes it.
+
+        Raises:
+            OSError: it could not; torch itself says of a full disk that a position is not as expected.
+        """
+        try:
+            return super().write_data(*plan)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def _save(state: dict[str, Any], folder: Path) -> None:
+    """Writes all ranks' parts; where one of them cannot, all raise its error."""
+    try:
+        dcp.save(state, storage_writer=PartWriter(folder))
+    except dcp.api.CheckpointException as error:
+        for fault, _ in error.failures.values():
+            if isinstance(fault, OSError):
+                raise fault from None
+        raise
 
 
 def _read(path: Path, state: dict[str, Any], *, alone: bool = False) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +18,10 @@ from torch import Tensor
 from contract.arrays import Floats
 
 Value = TypeVar("Value")
+ENDED, SAID = "ended", "said"
+"""In the store of the process group: how many ranks have something to say, and that one has said it."""
+SAID_S = 30.0
+"""Seconds that the others wait for its line."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,33 @@ class Ranks:
         """Waits for all."""
         if self.count > 1:
             dist.barrier()
+
+    def first_does(self, work: Callable[[], None]) -> None:
+        """Lets the first one do what all others wait for; what it fails by, all of them do.
+
+        Raises:
+            OSError, RuntimeError: those of the work.
+        """
+        fault: OSError | RuntimeError | None = None
+        if self.is_first:
+            try:
+                work()
+            except (OSError, RuntimeError) as error:
+                fault = error
+        if fault := self.told_by_first(fault):
+            raise fault
+
+    def say_once(self, line: str) -> None:
+        """Writes a line to standard error, unless another rank has one as well and is sooner: then it waits
+        until that one is written, as what started the ranks may end them all with the first that leaves."""
+        store = dist.distributed_c10d._get_default_store()
+        if store.add(ENDED, 1) == 1:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+            store.set(SAID, "")
+            return
+        with suppress(RuntimeError):  # who wrote it is gone, and the store with it
+            store.wait([SAID], timedelta(seconds=SAID_S))
 
 
 class _Gathered(torch.autograd.Function):

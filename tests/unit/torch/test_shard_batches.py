@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 import torch
 
-from contract.encoders import Encoders
 from tests.builders.forked import forked
-from tests.builders.towers_task import FIELDS, towers_task
+from tests.builders.shards import shards_of
+from tests.builders.towers_task import towers_task
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.task import FittingTask
-from training.shards.cut import send_examples
 from training.shards.layout import ShardError
-from training.shards.pack import pack
-from training.shards.wire import receive
 from training.torchrec.ranks import Ranks
 from training.torchrec.shard_batches import ShardBatches
 from training.torchrec.train import Trainer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def shards_of(task: FittingTask, folder: Path) -> str:
-    pipe = io.BytesIO()
-    encoders = Encoders(FIELDS, {}, {})
-    send_examples(pipe, "world", encoders, task.catalogue, [task.examples], block_rows=32, lanes=4, seed=0)
-    pipe.seek(0)
-    pack(receive(pipe), str(folder))
-    return str(folder)
 
 
 def test_two_ranks_have_the_losses_of_one_from_shards(tmp_path: Path) -> None:

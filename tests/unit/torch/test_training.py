@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ import numpy as np
 import pytest
 
 from tests.builders.forked import forked
+from tests.builders.full_disk import files_up_to
 from tests.builders.towers_task import CONFIG, towers_task
 from training.retrieval.config import TorchrecConfig
-from training.retrieval.task import FittingTask, WorkersError
+from training.retrieval.task import TASK_FILE, FittingTask, TrainerError, WorkersError
+from training.retrieval.torchrec import CONFIG_FILE
+from training.torchrec.__main__ import read_task
 from training.torchrec.checkpoints import CheckpointError
+from training.torchrec.fit import fit_folder
 from training.torchrec.plan import PlanError
 from training.torchrec.ranks import Ranks
 from training.torchrec.train import Trainer
@@ -21,6 +28,19 @@ from training.torchrec.train import Trainer
 PLAIN = TorchrecConfig(sharding="table_wise", checkpoint_steps=3)
 SHORT = CONFIG.model_copy(update={"steps": 12, "evaluations": 2})
 """For what is trained several times by several ranks."""
+
+
+class SlowFile(io.StringIO):
+    """A standard error that takes its time."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def write(self, text: str) -> int:
+        time.sleep(0.5)
+        with self.file.open("a") as file:
+            return file.write(text)
 
 
 class Stopped(Exception):
@@ -170,6 +190,59 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path) -> N
     _, progress, _ = forked(1, work)[0]
     assert progress.is_done
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_is_told_in_one_line(tmp_path: Path) -> None:
+    task = towers_task(CONFIG.model_copy(update={"width": 64}))
+    folder = tmp_path / "checkpoints"
+
+    def work(ranks: Ranks) -> Any:
+        trained(ranks, task, tmp_path, PLAIN, until=5)
+        left = sorted(file.name for file in folder.iterdir())
+        with files_up_to(50_000), pytest.raises(TrainerError) as error:
+            fit_folder(task, PLAIN, ranks, tmp_path)
+        ranks.wait()
+        return left, sorted(file.name for file in folder.iterdir()), str(error.value)
+
+    for left, after, said in forked(2, work):
+        assert left == after == ["at-0-00000003"]
+        assert said.startswith(f"{tmp_path}: File too large; nothing half-written is left: make room")
+        assert "\n" not in said
+    assert not list(tmp_path.rglob("*.tmp*"))
+    _, progress, _ = forked(1, lambda ranks: trained(ranks, task, tmp_path, PLAIN))[0]
+    assert progress.is_done
+
+
+def test_what_all_ranks_have_to_say_is_said_once_before_any_of_them_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+
+    def work(ranks: Ranks) -> str:
+        sys.stderr = SlowFile(file)
+        ranks.say_once("what is wrong")
+        return file.read_text()
+
+    assert forked(3, work) == ["what is wrong\n"] * 3
+
+
+def test_what_one_rank_alone_has_to_say_is_said(tmp_path: Path) -> None:
+    def work(ranks: Ranks) -> None:
+        sys.stderr = SlowFile(tmp_path / f"of-{ranks.rank}")
+        if ranks.rank == 1:
+            ranks.say_once("what is wrong")
+        ranks.wait()
+
+    forked(2, work)
+    assert [file.name for file in tmp_path.iterdir()] == ["of-1"]
+
+
+def test_a_folder_without_a_task_is_told_in_one_line(tmp_path: Path) -> None:
+    for folder, lacking in ((tmp_path / "nowhere", CONFIG_FILE), (tmp_path, TASK_FILE)):
+        (tmp_path / CONFIG_FILE).write_text(PLAIN.model_dump_json())
+        with pytest.raises(TrainerError, match="holds no task") as error:
+            read_task(folder)
+        assert f"({lacking} is not there)" in str(error.value)
+        assert "make train TRAINER=torchrec" in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_a_plan_that_fits_no_memory_is_refused_in_one_line(tmp_path: Path) -> None:
