@@ -12,7 +12,8 @@ from training.evaluation.protocols.leave_last_out import leave_last_out
 from training.examples.split import held_out, is_before
 
 DAY, HOUR = pd.Timedelta(days=1), pd.Timedelta(hours=1)
-ROWS: list[tuple[int, int, float | None, int | None]] = [
+Row = tuple[int, int, float | None, int | None]
+ROWS: list[Row] = [
     (1, 10, None, 1),  # a history
     (3, 11, 0.0, 1),  # has one positive alone
     (1, 11, 0.25, 0),
@@ -77,7 +78,7 @@ def test_the_parts_end_at_snapshots_after_everything_and_the_rows_stay_in_order(
 
 
 def test_what_was_done_several_times_at_one_instant_is_asked_for_once() -> None:
-    cartons = [(2, 11, 400.0, 0), (2, 11, 400.0, 1), (2, 11, 400.0, 1)]
+    cartons: list[Row] = [(2, 11, 400.0, 0), (2, 11, 400.0, 1), (2, 11, 400.0, 1)]
     divided = leave_last_out(prepared(ROWS + cartons, seen_labels="none"))
     log, split = divided.interactions, divided.split
     assert found(divided, split.train_until, split.validate_until)[2] == [15]
@@ -86,7 +87,7 @@ def test_what_was_done_several_times_at_one_instant_is_asked_for_once() -> None:
 
 
 def test_which_of_the_items_of_one_instant_is_asked_for_is_drawn_always_alike() -> None:
-    baskets = [(user, item, 500.0, 1) for user in range(20, 60) for item in (10, 11, 12, 13)]
+    baskets: list[Row] = [(user, item, 500.0, 1) for user in range(20, 60) for item in (10, 11, 12, 13)]
     divided = leave_last_out(prepared(baskets))
     again = leave_last_out(prepared(baskets))
     asked = found(divided, divided.split.validate_until, divided.split.test_until)
