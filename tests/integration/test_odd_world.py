@@ -22,7 +22,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert world.run("training", "-c", WRITE, str(folder / "data")).returncode == 0
     try:
         demo = ("-m", "deploy.local.demo", "--keep")
-        chosen = {"RANKER": "mmoe", "TASK_WEIGHTS": WEIGHTS, "ORDER_BY": "ranker"}
+        chosen = {"RANKER": "mmoe", "TASK_WEIGHTS": WEIGHTS, "ORDER_BY": "ranker", "TRAINER": "torchrec"}
         done = world.run("dev", *demo, DATA=str(folder / "data"), **chosen)
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         yield world
@@ -40,6 +40,15 @@ def test_the_weighted_sum_of_several_labels_is_what_triton_orders_by(odd: World)
         assert max(of_user.scores) - min(of_user.scores) > 1e-3, "it tells items apart"
         assert of_user.of_slate == sorted(of_user.scores, reverse=True)[:5]
         assert [item["score"] for item in of_user.answer["items"]] == pytest.approx(of_user.of_slate)
+
+
+def test_a_bundle_of_the_other_trainer_is_served_as_any(odd: World) -> None:
+    (facts,) = (odd.var / "trainings").glob("*/facts.json")
+    assert json.loads(facts.read_text())["parameters"]["trainer"] == "torchrec"
+    answer = odd.recommend(0, n=5, explain=True)
+    assert (answer["source"], answer["degraded"]) == ("ensemble", [])
+    nearest = [item["retrieval_score"] for item in answer["explain"]["items"]]
+    assert len(set(nearest)) > 5, "its vectors tell items apart"
 
 
 def test_a_slate_of_a_small_catalogue_is_short_and_says_so(odd: World) -> None:
