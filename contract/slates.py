@@ -67,6 +67,11 @@ class Published:
     lineage: tuple[str, ...]
     former: tuple[str, ...] = ()
 
+    @property
+    def readable(self) -> set[str]:
+        """The runs that are read, or may be rolled back to."""
+        return {*self.lineage, *self.former}
+
     def encode(self) -> bytes:
         """Packs it as JSON."""
         return json.dumps({"lineage": self.lineage, "former": self.former}).encode()

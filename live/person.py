@@ -50,7 +50,8 @@ class Person:
 
     def show(self, transaction: Transaction) -> dict[str, Any]:
         """Tells all that is held. Users and items are numbers, but in events, which are as they were sent."""
-        runs = self._runs(transaction)
+        (stored,) = transaction.ask([("SMEMBERS", batch_stored_key(self._name))])
+        runs = sorted(run.decode() for run in stored)
         keys = [seen_key(self._name, self.user_id), *(slate_key(run, self.user_id) for run in runs)]
         seen, *slates = transaction.ask([("GET", key) for key in keys])
         found = (StoredSlate.decode(slate) for slate in slates if slate is not None)
@@ -70,12 +71,16 @@ class Person:
 
     def forget(self, transaction: Transaction) -> Iterator[Command]:
         """Gives the commands that delete what the user's own keys hold."""
+        # A batch run that begins meanwhile lets the commit fail; one that begins later finds nothing to read.
+        commands = [("SMEMBERS", batch_stored_key(self._name)), ("GET", batch_key(self._name))]
+        stored, pointer = transaction.read(commands)
+        runs = {run.decode() for run in stored}
         keys: list[Key] = [feature_key(names.USER_ID, self.user_id, self._name)]
         keys.append(seen_key(self._name, self.user_id))
-        keys += [slate_key(run, self.user_id) for run in self._runs(transaction)]
+        keys += [slate_key(run, self.user_id) for run in sorted(runs)]
         yield ("UNLINK", *keys)
         yield ("ZREM", changed_users_key(self._name), self.user_id)
-        if self._is_run_unfinished(transaction):  # it takes the user out before it is read
+        if _is_one_unfinished(runs, pointer):  # it takes the user out before it is read
             yield ("SADD", removed_users_key(self._name), self.user_id)
 
     def forget_elsewhere(self, redis: Redis, until_ms: int) -> None:
@@ -92,21 +97,6 @@ class Person:
     @property
     def _name(self) -> str:
         return self._dataset.name
-
-    def _runs(self, transaction: Transaction) -> list[str]:
-        (runs,) = transaction.ask([("SMEMBERS", batch_stored_key(self._name))])
-        return sorted(run.decode() for run in runs)
-
-    def _is_run_unfinished(self, transaction: Transaction) -> bool:
-        """Whether a batch run is at work, or may go on, so that it may have read the user before. One that
-        begins meanwhile lets the commit fail; one that begins later finds nothing to read."""
-        commands = [("SMEMBERS", batch_stored_key(self._name)), ("GET", batch_key(self._name))]
-        stored, pointer = transaction.read(commands)
-        try:
-            published = Published.decode(pointer)
-        except ValueError:
-            return True
-        return not {run.decode() for run in stored} <= {*published.lineage, *published.former}
 
     def _features(self, transaction: Transaction) -> dict[str, Any]:
         store = RedisFeatureStore(transaction.redis, self._dataset, self._dataset.clock)
@@ -153,6 +143,14 @@ def _entries(transaction: Transaction, stream: str) -> Iterator[Entry]:
         if len(found) < PAGE:
             return
         start = f"({found[-1][0].decode()}"
+
+
+def _is_one_unfinished(runs: set[str], pointer: bytes | None) -> bool:
+    """Whether one of these batch runs is at work, or may go on, so that it may have read the user before."""
+    try:
+        return not runs <= Published.decode(pointer).readable
+    except ValueError:
+        return True
 
 
 def _of_event(event: Event) -> dict[str, Any]:

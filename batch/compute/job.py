@@ -266,8 +266,7 @@ class BatchJob:
     def _clean(self, plan: RunPlan) -> None:
         """Deletes the list of users of this run, and the folders of older runs that are no longer wanted."""
         shutil.rmtree(plan.users_folder, ignore_errors=True)
-        published = self.registry.published()
-        wanted = {plan.run, *published.lineage, *published.former}
+        wanted = {plan.run, *self.registry.published().readable}
         folders = sorted((path for path in self.folder.iterdir() if path.is_dir()), reverse=True)
         for folder in folders[KEPT_FOLDERS:]:
             if folder.name not in wanted:

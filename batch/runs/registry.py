@@ -137,8 +137,7 @@ class RunRegistry:
         Raises:
             BatchError: it is read, or may be rolled back to.
         """
-        published = self.published()
-        if run in (*published.lineage, *published.former):
+        if run in self.published().readable:
             raise BatchError(f"run {run} is read, or may be rolled back to; its slates stay")
         return self._unlink([run])
 
@@ -152,7 +151,7 @@ class RunRegistry:
         with contextlib.suppress(RedisError):
             if lock.is_lost:
                 return  # another run may be at work by now, and what it stores stays
-            readable = {*published.lineage, *published.former}
+            readable = published.readable
             doomed = {run.decode() for run in self._redis.smembers(self._stored)} - readable
             for other in self._read(sorted(doomed)):
                 if other.is_unfinished:
