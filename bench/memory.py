@@ -8,9 +8,9 @@ from pathlib import Path
 MIB = 2**20
 
 
-def status_mib(name: str) -> float:
-    """Reads a line of `/proc/self/status`: `VmHWM`, the most that was resident, `VmData`, what is limited."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+def status_mib(name: str, pid: int | str = "self") -> float:
+    """Reads a line of `/proc/PID/status`: `VmHWM`, the most that was resident, `VmData`, what is limited."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields[name].split()[0]) / 1024
 
 

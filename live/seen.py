@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from contract.dataset import Dataset
 from contract.keys import MAX_SEEN, decode_seen, encode_seen, seen_key
 from live.transaction import Transaction
@@ -24,5 +26,7 @@ def add_seen(
     keys = [seen_key(dataset.name, user_id) for user_id in items]
     stored = transaction.read([("GET", key) for key in keys])
     for key, new, value in zip(keys, items.values(), stored, strict=True):
-        whole = dict.fromkeys([*reversed(new), *decode_seen(value).tolist()])
-        transaction.write("SET", key, encode_seen([*whole][:most]))
+        newest, before = np.array([*reversed(new)]), decode_seen(value)
+        for item_id in newest:  # a few, against a thousand
+            before = before[before != item_id]
+        transaction.write("SET", key, encode_seen(np.concatenate([newest, before])[:most]))

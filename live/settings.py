@@ -23,7 +23,7 @@ class LiveSettings(BaseSettings):
         "backlog; each transaction keeps Redis from answering longer, as the square of the keys it watches.",
     )
     linger_ms: NonNegativeInt = Field(
-        50,
+        100,
         description="Milliseconds from one reading of the streams to the next, in which entries gather. "
         "Lower: effects come sooner; higher: fewer transactions, so less work for Redis.",
     )

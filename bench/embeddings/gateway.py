@@ -13,10 +13,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from bench.embeddings.zipf import FIRST_ID, Zipf
 from bench.load import traffic
 from bench.load.result import Result, count
+from bench.memory import MIB, status_mib
+from bench.processes import STUB_OF, of_ours
 from bench.record import say
 from bench.servers import BenchError, own_ports, run
 from contract.bundle import MANIFEST_FILE, TableSpec, read_manifest
@@ -34,12 +37,13 @@ READS = re.compile(r"embedding_rows_total\{([^}]*)\} ([\d.e+]+)")
 
 
 def measure(
-    folder: Path, users: int, quality: str, rate: float, seconds: float, turns: int
+    folder: Path, users: int, quality: str, rate: float, seconds: float, turns: int, most_mib: int
 ) -> list[dict[str, Any]]:
     """Builds both stacks in a folder, and asks both at once for the same users, so that whatever else the
     machine does falls on both; gives what each took.
 
-    The cache has room for some of the items alone, and as many bytes for users.
+    The cache has room for some of the items alone, and as many bytes for users. The process of the models
+    beside their tables may hold `most_mib` of private memory: the kernel refuses more.
 
     Raises:
         BenchError: something does not build, or a request failed.
@@ -74,10 +78,25 @@ def measure(
             for step in PATH[4:]:
                 run(settings, step.role, *step.arguments, log_name=LOG, timeout_s=None, **variables)
             up(settings)
-        return _at_once(sides, users_asked, rate, seconds, turns)
+        pids = _limited(beside, most_mib)
+        rows = _at_once(sides, users_asked, rate, seconds, turns)
+        rows[-1]["model_process_mib"] = max(status_mib("VmData", pid) for pid in pids)
+        return rows
     finally:
         for settings in sides.values():
             down(settings)
+
+
+def _limited(settings: LocalSettings, most_mib: int) -> list[int]:
+    """Holds every process of Triton's models to so much private memory; gives their ids."""
+    stubs = [
+        one for kind, members in of_ours(settings).items() if kind.startswith(STUB_OF) for one in members
+    ]
+    if not stubs:
+        raise BenchError("Triton has no process of a model")
+    for stub in stubs:
+        stub.rlimit(psutil.RLIMIT_DATA, (most_mib * MIB,) * 2)
+    return [stub.pid for stub in stubs]
 
 
 def let_rank(path: Path) -> None:

@@ -72,7 +72,8 @@ def measure(settings: LocalSettings, record: Record, chosen: argparse.Namespace)
             shutil.rmtree(folder / left, ignore_errors=True)
             (folder / left).unlink(missing_ok=True)
     if "gateway" in chosen.only:
-        rows = gateway.measure(folder, chosen.users, chosen.quality, chosen.rate, 4 * chosen.seconds, turns=4)
+        load = (chosen.rate, 4 * chosen.seconds)
+        rows = gateway.measure(folder, chosen.users, chosen.quality, *load, turns=4, most_mib=LIMIT_MIB)
         for row in rows:
             _add(record, WHOLE, row.pop("name"), row)
         ratios = {f"{name}_ratio": rows[1][name] / rows[0][name] for name in ("p50_ms", "p99_ms")}

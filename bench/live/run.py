@@ -1,8 +1,9 @@
 """Events beside recommendations, on the running stack: `python -m bench.live.run`.
 
-Slates are asked at a fixed rate all the time. In every other stretch events are sent as well: so what they
-cost a slate is a ratio of one run. Some of the events are probes, of which it is timed when they were
-accepted, and when the next slate of their user would leave out their item.
+Slates are asked at a fixed rate all the time. In every other stretch events are sent as well, by a process
+of their own, so that no slate's clock waits for who sends events: what events cost a slate is a ratio of one
+run. Some of the events are probes, of which it is timed when they were accepted, and when the next slate of
+their user would leave out their item.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import argparse
 import asyncio
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +40,13 @@ from deploy.local.settings import LocalSettings, load_settings
 
 STRETCH_S = 10.0
 """Seconds of a stretch with events, and of one without."""
-POLL_S = 0.002
+POLL_S = 0.01
 PROBES = 5
 """Probes per second."""
+USERS = 10_000
+"""Users, at most, who act and ask: one that acts ten times a minute is busy."""
+FIRST_PROBED = 10**12
+"""The first user of whom nothing is known."""
 GIVE_UP_S = 30.0
 
 
@@ -53,23 +60,28 @@ class Sent:
     answered_s: list[float] = field(default_factory=list)
     effect_s: list[float] = field(default_factory=list)
 
+    def add(self, other: Sent) -> None:
+        """Adds what became of other events."""
+        self.accepted += other.accepted
+        self.refused += other.refused
+        self.answered_s += other.answered_s
+        self.effect_s += other.effect_s
+
 
 class Sender:
     """Sends events at a fixed rate, `size` in a call, and probes."""
 
     def __init__(self, settings: LocalSettings, users: Sequence[OwnId], size: int, seed: int) -> None:
         manifest = read_manifest(settings.bundle, verify=False)
-        if "string" in (manifest.user_id_dtype, manifest.item_id_dtype):
-            raise LoadError(f"{manifest.dataset}: its ids are text; serve a data set whose ids are numbers")
         self.url, self.users, self.size = settings.gateway_url, users, size
         self.dataset, self.label = manifest.dataset, manifest.labels[0]
         self.items: list[int] = np.load(settings.bundle / ITEM_IDS_FILE).tolist()
         self.http = httpx.AsyncClient(headers=settings.headers, timeout=GIVE_UP_S, trust_env=False)
         self.redis: Any = redis.Redis(**settings.redis.connection_kwargs())
         self.random, self.sent = random.Random(seed), Sent()
-        self.probed = itertools.count(10**12)
+        self.probed = itertools.count(FIRST_PROBED + seed * 10**6)
 
-    async def run(self, rate: float, duration_s: float) -> None:
+    async def run(self, rate: float, duration_s: float) -> Sent:
         """Sends for so many seconds, then waits for what is under way."""
         started, tasks = time.monotonic(), set[asyncio.Task[Any]]()
         calls = (rate / self.size) * duration_s
@@ -82,6 +94,7 @@ class Sender:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
+        return self.sent
 
     def _events(self) -> list[dict[str, Any]]:
         return [
@@ -127,30 +140,54 @@ class Sender:
         await self.redis.aclose()
 
 
+def send(
+    settings: LocalSettings, users: Sequence[OwnId], size: int, seed: int, rate: float, duration_s: float
+) -> Sent:
+    """Sends the events of one stretch; gives what became of them."""
+
+    async def run() -> Sent:
+        sender = Sender(settings, users, size, seed)
+        try:
+            return await sender.run(rate, duration_s)
+        finally:
+            await sender.close()
+
+    return asyncio.run(run())
+
+
 async def measure(
     given: argparse.Namespace, settings: LocalSettings, users: Sequence[OwnId]
-) -> tuple[dict[bool, Result], Sender, float]:
-    """Loads in stretches; gives what slates saw without events and with them, and the events."""
+) -> tuple[dict[bool, Result], Sent, float]:
+    """Loads in stretches; gives what slates saw without events and with them, and the events.
+
+    Raises:
+        LoadError: ids are text.
+    """
+    manifest = read_manifest(settings.bundle, verify=False)
+    if "string" in (manifest.user_id_dtype, manifest.item_id_dtype):
+        raise LoadError(f"{manifest.dataset}: its ids are text; serve a data set whose ids are numbers")
     request: dict[str, Any] = {"n": 10, "headers": settings.headers}
-    sender = Sender(settings, users, given.size, given.seed)
+    sent = Sent()
     runs: dict[bool, list[traffic.Run]] = {False: [], True: []}
     with_events_s = 0.0
     await traffic.closed_loop(settings.port, users, clients=1, duration_s=2, **request)
-    try:
+    # Not forked: a child of a process with an event loop and clients would share them.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        await asyncio.wrap_future(pool.submit(os.getpid))  # it has begun before the clock does
         for number, (has_events, stretch_s) in enumerate(_stretches(given.seconds)):
             loading = traffic.open_loop(
                 settings.port, users, rate=given.rate, duration_s=stretch_s, seed=number, **request
             )
             began = time.monotonic()
             if has_events:
-                run, _ = await asyncio.gather(loading, sender.run(given.events, stretch_s))
+                stretch = (settings, users, given.size, given.seed + number, given.events, stretch_s)
+                run, found = await asyncio.gather(loading, asyncio.wrap_future(pool.submit(send, *stretch)))
                 with_events_s += time.monotonic() - began
+                sent.add(found)
             else:
                 run = await loading
             runs[has_events].append(run)
-    finally:
-        await sender.close()
-    return {has: _joined(some) for has, some in runs.items()}, sender, with_events_s
+    return {has: _joined(some) for has, some in runs.items()}, sent, with_events_s
 
 
 def _stretches(seconds: float) -> Iterator[tuple[bool, float]]:
@@ -165,9 +202,8 @@ def _joined(runs: Sequence[traffic.Run]) -> Result:
     return count(whole, whole.seconds)
 
 
-def figures(slates: dict[bool, Result], sender: Sender, seconds: float) -> dict[str, Any]:
+def figures(slates: dict[bool, Result], sent: Sent, seconds: float) -> dict[str, Any]:
     """Gives what was measured, by name."""
-    sent = sender.sent
     measured: dict[str, Any] = {
         "events_per_s": sent.accepted / seconds,
         "refused_calls": len(sent.refused),
@@ -227,14 +263,14 @@ def main() -> int:
     given = parser.parse_args()
     try:
         httpx.get(f"{settings.gateway_url}/healthz", timeout=5.0, trust_env=False).raise_for_status()
-        users = own_ids(settings, 1000, given.seed)
-        slates, sender, seconds = asyncio.run(measure(given, settings, users))
+        users = own_ids(settings, USERS, given.seed)
+        slates, sent, seconds = asyncio.run(measure(given, settings, users))
     except (httpx.HTTPError, LoadError, TimeoutError) as error:
         print(f"{error or type(error).__name__}; run `make up`", file=sys.stderr)
         return 1
-    measured = figures(slates, sender, seconds)
+    measured = figures(slates, sent, seconds)
     print(text(measured))
-    for refused in sender.sent.refused[:3]:
+    for refused in sent.refused[:3]:
         print(refused, file=sys.stderr)
     path = settings.var / "load" / f"live-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

