@@ -25,9 +25,7 @@ from ensemble.stores.positions import Positions
 
 LOG = logging.getLogger(__name__)
 CHUNK, REFRESH_CHUNK = 1024, 64
-"""Items read in one round trip; in a refresh few, so that requests hardly notice it."""
-BLOCK = 16 * CHUNK
-"""Items decoded at a time, so that what lies between bytes and arrays stays small."""
+"""Items read and decoded at a time; in a refresh few, so that requests hardly notice it."""
 REFRESH_SHARE = 0.1
 """Most of the time that a refresh may work; in the rest requests run. A large catalogue takes longer."""
 BREATH_S = 0.002
@@ -134,7 +132,7 @@ class ItemTable:
         self._lock = threading.RLock()
         self._snapshot: ItemSnapshot | None = None
         self._arrays: _Arrays | None = None
-        self._prints: dict[int, Ids] = {}
+        self._prints: Ids = np.zeros(0, dtype=np.int64)
         self._numbers: dict[str, dict[Any, int]] = {name: {} for name in self.affinity}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -179,13 +177,13 @@ class ItemTable:
     def load(self, breathe: bool = False) -> bool:
         """Reads the catalogue and swaps it in; False where nothing changed since the last reading."""
         arrays: _Arrays | None = None
-        prints, item_ids = dict(self._prints), self.item_ids
+        item_ids = self.item_ids
+        prints = np.zeros(len(item_ids), dtype=np.int64)
         self._late.clear()
-        for start, rows in self._changed(item_ids, prints, breathe):
+        for places, rows in self._changed(item_ids, prints, breathe):
             if arrays is None:
                 arrays = self._arrays.copied() if self._arrays else self._blank()
-            end = start + len(rows.is_found)
-            arrays.put(slice(start, end), self._coded(item_ids[start:end], rows))
+            arrays.put(places, self._coded(item_ids[places], rows))
         with self._lock:
             if arrays is None and self._snapshot is not None:
                 return False
@@ -215,37 +213,37 @@ class ItemTable:
         self._arrays, self._snapshot = arrays, self._taken(arrays)
 
     def _changed(
-        self, item_ids: Ids, prints: dict[int, Ids], breathe: bool
-    ) -> Iterator[tuple[int, FeatureRows]]:
-        """Gives the blocks that changed since the last reading, each with the place of its first item;
-        `prints` has a hash per item and block, and is brought up to date.
+        self, item_ids: Ids, prints: Ids, breathe: bool
+    ) -> Iterator[tuple[slice | Ints, FeatureRows]]:
+        """Gives the items that changed since the last reading, by their places; fills in `prints`, a hash per
+        item.
+
+        A refresh that breathes decodes few at a time as well: who decodes holds Python's lock, and after a
+        minute of many events most items are others than before.
         """
         store = self.store
         if not isinstance(store, RedisFeatureStore):
-            yield 0, store.read_items(item_ids)
+            yield slice(0, len(item_ids)), store.read_items(item_ids)
             return
-        for start in range(0, len(item_ids), BLOCK):
-            ids = item_ids[start : start + BLOCK]
-            replies = self._fetched(store, ids, breathe)
-            found = _prints(replies)
-            if self._expires or start not in prints or not np.array_equal(prints[start], found):
-                fields, rows = store.item_fields, store.decode_items(replies)
-                if store.item_fields > fields:
-                    replies = self._fetched(store, ids, breathe)
-                    found, rows = _prints(replies), store.decode_items(replies)
-                prints[start] = found
-                yield start, rows
-
-    def _fetched(self, store: RedisFeatureStore, item_ids: Ids, breathe: bool) -> list[list[bytes | None]]:
-        replies: list[list[bytes | None]] = []
         chunk = REFRESH_CHUNK if breathe else CHUNK
         for start in range(0, len(item_ids), chunk):
             began = time.perf_counter()
-            replies += store.fetch_items(item_ids[start : start + chunk])
+            ids, before = item_ids[start : start + chunk], self._prints[start : start + chunk]
+            replies = store.fetch_items(ids)
+            found = _prints(replies)
+            is_changed = np.ones(len(ids), dtype=np.bool_)
+            if not self._expires:
+                is_changed[: len(before)] = found[: len(before)] != before
+            if len(changed := np.flatnonzero(is_changed)):
+                fields, rows = store.item_fields, store.decode_items([replies[at] for at in changed])
+                if store.item_fields > fields:  # what was kept of a column is asked for from now on
+                    replies = store.fetch_items(ids)
+                    found, rows = _prints(replies), store.decode_items([replies[at] for at in changed])
+                yield start + changed, rows
+            prints[start : start + chunk] = found
             if breathe:
                 took = time.perf_counter() - began
                 self._stop.wait(max(BREATH_S, took * (1 / REFRESH_SHARE - 1)))
-        return replies
 
     @property
     def _expires(self) -> bool:

@@ -191,11 +191,11 @@ class TestRedis(FeatureStoreSuite):
         row = table.snapshot.rows_of(np.array([123]))
         assert table.snapshot.inputs["candidate_numeric"][row].tolist() == [[2.0]]
 
-    def test_a_catalogue_of_many_blocks_is_read_whole_and_only_changed_blocks_are_decoded(
+    def test_a_catalogue_of_many_chunks_is_read_whole_and_only_changed_items_are_decoded(
         self, store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(items, "BLOCK", 50)
         monkeypatch.setattr(items, "CHUNK", 20)
+        monkeypatch.setattr(items, "REFRESH_CHUNK", 15)
         ids = np.arange(100, 300)
         for item_id in (100, 149, 150, 299):
             self.write(store, names.ITEM_CATALOG, item_id, {"item_brand": f"brand {item_id}"}, NOW)
@@ -219,7 +219,7 @@ class TestRedis(FeatureStoreSuite):
         monkeypatch.setattr(store, "decode_items", counted)
         self.write(store, names.ITEM_CATALOG, 150, {"item_brand": "brand 100"}, NOW + timedelta(days=1))
         assert table.load()
-        assert decoded == [50]
+        assert decoded == [1]
         assert before.inputs["candidate_categorical"][rows].tolist() == brands, (
             "a snapshot in use never changes"
         )
@@ -227,6 +227,15 @@ class TestRedis(FeatureStoreSuite):
         assert after.inputs["candidate_categorical"][rows].tolist() == [*brands[:2], [3], *brands[3:]]
         assert after.comparable["item_brand"][rows[2]] == after.comparable["item_brand"][rows[0]]
         assert after.comparable["item_brand"][rows[3]] == before.comparable["item_brand"][rows[3]]
+
+        decoded.clear()
+        for item_id in ids.tolist():
+            brand = {"item_brand": "brand 299"}
+            self.write(store, names.ITEM_CATALOG, item_id, brand, NOW + timedelta(days=2))
+        assert table.load(breathe=True)
+        assert sum(decoded) == len(ids)
+        assert max(decoded) <= 15, "a refresh decodes few at a time, so that requests hardly notice it"
+        assert (table.snapshot.inputs["candidate_categorical"][rows[:4]] == 6).all()
 
     def test_a_column_of_another_type_or_missing_is_null_marked_and_logged_once(
         self, store: RedisFeatureStore, redis: Redis, dataset: Dataset, caplog: pytest.LogCaptureFixture
