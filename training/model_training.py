@@ -12,7 +12,7 @@ from training.data.prepared import Prepared
 from training.examples.ranking import RankingExamples, RankingParts
 from training.learn import fit_encoders, fit_retriever, make_candidates
 from training.metrics.ranking import log_loss, reliability
-from training.models import check_task_weights, chosen_ranking, chosen_retrieval
+from training.models import chosen_ranking
 from training.progress import TrainingProgress
 from training.ranking.model import RankingModel
 from training.record import BEST, RANKING, RETRIEVAL, TrainingRecord
@@ -36,13 +36,7 @@ class ModelTraining:
     def of(
         cls, prepared: Prepared, settings: TrainingSettings, steps: TrainingProgress, record: TrainingRecord
     ) -> ModelTraining:
-        """Makes the rows and fits the workflow.
-
-        Raises:
-            SettingError: there is no model of a name, no label of one that is weighed, or nothing weighs it.
-        """
-        chosen_ranking(settings), chosen_retrieval(settings)  # a wrong name stops at once
-        check_task_weights(settings, prepared.dataset.labels, [settings.ranker])
+        """Makes the rows and fits the workflow."""
         with steps.step("Make the ranker's rows"):
             parts = RankingParts.of(prepared)
             counts = (len(parts.train), len(parts.histories), len(parts.validation))

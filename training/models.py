@@ -63,6 +63,17 @@ def chosen_retrieval(settings: TrainingSettings) -> FitRetrieval:
     return _chosen(RETRIEVAL_MODELS, "SHORTLIST_RETRIEVAL", settings.retrieval)(settings)
 
 
+def check_models(settings: TrainingSettings, labels: Sequence[str]) -> None:
+    """Looks whether a bundle can be made by the settings, before anything is trained or recorded.
+
+    Raises:
+        SettingError: there is no model of a name, no label of one that is weighed, or nothing weighs it.
+        WorkersError: the batch does not divide among the trainer's processes.
+    """
+    chosen_ranking(settings), chosen_retrieval(settings)
+    check_task_weights(settings, labels, [settings.ranker])
+
+
 def check_task_weights(settings: TrainingSettings, labels: Sequence[str], rankers: Sequence[str]) -> None:
     """Compares the labels that are weighed with those that the data set has; looks whether any of the rankers
     that are to be trained weighs them.

@@ -54,6 +54,7 @@ from training.export.write import (
 from training.identity import fingerprint
 from training.learn import fit_retriever, learn_slates, renew_popularity
 from training.model_training import ModelTraining, fresh_share
+from training.models import check_models
 from training.progress import TrainingProgress
 from training.record import RANKING, TrainingRecord, recorded
 from training.recording import add_results, facts_of
@@ -77,13 +78,18 @@ def train_bundle(
     reason: str = "",
 ) -> Path:
     """Trains and evaluates a bundle, gives its folder; one of the same is kept. `latest` points to it, and
-    its manifest says the `reason`."""
+    its manifest says the `reason`.
+
+    Raises:
+        SettingError, WorkersError: no bundle can be made by the settings; nothing is recorded.
+    """
     bundles = bundles_folder(settings.var_dir)
     made_of = fingerprint(prepared, settings)
     name = None if again else find_bundle(bundles, prepared.dataset.name, made_of)
     if name:
         steps.say(f"{bundles / name}: data, settings and code unchanged, reused")
     else:
+        check_models(settings, prepared.dataset.labels)
         set_threads(settings.threads)
         name = bundle_id(prepared.dataset.name, made_of, now())
         facts = facts_of(name, "train", prepared, settings)
@@ -108,7 +114,9 @@ def measure(
 
     Raises:
         DatasetError: the data set cannot be divided so.
+        SettingError, WorkersError: nothing can be trained by the settings.
     """
+    check_models(settings, prepared.dataset.labels)
     divided = PROTOCOLS[protocol].divide(prepared)
     made_of = fingerprint(divided, settings)
     file = settings.var_dir / "evaluations" / f"{prepared.dataset.name}-{protocol}-{made_of[:12]}.json"

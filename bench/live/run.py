@@ -38,8 +38,8 @@ from contract.ids import OwnId
 from contract.keys import decode_seen, seen_key
 from deploy.local.settings import LocalSettings, load_settings
 
-STRETCH_S = 10.0
-"""Seconds of a stretch with events, and of one without."""
+STRETCH_S, MOST_WITHOUT_S = 10.0, 60.0
+"""Seconds of a stretch with events, and of one without, which lasts no longer than the latter."""
 POLL_S = 0.01
 PROBES = 5
 """Probes per second."""
@@ -174,7 +174,7 @@ async def measure(
     # Not forked: a child of a process with an event loop and clients would share them.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         await asyncio.wrap_future(pool.submit(os.getpid))  # it has begun before the clock does
-        for number, (has_events, stretch_s) in enumerate(_stretches(given.seconds)):
+        for number, (has_events, stretch_s) in enumerate(_stretches(given.seconds, given.stretch)):
             loading = traffic.open_loop(
                 settings.port, users, rate=given.rate, duration_s=stretch_s, seed=number, **request
             )
@@ -190,11 +190,11 @@ async def measure(
     return {has: _joined(some) for has, some in runs.items()}, sent, with_events_s
 
 
-def _stretches(seconds: float) -> Iterator[tuple[bool, float]]:
-    """With and without events in turns, so many seconds of each."""
-    for _ in range(max(1, round(seconds / STRETCH_S))):
-        yield False, min(seconds, STRETCH_S)
-        yield True, min(seconds, STRETCH_S)
+def _stretches(seconds: float, stretch_s: float) -> Iterator[tuple[bool, float]]:
+    """With and without events in turns, so many seconds with them."""
+    for _ in range(max(1, round(seconds / stretch_s))):
+        yield False, min(seconds, stretch_s, MOST_WITHOUT_S)
+        yield True, min(seconds, stretch_s)
 
 
 def _joined(runs: Sequence[traffic.Run]) -> Result:
@@ -253,8 +253,9 @@ def main() -> int:
     """Runs, prints and writes the report; 1 where there is nothing to load."""
     settings = load_settings()
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=positive, default=60.0, help="with events (default: 60)")
     parser.add_argument(
-        "--seconds", type=positive, default=60.0, help="with events, and without (default: 60)"
+        "--stretch", type=positive, default=STRETCH_S, help="of these, so many on end (default: 10)"
     )
     parser.add_argument("--events", type=positive, default=1000.0, help="per second (default: 1000)")
     parser.add_argument("--size", type=int, default=50, help="events in a call (default: 50)")

@@ -35,6 +35,7 @@ from tests.builders.odd_world import (
     quick_settings,
 )
 from tests.builders.redis_server import redis_server
+from training.config import SettingError
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.evaluation.tables import markdown
@@ -45,6 +46,7 @@ from training.export.towers import run_model
 from training.features.tables import write_features
 from training.pipeline import train_bundle
 from training.progress import TrainingProgress
+from training.record import FOLDER as TRAININGS
 from training.retrieval.config import TwoTowerConfig
 from training.retrieval.sampling import drawing_chances
 
@@ -95,6 +97,15 @@ def test_outside_of_the_models_columns_keep_their_own_names(odd: Trained) -> Non
     assert given["item_v ec"] == 8
     popular = json.loads((odd.folder / files.POPULAR_FILE).read_text())
     assert set(manifest.filters) <= set(popular["items"][0])
+
+
+@pytest.mark.parametrize("setting", ["ranker", "retrieval"])
+def test_a_model_that_is_not_there_is_told_before_anything_is_recorded(tmp_path: Path, setting: str) -> None:
+    prepared = odd_world(tmp_path)
+    settings = quick_settings(prepared.folder.parents[1]).model_copy(update={setting: "trees"})
+    with pytest.raises(SettingError, match=f"SHORTLIST_{setting.upper()}=trees: there is no such model"):
+        train_bundle(prepared, settings, TrainingProgress(Console(quiet=True)))
+    assert not (settings.var_dir / TRAININGS).exists()
 
 
 def test_a_new_item_is_found_by_its_embedding(odd: Trained) -> None:
