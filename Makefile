@@ -221,7 +221,7 @@ bench-batch: environments ## measure slates for everyone: 2 workers, a loop over
 		$(if $(DATA),--data '$(DATA)')
 
 .PHONY: bench-live
-bench-live: environments ## send events beside recommendations to the running stack; time their effect  [SECONDS=60] [STRETCH=10: so many on end] [EVENTS= per second]
+bench-live: environments ## send events beside recommendations to the running stack; time their effect  [SECONDS=60] [STRETCH=60: so many on end] [EVENTS= per second]
 	@$(DEV) -m bench.live.run $(if $(SECONDS),--seconds '$(SECONDS)') $(if $(STRETCH),--stretch '$(STRETCH)') $(if $(EVENTS),--events '$(EVENTS)')
 
 .PHONY: bench-trainers

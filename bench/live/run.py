@@ -38,8 +38,10 @@ from contract.ids import OwnId
 from contract.keys import decode_seen, seen_key
 from deploy.local.settings import LocalSettings, load_settings
 
-STRETCH_S, MOST_WITHOUT_S = 10.0, 60.0
+STRETCH_S, MOST_WITHOUT_S = 60.0, 60.0
 """Seconds of a stretch with events, and of one without, which lasts no longer than the latter."""
+READY_S = 1.0
+"""Seconds for who sends events to make its clients, before any clock runs."""
 POLL_S = 0.01
 PROBES = 5
 """Probes per second."""
@@ -141,12 +143,19 @@ class Sender:
 
 
 def send(
-    settings: LocalSettings, users: Sequence[OwnId], size: int, seed: int, rate: float, duration_s: float
+    settings: LocalSettings,
+    users: Sequence[OwnId],
+    size: int,
+    seed: int,
+    rate: float,
+    duration_s: float,
+    begins_s: float,
 ) -> Sent:
-    """Sends the events of one stretch; gives what became of them."""
+    """Sends the events of one stretch, which begins at an instant of Unix time; gives what became of them."""
 
     async def run() -> Sent:
         sender = Sender(settings, users, size, seed)
+        await asyncio.sleep(begins_s - time.time())
         try:
             return await sender.run(rate, duration_s)
         finally:
@@ -178,10 +187,13 @@ async def measure(
             loading = traffic.open_loop(
                 settings.port, users, rate=given.rate, duration_s=stretch_s, seed=number, **request
             )
+            begins_s = time.time() + READY_S
+            stretch = (settings, users, given.size, given.seed + number, given.events, stretch_s, begins_s)
+            sending = pool.submit(send, *stretch) if has_events else None
+            await asyncio.sleep(READY_S)
             began = time.monotonic()
-            if has_events:
-                stretch = (settings, users, given.size, given.seed + number, given.events, stretch_s)
-                run, found = await asyncio.gather(loading, asyncio.wrap_future(pool.submit(send, *stretch)))
+            if sending is not None:
+                run, found = await asyncio.gather(loading, asyncio.wrap_future(sending))
                 with_events_s += time.monotonic() - began
                 sent.add(found)
             else:
@@ -191,10 +203,13 @@ async def measure(
 
 
 def _stretches(seconds: float, stretch_s: float) -> Iterator[tuple[bool, float]]:
-    """With and without events in turns, so many seconds with them."""
+    """With and without events in turns, so many seconds with them; without before and after each, as the
+    machine's pace drifts."""
+    without = False, min(seconds, stretch_s, MOST_WITHOUT_S)
+    yield without
     for _ in range(max(1, round(seconds / stretch_s))):
-        yield False, min(seconds, stretch_s, MOST_WITHOUT_S)
         yield True, min(seconds, stretch_s)
+        yield without
 
 
 def _joined(runs: Sequence[traffic.Run]) -> Result:
@@ -255,7 +270,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=positive, default=60.0, help="with events (default: 60)")
     parser.add_argument(
-        "--stretch", type=positive, default=STRETCH_S, help="of these, so many on end (default: 10)"
+        "--stretch", type=positive, default=STRETCH_S, help="of these, so many on end (default: 60)"
     )
     parser.add_argument("--events", type=positive, default=1000.0, help="per second (default: 1000)")
     parser.add_argument("--size", type=int, default=50, help="events in a call (default: 50)")
