@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 from rich.console import Console
@@ -13,10 +12,10 @@ from training import comparison
 from training.comparison import compare
 from training.config import SettingError, TrainingSettings
 from training.data.prepared import Prepared
-from training.model_training import ModelTraining
+from training.pipeline import train_bundle
 from training.progress import TrainingProgress
 from training.ranking.config import DeepConfig
-from training.record import TrainingRecord, read_facts, read_metrics, trainings
+from training.record import read_facts, read_metrics, trainings
 from training.retrieval.config import BprConfig
 
 MODELS = ("mf_bpr", "neumf")
@@ -113,4 +112,5 @@ def test_weights_that_would_not_count_are_refused_before_anything_is_trained(
     with pytest.raises(SettingError, match=said):
         compare(prepared, settings, ["mf_bpr", "dcn"], quiet())
     with pytest.raises(SettingError, match=said):
-        ModelTraining.of(prepared, settings, quiet(), cast(TrainingRecord, None))
+        train_bundle(prepared, settings, quiet())
+    assert not trainings(tmp_path)
