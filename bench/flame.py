@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from bench.designs import GrpcCaller, our_messages
 from bench.flame_svg import write_svg
-from bench.processes import STUB_OF, Processes, of_ours
+from bench.processes import Processes, of_ours, stubs_in
 from bench.record import say
 from bench.replies import seen_users
 from bench.servers import BenchError
@@ -65,7 +65,7 @@ def busiest_stub(processes: Processes) -> psutil.Process:
     Raises:
         BenchError: Triton has none.
     """
-    stubs = [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members]
+    stubs = stubs_in(processes)
     if not stubs:
         raise BenchError("our Triton has no Python process")
     return max(stubs, key=lambda process: sum(process.cpu_times()[:2]))

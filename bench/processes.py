@@ -55,6 +55,11 @@ def of_ours(settings: LocalSettings) -> dict[str, list[psutil.Process]]:
     return found
 
 
+def stubs_in(processes: Processes) -> list[psutil.Process]:
+    """Lists the Python processes of Triton's models."""
+    return [one for kind, members in processes.items() if kind.startswith(STUB_OF) for one in members]
+
+
 def by_kind(of_each: Mapping[str, float]) -> dict[str, float]:
     """Sums the stubs up, and keeps the others as they are."""
     sums: dict[str, float] = {}

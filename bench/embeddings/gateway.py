@@ -19,7 +19,7 @@ from bench.embeddings.zipf import FIRST_ID, Zipf
 from bench.load import traffic
 from bench.load.result import Result, count
 from bench.memory import MIB, status_mib
-from bench.processes import STUB_OF, of_ours
+from bench.processes import of_ours, stubs_in
 from bench.record import say
 from bench.servers import BenchError, own_ports, run
 from contract.bundle import MANIFEST_FILE, TableSpec, read_manifest
@@ -89,10 +89,7 @@ def measure(
 
 def _limited(settings: LocalSettings, most_mib: int) -> list[int]:
     """Holds every process of Triton's models to so much private memory; gives their ids."""
-    stubs = [
-        one for kind, members in of_ours(settings).items() if kind.startswith(STUB_OF) for one in members
-    ]
-    if not stubs:
+    if not (stubs := stubs_in(of_ours(settings))):
         raise BenchError("Triton has no process of a model")
     for stub in stubs:
         stub.rlimit(psutil.RLIMIT_DATA, (most_mib * MIB,) * 2)

@@ -158,9 +158,9 @@ def redis_program(settings: LocalSettings) -> Program:
     )
 
 
-def behind(niceness: int, *command: str) -> tuple[str, ...]:
+def behind(*command: str) -> tuple[str, ...]:
     """Gives a command as one that goes after those that are less nice."""
-    return ("nice", "-n", str(niceness), *command)
+    return ("nice", "-n", str(TRITON_NICENESS), *command)
 
 
 def beside(*command: str) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def triton_program(settings: LocalSettings) -> Program:
     """Triton over the exported models; it starts with none, and is given what is served."""
     return Program(
         name="triton",
-        command=behind(TRITON_NICENESS, str(python_of("dev")), "-m", "deploy.local.triton_server"),
+        command=behind(str(python_of("dev")), "-m", "deploy.local.triton_server"),
         ports={
             "SHORTLIST_TRITON_HTTP_PORT": settings.triton_http_port,
             "SHORTLIST_TRITON_GRPC_PORT": settings.triton_grpc_port,
