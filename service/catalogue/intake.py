@@ -122,7 +122,7 @@ class CatalogueIntake:
         key = catalogue_reply_key(self._served().manifest.dataset, change_id)
         until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
-            if (reply := await self._log.read(key)) is not None:
+            if (reply := await self._log.take(key)) is not None:
                 document: dict[str, Any] = json.loads(reply)
                 return document
             await asyncio.sleep(LOOK_S)

@@ -150,10 +150,11 @@ class EventLog:
             raise DependencyUnavailable(REDIS, f"{self._url.address}: its disk is late", is_late=True)
         return reply
 
-    async def read(self, key: str) -> bytes | None:
-        """Reads a key."""
-        (value,) = await self._reader.get([key], self._timeout_s)
-        return value
+    async def take(self, key: str) -> bytes | None:
+        """Reads a key, which is gone then: what it tells of a user outlasts no answer."""
+        (value,) = await self._reader.pipelined([("GETDEL", key)], self._timeout_s)
+        found: bytes | None = value
+        return found
 
     async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
         """Gives those of the users, and those of the items, of whom Redis holds nothing; who was known a

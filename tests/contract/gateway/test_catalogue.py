@@ -255,6 +255,7 @@ async def test_what_the_consumer_tells_of_a_user_is_answered(
     body = answer.json()
     assert answer.status_code == 200
     assert body == {"request_id": body["request_id"], "user_id": 7} | held
+    assert [*client.scan_iter("catalogue_reply:*")] == []
 
 
 async def test_what_is_held_names_items_as_the_caller_does(
