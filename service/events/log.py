@@ -152,9 +152,8 @@ class EventLog:
 
     async def take(self, key: str) -> bytes | None:
         """Reads a key, which is gone then: what it tells of a user outlasts no answer."""
-        (value,) = await self._reader.pipelined([("GETDEL", key)], self._timeout_s)
-        found: bytes | None = value
-        return found
+        replies: list[bytes | None] = await self._reader.pipelined([("GETDEL", key)], self._timeout_s)
+        return replies[0]
 
     async def unknown(self, user_ids: Sequence[int], item_ids: Sequence[int]) -> tuple[set[int], set[int]]:
         """Gives those of the users, and those of the items, of whom Redis holds nothing; who was known a
