@@ -44,7 +44,8 @@ def ranker_graph(spec: RankerSpec, members: Sequence[DlrmWeights], offset: float
     starts = {name: sum(list(sizes.values())[:at]) for at, name in enumerate(sizes)}
     user = _side(graph, spec.user, "user", ("users",), starts)
     candidate = _side(graph, spec.candidate, "candidate", ("users", "candidates"), starts)
-    logits = [_logit(graph, weights, user, candidate) for weights in members]
+    users, candidates = _vectors(graph, members, user, candidate)
+    logits = [_logit(graph, *of_member) for of_member in zip(members, users, candidates, strict=True)]
     total = graph.call("Sum", *logits) if len(logits) > 1 else logits[0]
     mean = graph.call("Mul", total, graph.constant(np.float32(1 / len(logits))))
     logit = graph.call("Add", mean, graph.constant(np.float32(offset)))
@@ -125,42 +126,72 @@ def _side(
     return _Side(embedded, list_names, codes, tuple(lists), numeric, numeric_names)
 
 
-def _joined(weights: DlrmWeights, lists: Collection[str]) -> Floats:
-    """Joins the tables; padding of a list has zeros, so that it adds nothing."""
-    tables = {name: table.copy() for name, table in weights.tables.items()}
+@dataclass(frozen=True)
+class _Vectors:
+    """One member's vectors of users (B,U,width) or of candidates (B,K,V,width), by name; and that of the
+    numerics, (B,width) or (B,K,width), which is among them, where it is theirs."""
+
+    names: tuple[str, ...]
+    all: str
+    bottom: str = ""
+
+
+def _vectors(
+    graph: GraphBuilder, members: Sequence[DlrmWeights], user: _Side, candidate: _Side
+) -> tuple[list[_Vectors], list[_Vectors]]:
+    """Looks up for all members at once, and gives each its own of users and of candidates.
+
+    The rows of their tables lie beside each other, so that a code costs one read of memory. The numerics'
+    vector is a candidate's, or a user's where no candidate has numerics.
+    """
+    table = graph.constant(_joined(members, {*user.list_names, *candidate.list_names}))
+    bottom = _bottom(graph, [weights.bottom for weights in members], user, candidate)
+
+    def given(side: _Side, bottom: str) -> list[_Vectors]:
+        numerics = [graph.call("Unsqueeze", bottom, graph.axes(-2))] if bottom else []
+        every = graph.call("Concat", *side.vectors(graph, table), *numerics, axis=-2)
+        names = (*side.names, *([BOTTOM] if bottom else []))
+        bottoms = graph.split(bottom, len(members), axis=-1) if bottom else [""] * len(members)
+        vectors = zip(graph.split(every, len(members), axis=-1), bottoms, strict=True)
+        return [_Vectors(names, *of_member) for of_member in vectors]
+
+    of_users, of_candidates = ("", bottom) if candidate.numeric else (bottom, "")
+    return given(user, of_users), given(candidate, of_candidates)
+
+
+def _joined(members: Sequence[DlrmWeights], lists: Collection[str]) -> Floats:
+    """Joins the tables, (codes of all, members * width); padding of a list has zeros, so that it adds
+    nothing."""
+    tables = {
+        name: np.concatenate([weights.tables[name] for weights in members], axis=1)
+        for name in members[0].tables
+    }
     for name in lists:
         tables[name][PAD_CODE] = 0
     return np.concatenate(list(tables.values()))
 
 
-def _logit(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _Side) -> str:
+def _logit(graph: GraphBuilder, weights: DlrmWeights, u: _Vectors, v: _Vectors) -> str:
     """Computes one member's logits (B,K,1).
 
     With u the vectors of a user and v those of a candidate, the first top layer is the user's share,
-    W_uu (u u') + b, plus W_uv (v u') + W_vv (v v') per candidate; the numerics' vector is one of v, and W_b
-    of it is added as well. It is one of u where no candidate has numerics.
+    W_uu (u u') + b, plus W_uv (v u') + W_vv (v v') per candidate; W_b of the numerics' vector is added on
+    the side that has it.
     """
-    table = graph.constant(_joined(weights, {*user.list_names, *candidate.list_names}))
-    u_names, v_names = list(user.names), list(candidate.names)
-    u, v = user.vectors(graph, table), candidate.vectors(graph, table)
-    bottom = _bottom(graph, weights, user, candidate) if weights.bottom else ""
-    numerics_of = (v_names, v) if candidate.numeric else (u_names, u)
-    if bottom:
-        numerics_of[0].append(BOTTOM)
-        numerics_of[1].append(graph.call("Unsqueeze", bottom, graph.axes(-2)))
-    kernel = _FirstKernel(weights)
-    users, candidates = graph.call("Concat", *u, axis=-2), graph.call("Concat", *v, axis=-2)
-    width, pairs = kernel.width, len(v_names) * len(u_names)
-    turned = graph.call("Transpose", users, perm=[0, 2, 1])
-    uu = graph.call("Reshape", graph.call("MatMul", users, turned), graph.axes(0, -1))
-    flat = graph.call("Reshape", candidates, graph.axes(0, -1, width))
-    uv = graph.call("Reshape", graph.call("MatMul", flat, turned), graph.axes(0, -1, pairs))
-    beside = graph.call("Transpose", candidates, perm=[0, 1, 3, 2])
-    vv = graph.call("Reshape", graph.call("MatMul", candidates, beside), graph.axes(0, 0, len(v_names) ** 2))
-    of_users = [(uu, kernel.of_pairs(u_names, u_names))]
-    of_candidates = [(uv, kernel.of_pairs(v_names, u_names)), (vv, kernel.of_pairs(v_names, v_names))]
-    if bottom:
-        (of_candidates if candidate.numeric else of_users).append((bottom, kernel.of_bottom))
+    kernel, of_u, of_v = _FirstKernel(weights), len(u.names), len(v.names)
+    turned = graph.call("Transpose", u.all, perm=[0, 2, 1])
+    once = np.flatnonzero(np.triu(np.ones((of_u, of_u)), k=1))
+    uu = graph.call("Reshape", graph.call("MatMul", u.all, turned), graph.axes(0, -1))
+    flat = graph.call("Reshape", v.all, graph.axes(0, -1, kernel.width))
+    uv = graph.call("Reshape", graph.call("MatMul", flat, turned), graph.axes(0, -1, of_v * of_u))
+    beside = graph.call("Transpose", v.all, perm=[0, 1, 3, 2])
+    vv = graph.call("Reshape", graph.call("MatMul", v.all, beside), graph.axes(0, 0, of_v**2))
+    of_users = [
+        (graph.call("Gather", uu, graph.axes(*once), axis=-1), kernel.of_pairs(u.names, u.names)[once])
+    ]
+    of_candidates = [(uv, kernel.of_pairs(v.names, u.names)), (vv, kernel.of_pairs(v.names, v.names))]
+    for parts, bottom in ((of_users, u.bottom), (of_candidates, v.bottom)):
+        parts += [(bottom, kernel.of_bottom)] if bottom else []
     first, *rest = (*weights.top, weights.head)
     share = graph.call("Add", _linear(graph, of_users), graph.constant(first.bias))
     hidden = graph.call("Add", _linear(graph, of_candidates), graph.call("Unsqueeze", share, graph.axes(1)))
@@ -169,9 +200,12 @@ def _logit(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _S
     return hidden
 
 
-def _bottom(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _Side) -> str:
-    """Computes the numerics' vector: (B,K,width), or (B,width) where only users have numerics."""
-    first, *rest = weights.bottom
+def _bottom(graph: GraphBuilder, members: Sequence[tuple[Layer, ...]], user: _Side, candidate: _Side) -> str:
+    """Computes the numerics' vectors of all members beside each other: (B,K,members * width), or
+    (B,members * width) where only users have numerics; nothing where nobody has."""
+    if not members[0]:
+        return ""
+    first, *rest = (_beside(layers, is_first=at == 0) for at, layers in enumerate(zip(*members, strict=True)))
     order = sorted((*user.numeric_names, *candidate.numeric_names))
 
     def share(side: _Side) -> str:
@@ -186,6 +220,17 @@ def _bottom(graph: GraphBuilder, weights: DlrmWeights, user: _Side, candidate: _
     for layer in rest:
         hidden = _dense(graph, graph.call("Relu", hidden), layer)
     return hidden
+
+
+def _beside(layers: Sequence[Layer], is_first: bool) -> Layer:
+    """Makes one layer of the members': of the same input at first, then each of its own part."""
+    bias = np.concatenate([layer.bias for layer in layers])
+    kernels = [layer.kernel for layer in layers]
+    if is_first:
+        return Layer(np.concatenate(kernels, axis=1), bias)
+    none = [np.zeros_like(kernel) for kernel in kernels]
+    rows = [[*none[:at], kernel, *none[at + 1 :]] for at, kernel in enumerate(kernels)]
+    return Layer(np.block(rows), bias)
 
 
 class _FirstKernel:

@@ -46,6 +46,14 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 
+    def split(self, value: str, parts: int, axis: int) -> list[str]:
+        """Cuts a value into equal parts along an axis, gives their names."""
+        if parts == 1:
+            return [value]
+        outputs = [f"split_{len(self.nodes)}_{part}" for part in range(parts)]
+        self.nodes.append(helper.make_node("Split", [value], outputs, name=outputs[0], axis=axis))
+        return outputs
+
     def model(
         self, output: str, name: str, dtype: type[np.generic], shape: Sequence[int | str]
     ) -> onnx.ModelProto:
