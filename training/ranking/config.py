@@ -34,7 +34,7 @@ class DlrmConfig(RankerConfig):
     """The DLRM's size."""
 
     bottom: tuple[PositiveInt, ...] = Setting((64,), description="Hidden layers over the numerics.")
-    top: tuple[PositiveInt, ...] = Setting((128, 64), description="Hidden layers over the dot products.")
+    top: tuple[PositiveInt, ...] = Setting((64, 32), description="Hidden layers over the dot products.")
 
 
 class DcnConfig(RankerConfig):

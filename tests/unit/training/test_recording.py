@@ -23,7 +23,7 @@ def values(record: TrainingRecord) -> dict[tuple[str, int], float]:
 def test_settings_of_models_that_no_setting_names_are_left_out() -> None:
     listed = parameters(TrainingSettings(retrieval="mf_bpr", var_dir=Path("/somewhere")))
     assert listed["mf_bpr.width"] == "64"
-    assert listed["dlrm.top"] == "[128, 64]"
+    assert listed["dlrm.top"] == "[64, 32]"
     assert not [name for name in listed if name.startswith(("two_tower", "var_dir", "synthetic."))]
 
 
