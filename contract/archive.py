@@ -53,8 +53,8 @@ def forget_rows(files: Iterable[Path], columns: Sequence[str], is_gone: Callable
 
 
 def number_of_any(own: OwnId) -> int:
-    """Gives the number of a user's own id, an integer or a text."""
-    return number_of(own, "string" if isinstance(own, str) else "int64")
+    """Gives the number of a user's id as a row has it: a text's, or the integer itself, nobody's included."""
+    return number_of(own, "string") if isinstance(own, str) else own
 
 
 def _forget(path: Path, columns: Sequence[str], is_gone: Callable[..., bool]) -> int:

@@ -12,6 +12,7 @@ import pytest
 from contract.archive import forget_users
 from contract.dataset import DatasetError
 from contract.ids import number_of_text
+from contract.names import NULL_INT
 
 
 @pytest.fixture
@@ -29,6 +30,12 @@ def test_a_user_of_text_is_found_by_the_number_and_a_row_of_nobody_stays(slates:
     assert pq.read_table(slates / "part-00000.parquet").equals(table.slice(1))
     assert forget_users(slates.glob("*"), numbers) == 0
     assert [path.name for path in slates.iterdir()] == ["part-00000.parquet"]
+
+
+def test_answers_to_nobody_stay_beside_a_user_who_is_forgotten(slates: Path) -> None:
+    pq.write_table(pa.table({"user_id": [NULL_INT, 7, NULL_INT]}), slates / "part-00000.parquet")
+    assert forget_users(slates.glob("*"), np.array([7])) == 1
+    assert pq.read_table(slates / "part-00000.parquet")["user_id"].to_pylist() == [NULL_INT, NULL_INT]
 
 
 def test_a_file_whose_users_are_all_gone_stays_empty(slates: Path) -> None:

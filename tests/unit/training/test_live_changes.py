@@ -28,6 +28,7 @@ from contract.live_catalogue import (
     digest_of_user,
     write_changes,
 )
+from contract.shown import shown_folder
 from training.data.live import forget_archived
 from training.data.prepared import Prepared
 from training.data.sources.catalog import prepare
@@ -110,6 +111,16 @@ def test_a_user_who_was_forgotten_is_in_no_table_nor_archive(tmp_path: Path) -> 
     assert pq.read_table(path, partitioning=None)[names.USER_ID].to_pylist() == [other, user]
     assert forget_archived(tmp_path, "synthetic") == 0
     assert pa.types.is_integer(pq.read_table(path, partitioning=None)[names.USER_ID].type)
+
+
+def test_a_user_is_forgotten_beside_answers_that_were_to_nobody(tmp_path: Path) -> None:
+    at = pa.array([1, 1], pa.timestamp("us", tz="UTC"))
+    path = shown_folder(tmp_path, "synthetic") / "2026-01-01T00" / "0-1-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({names.USER_ID: [names.NULL_INT, 7], "at": at}), path)
+    change(tmp_path, FORGET, digest_of_user(7), 1)
+    assert forget_archived(tmp_path, "synthetic") == 1
+    assert pq.read_table(path, partitioning=None)[names.USER_ID].to_pylist() == [names.NULL_INT]
 
 
 def test_a_user_who_came_back_is_known_by_what_came_since_alone(tmp_path: Path) -> None:
