@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from contract.archive import number_of_any
 from contract.batch_files import SLATES_FOLDER
-from contract.ids import number_of
 from contract.whole_file import whole_file
 
 PLAN_FILE = "plan.json"
@@ -96,10 +96,7 @@ class RunPlan:
     def some_user(self, slates: Path) -> int | None:
         """Gives the number of a user whose slate is in a file of slates; None where it has none."""
         ids = pq.read_table(slates, columns=["user_id"])["user_id"].drop_null()
-        if not len(ids):
-            return None
-        own = ids[0].as_py()
-        return number_of(own, "string" if isinstance(own, str) else "int64")
+        return number_of_any(ids[0].as_py()) if len(ids) else None
 
 
 def write(path: Path, data: bytes) -> None:
