@@ -249,7 +249,8 @@ class OrderSpec(BaseModel):
     """How the slate is ordered: P(click) is the logistic function of ranking * log-odds(ranking score) +
     retrieval * the vectors' score + the sum over `sources` of weight * that source's score, the blend, +
     intercept; for users with `least_known` recent items, + the `corrections` + the sum over `columns` of
-    weight * that column. Users without any may have an order of their own, `unknown`.
+    weight * that column. Users without any may have an order of their own, `unknown`, and so may those of
+    whom a `few` are known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -270,29 +271,60 @@ class OrderSpec(BaseModel):
     unknown: OrderSpec | None = Field(
         None, description="The order of users of whom no recent item is known. Default: everyone's."
     )
+    few: tuple[FewOrder, ...] = Field(
+        (), description="Orders of users of whom few recent items are known. Default: everyone's."
+    )
+
+    @property
+    def of_few(self) -> tuple[FewOrder, ...]:
+        """The orders of their own, that of unknown users among them."""
+        if self.unknown is None:
+            return self.few
+        return (FewOrder(least=0, most=0, order=self.unknown), *self.few)
 
     @property
     def asks_known(self) -> bool:
         """Whether it counts how many recent items a user has."""
-        return bool(self.corrections or self.columns or self.unknown)
+        return bool(self.corrections or self.columns or self.of_few)
 
     @property
     def weighed(self) -> frozenset[str]:
         """Names the scores that count: `RANKING`, `RETRIEVAL` and sources."""
-        of_unknown = self.unknown.weighed if self.unknown else ()
+        of_few = (name for one in self.of_few for name in one.order.weighed)
         blended = (name for name, weight in self.blend.items() if weight)
-        return frozenset({*blended, *self.corrections, *of_unknown})
+        return frozenset({*blended, *self.corrections, *of_few})
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """Names the columns of candidates that count: everyone's first."""
+        of_few = (name for one in self.of_few for name in one.order.columns)
+        return tuple(dict.fromkeys([*self.columns, *of_few]))
 
     def __str__(self) -> str:
         """Says what the blend weighs, for people."""
         scores = ", ".join(f"{name} {weight:.3g}" for name, weight in self.blend.items())
         text = f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
-        return f"{text}; of unknown users, {self.unknown}" if self.unknown else text
+        if self.unknown:
+            text += f"; of unknown users, {self.unknown}"
+        for one in self.few:
+            count = f"{one.least}" if one.least == one.most else f"{one.least} to {one.most}"
+            text += f"; of users with {count} known, {one.order}"
+        return text
 
     @property
     def blend(self) -> dict[str, float]:
         """The weights of the scores in the blend, by name."""
         return {RANKING: self.ranking, RETRIEVAL: self.retrieval, **self.sources}
+
+
+class FewOrder(BaseModel):
+    """The order of users of whom from `least` to `most` recent items are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    least: int = Field(ge=0)
+    most: int = Field(ge=0)
+    order: OrderSpec
 
 
 class Manifest(BaseModel):
@@ -384,7 +416,7 @@ class Manifest(BaseModel):
         weighted = {source.name for source in self.sources if source.kind != "nearest"}
         if unknown := sorted(self.order.weighed - {RANKING, RETRIEVAL} - weighted):
             raise ValueError(f"the order weighs {', '.join(unknown)}, which is no source beside the vectors")
-        if unknown := sorted(self.order.columns.keys() - set(self.ranker.candidate.numeric)):
+        if unknown := sorted({*self.order.numeric} - set(self.ranker.candidate.numeric)):
             raise ValueError(f"the order weighs {', '.join(unknown)}, no numeric column of candidates")
         return self
 

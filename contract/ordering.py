@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -84,8 +84,8 @@ def order_scores(
     The ranker tells clicked from shown best; the retrieval tells what a user comes across at all from the
     rest of the catalogue. A slate needs both. A score of the vectors that is not finite, as in the padding of
     a short list, counts as 0; so does a source whose scores are not there, because it failed. An order with
-    corrections needs (B,K) and how many items are `known` (B,1), without which nothing is corrected and none
-    is unknown; one with columns needs those as well, (B,K,C).
+    corrections needs (B,K) and how many items are `known` (B,1), without which nothing is corrected and all
+    have everyone's order; one with columns needs those as well, (B,K,C), as `OrderSpec.numeric` names them.
     Source: Platt 1999, Probabilistic Outputs for Support Vector Machines, with more than one score.
     """
     by_name = named_scores(ranking_scores, retrieval_scores, source_scores, spec.weighed)
@@ -96,10 +96,34 @@ def order_scores(
             added = corrected([by_name[name] for name in there], known, [spec.corrections[n] for n in there])
             z += np.where(is_known, added, 0)
         if spec.columns and columns is not None:
-            z += np.where(is_known, columns @ np.array([*spec.columns.values()], dtype=np.float32), 0)
-        if spec.unknown is not None:
-            z = np.where(known == 0, _blend(by_name, spec.unknown, z.shape) + spec.unknown.intercept, z)
-    return (1 / (1 + np.exp(-z))).astype(np.float32)
+            own = np.array([*spec.columns.values()], dtype=np.float32)
+            z += np.where(is_known, columns[..., : len(own)] @ own, 0)
+    scores = (1 / (1 + np.exp(-z))).astype(np.float32)
+    for rows, order in _rows_of_few(spec, known):
+        places = [spec.numeric.index(name) for name in order.columns]
+        scores[rows] = order_scores(
+            ranking_scores[rows],
+            retrieval_scores[rows],
+            order,
+            _of_rows(source_scores, rows),
+            None if known is None else known[rows],
+            None if columns is None else columns[rows][..., places],
+        )
+    return scores
+
+
+def _rows_of_few(spec: OrderSpec, known: Ints | None) -> Iterator[tuple[Ints, OrderSpec]]:
+    """Gives each order of users of whom little is known, with their rows, where there are such."""
+    if known is None:
+        return
+    for one in spec.of_few:
+        (rows,) = ((known[:, 0] >= one.least) & (known[:, 0] <= one.most)).nonzero()
+        if len(rows):
+            yield rows, one.order
+
+
+def _of_rows(scores: Mapping[str, Floats], rows: Ints) -> dict[str, Floats]:
+    return {name: of_all[rows] for name, of_all in scores.items()}
 
 
 def unranked_scores(
@@ -117,10 +141,11 @@ def unranked_scores(
     by_name = _of_sources(retrieval_scores, source_scores, spec.weighed)
     if spec.sources:
         z = _blend(by_name, spec, z.shape)
-    if spec.unknown is not None and known is not None:
-        z = np.where(known == 0, _blend(by_name, spec.unknown, z.shape), z)
     with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-z))).astype(np.float32)
+        scores = (1 / (1 + np.exp(-z))).astype(np.float32)
+    for rows, order in _rows_of_few(spec, known):
+        scores[rows] = unranked_scores(retrieval_scores[rows], order, _of_rows(source_scores, rows))
+    return scores
 
 
 def likeness(cosines: Floats, spec: OrderSpec, source_scores: Mapping[str, Floats]) -> Floats:

@@ -263,7 +263,7 @@ class LoadedBundle:
         spec = self.ranker.spec
         if self.manifest.is_ranked:
             return spec.user, spec.candidate
-        columns = self.manifest.order.columns
+        columns = self.manifest.order.numeric
         return Inputs(), Inputs(numeric=tuple(n for n in spec.candidate.numeric if n in columns))
 
     def head(self, count: int) -> ExactVectorIndex:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from contract import names
 from contract.affinity import LISTS
-from contract.arrays import Bools, Ints
 from contract.bundle import OrderSpec
 from contract.columns import Role
 from contract.encoders import OOV_CODE, Encoders
@@ -26,21 +25,20 @@ from training.examples.candidates import CandidateRows, candidate_rows
 from training.examples.exposures import RankingRows, RankingTable
 from training.examples.positives import UserHistories, item_columns, retrieval_examples
 from training.examples.split import HeldOut, first_users, held_out
-from training.examples.strangers import with_strangers
 from training.examples.workflow import fit_workflow, with_embedding, workflow_rows
 from training.models import chosen_retrieval
-from training.ranking.judged import Judged
-from training.ranking.ordering import fit_ordering, order_of_unknown
+from training.ranking.ordering import fit_ordering
 from training.retrieval.config import DrawingConfig, TwoTowerConfig
 from training.retrieval.model import CountsPopularity
 from training.retrieval.task import FittingTask
 from training.retrieval.tower_design import late_popularity
 from training.retrieval.validation import Validation
-from training.slates.choose import CHOICE_USERS, choose_sources
+from training.slates.choose import choose_sources
 from training.slates.new_items import with_new_items
 from training.slates.search import retrieve
-from training.slates.slates import Learned, RankedCandidates, Retriever, rank_candidates
-from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of, scores_of
+from training.slates.slates import Learned, Retriever, rank_candidates
+from training.slates.sources import POPULAR, FittedSource, RecentLists, fitted_again, lists_of
+from training.slates.strangers import with_orders_of_few
 
 VALIDATION_USERS = 4000
 """Most users on whom early stopping of retrieval looks."""
@@ -154,9 +152,8 @@ def learn_slates(
     if len(held.user_rows) and not is_by_ranker:
         updated = replace(learned, sources=tuple(fitted))
         slates = rank_candidates(prepared, updated, held, vectors, split.train_until, k, lists)
-        order = fit_ordering(_judged(slates, held), otherwise=order)
-        unknown = _order_of_unknown(prepared, replace(updated, order=order), held, k)
-        order = order.model_copy(update={"unknown": unknown})
+        order = fit_ordering(slates.judged(held), otherwise=order)
+        order = with_orders_of_few(prepared, replace(updated, order=order), held, slates)
     finds = {one.spec.name for one in fitted if is_by_ranker and one.spec.share}
     sources = tuple(one for one in fitted if one.spec.name in order.weighed | finds)
     if len(held.user_rows) and fitted:
@@ -174,48 +171,3 @@ def renew_popularity(prepared: Prepared, retriever: Retriever, config: DrawingCo
     examples = retrieval_examples(prepared, retriever.histories, prepared.split.validate_until)
     examples = examples.some(np.flatnonzero(codes[examples.items] != OOV_CODE))  # new items are placed
     model.renew_popularity(late_popularity(examples, codes, len(model.item_popularity), config))
-
-
-def _order_of_unknown(prepared: Prepared, learned: Learned, held: HeldOut, k: int) -> OrderSpec | None:
-    """Chooses how slates of users are ordered of whom nothing is known, by what held-out users would be given
-    if nothing were known of them."""
-    if POPULAR not in {one.spec.name for one in learned.sources}:
-        return None
-    instant = prepared.split.train_until
-    together, strangers = with_strangers(prepared, first_users(held, CHOICE_USERS), instant, 0)
-    retriever = replace(learned.retriever, histories=UserHistories.of(together, learned.encoders))
-    vectors = retriever.vectors(strangers, instant)
-    updated = replace(learned, retriever=retriever)
-    recent = RecentLists.of(together, instant)
-    lists = lists_of(updated.sources, recent, strangers, vectors, k)
-    everyones = rank_candidates(together, updated, strangers, vectors, instant, k, lists)
-    judged = _judged(everyones, strangers)
-    popular = [one for one in updated.sources if one.spec.name == POPULAR]
-    items = lists.merged([float(one in popular) for one in updated.sources])
-    # Of these the popularity alone is read, and no model asked.
-    alone = replace(
-        judged,
-        sources=scores_of(popular, recent, strangers, items),
-        clicked=_clicked(items, strangers),
-        live=items >= 0,
-    )
-    return order_of_unknown(judged, everyones.served(learned.order), alone, POPULAR)
-
-
-def _judged(slates: RankedCandidates, held: HeldOut) -> Judged:
-    return Judged(
-        ranking=slates.ranking_scores,
-        retrieval=slates.retrieval_scores,
-        sources=slates.source_scores,
-        clicked=_clicked(slates.items, held),
-        live=slates.items >= 0,
-        relevant=np.diff(held.relevant.indptr).astype(np.int64),
-        known=slates.known,
-        columns=slates.columns,
-    )
-
-
-def _clicked(items: Ints, held: HeldOut) -> Bools:
-    """Says which candidates (U,K) of held-out users were clicked."""
-    clicked: Bools = held.relevant[np.arange(len(items))[:, None], np.maximum(items, 0)].toarray() > 0
-    return clicked

@@ -150,13 +150,13 @@ class OrderCandidates(Stage):
         candidates, K, the rules, and the temperature."""
         super().__init__()
         self.weighed = [(at, one.name) for at, one in enumerate(sources) if one.name in order.weighed]
-        columns = [numeric.index(name) for name in order.columns]
+        columns = [numeric.index(name) for name in order.numeric]
         self.columns = slice(None) if columns == [*range(len(numeric))] else np.array(columns, dtype=np.intp)
         self.order, self.k, self.ruled, self.temperature = order, k, ruled, temperature
         self.reads = (
             *self.reads,
             *([names.USER_RECENT_ITEM_IDS] if order.asks_known else []),
-            *([encoded(CANDIDATE_NUMERIC)] if order.columns else []),
+            *([encoded(CANDIDATE_NUMERIC)] if order.numeric else []),
         )
 
     @property
@@ -231,7 +231,7 @@ class OrderCandidates(Stage):
         retrieval_scores, of_all = table["retrieval_scores"], table["candidate_source_scores"]
         of_sources = {name: of_all[:, at] for at, name in self.weighed}
         known = known_items(table[names.USER_RECENT_ITEM_IDS]) if self.order.asks_known else None
-        columns = table[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.columns else None
+        columns = table[encoded(CANDIDATE_NUMERIC)][..., self.columns] if self.order.numeric else None
         ranking_scores = table["ranking_scores"]
         scores = order_scores(ranking_scores, retrieval_scores, self.order, of_sources, known, columns)
         if not is_ranked.all():

@@ -8,11 +8,10 @@ from training.data.prepared import Prepared
 from training.evaluation.report import Report
 from training.examples.positives import UserHistories
 from training.examples.split import HeldOut, first_users
-from training.examples.strangers import with_strangers
+from training.examples.strangers import FEW, with_strangers
 from training.slates.search import evaluate_lists, reorder
 from training.slates.slates import Learned, rank_candidates
 
-FEW = (0, 1, 3, 5, 10)
 FEW_USERS = 2_000
 """Most users who are asked for."""
 
@@ -20,7 +19,7 @@ FEW_USERS = 2_000
 def assess_few_items(report: Report, prepared: Prepared, learned: Learned, held: HeldOut, k: int) -> None:
     """Adds the served slates of the same users as strangers with so many items each."""
     some, instant = first_users(held, FEW_USERS), prepared.split.validate_until
-    for count in FEW:
+    for count in (0, *FEW):
         known, strangers = with_strangers(prepared, some, instant, count)
         retriever = replace(learned.retriever, histories=UserHistories.of(known, learned.encoders))
         anew = replace(learned, retriever=retriever)

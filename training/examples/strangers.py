@@ -13,6 +13,9 @@ from training.data.prepared import Prepared
 from training.examples.split import HeldOut, all_user_ids, rows_of
 from training.features.activity import event_times
 
+FEW = (1, 3, 5, 10)
+"""So many items are known of strangers of whom few are."""
+
 
 def with_strangers(
     prepared: Prepared, held: HeldOut, instant: datetime, count: int

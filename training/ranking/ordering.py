@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -18,25 +18,37 @@ FEWEST_CLICKS = 30
 """Clicks under which nothing is fitted: the numbers would follow noise."""
 
 
-def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
+def fit_ordering(judged: Judged, otherwise: OrderSpec, among: Collection[str] | None = None) -> OrderSpec:
     """Chooses by NDCG@10 on users whom a blend was not fitted on: a blend of the sources' scores, with the
     ranker's if that is better, or, where it is better by more than the standard error, one without the
     vectors', or a single score. Corrections come on top, where they are better by that much.
 
-    A blend's weights, none negative, are fitted listwise. The chosen sum is scaled to a probability. With too
-    few clicks it is the order `otherwise`.
+    A blend's weights, none negative, are fitted listwise; only scores `among` the named have any. The chosen
+    sum is scaled to a probability. With too few clicks it is the order `otherwise`.
     Source: Platt 1999.
     """
+    return _fitted(judged, among)[0] if _can_be_fitted(judged) else otherwise
+
+
+def order_of_few(judged: Judged, served: Floats, among: Collection[str]) -> OrderSpec | None:
+    """Gives users of whom few items are known an order of their own, fitted to such users, where it is better
+    than the order `served` (U,K) to everyone, by more than the standard error."""
+    if not _can_be_fitted(judged):
+        return None
+    order, gains = _fitted(judged, among)
+    return order if _are_surely_above(gains, judged.ndcg(served.astype(np.float64))) else None
+
+
+def _fitted(judged: Judged, among: Collection[str] | None) -> tuple[OrderSpec, Doubles]:
+    """Gives the order, and NDCG@10 of each user (U,) in its blend, fitted on others."""
     clicked = judged.chosen
-    if clicked.sum() < FEWEST_CLICKS or clicked[judged.live].all():
-        return otherwise
-    names = (RANKING, RETRIEVAL, *judged.sources)
+    names = [name for name in (RANKING, RETRIEVAL, *judged.sources) if among is None or name in among]
     scores = named_scores(judged.ranking, judged.retrieval, judged.sources, names)
-    scores = {name: np.where(judged.live, score, 0) for name, score in scores.items()}
+    scores = {name: np.where(judged.live, scores[name], 0) for name in names}
     features = np.stack([*scores.values()], axis=2)
     scale = np.maximum(features[judged.live].std(axis=0), 1e-6)
     features /= scale
-    weights = _choose(features, judged)
+    weights, gains = _choose(features, judged, names)
     nonzero = np.flatnonzero(weights)
     terms = Terms.of(judged, {names[at]: scores[names[at]] for at in nonzero})
     corrected = fit_corrections(features[:, :, nonzero], terms.values, judged)
@@ -45,9 +57,11 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
         weights[nonzero], of_terms = corrected
         sums = features @ weights + terms.values @ of_terms
     slope, intercept = _calibrated(sums[judged.live], clicked[judged.live])
-    by_name = dict(zip(names, (slope * weights / scale).tolist(), strict=True))
+    by_name = {RANKING: 0.0, RETRIEVAL: 0.0} | dict(
+        zip(names, (slope * weights / scale).tolist(), strict=True)
+    )
     corrections, columns = ({}, {}) if of_terms is None else terms.spec(slope * of_terms)
-    return OrderSpec(
+    order = OrderSpec(
         ranking=by_name.pop(RANKING),
         retrieval=by_name.pop(RETRIEVAL),
         sources={name: weight for name, weight in by_name.items() if weight > 0},
@@ -56,6 +70,18 @@ def fit_ordering(judged: Judged, otherwise: OrderSpec) -> OrderSpec:
         least_known=0 if of_terms is None else _least_known(judged),
         intercept=intercept,
     )
+    return order, gains
+
+
+def _can_be_fitted(judged: Judged) -> bool:
+    clicked = judged.chosen
+    return clicked.sum() >= FEWEST_CLICKS and not clicked[judged.live].all()
+
+
+def _are_surely_above(values: Doubles, others: Doubles) -> bool:
+    """Whether the users' values (U,) are better by more than the standard error."""
+    better = values - others
+    return bool(better.mean() > better.std() / np.sqrt(len(better)))
 
 
 def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str) -> OrderSpec | None:
@@ -65,13 +91,12 @@ def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str
     `judged` are such users with everyone's candidates, `alone` with the most popular ones. To them the towers
     say what was popular when these were trained.
     """
-    clicked, scores = alone.chosen, alone.sources[popular].astype(np.float64)
-    if clicked.sum() < FEWEST_CLICKS or clicked[alone.live].all():
+    if not _can_be_fitted(alone):
         return None
-    better = alone.ndcg(scores) - judged.ndcg(served.astype(np.float64))
-    if better.mean() <= better.std() / np.sqrt(len(better)):
+    scores = alone.sources[popular].astype(np.float64)
+    if not _are_surely_above(alone.ndcg(scores), judged.ndcg(served.astype(np.float64))):
         return None
-    slope, intercept = _calibrated(scores[alone.live], clicked[alone.live])
+    slope, intercept = _calibrated(scores[alone.live], alone.chosen[alone.live])
     return OrderSpec(ranking=0, retrieval=0, sources={popular: slope}, intercept=intercept)
 
 
@@ -82,21 +107,23 @@ def _least_known(judged: Judged) -> int:
     return int(known[min(FEWEST_CLICKS, len(known)) - 1])
 
 
-def _choose(features: Doubles, judged: Judged) -> Doubles:
-    """Gives the weights (F,) of the best order: the ranker's and the vectors' come first among them."""
-    count = features.shape[2]
-    weights, gains = _blended(features, judged, [*range(1, count)])
-    with_ranker, gains_with = _blended(features, judged, [*range(count)])
-    if gains_with.mean() > gains.mean():
-        weights, gains = with_ranker, gains_with
-    others = [(single, judged.ndcg(features @ single)) for single in np.eye(count)]
-    if count > 3:
-        others.append(_blended(features, judged, [*range(2, count)]))
+def _choose(features: Doubles, judged: Judged, names: Sequence[str]) -> tuple[Doubles, Doubles]:
+    """Gives the weights (F,) of the best order of the scores of these names, and NDCG@10 of each user (U,) in
+    one of its kind."""
+    unranked = [at for at, name in enumerate(names) if name != RANKING]
+    of_sources = [at for at in unranked if names[at] != RETRIEVAL]
+    weights, gains = _blended(features, judged, unranked)
+    if RANKING in names:
+        with_ranker, gains_with = _blended(features, judged, [*range(len(names))])
+        if gains_with.mean() > gains.mean():
+            weights, gains = with_ranker, gains_with
+    others = [(single, judged.ndcg(features @ single)) for single in np.eye(len(names))]
+    if len(of_sources) > 1:
+        others.append(_blended(features, judged, of_sources))
     for simpler, of_users in sorted(others, key=lambda other: -float(other[1].mean())):
-        better = of_users - gains
-        if better.mean() > better.std() / np.sqrt(len(better)):
-            return simpler
-    return weights
+        if _are_surely_above(of_users, gains):
+            return simpler, of_users
+    return weights, gains
 
 
 def _blended(features: Doubles, judged: Judged, columns: Sequence[int]) -> tuple[Doubles, Doubles]:

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from contract import names
-from contract.arrays import Array, Floats, Ints
+from contract.arrays import Array, Bools, Floats, Ints
 from contract.bundle import OrderSpec
 from contract.candidates import unknown_shares
 from contract.encoders import Encoders
@@ -18,6 +18,7 @@ from training.data.prepared import Prepared
 from training.examples.positives import UserHistories
 from training.examples.snapshot import Candidates, items_as_of, users_as_of
 from training.examples.split import HeldOut
+from training.ranking.judged import Judged
 from training.ranking.model import RankingModel
 from training.retrieval.model import RetrievalModel
 from training.slates.sources import FittedSource, RecentLists, SourceLists, lists_of, scores_of
@@ -70,9 +71,28 @@ class RankedCandidates:
 
     def served(self, order: OrderSpec) -> Floats:
         """Gives the scores that slates are ordered by, (U,K)."""
-        columns = np.stack([self.columns[n] for n in order.columns], axis=2) if order.columns else None
+        columns = np.stack([self.columns[n] for n in order.numeric], axis=2) if order.numeric else None
         scores = self.ranking_scores, self.retrieval_scores
         return order_scores(*scores, order, self.source_scores, self.known, columns)
+
+    def judged(self, held: HeldOut) -> Judged:
+        """Joins what the held-out users chose of them."""
+        return Judged(
+            ranking=self.ranking_scores,
+            retrieval=self.retrieval_scores,
+            sources=self.source_scores,
+            clicked=clicked(self.items, held),
+            live=self.items >= 0,
+            relevant=np.diff(held.relevant.indptr).astype(np.int64),
+            known=self.known,
+            columns=self.columns,
+        )
+
+
+def clicked(items: Ints, held: HeldOut) -> Bools:
+    """Says which candidates (U,K) of held-out users were clicked."""
+    are_clicked: Bools = held.relevant[np.arange(len(items))[:, None], np.maximum(items, 0)].toarray() > 0
+    return are_clicked
 
 
 def rank_candidates(

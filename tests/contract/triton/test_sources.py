@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from redis import Redis
 
-from contract.bundle import ITEM_TABLE_FILE, BundleError, Correction, OrderSpec
+from contract.bundle import ITEM_TABLE_FILE, BundleError, Correction, FewOrder, OrderSpec
 from contract.filters import check_filters, passes
 from contract.item_to_item import UNKNOWN, ItemToItem
 from contract.ordering import order_scores
@@ -270,6 +270,22 @@ def test_a_user_of_whom_nothing_is_known_has_an_order_of_their_own(world: World)
     assert lists_of(known)["nearest"]
     expected = 1 / (1 + np.exp(-known["retrieval_scores"].astype(np.float64)))
     np.testing.assert_allclose(known["order_scores"], expected, rtol=1e-5)
+
+
+def test_a_user_of_whom_few_items_are_known_has_the_order_of_so_many(world: World) -> None:
+    columns = {"item_price": 0.6}
+    few = FewOrder(least=1, most=200, order=OrderSpec(ranking=0, sources={"popular": 1.0}, columns=columns))
+    order = OrderSpec(ranking=0, retrieval=1, few=(few,))
+    recommender = make_recommender(world, order)
+    known = explained(recommender, user_id=world.user_ids[3], n=10)
+    price = pq.read_table(world.folder / ITEM_TABLE_FILE, columns=["item_price"]).column(0).to_numpy()
+    places = np.searchsorted(recommender.bundle.item_ids, known["candidate_ids"])
+    encoded = recommender.bundle.encoders.encode("item_price", price[places].astype(np.float32))
+    z = known["candidate_source_scores"][NAMES.index("popular")] + 0.6 * encoded
+    np.testing.assert_allclose(known["order_scores"], 1 / (1 + np.exp(-z)), rtol=1e-5)
+    stranger = explained(recommender, user_id=-77, n=10)
+    expected = 1 / (1 + np.exp(-stranger["retrieval_scores"].astype(np.float64)))
+    np.testing.assert_allclose(stranger["order_scores"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.3, 3), (0.5, 5)])

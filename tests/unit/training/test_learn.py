@@ -12,7 +12,7 @@ import pytest
 
 from contract import names
 from contract.arrays import Array
-from contract.bundle import RANKING, OrderSpec
+from contract.bundle import RANKING, RETRIEVAL, OrderSpec
 from tests.builders.datasets import own_tables, quiet, small_world, write_own
 from tests.builders.encoded import encoders_of
 from training.config import QualityLevel, TrainingSettings
@@ -32,6 +32,7 @@ from training.slates.new_items import NEW
 from training.slates.search import reorder
 from training.slates.slates import Learned, Retriever, rank_candidates
 from training.slates.sources import POPULAR
+from training.slates.strangers import with_orders_of_few
 
 
 @pytest.mark.parametrize("minutes", [60, 5], ids="{} min between interactions".format)
@@ -135,3 +136,20 @@ def test_candidates_of_users_of_whom_nothing_is_known_are_those_of_their_order(t
     served = reorder(slates.items, slates.served(learned.order))
     at = [one.spec.name for one in learned.sources].index(POPULAR) + 1
     np.testing.assert_array_equal(served[:, :10], slates.lists.positions[:, at, :10])
+
+
+def test_strangers_of_few_items_have_orders_of_their_own_where_everyones_tells_them_nothing(
+    tmp_path: Path,
+) -> None:
+    """The vectors know nothing: whatever else orders is better. Nothing is asked that everyone is not."""
+    prepared = small_world(tmp_path)
+    learned = replace(learned_of(prepared), sources=tuple(choose_forms(prepared)))
+    learned = replace(learned, order=OrderSpec(ranking=0, retrieval=1))
+    split = prepared.split
+    held = held_out(prepared, split.train_until, split.validate_until)
+    vectors = learned.retriever.vectors(held, split.train_until)
+    slates = rank_candidates(prepared, learned, held, vectors, split.train_until, 60)
+    order = with_orders_of_few(prepared, learned, held, slates)
+    assert [(one.least, one.most) for one in order.few] == [(1, 1), (2, 3), (4, 5), (6, 10)]
+    assert {name for one in order.few for name in one.order.weighed} <= {RETRIEVAL, POPULAR}
+    assert order.model_copy(update={"unknown": None, "few": ()}) == learned.order

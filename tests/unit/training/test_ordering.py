@@ -10,12 +10,12 @@ import pytest
 from scipy.special import expit, logit
 
 from contract.arrays import Floats
-from contract.bundle import Correction, OrderSpec
+from contract.bundle import Correction, FewOrder, OrderSpec
 from contract.names import NULL_INT
 from contract.ordering import known_items, log_odds, order_scores, unranked_scores
 from training.metrics.lists import ndcg_at
 from training.ranking.judged import Judged
-from training.ranking.ordering import FEWEST_CLICKS, fit_ordering, order_of_unknown
+from training.ranking.ordering import FEWEST_CLICKS, fit_ordering, order_of_few, order_of_unknown
 
 
 def draw(weights: OrderSpec, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,6 +129,30 @@ def test_users_of_whom_nothing_is_known_have_an_order_of_their_own(scores: Calla
     )
     assert order.weighed == {"retrieval", "chain", "popular"}
     assert "of unknown users, weighs ranking 0, retrieval 0, popular 3" in str(order)
+
+
+@pytest.mark.parametrize("scores", [order_scores, lambda _, *others: unranked_scores(*others)])
+def test_users_of_whom_few_items_are_known_have_the_order_of_so_many(scores: Callable[..., Floats]) -> None:
+    ranking, retrieval, _ = (part.reshape(5, 10) for part in draw(OrderSpec(), 50))
+    source_scores = {"popular": retrieval[::-1].copy(), "chain": ranking}
+    columns = np.stack([ranking, retrieval, ranking - retrieval], axis=2)
+    everyones = OrderSpec(ranking=0, retrieval=2, sources={"chain": 1.0}, columns={"a": 1.0}, intercept=-1)
+    of_one = OrderSpec(ranking=0, sources={"popular": 3.0}, intercept=-2)
+    bent, of_columns = {"chain": Correction(few=1.0)}, {"c": 2.0, "b": -1.0}
+    of_more = OrderSpec(ranking=0, sources={"chain": 4.0}, corrections=bent, columns=of_columns)
+    few = (FewOrder(least=1, most=1, order=of_one), FewOrder(least=2, most=3, order=of_more))
+    order = everyones.model_copy(update={"few": few})
+    assert order.numeric == ("a", "c", "b")
+    assert order.weighed == {"retrieval", "chain", "popular"}
+    assert "of users with 1 known, weighs" in str(order)
+    assert "of users with 2 to 3 known, weighs" in str(order)
+    known, is_ranked = np.array([0, 1, 2, 3, 4])[:, None], scores is order_scores
+    found = scores(ranking, retrieval, order, source_scores, known, *[columns] * is_ranked)
+    for rows, one, places in ([0, 4], everyones, [0]), ([1], of_one, []), ([2, 3], of_more, [1, 2]):
+        theirs = {name: score[rows] for name, score in source_scores.items()}
+        given = [columns[rows][..., places]] * is_ranked
+        expected = scores(ranking[rows], retrieval[rows], one, theirs, known[rows], *given)
+        np.testing.assert_array_equal(found[rows], expected)
 
 
 def lists_of(weights: OrderSpec, users: int, seed: int = 0, **sources: np.ndarray) -> Judged:
@@ -297,6 +321,42 @@ def test_unknown_users_have_what_is_popular_alone_where_that_is_better(truth: st
         assert found.weighed == {"popular"}
         chances = order_scores(judged.ranking, judged.retrieval, found, judged.sources)
         assert chances.mean() == pytest.approx(judged.clicked.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(("truth", "is_theirs"), [("popular", True), ("chain", False)])
+def test_users_of_whom_few_items_are_known_have_an_order_of_their_own_where_that_is_better(
+    truth: str, is_theirs: bool
+) -> None:
+    sources = {
+        name: np.random.default_rng(seed).exponential(1, (500, 50)).astype(np.float32)
+        for seed, name in enumerate(("popular", "chain"))
+    }
+    judged = lists_of(OrderSpec(ranking=0, sources={truth: 1.0}, intercept=-4), 500, 0, **sources)
+    found = order_of_few(judged, sources["chain"], {"popular", "chain", "retrieval"})
+    assert (found is not None) == is_theirs
+    if found:
+        assert found.ranking == 0, "it is not among what may count"
+        assert found.sources["popular"] > 3 * found.sources.get("chain", 0)
+        chances = order_scores(judged.ranking, judged.retrieval, found, judged.sources)
+        assert chances.mean() == pytest.approx(judged.clicked.mean(), rel=0.05)
+
+
+def test_a_handful_of_clicks_give_users_of_whom_few_items_are_known_no_order_of_their_own() -> None:
+    chain = np.random.default_rng(1).exponential(1, (100, 50)).astype(np.float32)
+    judged = lists_of(OrderSpec(ranking=0, sources={"chain": 2.0}), 100, chain=chain)
+    few = np.zeros_like(judged.clicked)
+    few[np.arange(FEWEST_CLICKS - 1), chain.argmax(axis=1)[: FEWEST_CLICKS - 1]] = True
+    assert order_of_few(replace(judged, clicked=few), -chain, {"chain"}) is None
+
+
+def test_users_are_kept_and_joined_with_all_that_is_known_of_their_candidates() -> None:
+    chain = np.arange(200, dtype=np.float32).reshape(4, 50)
+    judged = replace(lists_of(OrderSpec(), 4, chain=chain), columns={"age": chain + 1})
+    some = judged.some(np.array([True, False, False, True]))
+    assert some.sources["chain"][:, 0].tolist() == [0, 150]
+    both = some.and_those_of(judged)
+    assert both.columns["age"][:, 0].tolist() == [1, 151, 1, 51, 101, 151]
+    assert both.clicked.sum() == some.clicked.sum() + judged.clicked.sum()
 
 
 def test_a_handful_of_clicks_give_unknown_users_no_order_of_their_own() -> None:
