@@ -306,9 +306,9 @@ class OrderSpec(BaseModel):
         text = f"weighs {scores}; {len(self.corrections)} corrections, {len(self.columns)} columns"
         if self.unknown:
             text += f"; of unknown users, {self.unknown}"
-        for one in self.few:
-            count = f"{one.least}" if one.least == one.most else f"{one.least} to {one.most}"
-            text += f"; of users with {count} known, {one.order}"
+        if self.few:
+            counts = (f"{one.least} to {one.most}" if one.least < one.most else one.most for one in self.few)
+            text += f"; users with {', '.join(map(str, counts))} items have others"
         return text
 
     @property
