@@ -20,7 +20,7 @@ from contract.dataset import DATASET_FILE, DatasetError, TableFile
 from contract.whole_file import whole_file
 from training.data.files import KINDS, RawTable, read_parts
 from training.data.lists import read_brackets
-from training.data.times import FORMATS, ISO
+from training.data.times import FORMATS, ISO, unit_of
 
 WORDS = {
     "users": r"user|customer|member|client|account|people|person|reader|visitor",
@@ -297,10 +297,8 @@ def _time(known: pd.Series, number: pd.Series) -> dict[str, object]:
     if pd.api.types.is_datetime64_any_dtype(known):
         return {}
     if len(number) == len(known) and number.notna().all():
-        for unit, scale in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
-            if 5e8 < number.max() / scale < 4e9:  # 1985 to 2096
-                return {"unit": unit}
-        return {}
+        unit = unit_of(float(number.max()))
+        return {"unit": unit} if unit else {}
     texts = known.astype(str)
     if texts.str.match(ISO).all():
         return {}

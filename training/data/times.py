@@ -24,6 +24,10 @@ FORMATS = (
 )  # fmt: skip
 """Patterns that are tried on text that is no ISO 8601, to name those that fit; the user chooses."""
 UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": None}
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+FIRST_S, LAST_S = 5e8, 4e9
+"""Instants of logs lie between them, 1985 to 2096, in seconds since 1970. Each unit is a thousand times the
+next, so a number lies between them by one unit at most."""
 
 
 def read_timestamps(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn) -> pa.ChunkedArray:
@@ -47,6 +51,11 @@ def read_timestamps(values: pa.ChunkedArray, column: Column, _: bool, warn: Warn
     return _plausible(us, column, warn)
 
 
+def unit_of(number: float) -> str | None:
+    """Finds the unit in which a number is an instant as logs have them, from 1985 to 2096."""
+    return next((unit for unit, count in PER_SECOND.items() if FIRST_S < number / count < LAST_S), None)
+
+
 def _plausible(us: pa.ChunkedArray, column: Column, warn: Warn) -> pa.ChunkedArray:
     """Refuses instants that nanoseconds do not hold, and those that a wrong unit gives."""
     numbers = us.cast(pa.int64())
@@ -56,10 +65,13 @@ def _plausible(us: pa.ChunkedArray, column: Column, warn: Warn) -> pa.ChunkedArr
         years = sorted({_year(n) for n in numbers.filter(outside).slice(0, 1_000).to_pylist()})[:EXAMPLES]
         named = ", ".join(f"year {year}" for year in years)
         if not column.clip or not len(inside):
-            raise Wrong(
-                f"lies outside of the years 1678 to 2261 in {count} rows ({named}); correct or drop them, or "
-                "add `clip: true` to take the earliest or latest of the other rows"
+            remedy = (
+                "correct or drop them, or add `clip: true` to take the earliest or latest of the other rows"
+                if len(inside)
+                else "correct them; where a wrong unit made them, write the numbers themselves, and say what "
+                "they count: `unit: ms`, or s, us, ns"
             )
+            raise Wrong(f"lies outside of the years 1678 to 2261 in {count} rows ({named}); {remedy}")
         first, last = pc.min(inside).as_py(), pc.max(inside).as_py()
         numbers = pc.if_else(pc.less(numbers, FIRST_US), first, numbers)
         numbers = pc.if_else(pc.greater(numbers, LAST_US), last, numbers)
@@ -85,17 +97,13 @@ def _zoned(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 
 
 def _from_epoch(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    numbers = _known(values)
     if column.unit is None:
-        numbers = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
-        fits = [
-            f"`unit: {unit}` makes them {_day(numbers.min() * us)} to {_day(numbers.max() * us)}"
-            for unit, us in (("s", 1e6), ("ms", 1e3), ("us", 1.0), ("ns", 1e-3))
-            if len(numbers) and 1e15 / 2 < numbers.max() * us < 4e15  # 1985 to 2096
-        ]
         raise Wrong(
             f"is {values.type}, not timestamp ({len(values)} rows); say what the numbers count since 1970: "
-            + (", ".join(fits) if fits else "`unit: s`, or ms, us, ns")
+            + (_by_unit(numbers) or "`unit: s`, or ms, us, ns")
         )
+    _check_unit(numbers, column.unit)
     if pa.types.is_integer(values.type):
         numbers = values.cast(pa.int64())
         scale = UNITS[column.unit]
@@ -110,8 +118,37 @@ def _from_epoch(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(rounded, mask=is_null)]).cast(pa.timestamp("us", tz="UTC"))
 
 
-def _day(us: float) -> str:
-    return f"{pd.Timestamp(int(us), unit='us'):%Y-%m-%d}"
+def _known(values: pa.ChunkedArray) -> np.ndarray:
+    """Gives the numbers that may be instants of a log: what is not above 0 stands for none."""
+    numbers = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
+    return numbers[np.isfinite(numbers) & (numbers > 0)]
+
+
+def _check_unit(numbers: np.ndarray, declared: str) -> None:
+    """Refuses numbers of which each is an instant of a log by one other unit than the declared, by which they
+    lie in the first weeks of 1970, or thousands of years ahead."""
+    unit = unit_of(numbers.max()) if len(numbers) else None
+    if unit in (None, declared) or unit_of(numbers.min()) != unit:
+        return
+    year = _year(int(numbers.max() / PER_SECOND[declared] * 10**6))
+    old = "; or, where they truly are of 1970, write them as text, such as 1970-01-20T06:30:00Z"
+    raise Wrong(
+        f"lies in the year {year} by its unit, {declared}, in all {len(numbers)} rows that have a time: the "
+        f"unit is likely wrong; write {_by_unit(numbers)}{old if year == 1970 else ''}"
+    )
+
+
+def _by_unit(numbers: np.ndarray) -> str:
+    """Proposes the unit by which the latest of some numbers is an instant of a log; empty where none is."""
+    unit = unit_of(numbers.max()) if len(numbers) else None
+    if unit is None:
+        return ""
+    first, last = (_day(number / PER_SECOND[unit]) for number in (numbers.min(), numbers.max()))
+    return f"`unit: {unit}`, which makes them {first} to {last}"
+
+
+def _day(seconds: float) -> str:
+    return f"{pd.Timestamp(int(seconds), unit='s'):%Y-%m-%d}"
 
 
 def _from_text(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
@@ -130,6 +167,12 @@ def _from_text(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
             if column.format is None
             else []
         )
+        if unit := _by_unit(_numbers_in(values)):
+            place = " in the place of its format" if column.format is not None else ""
+            raise Wrong(
+                f"is text that holds numbers ({len(values)} rows); say what they count since 1970{place}: "
+                + unit
+            )
         if len(fits) > 1:
             remedy = f"several patterns fit, choose: `format: {fits[0]}`, or {', or '.join(fits[1:])}"
         elif fits:
@@ -141,6 +184,14 @@ def _from_text(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
             f"{examples(pa.chunked_array([pa.array(sample)]))}); {remedy}"
         )
     return pa.chunked_array([pa.Array.from_pandas(at)]).cast(pa.timestamp("us", tz="UTC"))
+
+
+def _numbers_in(texts: pa.ChunkedArray) -> np.ndarray:
+    """Reads texts as numbers; gives none where one of them is no number."""
+    try:
+        return _known(read_numbers(texts, "number"))
+    except Wrong:
+        return np.empty(0)
 
 
 def _parsed(texts: pd.Series, pattern: str | None, column: Column) -> pd.Series:

@@ -302,13 +302,19 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
 
 
 def _early(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
-    """Tells of instants before any log; they count, and are likely missing ones that were written as 0."""
+    """Tells of instants before any log; they count, and some are likely missing ones that were written as 0,
+    all of them likely of another unit."""
     at = frame.get(dataset.timestamp)
     is_early = at < FIRST_LOGS if at is not None else pd.Series(False)
-    if is_early.any() and not is_early.all() and dataset.split_by is SplitBy.TIME:
+    if is_early.any() and dataset.split_by is SplitBy.TIME:
+        remedy = (
+            "if they are later, say by `unit:` or `format:` how they are written"
+            if is_early.all()
+            else "correct or drop what is no time"
+        )
         yield (
             f"{FILES['interactions']}: column {dataset.timestamp} is before {FIRST_LOGS.year} in "
-            f"{int(is_early.sum())} rows (from {at.min():%Y-%m-%d}); correct or drop what is no time"
+            f"{int(is_early.sum())} rows (from {at.min():%Y-%m-%d}); {remedy}"
         )
 
 

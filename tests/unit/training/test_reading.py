@@ -403,6 +403,117 @@ def test_a_wrong_unit_is_told_by_what_it_gives(tmp_path: Path) -> None:
     assert "likely a wrong unit" in message
 
 
+def _of_every_unit(at: pd.Series) -> dict[str, pd.Series]:
+    ns = at.astype("int64")
+    return {"s": ns // 10**9, "ms": ns // 10**6, "us": ns // 10**3, "ns": ns}
+
+
+@pytest.mark.parametrize("declared_unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("true_unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("kind", ["int64", "float64", "csv"])
+def test_numbers_of_another_unit_than_the_declared_are_refused_with_theirs(
+    declared_unit: str, true_unit: str, kind: str, plain: Prepared, tmp_path: Path
+) -> None:
+    log = own_tables()["interactions"]
+    log["timestamp"] = _of_every_unit(log["timestamp"])[true_unit].astype(
+        "float64" if kind == "float64" else "int64"
+    )
+    line = {"role": "timestamp", "unit": declared_unit}
+    folder = write_own(tmp_path / "books", declaration=declared(interactions__timestamp=line))
+    if kind == "csv":
+        (folder / "interactions.parquet").unlink()
+        log.to_csv(folder / "interactions.csv", index=False)
+    else:
+        log.to_parquet(folder / "interactions.parquet", index=False)
+    if declared_unit == true_unit:
+        assert list(prepare(folder).interactions["timestamp"].dt.floor("s")) == list(
+            plain.interactions["timestamp"]
+        )
+        return
+    message = fault(folder)
+    assert f"by its unit, {declared_unit}, in all 240 rows" in message
+    assert f"`unit: {true_unit}`, which makes them 2025-03-01 to 2025-03-10" in message
+
+
+def test_a_zero_that_stands_for_no_time_hides_no_wrong_unit(tmp_path: Path) -> None:
+    tables = own_tables()
+    tables["interactions"]["timestamp"] = _seconds(tables["interactions"]["timestamp"]).where(
+        lambda s: s.index > 4, 0
+    )
+    line = {"role": "timestamp", "unit": "ms"}
+    message = fault(write_own(tmp_path / "books", tables, declared(interactions__timestamp=line)))
+    assert "in all 235 rows that have a time" in message
+    assert "`unit: s`" in message
+
+
+OLD: dict[str, tuple[Callable[[pd.Series], Any], dict[str, Any], int]] = {
+    "seconds of 1980": (lambda at: _seconds(at) - 14 * 10**8, {"unit": "s"}, 1980),
+    "milliseconds of 1977": (lambda at: (_seconds(at) - 15 * 10**8) * 1000, {"unit": "ms"}, 1977),
+    "milliseconds since the first": (
+        lambda at: (_seconds(at) - _seconds(at)[0]) * 3000,
+        {"unit": "ms"},
+        1970,
+    ),
+    "text of january 1970": (
+        lambda at: pd.to_datetime(_seconds(at), unit="ms").dt.strftime("%Y-%m-%d %H:%M:%S.%f"),
+        {},
+        1970,
+    ),
+}
+
+
+@pytest.mark.parametrize(("write", "keys", "year"), OLD.values(), ids=OLD.keys())
+def test_a_log_that_is_old_or_begins_at_0_is_read(
+    write: Callable[[pd.Series], Any], keys: dict[str, Any], year: int, tmp_path: Path
+) -> None:
+    tables = own_tables()
+    tables["interactions"]["timestamp"] = write(tables["interactions"]["timestamp"])
+    line = {"role": "timestamp"} | keys
+    found = prepare(write_own(tmp_path / "books", tables, declared(interactions__timestamp=line)))
+    assert set(found.interactions["timestamp"].dt.year) == {year}
+
+
+def test_a_wrong_unit_that_one_number_makes_possible_is_told(tmp_path: Path) -> None:
+    tables = own_tables()
+    tables["interactions"]["timestamp"] = _seconds(tables["interactions"]["timestamp"]).where(
+        lambda s: s.index > 0, 5
+    )
+    line = {"role": "timestamp", "unit": "ms"}
+    said: list[str] = []
+    prepare(write_own(tmp_path / "books", tables, declared(interactions__timestamp=line)), said)
+    assert any(
+        "is before 1990 in 240 rows (from 1970-01-01); if they are later, say by `unit:`" in s for s in said
+    )
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1, "s"), (1_000, "ms")])
+@pytest.mark.parametrize("keys", [{}, {"format": "%d/%m/%Y"}])
+def test_text_that_holds_numbers_is_told_to_name_their_unit(
+    scale: int, unit: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    log = own_tables()["interactions"]
+    log["timestamp"] = _seconds(log["timestamp"]) * scale
+    line = {"role": "timestamp"} | keys
+    folder = write_own(tmp_path / "books", declaration=declared(interactions__timestamp=line))
+    (folder / "interactions.parquet").unlink()
+    log.to_csv(folder / "interactions.csv", index=False)
+    message = fault(folder)
+    assert f"`unit: {unit}`, which makes them 2025-03-01 to 2025-03-10" in message
+    assert ("in the place of its format" in message) == bool(keys)
+    assert "such as `format" not in message
+
+
+def test_clipping_is_no_remedy_where_not_one_instant_is_inside(tmp_path: Path) -> None:
+    folder = write_own(tmp_path / "books")
+    log = pa.Table.from_pandas(own_tables()["interactions"], preserve_index=False)
+    far = pa.array([1_740_787_200_000] * 240).cast(pa.timestamp("s", tz="UTC"))
+    pq.write_table(log.set_column(2, "timestamp", far), folder / "interactions.parquet")
+    message = fault(folder)
+    assert "outside of the years 1678 to 2261 in 240 rows" in message
+    assert "`clip: true`" not in message
+    assert "`unit: ms`" in message
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [

@@ -189,6 +189,8 @@ AT, LABEL, PRICE = ("interactions", "timestamp"), ("interactions", "is_bought"),
 CASES: dict[str, Callable[[Folder], None]] = {
     "epoch seconds": change(*AT, seconds(1)),
     "epoch milliseconds": change(*AT, seconds(1_000)),
+    "seconds, declared as milliseconds": change(*AT, seconds(1), unit="ms"),
+    "milliseconds, declared as seconds": change(*AT, seconds(1_000), unit="s"),
     "days written the European way": change(*AT, lambda f: f["timestamp"].dt.strftime("%d.%m.%Y %H:%M")),
     "days that may be read in two ways": change(*AT, lambda f: f["timestamp"].dt.strftime("%d/%m/%Y")),
     "a date of 1970 that counts as a number": change(*AT, lambda f: seconds(1)(f) // 10),
