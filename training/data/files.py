@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ KINDS = {
 """What a file's ending says of how it is written."""
 PACKED = (".gz", ".bz2", ".zst", ".lz4")
 DELIMITERS = ",;\t|"
+BINARY = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""Characters that no column's name has: those of files that hold no text, and of text of another encoding."""
 SAMPLE = 1 << 18
 """Bytes of a CSV file that are looked at to find its encoding and its delimiter."""
 
@@ -136,7 +139,7 @@ def _read(file: Path, table: str, declared: TableFile) -> RawTable:
             said = (*text.said, f"{file.name}: is no parquet file but text, read as CSV")
             return RawTable(text.data, is_text=True, said=said)
         return RawTable(_distinct(_READERS[kind](file), file), is_text=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError, UnicodeError) as error:
         names = {
             "parquet": "a parquet file",
             "csv": "a table of text",
@@ -145,16 +148,16 @@ def _read(file: Path, table: str, declared: TableFile) -> RawTable:
         }
         raise FileProblemError(
             f"{file}: not {names[kind]} (0 rows could be read: {_first_line(error)}); "
-            + _remedy(kind, table, str(error))
+            + _remedy(kind, table, error)
         ) from None
 
 
-def _remedy(kind: str, table: str, error: str) -> str:
+def _remedy(kind: str, table: str, error: Exception) -> str:
     if kind == "json":
         return "write one object a line, and one type of value a column"
-    if kind == "csv" and "UTF8" in error:
+    if kind == "csv" and (isinstance(error, UnicodeError) or "UTF8" in str(error)):
         return f"set files.{table}.encoding to what it is written in, or take it out"
-    if kind == "csv" and "CSV parse" in error:
+    if kind == "csv" and "CSV parse" in str(error):
         return f"quote values that hold the delimiter, or set files.{table}.delimiter"
     return "write it again"
 
@@ -213,8 +216,7 @@ def _read_csv(file: Path, table: str, declared: TableFile) -> RawTable:
     delimiter = declared.delimiter or _delimiter(lines[0])
     if declared.delimiter is None and delimiter != ",":
         said.append(f"{file.name}: columns are separated by {delimiter!r}")
-    header = next(csv.reader(io.StringIO(text), delimiter=delimiter))
-    columns = [name.strip().lstrip("\ufeff") for name in header]
+    columns = [name.strip().lstrip("\ufeff") for name in _header(text, delimiter, file, table)]
     _distinct(pa.table([pa.array([], pa.string()) for _ in columns], columns), file)
     with pa.input_stream(str(file)) as stream:
         data = pyarrow.csv.read_csv(
@@ -229,6 +231,27 @@ def _read_csv(file: Path, table: str, declared: TableFile) -> RawTable:
             ),
         )
     return RawTable(data, is_text=True, said=tuple(said))
+
+
+def _header(text: str, delimiter: str, file: Path, table: str) -> list[str]:
+    """Reads the first line, which names the columns; lines end by LF, CR LF or CR.
+
+    Raises:
+        FileProblemError: it is no text, or none that is a line of a table.
+    """
+    try:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise FileProblemError(
+            f"{file}: not a table of text (its first line cannot be read: {error}); close its quotes, or set "
+            f"files.{table}.delimiter"
+        ) from None
+    if BINARY.search("".join(header)):
+        raise FileProblemError(
+            f"{file}: not a table of text (its first line holds bytes that no text has); write it as CSV, or "
+            f"name it by what it is ({', '.join(KINDS)}), or set files.{table}.encoding"
+        )
+    return header
 
 
 def _encoding(sample: bytes, said: list[str], file: Path, table: str) -> str:

@@ -83,6 +83,18 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "an empty file": (lambda folder: (folder / "users.parquet").write_bytes(b""), "not a parquet file"),
     "no gzip": (users("users.csv.gz", b"nope"), "not a table of text"),
     "a zero byte": (users("users.csv", b"user_id,user_city\n1,a\0b\n2,\n"), "2 rows"),
+    "a parquet file called csv": (
+        lambda folder: (folder / "users.parquet").rename(folder / "users.csv"),
+        "bytes that no text has",
+    ),
+    "a packed sheet called csv": (
+        users("users.csv", b"PK\x03\x04\x14\0\x06\0\x08\0!\0\r\xee\x9dh^\n" * 9),
+        "bytes that no text has",
+    ),
+    "noise called csv": (users("users.csv", bytes(range(256)) * 40), "no text has"),
+    "letters of no encoding": (users("users.csv", b"user_id,user_city\n1,\x81\n"), "files.users.encoding"),
+    "utf-16 without a mark": (users("users.csv", CSV.encode("utf-16-le")), "files.users.encoding"),
+    "a quote that never ends": (users("users.csv", 'user_id,"' + "a" * 200_000), "close its quotes"),
     "a header alone": (users("users.csv", "user_id,user_city\n"), "0 rows"),
     "an encoding that is none": (
         both(users("users.csv", CSV), declare(files={"users": {"encoding": "utf-99"}})),

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from contract.dataset import DatasetError, SplitBy
+from contract.dataset import DatasetError, SplitBy, TableFile
 from tests.builders.datasets import DECLARATION, assert_same, own_tables, quiet, write_own
+from training.data.files import read_parts
 from training.data.prepared import Prepared
 from training.data.sources import catalog
 from training.data.validate import ProblemsError
@@ -57,13 +58,14 @@ def _csv(
     delimiter: str = ",",
     encoding: str = "utf-8",
     ending: str = ".csv",
+    line_end: str = "\n",
     lists: Callable[[list[str]], str] | None = None,
 ) -> Callable[[pd.DataFrame, Path], None]:
     def write(frame: pd.DataFrame, stem: Path) -> None:
         flat = frame.copy()
         if "item_topics" in flat:
             flat["item_topics"] = flat["item_topics"].map(lists or (";" if delimiter != ";" else "/").join)
-        data = flat.to_csv(index=False, sep=delimiter).encode(encoding)
+        data = flat.to_csv(index=False, sep=delimiter, lineterminator=line_end).encode(encoding)
         path = stem.with_name(stem.name + ending)
         path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
 
@@ -99,6 +101,8 @@ WRITERS: dict[str, tuple[Callable[[pd.DataFrame, Path], None], str]] = {
     "csv with lists as pandas writes them": (_csv(lists=lambda topics: str(list(topics))), ""),
     "tab separated": (_csv("\t", ending=".tsv"), ";"),
     "csv of utf-16": (_csv(encoding="utf-16"), ";"),
+    "csv with lines that end by CR": (_csv(line_end="\r"), ";"),
+    "csv with lines that end by CR LF": (_csv(line_end="\r\n"), ";"),
     "packed csv": (_csv(ending=".csv.gz"), ";"),
     "csv called parquet": (_csv(ending=".parquet"), ";"),
     "feather": (_arrow, ""),
@@ -138,6 +142,15 @@ def test_letters_that_are_not_utf_8_are_read_and_told(tmp_path: Path) -> None:
     found = prepare(folder, said)
     assert list(found.users["user_city"][:4]) == ["Tromsø", "Ålesund", "Bodø", "Hønefoss"]
     assert any("users.csv: is not UTF-8, read as" in line and "files.users.encoding" in line for line in said)
+
+
+def test_a_long_csv_with_lines_that_end_by_cr_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "users.csv"
+    rows = 200_000
+    file.write_bytes(b"user_id,user_city\r" + b"".join(b'%d,"Oslo,\rNorge"\r' % i for i in range(rows)))
+    found = read_parts([file], "users", TableFile()).data
+    assert found["user_id"].to_pylist() == [str(i) for i in range(rows)]
+    assert found["user_city"].unique().to_pylist() == ["Oslo,\rNorge"]
 
 
 def test_columns_keep_their_names_in_the_file(plain: Prepared, tmp_path: Path) -> None:
