@@ -43,11 +43,14 @@ SAMPLE = 1 << 18
 @dataclass(frozen=True, eq=False)
 class RawTable:
     """A table as it was read: `is_text` where the file knows no types, so that every value is text; `said` is
-    what was found out on the way, a line each."""
+    what was found out on the way, a line each; `name` what the user calls the file or folder, where there is
+    one; `is_derived` where the table has none, and its ids are those of the interactions."""
 
     data: pa.Table
     is_text: bool
     said: tuple[str, ...] = ()
+    name: str = ""
+    is_derived: bool = False
 
 
 class FileProblemError(DatasetError):
@@ -278,6 +281,11 @@ def _delimiter(header: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Lists the files in a folder that may hold a table, by their endings."""
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and _kind(file) is not None]
 
 
 def all_files(folder: Path, files: dict[str, TableFile]) -> Iterator[Path]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from contract import names
 from contract.dataset import ANY, Dataset
-from training.data.prepared import FILES, default_split
+from training.data.prepared import default_split
 
 LEAST_ROWS = 3
 """Interactions that are split: one each to train, to validate and to test."""
 
 
-def unlearnable(log: pd.DataFrame, items: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+def unlearnable(
+    log: pd.DataFrame, items: pd.DataFrame, dataset: Dataset, files: Mapping[str, str]
+) -> Iterator[str]:
     """Says what the train part lacks: both models need the choice of an item that is known, and a target that
-    is 1. Takes tables without another problem."""
-    file = FILES["interactions"]
+    is 1. Takes tables without another problem, and what the user calls their files."""
+    file = files["interactions"]
     if len(log) < LEAST_ROWS:
         yield (
             f"{file}: column {names.ITEM_ID}: {len(log)} rows, at least {LEAST_ROWS} are needed, one each to "
@@ -33,7 +35,7 @@ def unlearnable(log: pd.DataFrame, items: pd.DataFrame, dataset: Dataset) -> Ite
     if dataset.retrieval_positives not in ("", ANY):
         wanted[dataset.retrieval_positives] = is_known
     elif not (in_train & is_known).any():
-        yield f"{file}: column {names.ITEM_ID} names no item of {FILES['items']} in {where}; add their rows"
+        yield f"{file}: column {names.ITEM_ID} names no item of {files['items']} in {where}; add their rows"
     for label, counted in wanted.items():
         positive = (log[label] == 1).fillna(False).astype(bool) & counted
         if not (positive & in_train).any():

@@ -121,7 +121,8 @@ def _from_epoch(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 def _known(values: pa.ChunkedArray) -> np.ndarray:
     """Gives the numbers that may be instants of a log: what is not above 0 stands for none."""
     numbers = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
-    return numbers[np.isfinite(numbers) & (numbers > 0)]
+    known: np.ndarray = numbers[np.isfinite(numbers) & (numbers > 0)]
+    return known
 
 
 def _check_unit(numbers: np.ndarray, declared: str) -> None:

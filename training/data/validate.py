@@ -69,43 +69,47 @@ def validate(dataset: Dataset, tables: Mapping[str, RawTable], now: datetime) ->
     frames: dict[str, pd.DataFrame] = {}
     by_table: dict[str, Columns] = {}
     typed: dict[str, pa.Table] = {}
+    files = {table: raw.name or FILES[table] for table, raw in tables.items()}
     for table, columns in dataset.tables.items():
-        typed[table], found, said = with_declared_types(tables[table], columns, FILES[table])
-        problems += found
-        warnings += [*tables[table].said, *said]
+        typed[table], found, said = with_declared_types(tables[table], columns, files[table])
+        warnings += tables[table].said
+        if not tables[table].is_derived:  # else the interactions' column is the same, and is told of
+            problems += found
+            warnings += said
     typed, texts, same = with_numbers(typed)
     problems += same
     for table, columns in dataset.tables.items():
         frame = to_frame(typed[table], {name: columns[name] for name in typed[table].column_names})
-        problems += _rows(tables[table].data.num_rows, dataset, table)
+        if frame.columns.size or not tables[table].is_derived:
+            problems += _rows(tables[table], dataset, table, files[table])
         for name in _empty_lists(frame, columns):
             warnings.append(
-                f"{FILES[table]}: column {name} is an empty list in all {len(frame)} rows; it is left out"
+                f"{files[table]}: column {name} is an empty list in all {len(frame)} rows; it is left out"
             )
             frame, columns = frame.drop(columns=name), {n: c for n, c in columns.items() if n != name}
         columns = _with_widths(columns, typed[table])
         by_table[table], frames[table] = columns, frame
-        problems += _null_columns(frame, columns, FILES[table])
-        problems += _inexact(frame, columns, FILES[table])
+        problems += _null_columns(frame, columns, files[table])
+        problems += _inexact(frame, columns, files[table])
     interactions = frames["interactions"]
     if all(key in interactions for key in (names.USER_ID, names.ITEM_ID)) and not problems:
         dataset, interactions = with_clock(dataset.model_copy(update=by_table), interactions, warnings.append)
         dataset, interactions = with_label(dataset, interactions, warnings.append)
         frames["interactions"] = interactions
     if not problems or dataset.labels:
-        problems += _labels(interactions, dataset)
+        problems += _labels(interactions, dataset, files["interactions"])
     if any(column.role is Role.TIMESTAMP for column in dataset.interactions.values()):
-        problems += _timestamps(interactions, dataset, now)
-        warnings += _early(interactions, dataset)
+        problems += _timestamps(interactions, dataset, now, files["interactions"])
+        warnings += _early(interactions, dataset, files["interactions"])
     for table, key in (("users", names.USER_ID), ("items", names.ITEM_ID)):
         if key in frames[table]:
-            problems += _duplicates(frames[table], key, FILES[table], texts)
-            wrong, normal = _unknown(interactions, frames[table], key, dataset, texts)
+            problems += _duplicates(frames[table], key, files[table], texts)
+            wrong, normal = _unknown(interactions, frames[table], key, dataset, texts, files)
             problems += wrong
             warnings += normal
-    problems += _clock(interactions, dataset, now)
+    problems += _clock(interactions, dataset, now, files["interactions"])
     if not problems:
-        problems += unlearnable(interactions, frames["items"], dataset)
+        problems += unlearnable(interactions, frames["items"], dataset, files)
     if problems:
         raise ProblemsError(problems)
     if names.ITEM_ID in texts:
@@ -157,12 +161,13 @@ def _ids(values: pa.ChunkedArray, name: str, file: str) -> Iterator[str]:
         yield f"{file}: column {name} is {NULL_INT} in {reserved} rows, which stands for null; {AS_TEXT}"
 
 
-def _rows(rows: int, dataset: Dataset, table: str) -> Iterator[str]:
+def _rows(raw: RawTable, dataset: Dataset, table: str, file: str) -> Iterator[str]:
+    rows, counted = raw.data.num_rows, "ids" if raw.is_derived else "rows"
     least = getattr(dataset.checks, f"min_{table}")
     if rows < least:
         key = names.ITEM_ID if table == "items" else names.USER_ID
         yield (
-            f"{FILES[table]}: column {key}: {rows} rows, at least {least} are needed; "
+            f"{file}: column {key}: {rows} {counted}, at least {least} are needed; "
             f"bring more, or lower checks.min_{table} in dataset.yaml"
         )
 
@@ -196,12 +201,9 @@ def _empty_lists(frame: pd.DataFrame, columns: Columns) -> list[str]:
     return [name for name in lists if not (frame[name].str.len() > 0).any() and frame[name].notna().any()]
 
 
-def _clock(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str]:
+def _clock(frame: pd.DataFrame, dataset: Dataset, now: datetime, file: str) -> Iterator[str]:
     """Looks whether the declared instants lie where there are rows."""
-    file, name = (
-        FILES["interactions"],
-        next((n for n, c in dataset.interactions.items() if c.role is Role.TIMESTAMP), ""),
-    )
+    name = next((n for n, c in dataset.interactions.items() if c.role is Role.TIMESTAMP), "")
     if name not in frame or frame[name].notna().sum() == 0:
         return
     first, last = frame[name].min(), frame[name].max()
@@ -253,8 +255,7 @@ def _own(number: int, key: str, texts: OwnTexts) -> object:
     return texts[key][int(number)] if key in texts else int(number)
 
 
-def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
-    file = FILES["interactions"]
+def _labels(frame: pd.DataFrame, dataset: Dataset, file: str) -> Iterator[str]:
     for label in frame.columns.intersection(dataset.labels):
         wrong = int((~frame[label].dropna().isin((0, 1))).sum())
         if wrong:
@@ -266,8 +267,8 @@ def _labels(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterator[str]:
-    file, name = FILES["interactions"], dataset.timestamp
+def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime, file: str) -> Iterator[str]:
+    name = dataset.timestamp
     if name not in frame or names.USER_ID not in frame:
         return
     at = frame[name]
@@ -301,7 +302,7 @@ def _timestamps(frame: pd.DataFrame, dataset: Dataset, now: datetime) -> Iterato
         )
 
 
-def _early(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
+def _early(frame: pd.DataFrame, dataset: Dataset, file: str) -> Iterator[str]:
     """Tells of instants before any log; they count, and some are likely missing ones that were written as 0,
     all of them likely of another unit."""
     at = frame.get(dataset.timestamp)
@@ -313,13 +314,18 @@ def _early(frame: pd.DataFrame, dataset: Dataset) -> Iterator[str]:
             else "correct or drop what is no time"
         )
         yield (
-            f"{FILES['interactions']}: column {dataset.timestamp} is before {FIRST_LOGS.year} in "
+            f"{file}: column {dataset.timestamp} is before {FIRST_LOGS.year} in "
             f"{int(is_early.sum())} rows (from {at.min():%Y-%m-%d}); {remedy}"
         )
 
 
 def _unknown(
-    interactions: pd.DataFrame, table: pd.DataFrame, key: str, dataset: Dataset, texts: OwnTexts
+    interactions: pd.DataFrame,
+    table: pd.DataFrame,
+    key: str,
+    dataset: Dataset,
+    texts: OwnTexts,
+    files: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
     """Users and items without a row are normal while they are few; many of them are a wrong join."""
     if key not in interactions:
@@ -330,7 +336,7 @@ def _unknown(
         return [], []
     example = _own(interactions.loc[missing, key].iloc[0], key, texts)
     line = (
-        f"{FILES['interactions']}: column {key} names {kind} without a row in {FILES[kind]} in {count} rows "
+        f"{files['interactions']}: column {key} names {kind} without a row in {files[kind]} in {count} rows "
         f"({count / len(interactions):.1%}, such as {example})"
     )
     if count <= dataset.checks.max_unknown_share * len(interactions):

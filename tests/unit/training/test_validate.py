@@ -170,6 +170,71 @@ def test_a_problem_names_file_column_rows_and_remedy(
     assert len(found) == 1
 
 
+OWN_NAMES = {"users": "people.jsonl", "items": "export/things.jsonl", "interactions": "orders.jsonl"}
+
+
+@pytest.mark.parametrize(("change", "expected"), CASES.values(), ids=CASES.keys())
+def test_a_problem_names_the_file_as_its_owner_does(
+    change: Callable[[Tables], None], expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    tables = own_tables()
+    change(tables)
+    files = {table: {"path": path} for table, path in OWN_NAMES.items()}
+    folder = write_own(tmp_path / "books", {}, DECLARATION | {"files": files})
+    (folder / "export").mkdir()
+    for table, frame in tables.items():
+        frame.to_json(folder / OWN_NAMES[table], orient="records", lines=True, date_format="iso")
+    with pytest.raises(ProblemsError) as failure:
+        catalog.prepare(str(folder), tmp_path, tmp_path / "var", say=quiet)
+    assert ".parquet" not in str(failure.value)
+    named = OWN_NAMES[expected[0].removesuffix(".parquet")]
+    assert any(f"{named}: column {expected[1]}" in line for line in failure.value.problems)
+
+
+ID_ALONE = {"users": {"user_id": {"role": "id"}}, "items": {"item_id": {"role": "id"}}}
+
+
+FAULTS_OF_THE_LOG: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str, tuple[str, ...]]] = {
+    "another name": (lambda log: log, "", ("not found (0 rows of interactions)", "there is orders.csv")),
+    "a wrong path": (lambda log: log, "order.csv", ("order.csv: not found", "files.interactions.path")),
+    "no column of users": (
+        lambda log: log.rename(columns={"user_id": "buyer"}),
+        "orders.csv",
+        ("orders.csv: column user_id is missing (240 rows)",),
+    ),
+    "ids of text": (
+        lambda log: log.assign(item_id=log["item_id"].map("B{}".format)),
+        "orders.csv",
+        ("orders.csv: column item_id is text in 240 rows", "`dtype: string`"),
+    ),
+    "null ids": (
+        lambda log: log.assign(item_id=log["item_id"].where(log.index > 0).astype("Int64")),
+        "orders.csv",
+        ("orders.csv: column item_id is null in 1 rows",),
+    ),
+    "few users": (
+        lambda log: log.assign(user_id=log["user_id"] % 3),
+        "orders.csv",
+        ("orders.csv: column user_id: 3 ids, at least 10 are needed", "checks.min_users"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "expected"), FAULTS_OF_THE_LOG.values(), ids=FAULTS_OF_THE_LOG.keys()
+)
+def test_a_fault_of_the_interactions_is_told_once_where_nothing_else_is_needed(
+    change: Callable[[pd.DataFrame], pd.DataFrame], path: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    files = {"files": {"interactions": {"path": path}}} if path else {}
+    folder = write_own(tmp_path / "books", {}, DECLARATION | ID_ALONE | files)
+    change(own_tables()["interactions"]).to_csv(folder / "orders.csv", index=False)
+    with pytest.raises(ProblemsError) as failure:
+        catalog.prepare(str(folder), tmp_path, tmp_path / "var", say=quiet)
+    (problem,) = failure.value.problems
+    assert all(part in problem for part in expected)
+
+
 def test_missing_files_are_all_named(tmp_path: Path) -> None:
     tables = own_tables()
     del tables["users"], tables["items"]

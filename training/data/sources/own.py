@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from contract.columns import Role
 from contract.dataset import DATASET_FILE, Dataset, DatasetError, TableFile
-from training.data.files import FileProblemError, RawTable, all_files, find_parts, read_parts
+from training.data.files import FileProblemError, RawTable, all_files, find_parts, read_parts, table_files
 from training.data.prepared import FILES
 from training.data.validate import ProblemsError
 
@@ -46,39 +47,46 @@ def read_tables(dataset: Dataset, folder: Path) -> tuple[Dataset, dict[str, RawT
         try:
             parts = find_parts(folder, table, declared)
             if parts:
-                tables[table] = read_parts(parts, table, declared)
+                name = declared.path or parts[0].relative_to(folder).parts[0]
+                tables[table] = replace(read_parts(parts, table, declared), name=name)
             else:
                 missing.append(table)
         except FileProblemError as error:
             problems.append(str(error))
     for table in missing:
-        ids = _ids_of(table, dataset, tables.get("interactions"))
-        if ids is not None:
-            tables[table] = ids
-        else:
-            problems.append(
-                f"{folder / FILES[table]}: not found (0 rows of {table}), nor {table} as CSV, Arrow, JSON "
-                "lines or a folder of parts; write the table, see docs/your-data.md"
-            )
+        if not _has_ids_alone(table, dataset):
+            problems.append(_not_found(table, dataset, folder))
+        elif "interactions" in tables:  # else what is wrong is told of them
+            tables[table] = _ids_of(table, dataset, tables["interactions"])
     if problems:
         raise ProblemsError(problems)
     return dataset, tables
 
 
-def _ids_of(table: str, dataset: Dataset, interactions: RawTable | None) -> RawTable | None:
-    columns = dataset.tables[table]
-    if (
-        table == "interactions"
-        or interactions is None
-        or any(c.role is not Role.ID for c in columns.values())
-    ):
-        return None
-    ((name, column),) = columns.items()
+def _has_ids_alone(table: str, dataset: Dataset) -> bool:
+    """Whether a table needs no file: users or items of which only the id is declared."""
+    return table != "interactions" and all(c.role is Role.ID for c in dataset.tables[table].values())
+
+
+def _not_found(table: str, dataset: Dataset, folder: Path) -> str:
+    taken = {file.path for file in dataset.files.values()}
+    others = [
+        f.name for f in table_files(folder) if f.name not in taken and f.name.split(".")[0] not in FILES
+    ]
+    named = f", or name its file with files.{table}.path (there is {', '.join(others[:5])})" if others else ""
+    return (
+        f"{folder / FILES[table]}: not found (0 rows of {table}), nor {table} as CSV, Arrow, JSON lines or a "
+        f"folder of parts; write the table{named}, see docs/your-data.md"
+    )
+
+
+def _ids_of(table: str, dataset: Dataset, interactions: RawTable) -> RawTable:
+    """Gives the ids that the interactions have; none where they lack the column, which is told of them."""
+    ((name, column),) = dataset.tables[table].items()
     source = dataset.interactions[name].source or name
     if source not in interactions.data.column_names:
-        return None
+        return RawTable(pa.table({}), interactions.is_text, name=interactions.name, is_derived=True)
     ids = interactions.data[source].unique().drop_null()
+    said = f"{table}: no file; its {len(ids):,} ids are those of the interactions"
     data = pa.table({column.source or name: ids})
-    return RawTable(
-        data, interactions.is_text, (f"{table}: no file; its {len(ids):,} ids are those of the interactions",)
-    )
+    return RawTable(data, interactions.is_text, (said,), interactions.name, is_derived=True)
