@@ -259,9 +259,11 @@ command -v $(PYTHON) >/dev/null || { \
 $(PYTHON) $(ENVIRONMENTS) --python $(PYTHON) $(1)
 endef
 
-# Runs a command that trains, then brings what was recorded to MLflow, however it ended.
+# Runs a command that trains, then brings what was recorded to MLflow, however it ended; what failed before
+# anything was recorded has said why, and nothing more is said.
 define tracked
-status=0; $(1) || status=$$?; $(TRACKING); exit $$status
+began=$$(date +%s); status=0; $(1) || status=$$?; \
+$(TRACKING) $$([ $$status = 0 ] || echo --since $$began); exit $$status
 endef
 
 # A folder that is missing or holds no test fails the run: pytest ends with 4 or 5.

@@ -72,6 +72,7 @@ def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) ->
     """Watches ages and drift of what is served, until SIGTERM or SIGINT."""
     from live.watch import ServedWatch
 
+    read_manifest(chain.bundle, verify=False)
     dataset = read_dataset(chain.bundle)
     redis = connect(chain.redis_url, live.redis_timeout_ms)
     stop = _until_told()
@@ -94,6 +95,7 @@ def _end_with(dataset: Dataset, bundle: Path, stop: threading.Event) -> None:
 
 def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:
     """Prints what came of what was shown, and writes the page."""
+    read_manifest(chain.bundle, verify=False)
     quieten()
     from live.replay import Replay
     from live.report import clicks_of, estimate_other, join, lines_of
@@ -105,7 +107,7 @@ def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettin
     clicks = clicks_of(dataset, answers)
     for name in chosen.bundle if answers else ():
         folder = bundles_folder(chain.var_dir) / name
-        if read_dataset(folder).name != dataset.name:
+        if read_manifest(folder, verify=False).dataset != dataset.name:
             raise BundleError(f"{folder}: is not of {dataset.name}, whose answers these are")
         estimate_other(clicks, name, Replay.open(folder, chain, live.redis_timeout_ms), answers)
     for line in lines_of(clicks):

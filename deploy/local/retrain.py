@@ -47,8 +47,10 @@ def retrain(settings: LocalSettings, reason: str) -> None:
 
 def try_it(settings: LocalSettings, reason: str) -> int:
     """Runs it; 0, else the status of what failed, which was told."""
+    since: float | None = time.time()
     try:
         retrain(settings, reason)
+        since = None  # what moved may have been recorded before
     except CommandFailed as failed:
         say("nothing was promoted; what is served stays")
         return int(failed.args[0])
@@ -56,7 +58,7 @@ def try_it(settings: LocalSettings, reason: str) -> int:
         print(error, file=sys.stderr)
         return 1
     finally:
-        bring(settings)
+        bring(settings, since)
     return 0
 
 

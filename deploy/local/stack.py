@@ -49,8 +49,11 @@ class StackError(Exception):
 
 
 def say(name: str, line: str) -> None:
-    """Prints one line of progress."""
-    print(f"{name:<8} {line}", flush=True)
+    """Prints one line of progress; where nobody reads any more, as behind `head`, the work goes on unsaid."""
+    try:
+        print(f"{name:<8} {line}", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def log_tail(path: Path, lines: int = LOG_LINES) -> str:

@@ -6,6 +6,7 @@ MLflow, is not built, or MLflow is away, a line says so, and the next time bring
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from pydantic import ValidationError
 
 from contract.environment import describe
 from deploy.local.settings import ROOT, LocalSettings, load_settings, python_of
+from training.record import FACTS_FILE, trainings
 from training.tracking.settings import OFF, TrackingSettings
 
 ROLE = "torch"
 
 
-def bring(settings: LocalSettings) -> None:
-    """Brings what is not there yet."""
+def bring(settings: LocalSettings, since: float | None = None) -> None:
+    """Brings what is not there yet; nothing where nothing was recorded `since`, in seconds since 1970."""
+    if since is not None and not is_recorded(settings, since):
+        return
     try:
         if TrackingSettings().mlflow == OFF:
             return
@@ -35,9 +39,18 @@ def bring(settings: LocalSettings) -> None:
     subprocess.run(command, cwd=ROOT, env=os.environ | settings.environment(), check=False)
 
 
+def is_recorded(settings: LocalSettings, since: float) -> bool:
+    """Whether a training began or ended since then."""
+    return any((folder / FACTS_FILE).stat().st_mtime >= since for folder in trainings(settings.var))
+
+
 def main() -> None:
     """Runs it."""
-    bring(load_settings())
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.tracking", description=__doc__)
+    parser.add_argument(
+        "--since", type=float, help="do nothing where nothing was recorded since, in seconds since 1970"
+    )
+    bring(load_settings(), parser.parse_args().since)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,16 @@ def test_a_wrong_setting_is_one_line_that_names_it(name: str, value: str, messag
     assert len(run.stderr.splitlines()) == 1
 
 
+def test_a_status_that_nobody_reads_to_its_end_is_no_fault(settings: LocalSettings) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "deploy.local.stack", "status"]
+    variables = os.environ | {"SHORTLIST_VAR_DIR": str(settings.var)}
+    run = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=variables)
+    os.close(writes)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_every_setting_has_a_description() -> None:
     for name, field in LocalSettings.model_fields.items():
         assert field.description, name

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.local import bundles, tracking
-from deploy.local.settings import LocalSettings
+from deploy.local.settings import ROOT, LocalSettings
+from training.record import FACTS_FILE, FOLDER
 
 
 @pytest.fixture
@@ -64,6 +67,47 @@ def test_off_asks_nobody_and_a_wrong_place_is_a_warning(
     assert printed.out == ""
     assert said in printed.err
     assert printed.err.count("\n") == bool(said)
+
+
+FAILED_BEFORE_IT_BEGAN = {
+    "a file of settings that is not there": {"SETTINGS": "/nope"},
+    "a quality that is none": {"QUALITY": "fulll"},
+    "data that are not there": {"DATA": "/nope"},
+}
+
+
+@pytest.mark.parametrize("given", FAILED_BEFORE_IT_BEGAN.values(), ids=FAILED_BEFORE_IT_BEGAN.keys())
+def test_what_failed_before_anything_was_recorded_is_not_told_as_recorded(
+    given: dict[str, str], tmp_path: Path
+) -> None:
+    former = tmp_path / FOLDER / "former" / FACTS_FILE
+    former.parent.mkdir(parents=True)
+    former.write_text("{}")
+    os.utime(former, (1_700_000_000, 1_700_000_000))
+    made = ["make", "-s", "train", "PYTHON=true", *(f"{name}={value}" for name, value in given.items())]
+    variables = os.environ | {"SHORTLIST_VAR_DIR": str(tmp_path), "SHORTLIST_MLFLOW": "local"}
+    run = subprocess.run(made, cwd=ROOT, capture_output=True, text=True, env=variables)
+    ((_, value),) = given.items()
+    assert run.returncode == 2  # make's own
+    assert value in run.stderr
+    assert "tracking" not in run.stdout + run.stderr
+
+
+def test_what_was_recorded_since_is_brought_however_it_ended(
+    settings: LocalSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    role(monkeypatch, tmp_path / "python", "echo asked")
+    facts = tmp_path / FOLDER / "one" / FACTS_FILE
+    facts.parent.mkdir(parents=True)
+    facts.write_text("{}")
+    began = facts.stat().st_mtime
+    tracking.bring(settings, began + 1)
+    assert capfd.readouterr().out == ""
+    tracking.bring(settings, began)
+    assert capfd.readouterr().out == "asked\n"
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback"])

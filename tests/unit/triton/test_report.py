@@ -20,6 +20,7 @@ from contract.tensors import plain_request
 from ensemble.bundle import LoadedBundle
 from ensemble.graph import Stores
 from ensemble.run.recommender import Recommender, item_table
+from live.__main__ import main
 from live.archive import Archive
 from live.drawing import WIDTH, intervals
 from live.estimates import Estimate
@@ -221,3 +222,15 @@ def test_a_plot_leaves_room_for_the_name_of_a_bundle_and_its_arm() -> None:
     assert found
     assert int(found[1]) >= 7 * len(name)
     assert float(re.findall(r'x2="([\d.]+)"', drawn)[0]) < WIDTH
+
+
+@pytest.mark.parametrize("command", ["report", "watch", "consume"])
+def test_where_nothing_was_trained_the_command_says_what_to_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    monkeypatch.delenv("SHORTLIST_BUNDLE_DIR", raising=False)
+    monkeypatch.setenv("SHORTLIST_VAR_DIR", str(tmp_path))
+    assert main([command]) == 1
+    error = capsys.readouterr().err
+    assert "bundles/current/manifest.json: not found; run `make train promote`" in error
+    assert error.count("\n") == 1
