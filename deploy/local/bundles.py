@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException
+from math import nan
 from pathlib import Path
 
 from contract.bundle import BundleError, read_manifest
@@ -24,6 +25,8 @@ from deploy.local.supervisor import Supervisor, socket_path
 from deploy.local.tracking import bring
 from ensemble.stores.routing import bundle_folder
 from ensemble.triton.repository import ModelRepository
+
+EXAMPLE = "`make split BUNDLE=movielens-20261129-120000-1a2b3c4d SHARE=0.1`"
 
 
 class CommandFailed(Exception):
@@ -57,6 +60,7 @@ def move(settings: LocalSettings, bundle: str, moved: Sequence[str]) -> None:
 
 def split(settings: LocalSettings, bundle: str, share: float) -> None:
     """Gives a bundle a share of the users; 0 ends its arm."""
+    check_runs(settings)
     if share:
         prepare(settings, bundle_folder(settings.bundle, bundle))
     serve(settings, "split", "--bundle", bundle, "--share", str(share))
@@ -64,6 +68,7 @@ def split(settings: LocalSettings, bundle: str, share: float) -> None:
 
 def shadow(settings: LocalSettings, bundle: str | None) -> None:
     """Asks a bundle beside the champion; none ends that."""
+    check_runs(settings)
     if bundle:
         prepare(settings, bundle_folder(settings.bundle, bundle))
     serve(settings, "shadow", *(["--bundle", bundle] if bundle else []))
@@ -89,9 +94,18 @@ def prepare(settings: LocalSettings, folder: Path) -> None:
 
 def serve(settings: LocalSettings, *arguments: str) -> None:
     """Changes the routing record, or shows it."""
+    check_runs(settings)
+    run(settings, "triton", "-m", "ensemble.publish.serve", *arguments, show=True)
+
+
+def check_runs(settings: LocalSettings) -> None:
+    """Looks whether there is anything that can serve.
+
+    Raises:
+        BundleError: there is not.
+    """
     if not runs(settings):
         raise BundleError("the servers do not run: start them by `make up`")
-    run(settings, "triton", "-m", "ensemble.publish.serve", *arguments, show=True)
 
 
 def runs(settings: LocalSettings) -> bool:
@@ -122,6 +136,25 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def wish_of(bundle: str, share: str) -> tuple[str, float]:
+    """Reads what `make split` was given, before anything is made for it.
+
+    Raises:
+        BundleError: a part is missing, or the share is none.
+    """
+    if not bundle:
+        raise BundleError(f"BUNDLE is missing: name one that `make bundles` lists, as {EXAMPLE}")
+    if not share:
+        raise BundleError(f"SHARE is missing: say how much of the users, as {EXAMPLE}; SHARE=0 ends it")
+    try:
+        wanted = float(share)
+    except ValueError:
+        wanted = nan
+    if not 0 <= wanted < 1:
+        raise BundleError(f"SHARE={share}: must be a number, at least 0 and below 1, as {EXAMPLE}")
+    return bundle, wanted
+
+
 def main() -> int:
     """Runs one command; 0, or the status of what failed, which has said why."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -131,8 +164,8 @@ def main() -> int:
     promoted.add_argument("--force", action="store_true", help="even where it is worse; the log says so")
     commands.add_parser("rollback")
     divided = commands.add_parser("split")
-    divided.add_argument("--bundle", required=True)
-    divided.add_argument("--share", type=float, required=True, help="of the users; 0 ends it")
+    divided.add_argument("--bundle", default="", help="its name")
+    divided.add_argument("--share", default="", help="of the users; 0 ends it")
     shadowed = commands.add_parser("shadow")
     shadowed.add_argument("--bundle", help="none ends it")
     commands.add_parser("list")
@@ -145,7 +178,7 @@ def main() -> int:
             rollback(settings)
             bring(settings)
         elif chosen.command == "split":
-            split(settings, chosen.bundle, chosen.share)
+            split(settings, *wish_of(chosen.bundle, chosen.share))
         elif chosen.command == "shadow":
             shadow(settings, chosen.bundle)
         else:
