@@ -105,7 +105,10 @@ class FeastStore:
 @contextmanager
 def _feast(what: str) -> Iterator[None]:
     """Keeps Feast's and its libraries' warnings still, and says in one line where it fails."""
-    with warnings.catch_warnings():
+    import dask  # which Feast imports: nobody else needs it
+
+    # Feast lets deprecations be shown as it is imported, whatever was ignored before, and imports Dask then.
+    with warnings.catch_warnings(), dask.config.set({"dataframe.query-planning-warning": False}):
         warnings.simplefilter("ignore")
         try:
             yield

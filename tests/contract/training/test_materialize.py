@@ -659,6 +659,22 @@ def test_the_command_finds_what_was_computed(
     assert "no features were computed for DATA=films" in capsys.readouterr().err
 
 
+def test_the_command_prints_no_warning_of_its_libraries(world: Prepared, tmp_path: Path) -> None:
+    write_features(world, "synthetic")
+    with redis_server(tmp_path) as own:
+        run = subprocess.run(
+            [sys.executable, "-m", "feature_repo", "materialize", "--data", "synthetic"],
+            env=os.environ
+            | {
+                "SHORTLIST_VAR_DIR": str(world.folder.parents[1]),
+                "SHORTLIST_REDIS_URL": own.get_secret_value(),
+            },
+            capture_output=True,
+            text=True,
+        )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_features_of_other_columns_than_are_declared_are_refused(world: Prepared, url: RedisUrl) -> None:
     load(world, url)
     file = world.folder / "dataset.yaml"
