@@ -8,12 +8,44 @@ from typing import Any
 
 import pytest
 
+from service.http.body import DEPTH
 from service.schemas import INT64_MAX, Problem
 from tests.builders.gateway import CONTEXT, ask, client_of, make_app
 
 pytestmark = pytest.mark.anyio
 
 RECOMMENDATIONS = "/v1/recommendations"
+
+
+def _levels(value: Any) -> int:
+    """Counts a value's levels; a number or a text is one."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 1 if inner is None else 1 + max(map(_levels, inner), default=0)
+
+
+async def test_the_deepest_body_is_answered_and_the_table_of_limits_says_how_deep_it_is(
+    tmp_path: Path,
+) -> None:
+    boost = {"filters": {"item_year": {"not": {"any": [1999]}}}, "times": 2}
+    body = {"requests": [{"user_id": 7, "rules": {"boosts": [boost]}}]}
+    async with client_of(make_app(tmp_path)) as client:
+        response = await client.post(f"{RECOMMENDATIONS}/many", json=body)
+    assert response.status_code == 200, response.text
+    assert _levels(body) == DEPTH
+    table = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    assert f"| nesting of JSON | {DEPTH} levels" in table
+
+
+@pytest.mark.parametrize(("levels", "status"), [(100, 422), (2_000, 400)])
+async def test_a_deeper_body_is_refused_by_its_field_or_where_it_cannot_be_read_whole(
+    tmp_path: Path, levels: int, status: int
+) -> None:
+    content = b'{"user_id": 7, "x": ' + b"[" * levels + b"]" * levels + b"}"
+    async with client_of(make_app(tmp_path)) as client:
+        response = await client.post(
+            RECOMMENDATIONS, content=content, headers={"content-type": "application/json"}
+        )
+    assert response.status_code == status
 
 
 @pytest.mark.parametrize(
