@@ -7,8 +7,8 @@ out and named. It is written to be read, corrected and kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +27,23 @@ WORDS = {
     "items": r"item|product|movie|film|book|song|track|artist|article|video|catalog|sku|listing",
 }
 """What a file's name says of its table."""
-_ID = r"s?[ _-]?(id|no|number|key|code)?$"
-USER = re.compile(
-    r"^(user|customer|member|client|account|person|reader|visitor|household|session)" + _ID, re.IGNORECASE
-)
-ITEM = re.compile(
-    r"^(item|product|movie|film|book|song|track|artist|article|video|sku|asin|isbn|listing)"
-    r"s?[ _-]?(id|no|number|key|code|description|name)?$",
-    re.IGNORECASE,
+_ENDINGS = ("id|uuid|guid|no|nr|number|key|code", "slug", "", "name|login|handle|email|title|description")
+"""What the name of an id's column ends with, the likeliest first. That of a name or a title is one where
+there is nothing else: beside an id it is shown."""
+
+
+def _of_ids(words: str, codes: str) -> tuple[re.Pattern[str], ...]:
+    """Gives patterns of the names of an id's column, the likeliest first: a word with each ending, and after
+    the first the codes that are ids by themselves, such as `isbn` or `product_sku`."""
+    ends = [rf"^(?:{words})s?[ _-]?(?P<end>{ending})$" for ending in _ENDINGS]
+    ends.insert(1, rf"^(?:(?:{words})s?[ _-]?)?(?P<end>{codes})(?:[ _-]?(?:{_ENDINGS[0]}))?$")
+    return tuple(re.compile(end, re.IGNORECASE) for end in ends)
+
+
+USER = _of_ids("user|customer|member|client|account|person|reader|visitor|household|session", "uid|login")
+ITEM = _of_ids(
+    "item|product|movie|film|book|song|track|artist|article|video|listing",
+    "sku|asin|isbn(?:[ _-]?1[03])?|ean(?:[ _-]?13)?|upc|gtin",
 )
 TIME = re.compile(r"time|date|^ts$|when|_at$|^at$|^day$", re.IGNORECASE)
 RATING = re.compile(r"rating|stars|score|grade", re.IGNORECASE)
@@ -91,7 +100,7 @@ def _tables(folder: Path) -> dict[str, tuple[Path, RawTable]]:
     }
     if not read:
         raise DatasetError(f"{folder}: no table in it; files end with one of {', '.join(KINDS)}")
-    both = [file for file, table in read.items() if _first(table, USER) and _first(table, ITEM)]
+    both = [file for file, table in read.items() if _is_log(table)]
     if not both:
         columns = "; ".join(
             f"{file.name}: {', '.join(table.data.column_names[:8])}" for file, table in read.items()
@@ -109,12 +118,18 @@ def _tables(folder: Path) -> dict[str, tuple[Path, RawTable]]:
     return found
 
 
+def _is_log(table: RawTable) -> bool:
+    return all(_first(table.data.column_names, patterns) for patterns in (USER, ITEM))
+
+
 def _is_table(file: Path) -> bool:
     return any(suffix.lower() in KINDS for suffix in file.suffixes)
 
 
-def _first(table: RawTable, pattern: re.Pattern[str]) -> str | None:
-    return next((name for name in table.data.column_names if pattern.match(name.strip())), None)
+def _first(columns: Iterable[object], patterns: Sequence[re.Pattern[str]]) -> str | None:
+    """Finds the column whose name is that of an id by the likeliest of some patterns."""
+    names = [str(column) for column in columns]
+    return next((name for pattern in patterns for name in names if pattern.match(name.strip())), None)
 
 
 def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, list[str]]:
@@ -129,7 +144,7 @@ def _draft(folder: Path, found: dict[str, tuple[Path, RawTable]]) -> tuple[str, 
     if paths:
         out.append("files:")
         out += [f"  {table}: {{path: {_yaml(path)}}}" for table, path in paths.items()]
-    log = found["interactions"][1]
+    log = found["interactions"][1].data.column_names
     keys = {"user_id": _first(log, USER), "item_id": _first(log, ITEM)}
     frames = {table: _looked_at(rows.data, table) for table, (_, rows) in found.items()}
     ids = {key: {"role": "id"} | _dtype_of(key, keys, frames) for key in keys}
@@ -177,10 +192,13 @@ def _lines(
         source = _key_of(frame, key, keys)
         taken.add(source)
         yield DraftLine(key, ids[key] | _from(key, source), "who" if key == "user_id" else "what")
-    has_name = False
+    names, has_name = set(_keys_of(table)), False
     for column in frame.columns.difference(list(taken), sort=False):
         line = _line(table, column, frame[column], has_name)
+        while line is not None and line.name in names:
+            line = _renamed(line, column)
         if line is not None:
+            names.add(line.name)
             has_name |= line.keys["role"] == "display_name"
             yield line
     if table == "interactions" and not any(
@@ -190,6 +208,13 @@ def _lines(
             "interactions: no column looks like a label: what is in the log counts as chosen; if a column "
             "says what was liked, give it `role: label` and `positive:`"
         )
+
+
+def _renamed(line: DraftLine, column: str) -> DraftLine | None:
+    """Gives a line another name than one that is there, such as `id` beside the id; a log has one time."""
+    if line.keys["role"] == "timestamp":
+        return None
+    return replace(line, name=f"{line.name}_given", keys=line.keys | {"from": column})
 
 
 def _keys_of(table: str) -> list[str]:
@@ -209,15 +234,25 @@ def _dtype_of(key: str, keys: dict[str, str | None], frames: dict[str, pd.DataFr
 
 
 def _key_of(frame: pd.DataFrame, key: str, keys: dict[str, str | None]) -> str:
-    """Finds the id's column in a table: by the log's name for it, by its looks, `id`, else the first."""
-    pattern = USER if key == "user_id" else ITEM
-    for column in frame.columns:
-        if column == keys[key]:
-            return str(column)
-    looks = [
-        c for c in frame.columns if pattern.match(str(c).strip()) and re.search(r"id|key|no|code", c, re.I)
+    """Finds the id's column in a table: by the log's name for it, by how that ends (`slug` for the log's
+    `movie_slug`), by its looks, `id`, else the first."""
+    columns, patterns = [str(column) for column in frame.columns], USER if key == "user_id" else ITEM
+    of_log = keys[key] or ""
+    end = _end(of_log, patterns)
+    likely = [
+        *(column for column in columns if column == of_log),
+        *(column for column in columns if _end(column, patterns) == end),
+        *(column for column in columns if column.strip().lower() == end),
+        _first(columns, patterns[:-2]),
+        *(column for column in columns if column.lower() == "id"),
     ]
-    return str((looks or [c for c in frame.columns if str(c).lower() == "id"] or list(frame.columns))[0])
+    return next((column for column in likely if column), columns[0])
+
+
+def _end(column: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
+    """Gives what the name of an id's column ends with, apart from its word; None where it is none."""
+    found = next((said for pattern in patterns if (said := pattern.match(column.strip()))), None)
+    return found["end"].lower() if found else None
 
 
 def _line(table: str, column: str, values: pd.Series, has_name: bool) -> DraftLine | None:

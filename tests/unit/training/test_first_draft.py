@@ -99,6 +99,117 @@ def test_kinds_of_events_codes_and_a_title_that_reads_as_a_number_are_understood
     assert prepared.interactions["is_event"].sum() == (clicks["event"] != "view").sum()
 
 
+def drafted(folder: Path, **tables: dict[str, list[object]]) -> dict[str, dict[str, dict[str, object]]]:
+    """Writes tables as CSV, gives the draft that is made of them."""
+    folder.mkdir()
+    for name, columns in tables.items():
+        pd.DataFrame(columns).to_csv(folder / f"{name}.csv", index=False)
+    draft: dict[str, dict[str, dict[str, object]]] = yaml.safe_load(write_draft(folder)[0].read_text())
+    return draft
+
+
+USERS = [
+    "user",
+    "username",
+    "user_name",
+    "User Name",
+    "userUUID",
+    "login",
+    "member_slug",
+    "customer email",
+    "uid",
+]
+ITEMS = [
+    "item", "movie_slug", "item_slug", "productSlug", "sku", "product_sku", "isbn", "ISBN-13", "asin", "ean",
+    "upc code", "book_isbn", "movie_title", "itemDescription", "track_uuid",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("user", "item"), [*((u, "item_id") for u in USERS), *(("user_id", i) for i in ITEMS)]
+)
+def test_a_log_is_found_by_what_people_call_their_ids(user: str, item: str, tmp_path: Path) -> None:
+    log: dict[str, list[object]] = {"rating": [4] * 40, user: [f"u{i % 9}" for i in range(40)]}
+    log[item] = [f"x{i % 7}" for i in range(40)]
+    draft = drafted(tmp_path / "some", ratings=log)
+    assert draft["interactions"]["user_id"].get("from", "user_id") == user
+    assert draft["interactions"]["item_id"].get("from", "item_id") == item
+    assert draft["users"]["user_id"]["dtype"] == draft["items"]["item_id"]["dtype"] == "string"
+
+
+@pytest.mark.parametrize(
+    ("columns", "user", "item"),
+    [
+        (["user_name", "user_id", "movie_title", "movie_id"], "user_id", "movie_id"),
+        (["username", "customer_no", "product_name", "sku"], "customer_no", "sku"),
+        (["movie", "movie_slug", "user name", "user"], "user", "movie_slug"),
+        (["itemDescription", "item", "login", "userid"], "userid", "item"),
+        (["isbn", "book_id", "member_email", "member"], "member", "book_id"),
+    ],
+)
+def test_a_name_is_no_id_where_there_is_one(columns: list[str], user: str, item: str, tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path / "some", ratings={name: [f"{name} {i % 7}" for i in range(40)] for name in columns}
+    )
+    assert draft["interactions"]["user_id"].get("from", "user_id") == user
+    assert draft["interactions"]["item_id"]["from"] == item
+
+
+def test_tables_are_joined_by_what_the_log_has(tmp_path: Path) -> None:
+    slugs, people, rows = [f"film-{i}" for i in range(12)], [f"u{i}" for i in range(11)], range(132)
+    draft = drafted(
+        tmp_path / "films",
+        ratings={"username": [people[i % 11] for i in rows], "movie_slug": [slugs[i % 12] for i in rows]},
+        movies={"movie_id": list(range(12)), "name": [f"Film {i}" for i in range(12)], "slug": [*slugs]},
+        users={"city": ["Oslo"] * 11, "name": [*people]},
+    )
+    assert draft["items"]["item_id"] == {"role": "id", "dtype": "string", "from": "slug"}
+    assert draft["items"]["item_name"]["role"] == "display_name"
+    assert draft["users"]["user_id"] == {"role": "id", "dtype": "string", "from": "name"}
+    folder = tmp_path / "films"
+    prepared = catalog.prepare(str(folder), folder, tmp_path / "var", say=quiet)
+    assert (len(prepared.users), len(prepared.items)) == (11, 12)
+
+
+@pytest.mark.parametrize(
+    ("of_log", "of_items", "expected"),
+    [
+        ("movie_id", ["id", "Movie ID", "name"], "Movie ID"),
+        ("movie_id", ["name", "id"], "id"),
+        ("movie_id", ["name", "number"], "name"),  # the first, where nothing tells
+        ("movie_slug", ["movie_id", "Movie Slug", "slug"], "Movie Slug"),
+        ("movie_title", ["movie_id", "title"], "title"),
+        ("asin", ["sku", "product_asin"], "product_asin"),
+    ],
+)
+def test_the_key_of_a_table_is_the_column_that_the_log_means(
+    of_log: str, of_items: list[str], expected: str, tmp_path: Path
+) -> None:
+    draft = drafted(
+        tmp_path / "some",
+        ratings={"user_id": [i % 9 for i in range(40)], of_log: [f"x{i % 7}" for i in range(40)]},
+        items={name: [f"x{i}" for i in range(7)] for name in of_items},
+    )
+    assert draft["items"]["item_id"]["from"] == expected
+
+
+def test_no_name_stands_twice(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path / "some",
+        orders={
+            "user_id": [i % 9 for i in range(40)],
+            "movie_id": [i % 7 for i in range(40)],
+            "Order Date": ["2025-03-01"] * 40,
+            "Shipping Date": ["2025-03-02"] * 40,
+        },
+        items={"id": [f"x{i}" for i in range(7)], "movie_id": list(range(7))},
+    )
+    assert draft["items"]["item_id"]["from"] == "movie_id"
+    assert draft["items"]["item_id_given"]["from"] == "id"
+    assert draft["interactions"]["timestamp"]["from"] == "Order Date"
+    assert "not used: Shipping Date" in (tmp_path / "some" / "dataset.yaml").read_text()
+
+
 def test_every_line_says_why_and_what_was_not_used_is_named(tmp_path: Path) -> None:
     file, _ = write_draft(shop(tmp_path / "shop"))
     lines = [line for line in file.read_text().splitlines() if line.startswith("  ") and "role" in line]
