@@ -30,7 +30,7 @@ from deploy.local.programs import (
     waiting_events,
     watched,
 )
-from deploy.local.routing import dataset_of, follow_link, load_anew, serve_link, told_routing
+from deploy.local.routing import dataset_of, follow_link, linked, load_anew, serve_link, told_routing
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.supervisor import Supervisor, socket_path, start_supervisor, write_config
 from ensemble.triton.repository import LoadError
@@ -89,7 +89,7 @@ def wait_until_ready(settings: LocalSettings, supervisor: Supervisor, program: P
     say(program.name, f"ready after {time.monotonic() - started:.1f} s")
 
 
-def check_needs(wanted: Iterable[Program]) -> None:
+def check_needs(settings: LocalSettings, wanted: Iterable[Program]) -> None:
     """Checks that what a program serves has been made.
 
     Raises:
@@ -98,8 +98,18 @@ def check_needs(wanted: Iterable[Program]) -> None:
     for program in wanted:
         for path in program.needs:
             if not path.is_file():
-                remedy = "run `make demo`, or `make data train materialize export`"
-                raise StackError(f"{program.name} has nothing to serve yet: {path} is missing; {remedy}")
+                missing = f"{program.name} has nothing to serve yet: {path} is missing"
+                raise StackError(f"{missing}; {_remedy(settings)}")
+
+
+def _remedy(settings: LocalSettings) -> str:
+    """Says what makes what is served, as far as it has not been made."""
+    if dataset := dataset_of(settings):
+        return (
+            f"the current bundle, {linked(settings)}, was not exported: run `make materialize export up`, "
+            f"with DATA= as it was trained on {dataset}"
+        )
+    return "run `make demo`, or `make data train promote materialize export up`"
 
 
 def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
@@ -116,7 +126,7 @@ def up(settings: LocalSettings, names: Iterable[str] = ()) -> None:
         if fault := redis_fault(settings.redis):
             raise StackError(f"redis: {fault}; unset {REDIS_URL} for a local one")
         say("redis", f"your own at {settings.redis.address}")
-    check_needs(wanted)
+    check_needs(settings, wanted)
     supervisor = Supervisor(socket_path(settings))
     was_up = supervisor.is_up()
     states = supervisor.states() if was_up else {}

@@ -20,6 +20,7 @@ from contract.environment import RedisUrl
 from deploy.local import programs, stack, supervisor, triton_server
 from deploy.local.ports import PortTaken, check_free, is_free
 from deploy.local.settings import LocalSettings
+from tests.builders.gateway import BUNDLE, write_bundle
 from tests.builders.ports import free_port
 
 
@@ -240,3 +241,15 @@ def test_a_cold_triton_does_not_wait_for_redis_and_a_running_one_changes_nothing
     monkeypatch.setattr(stack, "follow_link", refuse(redis.ResponseError("WRONGTYPE")))
     with pytest.raises(stack.StackError, match=r"^bundles: Redis at .*WRONGTYPE"):
         stack.prepare_bundles(settings, is_cold=True)
+
+
+def test_what_is_not_made_yet_is_told_with_every_command_that_makes_it(
+    settings: LocalSettings,
+) -> None:
+    with pytest.raises(stack.StackError, match="`make data train promote materialize export up`"):
+        stack.up(settings)
+    write_bundle(settings.bundle)
+    with pytest.raises(stack.StackError) as raised:
+        stack.up(settings)
+    assert f"the current bundle, {BUNDLE}, was not exported" in str(raised.value)
+    assert "run `make materialize export up`, with DATA= as it was trained on synthetic" in str(raised.value)
