@@ -10,6 +10,7 @@ from typing import Any
 from contract.affinity import LISTS
 from contract.bundle import Manifest
 from contract.errors import WrongField
+from contract.filters import list_of
 from contract.ids import IdDtype, OwnId, number_of
 from contract.texts import ITEMS, Texts
 
@@ -47,6 +48,11 @@ class OwnIds:
     def are_numbers(self) -> bool:
         """Whether no id is text, so that a body is what it says."""
         return self.users == self.items == "int64"
+
+    def written_dtypes(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Takes users' columns and their dtypes, gives these as callers write them: lists of items hold own
+        ids."""
+        return {name: list_of(self.items) if name in LISTS else dtype for name, dtype in columns.items()}
 
     def number_body(self, body: dict[str, Any]) -> dict[int, str]:
         """Puts numbers in the place of the ids in a request's body, gives the texts of user and item.

@@ -215,7 +215,9 @@ async def seen(
 async def bundle(router: RouterDep) -> BundleResponse:
     """What is served: the champion's bundle, its context names, filters and display fields, and the arms."""
     served = router.served
-    facts = BundleFacts.model_validate(served.champion.variant.manifest)
+    variant = served.champion.variant
+    facts = BundleFacts.model_validate(variant.manifest)
+    features = variant.ids.written_dtypes(facts.user_features)
     arms = [
         BundleArm(arm=arm.bundle, bundle=arm.bundle, share=arm.share)
         for arm in served.routing.arms
@@ -223,7 +225,9 @@ async def bundle(router: RouterDep) -> BundleResponse:
     ]
     rest = BundleArm(arm=CHAMPION, bundle=facts.bundle, share=1 - sum(arm.share for arm in arms))
     return BundleResponse(
-        **facts.model_dump(), arms=[rest, *arms], shadow=served.shadow and served.shadow.name
+        **(facts.model_dump() | {"user_features": features}),
+        arms=[rest, *arms],
+        shadow=served.shadow and served.shadow.name,
     )
 
 

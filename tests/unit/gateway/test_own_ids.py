@@ -17,6 +17,7 @@ from service.http.layers import MANY
 from service.variant import read_bundle
 from tests.builders.gateway import (
     CATALOGUE,
+    RECENT,
     RUN,
     TEXT_IDS,
     FakeEnsemble,
@@ -149,6 +150,9 @@ async def test_the_bundle_says_what_ids_are(tmp_path: Path) -> None:
         bundle = (await client.get("/v1/bundle")).json()
         assert bundle["user_id_dtype"] == bundle["item_id_dtype"] == "string"
         assert bundle["sample_user_ids"] == TEXT_IDS["sample_user_ids"]
+        features = bundle["user_features"]
+    assert {features[name] for name in RECENT} == {"list[string]"}, "as callers write them"
+    assert (features["user_age"], features["user_tags"]) == ("int64", "list[string]")
 
 
 def test_texts_that_were_changed_are_refused(tmp_path: Path) -> None:
