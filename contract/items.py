@@ -23,6 +23,8 @@ MOST_OF_LOGS = 1e38
 MOST_WHOLE = 2**53
 """The largest whole number: beyond it Feast rounds."""
 MOST_ELEMENTS = 10_000
+MOST_TEXT = 1_000
+"""Characters of a text: a name or a line about the item, which each slate that holds it carries."""
 MOST_SHOWN = 64
 """Characters of a name that are said again."""
 
@@ -71,7 +73,7 @@ def _column_schema(column: Column) -> dict[str, Any]:
     kinds: dict[str, dict[str, Any]] = {
         "int64": {"type": "integer", "minimum": -most, "maximum": most},
         "float32": {"type": "number", "minimum": -most, "maximum": most},
-        "string": {"type": "string", "minLength": 1},
+        "string": {"type": "string", "minLength": 1, "maxLength": MOST_TEXT},
         "bool": {"type": "boolean"},
     }
     schema = kinds[str(column.dtype)]
@@ -118,7 +120,11 @@ def _value(name: str, column: Column, value: Any) -> Any:
 
 
 def _check_size(name: str, column: Column, value: Any) -> None:
-    if isinstance(value, bool | str):
+    if isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        if len(value) > MOST_TEXT:
+            raise WrongField(name, f"has a text of {len(value)} characters: send at most {MOST_TEXT}")
         return
     most = _most(column)
     if abs(value) > most:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from contract.ids import OwnId
+from contract.items import MOST_TEXT
 
 MAX_ITEMS = 500
 """In one request."""
@@ -23,7 +24,8 @@ class ItemsRequest(BaseModel):
         Field(min_length=1, max_length=MAX_ITEMS),
     ] = Field(
         description="Each is an object with `item_id` and the columns of the items' table in dataset.yaml; "
-        "one that is left out is null, and an item whose availability is null is available."
+        "one that is left out is null, and an item whose availability is null is available. A text "
+        f"has at most {MOST_TEXT:,} characters."
     )
 
 

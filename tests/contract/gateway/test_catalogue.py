@@ -107,6 +107,7 @@ async def test_the_description_names_the_columns(server: RedisProcess, tmp_path:
     async with gateway(server.url, tmp_path) as http:
         schemas = (await http.get("/openapi.json")).json()["components"]["schemas"]
     item = schemas["ItemsRequest"]["properties"]["items"]["items"]
+    assert item["properties"]["item_title"]["anyOf"][0]["maxLength"] == 1000
     assert (item["required"], item["additionalProperties"]) == (["item_id"], False)
     assert item["properties"].keys() == ROW.keys()
     year, picture = (item["properties"][name]["anyOf"][0] for name in ("item_year", "item_picture"))
@@ -127,11 +128,12 @@ def changes(client: Any) -> list[Change]:
 
 
 async def test_items_lie_in_the_stream_whole(server: RedisProcess, client: Any, tmp_path: Path) -> None:
-    answer = await send(server, tmp_path, "PUT", "/v1/items", json={"items": [ROW, {"item_id": 901}]})
+    row = ROW | {"item_title": "\u05d0" * 1000}
+    answer = await send(server, tmp_path, "PUT", "/v1/items", json={"items": [row, {"item_id": 901}]})
     assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
     (change,) = changes(client)
     nothing = dict.fromkeys(ROW) | {"item_id": 901}
-    assert (change.kind, change.content) == (PUT, {"900": ROW, "901": nothing})
+    assert (change.kind, change.content) == (PUT, {"900": row, "901": nothing})
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,7 @@ async def test_items_lie_in_the_stream_whole(server: RedisProcess, client: Any, 
         ({"item_title": "x"}, "item_id", "is missing"),
         ({**ROW, "item_id": "900"}, "item_id", "must be an integer"),
         ({**ROW, "item_genre": 5}, "item_genre", "must hold string values: 5 is not"),
+        ({**ROW, "item_title": "x" * 1001}, "item_title", "a text of 1001 characters: send at most 1000"),
         ({**ROW, "item_year": 2026.5}, "item_year", "must hold int64 values"),
         ({**ROW, "item_year": 2**53 + 1}, "item_year", "must be from"),
         ({**ROW, "item_price": "cheap"}, "item_price", "must hold float32 values"),
