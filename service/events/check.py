@@ -70,7 +70,9 @@ def _labels(body: EventBody, manifest: Manifest) -> dict[str, int]:
             continue
         if isinstance(value, bool) or value not in (0, 1):
             raise WrongEvent(name, "must be 0 or 1, or left out where it is not known", "label")
-        labels[name] = int(value)
+        if labels.setdefault(name, int(value)) != value:
+            meaning = f"type {body.type}, which stands for {name}: {labels[name]}"
+            raise WrongEvent(name, f"contradicts {meaning}; leave one of the two out", "label")
     if not labels:
         named = [*manifest.labels, *(["type"] if manifest.event_types else [])]
         raise WrongEvent("labels", f"are missing: say what happened, by {' or '.join(named)}", "label")

@@ -89,7 +89,7 @@ async def test_an_event_lies_in_the_stream_of_its_user_as_it_was_sent(
 ) -> None:
     at_s = time.time() - 60
     fields = {"timestamp": at_s, "context": {"context_hour": 9}, "request_id": "r1", "event_id": "e1"}
-    answer = await post(server, tmp_path, click(is_purchase=0, **fields))
+    answer = await post(server, tmp_path, click(is_click=1, is_purchase=0, **fields))
     assert answer.status_code == 202
     said = answer.json()
     assert (said["accepted"], said["duplicates"], said["refused"], said["errors"]) == (1, 0, 0, [])
@@ -129,6 +129,11 @@ async def test_what_is_sent_again_is_a_duplicate_and_counted(
         (click(is_like=1), "is_like", "use is_click, is_purchase"),
         (click(is_click=2), "is_click", "must be 0 or 1"),
         (click(is_click=True), "is_click", "must be 0 or 1"),
+        (
+            click(is_click=0),
+            "is_click",
+            "contradicts type click, which stands for is_click: 1; leave one of the two out",
+        ),
         ({"user_id": 7, "item_id": 1}, "labels", "say what happened, by is_click or is_purchase or type"),
         (click(context={"hour": 1}), "context.hour", "use one of context_hour, context_tab"),
         (click(context={"context_tab": "1"}), "context.context_tab", "must be an integer"),
