@@ -114,10 +114,11 @@ class Catalogue:
         """Takes items (B,), gives vectors (B,D) that find those like them, and which items are known, (B,).
 
         An item's own vector without its prior, the last coordinate: the inner product with it is the cosine
-        of both items. Of an item that is not known, the prior alone: what most people like.
+        of both items. Of an item that is not known, or a new one that was taken out, the prior alone: what
+        most people like.
         """
         at = self.positions.of(item_ids)
-        is_known: Bools = at != UNKNOWN
+        is_known: Bools = (at != UNKNOWN) & ~np.isin(item_ids, self.live.gone_ids)
         vectors = np.where(is_known[:, None], self.vectors_of(at), np.float32(0))
         vectors[:, -1] = np.where(is_known, 0, 1)
         return vectors, is_known
@@ -127,14 +128,15 @@ class Catalogue:
 class LiveItems:
     """What is known of items beside the bundle's files: the new ones' ids (L,) and vectors (L,D), in the
     order in which they came; the ids (M,), ascending, of the bundle's own whose vector is another since they
-    changed, and that (M,D); and of all of those, by id, the values in each filterable column, in canonical
-    form."""
+    changed, and that (M,D); of all of those, by id, the values in each filterable column, in canonical form;
+    and which of the new ones were taken out again, (G,): they keep their places."""
 
     new_ids: Ids = field(default_factory=_none)
     new_vectors: Floats = field(default_factory=_nothing)
     held: Mapping[int, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     moved_ids: Ids = field(default_factory=_none)
     moved_vectors: Floats = field(default_factory=_nothing)
+    gone_ids: Ids = field(default_factory=_none)
 
     def over(self, item_ids: Ids, vectors: Floats) -> Floats:
         """Takes items of the bundle (I,), ascending, and their vectors (I,D); gives a copy in which those

@@ -39,6 +39,7 @@ class LiveItemsWatch:
         self._vectors: dict[int, Floats] = {}
         self._moved: dict[int, Floats] = {}
         self._held: dict[int, dict[str, frozenset[str]]] = {}
+        self._gone: set[int] = set()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -68,8 +69,8 @@ class LiveItemsWatch:
         found: Any = self.redis.zrangebyscore(live_changes_key(self.dataset), f"({since}", version)
         item_ids = np.array([int(one) for one in found], dtype=np.int64)
         self._read(item_ids)
-        moved = dict(sorted(self._moved.items()))
-        renew(item_ids, LiveItems(*self._table(self._vectors), dict(self._held), *self._table(moved)))
+        moved, gone = dict(sorted(self._moved.items())), np.array(sorted(self._gone), dtype=np.int64)
+        renew(item_ids, LiveItems(*self._table(self._vectors), dict(self._held), *self._table(moved), gone))
         self._version = version
         return True
 
@@ -80,7 +81,10 @@ class LiveItemsWatch:
             pipe.hmget(item_vector_key(self.bundle, item_id), VECTOR_FIELD, *self._columns)
         places = self._catalogue.bundle_positions.of(item_ids).tolist()
         for item_id, place, (blob, *tags) in zip(item_ids.tolist(), places, pipe.execute(), strict=True):
-            if blob is None and (place == UNKNOWN or all(one is None for one in tags)):
+            if blob is None and place == UNKNOWN:
+                self._gone.add(item_id)
+                continue
+            if blob is None and all(one is None for one in tags):
                 continue  # it is gone; of the bundle's own that did not change, a node may have the vector
             if blob is not None and len(blob) != 4 * self._catalogue.width:
                 continue
@@ -90,6 +94,7 @@ class LiveItemsWatch:
             self._held[item_id] = {name: decode_tags(one) for name, one in values if one is not None}
 
     def _take(self, item_id: int, place: int, vector: Floats) -> None:
+        self._gone.discard(item_id)
         if place == UNKNOWN:
             self._vectors[item_id] = vector
         elif np.allclose(vector, self._catalogue.vectors[place], atol=SAME):

@@ -70,8 +70,10 @@ def test_an_item_is_in_the_slates_soon_and_goes(
     record_property("put_to_slate_s", round(time.monotonic() - began, 2))
     (item,) = found(world, **wanted)
     assert (item["item_id"], item["item_name"]) == (NEW, "Brand new")
+    assert "unknown_item" not in client.similar(NEW).degraded
     client.delete_item(NEW)
     assert eventually(lambda: not found(world, **wanted), WITHIN_S)
+    assert eventually(lambda: "unknown_item" in client.similar(NEW).degraded, WITHIN_S)
 
 
 def test_of_a_user_who_was_forgotten_nothing_is_left(own_stack: World, client: Client) -> None:

@@ -19,6 +19,7 @@ from redis import Redis
 
 from contract import names
 from contract.dataset import Dataset
+from contract.errors import StageError
 from contract.event_archive import read_archive
 from contract.feast import AVAILABILITY_FIELD, UNAVAILABLE, feature_key
 from contract.ids import number_of
@@ -51,7 +52,8 @@ from contract.live_catalogue import (
 )
 from contract.live_files import read_files
 from contract.shown import Shown
-from contract.slates import Published, StoredSlate
+from contract.slates import Degradation, Published, StoredSlate, degradations
+from contract.tensors import PAD_ID
 from ensemble.publish import index, live_items
 from ensemble.publish.live_items import LiveItemWriter
 from ensemble.run.recommender import Recommender
@@ -113,6 +115,26 @@ def test_a_new_item_is_found_filtered_and_gone_again(site: Site, redis: Redis, c
         put_items(redis, dataset, ROW)
         drain(consumer)
         assert ask(recommender, filters=wanted) == [NEW], "it came back"
+
+
+def test_nothing_is_like_a_new_item_that_was_taken_out(site: Site, redis: Redis, consumer: Consumer) -> None:
+    dataset = site.old.dataset
+
+    def is_known(recommender: Recommender) -> bool:
+        ask(recommender)
+        (answer,) = recommender.answer([make_request(PAD_ID, like=NEW)])
+        assert not isinstance(answer, StageError)
+        return Degradation.UNKNOWN_ITEM not in degradations(int(answer["degraded"][0, 0]))
+
+    with site.serving(site.old) as recommender:
+        for _ in range(2):
+            assert not is_known(recommender)
+            put_items(redis, dataset, ROW)
+            drain(consumer)
+            assert is_known(recommender)
+            ask_for(redis, dataset, TAKE_OUT, str(NEW))
+            drain(consumer)
+        assert not is_known(recommender)
 
 
 def test_an_event_on_an_item_that_was_taken_out_does_not_bring_it_back(
