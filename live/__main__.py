@@ -83,14 +83,20 @@ def watch(_: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) ->
 
 def _end_with(dataset: Dataset, bundle: Path, stop: threading.Event) -> None:
     """Ends the process where the bundle that is current declares the data set otherwise: whoever runs the
-    process starts it anew."""
+    process starts it anew. A bundle of another data set is none of this one's: what is served goes on."""
+    current = dataset
     while not stop.wait(LOOK_S):
+        former = current
         try:
-            if read_dataset(bundle) != dataset:
-                say(f"the bundle in {bundle} declares its data set otherwise; to be started anew")
-                stop.set()
+            current = read_dataset(bundle)
         except DatasetError:
             continue  # a link is being moved
+        if current.name != dataset.name:
+            if current.name != former.name:
+                say(f"{bundle} is of {current.name} now; {dataset.name} goes on until all are started anew")
+        elif current != dataset:
+            say(f"the bundle in {bundle} declares its data set otherwise; to be started anew")
+            stop.set()
 
 
 def report(chosen: argparse.Namespace, chain: EnsembleSettings, live: LiveSettings) -> int:

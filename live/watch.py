@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from redis import Redis
 from redis.exceptions import RedisError
 
-from contract.bundle import BundleError
+from contract.bundle import BundleError, read_manifest
 from contract.drift import REFERENCE_FILE, Reference
 from contract.environment import explain_redis
 from contract.errors import StageError
@@ -147,12 +147,15 @@ class ServedWatch:
         self._told = drifted
 
     def _follow(self) -> LoadedBundle:
-        """Opens the champion where it is another than before; its window begins anew."""
+        """Opens the champion where it is another than before; its window begins anew. A link to another data
+        set's bundle is not followed."""
         value = self._redis.get(routing_key(self._dataset))
         folder = self._chain.bundle.resolve()
         if value is not None:
             folder = folder.parent / Routing.decode(value).champion
         if self.bundle is None or self.bundle.folder != folder:
+            if self.bundle is not None and read_manifest(folder, verify=False).dataset != self._dataset:
+                return self.bundle
             bundle = LoadedBundle.open(folder, self._chain.provider, self._chain.ort_threads)
             clock, max_seen = bundle.dataset.clock, self._chain.max_seen
             features = RedisFeatureStore(self._redis, bundle.dataset, clock, max_seen)

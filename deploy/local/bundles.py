@@ -3,6 +3,7 @@
 Where the servers run, a bundle is indexed, exported, loaded and warm before the routing record changes, in
 one write, and no server is restarted; whatever fails before that leaves what was served. The link `current`,
 which a cold start follows, moves last. Where nothing runs, it is all that moves; `make up` serves its bundle.
+A bundle of another data set than is served waits until nothing runs: what is started anew follows the link.
 """
 
 from __future__ import annotations
@@ -47,15 +48,39 @@ def rollback(settings: LocalSettings) -> None:
 
 
 def move(settings: LocalSettings, bundle: str, moved: Sequence[str]) -> None:
-    """Serves a bundle that passed the gate, where it can be served at once, then moves the link."""
+    """Serves a bundle that passed the gate, where the servers run, then moves the link.
+
+    Raises:
+        BundleError: they serve another data set; what is served goes on.
+    """
     folder = bundles_folder(settings.var) / bundle
-    is_at_once = runs(settings) and read_manifest(folder, verify=False).dataset == dataset_of(settings)
+    if serves_another(settings, folder):
+        raise BundleError(_another(settings, folder, moved))
+    is_at_once = runs(settings) and bool(dataset_of(settings))
     if is_at_once:
         prepare(settings, folder)
         serve(settings, "promote", "--bundle", bundle, "--why", moved[0])
     run(settings, "training", "-m", "training", *moved, show=True)
     if not is_at_once:
         say("next: make materialize export up")
+
+
+def serves_another(settings: LocalSettings, folder: Path) -> bool:
+    """Whether the servers run, and serve another data set than a bundle's."""
+    is_another = dataset_of(settings) not in ("", read_manifest(folder, verify=False).dataset)
+    return is_another and bool(running(settings) - {"redis"})
+
+
+def _another(settings: LocalSettings, folder: Path, moved: Sequence[str]) -> str:
+    """Says why a bundle of another data set is not served now, and what serves it."""
+    dataset, served = read_manifest(folder, verify=False).dataset, dataset_of(settings)
+    given = [f"BUNDLE={folder.name}"] if moved[0] == "promote" else []
+    given += ["FORCE=1"] if "--force" in moved else []
+    command = " ".join(["make down", moved[0], "materialize export up", *given])
+    return (
+        f"{folder.name}: is of the data set {dataset}, and the servers serve {served}, one at a time; "
+        f"current stays. To serve {dataset} instead: `{command}`, with DATA= as the bundle was trained on it"
+    )
 
 
 def split(settings: LocalSettings, bundle: str, share: float) -> None:
@@ -110,10 +135,14 @@ def check_runs(settings: LocalSettings) -> None:
 
 def runs(settings: LocalSettings) -> bool:
     """Whether this machine's Triton runs."""
+    return "triton" in running(settings)
+
+
+def running(settings: LocalSettings) -> set[str]:
+    """Names the servers of this machine that run."""
     supervisor = Supervisor(socket_path(settings))
-    if not supervisor.is_up():
-        return False
-    return supervisor.states().get("triton", {}).get("statename") == "RUNNING"
+    states = supervisor.states() if supervisor.is_up() else {}
+    return {name for name, state in states.items() if state["statename"] == "RUNNING"}
 
 
 def run(settings: LocalSettings, role: str, *arguments: str, show: bool = False) -> str:

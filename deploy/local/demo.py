@@ -17,7 +17,9 @@ import httpx
 from rich.console import Console
 from rich.rule import Rule
 
+from contract.bundles import LATEST, bundles_folder
 from deploy.local import answers, stack, tracking
+from deploy.local.bundles import serves_another
 from deploy.local.ports import PortTaken
 from deploy.local.settings import LocalSettings, load_settings
 from deploy.local.steps import Step, StepFailed, Steps
@@ -42,6 +44,8 @@ def run_demo(console: Console, settings: LocalSettings, *, force: bool = False) 
     steps = Steps(settings, dict(os.environ) | settings.environment())
     for step in PATH:
         console.print(Rule(step.name, align="left"))
+        if step.name == "promote" and serves_another(settings, bundles_folder(settings.var) / LATEST):
+            stack.down(settings)  # the other data set: its servers would find this one's bundle
         if step.name == "materialize":
             stack.up(settings, ["redis"])
         given = ("--force",) if force and step.name == "promote" else ()

@@ -22,19 +22,24 @@ from contract.routing import CHAMPION, Routing
 from deploy.local.routing import ensemble_settings
 from ensemble.publish.serve import BundleServer
 from ensemble.stores.routing import read_routing
+from shortlist import Client
 from tests.builders.world import World, eventually
 from tests.integration.test_page import Page
 
 pytestmark = pytest.mark.timeout(900)
 OTHER, BROKEN = "other-bundle", "broken-bundle"
+STRANGER = 987_654_321_012
 
 
-def renamed(bundle: Path, name: str, changed: Mapping[str, bytes] = MappingProxyType({})) -> Path:
-    """Copies a bundle under another name: the same models, another bundle, with other files if asked."""
+def renamed(
+    bundle: Path, name: str, changed: Mapping[str, bytes] = MappingProxyType({}), **facts: object
+) -> Path:
+    """Copies a bundle under another name: the same models, another bundle, with other files, and other facts
+    in its manifest, if asked."""
     other = bundle.resolve().with_name(name)
     shutil.copytree(bundle.resolve(), other)
     popular = json.loads((other / "popular.json").read_text()) | {"bundle": name}
-    manifest = json.loads((other / "manifest.json").read_text()) | {"bundle": name}
+    manifest = json.loads((other / "manifest.json").read_text()) | {"bundle": name, **facts}
     for file, content in {"popular.json": json.dumps(popular).encode(), **changed}.items():
         (other / file).write_bytes(content)
         manifest["checksums"][file] = sha256(other / file)
@@ -118,6 +123,25 @@ def test_a_broken_bundle_is_refused_and_what_was_served_goes_on(own_stack: World
     assert own_stack.settings.bundle.resolve().name == ours
     assert routing(own_stack) == before
     assert own_stack.recommend(1)["bundle"] == ours
+
+
+def test_a_bundle_of_another_data_set_is_refused_and_the_events_of_what_is_served_have_their_effect(
+    own_stack: World,
+) -> None:
+    bundle, before = own_stack.settings.bundle, own_stack.pids()
+    declared = (bundle / "dataset.yaml").read_text().replace("name: synthetic", "name: other", 1)
+    assert "name: other" in declared
+    renamed(bundle, OTHER, {"dataset.yaml": declared.encode()}, dataset="other")
+    done = bundles(own_stack, "promote", "--bundle", OTHER)
+    assert done.returncode == 1
+    assert "is of the data set other, and the servers serve synthetic" in done.stderr
+    assert f"`make down promote materialize export up BUNDLE={OTHER}`" in done.stderr
+    assert bundle.resolve().name != OTHER
+    item = own_stack.recommend(STRANGER)["items"][0]["item_id"]
+    with Client(own_stack.url, timeout_s=20.0) as client:
+        client.send_events([{"user_id": STRANGER, "item_id": item, "type": "click"}])
+        assert eventually(lambda: client.user(STRANGER)["seen"] == [item], 10.0)
+    assert own_stack.pids() == before
 
 
 def test_a_bundle_that_was_promoted_while_nothing_ran_is_what_a_start_serves(own_stack: World) -> None:

@@ -188,6 +188,17 @@ def test_it_follows_the_champion_and_a_bundle_without_a_reference_is_watched_wit
     assert "not known yet" in found.lines()[-1]
 
 
+def test_a_link_to_a_bundle_of_another_data_set_is_not_followed(
+    redis: Redis, redis_url: RedisUrl, world: World
+) -> None:
+    watch, _ = make_watch(redis, redis_url, world)
+    other = make_world(world.folder.with_name("other-1"), bundle="other-1", name="other")
+    link = world.folder.with_name("current")
+    link.unlink()
+    link.symlink_to(other.folder)
+    assert watch.look().bundle == "tiny-1"
+
+
 def test_ages_are_those_of_what_redis_holds(redis: Any, world: World) -> None:
     name, now_s = world.dataset.name, 1_800_000_000.0
     manifest = LoadedBundle.open(world.folder).manifest

@@ -1,79 +1,113 @@
-"""Which bundle answers whom, by hand: what is asked for wrongly is refused before anything is made for it."""
+"""A bundle of another data set than is served: it waits until nothing runs."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from deploy.local import bundles
+from contract.bundle import BundleError
+from contract.bundles import CURRENT, LATEST
+from deploy.local import bundles, demo, stack
 from deploy.local.settings import LocalSettings
+from deploy.local.steps import Step, Steps
+from tests.builders.gateway import write_bundle
+
+Ran = list[tuple[Any, ...]]
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was indexed, exported or served, in place of doing it."""
-    done: list[Any] = []
-    monkeypatch.setattr(bundles, "load_settings", lambda: LocalSettings(var_dir=tmp_path))
-    monkeypatch.setattr(bundles, "prepare", lambda _, folder: done.append(folder.name))
-    monkeypatch.setattr(bundles, "run", lambda _, role, *given, **__: done.append((role, *given)))
-    monkeypatch.setattr(bundles, "runs", lambda _: True)
-    return done
+def settings(tmp_path: Path) -> LocalSettings:
+    """A run-time folder in which a bundle of `films` is current, and one of `books` was trained last."""
+    for dataset, link in (("films", CURRENT), ("books", LATEST)):
+        write_bundle(tmp_path / "bundles" / f"{dataset}-1", bundle=f"{dataset}-1", dataset=dataset)
+        (tmp_path / "bundles" / link).symlink_to(f"{dataset}-1")
+    write_bundle(tmp_path / "bundles" / "films-2", bundle="films-2", dataset="films")
+    return LocalSettings(var_dir=tmp_path)
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, *given: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["bundles", *given])
-    return bundles.main()
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """What was run of the roles' commands."""
+    ran: Ran = []
+    monkeypatch.setattr(bundles, "run", lambda _, *given, **__: ran.append(given))
+    return ran
+
+
+def let_run(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(bundles, "running", lambda _: {*names})
 
 
 @pytest.mark.parametrize(
-    ("bundle", "share", "said"),
+    ("moved", "command"),
     [
-        ("", "0.1", "BUNDLE is missing: name one that `make bundles` lists"),
-        ("", "", "BUNDLE is missing"),
-        ("toy-2", "", "SHARE is missing: say how much of the users"),
-        ("toy-2", "2", "SHARE=2: must be a number, at least 0 and below 1"),
-        ("toy-2", "1", "SHARE=1: must be"),
-        ("toy-2", "-0.1", "SHARE=-0.1: must be"),
-        ("toy-2", "nan", "SHARE=nan: must be"),
-        ("toy-2", "half", "SHARE=half: must be"),
+        (["promote"], "make down promote materialize export up BUNDLE=books-1"),
+        (["promote", "--force"], "make down promote materialize export up BUNDLE=books-1 FORCE=1"),
+        (["rollback"], "make down rollback materialize export up"),
     ],
 )
-def test_a_split_that_cannot_be_is_refused_before_anything_is_made(
+@pytest.mark.parametrize("names", [("redis", "triton", "gateway"), ("redis", "consumer")])
+def test_it_is_refused_with_the_remedy_while_the_servers_run(
+    settings: LocalSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    ran: Ran,
+    moved: Sequence[str],
+    command: str,
+    names: Sequence[str],
+) -> None:
+    let_run(monkeypatch, *names)
+    with pytest.raises(BundleError) as raised:
+        bundles.move(settings, "books-1", moved)
+    assert "books-1: is of the data set books, and the servers serve films" in str(raised.value)
+    assert f"`{command}`, with DATA=" in str(raised.value)
+    assert ran == []
+
+
+@pytest.mark.parametrize("names", [(), ("redis",)])
+def test_where_nothing_serves_the_link_moves_and_what_is_next_is_told(
+    settings: LocalSettings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    made: list[Any],
-    bundle: str,
-    share: str,
-    said: str,
+    ran: Ran,
+    names: Sequence[str],
 ) -> None:
-    assert ask(monkeypatch, "split", f"--bundle={bundle}", f"--share={share}") == 1
-    error = capsys.readouterr().err
-    assert said in error
-    assert "`make split BUNDLE=" in error
-    assert error.count("\n") == 1
-    assert made == []
+    let_run(monkeypatch, *names)
+    bundles.move(settings, "books-1", ["promote"])
+    assert ran == [("training", "-m", "training", "promote")]
+    assert "next: make materialize export up" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("asked", [("split", "--bundle=toy-2", "--share=0.1"), ("shadow", "--bundle=toy-2")])
-def test_where_nothing_runs_nothing_is_made(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    made: list[Any],
-    asked: tuple[str, ...],
+def test_a_bundle_of_what_is_served_is_served_at_once(
+    settings: LocalSettings, monkeypatch: pytest.MonkeyPatch, ran: Ran
 ) -> None:
-    monkeypatch.setattr(bundles, "runs", lambda _: False)
-    assert ask(monkeypatch, *asked) == 1
-    assert "start them by `make up`" in capsys.readouterr().err
-    assert made == []
+    let_run(monkeypatch, "redis", "triton", "gateway")
+    monkeypatch.setattr(bundles, "prepare", lambda *_: None)
+    bundles.move(settings, "films-2", ["promote", "--bundle", "films-2"])
+    assert [given[2] for given in ran] == ["ensemble.publish.serve", "training"]
 
 
-@pytest.mark.parametrize(("share", "prepared"), [("0.1", ["toy-2"]), ("0", [])])
-def test_a_split_is_made_and_one_that_ends_needs_no_bundle_made(
-    monkeypatch: pytest.MonkeyPatch, made: list[Any], share: str, prepared: list[str]
+@pytest.mark.parametrize("dataset", ["books", "films"])
+def test_the_demo_ends_the_servers_of_another_data_set_before_it_promotes(
+    settings: LocalSettings, monkeypatch: pytest.MonkeyPatch, dataset: str
 ) -> None:
-    assert ask(monkeypatch, "split", "--bundle=toy-2", f"--share={share}") == 0
-    served = ("triton", "-m", "ensemble.publish.serve", "split", "--bundle", "toy-2", "--share")
-    assert made == [*prepared, (*served, str(float(share)))]
+    did: list[str] = []
+
+    def step(_: Steps, one: Step) -> float:
+        did.append(one.name)
+        if one.name == "materialize":
+            raise KeyboardInterrupt  # the rest is as it was
+        return 0.0
+
+    (settings.var / "bundles" / LATEST).unlink()
+    (settings.var / "bundles" / LATEST).symlink_to(f"{dataset}-1")
+    let_run(monkeypatch, "redis", "triton", "gateway")
+    monkeypatch.setattr(Steps, "run", step)
+    monkeypatch.setattr(stack, "up", lambda *_: None)
+    monkeypatch.setattr(stack, "down", lambda _: did.append("down"))
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(Console(quiet=True), settings)
+    ended = ["down"] if dataset == "books" else []
+    assert did == ["prepare", "train", *ended, "promote", "features", "materialize"]
