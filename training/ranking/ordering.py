@@ -89,8 +89,8 @@ def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str
     `served` (U,K) to everyone is better, by more than the standard error.
 
     `judged` are such users with everyone's candidates, `alone` with the most popular ones. In doubt it is
-    what is popular: the towers say to these users what was so when they were trained, which is just before
-    validation and long before they are served.
+    what is popular: of that the towers say to these users how it was when they were trained, just before validation
+    and long before they are served.
     """
     if not _can_be_fitted(alone):
         return None
