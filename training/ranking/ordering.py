@@ -88,9 +88,9 @@ def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str
     """Gives users of whom nothing is known an order of their own: by what is popular alone, unless the order
     `served` (U,K) to everyone is better, by more than the standard error.
 
-    `judged` are such users with everyone's candidates, `alone` with the most popular ones. In doubt it is
-    what is popular: of that the towers say to these users how it was when they were trained, just before validation
-    and long before they are served.
+    `judged` are such users with everyone's candidates, `alone` with the most popular ones. In doubt it is what
+    is popular: to these users the towers say what was so when they were trained, on validation just now, and
+    the longer ago the longer they are served.
     """
     if not _can_be_fitted(alone):
         return None
