@@ -85,18 +85,16 @@ def _are_surely_above(values: Doubles, others: Doubles) -> bool:
 
 
 def order_of_unknown(judged: Judged, served: Floats, alone: Judged, popular: str) -> OrderSpec | None:
-    """Gives users of whom nothing is known an order of their own: by what is popular alone, unless the order
-    `served` (U,K) to everyone is better, by more than the standard error.
+    """Gives users of whom nothing is known an order of their own: by what is popular alone, where that is
+    better than the order `served` (U,K) to everyone, by more than the standard error.
 
-    `judged` are such users with everyone's candidates, `alone` with the most popular ones. In doubt it is what
-    is popular: to these users the towers say what was so when they were trained, on validation just now, and
-    the longer ago the longer they are served.
+    `judged` are such users with everyone's candidates, `alone` with the most popular ones. To them the towers
+    say what was popular when these were trained.
     """
     if not _can_be_fitted(alone):
         return None
     scores = alone.sources[popular].astype(np.float64)
-    everyones, of_popular = judged.ndcg(served.astype(np.float64)), alone.ndcg(scores)
-    if np.array_equal(everyones, of_popular) or _are_surely_above(everyones, of_popular):
+    if not _are_surely_above(alone.ndcg(scores), judged.ndcg(served.astype(np.float64))):
         return None
     slope, intercept = _calibrated(scores[alone.live], alone.chosen[alone.live])
     return OrderSpec(ranking=0, retrieval=0, sources={popular: slope}, intercept=intercept)
