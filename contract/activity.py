@@ -9,9 +9,10 @@ each row.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from contract import names
 from contract.arrays import Ints
 from contract.columns import Columns
 from contract.dataset import Dataset
-from contract.feast import encode_time, encode_value, event_time_field, feature_field, state_field
+from contract.feast import encode_time, encoder_of, event_time_field, feature_field, state_field
 
 SMOOTHING = 10.0
 """Rows that the overall rate counts for in a user's or an item's own rate."""
@@ -33,7 +34,7 @@ _ITEMS = struct.Struct("<IBBBq")  # items, widths of the columns, newest instant
 POSITIVE, TIMED = 1, 2
 """What is noted of an item: whether the event was positive, and whether it has a time of its own."""
 
-_NO_ROWS: Ints = np.zeros(0, dtype=np.int64)
+_NO_ROWS: Ints = np.zeros((3, 0), dtype=np.int64)
 Position = tuple[int, int]
 """The id of an entry of a stream: milliseconds and a number."""
 
@@ -58,18 +59,16 @@ class ActivityEvent(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class NewestItems:
     """The newest items of a user, newest first: of all events as many as are kept, then the others among as
-    many positives. Columns (N,)."""
+    many positives."""
 
-    times: Ints
-    """Microseconds of Unix time."""
-    items: Ints
-    flags: Ints
-    """`POSITIVE` and `TIMED`, or none of them."""
+    rows: Ints
+    """(3,N): instants in microseconds of Unix time, ids, and of each `POSITIVE` and `TIMED`, or none of
+    them. One array, as they are read and written for each event, which costs what numpy's calls do."""
 
     @classmethod
     def none(cls) -> NewestItems:
         """Gives those of a user who did nothing."""
-        return cls(_NO_ROWS, _NO_ROWS, _NO_ROWS)
+        return cls(_NO_ROWS)
 
     def with_events(self, events: Sequence[ActivityEvent], limit: int) -> NewestItems:
         """Adds events, where they belong by their time.
@@ -77,43 +76,47 @@ class NewestItems:
         At the same instant, those with a time of their own come after those without and are told apart by
         what they hold, so that their order is that of no arrival; the others come as they are added.
         """
-        rows = [(e.at_us, e.item_id, TIMED * e.is_timed | POSITIVE * e.is_positive) for e in reversed(events)]
-        added = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-        columns = [
-            np.concatenate([new, old])
-            for new, old in zip(added, (self.times, self.items, self.flags), strict=True)
-        ]
-        if len(events) > 1 or (len(self.times) and len(events) and events[0].at_us <= self.times[0]):
-            times, items, flags = (column[::-1] for column in columns)
+        if not events:
+            return self
+        added = [(e.at_us, e.item_id, TIMED * e.is_timed | POSITIVE * e.is_positive) for e in events[::-1]]
+        rows = np.concatenate([np.array(added, dtype=np.int64).T, self.rows], axis=1)
+        if len(events) > 1 or (rows.shape[1] > 1 and rows[0, 0] <= rows[0, 1]):
+            oldest_first = rows[:, ::-1]
+            times, items, flags = oldest_first
             is_timed = flags & TIMED > 0
             order = np.lexsort((flags * is_timed, items * is_timed, is_timed, times))[::-1]
-            columns = [times[order], items[order], flags[order]]
-        if len(columns[0]) > limit:
-            positives = np.flatnonzero(columns[2] & POSITIVE)[:limit]
-            places = np.concatenate([np.arange(limit), positives[positives >= limit]])
-            columns = [column[places] for column in columns]
-        return NewestItems(*columns)
+            rows = oldest_first[:, order]
+        if rows.shape[1] > limit:
+            positives = (rows[2] & POSITIVE).nonzero()[0][:limit]
+            rows = np.concatenate([rows[:, :limit], rows[:, positives[positives >= limit]]], axis=1)
+        return NewestItems(rows)
 
     def recent(self, limit: int) -> list[int]:
         """Lists the newest items."""
-        recent: list[int] = self.items[:limit].tolist()
+        recent: list[int] = self.rows[1, :limit].tolist()
         return recent
 
     def positive(self, limit: int) -> list[int]:
         """Lists the newest items of positives."""
-        positive: list[int] = self.items[self.flags & POSITIVE > 0][:limit].tolist()
+        positive: list[int] = self.rows[1, self.rows[2] & POSITIVE > 0][:limit].tolist()
         return positive
 
     def encode(self) -> bytes:
         """Packs the items: steps into the past, ids and flags, each in as few bytes as its largest needs."""
-        if not len(self.times):
+        count = self.rows.shape[1]
+        if not count:
             return b""
-        columns = (self.times[:-1] - self.times[1:], self.items, self.flags)
-        widths = [_width(column) for column in columns]
-        return _ITEMS.pack(len(self.items), *widths, self.times[0]) + b"".join(
-            np.ascontiguousarray(column, dtype="<i8").view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
-            for column, width in zip(columns, widths, strict=True)
-        )
+        packed = np.array(self.rows, dtype="<i8", order="C")
+        newest = int(packed[0, 0])
+        packed[0, 0] = 0
+        packed[0, 1:] = self.rows[0, :-1] - self.rows[0, 1:]
+        # As if without a sign: a negative number is the largest, and needs all of its bytes.
+        largest = np.maximum.reduce(packed.view("<u8"), axis=1).tolist()
+        widths = [(number.bit_length() + 7) // 8 for number in largest]
+        steps, items, flags = packed.view(np.uint8).reshape(3, count, 8)
+        columns = zip((steps[1:], items, flags), widths, strict=True)
+        head = _ITEMS.pack(count, *widths, newest)
+        return head + b"".join(column[:, :width].tobytes() for column, width in columns)
 
     @classmethod
     def decode(cls, packed: bytes) -> NewestItems:
@@ -125,24 +128,16 @@ class NewestItems:
         if not packed:
             return cls.none()
         count, *widths, newest = _ITEMS.unpack_from(packed)
-        at, columns = _ITEMS.size, []
-        for width, rows in zip(widths, (count - 1, count, count), strict=True):
-            wide = np.zeros((rows, 8), dtype=np.uint8)
-            wide[:, :width] = np.frombuffer(packed, np.uint8, rows * width, at).reshape(rows, width)
-            columns.append(wide.view("<i8")[:, 0])
-            at += rows * width
+        rows, at = np.zeros((3, count, 8), dtype=np.uint8), _ITEMS.size
+        for column, first, width in zip(rows, (1, 0, 0), widths, strict=True):
+            size = (count - first) * width
+            column[first:, :width] = np.frombuffer(packed, np.uint8, size, at).reshape(count - first, width)
+            at += size
         if at != len(packed):
             raise ValueError(f"{len(packed)} bytes, of which {at} are known")
-        times = np.full(count, newest)
-        times[1:] -= np.cumsum(columns[0])
-        return cls(times, columns[1], columns[2])
-
-
-def _width(column: Ints) -> int:
-    """How many of its low bytes tell every number of a column; all where one is negative."""
-    if not len(column) or int(column.min()) < 0:
-        return 8 if len(column) else 0
-    return (int(column.max()).bit_length() + 7) // 8
+        numbers: Ints = rows.view("<i8")[..., 0]
+        np.subtract(newest, np.add.accumulate(numbers[0]), out=numbers[0])
+        return cls(numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,11 +246,10 @@ class ActivityReducer:
         """Gives the columns of the entity's view; `rates` are the data set's overall ones, by label, towards
         which few events are smoothed. A rate of which nothing is known is None."""
         made: dict[str, float | list[int] | None] = {f"{self.entity}_event_count": float(state.count)}
-        for label in self.labels:
+        for label, rate in self._rates.items():
             ones, known = state.tallies.get(label, (0, 0))
             overall = rates.get(label)
-            rate = None if overall is None else (ones + SMOOTHING * overall) / (known + SMOOTHING)
-            made[names.rate_of(self.entity, label)] = rate
+            made[rate] = None if overall is None else (ones + SMOOTHING * overall) / (known + SMOOTHING)
         if self.newest_limit:
             made[names.USER_RECENT_ITEM_IDS] = state.newest.recent(self.newest_limit)
             made[names.USER_RECENT_POSITIVE_ITEM_IDS] = state.newest.positive(self.newest_limit)
@@ -265,12 +259,22 @@ class ActivityReducer:
         """Gives the fields of the entity's hash in Redis: its view's features and time as Feast writes them,
         and the state itself."""
         view, made = view_of(self.entity), self.features(state, rates)
-        values = {feature_field(view, n): encode_value(c, made[n]) for n, c in self.columns.items()}
         return {
-            **values,
+            **{field: encode(made[name]) for name, (field, encode) in self._encoders.items()},
             event_time_field(view): encode_time(known_from_us(state) // 1_000_000),
             state_field(view): state.encode(),
         }
+
+    @cached_property
+    def _rates(self) -> dict[str, str]:
+        """The feature of each label's rate."""
+        return {label: names.rate_of(self.entity, label) for label in self.labels}
+
+    @cached_property
+    def _encoders(self) -> dict[str, tuple[bytes, Callable[[Any], bytes]]]:
+        """The field of each feature, and what writes its values."""
+        view = view_of(self.entity)
+        return {name: (feature_field(view, name), encoder_of(c)) for name, c in self.columns.items()}
 
 
 def view_of(entity: str) -> str:

@@ -111,17 +111,26 @@ def state_field(view: str) -> bytes:
 
 def encode_value(column: Column, value: Any) -> bytes:
     """Writes a value of a column as Feast does; None is null."""
-    if value is None:
-        return b""
+    return encoder_of(column)(value)
+
+
+def encoder_of(column: Column) -> Callable[[Any], bytes]:
+    """Gives what writes the values of a column, as `encode_value`: for many of them."""
     head, element = head_of(column), _ELEMENTS[str(column.dtype)]
     if not column.is_several:
-        return head + element(value)
-    if column.role is Role.EMBEDDING:
-        return head + b"".join(map(element, value))
-    if column.dtype == "string":
-        return head + _sized(b"".join(_VALUES_HEAD + element(one) for one in value))
-    packed = b"".join(map(element, value))
-    return head + _sized(_VALUES_HEAD + _sized(packed) if packed else b"")
+        return lambda value: b"" if value is None else head + element(value)
+
+    def several(values: Any) -> bytes:
+        if values is None:
+            return b""
+        if column.role is Role.EMBEDDING:
+            return head + b"".join(map(element, values))
+        if column.dtype == "string":
+            return head + _sized(b"".join(_VALUES_HEAD + element(one) for one in values))
+        packed = b"".join(map(element, values))
+        return head + _sized(_VALUES_HEAD + _sized(packed) if packed else b"")
+
+    return several
 
 
 def encode_time(seconds: int) -> bytes:

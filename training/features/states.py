@@ -33,7 +33,7 @@ def activity_states(log: EntityLog, until: datetime) -> pa.Table:
             recent = np.arange(stop - 1, max(start, stop - limit) - 1, -1)
             older = positives[max(firsts[row], lasts[row] - limit) : lasts[row]][::-1]
             places = np.concatenate([recent, older[older < stop - len(recent)]])
-            newest = NewestItems(times[places], log.items[places], flags[places])
+            newest = NewestItems(np.stack([times[places], log.items[places], flags[places]]))
         of_labels = {name: (ones[row], known[row]) for name, (ones, known) in tallies.items()}
         states.append(ActivityState(stop - start, int(times[stop - 1]), of_labels, newest).encode())
     return pa.table(

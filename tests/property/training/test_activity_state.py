@@ -94,7 +94,7 @@ def test_an_item_counts_and_keeps_no_list(
     log, streamed, delivered = drawn
     state = ActivityState.decode(ITEM.fold(ITEM.fold(ActivityState(), *log), *delivered).encode())
     expected = look([*log, *streamed], 0)
-    assert not len(state.newest.items)
+    assert not state.newest.rows.size
     assert ITEM.features(state, RATES) == {
         "item_event_count": expected["user_event_count"],
         "item_is_click_rate": expected["user_is_click_rate"],
