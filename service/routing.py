@@ -170,11 +170,11 @@ class Router:
             orjson.dumps(request_id),
             b",".join(one.body for one in made),
         )
-        timings = {"total": round((time.monotonic() - started) * 1000, 3)}
+        due_s = max(time.monotonic(), *(one.due_s for one in made))
+        timings = {"total": round((due_s - started) * 1000, 3)}
         fields = {"users": len(made), "sources": Counter(sources)}
-        return RenderedAnswer(
-            body, sources, timings, fields, tuple(note for one in made for note in one.shown)
-        )
+        shown = tuple(note for one in made for note in one.shown)
+        return RenderedAnswer(body, sources, timings, fields, shown, due_s)
 
     async def start(self) -> None:
         """Makes the connections, and takes the champion from the record, whether or not Triton is up yet."""

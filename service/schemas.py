@@ -310,7 +310,7 @@ class RecommendResponse(BaseModel):
     )
     timings_ms: dict[str, float] = Field(
         description="Milliseconds: each stage inside the ensemble; `ensemble`, the call as the gateway saw "
-        "it; `batch`; `popular`; `display`; `total`."
+        "it; `batch`; `popular`; `display`; `held`, until it was sent, where the ensemble was busy; `total`."
     )
     run: str | None = Field(None, description="The batch run that made a stored slate; only there.")
     made_at: str | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Annotated, Any, get_type_hints
@@ -83,6 +84,11 @@ class RawRoute(APIRoute):
         watch = CallerWatch(receive)
         try:
             answer: RenderedAnswer = await self.endpoint(body, Request(scope), router)
+            if (held_s := answer.due_s - time.monotonic()) > 0:
+                watch.end()
+                overload: OverloadLayer = scope["state"]["overload"]
+                with overload.counted(-1):  # who is held costs the process nothing
+                    await asyncio.sleep(held_s)
             await _send(answer, send)
             router.shown.note(answer.shown)
         except asyncio.CancelledError:

@@ -21,6 +21,7 @@ from contract.user_features import check_user_features
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
+from service.limits.shaper import SHARE, Shaper
 from service.metrics import Metrics
 from service.schemas import SlateBody
 from service.settings import Settings
@@ -36,6 +37,7 @@ from service.variant import Variant
 DISPLAY = str(Degradation.DISPLAY)
 AT_ONCE = 16
 """Of several requests that came in one, so many are answered at the same time: as many as share a call."""
+BUSY = f"{EnsembleStep.name}_{Outcome.BUSY}"
 Heard = Callable[[SlateRequest, Slate], None]
 
 
@@ -50,6 +52,8 @@ class RenderedAnswer:
     log_fields: dict[str, Any]
     shown: tuple[Shown, ...]
     """What is to be noted once it was sent."""
+    due_s: float = 0.0
+    """The monotonic instant before which it is not sent."""
 
     @property
     def server_timing(self) -> str:
@@ -67,6 +71,7 @@ class MadeAnswer:
     cards: Mapping[int, Card]
     degraded: list[str]
     timings_ms: dict[str, float]
+    due_s: float
 
     def rendered(self) -> RenderedAnswer:
         """Makes the response, its line in the log, and its note."""
@@ -79,7 +84,8 @@ class MadeAnswer:
             "degraded": self.degraded,
         }
         body, sources = orjson.dumps(self._content()), (str(slate.source),)
-        return RenderedAnswer(body, sources, self.timings_ms, log_fields | query.log_fields, (self._note(),))
+        fields = log_fields | query.log_fields
+        return RenderedAnswer(body, sources, self.timings_ms, fields, (self._note(),), self.due_s)
 
     def _content(self) -> dict[str, Any]:
         """Makes what `schemas` describes."""
@@ -158,6 +164,7 @@ class Recommendations:
         self, settings: Settings, variant: Variant, event_loop: EventLoopLimit, metrics: Metrics
     ) -> None:
         self.settings, self.variant, self.metrics = settings, variant, metrics
+        self.shaper = Shaper()
         live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
         self.batch = BatchStep(variant)
         self.popular = PopularStep(variant)
@@ -192,10 +199,14 @@ class Recommendations:
         with query.timed("display"):
             cards, is_complete = await self.cards(_shown(slate), query.deadline)
         degraded = slate.degraded if is_complete else [*slate.degraded, DISPLAY]
-        took_ms = slate.stage_ms | query.timings_ms | {"total": (time.monotonic() - started) * 1000}
+        due_s = made_s = time.monotonic()
+        if BUSY in degraded:
+            due_s = max(made_s, self.shaper.due_s(started + SHARE * budget_s))
+            query.timings_ms["held"] = (due_s - made_s) * 1000
+        took_ms = slate.stage_ms | query.timings_ms | {"total": (due_s - started) * 1000}
         timings_ms = {stage: round(ms, 3) for stage, ms in took_ms.items()}
         self.metrics.answers.answered(degraded, timings_ms)
-        return MadeAnswer(self.variant, query, slate, cards, degraded, timings_ms).rendered()
+        return MadeAnswer(self.variant, query, slate, cards, degraded, timings_ms, due_s).rendered()
 
     async def _slate(self, query: SlateRequest, heard: Heard | None) -> Slate:
         """Takes the ladder's slate, and fills one that is short with what is popular."""

@@ -15,6 +15,7 @@ import structlog
 from contract.errors import ErrorCode, StageError
 from contract.tensors import StageName
 from service.failures import DependencyUnavailable
+from service.limits.shaper import SHARE, Shaper
 from service.triton.tensors import seed_of
 from tests.builders.gateway import (
     BUNDLE,
@@ -195,6 +196,29 @@ async def test_more_requests_than_may_wait_get_the_popular_slate_at_once(tmp_pat
     busy = [answer for answer in answers if answer["source"] == "popular"]
     assert all(answer["degraded"] == ["ensemble_busy"] for answer in busy)
     assert again["source"] == "ensemble"  # those that were answered make room
+
+
+async def test_busy_answers_leave_spaced_and_those_held_leave_room_for_other_requests(tmp_path: Path) -> None:
+    budget: Any = {"latency_budget_ms": 600, "reserve_ms": 50}
+    app = make_app(tmp_path, FakeEnsemble(wait_s=5), triton={"max_in_flight": 1}, max_requests=3, **budget)
+    async with client_of(app) as client:
+        app.state.router.served.champion.shaper = Shaper(rate=1)  # a gap that is longer than the budget
+        waits = asyncio.create_task(client.post("/v1/recommendations", json={"user_id": 9}))
+        await asyncio.sleep(0.05)
+        first = (await client.post("/v1/recommendations", json={"user_id": 9})).json()
+        began_s = time.monotonic()
+        posts = [client.post("/v1/recommendations", json={"user_id": 9}) for _ in range(2)]
+        held = [asyncio.create_task(post) for post in posts]
+        await asyncio.sleep(0.05)
+        seen = await client.get("/v1/users/7/seen")  # one waits, two are held, three may be in the process
+        answers = [(await one).json() for one in held]
+        took_s = time.monotonic() - began_s
+        await waits
+    assert [one["degraded"] for one in (first, *answers)] == [["ensemble_busy"]] * 3
+    assert first["timings_ms"]["held"] < 5
+    assert [one["timings_ms"]["total"] for one in answers] == pytest.approx([1000 * SHARE * 0.6] * 2, abs=1)
+    assert took_s >= SHARE * 0.6
+    assert seen.status_code == 200
 
 
 async def test_a_stages_contract_error_is_a_500_and_not_hidden_by_the_fallback(tmp_path: Path) -> None:
