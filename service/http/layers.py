@@ -3,6 +3,7 @@ in the process; its key."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import time
@@ -17,6 +18,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from service.api_keys import ApiKey, caller_of
 from service.http.problems import problem, request_id_of_scope
 from service.limits.event_loop import EventLoopLimit
+from service.limits.shaper import Shaper
 from service.metrics import Metrics
 
 log = structlog.get_logger()
@@ -35,6 +37,8 @@ PATH_LENGTH = 200
 """Characters of a path that are logged."""
 RETRY_AFTER_S = 1
 """Whole seconds are the header's unit; the gateway itself is normal again sooner."""
+HELD_S = 0.05
+"""Seconds for which a refusal is held at most, where there are many: some ask again at once."""
 CALLER = "caller"
 """The caller's name in the log line."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -108,11 +112,12 @@ def _request_id(scope: Scope) -> str:
 
 
 class OverloadLayer:
-    """Wraps the app: answers 503 at once, before a request is read; health is always answered."""
+    """Wraps the app: answers 503 before a request is read, many of them spaced; health is always answered."""
 
     def __init__(self, app: ASGIApp, limit: EventLoopLimit, metrics: Metrics) -> None:
         self.app, self.limit, self.metrics = app, limit, metrics
         self.in_process = 0
+        self.shaper = Shaper()
         metrics.load.watch_event_loop(limit, lambda: self.in_process)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,6 +135,8 @@ class OverloadLayer:
             response.headers["retry-after"] = str(RETRY_AFTER_S)
             if has_many:
                 response.headers["connection"] = "close"
+            else:
+                await asyncio.sleep(self.shaper.held_s(time.monotonic() + HELD_S))
             await response(scope, receive, send)
             return
         scope.setdefault("state", {})["overload"] = self

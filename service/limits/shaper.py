@@ -27,7 +27,8 @@ class Shaper:
     def __init__(self, rate: float = RATE, clock: Clock = time.monotonic) -> None:
         self._gap_s, self._clock, self._last_s = 1 / rate, clock, 0.0
 
-    def due_s(self, latest_s: float) -> float:
-        """Gives the instant at which the next one leaves: now, a gap behind the last, or `latest_s`."""
-        self._last_s = max(self._clock(), min(self._last_s + self._gap_s, latest_s))
-        return self._last_s
+    def held_s(self, latest_s: float) -> float:
+        """Gives for how many seconds the next one is held: a gap behind the last, until `latest_s` at most."""
+        now_s = self._clock()
+        self._last_s = max(now_s, min(self._last_s + self._gap_s, latest_s))
+        return self._last_s - now_s

@@ -199,10 +199,11 @@ class Recommendations:
         with query.timed("display"):
             cards, is_complete = await self.cards(_shown(slate), query.deadline)
         degraded = slate.degraded if is_complete else [*slate.degraded, DISPLAY]
-        due_s = made_s = time.monotonic()
+        due_s = time.monotonic()
         if BUSY in degraded:
-            due_s = max(made_s, self.shaper.due_s(started + SHARE * budget_s))
-            query.timings_ms["held"] = (due_s - made_s) * 1000
+            held_s = self.shaper.held_s(started + SHARE * budget_s)
+            query.timings_ms["held"] = held_s * 1000
+            due_s += held_s
         took_ms = slate.stage_ms | query.timings_ms | {"total": (due_s - started) * 1000}
         timings_ms = {stage: round(ms, 3) for stage, ms in took_ms.items()}
         self.metrics.answers.answered(degraded, timings_ms)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.http.layers import HELD_S
 from service.http.routes import WATCH_AFTER_S
 from service.schemas import Problem
 from tests.builders.gateway import FakeEnsemble, client_of, make_app
@@ -66,6 +68,21 @@ async def test_one_request_too_many_is_a_503_with_retry_after_while_health_is_an
     assert "shortlist_loop_late_seconds_count 0.0" not in text
     assert 'shortlist_refused_total{reason="overload"} 2.0' in text
     assert 'shortlist_requests_total{source="none",status="503"} 1.0' in text
+
+
+async def test_many_refusals_are_held_for_a_moment_each(tmp_path: Path) -> None:
+    app = make_app(tmp_path, FakeEnsemble(wait_s=1), max_requests=1)
+    async with client_of(app) as client:
+        waiting = asyncio.create_task(client.post("/v1/recommendations", json={"user_id": 9}))
+        await asyncio.sleep(0.05)
+        took_s = []
+        for _ in range(2):
+            began_s = time.monotonic()
+            refused = await asyncio.gather(*(client.get("/v1/users/7/seen") for _ in range(100)))
+            took_s.append(time.monotonic() - began_s)
+            assert [one.status_code for one in refused] == [503] * 100
+        await waiting
+    assert min(took_s) >= HELD_S  # a hundred at 400 a second would take longer: none is held beyond this
 
 
 async def test_a_caller_who_leaves_ends_the_work_for_them(tmp_path: Path) -> None:
