@@ -28,7 +28,7 @@ class Shaper:
         self._gap_s, self._clock, self._last_s = 1 / rate, clock, 0.0
 
     def held_s(self, latest_s: float) -> float:
-        """Gives for how many seconds the next one is held: a gap behind the last, until `latest_s` at most."""
+        """Gives the seconds for which the next one is held: a gap behind the last, until `latest_s` at most."""
         now_s = self._clock()
         self._last_s = max(now_s, min(self._last_s + self._gap_s, latest_s))
         return self._last_s - now_s
