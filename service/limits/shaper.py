@@ -11,6 +11,9 @@ RATE = 400.0
 SHARE = 0.5
 """Of the budget: none is held for longer than until so much of it has passed."""
 
+LATE = 4.0
+"""How many times what the event loop is late by is taken off that: who is held needs another turn of it."""
+
 
 class Shaper:
     """Spaces answers, each a moment behind the last, none beyond the instant that is its own.
@@ -28,7 +31,7 @@ class Shaper:
         self._gap_s, self._clock, self._last_s = 1 / rate, clock, 0.0
 
     def held_s(self, latest_s: float) -> float:
-        """Gives the seconds for which the next one is held: a gap behind the last, until `latest_s` at most."""
+        """Gives the seconds for which the next one is held: to a gap behind the last, or to `latest_s`."""
         now_s = self._clock()
         self._last_s = max(now_s, min(self._last_s + self._gap_s, latest_s))
         return self._last_s - now_s

@@ -21,7 +21,7 @@ from contract.user_features import check_user_features
 from service.failures import DependencyUnavailable
 from service.limits.deadline import Deadline
 from service.limits.event_loop import EventLoopLimit
-from service.limits.shaper import SHARE, Shaper
+from service.limits.shaper import LATE, SHARE, Shaper
 from service.metrics import Metrics
 from service.schemas import SlateBody
 from service.settings import Settings
@@ -164,7 +164,7 @@ class Recommendations:
         self, settings: Settings, variant: Variant, event_loop: EventLoopLimit, metrics: Metrics
     ) -> None:
         self.settings, self.variant, self.metrics = settings, variant, metrics
-        self.shaper = Shaper()
+        self.shaper, self._event_loop = Shaper(), event_loop
         live = EnsembleStep(variant, settings.reserve_ms / 1000, event_loop)
         self.batch = BatchStep(variant)
         self.popular = PopularStep(variant)
@@ -201,7 +201,8 @@ class Recommendations:
         degraded = slate.degraded if is_complete else [*slate.degraded, DISPLAY]
         due_s = time.monotonic()
         if BUSY in degraded:
-            held_s = self.shaper.held_s(started + SHARE * budget_s)
+            latest_s = started + SHARE * budget_s - LATE * self._event_loop.lateness_s
+            held_s = self.shaper.held_s(latest_s)
             query.timings_ms["held"] = held_s * 1000
             due_s += held_s
         took_ms = slate.stage_ms | query.timings_ms | {"total": (due_s - started) * 1000}
